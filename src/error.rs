@@ -1,0 +1,211 @@
+//! Who is at fault, in three types for three questions. All are `Copy` and carry no strings;
+//! each dialect maps them to its own codes in one `match`.
+
+use thiserror::Error;
+
+/// Are these bytes our protocol? The peer's fault; ends the connection unless the dialect says
+/// that such input is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// The value or frame needs more bytes than there are.
+    #[error("truncated")]
+    Truncated,
+    /// A length above the configured limit; refused before anything is allocated for it.
+    #[error("longer than the limit")]
+    TooLong,
+    /// A frame header that this protocol never has.
+    #[error("malformed frame header")]
+    Header,
+    /// A type code outside the protocol's table.
+    #[error("unknown message type")]
+    UnknownType,
+    /// The body does not match its checksum.
+    #[error("checksum mismatch")]
+    Checksum,
+    /// The body is not the value that its type demands.
+    #[error("malformed body")]
+    Body,
+    /// Text that is not UTF-8.
+    #[error("invalid UTF-8")]
+    Utf8,
+    /// A WebSocket rule is broken (RFC 6455): reserved bits, opcode, masking, fragmentation.
+    #[error("WebSocket protocol error")]
+    WebSocket,
+    /// More fragments in one message than the limit.
+    #[error("too many fragments")]
+    TooManyFragments,
+    /// No supported protocol begins with these bytes.
+    #[error("unrecognised protocol")]
+    UnknownProtocol,
+}
+
+/// May this request be done now? Answered where the dialect has an answer, else counted; the
+/// connection lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Reject {
+    #[error("the session is not authenticated")]
+    Unauthenticated,
+    #[error("invalid bearer token")]
+    BadToken,
+    #[error("the token has expired")]
+    TokenExpired,
+    #[error("the capability does not cover this channel and operation")]
+    Forbidden,
+    #[error("invalid channel name")]
+    ChannelName,
+    #[error("the state is larger than the limit")]
+    StateTooLarge,
+    #[error("the session is in as many channels as it may be")]
+    TooManyChannels,
+    #[error("the channel has as many members as it may have")]
+    ChannelFull,
+    #[error("the owner of the channel is overloaded, try again")]
+    Busy,
+    #[error("not supported")]
+    Unsupported,
+}
+
+/// Why did we end a connection?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub enum Disconnect {
+    /// The peer said goodbye in its protocol.
+    #[error("closed by the peer")]
+    Clean,
+    /// The socket ended without a goodbye.
+    #[error("connection lost")]
+    Lost,
+    #[error("protocol error")]
+    Protocol,
+    #[error("message is not valid UTF-8")]
+    Utf8,
+    #[error("message too large")]
+    TooLarge,
+    #[error("unrecognised protocol")]
+    UnknownProtocol,
+    #[error("no greeting in time")]
+    GreetingTimeout,
+    #[error("no sign of life")]
+    IdleTimeout,
+    #[error("incompatible wire version")]
+    WireVersion,
+    #[error("this feature needs a newer client")]
+    OldClient,
+    #[error("the token has expired")]
+    TokenExpired,
+    #[error("receiver too slow")]
+    Slow,
+    #[error("server is shutting down")]
+    Shutdown,
+    #[error("internal error")]
+    Internal,
+}
+
+/// When may the client try again after a [`Disconnect`]?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    Now,
+    Later,
+    Never,
+}
+
+impl Disconnect {
+    /// Every reason, in the order of their metrics.
+    pub const ALL: [Disconnect; 14] = [
+        Disconnect::Clean,
+        Disconnect::Lost,
+        Disconnect::Protocol,
+        Disconnect::Utf8,
+        Disconnect::TooLarge,
+        Disconnect::UnknownProtocol,
+        Disconnect::GreetingTimeout,
+        Disconnect::IdleTimeout,
+        Disconnect::WireVersion,
+        Disconnect::OldClient,
+        Disconnect::TokenExpired,
+        Disconnect::Slow,
+        Disconnect::Shutdown,
+        Disconnect::Internal,
+    ];
+
+    /// WebSocket close code (RFC 6455 section 7.4.1) that tells the peer why.
+    pub fn close_code(self) -> u16 {
+        match self {
+            Disconnect::Clean => 1000,
+            Disconnect::Shutdown => 1001,
+            Disconnect::Protocol => 1002,
+            Disconnect::UnknownProtocol => 1003,
+            Disconnect::Utf8 => 1007,
+            Disconnect::GreetingTimeout | Disconnect::WireVersion | Disconnect::OldClient => 1008,
+            Disconnect::TokenExpired => 1008,
+            Disconnect::TooLarge => 1009,
+            Disconnect::Internal => 1011,
+            Disconnect::Slow => 1013,
+            Disconnect::Lost | Disconnect::IdleTimeout => 1001,
+        }
+    }
+
+    /// What a well-behaved client does next.
+    pub fn retry(self) -> Retry {
+        match self {
+            Disconnect::Protocol
+            | Disconnect::Utf8
+            | Disconnect::TooLarge
+            | Disconnect::UnknownProtocol
+            | Disconnect::WireVersion
+            | Disconnect::OldClient => Retry::Never,
+            Disconnect::Slow | Disconnect::Internal => Retry::Later,
+            _ => Retry::Now,
+        }
+    }
+
+    /// Label of the metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Disconnect::Clean => "clean",
+            Disconnect::Lost => "lost",
+            Disconnect::Protocol => "protocol",
+            Disconnect::Utf8 => "utf8",
+            Disconnect::TooLarge => "too_large",
+            Disconnect::UnknownProtocol => "unknown_protocol",
+            Disconnect::GreetingTimeout => "greeting_timeout",
+            Disconnect::IdleTimeout => "idle_timeout",
+            Disconnect::WireVersion => "wire_version",
+            Disconnect::OldClient => "old_client",
+            Disconnect::TokenExpired => "token_expired",
+            Disconnect::Slow => "slow",
+            Disconnect::Shutdown => "shutdown",
+            Disconnect::Internal => "internal",
+        }
+    }
+}
+
+impl From<FrameError> for Disconnect {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong | FrameError::TooManyFragments => Disconnect::TooLarge,
+            FrameError::Utf8 => Disconnect::Utf8,
+            FrameError::UnknownProtocol => Disconnect::UnknownProtocol,
+            _ => Disconnect::Protocol,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed_once_and_in_order() {
+        assert!(Disconnect::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+        let last = Disconnect::ALL[Disconnect::ALL.len() - 1];
+        assert_eq!(Disconnect::ALL.len(), last as usize + 1);
+    }
+
+    #[test]
+    fn close_codes_are_ones_that_may_travel() {
+        for reason in Disconnect::ALL {
+            let code = reason.close_code();
+            assert!((1000..=1014).contains(&code) && ![1004, 1005, 1006].contains(&code));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Names of things: shards, connections, channels, moments. Values only; nothing here acts.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
+
+/// One core-owned partition of the channels, numbered from 0. The edge executor takes the number
+/// after the last shard, so that it can speak to shards like any shard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// Position in a table with one entry per shard.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A connection on its home shard. A slot is used again; the generation tells its tenants apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// A connection as other shards name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnAddr {
+    pub shard: ShardId,
+    pub conn: ConnId,
+}
+
+/// The time of one turn, read once by the shell and handed to the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Milliseconds on a clock that never goes back. Deadlines and ages are measured on it.
+    pub mono_ms: u64,
+    /// Milliseconds since the Unix epoch. Token expiry and timestamps for people are read off it.
+    pub wall_ms: u64,
+}
+
+/// An application and a channel name in it, with the routing hash computed once.
+#[derive(Debug)]
+pub struct ChannelKey {
+    pub app: Arc<str>,
+    pub name: Box<str>,
+    pub hash: u64,
+}
+
+impl PartialEq for ChannelKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.name == other.name && self.app == other.app
+    }
+}
+
+impl Eq for ChannelKey {}
+
+impl fmt::Display for ChannelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.app, self.name)
+    }
+}
+
+/// Decides which shard owns a channel. The hash is keyed, so that nobody outside can choose
+/// names that all land on one shard; the same router answers on every shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Router {
+    key: (u64, u64),
+    shards: u16,
+}
+
+impl Router {
+    /// `key`: 128 secret random bits, one per process. `shards`: 1 or more.
+    pub fn new(key: (u64, u64), shards: u16) -> Self {
+        assert!(shards > 0, "a router needs a shard, got {shards}");
+        Router { key, shards }
+    }
+
+    /// How many shards own channels.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// SipHash-1-3 of the app and the channel name, separated so that no two pairs run together.
+    pub fn hash(&self, app: &str, channel: &str) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        hasher.write_u64(app.len() as u64);
+        hasher.write(app.as_bytes());
+        hasher.write(channel.as_bytes());
+        hasher.finish()
+    }
+
+    /// Names the channel and hashes it, once.
+    pub fn key(&self, app: &Arc<str>, channel: &str) -> ChannelKey {
+        ChannelKey { app: Arc::clone(app), name: channel.into(), hash: self.hash(app, channel) }
+    }
+
+    /// The owner of a channel. Takes the high bits: hash tables take the low ones.
+    pub fn shard_of(&self, key: &ChannelKey) -> ShardId {
+        ShardId(((u128::from(key.hash) * u128::from(self.shards)) >> 64) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_gets_its_share_of_channels() {
+        let router = Router::new((1, 2), 8);
+        let app: Arc<str> = "demo".into();
+        let mut owned = [0u32; 8];
+        for i in 0..8000 {
+            owned[router.shard_of(&router.key(&app, &format!("doc:{i}"))).index()] += 1;
+        }
+        assert!(owned.iter().all(|&n| (850..1150).contains(&n)), "{owned:?}");
+    }
+
+    #[test]
+    fn app_and_channel_do_not_run_together() {
+        let router = Router::new((1, 2), 8);
+        assert_ne!(router.hash("ab", "c"), router.hash("a", "bc"));
+    }
+}

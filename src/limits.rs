@@ -1,0 +1,84 @@
+//! Bounds of the core, each with who pays when it is hit. What an operator may change is a field
+//! of [`Limits`] (config section `[limits]`); what the design fixes is a constant.
+
+/// Most shards in one process. Bounds the per-channel interest sets; more cores than this stay
+/// unused.
+pub const SHARDS_MAX: u16 = 128;
+
+/// Longest channel name in bytes, whatever the dialect. Longer names are refused to the sender.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
+
+/// Longest user or client id in bytes. A longer one in a token refuses the token.
+pub const USER_ID_BYTES_MAX: usize = 255;
+
+/// Deepest nesting of MessagePack or JSON that is walked. Deeper values refuse their sender.
+pub const VALUE_DEPTH_MAX: usize = 64;
+
+/// HTTP request head in bytes, request line and headers together. A longer one is answered 431.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// Headers in one request. More are answered 431.
+pub const REQUEST_HEADERS_MAX: usize = 64;
+
+/// Limits that an operator may change. Every field is per process unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in bytes that a client may send, fragments put together. The sender's
+    /// connection is closed with 1009 (WebSocket) or closed (TCP).
+    pub message_bytes_max: usize,
+    /// Most fragments of one message. The sender's connection is closed with 1009.
+    pub fragments_max: u32,
+    /// Bytes that may wait for one connection. Past it presence is conflated, and whatever cannot
+    /// be conflated closes the connection as slow.
+    pub send_queue_bytes_max: usize,
+    /// Channels one session may be a member of. Further ones are ignored and counted.
+    pub channels_per_session_max: usize,
+    /// Members of one channel. Further ones are ignored and counted.
+    pub members_per_channel_max: usize,
+    /// State of one member in bytes. A larger update is ignored and counted.
+    pub state_bytes_max: usize,
+    /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
+    /// clients accept. An update that would pass it is ignored and counted.
+    pub presence_set_bytes_max: usize,
+    /// Connections per shard. Above it new ones are refused at accept and counted.
+    pub connections_per_shard_max: u32,
+    /// Local subscribers of one channel above which further connections stay on the shard that
+    /// accepted them and are served through the mesh (the hot-channel rule).
+    pub home_subscribers_max: u32,
+    /// Connections a shard may hold above the mean of all shards, in percent, before hand-offs to
+    /// it are refused; they stay where they were accepted.
+    pub home_overload_percent: u32,
+    /// Time for the first complete request or greeting, milliseconds. Then the connection ends.
+    pub greeting_ms: u64,
+    /// Silence after which a WebSocket ping is sent, milliseconds; 0 sends none.
+    pub ping_after_ms: u64,
+    /// Silence after which a connection is taken for dead, milliseconds; 0 never.
+    pub idle_ms: u64,
+    /// Period of the sweep over connections, milliseconds. Adds to every time-out above.
+    pub sweep_ms: u64,
+    /// Envelopes in one mailbox between two shards. What happens when it is full is the overload
+    /// table in `shard`.
+    pub mailbox_envelopes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 1024 * 1024,
+            fragments_max: 1024,
+            send_queue_bytes_max: 1024 * 1024,
+            channels_per_session_max: 64,
+            members_per_channel_max: 16 * 1024,
+            state_bytes_max: 64 * 1024,
+            presence_set_bytes_max: 8 * 1024 * 1024,
+            connections_per_shard_max: 1_000_000,
+            home_subscribers_max: 5_000,
+            home_overload_percent: 30,
+            greeting_ms: 10_000,
+            ping_after_ms: 40_000,
+            idle_ms: 90_000,
+            sweep_ms: 500,
+            mailbox_envelopes_max: 8_192,
+        }
+    }
+}
