@@ -40,6 +40,9 @@ pub struct Limits {
     /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
     /// clients accept. An update that would pass it is ignored and counted.
     pub presence_set_bytes_max: usize,
+    /// Presence updates per second that one connection may send to owners. Faster ones are conflated
+    /// to the newest state per channel; the sender's watchers see it at the next second.
+    pub updates_per_second_max: u32,
     /// Connections per shard. Above it new ones are refused at accept and counted.
     pub connections_per_shard_max: u32,
     /// Local subscribers of one channel above which further connections stay on the shard that
@@ -71,6 +74,7 @@ impl Default for Limits {
             members_per_channel_max: 16 * 1024,
             state_bytes_max: 64 * 1024,
             presence_set_bytes_max: 8 * 1024 * 1024,
+            updates_per_second_max: 10_000,
             connections_per_shard_max: 1_000_000,
             home_subscribers_max: 5_000,
             home_overload_percent: 30,

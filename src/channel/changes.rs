@@ -1,0 +1,114 @@
+//! What happened to the members since watchers were last told, conflated to one change each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Identity;
+use crate::ids::ConnAddr;
+
+/// How a member changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    Enter,
+    Update,
+    Leave,
+}
+
+/// One member's change. `state` is the newest one; for a leave the last one.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub addr: ConnAddr,
+    pub identity: Arc<Identity>,
+    pub state: Bytes,
+}
+
+/// Whose doing a tick was; decides who need not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// Every change is this member's own update.
+    SoleUpdate(ConnAddr),
+    /// The only change is that this member entered.
+    SoleEnter(ConnAddr),
+    Several,
+}
+
+/// The changes of one tick, one per member.
+#[derive(Debug, Default)]
+pub struct Changes {
+    list: Vec<Change>,
+    index: HashMap<ConnAddr, usize>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn list(&self) -> &[Change] {
+        &self.list
+    }
+
+    pub fn into_list(self) -> Vec<Change> {
+        self.list
+    }
+
+    /// Whose doing these changes were.
+    pub fn author(&self) -> Author {
+        match self.list.as_slice() {
+            [only] if only.kind == ChangeKind::Update => Author::SoleUpdate(only.addr),
+            [only] if only.kind == ChangeKind::Enter => Author::SoleEnter(only.addr),
+            _ => Author::Several,
+        }
+    }
+
+    pub(super) fn record(
+        &mut self,
+        kind: ChangeKind,
+        addr: ConnAddr,
+        identity: &Arc<Identity>,
+        state: Bytes,
+    ) {
+        let Some(&at) = self.index.get(&addr) else {
+            self.index.insert(addr, self.list.len());
+            self.list.push(Change { kind, addr, identity: Arc::clone(identity), state });
+            return;
+        };
+        match conflate(self.list[at].kind, kind) {
+            Some(kind) => {
+                self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
+            }
+            None => self.forget(at),
+        }
+    }
+
+    /// A member goes on under another address.
+    pub(super) fn rename(&mut self, from: ConnAddr, to: ConnAddr) {
+        if let Some(at) = self.index.remove(&from) {
+            self.list[at].addr = to;
+            self.index.insert(to, at);
+        }
+    }
+
+    fn forget(&mut self, at: usize) {
+        let gone = self.list.swap_remove(at);
+        self.index.remove(&gone.addr);
+        if let Some(moved) = self.list.get(at) {
+            self.index.insert(moved.addr, at);
+        }
+    }
+}
+
+/// Two changes of one member as one; `None` when they cancel out.
+fn conflate(earlier: ChangeKind, later: ChangeKind) -> Option<ChangeKind> {
+    use ChangeKind::{Enter, Leave, Update};
+    match (earlier, later) {
+        (Enter, Leave) => None,
+        (Enter, _) => Some(Enter),
+        (Leave, Enter | Update) => Some(Update),
+        (Update, later) => Some(if later == Leave { Leave } else { Update }),
+        (Leave, Leave) => Some(Leave),
+    }
+}

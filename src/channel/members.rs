@@ -1,0 +1,192 @@
+//! The member table: join-ordered, keyed by connection, with sessions counted per user.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{ConnAddr, Now};
+
+/// Who a member is, shared by every channel its session is in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The name other members see.
+    pub user: Arc<str>,
+    /// Present when the session can be told from others of its user, and so be resumed.
+    pub resume: Option<ResumeKey>,
+}
+
+/// What a returning session must show to take its memberships over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResumeKey {
+    pub app: Arc<str>,
+    /// The authenticated user; `None` for anonymous sessions, whose names are never shared.
+    pub user: Option<Arc<str>>,
+    /// The device's own stable id (`lite_id`).
+    pub device: Arc<str>,
+}
+
+/// One member as the owner of the channel knows it.
+#[derive(Debug)]
+pub struct Member {
+    pub addr: ConnAddr,
+    pub identity: Arc<Identity>,
+    pub state: Bytes,
+    /// When the member last announced its state.
+    pub announced_ms: u64,
+    /// Set while the connection is lost and the grace runs: when it ends.
+    pub lingering_until_ms: Option<u64>,
+}
+
+impl Member {
+    /// Upper bound of this member's share of an encoded set, in bytes.
+    pub fn encoded_bytes(&self) -> usize {
+        encoded_bytes(&self.identity.user, &self.state)
+    }
+
+    /// Milliseconds since the member last announced its state.
+    pub fn age_ms(&self, now: Now) -> u64 {
+        now.mono_ms.saturating_sub(self.announced_ms)
+    }
+}
+
+/// Array header, string and binary headers, and the widest age.
+const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
+
+pub(super) fn encoded_bytes(user: &str, state: &Bytes) -> usize {
+    ENTRY_OVERHEAD_BYTES + user.len() + state.len()
+}
+
+/// Join-ordered members. A member's place is its join number, which nobody else ever gets.
+#[derive(Debug, Default)]
+pub struct Members {
+    by_place: BTreeMap<u64, Member>,
+    places: HashMap<ConnAddr, u64>,
+    users: HashMap<Arc<str>, u32>,
+    joined: u64,
+    bytes: usize,
+}
+
+impl Members {
+    pub fn len(&self) -> usize {
+        self.by_place.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_place.is_empty()
+    }
+
+    /// In join order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> + Clone {
+        self.by_place.values()
+    }
+
+    pub fn contains(&self, addr: ConnAddr) -> bool {
+        self.places.contains_key(&addr)
+    }
+
+    pub fn find(&self, addr: ConnAddr) -> Option<&Member> {
+        self.by_place.get(self.places.get(&addr)?)
+    }
+
+    /// Members that share this user id.
+    pub fn sessions_of(&self, user: &str) -> u32 {
+        self.users.get(user).copied().unwrap_or(0)
+    }
+
+    /// Upper bound of the encoded set in bytes.
+    pub fn encoded_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The longest-standing member of `user` whose connection is lost.
+    pub(super) fn lingering_of(&self, user: &str) -> Option<ConnAddr> {
+        if self.sessions_of(user) == 0 {
+            return None;
+        }
+        self.iter()
+            .find(|m| m.lingering_until_ms.is_some() && *m.identity.user == *user)
+            .map(|m| m.addr)
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        now: Now,
+        addr: ConnAddr,
+        identity: Arc<Identity>,
+        state: Bytes,
+    ) {
+        let place = self.joined;
+        self.joined += 1;
+        *self.users.entry(Arc::clone(&identity.user)).or_insert(0) += 1;
+        let member = Member {
+            addr,
+            identity,
+            state,
+            announced_ms: now.mono_ms,
+            lingering_until_ms: None,
+        };
+        self.bytes += member.encoded_bytes();
+        self.places.insert(addr, place);
+        self.by_place.insert(place, member);
+    }
+
+    pub(super) fn remove(&mut self, addr: ConnAddr) -> Option<Member> {
+        let place = self.places.remove(&addr)?;
+        let member = self.by_place.remove(&place)?;
+        self.bytes -= member.encoded_bytes();
+        self.forget_session(&member.identity.user);
+        Some(member)
+    }
+
+    pub(super) fn set_state(
+        &mut self,
+        now: Now,
+        addr: ConnAddr,
+        state: Bytes,
+    ) -> Option<&mut Member> {
+        let member = self.by_place.get_mut(self.places.get(&addr)?)?;
+        self.bytes -= member.encoded_bytes();
+        member.state = state;
+        member.announced_ms = now.mono_ms;
+        self.bytes += member.encoded_bytes();
+        Some(member)
+    }
+
+    pub(super) fn set_lingering(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
+        let place = self.places.get(&addr);
+        let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) else {
+            return false;
+        };
+        member.lingering_until_ms = Some(until_ms);
+        true
+    }
+
+    /// Gives a member's place to another connection, which is alive.
+    pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
+        let place = self.places.remove(&from)?;
+        self.places.insert(to, place);
+        let member = self.by_place.get_mut(&place)?;
+        member.addr = to;
+        member.lingering_until_ms = None;
+        Some(member)
+    }
+
+    /// Same user, another session: the resume key may differ.
+    pub(super) fn set_identity(&mut self, addr: ConnAddr, identity: Arc<Identity>) {
+        let place = self.places.get(&addr);
+        if let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) {
+            debug_assert_eq!(member.identity.user, identity.user);
+            member.identity = identity;
+        }
+    }
+
+    fn forget_session(&mut self, user: &Arc<str>) {
+        if let Some(sessions) = self.users.get_mut(user) {
+            *sessions -= 1;
+            if *sessions == 0 {
+                self.users.remove(user);
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! One channel's truth: who is a member, since when, with which state.
+//!
+//! Invariant: every change returns what changed, and members are listed in the order they joined.
+//! Must never know who is connected where, or how a change is shown to anybody.
+
+mod changes;
+mod members;
+
+pub use changes::{Author, Change, ChangeKind, Changes};
+pub use members::{Identity, Member, Members, ResumeKey};
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Reject;
+use crate::ids::{ConnAddr, Now};
+use crate::limits::Limits;
+
+/// The members of one channel and what has changed since watchers were last told.
+#[derive(Debug, Default)]
+pub struct Channel {
+    members: Members,
+    changes: Changes,
+}
+
+/// What an announcement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// A new member; it has not seen the set yet.
+    Entered,
+    /// A new connection took the place of one that was lost; it has not seen the set yet.
+    Returned,
+    /// A known member replaced its state.
+    Updated,
+}
+
+impl Channel {
+    /// The members in join order.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// True when watchers have something to be told.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// What changed since the last call, conflated to one change per member.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Enters `addr` as a member, or replaces its state.
+    ///
+    /// # Errors
+    /// [`Reject::ChannelFull`] when the channel has as many members, or its states as many bytes,
+    /// as `limits` allow. Nothing has changed then.
+    pub fn announce(
+        &mut self,
+        now: Now,
+        addr: ConnAddr,
+        identity: &Arc<Identity>,
+        state: Bytes,
+        limits: &Limits,
+    ) -> Result<Announced, Reject> {
+        let known = self.members.contains(addr);
+        let lost = if known { None } else { self.members.lingering_of(&identity.user) };
+        self.check_room(addr, lost, identity, &state, limits)?;
+        if known {
+            self.update(now, addr, state);
+            return Ok(Announced::Updated);
+        }
+        match lost {
+            Some(lost) => {
+                self.take_place(now, lost, addr, identity, state);
+                Ok(Announced::Returned)
+            }
+            None => {
+                self.members.insert(now, addr, Arc::clone(identity), state.clone());
+                self.changes.record(ChangeKind::Enter, addr, identity, state);
+                Ok(Announced::Entered)
+            }
+        }
+    }
+
+    /// Removes a member; `None` when it was none. The change carries its last state.
+    pub fn leave(&mut self, addr: ConnAddr) -> Option<Member> {
+        let member = self.members.remove(addr)?;
+        self.changes.record(ChangeKind::Leave, addr, &member.identity, member.state.clone());
+        Some(member)
+    }
+
+    /// Marks a member whose connection was lost: it stays listed until `until_ms`.
+    /// False when it is not a member.
+    pub fn linger(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
+        self.members.set_lingering(addr, until_ms)
+    }
+
+    /// Removes `addr` if its grace is over; false when it returned meanwhile or has time left.
+    pub fn expire(&mut self, now: Now, addr: ConnAddr) -> bool {
+        let over = self
+            .members
+            .find(addr)
+            .and_then(|member| member.lingering_until_ms)
+            .is_some_and(|until_ms| until_ms <= now.mono_ms);
+        over && self.leave(addr).is_some()
+    }
+
+    /// A lost session is back on connection `to`: it keeps its place and nobody is told.
+    /// Returns the identity the member goes by; `None` when `from` is not lingering.
+    pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<Arc<Identity>> {
+        let lingering = self.members.find(from)?.lingering_until_ms.is_some();
+        if !lingering || self.members.contains(to) {
+            return None;
+        }
+        let member = self.members.rekey(from, to)?;
+        let identity = Arc::clone(&member.identity);
+        self.changes.rename(from, to);
+        Some(identity)
+    }
+
+    fn update(&mut self, now: Now, addr: ConnAddr, state: Bytes) {
+        if let Some(member) = self.members.set_state(now, addr, state.clone()) {
+            let identity = Arc::clone(&member.identity);
+            self.changes.record(ChangeKind::Update, addr, &identity, state);
+        }
+    }
+
+    fn take_place(
+        &mut self,
+        now: Now,
+        lost: ConnAddr,
+        addr: ConnAddr,
+        identity: &Arc<Identity>,
+        state: Bytes,
+    ) {
+        let Some(member) = self.members.rekey(lost, addr) else { return };
+        let same_state = member.state == state;
+        self.changes.rename(lost, addr);
+        self.members.set_identity(addr, Arc::clone(identity));
+        self.members.set_state(now, addr, state.clone());
+        if !same_state {
+            self.changes.record(ChangeKind::Update, addr, identity, state);
+        }
+    }
+
+    fn check_room(
+        &self,
+        addr: ConnAddr,
+        lost: Option<ConnAddr>,
+        identity: &Identity,
+        state: &Bytes,
+        limits: &Limits,
+    ) -> Result<(), Reject> {
+        let replaced = self.members.find(lost.unwrap_or(addr));
+        if replaced.is_none() && self.members.len() >= limits.members_per_channel_max {
+            return Err(Reject::ChannelFull);
+        }
+        let freed = replaced.map_or(0, Member::encoded_bytes);
+        let needed = members::encoded_bytes(&identity.user, state);
+        if self.members.encoded_bytes() - freed + needed > limits.presence_set_bytes_max {
+            return Err(Reject::ChannelFull);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ConnId, ShardId};
+
+    fn addr(slot: u32) -> ConnAddr {
+        ConnAddr { shard: ShardId(0), conn: ConnId { slot, generation: 1 } }
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { mono_ms: ms, wall_ms: ms }
+    }
+
+    fn who(user: &str) -> Arc<Identity> {
+        Arc::new(Identity { user: user.into(), resume: None })
+    }
+
+    fn announce(channel: &mut Channel, slot: u32, user: &str, state: &str) -> Announced {
+        let state = Bytes::copy_from_slice(state.as_bytes());
+        channel.announce(at(0), addr(slot), &who(user), state, &Limits::default()).unwrap()
+    }
+
+    fn users(channel: &Channel) -> Vec<String> {
+        channel.members().iter().map(|m| m.identity.user.to_string()).collect()
+    }
+
+    fn kinds(channel: &mut Channel) -> Vec<ChangeKind> {
+        channel.take_changes().list().iter().map(|change| change.kind).collect()
+    }
+
+    #[test]
+    fn members_are_listed_in_join_order_and_updates_keep_their_place() {
+        let mut channel = Channel::default();
+        for (slot, user) in [(3, "c"), (1, "a"), (2, "b")] {
+            assert_eq!(announce(&mut channel, slot, user, "s"), Announced::Entered);
+        }
+        assert_eq!(announce(&mut channel, 3, "c", "t"), Announced::Updated);
+        assert_eq!(users(&channel), ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn a_tick_holds_one_change_per_member() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        announce(&mut channel, 1, "a", "2");
+        let changes = channel.take_changes();
+        assert_eq!(changes.list().len(), 1);
+        assert_eq!(changes.list()[0].kind, ChangeKind::Enter);
+        assert_eq!(&changes.list()[0].state[..], b"2");
+        announce(&mut channel, 1, "a", "3");
+        channel.leave(addr(1));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
+    }
+
+    #[test]
+    fn entering_and_leaving_within_a_tick_is_nothing() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.leave(addr(1));
+        assert!(!channel.has_changes());
+    }
+
+    #[test]
+    fn leaving_and_entering_again_within_a_tick_is_an_update() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        channel.leave(addr(1));
+        announce(&mut channel, 1, "a", "2");
+        assert_eq!(kinds(&mut channel), [ChangeKind::Update]);
+    }
+
+    #[test]
+    fn a_lost_member_is_replaced_by_the_same_user_without_a_leave() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        assert!(channel.linger(addr(1), 100));
+        assert_eq!(announce(&mut channel, 2, "a", "1"), Announced::Returned);
+        assert!(!channel.has_changes(), "same state: nothing to tell");
+        assert!(!channel.expire(at(200), addr(1)));
+        assert_eq!(users(&channel), ["a"]);
+    }
+
+    #[test]
+    fn a_live_session_of_the_same_user_is_a_second_member() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        assert_eq!(announce(&mut channel, 2, "a", "2"), Announced::Entered);
+        assert_eq!(users(&channel), ["a", "a"]);
+        assert_eq!(channel.members().sessions_of("a"), 2);
+    }
+
+    #[test]
+    fn grace_ends_in_one_leave_and_not_before() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        channel.linger(addr(1), 100);
+        assert!(!channel.expire(at(99), addr(1)));
+        assert!(channel.expire(at(100), addr(1)));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
+    }
+
+    #[test]
+    fn resuming_is_silent_and_keeps_the_place() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        announce(&mut channel, 2, "b", "1");
+        channel.take_changes();
+        channel.linger(addr(1), 100);
+        assert!(channel.resume(addr(1), addr(9)).is_some());
+        assert!(!channel.has_changes());
+        assert!(channel.leave(addr(1)).is_none());
+        assert_eq!(users(&channel), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_full_channel_refuses_newcomers_but_not_updates() {
+        let limits = Limits { members_per_channel_max: 1, ..Limits::default() };
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        let refused = channel.announce(at(0), addr(2), &who("b"), Bytes::new(), &limits);
+        assert_eq!(refused, Err(Reject::ChannelFull));
+        assert!(channel.announce(at(0), addr(1), &who("a"), Bytes::new(), &limits).is_ok());
+    }
+
+    #[test]
+    fn the_set_never_outgrows_its_byte_budget() {
+        let limits = Limits { presence_set_bytes_max: 64, ..Limits::default() };
+        let mut channel = Channel::default();
+        let big = Bytes::from(vec![0; 100]);
+        let refused = channel.announce(at(0), addr(1), &who("a"), big, &limits);
+        assert_eq!(refused, Err(Reject::ChannelFull));
+        assert_eq!(channel.members().len(), 0);
+    }
+}

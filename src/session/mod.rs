@@ -1,0 +1,200 @@
+//! One connection's protocol state: greeting, authentication, request -> command, event -> message.
+//!
+//! Invariant: one message in gives at most one [`Step`] and its answers, in order.
+//! Must never know other connections, or who owns a channel.
+
+pub mod sync;
+
+use std::sync::Arc;
+
+use crate::auth::Keyring;
+use crate::channel::{Identity, ResumeKey};
+use crate::counters::Ignored;
+use crate::error::Disconnect;
+use crate::ids::Now;
+use crate::wire::sync::{Header, Layout};
+use crate::wire::websocket::{Opcode, frame_header};
+
+/// What every subscriber of a channel with the same feed is sent: the very same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feed {
+    /// Presence on the sync wire, 10-byte header, one frame per WebSocket message.
+    SyncTenWebSocket,
+    /// Presence on the sync wire, 5-byte header, one frame per WebSocket message.
+    SyncFiveWebSocket,
+    /// Presence on the sync wire, 10-byte header, back to back.
+    SyncTenStream,
+    /// Presence on the sync wire, 5-byte header, back to back.
+    SyncFiveStream,
+    /// The changes themselves, for the edge.
+    Changes,
+}
+
+impl Feed {
+    pub const COUNT: usize = 5;
+
+    /// The feeds whose subscribers are sent bytes.
+    pub const ENCODED: [Feed; 4] = [
+        Feed::SyncTenWebSocket,
+        Feed::SyncFiveWebSocket,
+        Feed::SyncTenStream,
+        Feed::SyncFiveStream,
+    ];
+
+    /// The presence feed of a sync session.
+    pub fn sync(header: Header, framing: Framing) -> Feed {
+        match (header, framing) {
+            (Header::Ten, Framing::WebSocket) => Feed::SyncTenWebSocket,
+            (Header::Five, Framing::WebSocket) => Feed::SyncFiveWebSocket,
+            (Header::Ten, Framing::Stream) => Feed::SyncTenStream,
+            (Header::Five, Framing::Stream) => Feed::SyncFiveStream,
+        }
+    }
+
+    /// Header generation and framing of a sync feed; `None` for the edge's.
+    pub fn sync_parts(self) -> Option<(Header, Framing)> {
+        match self {
+            Feed::SyncTenWebSocket => Some((Header::Ten, Framing::WebSocket)),
+            Feed::SyncFiveWebSocket => Some((Header::Five, Framing::WebSocket)),
+            Feed::SyncTenStream => Some((Header::Ten, Framing::Stream)),
+            Feed::SyncFiveStream => Some((Header::Five, Framing::Stream)),
+            Feed::Changes => None,
+        }
+    }
+}
+
+/// How messages are told apart on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// One message per WebSocket message.
+    WebSocket,
+    /// Messages back to back.
+    Stream,
+}
+
+/// Appends one message, framed as the connection demands. `write` appends its bytes.
+pub fn append_message(framing: Framing, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    write(out);
+    if framing == Framing::WebSocket {
+        let header = frame_header(Opcode::Binary, out.len() - start);
+        out.splice(start..start, header.as_bytes().iter().copied());
+    }
+}
+
+/// What sessions of this server agree on. Same for all, fixed at start.
+#[derive(Debug)]
+pub struct Settings {
+    pub keyring: Keyring,
+    /// The app of sessions without a token; `None` refuses them.
+    pub anonymous_app: Option<Arc<str>>,
+    /// Layout of 10-byte-header sessions that greet with wire version 1.
+    pub ten_byte_layout: Layout,
+}
+
+/// What a session is told besides the message.
+pub struct Context<'s> {
+    pub now: Now,
+    pub settings: &'s Settings,
+    pub names: &'s mut SessionNames,
+}
+
+/// What one message asks of the shard. Answers to the client are written at once, elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'m> {
+    /// Answered in full.
+    Done,
+    /// Counted, otherwise without effect.
+    Ignored(Ignored),
+    /// The session has a new identity, and is a member of nothing under it.
+    Greeted,
+    /// The session has lost its identity.
+    Ungreeted,
+    /// The same identity, with other rights or another end.
+    Renewed,
+    /// Become a member, or replace the own state.
+    Announce { channel: &'m str, state: &'m [u8] },
+    /// Stop being a member.
+    Leave { channel: &'m str },
+    /// Send presence less often.
+    Pace(Pace),
+    /// The connection ends.
+    Close(Disconnect),
+}
+
+/// How often a session wants to be sent presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    AtOnce,
+    /// At most one presence frame per channel and this many milliseconds.
+    Every(u64),
+}
+
+/// Who a greeted session is.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    pub app: Arc<str>,
+    pub identity: Arc<Identity>,
+    /// What the session may do; `None` = everything (anonymous sessions where they are allowed).
+    pub capability: Option<Arc<crate::auth::Capability>>,
+    /// When the token ends, milliseconds since the Unix epoch.
+    pub expires_wall_ms: Option<u64>,
+}
+
+impl Principal {
+    pub fn resume_key(&self) -> Option<&ResumeKey> {
+        self.identity.resume.as_ref()
+    }
+}
+
+/// Makes names for sessions. Two sessions of one process never share one.
+#[derive(Debug)]
+pub struct SessionNames {
+    key: u64,
+    shard: u32,
+    shards: u32,
+    made: u32,
+}
+
+impl SessionNames {
+    /// `key`: random per process. `shard` of `shards` that make names at the same time.
+    pub fn new(key: u64, shard: u16, shards: u16) -> Self {
+        SessionNames { key, shard: u32::from(shard), shards: u32::from(shards), made: 0 }
+    }
+
+    /// 16 hexadecimal digits. The first 8 differ between any two of the first 2^32 names made by
+    /// all shards together, because `scramble` is a permutation.
+    pub fn next_name(&mut self) -> String {
+        let number = self.made.wrapping_mul(self.shards).wrapping_add(self.shard);
+        self.made = self.made.wrapping_add(1);
+        let head = scramble(number ^ self.key as u32);
+        let tail = scramble(head ^ (self.key >> 32) as u32);
+        format!("{head:08x}{tail:08x}")
+    }
+}
+
+/// A permutation of 32-bit numbers: each step (xor with own high bits, odd multiplier) can be undone.
+fn scramble(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_sessions_share_the_eight_digits_that_name_anonymous_users() {
+        let mut seen = HashSet::new();
+        for shard in 0..4 {
+            let mut names = SessionNames::new(0x1234_5678_9abc_def0, shard, 4);
+            for _ in 0..20_000 {
+                assert!(seen.insert(names.next_name()[..8].to_string()));
+            }
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! A session on the sync wire: greeting, tokens, keep-alive, presence, and a harmless answer to
+//! everything that needs a document relay.
+//!
+//! What a peer can do wrong, and what happens then:
+//!
+//! | input | answer | connection | counter |
+//! |---|---|---|---|
+//! | first message is no sync frame | - | closed 1003 | `disconnect{unknown_protocol}` |
+//! | text message after the first | - | kept | `ignored{text_message}` |
+//! | frame cut short, checksum wrong, unknown type, other version (WebSocket) | - | kept | `ignored{malformed_*}` |
+//! | checksum wrong or unknown type (TCP) | - | kept | `ignored{malformed_*}` |
+//! | other version (TCP): the next frame cannot be found | - | closed | `disconnect{protocol}` |
+//! | declared length above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
+//! | body of the wrong arity or type, trailing garbage excepted | - | kept | `ignored{malformed_*}` |
+//! | undecodable Handshake | failed ack | kept until the greeting deadline | - |
+//! | wrong wire version | failed ack | closed 1008 | `disconnect{wire_version}` |
+//! | bad, expired or missing token | failed ack | kept until the greeting deadline | - |
+//! | no greeting in time | - | closed 1008 | `disconnect{greeting_timeout}` |
+//! | presence, shapes, resync before the greeting | - | kept | `ignored{unauthenticated}` |
+//! | channel name empty or over 255 bytes | - | kept | `ignored{channel_name}` |
+//! | state over `state_bytes_max` | - | kept | `ignored{state_too_large}` |
+//! | more channels than `channels_per_session_max` | - | kept | `ignored{too_many_channels}` |
+//! | channel full | - | kept | `ignored{channel_full}` |
+//! | capability does not cover the channel | - | kept | `ignored{forbidden}` |
+//! | a message that only servers send | - | kept | `ignored{wrong_direction}` |
+//! | document, engine or array push | its terminal ack, rejected | kept | - |
+//! | the same from a generation whose acks cannot say so | - | closed 1008 | `disconnect{old_client}` |
+//! | token expires during the session | - | closed 1008 | `disconnect{token_expired}` |
+//!
+//! Sources: `protocols/nodedb.md` sections 4, 8 and 9.
+
+pub mod presence;
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
+
+use super::{Context, Feed, Framing, Pace, Principal, Step, append_message};
+use crate::auth::Operation;
+use crate::channel::{Identity, ResumeKey};
+use crate::counters::Ignored;
+use crate::error::{Disconnect, Reject};
+use crate::ids::Now;
+use crate::wire::sync::message::session::{
+    Handshake, HandshakeAck, PingPong, Throttle, TokenRefreshAck, VectorClockSync,
+};
+use crate::wire::sync::{
+    self, Direction, Header, Layout, Message, MessageType, RawFrame, Refusal, layout_for,
+};
+
+/// Entries that a session's vector clock may have; further ones are ignored.
+const CLOCKS_MAX: usize = 1024;
+
+/// What an answer says the token's remaining life is when the token does not end (Origin's value).
+const EXPIRES_IN_DEFAULT_S: u64 = 3600;
+
+/// Protocol state of one connection on the sync wire.
+#[derive(Debug)]
+pub struct Session {
+    header: Header,
+    framing: Framing,
+    layout: Layout,
+    name: String,
+    principal: Option<Principal>,
+    clocks: BTreeMap<Box<str>, u64>,
+}
+
+impl Session {
+    /// A session whose header generation is known and which has not greeted.
+    pub fn new(header: Header, framing: Framing, cx: &mut Context<'_>) -> Self {
+        let layout = match header {
+            Header::Ten => cx.settings.ten_byte_layout,
+            Header::Five => Layout::V0_1,
+        };
+        let name = cx.names.next_name();
+        Session { header, framing, layout, name, principal: None, clocks: BTreeMap::new() }
+    }
+
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// Who the session is; `None` before its greeting.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    /// The presence feed that this session can read.
+    pub fn feed(&self) -> Feed {
+        Feed::sync(self.header, self.framing)
+    }
+
+    /// The session goes on under the name it had before its connection was lost.
+    pub fn adopt_identity(&mut self, identity: Arc<Identity>) {
+        if let Some(principal) = &mut self.principal {
+            principal.identity = identity;
+        }
+    }
+
+    /// Acts on one frame; answers are appended to `out`, ready to be sent.
+    pub fn handle_frame<'m>(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: RawFrame<'m>,
+        out: &mut Vec<u8>,
+    ) -> Step<'m> {
+        match sync::decode(frame.message_type, frame.body, self.layout) {
+            Ok(message) => self.handle_message(cx, message, out),
+            Err(_) if frame.message_type == MessageType::Handshake => {
+                self.refuse_greeting(out, "malformed handshake")
+            }
+            Err(error) => Step::Ignored(Ignored::Malformed(error)),
+        }
+    }
+
+    fn handle_message<'m>(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: Message<'m>,
+        out: &mut Vec<u8>,
+    ) -> Step<'m> {
+        match message {
+            Message::Handshake(greeting) => self.greet(cx, &greeting, out),
+            Message::PingPong(ping) => self.answer_ping(ping, out),
+            Message::TokenRefresh(refresh) => self.refresh_token(cx.now, cx, refresh.new_token, out),
+            Message::VectorClockSync(clocks) => self.merge_clocks(&clocks, out),
+            Message::PresenceUpdate(update) => self.announce(update.channel, update.state),
+            Message::PresenceLeave(leave) => Step::Leave { channel: leave.channel },
+            Message::Throttle(throttle) => Step::Pace(pace(throttle)),
+            other => self.refuse(&other, out),
+        }
+    }
+
+    fn greet(
+        &mut self,
+        cx: &mut Context<'_>,
+        greeting: &Handshake<'_>,
+        out: &mut Vec<u8>,
+    ) -> Step<'static> {
+        let ten_byte = cx.settings.ten_byte_layout;
+        let Some(layout) = layout_for(self.header, greeting.wire_version, ten_byte) else {
+            let error = format!("incompatible wire version: {}", greeting.wire_version);
+            self.refuse_greeting(out, &error);
+            return Step::Close(Disconnect::WireVersion);
+        };
+        self.layout = layout;
+        match self.identify(cx, greeting) {
+            Ok(principal) => self.accept_greeting(greeting, principal, out),
+            Err(error) => self.refuse_greeting(out, error),
+        }
+    }
+
+    fn identify(
+        &self,
+        cx: &Context<'_>,
+        greeting: &Handshake<'_>,
+    ) -> Result<Principal, &'static str> {
+        if greeting.jwt_token.is_empty() {
+            let app = cx.settings.anonymous_app.as_ref();
+            let app = app.ok_or("anonymous sessions are not allowed here: send a token")?;
+            let user = format!("anonymous-{}", &self.name[..8]);
+            let resume = resume_key(app, None, greeting.lite_id);
+            let identity = Arc::new(Identity { user: user.into(), resume });
+            let app = Arc::clone(app);
+            return Ok(Principal { app, identity, capability: None, expires_wall_ms: None });
+        }
+        let token = cx.settings.keyring.verify_token(greeting.jwt_token, cx.now.wall_ms);
+        let bearer = token.map_err(|_| "invalid bearer token")?;
+        let resume = resume_key(&bearer.app, Some(&bearer.user), greeting.lite_id);
+        Ok(Principal {
+            app: bearer.app,
+            identity: Arc::new(Identity { user: bearer.user, resume }),
+            capability: Some(bearer.capability),
+            expires_wall_ms: bearer.expires_at_wall_ms,
+        })
+    }
+
+    fn accept_greeting(
+        &mut self,
+        greeting: &Handshake<'_>,
+        principal: Principal,
+        out: &mut Vec<u8>,
+    ) -> Step<'static> {
+        let ack = HandshakeAck {
+            success: true,
+            session_id: &self.name,
+            server_clock: Default::default(),
+            error: None,
+            fork_detected: false,
+            server_wire_version: greeting.wire_version,
+            producer_id: producer_id(&principal.app, greeting.lite_id),
+            accepted_epoch: greeting.epoch,
+            delta_signing_key: [0; 32],
+        };
+        self.reply(out, &Message::HandshakeAck(ack));
+        let renewed = self.principal.as_ref().is_some_and(|old| is_same_session(old, &principal));
+        if renewed {
+            self.renew(principal);
+            return Step::Renewed;
+        }
+        self.principal = Some(principal);
+        Step::Greeted
+    }
+
+    /// Answers a greeting that failed; whoever the session was before, it is nobody then.
+    fn refuse_greeting(&mut self, out: &mut Vec<u8>, error: &str) -> Step<'static> {
+        let ack = HandshakeAck {
+            success: false,
+            session_id: &self.name,
+            server_clock: Default::default(),
+            error: Some(error),
+            fork_detected: false,
+            server_wire_version: self.wire_version(),
+            producer_id: 0,
+            accepted_epoch: 0,
+            delta_signing_key: [0; 32],
+        };
+        self.reply(out, &Message::HandshakeAck(ack));
+        match self.principal.take() {
+            Some(_) => Step::Ungreeted,
+            None => Step::Done,
+        }
+    }
+
+    fn wire_version(&self) -> u16 {
+        match self.header {
+            Header::Ten => 1,
+            Header::Five => 4,
+        }
+    }
+
+    fn answer_ping(&self, ping: PingPong, out: &mut Vec<u8>) -> Step<'static> {
+        if ping.is_pong {
+            return Step::Ignored(Ignored::NothingToDo);
+        }
+        let pong = PingPong { timestamp_ms: ping.timestamp_ms, is_pong: true };
+        self.reply(out, &Message::PingPong(pong));
+        Step::Done
+    }
+
+    fn refresh_token(
+        &mut self,
+        now: Now,
+        cx: &Context<'_>,
+        token: &str,
+        out: &mut Vec<u8>,
+    ) -> Step<'static> {
+        let outcome = self.verify_refresh(cx, token);
+        let expires_wall_ms = outcome.as_ref().ok().and_then(|new| new.expires_wall_ms);
+        let ack = TokenRefreshAck {
+            success: outcome.is_ok(),
+            error: outcome.as_ref().err().copied(),
+            expires_in_secs: match (&outcome, expires_wall_ms) {
+                (Err(_), _) => 0,
+                (Ok(_), None) => EXPIRES_IN_DEFAULT_S,
+                (Ok(_), Some(end_ms)) => end_ms.saturating_sub(now.wall_ms) / 1000,
+            },
+        };
+        self.reply(out, &Message::TokenRefreshAck(ack));
+        match outcome {
+            Ok(renewed) if self.principal.is_some() => {
+                self.renew(renewed);
+                Step::Renewed
+            }
+            _ => Step::Done,
+        }
+    }
+
+    fn verify_refresh(&self, cx: &Context<'_>, token: &str) -> Result<Principal, &'static str> {
+        if token.is_empty() {
+            return Err("empty token");
+        }
+        let bearer = cx.settings.keyring.verify_token(token, cx.now.wall_ms);
+        let bearer = bearer.map_err(|_| "invalid bearer token")?;
+        if let Some(principal) = &self.principal {
+            if principal.app != bearer.app {
+                return Err("tenant mismatch");
+            }
+            if principal.capability.is_none() || principal.identity.user != bearer.user {
+                return Err("user mismatch");
+            }
+        }
+        Ok(Principal {
+            app: bearer.app,
+            identity: Arc::new(Identity { user: bearer.user, resume: None }),
+            capability: Some(bearer.capability),
+            expires_wall_ms: bearer.expires_at_wall_ms,
+        })
+    }
+
+    /// New rights and a new end, the same identity.
+    fn renew(&mut self, renewed: Principal) {
+        if let Some(principal) = &mut self.principal {
+            principal.capability = renewed.capability;
+            principal.expires_wall_ms = renewed.expires_wall_ms;
+        }
+    }
+
+    fn merge_clocks(&mut self, theirs: &VectorClockSync<'_>, out: &mut Vec<u8>) -> Step<'static> {
+        for (name, &clock) in theirs.clocks.iter() {
+            if let Some(known) = self.clocks.get_mut(*name) {
+                *known = clock.max(*known);
+            } else if self.clocks.len() < CLOCKS_MAX {
+                self.clocks.insert((*name).into(), clock);
+            }
+        }
+        let clocks = self.clocks.iter().map(|(name, &clock)| (&**name, clock)).collect();
+        self.reply(out, &Message::VectorClockSync(VectorClockSync { clocks, sender_id: 0 }));
+        Step::Done
+    }
+
+    fn announce<'m>(&self, channel: &'m str, state: &'m [u8]) -> Step<'m> {
+        let Some(principal) = &self.principal else {
+            return Step::Ignored(Ignored::Refused(Reject::Unauthenticated));
+        };
+        let allowed = principal
+            .capability
+            .as_ref()
+            .is_none_or(|capability| capability.allows(channel, Operation::Presence).is_ok());
+        match allowed {
+            true => Step::Announce { channel, state },
+            false => Step::Ignored(Ignored::Refused(Reject::Forbidden)),
+        }
+    }
+
+    /// Answers what this server does not do, in the way that harms nothing.
+    fn refuse(&self, message: &Message<'_>, out: &mut Vec<u8>) -> Step<'static> {
+        let message_type = message.message_type();
+        if message_type.direction() == Direction::ServerToClient {
+            return Step::Ignored(Ignored::WrongDirection);
+        }
+        let reason = match self.principal {
+            Some(_) => "this server does not store documents",
+            None if is_question(message_type) => {
+                return Step::Ignored(Ignored::Refused(Reject::Unauthenticated));
+            }
+            None => "session is not authenticated",
+        };
+        match sync::refusal(message, self.layout, reason) {
+            Refusal::Answer(answer) => {
+                self.reply(out, &answer);
+                Step::Done
+            }
+            Refusal::Silent => Step::Ignored(Ignored::NothingToDo),
+            Refusal::CloseOldClient => Step::Close(Disconnect::OldClient),
+        }
+    }
+
+    fn reply(&self, out: &mut Vec<u8>, message: &Message<'_>) {
+        append_message(self.framing, out, |out| {
+            let encoded = sync::append_message(message, self.layout, out);
+            debug_assert!(encoded.is_ok(), "{:?} cannot say {message:?}", self.layout);
+        });
+    }
+}
+
+/// Requests that Origin meets with silence before the greeting.
+fn is_question(message_type: MessageType) -> bool {
+    matches!(
+        message_type,
+        MessageType::ShapeSubscribe | MessageType::ShapeUnsubscribe | MessageType::ResyncRequest
+    )
+}
+
+fn is_same_session(old: &Principal, new: &Principal) -> bool {
+    old.app == new.app
+        && old.capability.is_some() == new.capability.is_some()
+        && old.identity.resume == new.identity.resume
+        && (old.capability.is_none() || old.identity.user == new.identity.user)
+}
+
+fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<ResumeKey> {
+    let user = user.cloned();
+    (!lite_id.is_empty()).then(|| ResumeKey { app: Arc::clone(app), user, device: lite_id.into() })
+}
+
+/// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says that
+/// there is no device. The key is fixed because the number is no secret and must not change.
+fn producer_id(app: &str, lite_id: &str) -> u64 {
+    if lite_id.is_empty() {
+        return 0;
+    }
+    let mut hasher = SipHasher13::new_with_keys(0x6865_6164_636f_756e, 0x7470_726f_6475_6365);
+    hasher.write_u64(app.len() as u64);
+    hasher.write(app.as_bytes());
+    hasher.write(lite_id.as_bytes());
+    hasher.finish().max(1)
+}
+
+/// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
+fn pace(throttle: Throttle) -> Pace {
+    match throttle.throttle {
+        true => Pace::Every(1000 / throttle.suggested_rate.clamp(1, 1000)),
+        false => Pace::AtOnce,
+    }
+}

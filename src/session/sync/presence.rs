@@ -1,0 +1,93 @@
+//! Presence events as frames of the sync wire: the full set of members, or who left.
+
+use bytes::Bytes;
+
+use super::super::{Feed, Framing, append_message};
+use crate::channel::{Change, ChangeKind, Members};
+use crate::ids::Now;
+use crate::wire::sync::{
+    Header, MessageType, Peer, append_frame, append_presence_broadcast, append_presence_leave,
+};
+
+/// Users that left in one tick and are named one by one; when there are more, the set says it all.
+const LEAVES_MAX: usize = 64;
+
+/// What a tick looks like to subscribers on this wire.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown<'c> {
+    /// Users whose last session left.
+    leaves: Vec<&'c str>,
+    set: Set,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Shown,
+    Omitted,
+}
+
+impl<'c> Shown<'c> {
+    /// Chooses the frames of a tick. With an interval there is one frame per tick: the name of the
+    /// user who left if nothing else happened, else the set. Without one, those who left are named
+    /// first, for clients that remove members on no other message; the set follows if more happened.
+    pub fn of(changes: &'c [Change], members: &Members, interval_ms: u64) -> Self {
+        let is_departure = |change: &&Change| {
+            change.kind == ChangeKind::Leave && members.sessions_of(&change.identity.user) == 0
+        };
+        let departures = changes.iter().filter(is_departure);
+        let mut leaves: Vec<&str> = departures.clone().map(|c| &*c.identity.user).collect();
+        let others = departures.count() < changes.len();
+        leaves.dedup();
+        let too_many = leaves.len() > LEAVES_MAX;
+        let one_frame = interval_ms > 0 && (others || leaves.len() > 1);
+        if too_many || one_frame {
+            return Shown { leaves: Vec::new(), set: Set::Shown };
+        }
+        Shown { leaves, set: if others { Set::Shown } else { Set::Omitted } }
+    }
+}
+
+/// Encodes a tick for every subscriber of one feed.
+pub fn tick(feed: Feed, now: Now, channel: &str, members: &Members, shown: &Shown<'_>) -> Bytes {
+    let Some((header, framing)) = feed.sync_parts() else { return Bytes::new() };
+    let mut out = Vec::new();
+    for user in &shown.leaves {
+        append_message(framing, &mut out, |out| {
+            append_frame(header, MessageType::PresenceLeave, out, |body| {
+                append_presence_leave(body, channel, user);
+            });
+        });
+    }
+    if shown.set == Set::Shown {
+        append_set(header, framing, now, channel, members, &mut out);
+    }
+    out.into()
+}
+
+/// Encodes the full set of members for one feed.
+pub fn set(feed: Feed, now: Now, channel: &str, members: &Members) -> Bytes {
+    let Some((header, framing)) = feed.sync_parts() else { return Bytes::new() };
+    let mut out = Vec::new();
+    append_set(header, framing, now, channel, members, &mut out);
+    out.into()
+}
+
+fn append_set(
+    header: Header,
+    framing: Framing,
+    now: Now,
+    channel: &str,
+    members: &Members,
+    out: &mut Vec<u8>,
+) {
+    let peers = members.iter().map(|member| Peer {
+        user_id: &member.identity.user,
+        state: &member.state,
+        last_seen_ms: member.age_ms(now),
+    });
+    append_message(framing, out, |out| {
+        append_frame(header, MessageType::PresenceBroadcast, out, |body| {
+            append_presence_broadcast(body, channel, peers);
+        });
+    });
+}

@@ -1,0 +1,267 @@
+//! The connections of a shard: transport state, session, subscriptions, send queue.
+
+use bytes::Bytes;
+
+use super::send_queue::SendQueue;
+use crate::error::Disconnect;
+use crate::ids::{ConnId, ShardId};
+use crate::session::{Feed, Pace, Principal, sync};
+use crate::wire::sync::{Header, MessageType};
+use crate::wire::websocket;
+
+/// Where a connection was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    Http,
+    SyncTcp,
+}
+
+/// How bytes become messages.
+#[derive(Debug)]
+pub enum Transport {
+    /// Waiting for a complete request head.
+    Http,
+    WebSocket(websocket::Decoder),
+    /// Sync frames back to back; the header generation once it is known.
+    Stream(Option<Header>),
+}
+
+/// Which protocol a connection speaks.
+#[derive(Debug)]
+pub enum Session {
+    /// The first message decides.
+    Undecided,
+    Sync(Box<sync::Session>),
+    /// Sends every message back (the debug endpoint for conformance suites).
+    Echo,
+}
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+pub enum Phase {
+    Open,
+    /// Receiving is being stopped; then it goes to another shard, or to the edge.
+    Moving(Box<Move>),
+    /// The session is over; the socket is being closed.
+    Closing,
+}
+
+/// A hand-off under way.
+#[derive(Debug)]
+pub struct Move {
+    pub to: ShardId,
+    /// The message that named the channel, already unmasked; the new home begins with it.
+    pub first: Option<FirstMessage>,
+}
+
+/// A sync frame that was taken off the stream but not acted on; its body is unmasked.
+#[derive(Debug)]
+pub struct FirstMessage {
+    pub message_type: MessageType,
+    pub body: Vec<u8>,
+}
+
+/// A connection in the mail: everything but its place in the tables of a shard.
+#[derive(Debug)]
+pub struct Parcel {
+    /// Descriptor number, owned by the receiver of the parcel.
+    pub socket: i32,
+    pub listener: Listener,
+    pub transport: Transport,
+    pub session: Session,
+    pub first: Option<FirstMessage>,
+    /// Bytes received and not yet looked at.
+    pub unread: Vec<u8>,
+    pub unsent: SendQueue,
+    pub pace: Pace,
+    pub heard_ms: u64,
+    pub greeting_deadline_ms: u64,
+}
+
+/// A connection's wish to receive a channel's feed.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Slot of the channel in this home's table.
+    pub channel: u32,
+    /// Where this connection stands in the channel's list of subscribers.
+    pub place: u32,
+    pub feed: Feed,
+    /// When the member last announced its state.
+    pub announced_ms: u64,
+    /// The subscriber was not sent the newest set; it gets one when it can take it.
+    pub stale: bool,
+    /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
+    pub unsent_state: Option<Bytes>,
+}
+
+/// One connection. An idle one owns no heap memory but its session and subscriptions.
+#[derive(Debug)]
+pub struct Connection {
+    pub listener: Listener,
+    pub transport: Transport,
+    pub session: Session,
+    pub phase: Phase,
+    /// An incomplete request head or frame.
+    pub unread: Vec<u8>,
+    pub queue: SendQueue,
+    pub subscriptions: Vec<Subscription>,
+    /// When a valid message last arrived: a heartbeat of its memberships.
+    pub heard_ms: u64,
+    /// When anything at all last arrived.
+    pub alive_ms: u64,
+    /// When the first request or greeting must be complete; 0 once it is.
+    pub greeting_deadline_ms: u64,
+    pub pace: Pace,
+    /// When the pace last let presence through.
+    pub paced_ms: u64,
+    /// Answers to a resume that have not come in; until then the connection stays here.
+    pub resume_answers: u16,
+    /// Updates that may still be sent to owners in `credit_second`.
+    pub update_credit: u32,
+    pub credit_second: u32,
+    pub flags: Flags,
+}
+
+/// Small facts about a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flags {
+    /// In the list of connections to flush.
+    pub dirty: bool,
+    /// The socket took less than it was given; nothing is written until it can take more.
+    pub blocked: bool,
+    /// A WebSocket ping was sent since the peer was last heard.
+    pub pinged: bool,
+    /// It has moved here from another shard, and stays.
+    pub settled: bool,
+    /// A pace timer is set.
+    pub pacing: bool,
+    /// Some subscription is stale.
+    pub stale: bool,
+}
+
+impl Connection {
+    pub fn new(listener: Listener, now_ms: u64, greeting_ms: u64) -> Self {
+        Connection {
+            listener,
+            transport: match listener {
+                Listener::Http => Transport::Http,
+                Listener::SyncTcp => Transport::Stream(None),
+            },
+            session: Session::Undecided,
+            phase: Phase::Open,
+            unread: Vec::new(),
+            queue: SendQueue::default(),
+            subscriptions: Vec::new(),
+            heard_ms: now_ms,
+            alive_ms: now_ms,
+            greeting_deadline_ms: now_ms + greeting_ms,
+            pace: Pace::AtOnce,
+            paced_ms: 0,
+            resume_answers: 0,
+            update_credit: 0,
+            credit_second: 0,
+            flags: Flags::default(),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Who the session is; `None` before its greeting.
+    pub fn principal(&self) -> Option<&Principal> {
+        match &self.session {
+            Session::Sync(session) => session.principal(),
+            Session::Undecided | Session::Echo => None,
+        }
+    }
+
+    pub fn subscription_mut(&mut self, channel: u32) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.channel == channel)
+    }
+
+    /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.
+    pub fn end_of_stream(&self) -> Disconnect {
+        match self.transport {
+            Transport::Stream(_) if self.unread.is_empty() => Disconnect::Clean,
+            Transport::Http => Disconnect::Clean,
+            _ => Disconnect::Lost,
+        }
+    }
+}
+
+/// Slots for connections. A slot is used again with the next generation.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slots: Vec<Slot>,
+    /// When each slot must be looked at again; kept apart so that a sweep reads little memory.
+    check_ms: Vec<u64>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+impl Connections {
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn insert(&mut self, connection: Connection) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.check_ms.push(u64::MAX);
+            (self.slots.len() - 1) as u32
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.connection = Some(connection);
+        self.check_ms[slot as usize] = 0;
+        ConnId { slot, generation: entry.generation }
+    }
+
+    pub fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        self.get(id)?;
+        self.free.push(id.slot);
+        self.check_ms[id.slot as usize] = u64::MAX;
+        self.slots[id.slot as usize].connection.take()
+    }
+
+    pub fn get(&self, id: ConnId) -> Option<&Connection> {
+        let slot = self.slots.get(id.slot as usize)?;
+        if slot.generation == id.generation { slot.connection.as_ref() } else { None }
+    }
+
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation { slot.connection.as_mut() } else { None }
+    }
+
+    /// The present tenant of a slot.
+    pub fn tenant(&self, slot: u32) -> Option<ConnId> {
+        let entry = self.slots.get(slot as usize)?;
+        entry.connection.as_ref()?;
+        Some(ConnId { slot, generation: entry.generation })
+    }
+
+    pub fn set_check(&mut self, id: ConnId, at_ms: u64) {
+        if self.get(id).is_some() {
+            self.check_ms[id.slot as usize] = at_ms;
+        }
+    }
+
+    /// The next tenant at or after `slot` whose check is due.
+    pub fn next_due(&self, slot: u32, now_ms: u64) -> Option<ConnId> {
+        let checks = self.check_ms.get(slot as usize..)?;
+        let ahead = checks.iter().position(|&at_ms| at_ms <= now_ms)?;
+        self.tenant(slot + ahead as u32)
+    }
+
+    /// All present tenants.
+    pub fn ids(&self) -> impl Iterator<Item = ConnId> {
+        (0..self.slots.len() as u32).filter_map(|slot| self.tenant(slot))
+    }
+}

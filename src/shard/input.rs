@@ -1,0 +1,371 @@
+//! Bytes of one connection -> messages -> what its session asks for. Nothing is copied unless a
+//! message is incomplete.
+
+use super::Shard;
+use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
+use super::envelope::Effect;
+use super::home::Placed;
+use super::Connection;
+use crate::counters::Ignored;
+use crate::error::Disconnect;
+use crate::ids::{ConnId, Now};
+use crate::session::{Context, Framing, Step, sync};
+use crate::wire::http::{self, HeadError, Parsed};
+use crate::wire::sync::{Detection, Header, RawFrame, detect, detect_message, parse, parse_message};
+use crate::wire::websocket::{self, Incoming, MessageKind, Opcode, Role};
+
+/// Path of the debug endpoint that sends every message back.
+const ECHO_PATH: &str = "/echo";
+
+impl Shard {
+    /// Takes what arrived on a connection; it may be any part of any number of messages. Messages
+    /// are unmasked where they lie.
+    pub fn handle_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        self.counters.bytes_in += bytes.len() as u64;
+        connection.alive_ms = now.mono_ms;
+        connection.flags.pinged = false;
+        match connection.phase {
+            Phase::Closing => return,
+            Phase::Moving(_) => return connection.unread.extend_from_slice(bytes),
+            Phase::Open => {}
+        }
+        if connection.unread.is_empty() {
+            let consumed = self.read(now, id, bytes);
+            self.keep_unread(id, &bytes[consumed..]);
+        } else {
+            let mut unread = std::mem::take(&mut connection.unread);
+            unread.extend_from_slice(bytes);
+            let consumed = self.read(now, id, &mut unread);
+            unread.drain(..consumed);
+            self.restore_unread(id, unread);
+        }
+        self.drain_local(now);
+    }
+
+    /// The peer has sent its last byte.
+    pub fn handle_eof(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let reason = connection.end_of_stream();
+        self.disconnect(now, id, reason);
+        self.drain_local(now);
+    }
+
+    /// The socket failed.
+    pub fn handle_lost(&mut self, now: Now, id: ConnId) {
+        self.disconnect(now, id, Disconnect::Lost);
+        self.drain_local(now);
+    }
+
+    /// A connection arrives from another shard, with what it has sent and not been answered.
+    pub(super) fn adopt(&mut self, now: Now, parcel: Parcel) {
+        let mut connection = Connection::new(parcel.listener, now.mono_ms, 0);
+        connection.transport = parcel.transport;
+        connection.session = parcel.session;
+        connection.queue = parcel.unsent;
+        connection.pace = parcel.pace;
+        connection.heard_ms = parcel.heard_ms;
+        connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
+        connection.flags.settled = true;
+        let id = self.insert(now, connection);
+        self.counters.adopted += 1;
+        self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
+        if let Some(FirstMessage { message_type, body }) = parcel.first {
+            let frame_bytes = body.len();
+            self.handle_frame(now, id, RawFrame { message_type, body: &body, frame_bytes });
+        }
+        let mut unread = parcel.unread;
+        if !unread.is_empty() {
+            self.handle_bytes(now, id, &mut unread);
+        }
+        if self.connections.get(id).is_some_and(|connection| !connection.queue.is_empty()) {
+            self.mark_connection_dirty(id);
+        }
+    }
+
+    fn keep_unread(&mut self, id: ConnId, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.restore_unread(id, rest.to_vec());
+        }
+    }
+
+    fn restore_unread(&mut self, id: ConnId, unread: Vec<u8>) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !matches!(connection.phase, Phase::Closing)
+        {
+            connection.unread = if unread.is_empty() { Vec::new() } else { unread };
+        }
+    }
+
+    /// Reads whole messages off the front of `bytes`; returns how many bytes they were.
+    fn read(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) -> usize {
+        let mut consumed = 0;
+        while consumed < bytes.len() {
+            let Some(connection) = self.connections.get(id) else { break };
+            if !connection.is_open() {
+                break;
+            }
+            let rest = &mut bytes[consumed..];
+            let step = match connection.transport {
+                Transport::Http => self.read_head(now, id, rest),
+                Transport::WebSocket(_) => self.read_websocket(now, id, rest),
+                Transport::Stream(_) => self.read_stream(now, id, rest),
+            };
+            if step == 0 {
+                break;
+            }
+            consumed += step;
+        }
+        consumed
+    }
+
+    fn read_head(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
+        match http::parse(bytes) {
+            Ok(Parsed::Incomplete) => 0,
+            Ok(Parsed::Upgrade(upgrade)) => self.upgrade(now, id, &upgrade),
+            Ok(Parsed::Plain(_)) => {
+                self.begin_move(id, self.settings.edge, None);
+                0
+            }
+            Err(error) => {
+                self.refuse_head(now, id, error);
+                0
+            }
+        }
+    }
+
+    pub(super) fn refuse_head(&mut self, now: Now, id: ConnId, error: HeadError) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.queue.append(|out| out.extend_from_slice(&error.response()));
+        }
+        self.disconnect(now, id, error.into());
+    }
+
+    fn upgrade(&mut self, now: Now, id: ConnId, upgrade: &http::Upgrade<'_>) -> usize {
+        if let Some(to) = self.hinted_home(id, upgrade.query) {
+            self.begin_move(id, to, None);
+            return 0;
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return 0 };
+        let response = http::switching_protocols(&upgrade.key, None);
+        connection.queue.append(|out| out.extend_from_slice(&response));
+        connection.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
+        if self.settings.echo && upgrade.path == ECHO_PATH {
+            connection.session = Session::Echo;
+            connection.greeting_deadline_ms = 0;
+        }
+        connection.heard_ms = now.mono_ms;
+        self.mark_connection_dirty(id);
+        upgrade.head_bytes
+    }
+
+    /// The owner of the channel that the URL names, when the connection should begin there.
+    fn hinted_home(&mut self, id: ConnId, query: Option<&str>) -> Option<crate::ids::ShardId> {
+        if self.connections.get(id)?.flags.settled {
+            return None;
+        }
+        let channel = http::channel_hint(query?)?;
+        let key = self.settings.router.key(&self.settings.hint_app, &channel);
+        let owner = self.settings.router.shard_of(&key);
+        self.should_move(owner, key.hash).then_some(owner)
+    }
+
+    fn read_websocket(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) -> usize {
+        let limits = self.settings.message_limits();
+        let Some(connection) = self.connections.get_mut(id) else { return 0 };
+        let Transport::WebSocket(decoder) = &mut connection.transport else { return 0 };
+        match decoder.decode(bytes, &limits) {
+            Ok(decoded) => {
+                if let Some(incoming) = decoded.incoming {
+                    self.handle_incoming(now, id, incoming);
+                }
+                decoded.consumed
+            }
+            Err(error) => {
+                self.disconnect(now, id, error.into());
+                0
+            }
+        }
+    }
+
+    fn handle_incoming(&mut self, now: Now, id: ConnId, incoming: Incoming<'_>) {
+        match incoming {
+            Incoming::Message { kind, payload } => self.handle_message(now, id, kind, &payload),
+            Incoming::Ping(body) => self.queue_frame(now, id, Opcode::Pong, body),
+            Incoming::Pong(_) => {}
+            Incoming::Close { code, .. } => {
+                let body = code.map(u16::to_be_bytes);
+                let body = body.as_ref().map_or(&[][..], |code| &code[..]);
+                self.queue_frame(now, id, Opcode::Close, body);
+                self.disconnect(now, id, Disconnect::Clean);
+            }
+        }
+    }
+
+    /// Queues one WebSocket frame of this connection's own.
+    pub(super) fn queue_frame(&mut self, now: Now, id: ConnId, opcode: Opcode, body: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.queue.append(|out| websocket::append_frame(out, opcode, body));
+            self.after_reply(now, id);
+        }
+    }
+
+    fn handle_message(&mut self, now: Now, id: ConnId, kind: MessageKind, payload: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        match (&connection.session, kind) {
+            (Session::Echo, MessageKind::Text) => {
+                self.queue_frame(now, id, Opcode::Text, payload);
+            }
+            (Session::Echo, MessageKind::Binary) => {
+                self.queue_frame(now, id, Opcode::Binary, payload);
+            }
+            (Session::Undecided, MessageKind::Binary) => self.begin_session(now, id, payload),
+            (Session::Undecided, MessageKind::Text) => {
+                self.disconnect(now, id, Disconnect::UnknownProtocol);
+            }
+            (Session::Sync(_), MessageKind::Text) => self.counters.ignore(Ignored::Text),
+            (Session::Sync(session), MessageKind::Binary) => {
+                let header = session.header();
+                self.handle_sync_message(now, id, header, payload);
+            }
+        }
+    }
+
+    fn begin_session(&mut self, now: Now, id: ConnId, message: &[u8]) {
+        let header = match detect_message(message) {
+            Detection::Ten => Header::Ten,
+            Detection::Five => Header::Five,
+            Detection::NeedMore | Detection::Neither => {
+                return self.disconnect(now, id, Disconnect::UnknownProtocol);
+            }
+        };
+        self.open_sync_session(now, id, header, Framing::WebSocket);
+        self.handle_sync_message(now, id, header, message);
+    }
+
+    fn open_sync_session(&mut self, now: Now, id: ConnId, header: Header, framing: Framing) {
+        let settings = &self.settings.session;
+        let mut cx = Context { now, settings, names: &mut self.names };
+        let session = sync::Session::new(header, framing, &mut cx);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session = Session::Sync(Box::new(session));
+        }
+    }
+
+    fn handle_sync_message(&mut self, now: Now, id: ConnId, header: Header, message: &[u8]) {
+        match parse_message(header, message) {
+            Ok(frame) => self.handle_frame(now, id, frame),
+            Err(error) => self.counters.ignore(Ignored::Malformed(error)),
+        }
+    }
+
+    fn read_stream(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
+        use crate::wire::sync::Parsed;
+        let Some(header) = self.stream_header(now, id, bytes) else { return 0 };
+        match parse(header, bytes, self.settings.limits.message_bytes_max) {
+            Ok(Parsed::NeedMore) => 0,
+            Ok(Parsed::Frame(frame)) => {
+                self.handle_frame(now, id, frame);
+                frame.frame_bytes
+            }
+            Ok(Parsed::Skip { frame_bytes, error }) => {
+                self.counters.ignore(Ignored::Malformed(error));
+                frame_bytes
+            }
+            Err(error) => {
+                self.disconnect(now, id, error.into());
+                0
+            }
+        }
+    }
+
+    /// The header generation of a TCP connection, told by its first frame.
+    fn stream_header(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> Option<Header> {
+        let connection = self.connections.get_mut(id)?;
+        let Transport::Stream(known) = &mut connection.transport else { return None };
+        if known.is_none() {
+            *known = match detect(bytes) {
+                Detection::Ten => Some(Header::Ten),
+                Detection::Five => Some(Header::Five),
+                Detection::NeedMore => None,
+                Detection::Neither => {
+                    self.disconnect(now, id, Disconnect::UnknownProtocol);
+                    return None;
+                }
+            };
+            let header = (*known)?;
+            self.open_sync_session(now, id, header, Framing::Stream);
+            return Some(header);
+        }
+        *known
+    }
+
+    fn handle_frame(&mut self, now: Now, id: ConnId, frame: RawFrame<'_>) {
+        self.counters.messages_in += 1;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Session::Sync(session) = &mut connection.session else { return };
+        let settings = &self.settings.session;
+        let mut cx = Context { now, settings, names: &mut self.names };
+        let step = session.handle_frame(&mut cx, frame, &mut self.reply);
+        if !matches!(step, Step::Ignored(Ignored::Malformed(_))) {
+            connection.heard_ms = now.mono_ms;
+        }
+        if !self.reply.is_empty() {
+            let reply = &self.reply;
+            connection.queue.append(|out| out.extend_from_slice(reply));
+            self.reply.clear();
+            self.after_reply(now, id);
+        }
+        self.take_step(now, id, step, frame);
+    }
+
+    fn take_step(&mut self, now: Now, id: ConnId, step: Step<'_>, frame: RawFrame<'_>) {
+        match step {
+            Step::Done => {}
+            Step::Ignored(reason) => self.counters.ignore(reason),
+            Step::Greeted => self.greeted(now, id),
+            Step::Ungreeted => self.ungreeted(now, id),
+            Step::Renewed => self.connections.set_check(id, now.mono_ms),
+            Step::Announce { channel, state } => match self.announce(now, id, channel, state) {
+                Ok(Placed::Here) => {}
+                Ok(Placed::Elsewhere(to)) => {
+                    let body = frame.body.to_vec();
+                    let first = FirstMessage { message_type: frame.message_type, body };
+                    self.begin_move(id, to, Some(first));
+                }
+                Err(reject) => self.counters.ignore(Ignored::Refused(reject)),
+            },
+            Step::Leave { channel } => self.leave(id, channel),
+            Step::Pace(pace) => self.set_pace(now, id, pace),
+            Step::Close(reason) => self.disconnect(now, id, reason),
+        }
+    }
+
+    /// Memberships under an earlier identity end; those that this one lost come back.
+    fn greeted(&mut self, now: Now, id: ConnId) {
+        self.leave_all(id, Disconnect::Clean);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.greeting_deadline_ms = 0;
+        }
+        self.connections.set_check(id, now.mono_ms);
+        self.resume(id);
+    }
+
+    fn ungreeted(&mut self, now: Now, id: ConnId) {
+        self.leave_all(id, Disconnect::Clean);
+        let deadline_ms = now.mono_ms + self.settings.limits.greeting_ms;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.greeting_deadline_ms = deadline_ms;
+        }
+        self.connections.set_check(id, now.mono_ms);
+    }
+
+    /// Answers are never dropped: a peer that asks without reading them ends.
+    fn after_reply(&mut self, now: Now, id: ConnId) {
+        let most = self.settings.limits.send_queue_bytes_max;
+        if self.connections.get(id).is_some_and(|connection| connection.queue.len() > most) {
+            return self.disconnect(now, id, Disconnect::Slow);
+        }
+        self.mark_connection_dirty(id);
+    }
+}

@@ -1,0 +1,480 @@
+//! A shard: the channels it owns, the connections it is home to, and the queues between them.
+//!
+//! Owns the directory, subscriptions, send queues and timers of one core. Invariant: the same inputs
+//! in the same order give the same effects, byte for byte; every input returns with all envelopes to
+//! this very shard handled. Must never know glommio, sockets, clocks.
+//!
+//! The shell calls `begin_turn`, then any number of `handle_*`, then `end_turn`; after each it drains
+//! `poll_effect` to `None`. Between `end_turn` and the next input it writes what `next_dirty` and
+//! `queue` name and reports with `handle_written` and `handle_blocked`.
+//!
+//! Overload, by queue:
+//!
+//! | queue full | what happens | who is told | counter |
+//! |---|---|---|---|
+//! | mailbox home -> owner, presence update | kept at home, newest state only, sent when there is room | nobody: the state arrives later | `dropped{request,mailbox_full}` |
+//! | mailbox home -> owner, leave or interest | waits in the outbox, in order | nobody | - |
+//! | mailbox home -> home, hand-off | the connection stays where it was accepted | nobody | `dropped{handoff,mailbox_full}` |
+//! | mailbox owner -> home, tick | (channel, home) is stale; the whole set follows | the set replaces what was missed | `dropped{event,mailbox_full}` |
+//! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
+//! | send queue over `send_queue_bytes_max`, answers | connection closed, 1013 | close reason | `disconnect{slow}` |
+//! | updates over `updates_per_second_max` | newest state kept, sent in the next second | nobody | `conflated{update_rate}` |
+
+mod connection;
+mod envelope;
+mod home;
+mod input;
+mod outbox;
+mod owner;
+mod send_queue;
+mod table;
+mod tables;
+mod timers;
+
+pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
+pub use envelope::{
+    Command, Effect, Envelope, Heat, HomeChannelId, MemberView, MembersFor, PresenceTick,
+};
+pub use send_queue::SendQueue;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use connection::{Connections, Phase};
+use outbox::Outbox;
+use owner::LostMembers;
+use table::ChannelTable;
+use tables::{HomeChannel, OwnedChannel};
+use timers::{Timer, Timers};
+
+use crate::counters::Counters;
+use crate::error::Disconnect;
+use crate::ids::{ConnId, Now, Router, ShardId};
+use crate::limits::Limits;
+use crate::policy::Policies;
+use crate::session::{self, SessionNames};
+use crate::wire::http::HeadError;
+use crate::wire::websocket::{MessageLimits, Opcode, close_body};
+
+/// What all shards of a process agree on. Fixed at start.
+#[derive(Debug)]
+pub struct Settings {
+    pub router: Router,
+    /// The number by which shards address the edge executor: the one after the last shard.
+    pub edge: ShardId,
+    pub limits: Limits,
+    pub policies: Policies,
+    pub session: session::Settings,
+    /// The app that channel hints in URLs mean.
+    pub hint_app: Arc<str>,
+    /// Random per process; makes session names.
+    pub name_key: u64,
+    /// The debug endpoint `/echo` is served.
+    pub echo: bool,
+}
+
+impl Settings {
+    fn message_limits(&self) -> MessageLimits {
+        MessageLimits {
+            message_bytes_max: self.limits.message_bytes_max,
+            fragments_max: self.limits.fragments_max,
+        }
+    }
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    settings: Arc<Settings>,
+    connections: Connections,
+    homes: ChannelTable<HomeChannel>,
+    owned: ChannelTable<OwnedChannel>,
+    lost: LostMembers,
+    outbox: Outbox,
+    timers: Timers,
+    names: SessionNames,
+    counters: Counters,
+    /// Owned channels with something to tell; each once.
+    dirty_channels: Vec<u32>,
+    /// Owned channels some of whose homes missed a tick.
+    stale_channels: Vec<u32>,
+    /// Connections with bytes to write; each once.
+    dirty_connections: Vec<ConnId>,
+    /// Connections with something that a full mailbox refused.
+    retries: Vec<ConnId>,
+    /// Hashes of channels whose further subscribers stay where they were accepted. Bounded by all
+    /// connections over `home_subscribers_max`.
+    hot: HashSet<u64>,
+    /// Connections of every shard, as last reported by the shell.
+    loads: Vec<u32>,
+    /// Answers of the message at hand.
+    reply: Vec<u8>,
+    sweeping: bool,
+}
+
+impl Shard {
+    pub fn new(id: ShardId, settings: Arc<Settings>) -> Self {
+        let shards = settings.router.shards();
+        Shard {
+            id,
+            connections: Connections::default(),
+            homes: ChannelTable::default(),
+            owned: ChannelTable::default(),
+            lost: LostMembers::default(),
+            outbox: Outbox::new(id, usize::from(shards) + 1),
+            timers: Timers::default(),
+            names: SessionNames::new(settings.name_key, id.0, shards),
+            counters: Counters::default(),
+            dirty_channels: Vec::new(),
+            stale_channels: Vec::new(),
+            dirty_connections: Vec::new(),
+            retries: Vec::new(),
+            hot: HashSet::new(),
+            loads: vec![0; usize::from(shards)],
+            reply: Vec::new(),
+            sweeping: false,
+            settings,
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Connections, those being closed included.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The counts since start, with the gauges of this moment.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            connections: self.connections.len() as u64,
+            channels: self.owned.len() as u64,
+            ..self.counters.clone()
+        }
+    }
+
+    /// For what only the shell sees happen.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Learns how much room each mailbox has (`rooms`: one entry per shard and the edge) and how many
+    /// connections each shard holds, and sends what waited for room.
+    pub fn begin_turn(&mut self, now: Now, rooms: &[usize], loads: &[u32]) {
+        self.counters.turns += 1;
+        self.loads.copy_from_slice(loads);
+        for (peer, &room) in rooms.iter().enumerate() {
+            self.outbox.set_room(ShardId(peer as u16), room);
+        }
+        self.retry_stale_channels();
+        self.retry_refused(now);
+        self.drain_local(now);
+    }
+
+    /// Tells watchers what this turn changed.
+    pub fn end_turn(&mut self, now: Now) {
+        while !self.dirty_channels.is_empty() {
+            self.flush_channels(now);
+            self.drain_local(now);
+        }
+    }
+
+    /// A connection was accepted. It is refused by `None` when the shard is full.
+    pub fn handle_open(&mut self, now: Now, listener: Listener) -> Option<ConnId> {
+        if self.connections.len() >= self.settings.limits.connections_per_shard_max as usize {
+            return None;
+        }
+        self.counters.accepted += 1;
+        let greeting_ms = self.settings.limits.greeting_ms;
+        Some(self.insert(now, Connection::new(listener, now.mono_ms, greeting_ms)))
+    }
+
+    /// Takes an envelope from another shard.
+    pub fn handle_envelope(&mut self, now: Now, envelope: Envelope) {
+        self.take_envelope(now, envelope);
+        self.drain_local(now);
+    }
+
+    /// Does what is due. Call when `poll_timeout` says so.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.mono_ms) {
+            match timer {
+                Timer::Sweep => self.sweep(now),
+                Timer::Flush { slot, generation } => self.own_flush_due(slot, generation),
+                Timer::Grace { grace } => self.own_grace_over(now, grace),
+                Timer::Pace { conn } => self.pace_due(now, conn),
+            }
+        }
+        self.drain_local(now);
+    }
+
+    /// When `handle_timeout` must be called, in milliseconds of the monotonic clock.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.timers.next_due_ms()
+    }
+
+    /// True while something waits for room in a mailbox: the next turn must come soon although
+    /// nothing arrives.
+    pub fn is_waiting_for_room(&self) -> bool {
+        self.outbox.is_waiting() || !self.retries.is_empty() || !self.stale_channels.is_empty()
+    }
+
+    /// The next thing the shell must do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.outbox.next_effect()
+    }
+
+    /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
+    pub fn next_dirty(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.dirty_connections.pop() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.flags.dirty = false;
+            if !connection.flags.blocked && !connection.queue.is_empty() {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// What waits to be written to a connection.
+    pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
+        self.connections.get(id).map(|connection| &connection.queue)
+    }
+
+    /// The socket took `count` bytes of the queue.
+    pub fn handle_written(&mut self, now: Now, id: ConnId, count: usize) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.queue.advance(count);
+        self.counters.bytes_out += count as u64;
+        if connection.queue.is_empty() && connection.flags.stale {
+            self.resume_presence(now, id);
+        }
+    }
+
+    /// The socket takes no more until `handle_writable`.
+    pub fn handle_blocked(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.flags.blocked = true;
+            connection.queue.own();
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.flags.blocked = false;
+        if connection.queue.is_empty() {
+            self.resume_presence(now, id);
+        } else {
+            self.mark_connection_dirty(id);
+        }
+    }
+
+    /// Nothing is under way any more for a connection that is to move: makes it a parcel and sends
+    /// it off. False when the connection has ended meanwhile; then the shell closes the socket.
+    pub fn handle_detached(&mut self, now: Now, id: ConnId, socket: i32) -> bool {
+        let moving = self.connections.get(id).is_some_and(|c| matches!(c.phase, Phase::Moving(_)));
+        if !moving {
+            return false;
+        }
+        let Some(connection) = self.connections.remove(id) else { return false };
+        let Phase::Moving(hand_off) = connection.phase else { return false };
+        let parcel = Parcel {
+            socket,
+            listener: connection.listener,
+            transport: connection.transport,
+            session: connection.session,
+            first: hand_off.first,
+            unread: connection.unread,
+            unsent: connection.queue,
+            pace: connection.pace,
+            heard_ms: connection.heard_ms,
+            greeting_deadline_ms: connection.greeting_deadline_ms,
+        };
+        self.counters.handed_off += 1;
+        self.outbox.send(hand_off.to, Envelope::Adopt(Box::new(parcel)));
+        self.drain_local(now);
+        true
+    }
+
+    /// The shell has closed the socket; the connection's slot is free again.
+    pub fn handle_released(&mut self, id: ConnId) {
+        self.connections.remove(id);
+    }
+
+    /// The server stops: every session is told so and closed.
+    pub fn close_all(&mut self, now: Now) {
+        let ids: Vec<ConnId> = self.connections.ids().collect();
+        for id in ids {
+            self.disconnect(now, id, Disconnect::Shutdown);
+        }
+        self.drain_local(now);
+    }
+
+    /// Ends one connection from the shell's side (a fault in handling it, or a stuck close).
+    pub fn handle_fault(&mut self, now: Now, id: ConnId) {
+        self.disconnect(now, id, Disconnect::Internal);
+        self.drain_local(now);
+    }
+
+    fn take_envelope(&mut self, now: Now, envelope: Envelope) {
+        match envelope {
+            Envelope::Command { from, channel, command } => {
+                self.handle_command(now, from, channel, command);
+            }
+            Envelope::Presence { to, tick } => self.deliver_tick(now, to, &tick),
+            Envelope::Snapshot { to, conn, frames } => {
+                self.deliver_snapshot(now, to, conn, frames);
+            }
+            Envelope::Refused { to, conn, reject } => self.handle_refused(to, conn, reject),
+            Envelope::Resume { key, addr } => self.own_resume(&key, addr),
+            Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
+            Envelope::Heat { hash, heat: Heat::Hot } => {
+                self.hot.insert(hash);
+            }
+            Envelope::Heat { hash, heat: Heat::Normal } => {
+                self.hot.remove(&hash);
+            }
+            Envelope::Adopt(parcel) => self.adopt(now, *parcel),
+            Envelope::Inspect { from, request } => {
+                let counters = Box::new(self.counters());
+                self.outbox.send(from, Envelope::Inspected { request, counters });
+            }
+            Envelope::Inspected { .. } | Envelope::Members { .. } => {
+                debug_assert!(false, "answers for the edge came to shard {}", self.id);
+            }
+        }
+    }
+
+    fn drain_local(&mut self, now: Now) {
+        while let Some(envelope) = self.outbox.next_local() {
+            self.take_envelope(now, envelope);
+        }
+    }
+
+    fn insert(&mut self, now: Now, connection: Connection) -> ConnId {
+        if !self.sweeping {
+            self.sweeping = true;
+            self.timers.set(now.mono_ms + self.settings.limits.sweep_ms, Timer::Sweep);
+        }
+        self.connections.insert(connection)
+    }
+
+    fn mark_connection_dirty(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.flags.dirty
+        {
+            connection.flags.dirty = true;
+            self.dirty_connections.push(id);
+        }
+    }
+
+    /// Ends a session: its memberships leave or linger, the peer is told why, the socket is closed
+    /// after what is queued has been tried.
+    fn disconnect(&mut self, _now: Now, id: ConnId, reason: Disconnect) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if matches!(connection.phase, Phase::Closing) {
+            return;
+        }
+        self.counters.disconnect(reason);
+        self.leave_all(id, reason);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.phase = Phase::Closing;
+        connection.unread = Vec::new();
+        if says_goodbye(&connection.transport, reason) {
+            let body = close_body(reason.close_code(), &reason.to_string());
+            connection
+                .queue
+                .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
+        }
+        connection.session = Session::Undecided;
+        self.mark_connection_dirty(id);
+        self.outbox.effect(Effect::Close { conn: id });
+    }
+
+    /// Looks at every connection whose check is due.
+    fn sweep(&mut self, now: Now) {
+        let mut from = 0;
+        while let Some(id) = self.connections.next_due(from, now.mono_ms) {
+            from = id.slot + 1;
+            let next_ms = self.check_connection(now, id);
+            self.connections.set_check(id, next_ms);
+        }
+        self.sweeping = self.connections.len() > 0;
+        if self.sweeping {
+            self.timers.set(now.mono_ms + self.settings.limits.sweep_ms, Timer::Sweep);
+        }
+    }
+
+    /// Applies the time-outs of one connection; returns when to look again.
+    fn check_connection(&mut self, now: Now, id: ConnId) -> u64 {
+        if let Some(reason) = self.overdue(now, id) {
+            match self.connections.get(id).map(|connection| &connection.transport) {
+                Some(Transport::Http) => self.refuse_head(now, id, HeadError::Timeout),
+                _ => self.disconnect(now, id, reason),
+            }
+            return u64::MAX;
+        }
+        let members_ms = self.expire_memberships(now, id);
+        let liveness_ms = self.check_liveness(now, id);
+        members_ms.min(liveness_ms)
+    }
+
+    /// Why a connection has to end now, if it has to.
+    fn overdue(&self, now: Now, id: ConnId) -> Option<Disconnect> {
+        let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
+        let deadline_ms = connection.greeting_deadline_ms;
+        if deadline_ms != 0 && deadline_ms <= now.mono_ms {
+            return Some(Disconnect::GreetingTimeout);
+        }
+        let expires = connection.principal().and_then(|principal| principal.expires_wall_ms);
+        if expires.is_some_and(|end_ms| end_ms <= now.wall_ms) {
+            return Some(Disconnect::TokenExpired);
+        }
+        let idle_ms = self.settings.limits.idle_ms;
+        let idle = idle_ms != 0 && connection.alive_ms + idle_ms <= now.mono_ms;
+        idle.then_some(Disconnect::IdleTimeout)
+    }
+
+    /// Pings a silent WebSocket peer; returns when the connection must be looked at again.
+    fn check_liveness(&mut self, now: Now, id: ConnId) -> u64 {
+        let (ping_after_ms, idle_ms) =
+            (self.settings.limits.ping_after_ms, self.settings.limits.idle_ms);
+        let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
+        let ping_ms = connection.alive_ms + ping_after_ms;
+        let can_ping = matches!(connection.transport, Transport::WebSocket(_));
+        let mut next_ms = if idle_ms == 0 { u64::MAX } else { connection.alive_ms + idle_ms };
+        if connection.greeting_deadline_ms != 0 {
+            next_ms = next_ms.min(connection.greeting_deadline_ms);
+        }
+        if let Some(end_ms) = connection.principal().and_then(|p| p.expires_wall_ms) {
+            next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
+        }
+        if can_ping && ping_after_ms != 0 && !connection.flags.pinged {
+            if ping_ms <= now.mono_ms {
+                connection.flags.pinged = true;
+                self.queue_frame(now, id, Opcode::Ping, &[]);
+            } else {
+                next_ms = next_ms.min(ping_ms);
+            }
+        }
+        next_ms
+    }
+
+    fn resume_presence(&mut self, now: Now, id: ConnId) {
+        let at_once = self.connections.get(id).is_some_and(|c| c.pace == session::Pace::AtOnce);
+        if at_once {
+            self.refresh_stale(now, id);
+            self.drain_local(now);
+        }
+    }
+}
+
+/// Whether the peer can be told why its connection ends.
+fn says_goodbye(transport: &Transport, reason: Disconnect) -> bool {
+    matches!(transport, Transport::WebSocket(_))
+        && !matches!(reason, Disconnect::Clean | Disconnect::Lost)
+}

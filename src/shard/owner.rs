@@ -1,0 +1,386 @@
+//! The owner's half of a shard: commands change channels, and watchers are told once per tick.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::envelope::{
+    Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
+};
+use super::outbox::Full;
+use super::tables::OwnedChannel;
+use super::timers::Timer;
+use crate::channel::{Announced, Author, Change, Identity, ResumeKey};
+use crate::counters::{Dropped, Ignored};
+use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
+use crate::policy::SnapshotOnJoin;
+use crate::session::Feed;
+use crate::session::sync::presence;
+
+/// A member whose connection was lost, while its grace runs.
+#[derive(Debug)]
+struct LostMember {
+    slot: u32,
+    generation: u32,
+    addr: ConnAddr,
+    resume: Option<ResumeKey>,
+}
+
+/// Lost members by the number of their grace, and by what a returning session shows. Bounded: one
+/// entry per lost member, gone when its grace is over.
+#[derive(Debug, Default)]
+pub(super) struct LostMembers {
+    graces: HashMap<u64, LostMember>,
+    by_key: HashMap<ResumeKey, Vec<u64>>,
+    begun: u64,
+}
+
+impl LostMembers {
+    fn insert(&mut self, lost: LostMember) -> u64 {
+        let grace = self.begun;
+        self.begun += 1;
+        if let Some(key) = &lost.resume {
+            self.by_key.entry(key.clone()).or_default().push(grace);
+        }
+        self.graces.insert(grace, lost);
+        grace
+    }
+
+    fn remove(&mut self, grace: u64) -> Option<LostMember> {
+        let lost = self.graces.remove(&grace)?;
+        if let Some(key) = &lost.resume
+            && let Some(graces) = self.by_key.get_mut(key)
+        {
+            graces.retain(|&other| other != grace);
+            if graces.is_empty() {
+                self.by_key.remove(key);
+            }
+        }
+        Some(lost)
+    }
+
+    fn claim(&mut self, key: &ResumeKey) -> Vec<LostMember> {
+        let graces = self.by_key.remove(key).unwrap_or_default();
+        graces.iter().filter_map(|grace| self.graces.remove(grace)).collect()
+    }
+}
+
+/// An announcement as the owner receives it.
+struct Announcement {
+    addr: ConnAddr,
+    identity: Arc<Identity>,
+    state: Bytes,
+    feed: Feed,
+}
+
+impl Shard {
+    pub(super) fn handle_command(
+        &mut self,
+        now: Now,
+        from: ShardId,
+        key: Arc<ChannelKey>,
+        command: Command,
+    ) {
+        match command {
+            Command::Announce { addr, identity, state, feed } => {
+                self.own_announce(now, key, Announcement { addr, identity, state, feed });
+            }
+            Command::Leave { addr } => self.own_leave(&key, addr),
+            Command::Linger { addr } => self.own_linger(now, &key, addr),
+            Command::Subscribe { feed, home } => {
+                let slot = self.own_open(&key);
+                if let Some(owned) = self.owned.get_mut(slot) {
+                    owned.subscribe(from, feed, home);
+                }
+            }
+            Command::Unsubscribe { feed } => self.own_unsubscribe(&key, from, feed),
+            Command::Snapshot { feed, home, conn } => {
+                if let Some(slot) = self.owned.find_key(&key) {
+                    self.send_snapshot(now, slot, feed, ConnAddr { shard: from, conn }, home);
+                }
+            }
+            Command::Members { request } => {
+                let slot = self.owned.find_key(&key);
+                self.send_members(now, slot, from, MembersFor::Request(request));
+            }
+        }
+    }
+
+    /// Gives a returning session everything it lost on this shard.
+    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr) {
+        let mut memberships = Vec::new();
+        for lost in self.lost.claim(key) {
+            let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
+            if let Some(identity) = owned.channel.resume(lost.addr, to) {
+                memberships.push((Arc::clone(&owned.key), identity));
+            }
+        }
+        self.counters.resumed_members += memberships.len() as u64;
+        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+    }
+
+    /// The grace of a lost member is over, unless it came back.
+    pub(super) fn own_grace_over(&mut self, now: Now, grace: u64) {
+        let Some(lost) = self.lost.remove(grace) else { return };
+        let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { return };
+        if owned.channel.expire(now, lost.addr) {
+            self.counters.members -= 1;
+            self.counters.expired_members += 1;
+            self.mark_dirty(lost.slot);
+        }
+    }
+
+    /// Tells the watchers of every channel that changed, each once.
+    pub(super) fn flush_channels(&mut self, now: Now) {
+        let mut dirty = std::mem::take(&mut self.dirty_channels);
+        for slot in dirty.drain(..) {
+            if let Some(owned) = self.owned.get_mut(slot) {
+                owned.dirty = false;
+                self.flush_channel(now, slot);
+                self.close_if_unused(slot);
+            }
+        }
+        if self.dirty_channels.is_empty() {
+            self.dirty_channels = dirty;
+        }
+    }
+
+    /// A flush timer fired.
+    pub(super) fn own_flush_due(&mut self, slot: u32, generation: u32) {
+        if let Some(owned) = self.owned.get_tenant(slot, generation) {
+            owned.timed = false;
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn own_open(&mut self, key: &Arc<ChannelKey>) -> u32 {
+        if let Some(slot) = self.owned.find_key(key) {
+            return slot;
+        }
+        let policy = Arc::clone(self.settings.policies.for_channel(&key.name));
+        self.owned.insert(OwnedChannel::new(Arc::clone(key), policy))
+    }
+
+    fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
+        let slot = self.own_open(&key);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let home = owned.home_of(new.addr.shard);
+        let limits = &self.settings.limits;
+        let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
+        let is_member = owned.channel.members().contains(new.addr);
+        match (done, home) {
+            (Ok(Announced::Entered), _) => self.counters.members += 1,
+            (Ok(Announced::Returned), Some(home)) => {
+                self.counters.resumed_members += 1;
+                self.send_snapshot(now, slot, new.feed, new.addr, home);
+            }
+            (Ok(Announced::Updated | Announced::Returned), _) => {}
+            (Err(reject), Some(to)) if !is_member => {
+                let refused = Envelope::Refused { to, conn: new.addr.conn, reject };
+                self.outbox.send(new.addr.shard, refused);
+            }
+            (Err(reject), _) => self.counters.ignore(Ignored::Refused(reject)),
+        }
+        self.mark_dirty(slot);
+    }
+
+    fn own_leave(&mut self, key: &ChannelKey, addr: ConnAddr) {
+        let Some(slot) = self.owned.find_key(key) else { return };
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        if owned.channel.leave(addr).is_some() {
+            self.counters.members -= 1;
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn own_linger(&mut self, now: Now, key: &ChannelKey, addr: ConnAddr) {
+        let Some(slot) = self.owned.find_key(key) else { return };
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let grace_ms = owned.policy.presence_grace_ms;
+        if grace_ms == 0 {
+            return self.own_leave(key, addr);
+        }
+        let until_ms = now.mono_ms + grace_ms;
+        if !owned.channel.linger(addr, until_ms) {
+            return;
+        }
+        let resume = owned.channel.members().find(addr).and_then(|m| m.identity.resume.clone());
+        let generation = self.owned.generation(slot);
+        let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
+        self.timers.set(until_ms, Timer::Grace { grace });
+    }
+
+    fn own_unsubscribe(&mut self, key: &ChannelKey, from: ShardId, feed: Feed) {
+        let Some(slot) = self.owned.find_key(key) else { return };
+        if let Some(owned) = self.owned.get_mut(slot) {
+            owned.unsubscribe(from, feed);
+            self.close_if_unused(slot);
+        }
+    }
+
+    fn close_if_unused(&mut self, slot: u32) {
+        if self.owned.get(slot).is_some_and(OwnedChannel::is_unused) {
+            self.owned.remove(slot);
+        }
+    }
+
+    fn mark_dirty(&mut self, slot: u32) {
+        if let Some(owned) = self.owned.get_mut(slot)
+            && !owned.dirty
+        {
+            owned.dirty = true;
+            self.dirty_channels.push(slot);
+        }
+    }
+
+    fn flush_channel(&mut self, now: Now, slot: u32) {
+        self.repay_stale_homes(now, slot);
+        let generation = self.owned.generation(slot);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        if !owned.channel.has_changes() {
+            return;
+        }
+        let interval_ms = owned.policy.presence_interval_ms;
+        let due_ms = owned.told_ms.map_or(0, |told_ms| told_ms + interval_ms);
+        if now.mono_ms < due_ms {
+            if !owned.timed {
+                owned.timed = true;
+                self.timers.set(due_ms, Timer::Flush { slot, generation });
+            }
+            return;
+        }
+        owned.told_ms = Some(now.mono_ms);
+        let tick = Arc::new(make_tick(now, owned));
+        self.counters.presence_ticks += 1;
+        self.route(slot, &tick);
+    }
+
+    /// Sends one tick to every interested shard, never more than once each.
+    fn route(&mut self, slot: u32, tick: &Arc<PresenceTick>) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let mut missed = false;
+        for interest in &mut owned.interest {
+            let envelope = Envelope::Presence { to: interest.home, tick: Arc::clone(tick) };
+            if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
+                interest.stale = true;
+                missed = true;
+                self.counters.drop(Dropped::EventMailboxFull);
+            }
+        }
+        if missed {
+            self.stale_channels.push(slot);
+        }
+    }
+
+    /// Marks channels with homes that missed a tick for another try.
+    pub(super) fn retry_stale_channels(&mut self) {
+        for slot in std::mem::take(&mut self.stale_channels) {
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// Sends the whole set to homes that missed a tick.
+    fn repay_stale_homes(&mut self, now: Now, slot: u32) {
+        let Some(owned) = self.owned.get(slot) else { return };
+        let stale: Vec<_> = owned.interest.iter().filter(|i| i.stale).copied().collect();
+        let mut owing = false;
+        for interest in stale {
+            let Some(owned) = self.owned.get(slot) else { return };
+            let set = PresenceTick {
+                changes: Vec::new(),
+                encoded: encode_each(owned, |feed| presence::set(feed, now, &owned.key.name, owned.channel.members())),
+                except: None,
+            };
+            let envelope = Envelope::Presence { to: interest.home, tick: Arc::new(set) };
+            let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
+            if sent && interest.wants(Feed::Changes) {
+                let to = MembersFor::Watcher(interest.home);
+                self.send_members(now, Some(slot), interest.shard, to);
+            }
+            owing |= !sent;
+            self.set_stale(slot, interest.shard, !sent);
+        }
+        if owing {
+            self.stale_channels.push(slot);
+        }
+    }
+
+    fn set_stale(&mut self, slot: u32, shard: ShardId, stale: bool) {
+        if let Some(owned) = self.owned.get_mut(slot) {
+            for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
+                interest.stale = stale;
+            }
+        }
+    }
+
+    /// Sends the present set to one connection, unless it is alone.
+    fn send_snapshot(
+        &mut self,
+        now: Now,
+        slot: u32,
+        feed: Feed,
+        to: ConnAddr,
+        home: HomeChannelId,
+    ) {
+        let Some(owned) = self.owned.get(slot) else { return };
+        if !owned.channel.members().iter().any(|member| member.addr != to) {
+            return;
+        }
+        let frames = presence::set(feed, now, &owned.key.name, owned.channel.members());
+        self.outbox.send(to.shard, Envelope::Snapshot { to: home, conn: to.conn, frames });
+    }
+
+    fn send_members(&mut self, now: Now, slot: Option<u32>, from: ShardId, to: MembersFor) {
+        let owned = slot.and_then(|slot| self.owned.get(slot));
+        let members = owned.map(|owned| members_view(now, owned)).unwrap_or_default();
+        self.outbox.send(from, Envelope::Members { to, members });
+    }
+}
+
+fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
+    let view = |member: &crate::channel::Member| MemberView {
+        addr: member.addr,
+        user: Arc::clone(&member.identity.user),
+        state: member.state.clone(),
+        age_ms: member.age_ms(now),
+        lingering: member.lingering_until_ms.is_some(),
+    };
+    owned.channel.members().iter().map(view).collect()
+}
+
+/// Takes the changes of a channel and encodes them once per feed that somebody wants.
+fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
+    let changes = owned.channel.take_changes();
+    let except = match changes.author() {
+        Author::SoleUpdate(addr) => Some(addr),
+        Author::SoleEnter(addr) if withholds_set(owned) => Some(addr),
+        Author::SoleEnter(_) | Author::Several => None,
+    };
+    let changes = changes.into_list();
+    let members = owned.channel.members();
+    let shown = presence::Shown::of(&changes, members, owned.policy.presence_interval_ms);
+    let name = &owned.key.name;
+    let encoded = encode_each(owned, |feed| presence::tick(feed, now, name, members, &shown));
+    let changes = if owned.is_wanted(Feed::Changes) { changes } else { Vec::<Change>::new() };
+    PresenceTick { changes, encoded, except }
+}
+
+/// A joiner is told nothing when it is alone, or when the namespace says so.
+fn withholds_set(owned: &OwnedChannel) -> bool {
+    owned.channel.members().len() == 1 || owned.policy.snapshot_on_join == SnapshotOnJoin::Withhold
+}
+
+fn encode_each(
+    owned: &OwnedChannel,
+    encode: impl Fn(Feed) -> Bytes,
+) -> [Option<Bytes>; Feed::COUNT] {
+    let mut encoded = [const { None }; Feed::COUNT];
+    for feed in Feed::ENCODED {
+        if owned.is_wanted(feed) {
+            encoded[feed as usize] = Some(encode(feed));
+        }
+    }
+    encoded
+}
