@@ -4,4 +4,5 @@
 //! proportion to a length a peer declared before those bytes have arrived, and no input panics.
 //! Must never know: sessions, channels, sockets, clocks.
 
+pub mod http;
 pub mod websocket;
