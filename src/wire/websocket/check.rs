@@ -1,0 +1,90 @@
+//! The property that the decoder lives by, as a function: fuzzers and tests share it.
+
+use super::{Decoder, Incoming, MessageKind, MessageLimits, Role};
+use crate::error::FrameError;
+
+/// What came out of a decoder, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Message(MessageKind, Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    /// The stream was refused; nothing follows.
+    Refused(FrameError),
+}
+
+impl From<Incoming<'_>> for Event {
+    fn from(incoming: Incoming<'_>) -> Self {
+        match incoming {
+            Incoming::Message { kind, payload } => Event::Message(kind, payload.to_vec()),
+            Incoming::Ping(body) => Event::Ping(body.to_vec()),
+            Incoming::Pong(body) => Event::Pong(body.to_vec()),
+            Incoming::Close { code, reason } => Event::Close(code, reason.to_owned()),
+        }
+    }
+}
+
+/// Every event of a stream that arrives as the given reads, up to the first refusal.
+pub fn decode_all<'r>(
+    role: Role,
+    limits: &MessageLimits,
+    reads: impl IntoIterator<Item = &'r [u8]>,
+) -> Vec<Event> {
+    let mut decoder = Decoder::new(role);
+    let (mut pending, mut events) = (Vec::new(), Vec::new());
+    for read in reads {
+        pending.extend_from_slice(read);
+        match decode_pending(&mut decoder, limits, &mut pending, &mut events) {
+            Ok(consumed) => drop(pending.drain(..consumed)),
+            Err(error) => {
+                events.push(Event::Refused(error));
+                break;
+            }
+        }
+    }
+    events
+}
+
+/// Decodes whole frames and returns how many bytes they took.
+fn decode_pending(
+    decoder: &mut Decoder,
+    limits: &MessageLimits,
+    pending: &mut [u8],
+    events: &mut Vec<Event>,
+) -> Result<usize, FrameError> {
+    let mut start = 0;
+    loop {
+        let untouched = pending[start..].to_vec();
+        let decoded = decoder.decode(&mut pending[start..], limits)?;
+        let consumed = decoded.consumed;
+        events.extend(decoded.incoming.map(Event::from));
+        if consumed == 0 {
+            assert_eq!(pending[start..], untouched, "an incomplete frame was changed");
+            return Ok(start);
+        }
+        start += consumed;
+        assert_eq!(pending[start..], untouched[consumed..], "bytes after the frame were changed");
+    }
+}
+
+/// Decodes a stream at once, byte by byte and cut at `cuts` (any numbers), and returns its events.
+///
+/// # Panics
+/// When the three differ, or decoding changes bytes outside the frame it returns.
+pub fn check_any_split(
+    role: Role,
+    limits: &MessageLimits,
+    stream: &[u8],
+    cuts: &[usize],
+) -> Vec<Event> {
+    let at_once = decode_all(role, limits, [stream]);
+    let by_byte = decode_all(role, limits, stream.chunks(1));
+    assert_eq!(by_byte, at_once, "byte by byte");
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (stream.len() + 1)).collect();
+    cuts.extend([0, stream.len()]);
+    cuts.sort_unstable();
+    let pieces = decode_all(role, limits, cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]));
+    assert_eq!(pieces, at_once, "cut at {cuts:?}");
+    at_once
+}

@@ -1,0 +1,81 @@
+//! RFC 6455 frames, read in place and written once.
+//!
+//! Owns framing, masking, fragmentation and the UTF-8 rule. Invariant: what comes out depends on
+//! the bytes alone, never on how they were cut into reads. Must never know: the handshake (see
+//! `wire::http`), what a message means, when to answer a ping.
+//!
+//! No extension is ever negotiated, so reserved bits are always errors.
+
+mod check;
+mod decode;
+mod encode;
+mod header;
+mod mask;
+mod utf8;
+
+pub use check::{Event, check_any_split, decode_all};
+pub use decode::{Decoded, Decoder, Incoming, MessageLimits, Payload};
+pub use encode::{FrameHeader, append_close, append_frame, append_masked_frame};
+pub use encode::{close_body, frame_header};
+pub use mask::apply_mask;
+
+/// Longest body of a control frame in bytes (RFC 6455 section 5.5).
+pub const CONTROL_BYTES_MAX: usize = 125;
+
+/// Longest frame header in bytes: 2, a 64-bit length, a masking key.
+pub const FRAME_HEADER_BYTES_MAX: usize = 14;
+
+/// Which side of the connection we are. A server demands masked frames, a client unmasked ones
+/// (RFC 6455 section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Server,
+    Client,
+}
+
+/// What a data message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    /// UTF-8, checked.
+    Text,
+    Binary,
+}
+
+/// Meaning of a frame (RFC 6455 section 11.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    Continuation = 0x0,
+    Text = 0x1,
+    Binary = 0x2,
+    Close = 0x8,
+    Ping = 0x9,
+    Pong = 0xa,
+}
+
+impl Opcode {
+    fn from_nibble(nibble: u8) -> Option<Self> {
+        Some(match nibble {
+            0x0 => Opcode::Continuation,
+            0x1 => Opcode::Text,
+            0x2 => Opcode::Binary,
+            0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
+            0xa => Opcode::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Control frames are never fragmented and may stand between the fragments of a message.
+    pub fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+}
+
+impl From<MessageKind> for Opcode {
+    fn from(kind: MessageKind) -> Self {
+        match kind {
+            MessageKind::Text => Opcode::Text,
+            MessageKind::Binary => Opcode::Binary,
+        }
+    }
+}
