@@ -1,1 +1,3 @@
 //! Bytes <=> messages.
+
+pub mod msgpack;
