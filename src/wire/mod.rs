@@ -1,3 +1,4 @@
 //! Bytes <=> messages.
 
 pub mod msgpack;
+pub mod sync;
