@@ -1,8 +1,9 @@
-//! Bytes <=> messages.
+//! Bytes <=> messages, one module per protocol.
 //!
-//! Owns the grammar of every protocol that reaches a socket. Invariant: nothing is allocated in
-//! proportion to a length a peer declared before those bytes have arrived, and no input panics.
-//! Must never know: sessions, channels, sockets, clocks.
+//! Invariant: no decoder allocates for a length that was only declared, recurses on input or panics.
+//! Must never know: sessions, channels, sockets, time.
 
 pub mod http;
+pub mod msgpack;
+pub mod sync;
 pub mod websocket;

@@ -1,0 +1,56 @@
+//! Presence (`protocols/nodedb.md` section 3.5): the same bytes in every generation.
+
+use super::codec::prelude::*;
+
+structs! {
+    /// 0x80. Enters the channel, or replaces the member's state.
+    pub struct PresenceUpdate<'a> {
+        channel: &'a str,
+        /// Opaque.
+        state: &'a [u8],
+    }
+
+    /// One member in a [`PresenceBroadcast`].
+    pub struct Peer<'a> {
+        user_id: &'a str,
+        state: &'a [u8],
+        /// Age when sent, not a time of day.
+        last_seen_ms: u64,
+    }
+
+    /// 0x81. The full set of members.
+    pub struct PresenceBroadcast<'a> {
+        channel: &'a str,
+        peers: Vec<Peer<'a>>,
+    }
+
+    /// 0x82.
+    pub struct PresenceLeave<'a> {
+        channel: &'a str,
+        user_id: &'a str,
+    }
+}
+
+/// Appends the body of a [`PresenceBroadcast`] straight from the members, without collecting them.
+pub fn append_presence_broadcast<'p>(
+    out: &mut Vec<u8>,
+    channel: &str,
+    peers: impl ExactSizeIterator<Item = Peer<'p>>,
+) {
+    msgpack::write_array_len(out, 2);
+    msgpack::write_str(out, channel);
+    msgpack::write_array_len(out, peers.len());
+    for peer in peers {
+        msgpack::write_array_len(out, 3);
+        msgpack::write_str(out, peer.user_id);
+        msgpack::write_bin(out, peer.state);
+        msgpack::write_u64(out, peer.last_seen_ms);
+    }
+}
+
+/// Appends the body of a [`PresenceLeave`].
+pub fn append_presence_leave(out: &mut Vec<u8>, channel: &str, user_id: &str) {
+    msgpack::write_array_len(out, 2);
+    msgpack::write_str(out, channel);
+    msgpack::write_str(out, user_id);
+}

@@ -1,0 +1,43 @@
+//! The sync wire of NodeDB and its Lite clients (`protocols/nodedb.md` sections 1-3 and 9).
+//!
+//! Owns the bytes of this protocol: both frame headers, the field layouts of four client
+//! generations, the 51 messages, and the answer that refuses a feature without harming the client
+//! that asked for it.
+//!
+//! Invariant: decoding never panics and never allocates for more than the bytes at hand, and what
+//! is encoded is byte for byte what the clients' own codec writes.
+//!
+//! Must never know: sessions, channels, time, sockets. It neither decides nor remembers.
+
+pub mod frame;
+pub mod layout;
+pub mod message;
+pub mod refusal;
+pub mod stream_id;
+
+pub use frame::{
+    Detection, Header, Parsed, RawFrame, append_frame, detect, detect_message, parse, parse_message,
+};
+pub use layout::{Layout, layout_for};
+pub use message::presence::{Peer, append_presence_broadcast, append_presence_leave};
+pub use message::{Direction, Message, MessageType, decode, encode};
+pub use refusal::{Refusal, refusal};
+pub use stream_id::{Engine, stream_id};
+
+use crate::error::FrameError;
+
+/// Appends one whole frame, header and body, for a client of this layout.
+///
+/// # Errors
+/// Those of [`encode`]; `out` is as before.
+pub fn append_message(
+    message: &Message<'_>,
+    layout: Layout,
+    out: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    message.expressible(layout)?;
+    append_frame(layout.header(), message.message_type(), out, |out| {
+        message.append_body(layout, out);
+    });
+    Ok(())
+}

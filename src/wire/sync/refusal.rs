@@ -1,0 +1,200 @@
+//! The answer that refuses a feature for good and harms nothing.
+//!
+//! A client keeps what it pushed until that is answered, and its local row unless the answer is a
+//! `DeltaReject`. So what this server does not do is answered, and never with that
+//! (`protocols/nodedb.md` sections 5.5, 8.3 and 9):
+//!
+//! | request | answer |
+//! |---|---|
+//! | DeltaPush | DeltaAck, Rejected |
+//! | TimeseriesPush, ColumnarInsert | their acks, Rejected, nothing accepted |
+//! | VectorInsert, VectorDelete, FtsIndex, FtsDelete | their acks, Rejected |
+//! | SpatialInsert, SpatialDelete, KvPush | their acks, Rejected |
+//! | ShapeSubscribe, ResyncRequest | ShapeSnapshot: no data, LSN 0, no documents |
+//! | ArrayDelta | ArrayReject, PermissionDenied, with the op's clock; zeros would park the window |
+//! | ArrayDeltaBatch | ArrayOpResults, each op Rejected, PermissionDenied |
+//! | everything else | nothing: no client waits for an answer, or the session gives it |
+//!
+//! A generation that cannot express its answer gets none of these: leaving the refusal out would
+//! say that the push was applied. Its session ends (decision 4).
+
+use super::layout::Layout;
+use super::message::Message;
+use super::message::array::{
+    ArrayDelta, ArrayDeltaBatch, ArrayOpOutcome, ArrayOpResult, ArrayOpResults, ArrayReject,
+    ArrayRejectReason, op_hlc,
+};
+use super::message::delta::{AckStatus, DeltaAck};
+use super::message::engine::{
+    ColumnarInsertAck, FtsAck, KvPushAck, SpatialAck, TimeseriesAck, VectorAck,
+};
+use super::message::shape::ShapeSnapshot;
+
+/// What to do with a request that is not served.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal<'a> {
+    /// Send this.
+    Answer(Message<'a>),
+    /// Send nothing.
+    Silent,
+    /// End the session with a clean Close whose reason names a newer client as the remedy.
+    CloseOldClient,
+}
+
+/// Refuses a message of a client of this layout. `reason` is for people.
+///
+/// An op of an array whose clock cannot be read has no answer that would not park its neighbours:
+/// alone it is met with silence, in a batch it is named by zeros.
+pub fn refusal<'a>(message: &Message<'a>, layout: Layout, reason: &'a str) -> Refusal<'a> {
+    match answer(message, reason) {
+        None => Refusal::Silent,
+        Some(answer) if answer.expressible(layout).is_ok() => Refusal::Answer(answer),
+        Some(_) => Refusal::CloseOldClient,
+    }
+}
+
+fn answer<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
+    Some(match message {
+        Message::DeltaPush(push) => Message::DeltaAck(DeltaAck {
+            mutation_id: push.mutation_id,
+            lsn: 0,
+            clock_skew_warning_ms: None,
+            applied_seq: push.seq,
+            status: AckStatus::Rejected { reason },
+        }),
+        Message::ShapeSubscribe(subscribe) => empty_snapshot(subscribe.shape.shape_id),
+        Message::ResyncRequest(request) => empty_snapshot(request.shape_id),
+        Message::ArrayDelta(delta) => return refuse_array_delta(delta, reason),
+        Message::ArrayDeltaBatch(batch) => refuse_array_batch(batch, reason),
+        _ => return answer_push(message, reason),
+    })
+}
+
+/// Pushes to the engines.
+fn answer_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
+    let status = AckStatus::Rejected { reason };
+    let reject_reason = Some(reason);
+    Some(match message {
+        Message::TimeseriesPush(push) => Message::TimeseriesAck(TimeseriesAck {
+            collection: push.collection,
+            batch_id: push.batch_id,
+            accepted: 0,
+            rejected: push.sample_count,
+            lsn: 0,
+            applied_seq: push.seq,
+            status,
+        }),
+        Message::ColumnarInsert(push) => Message::ColumnarInsertAck(ColumnarInsertAck {
+            collection: push.collection,
+            batch_id: push.batch_id,
+            accepted: 0,
+            rejected: push.rows.len() as u64,
+            reject_reason,
+            applied_seq: push.seq,
+            status,
+        }),
+        Message::KvPush(push) => Message::KvPushAck(KvPushAck {
+            collection: push.collection,
+            key: push.key,
+            batch_id: push.batch_id,
+            accepted: false,
+            reject_reason,
+            applied_seq: push.seq,
+            status,
+        }),
+        _ => return answer_index_push(message, reason),
+    })
+}
+
+/// Pushes to the indexes, whose acks are alike: inserts and deletes by the same shape.
+fn answer_index_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
+    /// The ack of `$push`; `$key` are the fields that it echoes besides the usual ones.
+    macro_rules! rejected {
+        ($ack:ident, $push:ident, $($key:ident),+) => {
+            $ack {
+                collection: $push.collection,
+                $($key: $push.$key,)+
+                batch_id: $push.batch_id,
+                accepted: false,
+                reject_reason: Some(reason),
+                applied_seq: $push.seq,
+                status: AckStatus::Rejected { reason },
+            }
+        };
+    }
+    Some(match message {
+        Message::VectorInsert(push) => Message::VectorInsertAck(rejected!(VectorAck, push, id)),
+        Message::VectorDelete(push) => Message::VectorDeleteAck(rejected!(VectorAck, push, id)),
+        Message::FtsIndex(push) => Message::FtsIndexAck(rejected!(FtsAck, push, doc_id)),
+        Message::FtsDelete(push) => Message::FtsDeleteAck(rejected!(FtsAck, push, doc_id)),
+        Message::SpatialInsert(push) => {
+            Message::SpatialInsertAck(rejected!(SpatialAck, push, field, doc_id))
+        }
+        Message::SpatialDelete(push) => {
+            Message::SpatialDeleteAck(rejected!(SpatialAck, push, field, doc_id))
+        }
+        _ => return None,
+    })
+}
+
+fn empty_snapshot(shape_id: &str) -> Message<'_> {
+    Message::ShapeSnapshot(ShapeSnapshot { shape_id, data: &[], snapshot_lsn: 0, doc_count: 0 })
+}
+
+fn refuse_array_delta<'a>(delta: &ArrayDelta<'a>, detail: &'a str) -> Option<Message<'a>> {
+    Some(Message::ArrayReject(ArrayReject {
+        array: delta.array,
+        op_hlc_bytes: op_hlc(delta.op_payload)?,
+        reason: ArrayRejectReason::PermissionDenied,
+        detail,
+    }))
+}
+
+fn refuse_array_batch<'a>(batch: &ArrayDeltaBatch<'a>, detail: &'a str) -> Message<'a> {
+    let refuse = |op: &Vec<u8>| ArrayOpResult {
+        op_hlc_bytes: op_hlc(op).unwrap_or_default(),
+        outcome: ArrayOpOutcome::Rejected { reason: ArrayRejectReason::PermissionDenied, detail },
+    };
+    let results = batch.op_payloads.iter().map(refuse).collect();
+    Message::ArrayOpResults(ArrayOpResults { array: batch.array, results })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array_delta(op_payload: &[u8]) -> Message<'_> {
+        let array = "scores";
+        Message::ArrayDelta(ArrayDelta { array, op_payload, producer_id: 1, epoch: 1, seq: 1 })
+    }
+
+    /// An op at physical_ms 300, logical 5, replica 42.
+    const OP: &[u8] = b"\x94\x96\xa1a\x93\xcd\x01\x2c\x05\x2a\x93\0\0\0\0\0\0\xa3Put\x90\xc0";
+
+    #[test]
+    fn an_array_op_is_refused_by_its_own_clock_or_not_at_all() {
+        let clock = [0, 0, 0, 0, 0, 0, 1, 0x2c, 0, 5, 0, 0, 0, 0, 0, 0, 0, 42];
+        let Refusal::Answer(Message::ArrayReject(reject)) =
+            refusal(&array_delta(OP), Layout::V0_6, "no")
+        else {
+            panic!("no ArrayReject");
+        };
+        assert_eq!(reject.op_hlc_bytes, clock);
+        assert_eq!(refusal(&array_delta(&[1, 2]), Layout::V0_6, "no"), Refusal::Silent);
+        let op_payloads = vec![OP.to_vec(), vec![1, 2]];
+        let batch = Message::ArrayDeltaBatch(ArrayDeltaBatch { array: "scores", op_payloads });
+        let Refusal::Answer(Message::ArrayOpResults(answer)) = refusal(&batch, Layout::V0_6, "no")
+        else {
+            panic!("no ArrayOpResults");
+        };
+        let clocks: Vec<_> = answer.results.iter().map(|result| result.op_hlc_bytes).collect();
+        assert_eq!(clocks, [clock, [0; 18]]);
+    }
+
+    #[test]
+    fn an_old_client_is_let_go_rather_than_told_that_all_went_well() {
+        for layout in [Layout::V0_1, Layout::V0_4] {
+            assert_eq!(refusal(&array_delta(OP), layout, "no"), Refusal::CloseOldClient);
+        }
+    }
+}
