@@ -1,0 +1,416 @@
+//! What a credential allows: channel patterns, and the operations granted on each.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::CHANNEL_NAME_BYTES_MAX;
+
+/// Patterns in one capability. More refuse the token or the key that carries them, so that no
+/// credential makes every later permission check long.
+pub const CAPABILITY_PATTERNS_MAX: usize = 256;
+
+/// What a session may want to do on a channel (`protocols/foony.md` section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Subscribe,
+    Publish,
+    Presence,
+    History,
+}
+
+impl Operation {
+    /// Every operation, in the order in which they are written.
+    pub const ALL: [Operation; 4] =
+        [Operation::Subscribe, Operation::Publish, Operation::Presence, Operation::History];
+
+    /// The word for it in a capability.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Subscribe => "subscribe",
+            Operation::Publish => "publish",
+            Operation::Presence => "presence",
+            Operation::History => "history",
+        }
+    }
+}
+
+/// Why an operation is not allowed. The Foony dialect has a code for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// Foony 40302.
+    #[error("the capability has no pattern for this channel")]
+    NoPattern,
+    /// Foony 40301.
+    #[error("the capability covers this channel, but not for this operation")]
+    NotThisOperation,
+}
+
+/// The operations of one pattern, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Operations(u8);
+
+impl Operations {
+    const NONE: Operations = Operations(0);
+    const ALL: Operations = Operations(0b1111);
+
+    fn of(operation: Operation) -> Self {
+        Operations(1 << operation as u8)
+    }
+
+    fn union(self, other: Operations) -> Self {
+        Operations(self.0 | other.0)
+    }
+
+    fn includes(self, other: Operations) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// `None` for a word that is no operation.
+    fn parse(word: &str) -> Option<Self> {
+        if word == "*" {
+            return Some(Operations::ALL);
+        }
+        Operation::ALL.into_iter().find(|op| op.as_str() == word).map(Operations::of)
+    }
+
+    fn words(self) -> Vec<&'static str> {
+        if self == Operations::ALL {
+            return vec!["*"];
+        }
+        let granted = |op: &Operation| self.includes(Operations::of(*op));
+        Operation::ALL.into_iter().filter(granted).map(Operation::as_str).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Operations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut all = Operations::NONE;
+        for word in Vec::<String>::deserialize(deserializer)? {
+            let operation = Operations::parse(&word).ok_or_else(|| {
+                de::Error::custom(format_args!(
+                    "unknown operation `{word}`, expected subscribe, publish, presence, history or *"
+                ))
+            })?;
+            all = all.union(operation);
+        }
+        Ok(all)
+    }
+}
+
+/// Which channels a grant is about. Unlike the patterns of a namespace, a prefix ends in a colon
+/// and does not match the bare prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    /// `*`
+    All,
+    /// `chat:*`, kept as `chat:`: every longer name that begins so, however many segments deep.
+    Below(Box<str>),
+    /// A name without a star.
+    Exact(Box<str>),
+}
+
+impl Pattern {
+    fn matches(&self, channel: &str) -> bool {
+        match self {
+            Pattern::All => true,
+            Pattern::Below(prefix) => {
+                channel.len() > prefix.len() && channel.starts_with(&**prefix)
+            }
+            Pattern::Exact(name) => channel == &**name,
+        }
+    }
+
+    /// Does this match every channel that `other` matches?
+    fn covers(&self, other: &Pattern) -> bool {
+        match (self, other) {
+            (Pattern::All, _) => true,
+            (_, Pattern::All) => false,
+            (Pattern::Below(prefix), Pattern::Below(narrower)) => narrower.starts_with(&**prefix),
+            (Pattern::Exact(_), Pattern::Below(_)) => false,
+            (_, Pattern::Exact(name)) => self.matches(name),
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "*" {
+            return Ok(Pattern::All);
+        }
+        let prefix = text.strip_suffix('*').unwrap_or(text);
+        if text.is_empty() || prefix.contains('*') || prefix.len() > CHANNEL_NAME_BYTES_MAX {
+            return Err("expected `*`, a channel name or `prefix:*`");
+        }
+        match (prefix.len() < text.len(), prefix.ends_with(':') && prefix.len() > 1) {
+            (false, _) => Ok(Pattern::Exact(text.into())),
+            (true, true) => Ok(Pattern::Below(prefix.into())),
+            (true, false) => Err("a star may only stand alone or after a colon, as in `prefix:*`"),
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::All => f.write_str("*"),
+            Pattern::Below(prefix) => write!(f, "{prefix}*"),
+            Pattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Grant {
+    pattern: Pattern,
+    operations: Operations,
+}
+
+/// A map from channel pattern to operations; what it allows is the union of all entries that
+/// match. Patterns: `*`, an exact name, or `prefix:*`. Read from a JSON object or from a JSON
+/// string that contains one (the form in tokens, `protocols/foony.md` section 4); written as an
+/// object, patterns in the order in which they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capability {
+    grants: Vec<Grant>,
+}
+
+impl Capability {
+    /// Everything, everywhere: `{"*":["*"]}`.
+    pub fn all() -> Self {
+        Capability { grants: vec![Grant { pattern: Pattern::All, operations: Operations::ALL }] }
+    }
+
+    /// May this be done on this channel?
+    ///
+    /// # Errors
+    /// [`Denied`] says whether the channel or the operation is missing.
+    pub fn allows(&self, channel: &str, operation: Operation) -> Result<(), Denied> {
+        let mut denied = Denied::NoPattern;
+        for grant in self.grants.iter().filter(|grant| grant.pattern.matches(channel)) {
+            if grant.operations.includes(Operations::of(operation)) {
+                return Ok(());
+            }
+            denied = Denied::NotThisOperation;
+        }
+        Err(denied)
+    }
+
+    /// Is everything that `other` grants granted here too? Each operation of each pattern must be
+    /// covered by one pattern here; patterns are never put together from parts.
+    pub fn covers(&self, other: &Capability) -> bool {
+        other.grants.iter().all(|grant| {
+            let granted = self
+                .grants
+                .iter()
+                .filter(|own| own.pattern.covers(&grant.pattern))
+                .fold(Operations::NONE, |all, own| all.union(own.operations));
+            granted.includes(grant.operations)
+        })
+    }
+
+    fn grant(&mut self, pattern: Pattern, operations: Operations) {
+        match self.grants.iter_mut().find(|grant| grant.pattern == pattern) {
+            Some(grant) => grant.operations = grant.operations.union(operations),
+            None => self.grants.push(Grant { pattern, operations }),
+        }
+    }
+}
+
+/// Reads the JSON text of a capability object.
+impl FromStr for Capability {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let capability = json.deserialize_map(ObjectForm)?;
+        json.end()?;
+        Ok(capability)
+    }
+}
+
+/// The JSON object, as text.
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Capability {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.grants.len()))?;
+        for grant in &self.grants {
+            map.serialize_entry(&grant.pattern.to_string(), &grant.operations.words())?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Capability {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyForm)
+    }
+}
+
+/// Accepts the object only: the inside of a string form is not a string again.
+struct ObjectForm;
+
+impl<'de> Visitor<'de> for ObjectForm {
+    type Value = Capability;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object from channel pattern to a list of operations")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut capability = Capability::default();
+        while let Some((text, operations)) = map.next_entry::<String, Operations>()? {
+            if capability.grants.len() == CAPABILITY_PATTERNS_MAX {
+                return Err(de::Error::custom("too many patterns in one capability"));
+            }
+            let pattern = text.parse().map_err(|why| {
+                de::Error::custom(format_args!("invalid channel pattern `{text}`: {why}"))
+            })?;
+            capability.grant(pattern, operations);
+        }
+        Ok(capability)
+    }
+}
+
+struct AnyForm;
+
+impl<'de> Visitor<'de> for AnyForm {
+    type Value = Capability;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ObjectForm.expecting(f)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ObjectForm.visit_map(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capability(text: &str) -> Capability {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_prefix_matches_any_depth_below_it_and_nothing_else() {
+        let cap = capability(r#"{"tenant:o:*":["publish"]}"#);
+        for (channel, allowed) in [
+            ("tenant:o:b", true),
+            ("tenant:o:b:presence:users", true),
+            ("tenant:o::", true),
+            ("tenant:o:", false),
+            ("tenant:o", false),
+            ("tenant:ox", false),
+            ("tenant:p:b", false),
+            ("xtenant:o:b", false),
+            ("", false),
+        ] {
+            assert_eq!(cap.allows(channel, Operation::Publish).is_ok(), allowed, "{channel}");
+        }
+    }
+
+    #[test]
+    fn denial_tells_a_missing_channel_from_a_missing_operation() {
+        let cap = capability(r#"{"chat:*":["subscribe"],"chat:a":["publish"]}"#);
+        assert_eq!(cap.allows("chat:a", Operation::Subscribe), Ok(()));
+        assert_eq!(cap.allows("chat:a", Operation::Publish), Ok(()));
+        assert_eq!(cap.allows("chat:b", Operation::Publish), Err(Denied::NotThisOperation));
+        assert_eq!(cap.allows("game", Operation::Publish), Err(Denied::NoPattern));
+        assert_eq!(Capability::default().allows("a", Operation::History), Err(Denied::NoPattern));
+    }
+
+    #[test]
+    fn every_pattern_operation_and_credential_answers_as_the_table_says() {
+        let patterns = [("*", "x"), ("a:*", "a:x"), ("a:x", "a:x")];
+        for (pattern, channel) in patterns {
+            for granted in Operation::ALL {
+                let cap = capability(&format!(r#"{{"{pattern}":["{}"]}}"#, granted.as_str()));
+                for wanted in Operation::ALL {
+                    let expected =
+                        if wanted == granted { Ok(()) } else { Err(Denied::NotThisOperation) };
+                    assert_eq!(cap.allows(channel, wanted), expected, "{cap} {wanted:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn covers_is_a_subset_test_over_patterns_and_operations() {
+        let cases = [
+            (r#"{"*":["*"]}"#, r#"{"a:*":["publish"],"b":["*"]}"#, true),
+            (r#"{"*":["*"]}"#, r#"{}"#, true),
+            (r#"{}"#, r#"{"a":["publish"]}"#, false),
+            (r#"{}"#, r#"{"a":[]}"#, true),
+            (r#"{"a:*":["*"]}"#, r#"{"a:b:*":["*"]}"#, true),
+            (r#"{"a:*":["*"]}"#, r#"{"a:*":["*"]}"#, true),
+            (r#"{"a:*":["*"]}"#, r#"{"a:":["*"]}"#, false),
+            (r#"{"a:*":["*"]}"#, r#"{"a":["*"]}"#, false),
+            (r#"{"a:b:*":["*"]}"#, r#"{"a:*":["*"]}"#, false),
+            (r#"{"a:*":["*"]}"#, r#"{"*":["*"]}"#, false),
+            (r#"{"a":["*"]}"#, r#"{"a:*":["publish"]}"#, false),
+            (r#"{"a:*":["publish"]}"#, r#"{"a:b":["subscribe"]}"#, false),
+            (r#"{"a:*":["publish"],"*":["history"]}"#, r#"{"a:b":["publish","history"]}"#, true),
+            (r#"{"*":["subscribe","publish","presence","history"]}"#, r#"{"*":["*"]}"#, true),
+        ];
+        for (wide, narrow, expected) in cases {
+            let covered = capability(wide).covers(&capability(narrow));
+            assert_eq!(covered, expected, "{wide} covers {narrow}");
+        }
+    }
+
+    #[test]
+    fn an_object_and_a_string_mean_the_same() {
+        let object = r#"{"chat:*":["subscribe","publish"]}"#;
+        let string = serde_json::to_string(object).unwrap();
+        let from_object: Capability = serde_json::from_str(object).unwrap();
+        assert_eq!(from_object, serde_json::from_str(&string).unwrap());
+        assert_eq!(from_object.to_string(), object);
+        let twice = serde_json::to_string(&string).unwrap();
+        assert!(serde_json::from_str::<Capability>(&twice).is_err(), "a string in a string");
+    }
+
+    #[test]
+    fn a_repeated_pattern_is_the_union_of_its_entries() {
+        let cap = capability(r#"{"a":["publish"],"a":["history"]}"#);
+        assert_eq!(cap, capability(r#"{"a":["publish","history"]}"#));
+    }
+
+    #[test]
+    fn what_is_not_a_capability_is_refused() {
+        for text in [
+            r#"{"*":["fly"]}"#,
+            r#"{"*":"*"}"#,
+            r#"{"a*":["*"]}"#,
+            r#"{"a:*:b":["*"]}"#,
+            r#"{"**":["*"]}"#,
+            r#"{":*":["*"]}"#,
+            r#"{"":["*"]}"#,
+            r#"["*"]"#,
+            r#"{"*":["*"]} {}"#,
+            "null",
+            "",
+        ] {
+            assert!(text.parse::<Capability>().is_err(), "{text}");
+        }
+        let entries: Vec<_> = (0..300).map(|i| format!(r#""c{i}":["*"]"#)).collect();
+        assert!(format!("{{{}}}", entries.join(",")).parse::<Capability>().is_err());
+    }
+}

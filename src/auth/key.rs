@@ -1,0 +1,269 @@
+//! One configured key: its name, what proves possession of it, and what it allows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+use super::keyring::Identity;
+use super::{Capability, CredentialError, KeyError};
+use crate::limits::USER_ID_BYTES_MAX;
+
+/// Longest name of a key in bytes. A longer one in the configuration is refused at start-up.
+const KEY_NAME_BYTES_MAX: usize = 128;
+
+/// Longest secret in bytes. Comparisons always look at this many, so that their time tells nothing
+/// about a secret's length. A longer secret in the configuration is refused at start-up.
+pub(super) const SECRET_BYTES_MAX: usize = 256;
+
+/// `app.keyId`, as in `demo.kid_main`. The app is what comes before the first dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName {
+    text: Arc<str>,
+    app: Arc<str>,
+}
+
+impl KeyName {
+    /// # Errors
+    /// [`KeyError::Name`] unless both parts are there. A colon is refused because the text form of
+    /// a key is split at its first one.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        match text.split_once('.') {
+            Some((app, id))
+                if !app.is_empty()
+                    && !id.is_empty()
+                    && !text.contains(':')
+                    && text.len() <= KEY_NAME_BYTES_MAX =>
+            {
+                Ok(KeyName { text: text.into(), app: app.into() })
+            }
+            _ => Err(KeyError::Name(text.to_owned())),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Bytes that prove possession of a key. Never shown.
+#[derive(Clone)]
+pub(super) struct Secret(Box<[u8]>);
+
+impl Secret {
+    fn new(text: &str) -> Result<Self, KeyError> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() || bytes.len() > SECRET_BYTES_MAX {
+            return Err(KeyError::Secret);
+        }
+        Ok(Secret(bytes.into()))
+    }
+
+    /// A secret for names that have none: comparing with it costs what any comparison costs.
+    pub(super) fn decoy() -> Self {
+        Secret([0; SECRET_BYTES_MAX].into())
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Takes the same time whatever the secret and the candidate contain.
+    pub(super) fn matches(&self, candidate: &str) -> bool {
+        let same_length = self.0.len().ct_eq(&candidate.len());
+        let same_bytes = padded(&self.0).ct_eq(&padded(candidate.as_bytes()));
+        (same_length & same_bytes).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The first [`SECRET_BYTES_MAX`] bytes, filled up with zeros.
+fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
+    let mut buffer = [0; SECRET_BYTES_MAX];
+    let kept = bytes.len().min(SECRET_BYTES_MAX);
+    buffer[..kept].copy_from_slice(&bytes[..kept]);
+    buffer
+}
+
+/// Signatures by somebody else's private key (RFC 7518 section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignatureAlgorithm {
+    Rs256,
+    Es256,
+}
+
+impl fmt::Display for SignatureAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SignatureAlgorithm::Rs256 => "RS256",
+            SignatureAlgorithm::Es256 => "ES256",
+        })
+    }
+}
+
+/// What a key is made of. It alone decides which algorithm its tokens may have.
+#[derive(Clone)]
+pub enum Material {
+    /// A shared secret, used as its UTF-8 bytes. The only material that can mint tokens and that a
+    /// client may present as it is.
+    Hs256(String),
+    /// One public key, PEM.
+    PublicKey { algorithm: SignatureAlgorithm, pem: String },
+    /// The public keys of an issuer, the JSON text of an RFC 7517 set. A token's `kid` selects one
+    /// of them; `algorithm`, when given, is the only one that is used.
+    Jwks { json: String, algorithm: Option<SignatureAlgorithm> },
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Material::Hs256(_) => "Hs256(..)",
+            Material::PublicKey { .. } => "PublicKey(..)",
+            Material::Jwks { .. } => "Jwks(..)",
+        })
+    }
+}
+
+/// What tokens of a key must say besides its name. A token with an `aud` is refused unless that
+/// audience is configured (RFC 7519 section 4.1.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRules {
+    /// The `iss` that tokens must have; `None` accepts any and none.
+    pub issuer: Option<String>,
+    /// The `aud` that tokens must have or include.
+    pub audience: Option<String>,
+}
+
+/// A key that clients may use, or whose tokens they may use.
+#[derive(Clone, Debug)]
+pub struct Key {
+    name: KeyName,
+    material: Material,
+    secret: Option<Secret>,
+    capability: Arc<Capability>,
+    rules: TokenRules,
+}
+
+impl Key {
+    /// # Errors
+    /// When the name or a secret is not legal. Public keys are read by
+    /// [`Keyring::new`](super::Keyring::new).
+    pub fn new(name: &str, material: Material, capability: Capability) -> Result<Self, KeyError> {
+        let secret = match &material {
+            Material::Hs256(text) => Some(Secret::new(text)?),
+            Material::PublicKey { .. } | Material::Jwks { .. } => None,
+        };
+        Ok(Key {
+            name: KeyName::parse(name)?,
+            material,
+            secret,
+            capability: Arc::new(capability),
+            rules: TokenRules::default(),
+        })
+    }
+
+    /// Reads `app.keyId:secret`, split at the first colon.
+    ///
+    /// # Errors
+    /// When there is no colon, or the name or the secret is not legal.
+    pub fn from_text(text: &str, capability: Capability) -> Result<Self, KeyError> {
+        let (name, secret) = text.split_once(':').ok_or(KeyError::Secret)?;
+        Key::new(name, Material::Hs256(secret.to_owned()), capability)
+    }
+
+    pub fn with_rules(self, rules: TokenRules) -> Self {
+        Key { rules, ..self }
+    }
+
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    pub fn app(&self) -> &Arc<str> {
+        &self.name.app
+    }
+
+    pub fn capability(&self) -> &Arc<Capability> {
+        &self.capability
+    }
+
+    pub(super) fn material(&self) -> &Material {
+        &self.material
+    }
+
+    pub(super) fn secret(&self) -> Option<&Secret> {
+        self.secret.as_ref()
+    }
+
+    pub(super) fn rules(&self) -> &TokenRules {
+        &self.rules
+    }
+
+    /// The identity of a client that presented the key itself, with the user id that it chose or
+    /// that the server chose for it. It does not expire.
+    ///
+    /// # Errors
+    /// [`CredentialError::Subject`] for a user id that is empty or too long.
+    pub fn identity(&self, user: &str) -> Result<Identity, CredentialError> {
+        Ok(Identity {
+            app: Arc::clone(&self.name.app),
+            user: user_id(user)?,
+            key_name: Arc::clone(&self.name.text),
+            capability: Arc::clone(&self.capability),
+            expires_at_wall_ms: None,
+        })
+    }
+}
+
+/// The one rule for user ids: 1 to [`USER_ID_BYTES_MAX`] bytes.
+pub(super) fn user_id(text: &str) -> Result<Arc<str>, CredentialError> {
+    if text.is_empty() || text.len() > USER_ID_BYTES_MAX {
+        return Err(CredentialError::Subject);
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_name_has_two_parts_and_no_colon() {
+        assert_eq!(&*KeyName::parse("demo.kid_main").unwrap().app, "demo");
+        assert_eq!(&*KeyName::parse("a.b.c").unwrap().app, "a");
+        let long = format!("a.{}", "k".repeat(127));
+        for text in ["", "demo", ".kid", "demo.", ".", "a.b:c", &long] {
+            assert_eq!(KeyName::parse(text), Err(KeyError::Name(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_secret_matches_itself_only() {
+        let secret = Secret::new("sk_é").unwrap();
+        assert!(secret.matches("sk_é"));
+        for candidate in ["", "sk_e", "sk_é ", "sk_é\0", "sk_", &"x".repeat(300)] {
+            assert!(!secret.matches(candidate), "{candidate:?}");
+        }
+        assert!(!Secret::new(&"x".repeat(256)).unwrap().matches(&"x".repeat(257)));
+        assert!(Secret::new("").is_err() && Secret::new(&"x".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn nothing_printed_for_debugging_contains_a_secret() {
+        let key = Key::from_text("demo.kid:hunter2", Capability::all()).unwrap();
+        assert!(!format!("{key:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_text_of_a_key_is_split_at_the_first_colon() {
+        let key = Key::from_text("demo.kid:a:b", Capability::all()).unwrap();
+        assert_eq!((key.name(), &**key.app()), ("demo.kid", "demo"));
+        assert_eq!(key.secret().unwrap().as_bytes(), b"a:b");
+        assert!(Key::from_text("demo.kid", Capability::all()).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! All keys, and the decision whether a credential names a user.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jsonwebtoken::decode_header;
+
+use super::key::{SECRET_BYTES_MAX, Secret};
+use super::verifier::{Claims, Verifier};
+use super::{Capability, CredentialError, Key, KeyError};
+
+/// Longest token in bytes. A longer one is refused before anything of it is read.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// A user whom a credential names, and what that user may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub app: Arc<str>,
+    pub user: Arc<str>,
+    pub key_name: Arc<str>,
+    pub capability: Arc<Capability>,
+    /// Milliseconds since the Unix epoch from which the identity is void; `None` for a client that
+    /// presented a key.
+    pub expires_at_wall_ms: Option<u64>,
+}
+
+/// The configured keys. Immutable; shards share one.
+pub struct Keyring {
+    /// In the order of the configuration.
+    keys: Vec<Key>,
+    /// By the `kid` that tokens name: a key's name, or an id in its JWK set.
+    verifiers: HashMap<String, Verifier>,
+    decoy: Secret,
+}
+
+impl Keyring {
+    /// # Errors
+    /// The name of the key that cannot be used, and why.
+    pub fn new(keys: Vec<Key>) -> Result<Self, (String, KeyError)> {
+        let mut ring =
+            Keyring { keys: Vec::new(), verifiers: HashMap::new(), decoy: Secret::decoy() };
+        for key in keys {
+            let name = key.name().to_owned();
+            ring.add(key).map_err(|error| (name, error))?;
+        }
+        Ok(ring)
+    }
+
+    fn add(&mut self, key: Key) -> Result<(), KeyError> {
+        if self.key(key.name()).is_some() {
+            return Err(KeyError::Duplicate(key.name().to_owned()));
+        }
+        for (kid, verifier) in Verifier::of_key(self.keys.len(), &key)? {
+            if self.verifiers.contains_key(&kid) {
+                return Err(KeyError::Duplicate(kid));
+            }
+            self.verifiers.insert(kid, verifier);
+        }
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// The keys in the order of the configuration.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// The key of that name.
+    pub fn key(&self, name: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.name() == name)
+    }
+
+    /// Checks a bearer token (a compact JWS, RFC 7515) at the moment `now_wall_ms`, milliseconds
+    /// since the Unix epoch. Its `kid` names the key, and the key fixes the one algorithm that the
+    /// token may have. Tokens without `exp` are refused.
+    ///
+    /// # Errors
+    /// [`CredentialError`]; the first thing found wrong, the signature before the claims.
+    pub fn verify_token(&self, token: &str, now_wall_ms: u64) -> Result<Identity, CredentialError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(CredentialError::TooLong);
+        }
+        let header = decode_header(token).map_err(|_| CredentialError::Malformed)?;
+        if header.crit.is_some() {
+            // RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+            return Err(CredentialError::Malformed);
+        }
+        let kid = header.kid.ok_or(CredentialError::MissingKeyId)?;
+        let verifier = self.verifiers.get(&kid).ok_or(CredentialError::UnknownKey)?;
+        admit(&self.keys[verifier.key], verifier.verify(token)?, now_wall_ms)
+    }
+
+    /// Checks a key in its text form `app.keyId:secret`, split at the first colon. An unknown name
+    /// costs the same comparison as a wrong secret. [`Key::identity`] makes the identity.
+    ///
+    /// # Errors
+    /// [`CredentialError`]; keys without a secret cannot be presented.
+    pub fn verify_key(&self, text: &str) -> Result<&Key, CredentialError> {
+        let (name, candidate) = text.split_once(':').ok_or(CredentialError::Malformed)?;
+        if candidate.len() > SECRET_BYTES_MAX {
+            return Err(CredentialError::TooLong);
+        }
+        let key = self.key(name);
+        let secret = key.and_then(Key::secret);
+        let equal = secret.unwrap_or(&self.decoy).matches(candidate);
+        match (key, secret) {
+            (Some(key), Some(_)) if equal => Ok(key),
+            (Some(_), _) => Err(CredentialError::Signature),
+            (None, _) => Err(CredentialError::UnknownKey),
+        }
+    }
+}
+
+/// Names and counts only.
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(Key::name)).finish()
+    }
+}
+
+/// Turns verified claims into an identity: times, user id, and a capability within the key's.
+fn admit(key: &Key, claims: Claims, now_wall_ms: u64) -> Result<Identity, CredentialError> {
+    let expires_at_wall_ms = Some(claims.expiry(now_wall_ms)?);
+    let owner = key.identity(claims.sub.as_deref().unwrap_or_default())?;
+    match claims.cap {
+        None => Ok(Identity { expires_at_wall_ms, ..owner }),
+        Some(asked) if key.capability().covers(&asked) => {
+            Ok(Identity { capability: Arc::new(asked), expires_at_wall_ms, ..owner })
+        }
+        Some(_) => Err(CredentialError::ExceedsKey),
+    }
+}

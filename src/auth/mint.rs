@@ -1,0 +1,75 @@
+//! Makes bearer tokens, byte for byte as the Foony SDK makes them.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::key::user_id;
+use super::{Capability, Key};
+
+/// Life of a token when nothing else is asked for, milliseconds (`protocols/foony.md` section 4).
+pub const TOKEN_TTL_MS_DEFAULT: u64 = 3_600_000;
+
+/// Why no token is made: the server would refuse it, or the key cannot sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MintError {
+    #[error("the key has no secret; tokens for it are made by whoever holds its private key")]
+    NoSecret,
+    #[error("the user id must have 1 to 255 bytes")]
+    Subject,
+    #[error("the capability grants more than the key's own")]
+    ExceedsKey,
+    #[error("the signature could not be made")]
+    Signature,
+}
+
+/// The order of the fields is that of the SDK.
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'static str,
+    typ: &'static str,
+    kid: &'a str,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    cap: String,
+    iat: u64,
+    exp: u64,
+}
+
+/// An HS256 token for the user `sub`, valid from `now_wall_ms` (milliseconds since the Unix epoch)
+/// for `ttl_ms`, rounded up to whole seconds.
+///
+/// # Errors
+/// [`MintError`]
+pub fn mint(
+    key: &Key,
+    sub: &str,
+    capability: &Capability,
+    now_wall_ms: u64,
+    ttl_ms: u64,
+) -> Result<String, MintError> {
+    let secret = key.secret().ok_or(MintError::NoSecret)?;
+    user_id(sub).map_err(|_| MintError::Subject)?;
+    if !key.capability().covers(capability) {
+        return Err(MintError::ExceedsKey);
+    }
+    let iat = now_wall_ms / 1000;
+    let exp = iat.saturating_add(ttl_ms.div_ceil(1000));
+    let header = part(&Header { alg: "HS256", typ: "JWT", kid: key.name() })?;
+    let claims = part(&Claims { sub, cap: capability.to_string(), iat, exp })?;
+    let message = format!("{header}.{claims}");
+    let signing = EncodingKey::from_secret(secret.as_bytes());
+    let signature = crypto::sign(message.as_bytes(), &signing, Algorithm::HS256)
+        .map_err(|_| MintError::Signature)?;
+    Ok(format!("{message}.{signature}"))
+}
+
+fn part(value: &impl Serialize) -> Result<String, MintError> {
+    let json = serde_json::to_vec(value).map_err(|_| MintError::Signature)?;
+    Ok(URL_SAFE_NO_PAD.encode(json))
+}

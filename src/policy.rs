@@ -1,0 +1,222 @@
+//! How the channels of a namespace behave: values only, chosen by channel name.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::CHANNEL_NAME_BYTES_MAX;
+
+/// What counts as a sign of life of a member (`protocols/nodedb.md` section 9, decision 12).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Heartbeat {
+    /// Any valid frame of the member's session.
+    #[default]
+    #[serde(rename = "any")]
+    AnyFrame,
+    /// Only an update of its presence, the stricter rule of the original server.
+    #[serde(rename = "update")]
+    Update,
+}
+
+/// Does somebody who joins receive the present set?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotOnJoin {
+    #[default]
+    Send,
+    Withhold,
+}
+
+/// Where the messages of a channel are kept, and therefore what an acknowledgement means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Not kept: live delivery only.
+    None,
+    /// Kept in memory; a restart forgets them.
+    #[default]
+    Memory,
+    /// Acknowledged after they are on disk.
+    Disk,
+}
+
+/// What happens to a receiver whose send queue is full of what cannot be conflated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlowConsumer {
+    /// Messages are dropped, and the gap is visible to it.
+    #[default]
+    Gap,
+    /// Its connection is closed as slow.
+    Close,
+}
+
+/// How one channel behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Time without a heartbeat after which a member leaves, milliseconds.
+    pub presence_ttl_ms: u64,
+    /// Time after an abrupt loss in which a member may come back unnoticed, milliseconds. A clean
+    /// close has none.
+    pub presence_grace_ms: u64,
+    /// At most one presence frame per channel in this time, milliseconds; 0 sends at once.
+    pub presence_interval_ms: u64,
+    pub heartbeat: Heartbeat,
+    pub snapshot_on_join: SnapshotOnJoin,
+    /// Messages kept for history and for those who resume; older ones are forgotten first.
+    pub history_messages: u32,
+    /// Age at which a message is forgotten, seconds.
+    pub history_age_s: u64,
+    /// Bytes of messages kept; older ones are forgotten first.
+    pub history_bytes: u64,
+    pub durability: Durability,
+    pub slow_consumer: SlowConsumer,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            presence_ttl_ms: 30_000,
+            presence_grace_ms: 5_000,
+            presence_interval_ms: 0,
+            heartbeat: Heartbeat::default(),
+            snapshot_on_join: SnapshotOnJoin::default(),
+            history_messages: 100,
+            history_age_s: 86_400,
+            history_bytes: 1024 * 1024,
+            durability: Durability::default(),
+            slow_consumer: SlowConsumer::default(),
+        }
+    }
+}
+
+/// Text that is no namespace pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected `*`, a channel name or a prefix that ends in `*`, at most 255 bytes")]
+pub struct PatternError;
+
+/// Which channels a namespace holds: `*`, a name, or a prefix before a final star. `chat*` holds
+/// `chat` too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    Prefix(Box<str>),
+    Exact(Box<str>),
+}
+
+impl Pattern {
+    pub fn matches(&self, channel: &str) -> bool {
+        match self {
+            Pattern::Prefix(prefix) => channel.starts_with(&**prefix),
+            Pattern::Exact(name) => channel == &**name,
+        }
+    }
+
+    /// Does this match every channel that `other` matches?
+    pub fn covers(&self, other: &Pattern) -> bool {
+        match (self, other) {
+            (Pattern::Exact(_), Pattern::Prefix(_)) => false,
+            (_, Pattern::Prefix(text) | Pattern::Exact(text)) => self.matches(text),
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let prefix = text.strip_suffix('*');
+        let name = prefix.unwrap_or(text);
+        if text.is_empty() || name.contains('*') || name.len() > CHANNEL_NAME_BYTES_MAX {
+            return Err(PatternError);
+        }
+        Ok(match prefix {
+            Some(prefix) => Pattern::Prefix(prefix.into()),
+            None => Pattern::Exact(text.into()),
+        })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
+            Pattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The namespaces in the order of the configuration, and what holds for all other channels.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    pub rules: Vec<(Pattern, Arc<Policy>)>,
+    pub default: Arc<Policy>,
+}
+
+impl Policies {
+    /// The policy of the first namespace that holds the channel.
+    pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
+        self.rule_for(channel).map_or(&self.default, |rule| &self.rules[rule].1)
+    }
+
+    /// Position of that namespace; `None` when the default applies.
+    pub fn rule_for(&self, channel: &str) -> Option<usize> {
+        self.rules.iter().position(|(pattern, _)| pattern.matches(channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_all_one_or_a_prefix() {
+        for (pattern, channel, expected) in [
+            ("*", "anything", true),
+            ("chat:*", "chat:a:b", true),
+            ("chat:*", "chat", false),
+            ("chat*", "chat", true),
+            ("chat*", "chatter", true),
+            ("chat", "chat", true),
+            ("chat", "chat:a", false),
+        ] {
+            let parsed: Pattern = pattern.parse().unwrap();
+            assert_eq!(parsed.matches(channel), expected, "{pattern} {channel}");
+            assert_eq!(parsed.to_string(), pattern);
+        }
+        for text in ["", "**", "a*b", "*a"] {
+            assert_eq!(text.parse::<Pattern>(), Err(PatternError), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_would_hide() {
+        for (wide, narrow, expected) in [
+            ("*", "chat:*", true),
+            ("*", "*", true),
+            ("chat*", "chat:*", true),
+            ("chat*", "chat", true),
+            ("chat:*", "chat*", false),
+            ("chat", "chat*", false),
+            ("chat", "chat", true),
+            ("chat", "game", false),
+        ] {
+            let covers =
+                |a: &str, b: &str| a.parse::<Pattern>().unwrap().covers(&b.parse().unwrap());
+            assert_eq!(covers(wide, narrow), expected, "{wide} {narrow}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let ttl = |presence_ttl_ms| Arc::new(Policy { presence_ttl_ms, ..Policy::default() });
+        let policies = Policies {
+            rules: vec![("chat:vip".parse().unwrap(), ttl(1)), ("chat:*".parse().unwrap(), ttl(2))],
+            default: ttl(3),
+        };
+        for (channel, expected) in [("chat:vip", 1), ("chat:other", 2), ("game", 3)] {
+            assert_eq!(policies.for_channel(channel).presence_ttl_ms, expected, "{channel}");
+        }
+    }
+}
