@@ -1,7 +1,7 @@
 //! Everything that is not presence, with the document relay off: always an answer, never a loss
 //! (sections 8.3 and 9.5).
 
-use headcount_blackbox::{Server, SyncClient, user};
+use headcount_blackbox::{DEADLINE, Generation, Received, Server, SyncClient, user};
 use nodedb_types::sync::shape::{ShapeDefinition, ShapeType};
 use nodedb_types::sync::wire::{
     AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsDeleteAckMsg,
@@ -90,6 +90,28 @@ async fn a_document_delta_is_acked_as_rejected_and_never_answered_with_a_delta_r
         assert!(is_rejected(&ack.status), "{ack:?}");
     }
     client.expect_alive().await;
+}
+
+#[tokio::test]
+async fn a_delta_of_a_generation_without_refusals_ends_its_session_with_a_reason() {
+    use nodedb_types_03::sync::wire as old;
+    let server = Server::start();
+    let mut client = server.login(&user("alice").speaking(Generation::V03).lite(LITE)).await;
+    let push = old::DeltaPushMsg {
+        collection: "notes".into(),
+        document_id: "n1".into(),
+        delta: b"loro".to_vec(),
+        peer_id: 7,
+        mutation_id: 1,
+        checksum: 0,
+        device_valid_time_ms: None,
+    };
+    let frame = old::SyncFrame::new_msgpack(old::SyncMessageType::DeltaPush, &push);
+    client.send(&frame.expect("encodes").to_bytes()).await;
+    match client.receive(DEADLINE).await {
+        Received::Closed { code: Some(_), reason } => assert!(!reason.is_empty()),
+        other => panic!("expected a Close with a reason, got {other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -312,7 +334,7 @@ async fn frames_that_need_no_answer_get_none() {
     let (_server, mut client) = lite().await;
     let throttle = ThrottleMsg { throttle: true, queue_depth: 9, suggested_rate: 100 };
     send!(client, Type::Throttle, throttle);
-    client.send(&headcount_blackbox::Generation::V06.broadcast("doc:1", &[])).await;
+    client.send(&Generation::V06.broadcast("doc:1", &[])).await;
     client.expect_alive().await;
 }
 

@@ -82,9 +82,12 @@ async fn large_sets_have_the_bytes_of_each_generations_encoder() {
     }
 }
 
+/// The setting that makes a server answer 10-byte greetings in the layout of 0.4.
+const ACK_OF_0_4: (&str, &str) = ("sync.ack_generation", "\"0.4\"");
+
 #[tokio::test]
 async fn a_server_configured_for_0_4_sends_acks_that_0_4_can_read() {
-    let server = Config::new().set("sync.ack_generation", "\"0.4\"").start();
+    let server = Config::new().set(ACK_OF_0_4.0, ACK_OF_0_4.1).start();
     let who = user("alice").speaking(Generation::V04).lite("lite-a");
     let mut client = server.connect(&who).await;
     client.send(&who.greeting()).await;
@@ -100,8 +103,8 @@ async fn a_server_configured_for_0_4_sends_acks_that_0_4_can_read() {
 
 #[tokio::test]
 async fn a_tcp_stream_may_arrive_one_byte_at_a_time() {
-    let server = Server::start();
     for generation in [Generation::V06, Generation::V03] {
+        let server = Server::start();
         let mut bob = server.login(&user("bob")).await;
         bob.update("doc:1", &cursor(1)).await;
         bob.expect_alive().await;
