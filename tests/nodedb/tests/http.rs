@@ -1,0 +1,157 @@
+//! The HTTP edge: upgrades good and bad, and the admin address.
+
+use headcount_blackbox::raw::{self, RawConnection, get, request};
+use headcount_blackbox::{Generation, Message, Server, user};
+
+#[tokio::test]
+async fn a_good_upgrade_is_accepted_with_the_key_of_the_rfc() {
+    let server = Server::start();
+    let mut connection = RawConnection::open(server.http).await;
+    connection.send(raw::UPGRADE.as_bytes()).await;
+    let head = connection.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let lower = head.to_ascii_lowercase();
+    let accept = format!("sec-websocket-accept: {}", raw::UPGRADE_ACCEPT.to_ascii_lowercase());
+    assert!(lower.contains(&accept), "{head}");
+    assert!(lower.contains("upgrade: websocket"), "{head}");
+    assert!(lower.contains("connection: upgrade"), "{head}");
+    assert!(!lower.contains("sec-websocket-extensions"), "none was asked for: {head}");
+}
+
+#[tokio::test]
+async fn an_upgrade_may_arrive_one_byte_at_a_time() {
+    let server = Server::start();
+    let mut connection = RawConnection::open(server.http).await;
+    connection.send_slowly(raw::UPGRADE.as_bytes()).await;
+    let head = connection.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    connection.send_slowly(&raw::masked(raw::FINAL_BINARY, &user("alice").greeting())).await;
+    expect_ack(&mut connection).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_and_the_first_frames_may_arrive_together() {
+    let server = Server::start();
+    let mut connection = RawConnection::open(server.http).await;
+    let greeting = raw::masked(raw::FINAL_BINARY, &user("alice").greeting());
+    let ping = raw::masked(raw::FINAL_BINARY, &Generation::V06.ping(5));
+    connection.send(&[raw::UPGRADE.as_bytes(), &greeting, &ping].concat()).await;
+    connection.read_head().await;
+    expect_ack(&mut connection).await;
+    let (_, frame) = connection.read_frame().await;
+    let pong = Message::Ping { timestamp_ms: 5, is_pong: true };
+    assert_eq!(Generation::V06.decode(&frame), Some(pong));
+}
+
+async fn expect_ack(connection: &mut RawConnection) {
+    let (opcode, frame) = connection.read_frame().await;
+    assert_eq!(opcode, raw::FINAL_BINARY);
+    let message = Generation::V06.decode(&frame);
+    assert!(matches!(&message, Some(Message::HandshakeAck(ack)) if ack.success), "{message:?}");
+}
+
+#[tokio::test]
+async fn header_names_and_tokens_are_read_in_any_case() {
+    let server = Server::start();
+    let head = "GET /sync HTTP/1.1\r\nhOST: x\r\nCONNECTION: keep-alive, UPGRADE\r\n\
+        UPGRADE: WebSocket\r\nsec-websocket-VERSION: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut connection = RawConnection::open(server.http).await;
+    connection.send(head.as_bytes()).await;
+    assert!(connection.read_head().await.starts_with("HTTP/1.1 101 "));
+}
+
+#[tokio::test]
+async fn the_page_at_the_root_is_served() {
+    let server = Server::start();
+    let response = get(server.http, "/").await;
+    assert_eq!(response.status, 200, "{}", response.text);
+    assert!(response.text.to_ascii_lowercase().contains("headcount"), "{}", response.text);
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_404() {
+    let server = Server::start();
+    assert_eq!(get(server.http, "/no/such/path").await.status, 404);
+    assert_eq!(get(server.admin, "/no/such/path").await.status, 404);
+}
+
+#[tokio::test]
+async fn incomplete_upgrades_are_400() {
+    let server = Server::start();
+    let good = raw::UPGRADE;
+    let bad = [
+        ("no key", good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "")),
+        ("a short key", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=")),
+        (
+            "a key that is not base64",
+            good.replace("dGhlIHNhbXBsZSBub25jZQ==", "?".repeat(24).as_str()),
+        ),
+        ("no connection token", good.replace("Connection: Upgrade", "Connection: close")),
+    ];
+    for (what, head) in bad {
+        let response = request(server.http, &head).await;
+        assert_eq!(response.status, 400, "{what}: {}", response.text);
+    }
+}
+
+#[tokio::test]
+async fn upgrades_by_another_method_or_http_version_are_refused() {
+    let server = Server::start();
+    for head in [raw::UPGRADE.replace("GET", "POST"), raw::UPGRADE.replace("HTTP/1.1", "HTTP/1.0")]
+    {
+        let response = request(server.http, &head).await;
+        assert!((400..=505).contains(&response.status), "{head}: {}", response.text);
+    }
+}
+
+#[tokio::test]
+async fn another_websocket_version_is_426_and_names_ours() {
+    let server = Server::start();
+    let version = "Sec-WebSocket-Version: ";
+    let head = raw::UPGRADE.replace(&format!("{version}13"), &format!("{version}12"));
+    let response = request(server.http, &head).await;
+    assert_eq!(response.status, 426, "{}", response.text);
+    let lower = response.text.to_ascii_lowercase();
+    assert!(lower.contains("sec-websocket-version: 13"), "{}", response.text);
+}
+
+#[tokio::test]
+async fn oversize_headers_are_431() {
+    let server = Server::start();
+    let long = format!("X-Long: {}\r\n\r\n", "x".repeat(9 * 1024));
+    let many: String = (0..100).map(|number| format!("X-{number}: y\r\n")).collect();
+    for more in [long, many + "\r\n"] {
+        let head = raw::UPGRADE.trim_end().to_owned() + "\r\n" + &more;
+        let response = request(server.http, &head).await;
+        assert_eq!(response.status, 431, "{}", response.text);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_http_is_answered_400_or_ended() {
+    let server = Server::start();
+    let mut connection = RawConnection::open(server.http).await;
+    connection.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").await;
+    connection.expect_end().await;
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_served() {
+    let server = Server::start();
+    for path in ["/healthz", "/readyz"] {
+        let response = get(server.admin, path).await;
+        assert_eq!(response.status, 200, "{path}: {}", response.text);
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_exposition_format() {
+    let server = Server::start();
+    let mut alice = server.login(&user("alice")).await;
+    alice.update("doc:1", b"\x80").await;
+    alice.expect_alive().await;
+    let response = get(server.admin, "/metrics").await;
+    assert_eq!(response.status, 200, "{}", response.text);
+    assert!(response.text.contains("# TYPE headcount_"), "{}", response.text);
+}
