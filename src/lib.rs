@@ -1,7 +1,32 @@
-//! Headcount: presence and realtime channels.
+//! Headcount: who is here, what are they doing, and telling everybody else at once.
+//!
+//! ```text
+//!  bytes in -> wire -> session -> channel -> shard -> mailbox -> shard -> send queue -> bytes out
+//!              \________ pure: no clock, no socket, no thread, no glommio _______/
+//!                                      server: sockets, rings, mailboxes, cores
+//! ```
+//!
+//! Invariants:
+//! - A channel belongs to exactly one shard; only its owner changes it ([`ids::Router`]).
+//! - The core is deterministic: the same inputs give the same effects, byte for byte.
+//! - An event is encoded at most once per feed, whatever the number of subscribers and shards.
+//! - Every queue is bounded, and nothing is dropped without a counter and a reason.
+//!
+//! Code map, in reading order:
+//! - [`ids`], [`limits`], [`error`], [`counters`]: names, bounds, who is at fault, what is counted.
+//! - [`wire`]: bytes <=> messages. [`auth`], [`policy`]: who may do what, how channels behave.
+//! - [`session`]: one connection's protocol state. [`channel`]: one channel's truth.
+//! - [`shard`]: everything one core owns, as a state machine.
+
+#![forbid(unsafe_op_in_unsafe_fn)]
+
 pub mod auth;
+pub mod channel;
+pub mod counters;
 pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod policy;
+pub mod session;
+pub mod shard;
 pub mod wire;

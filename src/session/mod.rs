@@ -78,7 +78,7 @@ pub fn append_message(framing: Framing, out: &mut Vec<u8>, write: impl FnOnce(&m
     write(out);
     if framing == Framing::WebSocket {
         let header = frame_header(Opcode::Binary, out.len() - start);
-        out.splice(start..start, header.as_bytes().iter().copied());
+        out.splice(start..start, header.iter().copied());
     }
 }
 

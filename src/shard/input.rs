@@ -21,6 +21,12 @@ impl Shard {
     /// Takes what arrived on a connection; it may be any part of any number of messages. Messages
     /// are unmasked where they lie.
     pub fn handle_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+        self.assert_drained();
+        self.take_bytes(now, id, bytes);
+        self.drain_local(now);
+    }
+
+    fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         self.counters.bytes_in += bytes.len() as u64;
         connection.alive_ms = now.mono_ms;
@@ -40,7 +46,6 @@ impl Shard {
             unread.drain(..consumed);
             self.restore_unread(id, unread);
         }
-        self.drain_local(now);
     }
 
     /// The peer has sent its last byte.
@@ -76,7 +81,7 @@ impl Shard {
         }
         let mut unread = parcel.unread;
         if !unread.is_empty() {
-            self.handle_bytes(now, id, &mut unread);
+            self.take_bytes(now, id, &mut unread);
         }
         if self.connections.get(id).is_some_and(|connection| !connection.queue.is_empty()) {
             self.mark_connection_dirty(id);

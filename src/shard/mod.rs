@@ -149,11 +149,10 @@ impl Shard {
 
     /// The counts since start, with the gauges of this moment.
     pub fn counters(&self) -> Counters {
-        Counters {
-            connections: self.connections.len() as u64,
-            channels: self.owned.len() as u64,
-            ..self.counters.clone()
-        }
+        let mut counters = self.counters.clone();
+        counters.connections = self.connections.len() as u64;
+        counters.channels = self.owned.len() as u64;
+        counters
     }
 
     /// For what only the shell sees happen.
@@ -164,6 +163,7 @@ impl Shard {
     /// Learns how much room each mailbox has (`rooms`: one entry per shard and the edge) and how many
     /// connections each shard holds, and sends what waited for room.
     pub fn begin_turn(&mut self, now: Now, rooms: &[usize], loads: &[u32]) {
+        self.assert_drained();
         self.counters.turns += 1;
         self.loads.copy_from_slice(loads);
         for (peer, &room) in rooms.iter().enumerate() {
@@ -176,6 +176,7 @@ impl Shard {
 
     /// Tells watchers what this turn changed.
     pub fn end_turn(&mut self, now: Now) {
+        self.assert_drained();
         while !self.dirty_channels.is_empty() {
             self.flush_channels(now);
             self.drain_local(now);
@@ -194,12 +195,14 @@ impl Shard {
 
     /// Takes an envelope from another shard.
     pub fn handle_envelope(&mut self, now: Now, envelope: Envelope) {
+        self.assert_drained();
         self.take_envelope(now, envelope);
         self.drain_local(now);
     }
 
     /// Does what is due. Call when `poll_timeout` says so.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.assert_drained();
         while let Some(timer) = self.timers.pop_due(now.mono_ms) {
             match timer {
                 Timer::Sweep => self.sweep(now),
@@ -318,6 +321,11 @@ impl Shard {
     pub fn handle_fault(&mut self, now: Now, id: ConnId) {
         self.disconnect(now, id, Disconnect::Internal);
         self.drain_local(now);
+    }
+
+    /// One input, then its effects: nothing may get lost or out of order between inputs.
+    fn assert_drained(&self) {
+        debug_assert!(self.outbox.is_drained(), "effects of the last input were not drained");
     }
 
     fn take_envelope(&mut self, now: Now, envelope: Envelope) {

@@ -93,11 +93,6 @@ impl<T: Keyed> ChannelTable<T> {
         self.free.push(slot);
         Some(entry)
     }
-
-    /// All present entries.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.entry.as_deref())
-    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ use crate::channel::{Identity, ResumeKey};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::Now;
+use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
     Handshake, HandshakeAck, PingPong, Throttle, TokenRefreshAck, VectorClockSync,
 };
@@ -52,6 +53,9 @@ use crate::wire::sync::{
 
 /// Entries that a session's vector clock may have; further ones are ignored.
 const CLOCKS_MAX: usize = 1024;
+
+/// Bytes of a name in a vector clock (Lite's have 16); entries with longer ones are ignored.
+const CLOCK_NAME_BYTES_MAX: usize = 128;
 
 /// What an answer says the token's remaining life is when the token does not end (Origin's value).
 const EXPIRES_IN_DEFAULT_S: u64 = 3600;
@@ -299,14 +303,15 @@ impl Session {
     }
 
     fn merge_clocks(&mut self, theirs: &VectorClockSync<'_>, out: &mut Vec<u8>) -> Step<'static> {
-        for (name, &clock) in theirs.clocks.iter() {
-            if let Some(known) = self.clocks.get_mut(*name) {
+        for &(name, clock) in &theirs.clocks.0 {
+            if let Some(known) = self.clocks.get_mut(name) {
                 *known = clock.max(*known);
-            } else if self.clocks.len() < CLOCKS_MAX {
-                self.clocks.insert((*name).into(), clock);
+            } else if self.clocks.len() < CLOCKS_MAX && name.len() <= CLOCK_NAME_BYTES_MAX {
+                self.clocks.insert(name.into(), clock);
             }
         }
-        let clocks = self.clocks.iter().map(|(name, &clock)| (&**name, clock)).collect();
+        let merged = self.clocks.iter().map(|(name, &clock)| (&**name, clock));
+        let clocks = Map(merged.collect());
         self.reply(out, &Message::VectorClockSync(VectorClockSync { clocks, sender_id: 0 }));
         Step::Done
     }

@@ -1,0 +1,129 @@
+//! Listening sockets: one per shard and address, so that the kernel spreads new connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::shard::Listener;
+
+/// Connections the kernel holds before they are accepted, per listener.
+const BACKLOG: i32 = 4096;
+
+/// When a silent peer's host is asked whether it still exists.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 4;
+
+/// May the address be shared with another process that listens on it?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// No: an address that is in use is refused.
+    Refused,
+    /// Yes: the other process is about to drain.
+    Allowed,
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+pub struct ListenError {
+    address: SocketAddr,
+    reason: String,
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, error: &io::Error) -> Self {
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => "the port is taken: stop what uses it, choose another port \
+                 in [listen], or pass --takeover to share it with a server that is about to drain"
+                .to_string(),
+            io::ErrorKind::AddrNotAvailable => {
+                "no interface of this host has the address: correct it in [listen]".to_string()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "permission denied: use a port above 1023 in [listen]".to_string()
+            }
+            _ => error.to_string(),
+        };
+        ListenError { address, reason }
+    }
+}
+
+/// The listening sockets of one shard.
+#[derive(Debug, Default)]
+pub struct ShardListeners {
+    http: Option<OwnedFd>,
+    sync_tcp: Option<OwnedFd>,
+}
+
+impl ShardListeners {
+    pub fn new(http: OwnedFd, sync_tcp: OwnedFd) -> Self {
+        ShardListeners { http: Some(http), sync_tcp: Some(sync_tcp) }
+    }
+
+    pub fn fd(&self, listener: Listener) -> Option<RawFd> {
+        let fd = match listener {
+            Listener::Http => &self.http,
+            Listener::SyncTcp => &self.sync_tcp,
+        };
+        fd.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Accepts nothing any more. The ring's accept entries end when their sockets are shut down.
+    pub fn close(&mut self) {
+        for fd in [self.http.take(), self.sync_tcp.take()].into_iter().flatten() {
+            // Fails only for sockets that do not listen, which these do.
+            let _ = Socket::from(fd).shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+/// Binds `count` sockets to one address; port 0 is resolved by the first. Returns the address.
+///
+/// # Errors
+/// The address and what to do about it.
+pub fn bind(
+    address: SocketAddr,
+    count: usize,
+    takeover: Takeover,
+) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
+    if takeover == Takeover::Refused && address.port() != 0 {
+        check_free(address).map_err(|error| ListenError::new(address, &error))?;
+    }
+    let mut bound = address;
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = listen(bound).map_err(|error| ListenError::new(address, &error))?;
+        bound = local_address(&socket).map_err(|error| ListenError::new(address, &error))?;
+        sockets.push(OwnedFd::from(socket));
+    }
+    Ok((bound, sockets))
+}
+
+/// Sharing a port with SO_REUSEPORT succeeds even when another server has it, so that is asked first.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(address).map(drop)
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit these from the listener.
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}

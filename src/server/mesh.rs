@@ -1,0 +1,182 @@
+//! Mailboxes between shards: one single-producer single-consumer ring each way for every pair, and
+//! one event descriptor per shard to wake it.
+//!
+//! Invariant: between two shards there is exactly one queue each way, so what one sends the other
+//! arrives in order. A shard that sleeps has said so before it looked at its mailboxes for the last
+//! time.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+use atomic_waker::AtomicWaker;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::ids::ShardId;
+use crate::shard::Envelope;
+
+/// What others may know of a shard, or of the edge, without asking it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Station {
+    sleeping: AtomicBool,
+    /// Turns taken; the watchdog sees by it that the shard lives.
+    turns: AtomicU64,
+    /// Connections held.
+    pub connections: AtomicU32,
+    event: OwnedFd,
+    /// The edge's pump, which sleeps in its executor and not in a ring of its own.
+    pub task: AtomicWaker,
+}
+
+impl Station {
+    fn new() -> io::Result<Self> {
+        // SAFETY: creates a descriptor; no memory is involved.
+        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if event < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Station {
+            sleeping: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            connections: AtomicU32::new(0),
+            // SAFETY: the descriptor was just made and has no other owner.
+            event: unsafe { OwnedFd::from_raw_fd(event) },
+            task: AtomicWaker::new(),
+        })
+    }
+
+    pub fn event(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+
+    /// Wakes the shard, asleep or not.
+    pub fn wake(&self) {
+        // SAFETY: writes eight bytes from a constant to a descriptor owned here. A full counter
+        // (EAGAIN) means that a wake-up is pending already.
+        unsafe { libc::write(self.event(), (&raw const WAKE).cast(), size_of::<u64>()) };
+        self.task.wake();
+    }
+
+    /// Wakes the shard if it sleeps. Call after putting something into its mailbox.
+    pub fn wake_if_sleeping(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Says that the shard is about to sleep. It must look at its mailboxes once more after this.
+    pub fn set_sleeping(&self) {
+        self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn set_awake(&self) {
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Forgets wake-ups that have been noticed.
+    pub fn clear_event(&self) {
+        let mut count = 0u64;
+        // SAFETY: reads eight bytes into a local; the descriptor does not block.
+        unsafe { libc::read(self.event(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+
+    pub fn count_turn(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns + 1, Ordering::Relaxed);
+    }
+
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+static WAKE: u64 = 1;
+
+/// The stations of all shards and, last, of the edge.
+pub type Stations = Arc<[Station]>;
+
+/// One shard's ends of all its mailboxes.
+pub struct Mailboxes {
+    me: ShardId,
+    stations: Stations,
+    inbound: Vec<Option<Consumer<Envelope>>>,
+    outbound: Vec<Option<Producer<Envelope>>>,
+    /// Peers that were sent something and not woken since.
+    touched: Vec<bool>,
+}
+
+/// Makes the mailboxes for `count` stations, each with room for `envelopes_max` envelopes.
+pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Mailboxes>)> {
+    let stations: io::Result<Vec<Station>> = (0..count).map(|_| Station::new()).collect();
+    let stations: Stations = stations?.into();
+    let mut ends: Vec<Mailboxes> = (0..count)
+        .map(|me| Mailboxes {
+            me: ShardId(me as u16),
+            stations: Arc::clone(&stations),
+            inbound: (0..count).map(|_| None).collect(),
+            outbound: (0..count).map(|_| None).collect(),
+            touched: vec![false; count],
+        })
+        .collect();
+    for from in 0..count {
+        for to in (0..count).filter(|&to| to != from) {
+            let (producer, consumer) = RingBuffer::new(envelopes_max);
+            ends[from].outbound[to] = Some(producer);
+            ends[to].inbound[from] = Some(consumer);
+        }
+    }
+    Ok((stations, ends))
+}
+
+impl Mailboxes {
+    pub fn station(&self) -> &Station {
+        &self.stations[self.me.index()]
+    }
+
+    pub fn stations(&self) -> &Stations {
+        &self.stations
+    }
+
+    /// Free places towards every station.
+    pub fn rooms(&self, into: &mut Vec<usize>) {
+        into.clear();
+        into.extend(self.outbound.iter().map(|end| end.as_ref().map_or(0, Producer::slots)));
+    }
+
+    /// Puts an envelope into a mailbox.
+    ///
+    /// # Errors
+    /// Gives it back when the mailbox is full, which the sender should have known.
+    pub fn post(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Envelope> {
+        let Some(producer) = &mut self.outbound[to.index()] else { return Err(envelope) };
+        self.touched[to.index()] = true;
+        producer.push(envelope).map_err(|rtrb::PushError::Full(envelope)| envelope)
+    }
+
+    /// Wakes the sleepers among those that were sent something.
+    pub fn wake_touched(&mut self) {
+        for (to, touched) in self.touched.iter_mut().enumerate() {
+            if std::mem::take(touched) {
+                self.stations[to].wake_if_sleeping();
+            }
+        }
+    }
+
+    /// Takes the next envelope from one peer.
+    pub fn take(&mut self, from: usize) -> Option<Envelope> {
+        self.inbound[from].as_mut()?.pop().ok()
+    }
+
+    /// How many mailboxes there are to take from; the own one is always empty.
+    pub fn peers(&self) -> usize {
+        self.inbound.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inbound.iter().flatten().all(Consumer::is_empty)
+    }
+}

@@ -1,0 +1,115 @@
+//! Can this host run the server? Asked before anything is started, answered in one line.
+
+use std::io;
+
+use super::ring::Ring;
+
+/// Locked memory that an executor of the runtime insists on, bytes.
+const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+
+/// Descriptors that are not connections: rings, event descriptors, listeners, files.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// What is wrong with the host, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct HostError {
+    what: &'static str,
+    why: String,
+}
+
+/// Checks that a ring with every feature the turn loop needs can be set up.
+///
+/// # Errors
+/// What the kernel refused, and the remedy.
+pub fn check_io_uring() -> Result<(), HostError> {
+    let Err(error) = Ring::new() else { return Ok(()) };
+    let why = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "the kernel or a sandbox forbids it: allow it with \
+             `sysctl kernel.io_uring_disabled=0`, and in a container with a seccomp profile that \
+             permits io_uring_setup, io_uring_enter and io_uring_register"
+            .to_string(),
+        Some(libc::ENOSYS) => {
+            "this kernel does not have it: use Linux 6.1 or newer, built with CONFIG_IO_URING"
+                .to_string()
+        }
+        Some(libc::EINVAL) => {
+            "this kernel lacks a feature the server needs (deferred task work): use Linux 6.1 or \
+             newer"
+                .to_string()
+        }
+        Some(libc::ENOMEM) => {
+            "not enough memory for its queues: raise the memory limit of the process or \
+             `ulimit -l`, or use fewer shards"
+                .to_string()
+        }
+        _ => format!("{error}: run `headcount doctor`, or use Linux 6.1 or newer"),
+    };
+    Err(HostError { what: "io_uring is not available", why })
+}
+
+/// Raises the limit of locked memory as far as it goes and checks that it suffices.
+///
+/// # Errors
+/// The limit there is and the one needed.
+pub fn check_memlock() -> Result<(), HostError> {
+    let limit = raise(libc::RLIMIT_MEMLOCK);
+    if limit >= MEMLOCK_BYTES_MIN {
+        return Ok(());
+    }
+    let why = format!(
+        "{} KiB may be locked and {} KiB are needed: raise it with `ulimit -l {}` or \
+         `LimitMEMLOCK=` in the systemd unit",
+        limit / 1024,
+        MEMLOCK_BYTES_MIN / 1024,
+        MEMLOCK_BYTES_MIN / 1024
+    );
+    Err(HostError { what: "memlock limit too low", why })
+}
+
+/// Raises the limit of open descriptors as far as it goes. Returns how many connections fit.
+///
+/// # Errors
+/// A limit that leaves no room for connections.
+pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
+    let limit = raise(libc::RLIMIT_NOFILE);
+    let reserved = DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1);
+    match limit.checked_sub(reserved) {
+        Some(budget) if budget > 0 => Ok(u32::try_from(budget).unwrap_or(u32::MAX)),
+        _ => Err(HostError {
+            what: "too few file descriptors",
+            why: format!(
+                "{limit} may be open and {reserved} are needed before the first connection: raise \
+                 it with `ulimit -n` or `LimitNOFILE=`, or use fewer shards"
+            ),
+        }),
+    }
+}
+
+/// Raises a soft limit to the hard one; returns the limit in force.
+fn raise(resource: libc::__rlimit_resource_t) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes to and reads from a local of the right type.
+    unsafe {
+        if libc::getrlimit(resource, &raw mut limit) != 0 {
+            return 0;
+        }
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+        if libc::setrlimit(resource, &raw const raised) == 0 {
+            return raised.rlim_cur;
+        }
+    }
+    limit.rlim_cur
+}
+
+/// CPUs this process may use, in the order in which shards are placed on them.
+///
+/// # Errors
+/// The affinity mask cannot be read.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if cores.is_empty() {
+        return Err(io::Error::other("the CPUs of this process cannot be read"));
+    }
+    Ok(cores.into_iter().map(|core| core.id).collect())
+}

@@ -1,0 +1,341 @@
+//! The ring that drives all sockets of one shard, and the buffers it receives into.
+//!
+//! Invariant: memory named by an entry outlives the entry. Receive buffers live as long as the ring;
+//! memory to send from is only borrowed until `submit` returns, because sends never wait.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+/// Entries prepared before they are submitted. A longer batch is submitted in parts.
+const SUBMISSIONS: u32 = 4096;
+
+/// Completions the kernel may post before it has to keep them aside.
+const COMPLETIONS: u32 = 32_768;
+
+/// Receive buffers of a shard. Together with their size they bound what one turn reads, and so how
+/// long a turn lasts beside flooding peers.
+const BUFFERS: u16 = 128;
+const BUFFER_BYTES: usize = 4096;
+const BUFFER_GROUP: u16 = 0;
+
+/// What an entry was for; comes back with its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    AcceptHttp,
+    AcceptSyncTcp,
+    Receive,
+    Send,
+    Writable,
+    Wake,
+    Cancel,
+}
+
+impl Operation {
+    const ALL: [Operation; 7] = [
+        Operation::AcceptHttp,
+        Operation::AcceptSyncTcp,
+        Operation::Receive,
+        Operation::Send,
+        Operation::Writable,
+        Operation::Wake,
+        Operation::Cancel,
+    ];
+}
+
+/// Who an entry was for: a connection's slot and the low bits of its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub operation: Operation,
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// Generations are compared by the bits that fit beside the operation.
+pub const GENERATION_MASK: u32 = (1 << 28) - 1;
+
+impl Token {
+    pub fn of(operation: Operation) -> Self {
+        Token { operation, slot: 0, generation: 0 }
+    }
+
+    fn to_bits(self) -> u64 {
+        let generation = u64::from(self.generation & GENERATION_MASK);
+        (self.operation as u64) << 60 | generation << 32 | u64::from(self.slot)
+    }
+
+    fn from_bits(bits: u64) -> Option<Self> {
+        let operation = *Operation::ALL.get((bits >> 60) as usize)?;
+        let generation = (bits >> 32) as u32 & GENERATION_MASK;
+        Some(Token { operation, slot: bits as u32, generation })
+    }
+}
+
+/// One completion.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    pub token: Token,
+    /// Bytes, a descriptor, or a negative error number.
+    pub result: i32,
+    /// The receive buffer that holds the bytes; to be given back.
+    pub buffer: Option<u16>,
+    /// The entry stays armed.
+    pub more: bool,
+}
+
+/// A ring and its receive buffers.
+pub struct Ring {
+    uring: IoUring,
+    buffers: BufferRing,
+    spins: u64,
+}
+
+impl Ring {
+    /// Sets up a ring for the calling thread, which must be the only one to use it.
+    ///
+    /// # Errors
+    /// What the kernel says; `probe` explains it to people.
+    pub fn new() -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let buffers = BufferRing::register(&uring)?;
+        Ok(Ring { uring, buffers, spins: 0 })
+    }
+
+    pub fn accept(&mut self, listener: RawFd, operation: Operation) -> io::Result<()> {
+        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC);
+        self.push(entry.build(), Token::of(operation))
+    }
+
+    pub fn receive(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.push(opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(), token)
+    }
+
+    /// One completion when the socket takes bytes again.
+    pub fn poll_writable(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.push(opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32).build(), token)
+    }
+
+    /// One completion when the event descriptor is signalled.
+    pub fn poll_wake(&mut self, event: RawFd) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).build();
+        self.push(entry, Token::of(Operation::Wake))
+    }
+
+    /// Cancels an armed entry; its last completion still comes.
+    pub fn cancel(&mut self, target: Token) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(target.to_bits()).build();
+        let entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(entry, Token::of(Operation::Cancel))
+    }
+
+    /// Sends at once, as much as the socket takes. A completion comes only when that was not all:
+    /// the count of bytes taken, or the error.
+    ///
+    /// # Safety
+    /// `bytes` stay valid and unchanged until [`Ring::submit`] has returned.
+    pub unsafe fn send(&mut self, socket: RawFd, bytes: &[u8], token: Token) -> io::Result<()> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(SEND_FLAGS).build();
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token)
+    }
+
+    /// Like [`Ring::send`], from several places.
+    ///
+    /// # Safety
+    /// `message`, its vector and the bytes named there stay valid and unchanged until
+    /// [`Ring::submit`] has returned.
+    pub unsafe fn send_message(
+        &mut self,
+        socket: RawFd,
+        message: *const libc::msghdr,
+        token: Token,
+    ) -> io::Result<()> {
+        let entry = opcode::SendMsg::new(Fd(socket), message).flags(SEND_FLAGS as u32).build();
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token)
+    }
+
+    /// Hands all prepared entries to the kernel. Sends are done when this returns.
+    pub fn submit(&mut self) -> io::Result<()> {
+        if self.uring.submission().is_empty() && !self.uring.submission().taskrun() {
+            return Ok(());
+        }
+        loop {
+            match self.uring.submit() {
+                Ok(_) if self.uring.submission().is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+            self.check_progress()?;
+        }
+    }
+
+    /// Sleeps until something completes or `timeout` is over.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timespec = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timespec);
+        match self.uring.submitter().submit_with_args(1, &args) {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True when completions wait, or would if the kernel were asked.
+    pub fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
+    }
+
+    /// Takes all completions there are.
+    pub fn reap(&mut self, into: &mut Vec<Completion>) {
+        self.spins = 0;
+        into.extend(self.uring.completion().filter_map(|entry| {
+            Some(Completion {
+                token: Token::from_bits(entry.user_data())?,
+                result: entry.result(),
+                buffer: cqueue::buffer_select(entry.flags()),
+                more: cqueue::more(entry.flags()),
+            })
+        }));
+    }
+
+    /// The bytes of a received buffer.
+    pub fn buffer(&mut self, id: u16, len: usize) -> &mut [u8] {
+        self.buffers.bytes(id, len)
+    }
+
+    /// The kernel may receive into this buffer again.
+    pub fn give_back(&mut self, id: u16) {
+        self.buffers.offer(id);
+    }
+
+    fn push(&mut self, entry: squeue::Entry, token: Token) -> io::Result<()> {
+        let entry = entry.user_data(token.to_bits());
+        loop {
+            // SAFETY: receive buffers live as long as the ring; the memory of sends is the
+            // caller's promise; no other entry names memory.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return Ok(());
+            }
+            self.submit()?;
+        }
+    }
+
+    /// A kernel that takes nothing although it says that it will must not hang the shard.
+    fn check_progress(&mut self) -> io::Result<()> {
+        self.spins += 1;
+        if self.spins < 1_000_000 { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+}
+
+/// Never wait, send all or say how much, no signal when the peer is gone.
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+/// Receive buffers that the kernel picks from.
+struct BufferRing {
+    entries: NonNull<BufRingEntry>,
+    memory: NonNull<u8>,
+    tail: u16,
+}
+
+const RING_BYTES: usize = BUFFERS as usize * size_of::<BufRingEntry>();
+const MEMORY_BYTES: usize = BUFFERS as usize * BUFFER_BYTES;
+
+impl BufferRing {
+    fn register(uring: &IoUring) -> io::Result<Self> {
+        const { assert!(BUFFERS.is_power_of_two()) };
+        let entries = map_pages(RING_BYTES)?.cast::<BufRingEntry>();
+        let memory = map_pages(MEMORY_BYTES)?;
+        let address = entries.as_ptr() as u64;
+        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in `drop`,
+        // when the ring that uses it is closed as well.
+        unsafe {
+            uring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
+        }
+        let mut ring = BufferRing { entries, memory, tail: 0 };
+        for id in 0..BUFFERS {
+            ring.offer(id);
+        }
+        Ok(ring)
+    }
+
+    fn start(&self, id: u16) -> NonNull<u8> {
+        assert!(id < BUFFERS, "the kernel named buffer {id} of {BUFFERS}");
+        // SAFETY: `id` is below BUFFERS, so the offset lies within the mapping.
+        unsafe { self.memory.add(usize::from(id) * BUFFER_BYTES) }
+    }
+
+    fn bytes(&mut self, id: u16, len: usize) -> &mut [u8] {
+        assert!(len <= BUFFER_BYTES, "{len} bytes in a buffer of {BUFFER_BYTES}");
+        // SAFETY: the kernel has handed this buffer over and leaves it alone until it is offered
+        // again, which needs `&mut self`; the bounds are checked above.
+        unsafe { std::slice::from_raw_parts_mut(self.start(id).as_ptr(), len) }
+    }
+
+    fn offer(&mut self, id: u16) {
+        let at = usize::from(self.tail & (BUFFERS - 1));
+        let address = self.start(id).as_ptr() as u64;
+        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed it.
+        let entry = unsafe { self.entries.add(at).as_mut() };
+        entry.set_addr(address);
+        entry.set_len(BUFFER_BYTES as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: the tail lies in the first entry of the mapping, aligned for u16; the kernel only
+        // reads it, and every writer here goes through this atomic.
+        unsafe {
+            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows them.
+        unsafe {
+            libc::munmap(self.entries.as_ptr().cast(), RING_BYTES);
+            libc::munmap(self.memory.as_ptr().cast(), MEMORY_BYTES);
+        }
+    }
+}
+
+fn map_pages(bytes: usize) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+    // SAFETY: a fresh anonymous mapping touches no memory that exists.
+    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_the_kernel() {
+        for operation in Operation::ALL {
+            let token = Token { operation, slot: u32::MAX, generation: GENERATION_MASK };
+            assert_eq!(Token::from_bits(token.to_bits()), Some(token));
+        }
+    }
+}

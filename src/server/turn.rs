@@ -1,0 +1,637 @@
+//! The turn loop: one shard, one ring, nothing else on its thread.
+//!
+//! A turn: completions into the core, mailbox into the core, timers, end of turn, writes, sleep if
+//! there was nothing to do. The loop never waits for anything but its own ring.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::clock::Clock;
+use super::listen::ShardListeners;
+use super::mesh::Mailboxes;
+use super::ring::{Completion, Operation, Ring};
+use super::sockets::{Sockets, Stage, token};
+use crate::counters::Dropped;
+use crate::ids::{ConnId, Now, ShardId};
+use crate::shard::{Effect, Listener, Shard};
+
+/// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
+const ENVELOPES_PER_PEER: usize = 1024;
+
+/// Runs of one connection that are given to the socket at once.
+const RUNS_MAX: usize = 64;
+
+/// Connections whose runs are gathered before they are submitted.
+const GATHERED_MAX: usize = 512;
+
+/// How long a closed connection may take to let go of its socket.
+const CLOSE_MS: u64 = 2_000;
+
+/// How long accepting rests after the process ran out of descriptors.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Longest sleep while there is traffic; a lost wake-up costs no more than this.
+const SLEEP_LOADED: Duration = Duration::from_millis(20);
+
+/// Longest sleep without traffic.
+const SLEEP_IDLE: Duration = Duration::from_millis(500);
+
+/// What the main thread tells shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Accept no more, tell every session, close.
+    Drain,
+}
+
+/// Descriptors for connections, counted over all shards.
+#[derive(Debug)]
+pub struct DescriptorBudget {
+    pub used: AtomicU32,
+    pub limit: u32,
+}
+
+/// What a shard's thread is started with.
+pub struct ShardParts {
+    pub shard: Shard,
+    pub mailboxes: Mailboxes,
+    pub listeners: ShardListeners,
+    pub control: Receiver<Control>,
+    pub clock: Clock,
+    pub spin: Duration,
+    pub budget: Arc<DescriptorBudget>,
+}
+
+/// One shard at work.
+pub struct TurnLoop {
+    shard: Shard,
+    ring: Ring,
+    sockets: Sockets,
+    mailboxes: Mailboxes,
+    listeners: ShardListeners,
+    control: Receiver<Control>,
+    clock: Clock,
+    spin: Duration,
+    budget: Arc<DescriptorBudget>,
+    completions: Vec<Completion>,
+    rooms: Vec<usize>,
+    loads: Vec<u32>,
+    /// Connections to receive from again once buffers are free.
+    unarmed: Vec<ConnId>,
+    /// Connections being written to, with the bytes given to the socket.
+    flushing: Vec<(ConnId, usize)>,
+    gathered: Gathered,
+    /// Connections being closed, with the time at which they are closed by force.
+    closing: VecDeque<(u64, ConnId)>,
+    accept_again_ms: Option<u64>,
+    draining: bool,
+}
+
+/// Memory for sends from several places; fixed, because the kernel is given addresses in it.
+struct Gathered {
+    vectors: Vec<[libc::iovec; RUNS_MAX]>,
+    messages: Vec<libc::msghdr>,
+}
+
+impl Gathered {
+    fn new() -> Self {
+        Gathered {
+            vectors: Vec::with_capacity(GATHERED_MAX),
+            messages: Vec::with_capacity(GATHERED_MAX),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.len() == GATHERED_MAX
+    }
+
+    fn clear(&mut self) {
+        self.vectors.clear();
+        self.messages.clear();
+    }
+}
+
+/// How much happened in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    Idle,
+    Busy,
+}
+
+impl TurnLoop {
+    /// Sets up the ring on the calling thread and starts to accept.
+    ///
+    /// # Errors
+    /// What the kernel says about the ring.
+    pub fn new(parts: ShardParts) -> io::Result<Self> {
+        let shards = parts.mailboxes.peers() - 1;
+        let mut ring = Ring::new()?;
+        ring.poll_wake(parts.mailboxes.station().event())?;
+        let mut turns = TurnLoop {
+            shard: parts.shard,
+            ring,
+            sockets: Sockets::default(),
+            mailboxes: parts.mailboxes,
+            listeners: parts.listeners,
+            control: parts.control,
+            clock: parts.clock,
+            spin: parts.spin,
+            budget: parts.budget,
+            completions: Vec::new(),
+            rooms: Vec::new(),
+            loads: vec![0; shards],
+            unarmed: Vec::new(),
+            flushing: Vec::new(),
+            gathered: Gathered::new(),
+            closing: VecDeque::new(),
+            accept_again_ms: None,
+            draining: false,
+        };
+        turns.arm_accept()?;
+        Ok(turns)
+    }
+
+    /// Takes turns until the shard has drained.
+    ///
+    /// # Errors
+    /// A ring that no longer works; the process cannot go on.
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            let activity = self.turn()?;
+            if self.draining && self.shard.connection_count() == 0 {
+                return Ok(());
+            }
+            if activity == Activity::Idle && !self.spin_for_work() {
+                self.sleep()?;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<Activity> {
+        let now = self.clock.now();
+        self.mailboxes.station().count_turn();
+        self.ring.submit()?;
+        self.begin(now);
+        let completions = self.take_completions(now)?;
+        let envelopes = self.take_envelopes(now);
+        self.take_control(now);
+        if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
+            self.shard.handle_timeout(now);
+            self.drain_effects(now)?;
+        }
+        self.shard.end_turn(now);
+        self.drain_effects(now)?;
+        self.rearm(now)?;
+        self.flush(now)?;
+        self.finish_closing(now)?;
+        self.mailboxes.wake_touched();
+        let busy = completions || envelopes || !self.completions.is_empty();
+        Ok(if busy { Activity::Busy } else { Activity::Idle })
+    }
+
+    fn begin(&mut self, now: Now) {
+        let stations = self.mailboxes.stations();
+        for (load, station) in self.loads.iter_mut().zip(stations.iter()) {
+            *load = station.connections.load(Ordering::Relaxed);
+        }
+        let count = self.shard.connection_count() as u32;
+        self.mailboxes.station().connections.store(count, Ordering::Relaxed);
+        self.mailboxes.rooms(&mut self.rooms);
+        self.shard.begin_turn(now, &self.rooms, &self.loads);
+    }
+
+    fn take_completions(&mut self, now: Now) -> io::Result<bool> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.reap(&mut completions);
+        let any = !completions.is_empty();
+        self.drain_effects(now)?;
+        for completion in completions.drain(..) {
+            self.take_completion(now, completion)?;
+            self.drain_effects(now)?;
+        }
+        if self.completions.is_empty() {
+            self.completions = completions;
+        }
+        Ok(any)
+    }
+
+    fn take_completion(&mut self, now: Now, completion: Completion) -> io::Result<()> {
+        match completion.token.operation {
+            Operation::AcceptHttp => self.take_accept(now, Listener::Http, completion),
+            Operation::AcceptSyncTcp => self.take_accept(now, Listener::SyncTcp, completion),
+            Operation::Receive => self.take_received(now, completion),
+            Operation::Writable => self.take_writable(now, completion),
+            Operation::Wake => {
+                self.mailboxes.station().clear_event();
+                self.ring.poll_wake(self.mailboxes.station().event())
+            }
+            Operation::Send => {
+                self.take_send_result(completion);
+                Ok(())
+            }
+            Operation::Cancel => Ok(()),
+        }
+    }
+
+    fn take_accept(
+        &mut self,
+        now: Now,
+        listener: Listener,
+        completion: Completion,
+    ) -> io::Result<()> {
+        if completion.result >= 0 {
+            self.open(now, listener, completion.result)?;
+        }
+        if completion.more || self.draining {
+            return Ok(());
+        }
+        if completion.result >= 0 {
+            return self.arm_accept_of(listener);
+        }
+        self.accept_again_ms = Some(now.mono_ms + ACCEPT_PAUSE_MS);
+        Ok(())
+    }
+
+    fn open(&mut self, now: Now, listener: Listener, fd: RawFd) -> io::Result<()> {
+        let full = self.budget.used.load(Ordering::Relaxed) >= self.budget.limit;
+        let id = if full || self.draining { None } else { self.shard.handle_open(now, listener) };
+        let Some(id) = id else {
+            self.shard.counters_mut().drop(Dropped::ConnectionLimit);
+            // SAFETY: the descriptor was just accepted and has no other owner.
+            unsafe { libc::close(fd) };
+            return Ok(());
+        };
+        self.budget.used.fetch_add(1, Ordering::Relaxed);
+        self.sockets.insert(id, fd);
+        self.receive(id)
+    }
+
+    fn receive(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.receiving = true;
+        let fd = socket.fd();
+        self.ring.receive(fd, token(Operation::Receive, id))
+    }
+
+    fn take_received(&mut self, now: Now, completion: Completion) -> io::Result<()> {
+        let id = self.sockets.resolve(completion.token);
+        if let (Some(id), Some(buffer)) = (id, completion.buffer) {
+            self.hand_over(now, id, buffer, completion.result);
+        }
+        if let Some(buffer) = completion.buffer {
+            self.ring.give_back(buffer);
+        }
+        match id {
+            Some(id) if !completion.more => self.receive_ended(now, id, completion.result),
+            _ => Ok(()),
+        }
+    }
+
+    /// A fault in handling one connection's bytes ends that connection and nothing else.
+    fn hand_over(&mut self, now: Now, id: ConnId, buffer: u16, result: i32) {
+        let bytes = self.ring.buffer(buffer, usize::try_from(result).unwrap_or(0));
+        let shard = &mut self.shard;
+        let handled = catch_unwind(AssertUnwindSafe(|| shard.handle_bytes(now, id, bytes)));
+        if handled.is_err() {
+            tracing::error!(conn = ?id, "internal fault while handling a connection; it is closed");
+            shard.handle_fault(now, id);
+        }
+    }
+
+    /// The receive entry is no longer armed: the stream ended, failed, was cancelled, or there were
+    /// no buffers.
+    fn receive_ended(&mut self, now: Now, id: ConnId, result: i32) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.receiving = false;
+        let out_of_buffers = result == -libc::ENOBUFS;
+        if out_of_buffers {
+            self.shard.counters_mut().receive_buffers_exhausted += 1;
+        }
+        socket.ended |= result <= 0 && !out_of_buffers && result != -libc::ECANCELED;
+        match socket.stage {
+            Stage::Open if !socket.ended => self.unarmed.push(id),
+            Stage::Open if result == 0 => self.shard.handle_eof(now, id),
+            Stage::Open => self.shard.handle_lost(now, id),
+            Stage::Shut if !socket.ended => self.unarmed.push(id),
+            Stage::Detaching => self.finish_detach(now, id)?,
+            Stage::Flushing | Stage::Shut => {}
+        }
+        Ok(())
+    }
+
+    fn take_writable(&mut self, now: Now, completion: Completion) -> io::Result<()> {
+        let Some(id) = self.sockets.resolve(completion.token) else { return Ok(()) };
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.polling = false;
+            if socket.stage == Stage::Detaching {
+                return self.finish_detach(now, id);
+            }
+        }
+        self.shard.handle_writable(now, id);
+        Ok(())
+    }
+
+    fn take_send_result(&mut self, completion: Completion) {
+        let id = self.sockets.resolve(completion.token);
+        if let Some(socket) = id.and_then(|id| self.sockets.get_mut(id)) {
+            socket.send_result = Some(completion.result);
+        }
+    }
+
+    fn take_envelopes(&mut self, now: Now) -> bool {
+        let mut any = false;
+        for peer in 0..self.mailboxes.peers() {
+            for _ in 0..ENVELOPES_PER_PEER {
+                let Some(envelope) = self.mailboxes.take(peer) else { break };
+                any = true;
+                self.shard.handle_envelope(now, envelope);
+                if self.drain_effects(now).is_err() {
+                    return any;
+                }
+            }
+        }
+        any
+    }
+
+    fn take_control(&mut self, now: Now) {
+        while let Ok(Control::Drain) = self.control.try_recv() {
+            self.draining = true;
+            self.listeners.close();
+            self.shard.close_all(now);
+        }
+    }
+
+    fn drain_effects(&mut self, now: Now) -> io::Result<()> {
+        while let Some(effect) = self.shard.poll_effect() {
+            match effect {
+                Effect::Send { to, envelope } => self.post(to, envelope),
+                Effect::Close { conn } => self.begin_close(now, conn),
+                Effect::Detach { conn } => self.begin_detach(now, conn)?,
+                Effect::Attach { conn, socket } => {
+                    self.sockets.insert(conn, socket);
+                    self.unarmed.push(conn);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, to: ShardId, envelope: crate::shard::Envelope) {
+        let posted = self.mailboxes.post(to, envelope);
+        assert!(posted.is_ok(), "the core sent to shard {to}, whose mailbox it knew to be full");
+    }
+
+    fn begin_close(&mut self, now: Now, id: ConnId) {
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.stage = Stage::Flushing;
+            self.closing.push_back((now.mono_ms + CLOSE_MS, id));
+        } else {
+            self.shard.handle_released(id);
+        }
+    }
+
+    fn begin_detach(&mut self, now: Now, id: ConnId) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.stage = Stage::Detaching;
+        if socket.is_quiet() {
+            return self.finish_detach(now, id);
+        }
+        if socket.receiving {
+            self.ring.cancel(token(Operation::Receive, id))?;
+        }
+        Ok(())
+    }
+
+    fn finish_detach(&mut self, now: Now, id: ConnId) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        if !socket.is_quiet() {
+            return Ok(());
+        }
+        let fd = socket.fd();
+        if self.shard.handle_detached(now, id, fd) {
+            self.sockets.release(id);
+            return Ok(());
+        }
+        socket.stage = Stage::Flushing;
+        Ok(())
+    }
+
+    /// Receives again where receiving stopped for want of buffers, and accepts again after a pause.
+    fn rearm(&mut self, now: Now) -> io::Result<()> {
+        for id in std::mem::take(&mut self.unarmed) {
+            let armed = self.sockets.get_mut(id).is_some_and(|s| {
+                !s.receiving && !s.ended && matches!(s.stage, Stage::Open | Stage::Shut)
+            });
+            if armed {
+                self.receive(id)?;
+            }
+        }
+        if self.accept_again_ms.is_some_and(|again_ms| again_ms <= now.mono_ms) {
+            self.accept_again_ms = None;
+            self.arm_accept()?;
+        }
+        Ok(())
+    }
+
+    fn arm_accept(&mut self) -> io::Result<()> {
+        self.arm_accept_of(Listener::Http)?;
+        self.arm_accept_of(Listener::SyncTcp)
+    }
+
+    fn arm_accept_of(&mut self, listener: Listener) -> io::Result<()> {
+        let operation = match listener {
+            Listener::Http => Operation::AcceptHttp,
+            Listener::SyncTcp => Operation::AcceptSyncTcp,
+        };
+        match self.listeners.fd(listener) {
+            Some(fd) => self.ring.accept(fd, operation),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes to every connection that has something queued, as far as its socket takes it.
+    fn flush(&mut self, now: Now) -> io::Result<()> {
+        while let Some(id) = self.shard.next_dirty() {
+            if self.gathered.is_full() {
+                self.complete_flush(now)?;
+            }
+            self.prepare_send(id)?;
+        }
+        self.complete_flush(now)
+    }
+
+    fn prepare_send(&mut self, id: ConnId) -> io::Result<()> {
+        let (Some(socket), Some(queue)) = (self.sockets.get_mut(id), self.shard.queue(id)) else {
+            return Ok(());
+        };
+        socket.send_result = None;
+        let (fd, token) = (socket.fd(), token(Operation::Send, id));
+        let mut runs = queue.runs();
+        let (Some(first), second) = (runs.next(), runs.next()) else { return Ok(()) };
+        let Some(second) = second else {
+            self.flushing.push((id, first.len()));
+            // SAFETY: the queue is not touched before `complete_flush` has submitted.
+            return unsafe { self.ring.send(fd, first, token) };
+        };
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let mut vector = [empty; RUNS_MAX];
+        let mut count = 0;
+        let mut len = 0;
+        for run in [first, second].into_iter().chain(runs).take(RUNS_MAX) {
+            vector[count] = libc::iovec { iov_base: run.as_ptr() as *mut _, iov_len: run.len() };
+            count += 1;
+            len += run.len();
+        }
+        self.flushing.push((id, len));
+        self.gathered.vectors.push(vector);
+        let at = self.gathered.vectors.len() - 1;
+        // SAFETY: an all-zero msghdr is valid and names nothing.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = self.gathered.vectors[at].as_mut_ptr();
+        message.msg_iovlen = count as _;
+        self.gathered.messages.push(message);
+        let message = &raw const self.gathered.messages[at];
+        // SAFETY: `gathered` has room for GATHERED_MAX and is not cleared, and the queue is not
+        // touched, before `complete_flush` has submitted.
+        unsafe { self.ring.send_message(fd, message, token) }
+    }
+
+    /// Submits the prepared sends, learns which were short, and tells the core.
+    fn complete_flush(&mut self, now: Now) -> io::Result<()> {
+        if self.flushing.is_empty() {
+            return Ok(());
+        }
+        self.ring.submit()?;
+        let seen = self.completions.len();
+        self.ring.reap(&mut self.completions);
+        let fresh = self.completions.split_off(seen);
+        for completion in fresh {
+            match completion.token.operation {
+                Operation::Send => self.take_send_result(completion),
+                _ => self.completions.push(completion),
+            }
+        }
+        let mut flushing = std::mem::take(&mut self.flushing);
+        for (id, len) in flushing.drain(..) {
+            self.report_send(now, id, len)?;
+            self.drain_effects(now)?;
+        }
+        self.flushing = flushing;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    fn report_send(&mut self, now: Now, id: ConnId, len: usize) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        let taken = match socket.send_result.take() {
+            None => len,
+            Some(result) if result >= 0 => (result as usize).min(len),
+            Some(error) if error == -libc::EAGAIN => 0,
+            Some(_) => {
+                socket.ended = true;
+                self.shard.handle_lost(now, id);
+                return Ok(());
+            }
+        };
+        self.shard.handle_written(now, id, taken);
+        let left = self.shard.queue(id).is_some_and(|queue| !queue.is_empty());
+        if left && !socket.polling && socket.stage != Stage::Detaching {
+            socket.polling = true;
+            self.shard.handle_blocked(id);
+            let fd = socket.fd();
+            self.ring.poll_writable(fd, token(Operation::Writable, id))?;
+        }
+        Ok(())
+    }
+
+    /// Moves closing connections on: flushed ones are shut, quiet ones closed, late ones forced.
+    fn finish_closing(&mut self, now: Now) -> io::Result<()> {
+        for _ in 0..self.closing.len() {
+            let Some((deadline_ms, id)) = self.closing.pop_front() else { break };
+            let late = deadline_ms <= now.mono_ms;
+            if !self.advance_close(id, late)? {
+                self.closing.push_back((deadline_ms, id));
+            }
+        }
+        Ok(())
+    }
+
+    /// True when the socket is closed and the connection released.
+    fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
+        let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
+        if socket.stage == Stage::Flushing && (flushed || late || socket.ended) {
+            socket.shut_down_sending();
+            socket.stage = Stage::Shut;
+        }
+        if socket.stage != Stage::Shut {
+            return Ok(false);
+        }
+        let (receiving, polling) = (socket.receiving, socket.polling);
+        if late || socket.ended {
+            if receiving {
+                self.ring.cancel(token(Operation::Receive, id))?;
+            }
+            if polling {
+                self.ring.cancel(token(Operation::Writable, id))?;
+            }
+            if late && let Some(socket) = self.sockets.get_mut(id) {
+                socket.ended = true;
+            }
+        }
+        if receiving || polling || !self.sockets.get_mut(id).is_some_and(|s| s.ended) {
+            return Ok(false);
+        }
+        self.budget.used.fetch_sub(1, Ordering::Relaxed);
+        self.sockets.close(id);
+        self.shard.handle_released(id);
+        Ok(true)
+    }
+
+    /// Busy-polls for the configured time; true when there is work.
+    fn spin_for_work(&mut self) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < self.spin {
+            if self.ring.has_completions() || !self.mailboxes.is_empty() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let now = self.clock.now();
+        let timeout = self.sleep_time(now);
+        self.mailboxes.station().set_sleeping();
+        let awaited = self.mailboxes.is_empty()
+            && !self.ring.has_completions()
+            && self.control.is_empty()
+            && !timeout.is_zero();
+        let slept = if awaited { self.ring.wait(timeout) } else { Ok(()) };
+        self.mailboxes.station().set_awake();
+        slept
+    }
+
+    fn sleep_time(&self, now: Now) -> Duration {
+        let soon = self.shard.is_waiting_for_room() || !self.unarmed.is_empty();
+        let pending = !self.closing.is_empty() || self.accept_again_ms.is_some() || self.draining;
+        let most = match (soon, pending) {
+            (true, _) => Duration::from_millis(1),
+            (false, true) => SLEEP_LOADED,
+            (false, false) => SLEEP_IDLE,
+        };
+        let due = self.shard.poll_timeout().map(|due_ms| due_ms.saturating_sub(now.mono_ms));
+        due.map_or(most, |ms| Duration::from_millis(ms).min(most))
+    }
+}
+

@@ -1,0 +1,93 @@
+//! Notices executors that have stopped taking turns.
+//!
+//! Every executor is woken twice a second, so a live one counts on even when it has nothing to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::mesh::Stations;
+
+const WAKE_EVERY: Duration = Duration::from_millis(500);
+
+/// Silence that is reported, and makes the server not ready.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// Silence that ends the process: a supervisor's restart is better than half a server.
+const DEAD: Duration = Duration::from_secs(10);
+
+/// What the watchdog found, for `/readyz` and `/metrics`.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Executors that are silent right now.
+    pub silent: AtomicU64,
+    /// How often one has become silent since start.
+    pub stalls: AtomicU64,
+}
+
+/// An executor that has been silent for too long.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead {
+    pub station: usize,
+    pub silent_for: Duration,
+}
+
+struct Observed {
+    turns: u64,
+    since: Instant,
+    reported: bool,
+}
+
+/// Watches until `stop` is dropped; a dead executor is reported to `dead` once.
+pub fn start(
+    stations: Stations,
+    health: Arc<Health>,
+    stop: Receiver<()>,
+    dead: Sender<Dead>,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("watchdog".into()).spawn(move || {
+        let start = Instant::now();
+        let mut observed: Vec<Observed> = stations
+            .iter()
+            .map(|station| Observed { turns: station.turns(), since: start, reported: false })
+            .collect();
+        let mut last = start;
+        while stop.recv_timeout(WAKE_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let now = Instant::now();
+            // A process that was stopped as a whole has not been watching either.
+            let was_stopped = now - last > SILENT;
+            last = now;
+            for (index, (station, seen)) in stations.iter().zip(&mut observed).enumerate() {
+                let turns = station.turns();
+                if turns != seen.turns || was_stopped {
+                    recover(&health, index, seen);
+                    *seen = Observed { turns, since: now, reported: false };
+                } else if let Some(found) = judge(&health, index, seen, now) {
+                    let _ = dead.try_send(found);
+                }
+                station.wake();
+            }
+        }
+    })
+}
+
+fn recover(health: &Health, index: usize, seen: &Observed) {
+    if seen.reported {
+        health.silent.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!(executor = index, "takes turns again");
+    }
+}
+
+fn judge(health: &Health, index: usize, seen: &mut Observed, now: Instant) -> Option<Dead> {
+    let silent_for = now - seen.since;
+    if silent_for >= SILENT && !seen.reported {
+        seen.reported = true;
+        health.silent.fetch_add(1, Ordering::Relaxed);
+        health.stalls.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(executor = index, ?silent_for, "has not taken a turn");
+    }
+    (silent_for >= DEAD).then_some(Dead { station: index, silent_for })
+}
