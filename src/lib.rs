@@ -1,5 +1,7 @@
 //! Headcount: presence and realtime channels.
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod error;
 pub mod ids;
 pub mod limits;
