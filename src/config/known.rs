@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Auth, Config, Cores, Data, Debug, KeyEntry, LimitsTable, Listen, Namespace, Sync,
+    Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
 };
 
 /// Similarity from which a known key counts as what was meant; 1 is equal.
@@ -31,9 +31,9 @@ fn tables() -> [(&'static str, Keys); 10] {
         ("data", keys_of(|d| Data::deserialize(d))),
         ("auth", keys_of(|d| Auth::deserialize(d))),
         ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
-        ("sync", keys_of(|d| Sync::deserialize(d))),
+        ("sync", keys_of(|d| SyncWire::deserialize(d))),
         ("limits", limit_keys()),
-        ("debug", keys_of(|d| Debug::deserialize(d))),
+        ("debug", keys_of(|d| Debugging::deserialize(d))),
         ("namespace", keys_of(|d| Namespace::deserialize(d))),
     ]
 }

@@ -27,8 +27,8 @@ use crate::policy::{Policies, Policy};
 pub use error::ConfigError;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
-    Auth, Config, Cores, Data, Debug, KeyAlgorithm, KeyEntry, Listen, Namespace, SecretText,
-    Shards, Sync, TenByteLayout,
+    Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen, Namespace, SecretText,
+    Shards, SyncWire, TenByteLayout,
 };
 
 impl Config {

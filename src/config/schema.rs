@@ -22,10 +22,10 @@ pub struct Config {
     pub listen: Listen,
     pub data: Data,
     pub auth: Auth,
-    pub sync: Sync,
+    pub sync: SyncWire,
     #[serde(with = "LimitsTable")]
     pub limits: Limits,
-    pub debug: Debug,
+    pub debug: Debugging,
     pub namespace: Vec<Namespace>,
 }
 
@@ -201,13 +201,13 @@ pub enum TenByteLayout {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Sync {
+pub struct SyncWire {
     pub ten_byte_layout: TenByteLayout,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Debug {
+pub struct Debugging {
     /// The echo endpoint of conformance runs, path `/echo`.
     pub echo: bool,
 }
