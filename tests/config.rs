@@ -231,7 +231,7 @@ fn values_out_of_range_are_refused_with_what_to_do() {
         ("[[auth.key]]\nname = \"a.b\"\npublic_key_file = \"f\"", "say \"RS256\" or \"ES256\""),
         ("[[auth.key]]\nname = \"a.b\"\nsecret = \"s\"\nalgorithm = \"RS256\"", "is for HS256"),
         (
-            "[auth]\nkey = [{ name = \"a.b\", secret = \"s\" }, { name = \"a.b\", secret = \"t\" }]",
+            "[auth]\nkey=[{ name = \"a.b\", secret = \"s\" }, { name = \"a.b\", secret = \"t\" }]",
             "line 2: `a.b` is already the name of another key",
         ),
     ] {
