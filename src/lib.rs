@@ -22,6 +22,8 @@
 
 pub mod auth;
 pub mod channel;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod counters;
 pub mod error;
 pub mod ids;

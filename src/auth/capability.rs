@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Operations {
         for word in Vec::<String>::deserialize(deserializer)? {
             let operation = Operations::parse(&word).ok_or_else(|| {
                 de::Error::custom(format_args!(
-                    "unknown operation `{word}`, expected subscribe, publish, presence, history or *"
+                    "unknown operation `{word}`, use subscribe, publish, presence, history or *"
                 ))
             })?;
             all = all.union(operation);

@@ -1,0 +1,80 @@
+//! Who can reach the server, and what may therefore be left open.
+
+use std::net::SocketAddr;
+
+use super::{Config, ConfigError};
+
+/// App of the development key, and of anonymous sessions beside it.
+pub(super) const DEVELOPMENT_APP: &str = "demo";
+
+/// Did the operator accept that traffic and tokens cross the network in the clear
+/// (`--insecure-plaintext`)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsecurePlaintext {
+    Allowed,
+    Refused,
+}
+
+/// May a sync session go without a token?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    Allowed,
+    Refused,
+}
+
+impl Config {
+    /// Whether anonymous sessions are allowed, and why. Without `auth.anonymous` they are when
+    /// only this machine can connect and no key was configured.
+    pub fn anonymous(&self) -> (Anonymous, &'static str) {
+        match self.auth.anonymous {
+            Some(true) => (Anonymous::Allowed, "auth.anonymous says so"),
+            Some(false) => (Anonymous::Refused, "auth.anonymous says so"),
+            None if self.exposed().is_some() => {
+                (Anonymous::Refused, "default: other machines can connect")
+            }
+            None if !self.auth.key.is_empty() => {
+                (Anonymous::Refused, "default: keys are configured")
+            }
+            None => (Anonymous::Allowed, "default: loopback only, and no key is configured"),
+        }
+    }
+
+    /// App of anonymous sessions: `auth.anonymous_app`, else that of the first key, else that of
+    /// the development key (`protocols/nodedb.md` section 9, decision 11).
+    pub fn anonymous_app(&self) -> &str {
+        let first_key = || self.auth.key.first().and_then(|key| key.name.split('.').next());
+        let configured = self.auth.anonymous_app.as_deref();
+        configured.or_else(first_key).unwrap_or(DEVELOPMENT_APP)
+    }
+
+    /// Refuses to face a network without protection: an address that other machines can reach
+    /// needs `--insecure-plaintext` (TLS is not built in) and explicit keys.
+    ///
+    /// # Errors
+    /// One line that names the address and what to do.
+    pub fn check_exposure(&self, plaintext: InsecurePlaintext) -> Result<(), ConfigError> {
+        let Some((key, address)) = self.exposed() else { return Ok(()) };
+        let what = format!("listen.{key} = {address}");
+        if plaintext == InsecurePlaintext::Refused {
+            return Err(ConfigError::new(
+                what,
+                "other machines could connect without TLS; put a TLS-terminating proxy in front \
+                 and bind to loopback, or pass --insecure-plaintext",
+            ));
+        }
+        if self.auth.key.is_empty() {
+            return Err(ConfigError::new(
+                what,
+                "other machines could connect, but no key is configured; add an [[auth.key]] with \
+                 a name and a secret, or bind to loopback",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The first address that is not loopback, with its key.
+    fn exposed(&self) -> Option<(&'static str, SocketAddr)> {
+        let is_open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+        self.listen.all().into_iter().find(|(_, address)| is_open(address))
+    }
+}

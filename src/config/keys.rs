@@ -1,0 +1,93 @@
+//! From the keys of the file, and the files that they name, to the key ring.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::dev_key::{self, DevKey};
+use super::schema::{KeyAlgorithm, KeyEntry};
+use super::{Config, ConfigError};
+use crate::auth::{Key, Keyring, Material, SignatureAlgorithm, TokenRules};
+
+impl Config {
+    /// The key ring: the configured keys in the order of the file, then `development_key`.
+    ///
+    /// # Errors
+    /// One line that names the key, the file it comes from, and what is wrong with it.
+    pub fn keyring(&self, development_key: Option<Key>) -> Result<Keyring, ConfigError> {
+        let mut keys = Vec::new();
+        for entry in &self.auth.key {
+            keys.push(self.key(entry)?);
+        }
+        keys.extend(development_key);
+        Keyring::new(keys).map_err(|(name, error)| {
+            let entry = self.auth.key.iter().find(|entry| entry.name == name);
+            let file = entry.and_then(material_file).map(|file| self.beside(file));
+            let place = file.map_or_else(String::new, |path| format!(" ({})", path.display()));
+            ConfigError::new(format!("config: auth.key `{name}`{place}"), error.to_string())
+        })
+    }
+
+    /// The development key that serves while no key is configured; kept in the data directory, or
+    /// nowhere when there is none.
+    ///
+    /// # Errors
+    /// As [`dev_key::load_or_create`].
+    pub fn development_key(&self) -> Result<Option<DevKey>, ConfigError> {
+        if !self.auth.key.is_empty() {
+            return Ok(None);
+        }
+        self.data_dir().map_or_else(dev_key::generate, dev_key::load_or_create).map(Some)
+    }
+
+    fn key(&self, entry: &KeyEntry) -> Result<Key, ConfigError> {
+        let what = || format!("config: auth.key `{}`", entry.name);
+        let rules = TokenRules { issuer: entry.issuer.clone(), audience: entry.audience.clone() };
+        let key = Key::new(&entry.name, self.material(entry)?, entry.capability.clone());
+        Ok(key.map_err(|error| ConfigError::new(what(), error.to_string()))?.with_rules(rules))
+    }
+
+    fn material(&self, entry: &KeyEntry) -> Result<Material, ConfigError> {
+        let algorithm = entry.algorithm.and_then(signature_algorithm);
+        match (&entry.secret, &entry.public_key_file, &entry.jwks_file, algorithm) {
+            (Some(secret), ..) => Ok(Material::Hs256(secret.expose().to_owned())),
+            (_, Some(file), _, Some(algorithm)) => {
+                Ok(Material::PublicKey { algorithm, pem: self.read(entry, file)? })
+            }
+            (_, _, Some(file), algorithm) => {
+                Ok(Material::Jwks { json: self.read(entry, file)?, algorithm })
+            }
+            _ => Err(ConfigError::new(
+                format!("config: auth.key `{}`", entry.name),
+                "give a `secret`, a `public_key_file` with its `algorithm`, or a `jwks_file`",
+            )),
+        }
+    }
+
+    fn read(&self, entry: &KeyEntry, file: &Path) -> Result<String, ConfigError> {
+        let path = self.beside(file);
+        fs::read_to_string(&path).map_err(|error| {
+            ConfigError::new(
+                format!("config: auth.key `{}`: cannot read {}", entry.name, path.display()),
+                format!("{error}; paths are relative to the configuration file"),
+            )
+        })
+    }
+
+    /// Resolves a path of the file against the directory of the file.
+    fn beside(&self, file: &Path) -> PathBuf {
+        let directory = self.origin.as_deref().and_then(Path::parent);
+        directory.map_or_else(|| file.to_owned(), |directory| directory.join(file))
+    }
+}
+
+fn material_file(entry: &KeyEntry) -> Option<&Path> {
+    entry.public_key_file.as_deref().or(entry.jwks_file.as_deref())
+}
+
+fn signature_algorithm(algorithm: KeyAlgorithm) -> Option<SignatureAlgorithm> {
+    match algorithm {
+        KeyAlgorithm::Hs256 => None,
+        KeyAlgorithm::Rs256 => Some(SignatureAlgorithm::Rs256),
+        KeyAlgorithm::Es256 => Some(SignatureAlgorithm::Es256),
+    }
+}

@@ -1,0 +1,228 @@
+//! Which keys exist, where they are in a file, and which one was probably meant.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+use serde::forward_to_deserialize_any;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::check::Problem;
+use super::schema::{
+    Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
+};
+
+/// Similarity from which a known key counts as what was meant; 1 is equal.
+const SIMILARITY_MIN: f64 = 0.6;
+
+/// A key in the same table is preferred to one that is this much more similar elsewhere.
+const SAME_TABLE_BONUS: f64 = 0.2;
+
+pub(super) type Keys = &'static [&'static str];
+
+/// Every table of the file with its keys.
+fn tables() -> [(&'static str, Keys); 10] {
+    [
+        ("", keys_of(|d| Config::deserialize(d))),
+        ("cores", keys_of(|d| Cores::deserialize(d))),
+        ("listen", keys_of(|d| Listen::deserialize(d))),
+        ("data", keys_of(|d| Data::deserialize(d))),
+        ("auth", keys_of(|d| Auth::deserialize(d))),
+        ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
+        ("sync", keys_of(|d| SyncWire::deserialize(d))),
+        ("limits", limit_keys()),
+        ("debug", keys_of(|d| Debugging::deserialize(d))),
+        ("namespace", keys_of(|d| Namespace::deserialize(d))),
+    ]
+}
+
+/// The keys of `[limits]` in the order of their definition.
+pub(super) fn limit_keys() -> Keys {
+    keys_of(|d| LimitsTable::deserialize(d))
+}
+
+/// The field names that a derived `Deserialize` asks for, so that they are written down once.
+fn keys_of<T>(
+    deserialize: impl for<'a> FnOnce(FieldNames<'a>) -> Result<T, de::value::Error>,
+) -> Keys {
+    let mut keys: Keys = &[];
+    // Always an error: there is nothing to read, only names to learn.
+    let _ = deserialize(FieldNames(&mut keys));
+    keys
+}
+
+struct FieldNames<'a>(&'a mut Keys);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom("not a table"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        Err(de::Error::custom("names only"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// A key that no table has.
+pub(super) struct Unknown {
+    table: String,
+    key: String,
+    /// Where the key is in the text, bytes.
+    pub offset: usize,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown key `{}`", joined(&self.table, &self.key))
+    }
+}
+
+impl Unknown {
+    /// The nearest known key, else all keys of the table.
+    pub fn advice(&self) -> String {
+        let mut best = (0.0, String::new());
+        for (table, keys) in tables() {
+            let bonus = if table == self.table { SAME_TABLE_BONUS } else { 0.0 };
+            for key in keys {
+                let similarity = strsim::normalized_damerau_levenshtein(&self.key, key);
+                if similarity >= SIMILARITY_MIN && similarity + bonus > best.0 {
+                    best = (similarity + bonus, joined(table, key));
+                }
+            }
+        }
+        match best.1.as_str() {
+            "" => format!("known here: {}", known_in(&self.table).unwrap_or_default().join(", ")),
+            nearest => format!("did you mean `{nearest}`?"),
+        }
+    }
+}
+
+fn joined(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
+
+fn known_in(table: &str) -> Option<Keys> {
+    tables().into_iter().find(|(name, _)| *name == table).map(|(_, keys)| keys)
+}
+
+/// The first key, in the order of the text, that does not exist.
+pub(super) fn first_unknown(root: &DeTable<'_>) -> Option<Unknown> {
+    let mut unknown = Vec::new();
+    collect_unknown("", root, &mut unknown);
+    unknown.into_iter().min_by_key(|unknown| unknown.offset)
+}
+
+/// Goes only as deep as the known tables do, whatever the file nests.
+fn collect_unknown(name: &str, table: &DeTable<'_>, found: &mut Vec<Unknown>) {
+    let Some(known) = known_in(name) else { return };
+    for (key, value) in table {
+        let text = key.get_ref();
+        if !known.contains(&text.as_ref()) {
+            let offset = key.span().start;
+            found.push(Unknown { table: name.to_owned(), key: text.to_string(), offset });
+        } else {
+            for inner in tables_in(value.get_ref()) {
+                collect_unknown(&joined(name, text), inner, found);
+            }
+        }
+    }
+}
+
+/// The table that a value is, or the tables that it lists.
+fn tables_in<'v, 'i>(value: &'v DeValue<'i>) -> Vec<&'v DeTable<'i>> {
+    match value {
+        DeValue::Table(table) => vec![table],
+        DeValue::Array(list) => list.iter().filter_map(|item| item.get_ref().as_table()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The key in whose value an offset of the text lies.
+pub(super) fn path_at(root: &DeTable<'_>, offset: usize) -> Option<String> {
+    path_in("", root, offset)
+}
+
+/// Looks into tables first: the span of a table is only its header. The parser bounds the depth.
+fn path_in(name: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
+    for (key, value) in table {
+        let path = joined(name, key.get_ref());
+        let tables = tables_in(value.get_ref());
+        let inside = tables.into_iter().find_map(|inner| path_in(&path, inner, offset));
+        if inside.is_some() {
+            return inside;
+        }
+        if spans(value).any(|span| span.contains(&offset)) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+/// Where a value is, and where its items are: the span of a list of tables is only its first.
+fn spans(value: &Spanned<DeValue<'_>>) -> impl Iterator<Item = Range<usize>> {
+    let items = value.get_ref().as_array().into_iter().flatten();
+    items.map(Spanned::span).chain([value.span()])
+}
+
+/// Where the key of a problem is in the text, or the nearest thing around it that is there.
+pub(super) fn offset_of(root: &DeTable<'_>, problem: &Problem) -> usize {
+    let mut offset = 0;
+    let mut table = root;
+    for step in problem.table.split('.') {
+        let Some((key, value)) = table.get_key_value(step) else { return offset };
+        offset = key.span().start;
+        let inner = match value.get_ref() {
+            DeValue::Array(list) => list.get(problem.index).map(|item| {
+                offset = item.span().start;
+                item.get_ref()
+            }),
+            other => Some(other),
+        };
+        let Some(inner) = inner.and_then(DeValue::as_table) else { return offset };
+        table = inner;
+    }
+    table.get_key_value(problem.key).map_or(offset, |(key, _)| key.span().start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_lists_its_keys() {
+        for (name, keys) in tables() {
+            assert!(!keys.is_empty(), "{name}");
+        }
+        assert!(known_in("namespace").unwrap().contains(&"match"));
+        assert!(!known_in("").unwrap().contains(&"origin"));
+    }
+
+    #[test]
+    fn advice_prefers_the_same_table_and_otherwise_looks_elsewhere() {
+        for (table, key, expected) in [
+            ("listen", "htp", "did you mean `listen.http`?"),
+            ("", "listne", "did you mean `listen`?"),
+            ("", "spin_us", "did you mean `cores.spin_us`?"),
+            ("auth", "keys", "did you mean `auth.key`?"),
+            ("debug", "qqq", "known here: echo"),
+        ] {
+            let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), offset: 0 };
+            assert_eq!(unknown.advice(), expected);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The configuration file: what it may say, what holds when it says nothing, and what the core
+//! makes of it.
+//!
+//! Owns the mapping from TOML to the values that the rest of the program takes. A [`Config`] that
+//! was read is valid; what depends on the command line is asked for afterwards
+//! ([`Config::check_exposure`]). It never opens a socket or starts a thread.
+
+mod check;
+pub mod dev_key;
+mod error;
+mod explain;
+mod exposure;
+mod keys;
+mod known;
+mod print;
+mod schema;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use crate::limits::Limits;
+use crate::policy::{Policies, Policy};
+
+pub use error::ConfigError;
+pub use exposure::{Anonymous, InsecurePlaintext};
+pub use schema::{
+    Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen, Namespace, SecretText,
+    Shards, SyncWire, TenByteLayout,
+};
+
+impl Config {
+    /// Reads and checks a configuration. `origin` names its file in errors; files that it mentions
+    /// are looked for beside it.
+    ///
+    /// # Errors
+    /// One line that names the key, the file and the line, and says what to do.
+    pub fn from_toml(text: &str, origin: &Path) -> Result<Config, ConfigError> {
+        let file = origin.display();
+        let at = |what: String, offset: usize, why: String| {
+            ConfigError::new(format!("config: {what} in {file} line {}", line(text, offset)), why)
+        };
+        let syntax = |error: toml::de::Error| {
+            at("syntax".to_owned(), error.span().map_or(0, |span| span.start), one_line(&error))
+        };
+        let table = DeTable::parse(text).map_err(syntax)?;
+        if let Some(unknown) = known::first_unknown(table.get_ref()) {
+            return Err(at(unknown.to_string(), unknown.offset, unknown.advice()));
+        }
+        let mut config: Config = toml::from_str(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            let what = known::path_at(table.get_ref(), offset)
+                .map_or_else(|| "value".to_owned(), |path| format!("`{path}`"));
+            at(what, offset, one_line(&error))
+        })?;
+        config.origin = Some(origin.to_owned());
+        check::problem(&config).map_or(Ok(()), |problem| {
+            let offset = known::offset_of(table.get_ref(), &problem);
+            Err(at(problem.to_string(), offset, problem.why.clone()))
+        })?;
+        Ok(config)
+    }
+
+    /// Reads and checks the configuration in a file.
+    ///
+    /// # Errors
+    /// As [`Config::from_toml`], or when the file cannot be read.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(
+                format!("config: cannot read {}", path.display()),
+                format!("{error}; every key has a default, so the file may also be left out"),
+            )
+        })?;
+        Config::from_toml(&text, path)
+    }
+
+    /// Checks a configuration that was changed after it was read, by the command line.
+    ///
+    /// # Errors
+    /// The first key whose value is not legal.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check::problem(self).map_or(Ok(()), |problem| {
+            Err(ConfigError::new(format!("config: {problem}"), problem.why.clone()))
+        })
+    }
+
+    /// Where durable data and the development key live; `None` keeps everything in memory.
+    pub fn data_dir(&self) -> Option<&Path> {
+        let dir = self.data.dir.as_path();
+        (!dir.as_os_str().is_empty()).then_some(dir)
+    }
+
+    /// The limits of the core.
+    pub fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    /// How channels behave: the namespaces in the order of the file, and the defaults.
+    pub fn policies(&self) -> Policies {
+        let default = Arc::new(Policy::default());
+        let rule = |namespace: &Namespace| {
+            (namespace.pattern.clone(), Arc::new(namespace.policy(&default)))
+        };
+        Policies { rules: self.namespace.iter().map(rule).collect(), default: Arc::clone(&default) }
+    }
+}
+
+/// The line of a byte offset, counted from 1.
+fn line(text: &str, offset: usize) -> usize {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let advice = match message.as_str() {
+        "invalid type: map, expected a sequence" => ", write its name in double brackets, [[name]]",
+        _ => "",
+    };
+    message + advice
+}

@@ -1,0 +1,161 @@
+//! The effective configuration as a file that could be read again.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::known::limit_keys;
+use super::schema::{Config, KeyEntry, LimitsTable, Shards};
+use super::{Anonymous, explain};
+use crate::limits::Limits;
+use crate::policy::{Pattern, Policy};
+
+/// What stands where a secret is. Refused as a secret, or a printed configuration that is put to
+/// use would have a secret that everybody knows.
+pub(super) const REDACTED: &str = "********";
+
+impl Config {
+    /// The effective configuration as TOML: every key, with what holds where the file says
+    /// nothing. Secrets are shown as `********` and must be put back before it is used.
+    pub fn print(&self) -> String {
+        let mut page = Page(String::new());
+        page.note(&format!("effective configuration, from {}", self.origin_text()));
+        self.print_cores(&mut page);
+        page.table("listen");
+        for (key, address) in self.listen.all() {
+            page.key(key, &address.to_string());
+        }
+        page.table("data");
+        page.key("dir", &self.data.dir);
+        self.print_auth(&mut page);
+        page.table("sync");
+        page.key("ten_byte_layout", &self.sync.ten_byte_layout);
+        self.print_limits(&mut page);
+        page.table("debug");
+        page.key("echo", &self.debug.echo);
+        self.print_namespaces(&mut page);
+        page.0
+    }
+
+    /// The file that was read, for people.
+    pub(super) fn origin_text(&self) -> String {
+        let file = self.origin.as_ref().map(|path| path.display().to_string());
+        file.unwrap_or_else(|| "the built-in defaults".to_owned())
+    }
+
+    fn print_cores(&self, page: &mut Page) {
+        page.table("cores");
+        match self.cores.shards() {
+            Shards::Auto => page.key("shards", &"auto"),
+            Shards::Count(count) => page.key("shards", &count),
+        }
+        page.optional("pin", &self.cores.pin, "the kernel chooses among the allowed CPUs");
+        page.key("spin_us", &self.cores.spin_us);
+    }
+
+    fn print_auth(&self, page: &mut Page) {
+        let (anonymous, reason) = self.anonymous();
+        page.table("auth");
+        page.note(reason);
+        page.key("anonymous", &(anonymous == Anonymous::Allowed));
+        page.key("anonymous_app", self.anonymous_app());
+        if self.auth.key.is_empty() {
+            page.note("no [[auth.key]]: the development key of the data directory is used");
+        }
+        for entry in &self.auth.key {
+            print_key(page, entry);
+        }
+    }
+
+    fn print_limits(&self, page: &mut Page) {
+        page.table("limits");
+        let limits = Value::try_from(LimitValues(self.limits()));
+        for key in limit_keys() {
+            if let Some(value) = limits.as_ref().ok().and_then(|limits| limits.get(key)) {
+                page.key(key, value);
+            }
+        }
+    }
+
+    fn print_namespaces(&self, page: &mut Page) {
+        let policies = self.policies();
+        for (pattern, policy) in &policies.rules {
+            page.list_table("namespace");
+            print_namespace(page, pattern, policy);
+        }
+        let all = Pattern::Prefix("".into());
+        if !policies.rules.iter().any(|(pattern, _)| *pattern == all) {
+            page.list_table("namespace");
+            page.note("the defaults, for every other channel");
+            print_namespace(page, &all, &policies.default);
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct LimitValues(#[serde(with = "LimitsTable")] Limits);
+
+fn print_key(page: &mut Page, entry: &KeyEntry) {
+    page.list_table("auth.key");
+    page.key("name", &entry.name);
+    page.optional("secret", &entry.secret.as_ref().map(|_| REDACTED), "no shared secret");
+    page.optional("algorithm", &entry.algorithm, "decided by the kind of key");
+    page.optional("public_key_file", &entry.public_key_file, "no public key");
+    page.optional("jwks_file", &entry.jwks_file, "no JWK set");
+    page.optional("issuer", &entry.issuer, "any issuer");
+    page.optional("audience", &entry.audience, "tokens with an audience are refused");
+    page.key("capability", &entry.capability);
+}
+
+fn print_namespace(page: &mut Page, pattern: &Pattern, policy: &Policy) {
+    page.key("match", &pattern.to_string());
+    for (key, value) in explain::policy_values(policy) {
+        page.key(key, &value);
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn note(&mut self, text: &str) {
+        self.line(format_args!("# {text}"));
+    }
+
+    fn table(&mut self, name: &str) {
+        self.line(format_args!("\n[{name}]"));
+    }
+
+    fn list_table(&mut self, name: &str) {
+        self.line(format_args!("\n[[{name}]]"));
+    }
+
+    fn key<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
+        let mut table = Table::new();
+        match Value::try_from(value) {
+            Ok(value) => {
+                table.insert(key.to_owned(), value);
+            }
+            Err(error) => self.note(&format!("{key} cannot be shown: {error}")),
+        }
+        self.0.push_str(&inline(table));
+    }
+
+    fn optional<T: Serialize>(&mut self, key: &str, value: &Option<T>, otherwise: &str) {
+        match value {
+            Some(value) => self.key(key, value),
+            None => self.note(&format!("{key} is not set: {otherwise}")),
+        }
+    }
+}
+
+/// `key = value` on one line, whatever the value.
+fn inline(table: Table) -> String {
+    table.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}

@@ -1,0 +1,282 @@
+//! The keys of the file, with their defaults. Field names are the names in the file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Capability;
+use crate::limits::Limits;
+use crate::policy::{Durability, Heartbeat, Pattern, Policy, SlowConsumer, SnapshotOnJoin};
+
+/// A whole configuration; its default is what holds without a file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The file that was read; `None` for the built-in defaults.
+    #[serde(skip)]
+    pub origin: Option<PathBuf>,
+    pub cores: Cores,
+    pub listen: Listen,
+    pub data: Data,
+    pub auth: Auth,
+    pub sync: SyncWire,
+    #[serde(with = "LimitsTable")]
+    pub limits: Limits,
+    pub debug: Debugging,
+    pub namespace: Vec<Namespace>,
+}
+
+/// How many shards there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shards {
+    /// One per CPU that the process may use; counted by the server.
+    #[default]
+    Auto,
+    Count(u16),
+}
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShardsVisitor)
+    }
+}
+
+struct ShardsVisitor;
+
+impl Visitor<'_> for ShardsVisitor {
+    type Value = Shards;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of shards or \"auto\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, count: i64) -> Result<Shards, E> {
+        u16::try_from(count)
+            .map(Shards::Count)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shards, E> {
+        match text {
+            "auto" => Ok(Shards::Auto),
+            _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cores {
+    pub shards: Shards,
+    /// CPU of each shard; without it the kernel chooses among the allowed ones.
+    pub pin: Option<Vec<usize>>,
+    /// Busy-poll before parking, microseconds.
+    pub spin_us: u64,
+}
+
+impl Cores {
+    /// The number of shards that was asked for: with `pin` and no number, one per pinned CPU.
+    pub fn shards(&self) -> Shards {
+        match (&self.pin, self.shards) {
+            (Some(cpus), Shards::Auto) => {
+                u16::try_from(cpus.len()).map_or(Shards::Auto, Shards::Count)
+            }
+            (_, shards) => shards,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    #[serde(deserialize_with = "address")]
+    pub http: SocketAddr,
+    #[serde(deserialize_with = "address")]
+    pub sync_tcp: SocketAddr,
+    #[serde(deserialize_with = "address")]
+    pub admin: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Listen { http: loopback(7400), sync_tcp: loopback(7401), admin: loopback(7402) }
+    }
+}
+
+impl Listen {
+    /// Every address with its key.
+    pub fn all(&self) -> [(&'static str, SocketAddr); 3] {
+        [("http", self.http), ("sync_tcp", self.sync_tcp), ("admin", self.admin)]
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        de::Error::custom(format_args!(
+            "`{text}` is not an IP address and port, write it as 127.0.0.1:7400 or [::1]:7400"
+        ))
+    })
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Empty for memory only; see [`Config::data_dir`].
+    pub dir: PathBuf,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Data { dir: "headcount-data".into() }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// See [`Config::anonymous`] for what holds without it.
+    pub anonymous: Option<bool>,
+    /// See [`Config::anonymous_app`].
+    pub anonymous_app: Option<String>,
+    pub key: Vec<KeyEntry>,
+}
+
+/// The algorithms a key may be for (RFC 7518 section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum KeyAlgorithm {
+    Hs256,
+    Rs256,
+    Es256,
+}
+
+/// A secret as written in the file. Never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
+/// `[[auth.key]]`: exactly one of `secret`, `public_key_file` and `jwks_file` is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyEntry {
+    pub name: String,
+    pub secret: Option<SecretText>,
+    pub algorithm: Option<KeyAlgorithm>,
+    /// Relative to the directory of the configuration file, as is `jwks_file`.
+    pub public_key_file: Option<PathBuf>,
+    pub jwks_file: Option<PathBuf>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    #[serde(default = "Capability::all")]
+    pub capability: Capability,
+}
+
+/// Layout of sync frames with the 10-byte header; they do not say which of the two they have
+/// (`protocols/nodedb.md` section 9, decision 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TenByteLayout {
+    #[serde(rename = "0.4")]
+    V04,
+    #[default]
+    #[serde(rename = "0.6")]
+    V06,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncWire {
+    pub ten_byte_layout: TenByteLayout,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debugging {
+    /// The echo endpoint of conformance runs, path `/echo`.
+    pub echo: bool,
+}
+
+/// `[limits]`, field for field [`Limits`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Limits", default = "Limits::default", deny_unknown_fields)]
+pub(super) struct LimitsTable {
+    message_bytes_max: usize,
+    fragments_max: u32,
+    send_queue_bytes_max: usize,
+    channels_per_session_max: usize,
+    members_per_channel_max: usize,
+    state_bytes_max: usize,
+    presence_set_bytes_max: usize,
+    updates_per_second_max: u32,
+    connections_per_shard_max: u32,
+    home_subscribers_max: u32,
+    home_overload_percent: u32,
+    greeting_ms: u64,
+    ping_after_ms: u64,
+    idle_ms: u64,
+    sweep_ms: u64,
+    mailbox_envelopes_max: usize,
+}
+
+/// `[[namespace]]`: what is not given is inherited from the defaults. Serialized, it has the keys
+/// that were given, without `match`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    #[serde(rename = "match", deserialize_with = "pattern", skip_serializing)]
+    pub pattern: Pattern,
+    pub presence_ttl_ms: Option<u64>,
+    pub presence_grace_ms: Option<u64>,
+    pub presence_interval_ms: Option<u64>,
+    pub presence_heartbeat: Option<Heartbeat>,
+    pub presence_snapshot_on_join: Option<bool>,
+    pub history_messages: Option<u32>,
+    pub history_age_s: Option<u64>,
+    pub history_bytes: Option<u64>,
+    pub durability: Option<Durability>,
+    pub slow_consumer: Option<SlowConsumer>,
+}
+
+fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|error| de::Error::custom(format_args!("`{text}` is no pattern, {error}")))
+}
+
+impl Namespace {
+    /// The policy of its channels, on top of `base`.
+    pub(super) fn policy(&self, base: &Policy) -> Policy {
+        let snapshot_on_join = match self.presence_snapshot_on_join {
+            None => base.snapshot_on_join,
+            Some(true) => SnapshotOnJoin::Send,
+            Some(false) => SnapshotOnJoin::Withhold,
+        };
+        Policy {
+            presence_ttl_ms: self.presence_ttl_ms.unwrap_or(base.presence_ttl_ms),
+            presence_grace_ms: self.presence_grace_ms.unwrap_or(base.presence_grace_ms),
+            presence_interval_ms: self.presence_interval_ms.unwrap_or(base.presence_interval_ms),
+            heartbeat: self.presence_heartbeat.unwrap_or(base.heartbeat),
+            snapshot_on_join,
+            history_messages: self.history_messages.unwrap_or(base.history_messages),
+            history_age_s: self.history_age_s.unwrap_or(base.history_age_s),
+            history_bytes: self.history_bytes.unwrap_or(base.history_bytes),
+            durability: self.durability.unwrap_or(base.durability),
+            slow_consumer: self.slow_consumer.unwrap_or(base.slow_consumer),
+        }
+    }
+}
