@@ -179,7 +179,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 11] {
+fn sizes(limits: &Limits) -> [Bound; 12] {
     [
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
