@@ -147,6 +147,16 @@ impl Shard {
         self.connections.len()
     }
 
+    /// Members whose connection was lost and whose grace runs.
+    pub fn lost_member_count(&self) -> usize {
+        self.lost.len()
+    }
+
+    /// Channels that connections of this shard subscribe to.
+    pub fn home_channel_count(&self) -> usize {
+        self.homes.len()
+    }
+
     /// The counts since start, with the gauges of this moment.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
