@@ -235,7 +235,21 @@ mod tests {
         channel.take_changes();
         channel.leave(addr(1));
         announce(&mut channel, 1, "a", "2");
-        assert_eq!(kinds(&mut channel), [ChangeKind::Update]);
+        let changes = channel.take_changes();
+        assert_eq!(changes.author(), Author::Several, "who enters again must be shown the set");
+        assert_eq!(changes.list().iter().map(|c| c.kind).collect::<Vec<_>>(), [ChangeKind::Update]);
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_as_another_user_leaves_and_enters() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        channel.leave(addr(1));
+        announce(&mut channel, 1, "b", "1");
+        announce(&mut channel, 2, "c", "1");
+        channel.leave(addr(2));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
     }
 
     #[test]
