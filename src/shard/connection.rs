@@ -94,6 +94,16 @@ pub struct Subscription {
     pub unsent_state: Option<Bytes>,
 }
 
+/// A search for the memberships that an earlier connection of the session lost.
+#[derive(Debug, Default)]
+pub struct Resuming {
+    /// Answers that have not come in.
+    pub answers: u32,
+    /// Hashes of channels that the session has left meanwhile; they are not taken over. At most as
+    /// many as a session may have channels; the leave of a further one is without effect.
+    pub left: Vec<u64>,
+}
+
 /// One connection. An idle one owns no heap memory but its session and subscriptions.
 #[derive(Debug)]
 pub struct Connection {
@@ -114,8 +124,8 @@ pub struct Connection {
     pub pace: Pace,
     /// When the pace last let presence through.
     pub paced_ms: u64,
-    /// Answers to a resume that have not come in; until then the connection stays here.
-    pub resume_answers: u16,
+    /// Set while a resume is under way; until it is over the connection stays here.
+    pub resuming: Option<Box<Resuming>>,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
     pub credit_second: u32,
@@ -157,7 +167,7 @@ impl Connection {
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
             paced_ms: 0,
-            resume_answers: 0,
+            resuming: None,
             update_credit: 0,
             credit_second: 0,
             flags: Flags::default(),

@@ -71,6 +71,13 @@ impl Shard {
         if let Some(slot) = self.homes.find(&app, channel, hash) {
             self.unsubscribe(id, slot, Some(Departure::AtOnce));
         }
+        let most = self.settings.limits.channels_per_session_max;
+        let connection = self.connections.get_mut(id);
+        if let Some(resuming) = connection.and_then(|c| c.resuming.as_mut())
+            && resuming.left.len() < most
+        {
+            resuming.left.push(hash);
+        }
     }
 
     /// Ends all memberships of a session that goes on, or ends, as `reason` says.
@@ -90,7 +97,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
         let Some(key) = key.map(Arc::new) else { return };
-        connection.resume_answers = shards;
+        let resuming = connection.resuming.get_or_insert_default();
+        resuming.answers += u32::from(shards);
+        resuming.left.clear();
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
             self.outbox.send(shard, Envelope::Resume { key: Arc::clone(&key), addr });
@@ -104,13 +113,19 @@ impl Shard {
         id: ConnId,
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
     ) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.resume_answers = connection.resume_answers.saturating_sub(1);
-        }
         for (key, identity) in memberships {
             match self.feed_of(id) {
+                Some(_) if self.has_left(id, &key) => self.forgo(id, key),
                 Some(feed) => self.take_over(now, id, key, identity, feed),
                 None => self.give_back(id, key),
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(id)
+            && let Some(resuming) = &mut connection.resuming
+        {
+            resuming.answers -= 1;
+            if resuming.answers == 0 {
+                connection.resuming = None;
             }
         }
     }
@@ -246,7 +261,7 @@ impl Shard {
         let owner = self.settings.router.shard_of(key);
         let connection = self.connections.get(id)?;
         let may_move = connection.subscriptions.is_empty()
-            && connection.resume_answers == 0
+            && connection.resuming.is_none()
             && !connection.flags.settled
             && !connection.flags.blocked;
         if may_move && self.should_move(owner, key.hash) { Some(owner) } else { None }
@@ -480,6 +495,20 @@ impl Shard {
             self.subscribe(now, id, slot, feed);
         }
         self.request_snapshot(now, id, slot, feed);
+    }
+
+    /// The session has left the channel since it asked, and not entered it again.
+    fn has_left(&self, id: ConnId, key: &ChannelKey) -> bool {
+        let resuming = self.connections.get(id).and_then(|c| c.resuming.as_ref());
+        let left = resuming.is_some_and(|resuming| resuming.left.contains(&key.hash));
+        let slot = self.homes.find_key(key);
+        left && !slot.is_some_and(|slot| self.is_subscribed(id, slot))
+    }
+
+    fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        let owner = self.settings.router.shard_of(&key);
+        let addr = ConnAddr { shard: self.id, conn: id };
+        self.command(owner, key, Command::Leave { addr });
     }
 
     /// The session that asked is gone; its memberships linger once more.

@@ -248,6 +248,7 @@ impl World {
     pub fn members(&mut self, app: &str, channel: &str) -> Vec<MemberView> {
         let key = Arc::new(self.settings.router.key(&app.into(), channel));
         let owner = self.settings.router.shard_of(&key).index();
+        self.turn(owner);
         self.asked += 1;
         let request = self.asked;
         let from = self.settings.edge;
