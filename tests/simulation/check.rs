@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headcount::counters::Counters;
 
+use super::model::Phase;
 use super::profile::{APPS, CHANNELS};
 use super::run::{Owed, Run, View};
 use super::wire::{Heard, PeerSeen};
@@ -78,7 +79,8 @@ impl Run {
             );
         }
         self.check_sole_update(id, channel, peers);
-        if let Some(view) = self.clients[id].views.get_mut(channel) {
+        if self.clients[id].memberships.phase(channel) != Phase::Out {
+            let view = self.clients[id].views.entry(channel.to_owned()).or_default();
             view.clear();
             for peer in peers {
                 view.entry(peer.user.clone()).or_default().push(text(peer).to_owned());
@@ -104,7 +106,7 @@ impl Run {
 
     /// In a calm run, whoever alone caused a broadcast does not receive it.
     fn check_sole_update(&mut self, id: usize, channel: &str, peers: &[PeerSeen]) {
-        if !self.profile.calm || !self.clients[id].views.contains_key(channel) {
+        if !self.profile.calm || self.clients[id].memberships.phase(channel) == Phase::Out {
             return;
         }
         let is_own = |state: &&str| author(state).client == id;

@@ -74,9 +74,14 @@ impl Memberships {
         }
     }
 
-    /// A clean close, or another identity.
+    /// A clean close, or another identity. What was being taken over may linger once more.
     pub fn left_all(&mut self) {
-        self.by_channel.values_mut().for_each(|membership| membership.phase = Phase::Out);
+        for membership in self.by_channel.values_mut() {
+            membership.phase = match membership.phase {
+                Phase::Out | Phase::Pending | Phase::Sure { .. } => Phase::Out,
+                _ => Phase::Gone,
+            };
+        }
     }
 
     /// The connection broke. `resumable`: another one can show that it is the same session.

@@ -234,7 +234,7 @@ impl Run {
             client.memberships.handled(socket.delivered, now_ms);
             let ended = matches!(socket.stage, Stage::Flushing | Stage::Shut)
                 || !matches!(socket.place, Place::On(..) | Place::InMail);
-            if ended {
+            if ended && conn.greeted {
                 client.memberships.vanished(!client.lite_id.is_empty());
             }
         }
@@ -402,7 +402,6 @@ impl Run {
         let end = self.send(id, &bytes, Some(channel));
         let client = &mut self.clients[id];
         client.memberships.announced(channel, seq, end);
-        client.views.entry(channel.to_owned()).or_default();
     }
 
     fn leave_one(&mut self, id: usize) {
@@ -441,7 +440,9 @@ impl Run {
         let socket = &mut self.world.sockets[conn.socket];
         socket.ending = Some(Ending::Eof);
         socket.room = usize::MAX / 2;
-        client.memberships.left_all();
+        if conn.greeted {
+            client.memberships.left_all();
+        }
         client.views.clear();
     }
 
@@ -452,10 +453,9 @@ impl Run {
         let ending = if eof { Ending::Eof } else { Ending::Reset };
         self.world.note(|| format!("client {id} is lost: {ending:?}"));
         self.world.sockets[conn.socket].ending = Some(ending);
-        client.losing = Some(conn.socket);
-        client.memberships.lost(self.profile.grace_ms, !client.lite_id.is_empty());
-        if !conn.greeted {
-            client.memberships.left_all();
+        if conn.greeted {
+            client.losing = Some(conn.socket);
+            client.memberships.lost(self.profile.grace_ms, !client.lite_id.is_empty());
         }
         client.views.clear();
     }
@@ -465,7 +465,9 @@ impl Run {
         let Some(conn) = client.conn.take() else { return };
         self.world.note(|| format!("client {id} vanishes"));
         self.world.sockets[conn.socket].room = 300;
-        client.memberships.vanished(!client.lite_id.is_empty());
+        if conn.greeted {
+            client.memberships.vanished(!client.lite_id.is_empty());
+        }
         client.views.clear();
     }
 
@@ -570,7 +572,9 @@ impl Run {
         let Some(conn) = client.conn.take() else { return };
         self.world.note(|| format!("client {id} was closed by the server"));
         assert!(conn.excused || may_be_slow || !conn.acked, "client {id} was closed for nothing");
-        client.memberships.vanished(!client.lite_id.is_empty());
+        if conn.greeted {
+            client.memberships.vanished(!client.lite_id.is_empty());
+        }
         client.views.clear();
         let socket = &mut self.world.sockets[conn.socket];
         socket.ending = Some(Ending::Eof);
