@@ -79,6 +79,7 @@ impl Run {
             );
         }
         self.check_sole_update(id, channel, peers);
+        self.clients[id].memberships.expirable.remove(channel);
         if self.clients[id].memberships.phase(channel) != Phase::Out {
             let view = self.clients[id].views.entry(channel.to_owned()).or_default();
             view.clear();
@@ -193,7 +194,9 @@ impl Run {
             }
         }
         let withheld = self.world.settings.policies.rule_for(channel).is_none();
-        let unseen = withheld && replayed.is_empty();
+        let expirable = &self.clients[id].memberships.expirable;
+        let unseen = (withheld && replayed.is_empty())
+            || (expected.is_empty() && expirable.contains(channel));
         assert!(
             unseen || replayed == expected,
             "the view of client {id} of {channel} is\n  {replayed:?} instead of\n  {expected:?}"

@@ -1,7 +1,7 @@
 //! The naive truth: for every client and channel, whether the client is a member for certain, and
 //! since which standstill everybody must know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is certain about one membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub struct Terms {
 pub struct Memberships {
     pub by_channel: BTreeMap<String, Membership>,
     last_handled_ms: u64,
+    /// Channels in which the member may have expired since it was last shown a set. It is not told,
+    /// and neither is it shown the set when it enters again and is alone.
+    pub expirable: BTreeSet<String>,
 }
 
 impl Memberships {
@@ -173,6 +176,7 @@ impl Memberships {
             let alive_ms = alive_ms(membership, channel);
             membership.phase = match membership.phase {
                 Phase::Sure { .. } | Phase::Pending if now_ms >= alive_ms + terms.ttl_ms => {
+                    self.expirable.insert(channel.clone());
                     Phase::Doubtful
                 }
                 Phase::Lingering { lost_ms: Some(lost_ms), .. }
