@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headcount::counters::Counters;
 
-use super::model::Phase;
 use super::profile::{APPS, CHANNELS};
 use super::run::{Owed, Run, View};
 use super::wire::{Heard, PeerSeen};
@@ -80,7 +79,7 @@ impl Run {
         }
         self.check_sole_update(id, channel, peers);
         self.clients[id].memberships.expirable.remove(channel);
-        if self.clients[id].memberships.phase(channel) != Phase::Out {
+        if self.clients[id].memberships.is_watched(channel) {
             let view = self.clients[id].views.entry(channel.to_owned()).or_default();
             view.clear();
             for peer in peers {
@@ -98,16 +97,23 @@ impl Run {
                 (app, channel),
                 "client {id} is shown {peer:?}"
             );
-            let names = &self.clients[author.client].names;
-            assert!(names.contains(&peer.user), "{peer:?} is none of {names:?}");
+            self.check_name(author.client, &peer.user);
             let most_ms = now_ms - self.sent_ms[text(peer)];
             assert!(peer.age_ms <= most_ms, "{peer:?} was sent only {most_ms} ms ago");
         }
     }
 
+    /// Which sessions an anonymous client had it may never have learnt.
+    fn check_name(&self, id: usize, user: &str) {
+        let client = &self.clients[id];
+        let known = client.names.contains(user);
+        let unknown = client.is_anonymous() && user.starts_with("anonymous-");
+        assert!(known || unknown, "{user} is no name of client {id}: {:?}", client.names);
+    }
+
     /// In a calm run, whoever alone caused a broadcast does not receive it.
     fn check_sole_update(&mut self, id: usize, channel: &str, peers: &[PeerSeen]) {
-        if !self.profile.calm || self.clients[id].memberships.phase(channel) == Phase::Out {
+        if !self.profile.calm || !self.clients[id].memberships.is_watched(channel) {
             return;
         }
         let is_own = |state: &&str| author(state).client == id;
@@ -124,7 +130,7 @@ impl Run {
 
     fn hear_leave(&mut self, id: usize, made_after: u64, channel: &str, user: &str) {
         for member in self.clients.iter().filter(|c| c.app == self.clients[id].app) {
-            let named = member.names.len() == 1 && member.names.contains(user);
+            let named = !member.is_anonymous() && member.names.contains(user);
             assert!(
                 !(named && member.memberships.is_certain(channel, made_after)),
                 "false leave: client {id} is told that {user} left {channel}, but client {} lives",
@@ -157,8 +163,7 @@ impl Run {
         for member in &shown {
             let state = std::str::from_utf8(&member.state).expect("a state").to_owned();
             assert!(!member.lingering, "a ghost lingers in {app} {channel}: {state}");
-            let names = &self.clients[author(&state).client].names;
-            assert!(names.contains(&*member.user), "{member:?} is none of {names:?}");
+            self.check_name(author(&state).client, &member.user);
             assert!(owned.insert(state, member.user.to_string()).is_none(), "{member:?} twice");
         }
         let found: BTreeSet<(usize, u64)> =

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Phase {
     /// No member once everything under way has arrived.
     Out,
+    /// Left, or greeted as somebody else; the core may not know yet.
+    Leaving,
     /// Announced; a member once everything under way has arrived.
     Pending,
     /// The owner has known since this standstill.
@@ -71,17 +73,35 @@ impl Memberships {
         *membership = Membership { phase, ..fresh };
     }
 
-    pub fn left(&mut self, channel: &str) {
+    /// `end`: where the goodbye ends in the client's stream.
+    pub fn left(&mut self, channel: &str, end: usize) {
         if let Some(membership) = self.by_channel.get_mut(channel) {
-            membership.phase = Phase::Out;
+            *membership =
+                Membership { phase: Phase::Leaving, end, handled_ms: None, ..*membership };
         }
     }
 
-    /// A clean close, or another identity. What was being taken over may linger once more.
-    pub fn left_all(&mut self) {
-        for membership in self.by_channel.values_mut() {
+    /// The session becomes nobody. What was being taken over may linger once more.
+    pub fn left_all(&mut self, end: usize) {
+        let channels: Vec<String> = self.by_channel.keys().cloned().collect();
+        for channel in channels {
+            match self.phase(&channel) {
+                Phase::Pending | Phase::Sure { .. } | Phase::Leaving => self.left(&channel, end),
+                _ => self.closed_in(&channel),
+            }
+        }
+    }
+
+    /// A clean close, after everything else has arrived.
+    pub fn closed(&mut self) {
+        let channels: Vec<String> = self.by_channel.keys().cloned().collect();
+        channels.iter().for_each(|channel| self.closed_in(channel));
+    }
+
+    fn closed_in(&mut self, channel: &str) {
+        if let Some(membership) = self.by_channel.get_mut(channel) {
             membership.phase = match membership.phase {
-                Phase::Out | Phase::Pending | Phase::Sure { .. } => Phase::Out,
+                Phase::Out | Phase::Leaving | Phase::Pending | Phase::Sure { .. } => Phase::Out,
                 _ => Phase::Gone,
             };
         }
@@ -146,6 +166,9 @@ impl Memberships {
             if open && membership.handled_ms.is_none() && delivered >= membership.end {
                 membership.handled_ms = Some(now_ms);
                 self.last_handled_ms = now_ms;
+                if membership.phase == Phase::Leaving {
+                    membership.phase = Phase::Out;
+                }
             }
         }
     }
@@ -198,6 +221,11 @@ impl Memberships {
             | Phase::Resuming { since, .. } => since <= standstill,
             _ => false,
         }
+    }
+
+    /// Does the client care for what it is shown of the channel?
+    pub fn is_watched(&self, channel: &str) -> bool {
+        !matches!(self.phase(channel), Phase::Out | Phase::Leaving)
     }
 
     /// Is it a member when nothing is under way any more?

@@ -373,7 +373,8 @@ impl Run {
             self.clients[id].memberships = mark;
         } else if !good {
             self.greet(id, false);
-            self.clients[id].memberships.left_all();
+            let end = self.clients[id].conn.as_ref().map_or(0, |conn| conn.sent);
+            self.clients[id].memberships.left_all(end);
             self.clients[id].views.clear();
         }
     }
@@ -407,16 +408,17 @@ impl Run {
     fn leave_one(&mut self, id: usize) {
         let client = &mut self.clients[id];
         let left = client.memberships.by_channel.iter();
-        let mut left = left.filter(|(_, m)| !matches!(m.phase, Phase::Out | Phase::Gone));
+        let mut left =
+            left.filter(|(_, m)| !matches!(m.phase, Phase::Out | Phase::Leaving | Phase::Gone));
         let Some((channel, _)) = left.next() else { return };
         let channel = channel.clone();
         let Some(conn) = &mut client.conn else { return };
         let bytes = conn.wire.leave(&channel);
-        client.memberships.left(&channel);
         client.views.remove(&channel);
         client.last_set.remove(&channel);
         self.world.note(|| format!("client {id} leaves {channel}"));
-        self.send(id, &bytes, None);
+        let end = self.send(id, &bytes, None);
+        self.clients[id].memberships.left(&channel, end);
     }
 
     fn ping(&mut self, id: usize) {
@@ -441,7 +443,7 @@ impl Run {
         socket.ending = Some(Ending::Eof);
         socket.room = usize::MAX / 2;
         if conn.greeted {
-            client.memberships.left_all();
+            client.memberships.closed();
         }
         client.views.clear();
     }
@@ -525,7 +527,7 @@ impl Run {
         conn.silent = true;
         self.world.note(|| format!("client {id} breaks the protocol"));
         self.world.send(conn.socket, &bytes);
-        client.memberships.left_all();
+        client.memberships.vanished(!client.lite_id.is_empty());
     }
 
     fn refresh(&mut self, id: usize) {
