@@ -99,14 +99,19 @@ impl Members {
         self.bytes
     }
 
-    /// The longest-standing member of `user` whose connection is lost.
-    pub(super) fn lingering_of(&self, user: &str) -> Option<ConnAddr> {
-        if self.sessions_of(user) == 0 {
+    /// The longest-standing member whose connection is lost and whose place this newcomer may take:
+    /// one of the same user that cannot be told from it. Another device comes back by itself.
+    pub(super) fn lingering_of(&self, newcomer: &Identity) -> Option<ConnAddr> {
+        if self.sessions_of(&newcomer.user) == 0 {
             return None;
         }
-        self.iter()
-            .find(|m| m.lingering_until_ms.is_some() && *m.identity.user == *user)
-            .map(|m| m.addr)
+        let replaceable = |member: &&Member| {
+            let lost = &member.identity;
+            member.lingering_until_ms.is_some()
+                && lost.user == newcomer.user
+                && (lost.resume.is_none() || lost.resume == newcomer.resume)
+        };
+        self.iter().find(replaceable).map(|member| member.addr)
     }
 
     pub(super) fn insert(

@@ -65,7 +65,7 @@ impl Channel {
         limits: &Limits,
     ) -> Result<Announced, Reject> {
         let known = self.members.contains(addr);
-        let lost = if known { None } else { self.members.lingering_of(&identity.user) };
+        let lost = if known { None } else { self.members.lingering_of(identity) };
         self.check_room(addr, lost, identity, &state, limits)?;
         if known {
             self.update(now, addr, state);
@@ -262,6 +262,26 @@ mod tests {
         assert!(!channel.has_changes(), "same state: nothing to tell");
         assert!(!channel.expire(at(200), addr(1)));
         assert_eq!(users(&channel), ["a"]);
+    }
+
+    #[test]
+    fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
+        let device = |name: &str| {
+            let user: Arc<str> = "a".into();
+            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), device: name.into() };
+            Arc::new(Identity { user, resume: Some(key) })
+        };
+        for (newcomer, expected) in [
+            (device("phone"), Announced::Returned),
+            (device("laptop"), Announced::Entered),
+            (who("a"), Announced::Entered),
+        ] {
+            let (mut channel, limits) = (Channel::default(), Limits::default());
+            channel.announce(at(0), addr(1), &device("phone"), Bytes::new(), &limits).unwrap();
+            channel.linger(addr(1), 100);
+            let done = channel.announce(at(0), addr(2), &newcomer, Bytes::new(), &limits);
+            assert_eq!(done, Ok(expected), "{newcomer:?}");
+        }
     }
 
     #[test]
