@@ -88,6 +88,8 @@ pub struct Subscription {
     pub feed: Feed,
     /// When the member last announced its state.
     pub announced_ms: u64,
+    /// When presence of this channel was last queued; what the session's pace is measured from.
+    pub shown_ms: u64,
     /// The subscriber was not sent the newest set; it gets one when it can take it.
     pub stale: bool,
     /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
@@ -122,8 +124,6 @@ pub struct Connection {
     /// When the first request or greeting must be complete; 0 once it is.
     pub greeting_deadline_ms: u64,
     pub pace: Pace,
-    /// When the pace last let presence through.
-    pub paced_ms: u64,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
     /// Updates that may still be sent to owners in `credit_second`.
@@ -166,7 +166,6 @@ impl Connection {
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
-            paced_ms: 0,
             resuming: None,
             update_credit: 0,
             credit_second: 0,
@@ -184,6 +183,26 @@ impl Connection {
             Session::Sync(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
         }
+    }
+
+    /// When the connection's pace next lets presence of a channel through.
+    pub fn due_ms(&self, subscription: &Subscription) -> u64 {
+        match self.pace {
+            Pace::AtOnce => 0,
+            Pace::Every(ms) => subscription.shown_ms + ms,
+        }
+    }
+
+    /// Whether the pace lets presence of a channel through; if so it is taken for shown. Does not
+    /// look for the subscription when there is no pace, which is what fan-out meets.
+    pub fn may_show(&mut self, now_ms: u64, channel: u32) -> bool {
+        let Pace::Every(ms) = self.pace else { return true };
+        let Some(subscription) = self.subscription_mut(channel) else { return true };
+        let due = subscription.shown_ms + ms <= now_ms;
+        if due {
+            subscription.shown_ms = now_ms;
+        }
+        due
     }
 
     pub fn subscription_mut(&mut self, channel: u32) -> Option<&mut Subscription> {

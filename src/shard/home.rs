@@ -168,16 +168,13 @@ impl Shard {
     pub(super) fn set_pace(&mut self, now: Now, id: ConnId, pace: Pace) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.pace = pace;
-        if pace == Pace::AtOnce {
-            self.refresh_stale(now, id);
-        }
+        self.refresh_stale(now, id);
     }
 
     /// A pace timer fired: held-back states go out, held-back presence is asked for anew.
     pub(super) fn pace_due(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.flags.pacing = false;
-        connection.paced_ms = now.mono_ms;
         self.resubmit_states(now, id);
         self.refresh_stale(now, id);
     }
@@ -190,22 +187,31 @@ impl Shard {
         }
     }
 
-    /// Asks the owners for the present sets that a subscriber has missed, if it can take them.
+    /// Asks the owners for the present sets that a subscriber has missed, as far as it can take them
+    /// and its pace allows.
     pub(super) fn refresh_stale(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.flags.stale || connection.flags.blocked || !connection.is_open() {
             return;
         }
         connection.flags.stale = false;
-        let stale = connection.subscriptions.iter_mut().filter(|s| s.stale);
-        let wanted: Vec<_> = stale
-            .map(|subscription| {
-                subscription.stale = false;
-                (subscription.channel, subscription.feed)
-            })
-            .collect();
-        for (slot, feed) in wanted {
-            self.request_snapshot(now, id, slot, feed);
+        let connection = &*connection;
+        let stale = connection.subscriptions.iter().filter(|s| s.stale);
+        let stale: Vec<_> = stale.map(|s| (s.channel, s.feed, connection.due_ms(s))).collect();
+        for (slot, feed, due_ms) in stale {
+            if due_ms > now.mono_ms {
+                self.mark_stale(now, id, slot);
+            } else {
+                self.set_fresh(id, slot);
+                self.request_snapshot(now, id, slot, feed);
+            }
+        }
+    }
+
+    fn set_fresh(&mut self, id: ConnId, slot: u32) {
+        let connection = self.connections.get_mut(id);
+        if let Some(subscription) = connection.and_then(|c| c.subscription_mut(slot)) {
+            subscription.stale = false;
         }
     }
 
@@ -323,6 +329,7 @@ impl Shard {
             place: list.len() as u32,
             feed,
             announced_ms: now.mono_ms,
+            shown_ms: 0,
             stale: false,
             unsent_state: None,
         });
@@ -532,38 +539,29 @@ impl Shard {
 
     /// Queues presence for one subscriber, or notes that it missed some.
     fn deliver(&mut self, now: Now, id: ConnId, slot: u32, bytes: &Bytes) {
+        let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
         let most = self.settings.limits.send_queue_bytes_max;
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if !connection.is_open() {
-            return;
-        }
-        if let Pace::Every(ms) = connection.pace
-            && now.mono_ms < connection.paced_ms + ms
-            && connection.paced_ms != now.mono_ms
-        {
-            self.counters.conflate(Conflated::Throttled);
-            return self.mark_stale(now, id, slot);
-        }
         let full = !connection.queue.is_empty() && connection.queue.len() + bytes.len() > most;
-        if connection.flags.blocked || full {
-            self.counters.conflate(Conflated::SlowReceiver);
+        let unable = connection.flags.blocked || full;
+        if unable || !connection.may_show(now.mono_ms, slot) {
+            let reason = if unable { Conflated::SlowReceiver } else { Conflated::Throttled };
+            self.counters.conflate(reason);
             return self.mark_stale(now, id, slot);
         }
-        connection.paced_ms = now.mono_ms;
         connection.queue.push(bytes.clone());
         self.counters.deliveries += 1;
         self.mark_connection_dirty(id);
     }
 
+    /// Notes that a subscriber missed something; its pace may demand a timer to make good for it.
     fn mark_stale(&mut self, now: Now, id: ConnId, slot: u32) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.flags.stale = true;
-        if let Some(subscription) = connection.subscription_mut(slot) {
-            subscription.stale = true;
-        }
+        let Some(subscription) = connection.subscription_mut(slot) else { return };
+        subscription.stale = true;
+        let shown_ms = subscription.shown_ms;
         if let Pace::Every(ms) = connection.pace {
-            let due_ms = (connection.paced_ms + ms).max(now.mono_ms + 1);
-            self.set_pace_timer(id, due_ms);
+            self.set_pace_timer(id, (shown_ms + ms).max(now.mono_ms + 1));
         }
     }
 

@@ -483,11 +483,8 @@ impl Shard {
     }
 
     fn resume_presence(&mut self, now: Now, id: ConnId) {
-        let at_once = self.connections.get(id).is_some_and(|c| c.pace == session::Pace::AtOnce);
-        if at_once {
-            self.refresh_stale(now, id);
-            self.drain_local(now);
-        }
+        self.refresh_stale(now, id);
+        self.drain_local(now);
     }
 }
 
