@@ -172,11 +172,14 @@ impl Shard {
         let limits = &self.settings.limits;
         let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
         let is_member = owned.channel.members().contains(new.addr);
+        let is_alone = owned.channel.members().len() == 1;
         match (done, home) {
             (Ok(Announced::Entered), _) => self.counters.members += 1,
             (Ok(Announced::Returned), Some(home)) => {
                 self.counters.resumed_members += 1;
-                self.send_snapshot(now, slot, new.feed, new.addr, home);
+                if !is_alone {
+                    self.send_snapshot(now, slot, new.feed, new.addr, home);
+                }
             }
             (Ok(Announced::Updated | Announced::Returned), _) => {}
             (Err(reject), Some(to)) if !is_member => {
@@ -319,7 +322,7 @@ impl Shard {
         }
     }
 
-    /// Sends the present set to one connection, unless it is alone.
+    /// Sends the present set to one connection, which may have seen members that have left.
     fn send_snapshot(
         &mut self,
         now: Now,
@@ -329,9 +332,6 @@ impl Shard {
         home: HomeChannelId,
     ) {
         let Some(owned) = self.owned.get(slot) else { return };
-        if !owned.channel.members().iter().any(|member| member.addr != to) {
-            return;
-        }
         let frames = presence::set(feed, now, &owned.key.name, owned.channel.members());
         self.outbox.send(to.shard, Envelope::Snapshot { to: home, conn: to.conn, frames });
     }
