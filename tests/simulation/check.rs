@@ -78,7 +78,7 @@ impl Run {
             );
         }
         self.check_sole_update(id, channel, peers);
-        self.clients[id].memberships.expirable.remove(channel);
+        self.clients[id].memberships.shown(channel, made_after);
         if self.clients[id].memberships.is_watched(channel) {
             let view = self.clients[id].views.entry(channel.to_owned()).or_default();
             view.clear();
@@ -199,9 +199,8 @@ impl Run {
             }
         }
         let withheld = self.world.settings.policies.rule_for(channel).is_none();
-        let expirable = &self.clients[id].memberships.expirable;
-        let unseen = (withheld && replayed.is_empty())
-            || (expected.is_empty() && expirable.contains(channel));
+        let expirable = self.clients[id].memberships.is_expirable(channel);
+        let unseen = (withheld && replayed.is_empty()) || (expected.is_empty() && expirable);
         assert!(
             unseen || replayed == expected,
             "the view of client {id} of {channel} is\n  {replayed:?} instead of\n  {expected:?}"

@@ -54,7 +54,7 @@ pub struct Memberships {
     last_handled_ms: u64,
     /// Channels in which the member may have expired since it was last shown a set. It is not told,
     /// and neither is it shown the set when it enters again and is alone.
-    pub expirable: BTreeSet<String>,
+    expirable: BTreeSet<String>,
 }
 
 impl Memberships {
@@ -221,6 +221,18 @@ impl Memberships {
             | Phase::Resuming { since, .. } => since <= standstill,
             _ => false,
         }
+    }
+
+    /// The client heard a set that was made after this standstill.
+    pub fn shown(&mut self, channel: &str, standstill: u64) {
+        if self.is_certain(channel, standstill) {
+            self.expirable.remove(channel);
+        }
+    }
+
+    /// May it be alone after it expired, and not have been told?
+    pub fn is_expirable(&self, channel: &str) -> bool {
+        self.expirable.contains(channel)
     }
 
     /// Does the client care for what it is shown of the channel?
