@@ -472,10 +472,9 @@ impl World {
         assert_eq!(bytes.len(), queue.len());
         let standstill = self.standstills;
         let socket = &mut self.sockets[at];
-        if socket.ended_ms.is_some() && self.rng.percent(50) {
+        if socket.shut || (socket.ended_ms.is_some() && self.rng.percent(50)) {
             return self.shards[s].handle_lost(self.now, id);
         }
-        assert!(!socket.shut, "bytes after the last one");
         socket.queued.push((socket.written + bytes.len(), standstill));
         let taken = bytes.len().min(socket.room);
         socket.outbound.extend_from_slice(&bytes[..taken]);
