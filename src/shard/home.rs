@@ -115,7 +115,7 @@ impl Shard {
     ) {
         for (key, identity) in memberships {
             match self.feed_of(id) {
-                Some(_) if self.has_left(id, &key) => self.forgo(id, key),
+                _ if self.has_left(id, &key) => self.forgo(id, key),
                 Some(feed) => self.take_over(now, id, key, identity, feed),
                 None => self.give_back(id, key),
             }

@@ -101,7 +101,7 @@ impl Memberships {
     fn closed_in(&mut self, channel: &str) {
         if let Some(membership) = self.by_channel.get_mut(channel) {
             membership.phase = match membership.phase {
-                Phase::Out | Phase::Leaving | Phase::Pending | Phase::Sure { .. } => Phase::Out,
+                Phase::Out | Phase::Pending | Phase::Sure { .. } => Phase::Out,
                 _ => Phase::Gone,
             };
         }
@@ -166,9 +166,6 @@ impl Memberships {
             if open && membership.handled_ms.is_none() && delivered >= membership.end {
                 membership.handled_ms = Some(now_ms);
                 self.last_handled_ms = now_ms;
-                if membership.phase == Phase::Leaving {
-                    membership.phase = Phase::Out;
-                }
             }
         }
     }
@@ -180,6 +177,7 @@ impl Memberships {
             let arrived = membership.handled_ms.is_some() && quiet;
             membership.confirmed |= arrived;
             membership.phase = match membership.phase {
+                Phase::Leaving if membership.handled_ms.is_some() => Phase::Out,
                 Phase::Pending if arrived => Phase::Sure { since: number },
                 Phase::Resuming { since, until_ms } if arrived && now_ms < until_ms => {
                     Phase::Sure { since }
