@@ -200,7 +200,10 @@ impl Run {
         }
         let withheld = self.world.settings.policies.rule_for(channel).is_none();
         let expirable = self.clients[id].memberships.is_expirable(channel);
-        let unseen = (withheld && replayed.is_empty()) || (expected.is_empty() && expirable);
+        let unseen = match withheld {
+            true => replayed.is_empty() || expirable,
+            false => expected.is_empty() && expirable,
+        };
         assert!(
             unseen || replayed == expected,
             "the view of client {id} of {channel} is\n  {replayed:?} instead of\n  {expected:?}"

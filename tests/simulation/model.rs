@@ -36,6 +36,8 @@ pub struct Membership {
     pub handled_ms: Option<u64>,
     /// The owner has the newest state.
     pub confirmed: bool,
+    /// An earlier connection of the client may be a member too, and linger, and be resumed.
+    zombie: bool,
 }
 
 /// What the model needs to know of the channel and the settings.
@@ -63,14 +65,20 @@ impl Memberships {
     }
 
     pub fn announced(&mut self, channel: &str, seq: u64, end: usize) {
-        let fresh =
-            Membership { phase: Phase::Pending, seq, end, handled_ms: None, confirmed: false };
+        let fresh = Membership {
+            phase: Phase::Pending,
+            seq,
+            end,
+            handled_ms: None,
+            confirmed: false,
+            zombie: false,
+        };
         let membership = self.by_channel.entry(channel.to_owned()).or_insert(fresh);
         let phase = match membership.phase {
             sure @ Phase::Sure { .. } => sure,
             _ => Phase::Pending,
         };
-        *membership = Membership { phase, ..fresh };
+        *membership = Membership { phase, zombie: membership.zombie, ..fresh };
     }
 
     /// `end`: where the goodbye ends in the client's stream.
@@ -145,7 +153,7 @@ impl Memberships {
     pub fn returns(&mut self, now_ms: u64, grace_ms: u64, end: usize) {
         for membership in self.by_channel.values_mut() {
             membership.phase = match membership.phase {
-                Phase::Out => Phase::Out,
+                Phase::Out if !membership.zombie => Phase::Out,
                 Phase::Lingering { since, lost_ms: Some(lost_ms), settled: true }
                     if now_ms < lost_ms + grace_ms =>
                 {
@@ -153,6 +161,7 @@ impl Memberships {
                 }
                 _ => Phase::Doubtful,
             };
+            membership.zombie |= membership.phase == Phase::Doubtful;
             membership.end = end;
             membership.handled_ms = None;
         }

@@ -407,18 +407,22 @@ impl Run {
 
     fn leave_one(&mut self, id: usize) {
         let client = &mut self.clients[id];
-        let left = client.memberships.by_channel.iter();
-        let mut left =
-            left.filter(|(_, m)| !matches!(m.phase, Phase::Out | Phase::Leaving | Phase::Gone));
-        let Some((channel, _)) = left.next() else { return };
-        let channel = channel.clone();
+        let joined = |channel: &&str| {
+            let phase = client.memberships.phase(channel);
+            matches!(phase, Phase::Pending | Phase::Sure { .. } | Phase::Resuming { .. })
+        };
+        let joined: Vec<&str> = CHANNELS.into_iter().filter(joined).collect();
+        if joined.is_empty() {
+            return;
+        }
+        let channel = *self.rng.pick(&joined);
         let Some(conn) = &mut client.conn else { return };
-        let bytes = conn.wire.leave(&channel);
-        client.views.remove(&channel);
-        client.last_set.remove(&channel);
+        let bytes = conn.wire.leave(channel);
+        client.views.remove(channel);
+        client.last_set.remove(channel);
         self.world.note(|| format!("client {id} leaves {channel}"));
         let end = self.send(id, &bytes, None);
-        self.clients[id].memberships.left(&channel, end);
+        self.clients[id].memberships.left(channel, end);
     }
 
     fn ping(&mut self, id: usize) {
