@@ -390,6 +390,10 @@ impl World {
     }
 
     fn receive_from(&mut self, s: usize, id: ConnId, at: usize) {
+        if self.sockets[at].stage == Stage::Detaching {
+            // Whoever attaches the socket is told how it ended.
+            return self.hand_over(s, id, at);
+        }
         if self.sockets[at].ending == Some(Ending::Reset) && self.sockets[at].ended_ms.is_none() {
             return self.lose(s, id, at);
         }
@@ -401,9 +405,10 @@ impl World {
         self.hand_over(s, id, at);
         let socket = &mut self.sockets[at];
         let all = socket.inbound.is_empty() && socket.ending.is_some();
-        if all && socket.ended_ms.is_none() && socket.stage != Stage::Detaching {
+        let detaching = socket.stage == Stage::Detaching || socket.place != Place::On(s, id);
+        if all && socket.ended_ms.is_none() && !detaching {
             socket.ended_ms = Some(self.now.mono_ms);
-            if socket.stage == Stage::Open && socket.place == Place::On(s, id) {
+            if socket.stage == Stage::Open {
                 self.shards[s].handle_eof(self.now, id);
                 self.drain(s);
             }
