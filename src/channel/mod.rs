@@ -99,19 +99,25 @@ impl Channel {
 
     /// Removes `addr` if its grace is over; false when it returned meanwhile or has time left.
     pub fn expire(&mut self, now: Now, addr: ConnAddr) -> bool {
-        let over = self
-            .members
-            .find(addr)
-            .and_then(|member| member.lingering_until_ms)
-            .is_some_and(|until_ms| until_ms <= now.mono_ms);
+        let over = self.lingering_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
         over && self.leave(addr).is_some()
+    }
+
+    /// Removes `addr` if its connection is lost, whatever its grace.
+    pub fn forget_lingering(&mut self, addr: ConnAddr) -> Option<Member> {
+        self.lingering_until_ms(addr)?;
+        self.leave(addr)
+    }
+
+    fn lingering_until_ms(&self, addr: ConnAddr) -> Option<u64> {
+        self.members.find(addr)?.lingering_until_ms
     }
 
     /// A lost session is back on connection `to`: it keeps its place and nobody is told.
     /// Returns the identity the member goes by; `None` when `from` is not lingering.
     pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<Arc<Identity>> {
-        let lingering = self.members.find(from)?.lingering_until_ms.is_some();
-        if !lingering || self.members.contains(to) {
+        self.lingering_until_ms(from)?;
+        if from != to && self.members.contains(to) {
             return None;
         }
         let member = self.members.rekey(from, to)?;
@@ -315,6 +321,21 @@ mod tests {
         assert!(!channel.has_changes());
         assert!(channel.leave(addr(1)).is_none());
         assert_eq!(users(&channel), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_session_lost_twice_gets_one_place_back() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        announce(&mut channel, 2, "a", "2");
+        channel.linger(addr(1), 100);
+        channel.linger(addr(2), 100);
+        assert!(channel.resume(addr(1), addr(9)).is_some());
+        assert!(channel.resume(addr(2), addr(9)).is_none());
+        assert!(channel.forget_lingering(addr(9)).is_none(), "it lives");
+        assert!(channel.forget_lingering(addr(2)).is_some());
+        channel.linger(addr(9), 100);
+        assert!(channel.resume(addr(9), addr(9)).is_some(), "the same connection greeted again");
     }
 
     #[test]

@@ -117,6 +117,10 @@ impl Shard {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
             if let Some(identity) = owned.channel.resume(lost.addr, to) {
                 memberships.push((Arc::clone(&owned.key), identity));
+            } else if owned.channel.forget_lingering(lost.addr).is_some() {
+                // A session that was lost twice lingers twice; one place is all it gets back.
+                self.counters.members -= 1;
+                self.mark_dirty(lost.slot);
             }
         }
         self.counters.resumed_members += memberships.len() as u64;
