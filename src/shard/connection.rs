@@ -145,6 +145,8 @@ pub struct Flags {
     pub settled: bool,
     /// A pace timer is set.
     pub pacing: bool,
+    /// In the list of connections with something that a full mailbox refused.
+    pub retrying: bool,
     /// Some subscription is stale.
     pub stale: bool,
 }

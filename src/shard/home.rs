@@ -60,6 +60,11 @@ impl Shard {
             }
         };
         self.counters.presence_updates += 1;
+        if let Some(subscription) =
+            self.connections.get_mut(id).and_then(|c| c.subscription_mut(slot))
+        {
+            subscription.announced_ms = now.mono_ms;
+        }
         self.submit_state(now, id, slot, Bytes::copy_from_slice(state));
         Ok(Placed::Here)
     }
@@ -182,6 +187,9 @@ impl Shard {
     /// Tries again what full mailboxes refused.
     pub(super) fn retry_refused(&mut self, now: Now) {
         for id in std::mem::take(&mut self.retries) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.flags.retrying = false;
+            }
             self.resubmit_states(now, id);
             self.refresh_stale(now, id);
         }
@@ -406,14 +414,15 @@ impl Shard {
         self.outbox.send(owner, Envelope::Command { from: self.id, channel, command });
     }
 
-    /// Sends a state to the owner, or keeps it as the newest one until it may be sent.
+    /// Sends a state to the owner, or keeps it as the newest one until it may be sent. What the
+    /// mailbox cannot take costs no allowance, however often it is tried.
     fn submit_state(&mut self, now: Now, id: ConnId, slot: u32, state: Bytes) {
-        if let Some(subscription) =
-            self.connections.get_mut(id).and_then(|c| c.subscription_mut(slot))
-        {
-            subscription.announced_ms = now.mono_ms;
-        }
-        if self.spend_update_credit(now, id) {
+        let Some(owner) = self.homes.get(slot).map(|home| home.owner) else { return };
+        if !self.outbox.has_room(owner) {
+            self.counters.drop(Dropped::RequestMailboxFull);
+            self.hold_state(id, slot, state);
+            self.retry_later(id);
+        } else if self.spend_update_credit(now, id) {
             self.send_state(id, slot, state);
         } else {
             self.counters.conflate(Conflated::UpdateRate);
@@ -431,12 +440,16 @@ impl Shard {
         subscription.unsent_state = None;
         let feed = subscription.feed;
         let addr = ConnAddr { shard: self.id, conn: id };
-        let command = Command::Announce { addr, identity, state: state.clone(), feed };
-        let channel = Arc::clone(&home.key);
-        let envelope = Envelope::Command { from: self.id, channel, command };
-        if self.outbox.try_send(home.owner, envelope).is_err() {
-            self.counters.drop(Dropped::RequestMailboxFull);
-            self.hold_state(id, slot, state);
+        let command = Command::Announce { addr, identity, state, feed };
+        let (owner, channel) = (home.owner, Arc::clone(&home.key));
+        self.command(owner, channel, command);
+    }
+
+    fn retry_later(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.flags.retrying
+        {
+            connection.flags.retrying = true;
             self.retries.push(id);
         }
     }
@@ -533,7 +546,7 @@ impl Shard {
         let envelope = Envelope::Command { from: self.id, channel, command };
         if self.outbox.try_send(home.owner, envelope).is_err() {
             self.mark_stale(now, id, slot);
-            self.retries.push(id);
+            self.retry_later(id);
         }
     }
 

@@ -101,7 +101,7 @@ pub struct Shard {
     stale_channels: Vec<u32>,
     /// Connections with bytes to write; each once.
     dirty_connections: Vec<ConnId>,
-    /// Connections with something that a full mailbox refused.
+    /// Connections with something that a full mailbox refused; each once.
     retries: Vec<ConnId>,
     /// Hashes of channels whose further subscribers stay where they were accepted. Bounded by all
     /// connections over `home_subscribers_max`.
