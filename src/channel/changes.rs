@@ -43,6 +43,8 @@ pub struct Changes {
     index: HashMap<ConnAddr, usize>,
     /// Somebody left and entered again: shown as an update, but it awaits the set like a newcomer.
     rejoined: bool,
+    /// Somebody was shown the whole set since watchers were last told, newcomers among it.
+    set_shown: bool,
 }
 
 impl Changes {
@@ -83,12 +85,18 @@ impl Changes {
             return;
         };
         self.rejoined |= (self.list[at].kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
-        match conflate(self.list[at].kind, kind) {
+        let cancelled = self.set_shown.then_some(ChangeKind::Leave);
+        match conflate(self.list[at].kind, kind).or(cancelled) {
             Some(kind) => {
                 self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
             }
             None => self.forget(at),
         }
+    }
+
+    /// From here on a newcomer who leaves again is not as if never there.
+    pub(super) fn set_shown(&mut self) {
+        self.set_shown = !self.list.is_empty();
     }
 
     /// A member goes on under another address.

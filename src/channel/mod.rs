@@ -51,6 +51,12 @@ impl Channel {
         std::mem::take(&mut self.changes)
     }
 
+    /// Say so whenever the members are shown to somebody between two ticks: whoever saw a newcomer
+    /// must also see it leave.
+    pub fn set_shown(&mut self) {
+        self.changes.set_shown();
+    }
+
     /// Enters `addr` as a member, or replaces its state.
     ///
     /// # Errors
@@ -232,6 +238,15 @@ mod tests {
         announce(&mut channel, 1, "a", "1");
         channel.leave(addr(1));
         assert!(!channel.has_changes());
+    }
+
+    #[test]
+    fn a_newcomer_that_somebody_was_shown_is_seen_to_leave() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.set_shown();
+        channel.leave(addr(1));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
 
     #[test]

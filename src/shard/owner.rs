@@ -296,7 +296,9 @@ impl Shard {
         let stale: Vec<_> = owned.interest.iter().filter(|i| i.stale).copied().collect();
         let mut owing = false;
         for interest in stale {
-            let Some(owned) = self.owned.get(slot) else { return };
+            let Some(owned) = self.owned.get_mut(slot) else { return };
+            owned.channel.set_shown();
+            let owned = &*owned;
             let set = PresenceTick {
                 changes: Vec::new(),
                 encoded: encode_each(owned, |feed| {
@@ -335,7 +337,8 @@ impl Shard {
         to: ConnAddr,
         home: HomeChannelId,
     ) {
-        let Some(owned) = self.owned.get(slot) else { return };
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        owned.channel.set_shown();
         let frames = presence::set(feed, now, &owned.key.name, owned.channel.members());
         self.outbox.send(to.shard, Envelope::Snapshot { to: home, conn: to.conn, frames });
     }
