@@ -54,8 +54,8 @@ pub struct Terms {
 pub struct Memberships {
     pub by_channel: BTreeMap<String, Membership>,
     last_handled_ms: u64,
-    /// Channels in which the member may have expired since it was last shown a set. It is not told,
-    /// and neither is it shown the set when it enters again and is alone.
+    /// Channels that the member left, or may have expired in, since it was last shown a set. Old
+    /// sets may still be under way to it, and no new one follows if it enters again and is alone.
     expirable: BTreeSet<String>,
 }
 
@@ -84,6 +84,7 @@ impl Memberships {
     /// `end`: where the goodbye ends in the client's stream.
     pub fn left(&mut self, channel: &str, end: usize) {
         if let Some(membership) = self.by_channel.get_mut(channel) {
+            self.expirable.insert(channel.to_owned());
             *membership =
                 Membership { phase: Phase::Leaving, end, handled_ms: None, ..*membership };
         }
@@ -237,7 +238,7 @@ impl Memberships {
         }
     }
 
-    /// May it be alone after it expired, and not have been told?
+    /// May it hold an old set, and not be told a new one because it is alone?
     pub fn is_expirable(&self, channel: &str) -> bool {
         self.expirable.contains(channel)
     }
