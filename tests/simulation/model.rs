@@ -207,7 +207,6 @@ impl Memberships {
             let alive_ms = alive_ms(membership, channel);
             membership.phase = match membership.phase {
                 Phase::Sure { .. } | Phase::Pending if now_ms >= alive_ms + terms.ttl_ms => {
-                    self.expirable.insert(channel.clone());
                     Phase::Doubtful
                 }
                 Phase::Lingering { lost_ms: Some(lost_ms), .. }
@@ -218,6 +217,9 @@ impl Memberships {
                 Phase::Resuming { until_ms, .. } if now_ms >= until_ms => Phase::Doubtful,
                 other => other,
             };
+            if membership.phase == Phase::Doubtful {
+                self.expirable.insert(channel.clone());
+            }
         }
     }
 
