@@ -63,9 +63,10 @@ impl LostMembers {
         Some(lost)
     }
 
+    /// What a returning session lost, the latest loss first.
     fn claim(&mut self, key: &ResumeKey) -> Vec<LostMember> {
         let graces = self.by_key.remove(key).unwrap_or_default();
-        graces.iter().filter_map(|grace| self.graces.remove(grace)).collect()
+        graces.iter().rev().filter_map(|grace| self.graces.remove(grace)).collect()
     }
 }
 

@@ -156,7 +156,7 @@ impl Memberships {
             membership.phase = match membership.phase {
                 Phase::Out if !membership.zombie => Phase::Out,
                 Phase::Lingering { since, lost_ms: Some(lost_ms), settled: true }
-                    if now_ms < lost_ms + grace_ms =>
+                    if now_ms < lost_ms + grace_ms && !membership.zombie =>
                 {
                     Phase::Resuming { since, until_ms: lost_ms + grace_ms }
                 }
