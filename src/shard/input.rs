@@ -203,7 +203,12 @@ impl Shard {
             Incoming::Close { code, .. } => {
                 let body = code.map(u16::to_be_bytes);
                 let body = body.as_ref().map_or(&[][..], |code| &code[..]);
-                self.queue_frame(now, id, Opcode::Close, body);
+                // Not judged as slow: the goodbye was clean, however much waits before its answer.
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.queue.append(|out| {
+                        websocket::append_frame(out, Opcode::Close, body);
+                    });
+                }
                 self.disconnect(now, id, Disconnect::Clean);
             }
         }

@@ -436,6 +436,9 @@ impl Shard {
             }
             return u64::MAX;
         }
+        if self.connections.get(id).is_none_or(|c| matches!(c.phase, Phase::Closing)) {
+            return u64::MAX;
+        }
         let members_ms = self.expire_memberships(now, id);
         let liveness_ms = self.check_liveness(now, id);
         members_ms.min(liveness_ms)
