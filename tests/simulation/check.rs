@@ -116,10 +116,10 @@ impl Run {
         if !self.profile.calm || !self.clients[id].memberships.is_watched(channel) {
             return;
         }
-        let is_own = |state: &&str| author(state).client == id;
-        let own = peers.iter().map(text).find(is_own).map(str::to_owned);
-        let others: Vec<String> =
-            peers.iter().map(text).filter(|state| !is_own(state)).map(str::to_owned).collect();
+        let own = peers.iter().map(text).filter(|state| author(state).client == id);
+        let own = own.max_by_key(|state| author(state).seq).map(str::to_owned);
+        let others = peers.iter().map(|peer| text(peer).to_owned());
+        let others: Vec<String> = others.filter(|state| Some(state) != own.as_ref()).collect();
         let now = (others, own);
         let last = self.clients[id].last_set.insert(channel.to_owned(), now.clone());
         if let Some(last) = last {
