@@ -113,7 +113,8 @@ impl Run {
 
     /// In a calm run, whoever alone caused a broadcast does not receive it.
     fn check_sole_update(&mut self, id: usize, channel: &str, peers: &[PeerSeen]) {
-        if !self.profile.calm || !self.clients[id].memberships.is_watched(channel) {
+        let first = self.clients[id].connections == 1;
+        if !first || !self.profile.calm || !self.clients[id].memberships.is_watched(channel) {
             return;
         }
         let own = peers.iter().map(text).filter(|state| author(state).client == id);

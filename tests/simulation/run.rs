@@ -61,7 +61,7 @@ pub struct Client {
     carrier: Carrier,
     layout: Layout,
     pub conn: Option<Conn>,
-    connections: u32,
+    pub connections: u32,
     /// A socket whose loss the core has not been told.
     losing: Option<usize>,
     pub memberships: Memberships,
