@@ -80,7 +80,8 @@ pub struct Socket {
     pub blocked: bool,
     /// The server has sent its last byte.
     pub shut: bool,
-    /// For positions in the outbound stream: the standstill before the turn that queued them.
+    /// For positions in the outbound stream: the standstill before the turn that queued them, which
+    /// may be the turn before the one that wrote them.
     pub queued: Vec<(usize, u64)>,
 }
 
@@ -112,6 +113,8 @@ pub struct World {
     asked: u64,
     pub rng: Rng,
     pub faults: Faults,
+    /// Standstills before the last turn of each shard.
+    turned: Vec<u64>,
     /// Standstills so far: moments at which nothing was under way between shards.
     pub standstills: u64,
     /// Demanded between two ticks of one channel to one home, if that can be judged.
@@ -140,6 +143,7 @@ impl World {
             asked: 0,
             rng: Rng::new(seed),
             faults: Faults::NONE,
+            turned: vec![0; count],
             standstills: 0,
             interval_of: None,
             ticks: BTreeMap::new(),
@@ -202,6 +206,7 @@ impl World {
         self.drain(s);
         self.flush(s);
         self.finish_closing(s);
+        self.turned[s] = self.standstills;
     }
 
     /// Nothing is under way between shards, and no timer is due.
@@ -475,7 +480,7 @@ impl World {
         let Some(queue) = self.shards[s].queue(id) else { return };
         let bytes: Vec<u8> = queue.runs().flatten().copied().collect();
         assert_eq!(bytes.len(), queue.len());
-        let standstill = self.standstills;
+        let standstill = self.turned[s];
         let socket = &mut self.sockets[at];
         if socket.shut || (socket.ended_ms.is_some() && self.rng.percent(50)) {
             return self.shards[s].handle_lost(self.now, id);
