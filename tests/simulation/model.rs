@@ -209,6 +209,9 @@ impl Memberships {
                 Phase::Sure { .. } | Phase::Pending if now_ms >= alive_ms + terms.ttl_ms => {
                     Phase::Doubtful
                 }
+                Phase::Lingering { lost_ms: None, .. } if now_ms >= alive_ms + terms.ttl_ms => {
+                    Phase::Gone
+                }
                 Phase::Lingering { lost_ms: Some(lost_ms), .. }
                     if now_ms >= lost_ms + terms.grace_ms =>
                 {

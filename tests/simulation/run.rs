@@ -62,8 +62,8 @@ pub struct Client {
     layout: Layout,
     pub conn: Option<Conn>,
     pub connections: u32,
-    /// A socket whose loss the core has not been told.
-    losing: Option<usize>,
+    /// A connection whose loss the core has not been told.
+    losing: Option<Conn>,
     pub memberships: Memberships,
     pub views: BTreeMap<String, View>,
     /// The others that the last broadcast of each channel showed, and the own entry in it.
@@ -188,7 +188,7 @@ impl Run {
         let settings = Arc::clone(&self.world.settings);
         let terms = self.terms();
         for client in &mut self.clients {
-            let conn = client.conn.as_ref();
+            let conn = client.losing.as_ref().or(client.conn.as_ref());
             client.memberships.time(now_ms, terms, |_, channel| {
                 let Some(conn) = conn else { return 0 };
                 let announced_ms = conn.announced_ms.get(channel).copied().unwrap_or(0);
@@ -217,8 +217,8 @@ impl Run {
     fn follow_sockets(&mut self) {
         let now_ms = self.world.now.mono_ms;
         for client in &mut self.clients {
-            if let Some(socket) = client.losing
-                && self.world.sockets[socket].ended_ms.is_some()
+            if let Some(conn) = &client.losing
+                && self.world.sockets[conn.socket].ended_ms.is_some()
             {
                 client.losing = None;
                 client.memberships.loss_handled(now_ms);
@@ -460,8 +460,8 @@ impl Run {
         self.world.note(|| format!("client {id} is lost: {ending:?}"));
         self.world.sockets[conn.socket].ending = Some(ending);
         if conn.greeted {
-            client.losing = Some(conn.socket);
             client.memberships.lost(self.profile.grace_ms, !client.lite_id.is_empty());
+            client.losing = Some(conn);
         }
         client.views.clear();
     }
