@@ -14,7 +14,7 @@ use super::model::{Memberships, Phase, Terms};
 use super::profile::{self, APPS, CHANNELS, Profile};
 use super::rng::Rng;
 use super::wire::{Carrier, Wire};
-use super::world::{Ending, Faults, Place, Stage, World};
+use super::world::{Ending, Faults, World};
 
 /// An answer that the server owes, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl Run {
         let now_ms = self.world.now.mono_ms;
         for client in &mut self.clients {
             if let Some(conn) = &client.losing
-                && self.world.sockets[conn.socket].ended_ms.is_some()
+                && self.world.has_ended(conn.socket)
             {
                 client.losing = None;
                 client.memberships.loss_handled(now_ms);
@@ -232,9 +232,7 @@ impl Run {
                 }
             }
             client.memberships.handled(socket.delivered, now_ms);
-            let ended = matches!(socket.stage, Stage::Flushing | Stage::Shut)
-                || !matches!(socket.place, Place::On(..) | Place::InMail);
-            if ended && conn.greeted {
+            if self.world.is_over(conn.socket) && conn.greeted {
                 client.memberships.vanished(!client.lite_id.is_empty());
             }
         }

@@ -249,6 +249,19 @@ impl World {
         })
     }
 
+    /// The core has been told that the client's direction ended, or will not be told.
+    pub fn has_ended(&self, socket: usize) -> bool {
+        let Socket { place, ended_ms, .. } = &self.sockets[socket];
+        ended_ms.is_some() || !matches!(place, Place::On(..) | Place::InMail)
+    }
+
+    /// The server has ended the session.
+    pub fn is_over(&self, socket: usize) -> bool {
+        let Socket { place, stage, .. } = &self.sockets[socket];
+        let here = matches!(place, Place::On(..) | Place::InMail);
+        !here || matches!(stage, Stage::Flushing | Stage::Shut)
+    }
+
     /// What the owner says are the members of a channel. Call at a standstill.
     pub fn members(&mut self, app: &str, channel: &str) -> Vec<MemberView> {
         let key = Arc::new(self.settings.router.key(&app.into(), channel));
