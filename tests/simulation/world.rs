@@ -506,8 +506,10 @@ impl World {
         let stage = socket.stage;
         self.mix(|| format!("{at} {:?}", &bytes[..taken]));
         self.shards[s].handle_written(self.now, id, taken);
-        let left = self.shards[s].queue(id).is_some_and(|queue| !queue.is_empty());
-        if left && !self.sockets[at].blocked && stage != Stage::Detaching {
+        let left = self.shards[s].queue(id).map_or(0, |queue| queue.len());
+        let socket = &mut self.sockets[at];
+        socket.queued.push((socket.written + left, standstill));
+        if left > 0 && !self.sockets[at].blocked && stage != Stage::Detaching {
             self.sockets[at].blocked = true;
             self.shards[s].handle_blocked(id);
         }
