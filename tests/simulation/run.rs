@@ -41,7 +41,9 @@ pub struct Conn {
     announced_ms: BTreeMap<String, u64>,
     pub owed: VecDeque<Owed>,
     pub acked: bool,
-    /// The greeting was good, and no later one was bad.
+    /// The first greeting was good.
+    known: bool,
+    /// The first greeting was good, and no later one was bad.
     greeted: bool,
     stalled: bool,
     silent: bool,
@@ -232,7 +234,7 @@ impl Run {
                 }
             }
             client.memberships.handled(socket.delivered, now_ms);
-            if self.world.is_over(conn.socket) && conn.greeted {
+            if self.world.is_over(conn.socket) && conn.known {
                 client.memberships.vanished(!client.lite_id.is_empty());
             }
         }
@@ -311,6 +313,7 @@ impl Run {
             announced_ms: BTreeMap::new(),
             owed: VecDeque::new(),
             acked: false,
+            known: good,
             greeted: good,
             stalled: false,
             silent: false,
@@ -444,7 +447,7 @@ impl Run {
         let socket = &mut self.world.sockets[conn.socket];
         socket.ending = Some(Ending::Eof);
         socket.room = usize::MAX / 2;
-        if conn.greeted {
+        if conn.known {
             client.memberships.closed();
         }
         client.views.clear();
@@ -457,7 +460,7 @@ impl Run {
         let ending = if eof { Ending::Eof } else { Ending::Reset };
         self.world.note(|| format!("client {id} is lost: {ending:?}"));
         self.world.sockets[conn.socket].ending = Some(ending);
-        if conn.greeted {
+        if conn.known {
             client.memberships.lost(self.profile.grace_ms, !client.lite_id.is_empty());
             client.losing = Some(conn);
         }
@@ -469,7 +472,7 @@ impl Run {
         let Some(conn) = client.conn.take() else { return };
         self.world.note(|| format!("client {id} vanishes"));
         self.world.sockets[conn.socket].room = 300;
-        if conn.greeted {
+        if conn.known {
             client.memberships.vanished(!client.lite_id.is_empty());
         }
         client.views.clear();
@@ -576,7 +579,7 @@ impl Run {
         let Some(conn) = client.conn.take() else { return };
         self.world.note(|| format!("client {id} was closed by the server"));
         assert!(conn.excused || may_be_slow || !conn.acked, "client {id} was closed for nothing");
-        if conn.greeted {
+        if conn.known {
             client.memberships.vanished(!client.lite_id.is_empty());
         }
         client.views.clear();
