@@ -447,7 +447,10 @@ impl Run {
         let socket = &mut self.world.sockets[conn.socket];
         socket.ending = Some(Ending::Eof);
         socket.room = usize::MAX / 2;
-        if conn.known {
+        if conn.known && self.profile.may_be_slow {
+            // It may end as slow before its goodbye is read, and then it lingers.
+            client.memberships.vanished(!client.lite_id.is_empty());
+        } else if conn.known {
             client.memberships.closed();
         }
         client.views.clear();
