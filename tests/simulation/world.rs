@@ -89,6 +89,8 @@ pub struct Socket {
 pub struct Link {
     queue: VecDeque<Envelope>,
     pub capacity: usize,
+    /// What is in it stays there.
+    pub hold: bool,
 }
 
 impl Link {
@@ -129,7 +131,7 @@ impl World {
         let settings = Arc::new(settings);
         let count = usize::from(settings.router.shards());
         let capacity = settings.limits.mailbox_envelopes_max;
-        let link = || Link { queue: VecDeque::new(), capacity };
+        let link = || Link { queue: VecDeque::new(), capacity, hold: false };
         World {
             now: Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
             shards: (0..count)
@@ -222,6 +224,14 @@ impl World {
                 .sockets
                 .iter()
                 .all(|socket| socket.place != Place::InMail && socket.stage != Stage::Detaching)
+    }
+
+    /// The server stops.
+    pub fn close_all(&mut self) {
+        for s in 0..self.count() {
+            self.shards[s].close_all(self.now);
+            self.drain(s);
+        }
     }
 
     /// Everything that was sent has been received, and nothing is left to do.
@@ -464,8 +474,11 @@ impl World {
             false => usize::MAX,
         };
         while budget > 0 {
-            let full: Vec<usize> =
-                (0..stations).filter(|&from| !self.links[from][s].queue.is_empty()).collect();
+            let waits = |from: &usize| {
+                let link = &self.links[*from][s];
+                !link.hold && !link.queue.is_empty()
+            };
+            let full: Vec<usize> = (0..stations).filter(waits).collect();
             if full.is_empty() {
                 return;
             }
