@@ -88,6 +88,8 @@ pub struct Subscription {
     pub feed: Feed,
     /// When the member last announced its state.
     pub announced_ms: u64,
+    /// Number of the last announcement that was sent to the owner.
+    pub number: u32,
     /// When presence of this channel was last queued; what the session's pace is measured from.
     pub shown_ms: u64,
     /// The subscriber was not sent the newest set; it gets one when it can take it.
@@ -126,6 +128,8 @@ pub struct Connection {
     pub pace: Pace,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
+    /// Announcements sent to owners so far.
+    pub announcements: u32,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
     pub credit_second: u32,
@@ -169,6 +173,7 @@ impl Connection {
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
             resuming: None,
+            announcements: 0,
             update_credit: 0,
             credit_second: 0,
             flags: Flags::default(),

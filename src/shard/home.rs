@@ -161,10 +161,22 @@ impl Shard {
         }
     }
 
-    /// The owner refused an announcement: the connection is no member after all.
-    pub(super) fn handle_refused(&mut self, to: HomeChannelId, id: ConnId, reject: Reject) {
+    /// The owner refused an announcement: the connection is no member after all, unless it has
+    /// announced itself again since, which will be judged by itself.
+    pub(super) fn handle_refused(
+        &mut self,
+        to: HomeChannelId,
+        id: ConnId,
+        number: u32,
+        reject: Reject,
+    ) {
         self.counters.ignore(Ignored::Refused(reject));
-        if self.homes.get_tenant(to.slot, to.generation).is_some() {
+        if self.homes.get_tenant(to.slot, to.generation).is_none() {
+            return;
+        }
+        let connection = self.connections.get_mut(id);
+        let subscription = connection.and_then(|c| c.subscription_mut(to.slot));
+        if subscription.is_some_and(|s| s.number == number && s.unsent_state.is_none()) {
             self.unsubscribe(id, to.slot, None);
         }
     }
@@ -337,6 +349,7 @@ impl Shard {
             place: list.len() as u32,
             feed,
             announced_ms: now.mono_ms,
+            number: 0,
             shown_ms: 0,
             stale: false,
             unsent_state: None,
@@ -436,11 +449,14 @@ impl Shard {
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
         let Some(home) = self.homes.get(slot) else { return };
+        connection.announcements = connection.announcements.wrapping_add(1);
+        let number = connection.announcements;
         let Some(subscription) = connection.subscription_mut(slot) else { return };
         subscription.unsent_state = None;
+        subscription.number = number;
         let feed = subscription.feed;
         let addr = ConnAddr { shard: self.id, conn: id };
-        let command = Command::Announce { addr, identity, state, feed };
+        let command = Command::Announce { addr, identity, state, feed, number };
         let (owner, channel) = (home.owner, Arc::clone(&home.key));
         self.command(owner, channel, command);
     }

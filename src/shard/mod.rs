@@ -347,7 +347,9 @@ impl Shard {
             Envelope::Snapshot { to, conn, frames } => {
                 self.deliver_snapshot(now, to, conn, frames);
             }
-            Envelope::Refused { to, conn, reject } => self.handle_refused(to, conn, reject),
+            Envelope::Refused { to, conn, number, reject } => {
+                self.handle_refused(to, conn, number, reject);
+            }
             Envelope::Resume { key, addr } => self.own_resume(&key, addr),
             Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {

@@ -76,6 +76,7 @@ struct Announcement {
     identity: Arc<Identity>,
     state: Bytes,
     feed: Feed,
+    number: u32,
 }
 
 impl Shard {
@@ -87,8 +88,9 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Announce { addr, identity, state, feed } => {
-                self.own_announce(now, key, Announcement { addr, identity, state, feed });
+            Command::Announce { addr, identity, state, feed, number } => {
+                let new = Announcement { addr, identity, state, feed, number };
+                self.own_announce(now, key, new);
             }
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
@@ -188,7 +190,8 @@ impl Shard {
             }
             (Ok(Announced::Updated | Announced::Returned), _) => {}
             (Err(reject), Some(to)) if !is_member => {
-                let refused = Envelope::Refused { to, conn: new.addr.conn, reject };
+                let refused =
+                    Envelope::Refused { to, conn: new.addr.conn, number: new.number, reject };
                 self.outbox.send(new.addr.shard, refused);
             }
             (Err(reject), _) => self.counters.ignore(Ignored::Refused(reject)),
