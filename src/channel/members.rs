@@ -16,6 +16,17 @@ pub struct Identity {
     pub resume: Option<ResumeKey>,
 }
 
+impl Identity {
+    /// Is this who the other is, as far as can be told? A session that can be resumed is told by its
+    /// device, whatever it is called meanwhile.
+    pub fn is_same_session(&self, other: &Identity) -> bool {
+        match (&self.resume, &other.resume) {
+            (None, None) => self.user == other.user,
+            (mine, theirs) => mine == theirs,
+        }
+    }
+}
+
 /// What a returning session must show to take its memberships over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResumeKey {

@@ -90,6 +90,13 @@ impl Channel {
         }
     }
 
+    /// Removes the member at `addr` if it is somebody else: the connection took over a lost session
+    /// and has greeted as another one since.
+    pub fn remove_stranger(&mut self, addr: ConnAddr, identity: &Identity) -> Option<Member> {
+        let is_stranger = !self.members.find(addr)?.identity.is_same_session(identity);
+        if is_stranger { self.leave(addr) } else { None }
+    }
+
     /// Removes a member; `None` when it was none. The change carries its last state.
     pub fn leave(&mut self, addr: ConnAddr) -> Option<Member> {
         let member = self.members.remove(addr)?;

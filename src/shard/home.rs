@@ -119,7 +119,7 @@ impl Shard {
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
     ) {
         for (key, identity) in memberships {
-            match self.feed_of(id) {
+            match self.feed_of(id).filter(|_| self.is_session(id, &identity)) {
                 _ if self.has_left(id, &key) => self.forgo(id, key),
                 Some(feed) => self.take_over(now, id, key, identity, feed),
                 None => self.give_back(id, key),
@@ -541,14 +541,24 @@ impl Shard {
         left && !slot.is_some_and(|slot| self.is_subscribed(id, slot))
     }
 
+    /// The connection's session is still the one that asked.
+    fn is_session(&self, id: ConnId, identity: &Identity) -> bool {
+        let principal = self.connections.get(id).and_then(|connection| connection.principal());
+        principal.is_some_and(|principal| principal.identity.is_same_session(identity))
+    }
+
     fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {
         let owner = self.settings.router.shard_of(&key);
         let addr = ConnAddr { shard: self.id, conn: id };
         self.command(owner, key, Command::Leave { addr });
     }
 
-    /// The session that asked is gone; its memberships linger once more.
+    /// The session that asked is gone; its memberships linger once more. Where the connection has
+    /// entered as somebody else, the owner has made room for it.
     fn give_back(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        if self.homes.find_key(&key).is_some_and(|slot| self.is_subscribed(id, slot)) {
+            return;
+        }
         let owner = self.settings.router.shard_of(&key);
         let addr = ConnAddr { shard: self.id, conn: id };
         self.command(owner, key, Command::Linger { addr });

@@ -175,6 +175,9 @@ impl Shard {
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
         let slot = self.own_open(&key);
         let Some(owned) = self.owned.get_mut(slot) else { return };
+        if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
+            self.counters.members -= 1;
+        }
         let home = owned.home_of(new.addr.shard);
         let limits = &self.settings.limits;
         let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
