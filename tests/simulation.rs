@@ -1,13 +1,13 @@
-//! Seeded simulation of the whole core: shards, mailboxes, sockets and clients in one thread, random
-//! faults, and a naive model of who must be where.
+//! Seeded simulation of the whole core: shards, mailboxes, sockets and clients in one thread,
+//! random faults, and a naive model of who must be where.
 //!
 //! ```text
 //! HEADCOUNT_SEEDS=100000 cargo test --no-default-features --test simulation every_seed
 //! HEADCOUNT_SEED=42      ... -- --nocapture        replays one seed and prints what happens
 //! ```
 //!
-//! Can it find anything? Bugs planted by hand, one at a time, and how many seeds, counted from 0, it
-//! took until one failed (`tests/shards.rs` has the scenes):
+//! Can it find anything? Bugs planted by hand, one at a time, and how many seeds, counted from 0,
+//! it took until one failed (`tests/shards.rs` has the scenes):
 //!
 //! | planted bug | seeds | scenes |
 //! |---|---|---|
