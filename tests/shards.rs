@@ -41,9 +41,14 @@ impl Scene {
 
     /// A channel that this shard owns.
     fn channel_on(&self, shard: usize) -> String {
+        self.channels_on(shard, 1).remove(0)
+    }
+
+    fn channels_on(&self, shard: usize, count: usize) -> Vec<String> {
         let router = &self.world.settings.router;
         let owner = |name: &str| router.shard_of(&router.key(&APP.into(), name)).index();
-        (0..).map(|i| format!("room:{i}")).find(|name| owner(name) == shard).expect("a channel")
+        let names = (0..).map(|i| format!("room:{i}"));
+        names.filter(|name| owner(name) == shard).take(count).collect()
     }
 
     fn accept(&mut self, shard: usize, carrier: Carrier, target: &str) -> Who {
@@ -523,6 +528,24 @@ fn a_fast_sender_is_conflated_to_its_last_state() {
     assert_eq!(scene.members(&channel), ["bob=b", "ann=50"]);
     let frames = scene.presence(watcher);
     assert_eq!(frames, ["bob=b ann=1", "bob=b ann=2", "bob=b ann=3", "bob=b ann=50"]);
+}
+
+#[test]
+fn what_a_full_mailbox_refuses_is_tried_once_a_turn_and_costs_nothing() {
+    let limits = Limits { home_subscribers_max: 0, updates_per_second_max: 6, ..Limits::default() };
+    let mut scene = Scene::new(2, limits);
+    let channels = scene.channels_on(1, 3);
+    let who = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.world.links[0][1].capacity = 0;
+    channels.iter().for_each(|channel| scene.update(who, channel, "1"));
+    scene.turns(20);
+    let tries = scene.total(|c| c.dropped().find(|(l, _)| l.0 == "request").expect("a label").1);
+    assert!(tries <= 3 * 20, "{tries} tries in 20 turns");
+    scene.world.links[0][1].capacity = 100;
+    scene.settle();
+    for channel in &channels {
+        assert_eq!(scene.members(channel), ["ann=1"]);
+    }
 }
 
 #[test]
