@@ -7,7 +7,11 @@ fn main() {
         None => Ok(Config::default()),
     };
     let r = config.map_err(|e| (e.to_string(), 78)).and_then(|config| {
-        run(Options { config, takeover: Takeover::Refused, banner: Banner::Shown }).map_err(|e| (e.to_string(), e.exit_code()))
+        run(Options { config, takeover: Takeover::Refused, banner: Banner::Shown })
+            .map_err(|e| (e.to_string(), e.exit_code()))
     });
-    if let Err((e, c)) = r { eprintln!("error: {e}"); std::process::exit(c.into()); }
+    if let Err((e, c)) = r {
+        eprintln!("error: {e}");
+        std::process::exit(c.into());
+    }
 }

@@ -75,7 +75,15 @@ pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
 pub fn present_lines(now: Now, members: &[MemberView]) -> String {
     let mut lines = String::new();
     for member in members {
-        push_event(&mut lines, now, "present", member.addr, &member.user, &member.state, member.age_ms);
+        push_event(
+            &mut lines,
+            now,
+            "present",
+            member.addr,
+            &member.user,
+            &member.state,
+            member.age_ms,
+        );
     }
     lines.push_str(&json!({ "event": "ready", "members": members.len() }).to_string());
     lines.push('\n');

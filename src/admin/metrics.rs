@@ -147,8 +147,7 @@ mod tests {
     fn counts_are_labelled_by_shard_and_reason() {
         let mut counters = Counters { connections: 3, ..Counters::default() };
         counters.disconnect(Disconnect::Slow);
-        let process =
-            Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
+        let process = Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
         let text = encode(&[Counters::default(), counters], process);
         for line in [
             "headcount_ready 1",

@@ -19,8 +19,14 @@ pub enum Route {
     /// Does it take work?
     Ready,
     Metrics,
-    Members { app: String, channel: String },
-    Watch { app: String, channel: String },
+    Members {
+        app: String,
+        channel: String,
+    },
+    Watch {
+        app: String,
+        channel: String,
+    },
     NotFound,
     MethodNotAllowed,
 }

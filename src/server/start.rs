@@ -196,10 +196,9 @@ fn settings(
     shards: u16,
 ) -> Result<Settings, StartError> {
     let mut random = [0; 24];
-    getrandom::fill(&mut random).map_err(|error| StartError::thread("without randomness", error))?;
-    let word = |at: usize| {
-        u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]))
-    };
+    getrandom::fill(&mut random)
+        .map_err(|error| StartError::thread("without randomness", error))?;
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
     let app: Arc<str> = config.anonymous_app().into();
     let anonymous_app = match config.anonymous().0 {
         Anonymous::Allowed => Some(Arc::clone(&app)),
@@ -235,9 +234,8 @@ fn start(
     let (admin, admin_fds) = listen::bind(config.listen.admin, 1, options.takeover)?;
     let limit = probe::connection_budget(shards)?;
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
-    let (stations, mut mailboxes) =
-        mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
-            .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
+        .map_err(|error| StartError::thread("the mailboxes", error))?;
     let health = Arc::new(Health::default());
     let ready = Arc::new(AtomicBool::new(false));
     let (report, reports) = bounded(2 * (shards + 1));

@@ -76,11 +76,7 @@ pub struct Watcher {
 impl Watcher {
     fn new() -> Self {
         // Nothing makes sense before the first whole set.
-        Watcher {
-            items: RefCell::default(),
-            overrun: Cell::new(true),
-            waker: RefCell::default(),
-        }
+        Watcher { items: RefCell::default(), overrun: Cell::new(true), waker: RefCell::default() }
     }
 
     fn push(&self, item: WatchItem) {

@@ -1,5 +1,5 @@
-//! The edge: plain HTTP on a glommio executor of its own. It owns no channel and asks shards through
-//! its mailboxes like any shard does.
+//! The edge: plain HTTP on a glommio executor of its own. It owns no channel and asks shards
+//! through its mailboxes like any shard does.
 //!
 //! Invariant: nothing here can slow a shard down; what a slow reader misses it is told to forget.
 
@@ -141,4 +141,3 @@ async fn serve(edge: Rc<Edge>, surface: Surface, stream: TcpStream, unread: Vec<
     };
     future::or(served, too_late).await;
 }
-

@@ -128,7 +128,9 @@ impl Session {
         match message {
             Message::Handshake(greeting) => self.greet(cx, &greeting, out),
             Message::PingPong(ping) => self.answer_ping(ping, out),
-            Message::TokenRefresh(refresh) => self.refresh_token(cx.now, cx, refresh.new_token, out),
+            Message::TokenRefresh(refresh) => {
+                self.refresh_token(cx.now, cx, refresh.new_token, out)
+            }
             Message::VectorClockSync(clocks) => self.merge_clocks(&clocks, out),
             Message::PresenceUpdate(update) => self.announce(update.channel, update.state),
             Message::PresenceLeave(leave) => Step::Leave { channel: leave.channel },
@@ -381,8 +383,8 @@ fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<
     (!lite_id.is_empty()).then(|| ResumeKey { app: Arc::clone(app), user, device: lite_id.into() })
 }
 
-/// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says that
-/// there is no device. The key is fixed because the number is no secret and must not change.
+/// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says
+/// that there is no device. The key is fixed because the number is no secret and must not change.
 fn producer_id(app: &str, lite_id: &str) -> u64 {
     if lite_id.is_empty() {
         return 0;
