@@ -8,11 +8,12 @@
 //! Measured: throughput in bursts as a turn makes them, and the time of a hop to a shard that is
 //! awake and to one that sleeps. Run with `cargo bench --bench mailbox`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -126,8 +127,10 @@ fn envelope(request: u64) -> Envelope {
     Envelope::Inspect { from: ShardId(0), request }
 }
 
+/// Pins the calling thread. A pinned thread sees only its own core, so the list is read once.
 fn pin(core: usize) {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    static CORES: OnceLock<Vec<CoreId>> = OnceLock::new();
+    let cores = CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default());
     if let Some(&id) = cores.get(core % cores.len().max(1)) {
         core_affinity::set_for_current(id);
     }

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn counts_are_labelled_by_shard_and_reason() {
-        let mut counters = Counters { connections: 3, ..Counters::default() };
+        let mut counters = Counters::default();
+        counters.connections = 3;
         counters.disconnect(Disconnect::Slow);
         let process = Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
         let text = encode(&[Counters::default(), counters], process);
