@@ -23,6 +23,8 @@
 pub mod auth;
 pub mod channel;
 #[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
 pub mod config;
 pub mod counters;
 pub mod error;
