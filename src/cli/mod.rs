@@ -4,9 +4,13 @@
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
 //! to the server, every other command asks a server through its admin address.
 
+mod admin_client;
 mod config;
 mod failure;
+mod member;
+mod members;
 mod output;
+mod place;
 mod serve;
 mod text;
 
@@ -33,6 +37,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Members(members::Members),
     Config(config::Config),
 }
 
@@ -40,6 +45,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Members(command) => command.run(),
         Command::Config(command) => command.run(),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
