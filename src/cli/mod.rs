@@ -13,6 +13,7 @@ mod output;
 mod place;
 mod serve;
 mod text;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Watch(watch::Watch),
     Members(members::Members),
     Config(config::Config),
 }
@@ -45,6 +47,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Config(command) => command.run(),
     };
