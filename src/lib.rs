@@ -19,7 +19,7 @@
 //! - [`shard`]: everything one core owns, as a state machine.
 //!
 //! With the feature `server`: `config` (the file), `server` (the glommio shell), `admin` (what
-//! operators ask).
+//! operators ask), `cli` (the commands).
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -27,6 +27,8 @@
 pub mod admin;
 pub mod auth;
 pub mod channel;
+#[cfg(feature = "server")]
+pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod counters;
