@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::OsStringValueParser;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use super::config::load;
 use super::failure::Failure;
@@ -56,6 +58,7 @@ impl Serve {
         let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
         let banner = if self.quiet { Banner::Hidden } else { Banner::Shown };
         let config = self.into_config()?;
+        log_to_stderr();
         serve(Options { config, takeover, banner })
     }
 
@@ -71,6 +74,17 @@ impl Serve {
         config.check_exposure(plaintext(self.insecure_plaintext))?;
         Ok(config)
     }
+}
+
+/// Logs go to standard error; `HEADCOUNT_LOG` says how much, in the syntax of `RUST_LOG`.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_env_var("HEADCOUNT_LOG")
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log exists already, which then serves as well.
+    let _ = log.with_ansi(false).try_init();
 }
 
 /// What `--insecure-plaintext` means.

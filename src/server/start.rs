@@ -122,11 +122,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let data_lock = lock_data_dir(&options.config, options.takeover)?;
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
-    let cpus = probe::allowed_cpus()
-        .map_err(|error| StartError::thread("on the CPUs of this process", error))?;
-    let shards = shard_count(&options.config, cpus.len());
+    let shards = shard_count(&options.config, probe::allowed_cpus());
     let settings = Arc::new(settings(&options.config, keyring, shards)?);
-    let (addresses, running) = start(&options, settings, &cpus, clock, data_lock)?;
+    let (addresses, running) = start(&options, settings, clock, data_lock)?;
     running.await_start()?;
     running.ready.store(true, Ordering::Relaxed);
     if options.banner == Banner::Shown {
@@ -223,7 +221,6 @@ fn settings(
 fn start(
     options: &Options,
     settings: Arc<Settings>,
-    cpus: &[usize],
     clock: Clock,
     data_lock: Option<File>,
 ) -> Result<(Addresses, Running), StartError> {
@@ -255,7 +252,7 @@ fn start(
             spin: Duration::from_micros(config.cores.spin_us),
             budget: Arc::clone(&budget),
         };
-        handles.push(start_shard(parts, index, placement(config, cpus, index), report.clone())?);
+        handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
     if let (Some(mailboxes), Some(admin)) = (edge_mailboxes, admin_fds.into_iter().next()) {
         let (control, controlled) = bounded(4);
@@ -291,10 +288,10 @@ fn start(
     Ok((Addresses { http, sync_tcp, admin }, running))
 }
 
-/// The configured CPU of a shard, or the allowed ones in turn.
-fn placement(config: &Config, cpus: &[usize], index: usize) -> Placement {
-    let pinned = config.cores.pin.as_ref().and_then(|pin| pin.get(index).copied());
-    Placement::Fixed(pinned.unwrap_or(cpus[index % cpus.len()]))
+/// The configured CPU of a shard; without one the kernel chooses among the allowed ones.
+fn placement(config: &Config, index: usize) -> Placement {
+    let pinned = config.cores.pin.as_ref().and_then(|pin| pin.get(index));
+    pinned.map_or(Placement::Unbound, |&cpu| Placement::Fixed(cpu))
 }
 
 fn start_shard(
