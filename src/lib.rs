@@ -21,6 +21,8 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod bench;
 pub mod channel;
 #[cfg(feature = "server")]
 pub mod config;

@@ -119,13 +119,8 @@ impl Members {
         let place = self.joined;
         self.joined += 1;
         *self.users.entry(Arc::clone(&identity.user)).or_insert(0) += 1;
-        let member = Member {
-            addr,
-            identity,
-            state,
-            announced_ms: now.mono_ms,
-            lingering_until_ms: None,
-        };
+        let member =
+            Member { addr, identity, state, announced_ms: now.mono_ms, lingering_until_ms: None };
         self.bytes += member.encoded_bytes();
         self.places.insert(addr, place);
         self.by_place.insert(place, member);

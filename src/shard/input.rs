@@ -1,17 +1,19 @@
 //! Bytes of one connection -> messages -> what its session asks for. Nothing is copied unless a
 //! message is incomplete.
 
+use super::Connection;
 use super::Shard;
 use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::home::Placed;
-use super::Connection;
 use crate::counters::Ignored;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Now};
 use crate::session::{Context, Framing, Step, sync};
 use crate::wire::http::{self, HeadError, Parsed};
-use crate::wire::sync::{Detection, Header, RawFrame, detect, detect_message, parse, parse_message};
+use crate::wire::sync::{
+    Detection, Header, RawFrame, detect, detect_message, parse, parse_message,
+};
 use crate::wire::websocket::{self, Incoming, MessageKind, Opcode, Role};
 
 /// Path of the debug endpoint that sends every message back.

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shard;
-use super::envelope::{
-    Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
-};
+use super::envelope::{Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick};
 use super::outbox::Full;
 use super::tables::OwnedChannel;
 use super::timers::Timer;
@@ -290,7 +288,9 @@ impl Shard {
             let Some(owned) = self.owned.get(slot) else { return };
             let set = PresenceTick {
                 changes: Vec::new(),
-                encoded: encode_each(owned, |feed| presence::set(feed, now, &owned.key.name, owned.channel.members())),
+                encoded: encode_each(owned, |feed| {
+                    presence::set(feed, now, &owned.key.name, owned.channel.members())
+                }),
                 except: None,
             };
             let envelope = Envelope::Presence { to: interest.home, tick: Arc::new(set) };

@@ -78,9 +78,11 @@ impl SendQueue {
     pub fn runs(&self) -> impl Iterator<Item = &[u8]> {
         let written = self.inner.as_ref().map_or(0, |queue| queue.written);
         let chunks = self.inner.iter().flat_map(|queue| queue.chunks.iter());
-        chunks.enumerate().map(move |(i, chunk)| {
-            if i == 0 { &chunk.bytes()[written..] } else { chunk.bytes() }
-        })
+        chunks.enumerate().map(
+            move |(i, chunk)| {
+                if i == 0 { &chunk.bytes()[written..] } else { chunk.bytes() }
+            },
+        )
     }
 
     /// `count` bytes more have been written; at most [`SendQueue::len`].

@@ -128,7 +128,9 @@ impl Session {
         match message {
             Message::Handshake(greeting) => self.greet(cx, &greeting, out),
             Message::PingPong(ping) => self.answer_ping(ping, out),
-            Message::TokenRefresh(refresh) => self.refresh_token(cx.now, cx, refresh.new_token, out),
+            Message::TokenRefresh(refresh) => {
+                self.refresh_token(cx.now, cx, refresh.new_token, out)
+            }
             Message::VectorClockSync(clocks) => self.merge_clocks(&clocks, out),
             Message::PresenceUpdate(update) => self.announce(update.channel, update.state),
             Message::PresenceLeave(leave) => Step::Leave { channel: leave.channel },
