@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use super::error::BenchError;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
-/// Far above what the generator can send: a benchmark measures the server, not its brakes.
-const UPDATES_PER_SECOND_MAX: i64 = u32::MAX as i64;
+/// The most that a configuration may say: a benchmark measures the server, not its brakes.
+const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 
 /// Where a server listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,9 @@ impl Launched {
         let base = config.map(read_config).transpose()?.unwrap_or_default();
         let text = adapt(base, cpus).map_err(BenchError::Launch)?;
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
-        let path = folder.join(format!(".headcount-bench-{}.toml", std::process::id()));
+        static LAUNCHES: AtomicU32 = AtomicU32::new(0);
+        let launch = LAUNCHES.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!(".headcount-bench-{}-{launch}.toml", std::process::id()));
         fs::write(&path, text).map_err(|source| BenchError::File { path: path.clone(), source })?;
         let spawned = spawn(binary, &path);
         let mut child = spawned.inspect_err(|_| remove(&path))?;
@@ -195,6 +198,50 @@ mod tests {
         assert_eq!(adapted["limits"]["updates_per_second_max"].as_integer(), Some(7));
         assert_eq!(adapted["auth"]["anonymous"].as_bool(), Some(true));
         assert!(adapt("cores = 1".parse().unwrap(), &[0]).is_err());
+    }
+
+    /// A script in place of a server.
+    fn script(name: &str, body: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("{name}-{}.sh", std::process::id()));
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_server_is_started_with_its_configuration_and_asked_to_end() {
+        let base = std::env::temp_dir().join(format!("headcount-end-{}", std::process::id()));
+        let ended = base.display();
+        let server = script(
+            "headcount-good",
+            &format!(
+                "trap 'echo ended > {ended}; exit 0' TERM\n\
+                 echo ready http=127.0.0.1:1 sync_tcp=127.0.0.1:2 admin=127.0.0.1:3\n\
+                 for last; do :; done; cp \"$last\" {ended}.toml\n\
+                 while :; do sleep 0.05; done"
+            ),
+        );
+        let launched = Launched::start(&server, None, &[0]).unwrap();
+        let copy = base.with_extension("toml");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !copy.exists() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let config = launched.config.clone();
+        drop(launched);
+        assert!(!config.exists());
+        assert_eq!(fs::read_to_string(&base).unwrap(), "ended\n");
+        assert!(fs::read_to_string(&copy).unwrap().contains("anonymous = true"));
+        [server, base, copy].iter().for_each(|path| remove(path));
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_is_an_error() {
+        let server = script("headcount-bad", "exit 78");
+        let error = Launched::start(&server, None, &[]).map(|_| ()).unwrap_err();
+        remove(&server);
+        assert!(error.to_string().contains("ended before it was ready"), "{error}");
     }
 
     #[test]

@@ -475,6 +475,7 @@ impl Load for Room {
             self.set_paces(timeline);
         }
         let next = match self.timeline {
+            Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
             Some(timeline) => self.play(now_ns, timeline, clients),
             None => Next::WhenSomethingHappens,
         };

@@ -43,8 +43,9 @@ impl Findings {
         findings
     }
 
+    /// Keeps three decimals, which survive any reader of JSON unchanged.
     pub(super) fn set(&mut self, metric: Metric, value: f64) {
-        self.metrics.insert(metric, value);
+        self.metrics.insert(metric, (value * 1e3).round() / 1e3);
     }
 
     pub(super) fn note(&mut self, note: impl Into<String>) {

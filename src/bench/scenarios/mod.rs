@@ -80,7 +80,7 @@ pub fn run(
         format: RECORD_FORMAT,
         scenario: scenario.clone(),
         taken_at_unix_s: taken_at.as_secs(),
-        measured_s: findings.seconds,
+        measured_s: (findings.seconds * 1e3).round() / 1e3,
         metrics: findings.metrics,
         latencies: findings.latencies,
         machine: Machine::this(),
