@@ -20,7 +20,8 @@ pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies(Histogram::new_with_bounds(1, DELAY_NS_MAX, DIGITS).expect("constant bounds"))
+        let histogram = Histogram::new_with_bounds(1, DELAY_NS_MAX, DIGITS);
+        Latencies(histogram.unwrap_or_else(|error| unreachable!("constant bounds: {error}")))
     }
 }
 
@@ -30,7 +31,8 @@ impl Latencies {
     }
 
     pub fn merge(&mut self, other: &Latencies) {
-        self.0.add(&other.0).expect("the same bounds");
+        let added = self.0.add(&other.0);
+        added.unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
     }
 
     pub fn count(&self) -> u64 {
@@ -50,7 +52,8 @@ impl Latencies {
     pub fn summary(&self, name: &str) -> LatencySummary {
         let [p50_us, p90_us, p99_us, p99_9_us, p99_99_us] = PERCENTILES.map(|p| self.at_us(p));
         let mut bytes = Vec::new();
-        V2Serializer::new().serialize(&self.0, &mut bytes).expect("memory takes any length");
+        let written = V2Serializer::new().serialize(&self.0, &mut bytes);
+        assert!(written.is_ok(), "memory takes any length: {written:?}");
         LatencySummary {
             name: name.to_owned(),
             count: self.count(),

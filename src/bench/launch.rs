@@ -137,7 +137,7 @@ fn spawn(binary: &Path, config: &Path) -> Result<Child, BenchError> {
 
 /// Reads standard output up to the ready line, and ever after so that the pipe never fills.
 fn await_ready(child: &mut Child) -> Result<Addresses, String> {
-    let output = child.stdout.take().expect("piped above");
+    let output = child.stdout.take().ok_or("its output is not piped")?;
     let (lines, received) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {

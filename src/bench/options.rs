@@ -247,8 +247,10 @@ default_as_on_the_command_line! {
 fn parse_nothing<A: Args>() -> A {
     let command = A::augment_args(Command::new("bench").no_binary_name(true));
     let nothing: [&str; 0] = [];
-    let matches = command.try_get_matches_from(nothing).expect("every option has a default");
-    A::from_arg_matches(&matches).expect("every default is valid")
+    let matches = command.try_get_matches_from(nothing);
+    matches
+        .and_then(|matches| A::from_arg_matches(&matches))
+        .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
 }
 
 /// What was run.

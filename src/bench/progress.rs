@@ -14,7 +14,8 @@ impl Progress {
             return Self::hidden();
         }
         let template = "{elapsed_precise} {prefix:<12} {bar:30} {pos}/{len} {msg}";
-        let style = ProgressStyle::with_template(template).expect("a constant template");
+        let style = ProgressStyle::with_template(template)
+            .unwrap_or_else(|error| unreachable!("a constant template: {error}"));
         Progress(
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style),
         )

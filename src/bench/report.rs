@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -61,9 +62,9 @@ impl Report {
     /// # Errors
     /// The file cannot be written.
     pub fn record(&self, path: &Path) -> Result<(), BenchError> {
-        let mut text = serde_json::to_string_pretty(self).expect("a report is plain data");
-        text.push('\n');
-        fs::write(path, text).map_err(|source| BenchError::File { path: path.to_owned(), source })
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::from);
+        json.and_then(|json| fs::write(path, json + "\n"))
+            .map_err(|source| BenchError::File { path: path.to_owned(), source })
     }
 
     /// For people, about 80 columns wide.

@@ -1,10 +1,10 @@
 //! The ring that drives all sockets of one shard, and the buffers it receives into.
 //!
-//! Invariant: memory named by an entry outlives the entry. Receive buffers live as long as the ring;
-//! memory to send from is only borrowed until `submit` returns, because sends never wait.
+//! Invariant: memory named by an entry outlives the entry. Receive buffers live as long as the
+//! ring; memory to send from is only borrowed until `submit` returns, because sends never wait.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -127,8 +127,9 @@ impl Ring {
     }
 
     /// One completion when the event descriptor is signalled.
-    pub fn poll_wake(&mut self, event: RawFd) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).build();
+    pub fn poll_wake(&mut self, event: BorrowedFd<'_>) -> io::Result<()> {
+        let event = Fd(event.as_raw_fd());
+        let entry = opcode::PollAdd::new(event, libc::POLLIN as u32).build();
         self.push(entry, Token::of(Operation::Wake))
     }
 
@@ -263,8 +264,8 @@ impl BufferRing {
         let entries = map_pages(RING_BYTES)?.cast::<BufRingEntry>();
         let memory = map_pages(MEMORY_BYTES)?;
         let address = entries.as_ptr() as u64;
-        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in `drop`,
-        // when the ring that uses it is closed as well.
+        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in
+        // `drop`, when the ring that uses it is closed as well.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
         }
@@ -291,7 +292,8 @@ impl BufferRing {
     fn offer(&mut self, id: u16) {
         let at = usize::from(self.tail & (BUFFERS - 1));
         let address = self.start(id).as_ptr() as u64;
-        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed it.
+        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed
+        // it.
         let entry = unsafe { self.entries.add(at).as_mut() };
         entry.set_addr(address);
         entry.set_len(BUFFER_BYTES as u32);
@@ -308,7 +310,8 @@ impl BufferRing {
 
 impl Drop for BufferRing {
     fn drop(&mut self) {
-        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows them.
+        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows
+        // them.
         unsafe {
             libc::munmap(self.entries.as_ptr().cast(), RING_BYTES);
             libc::munmap(self.memory.as_ptr().cast(), MEMORY_BYTES);

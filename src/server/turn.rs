@@ -179,8 +179,8 @@ impl TurnLoop {
         self.ring.submit()?;
         self.begin(now);
         let completions = self.take_completions(now)?;
-        let envelopes = self.take_envelopes(now);
-        self.take_control(now);
+        let envelopes = self.take_envelopes(now)?;
+        self.take_control(now)?;
         if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             self.shard.handle_timeout(now);
             self.drain_effects(now)?;
@@ -344,27 +344,27 @@ impl TurnLoop {
         }
     }
 
-    fn take_envelopes(&mut self, now: Now) -> bool {
+    fn take_envelopes(&mut self, now: Now) -> io::Result<bool> {
         let mut any = false;
         for peer in 0..self.mailboxes.peers() {
             for _ in 0..ENVELOPES_PER_PEER {
                 let Some(envelope) = self.mailboxes.take(peer) else { break };
                 any = true;
                 self.shard.handle_envelope(now, envelope);
-                if self.drain_effects(now).is_err() {
-                    return any;
-                }
+                self.drain_effects(now)?;
             }
         }
-        any
+        Ok(any)
     }
 
-    fn take_control(&mut self, now: Now) {
+    fn take_control(&mut self, now: Now) -> io::Result<()> {
         while let Ok(Control::Drain) = self.control.try_recv() {
             self.draining = true;
             self.listeners.close();
             self.shard.close_all(now);
+            self.drain_effects(now)?;
         }
+        Ok(())
     }
 
     fn drain_effects(&mut self, now: Now) -> io::Result<()> {
@@ -634,4 +634,3 @@ impl TurnLoop {
         due.map_or(most, |ms| Duration::from_millis(ms).min(most))
     }
 }
-

@@ -102,15 +102,12 @@ impl Outbound {
         if self.closing || self.pending() >= OUTBOUND_BYTES_MAX {
             return Queued::Full;
         }
-        let expressible = "the newest layout has every message";
         match self.transport {
-            Transport::Tcp => {
-                sync::append_message(message, Layout::V0_6, &mut self.bytes).expect(expressible);
-            }
+            Transport::Tcp => append(message, &mut self.bytes),
             Transport::Ws => {
                 let mut frame = std::mem::take(&mut self.frame);
                 frame.clear();
-                sync::append_message(message, Layout::V0_6, &mut frame).expect(expressible);
+                append(message, &mut frame);
                 self.append_masked(Opcode::Binary, &frame);
                 self.frame = frame;
             }
@@ -143,4 +140,9 @@ impl Outbound {
         self.sent = 0;
         Ok(())
     }
+}
+
+fn append(message: &Message<'_>, out: &mut Vec<u8>) {
+    let appended = sync::append_message(message, Layout::V0_6, out);
+    assert!(appended.is_ok(), "the newest layout has every message: {appended:?}");
 }
