@@ -73,7 +73,13 @@ pub struct Common {
     #[arg(long, value_enum, default_value = "ws")]
     pub transport: Transport,
     /// JWT for every session; anonymous without it.
-    #[arg(long, env = "HEADCOUNT_TOKEN", hide_env_values = true, default_value = "")]
+    #[arg(
+        long,
+        env = "HEADCOUNT_TOKEN",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     #[serde(skip)]
     pub token: String,
     /// Process whose CPU and memory are measured, when the server was not started by this command.
@@ -117,10 +123,10 @@ pub struct LatencyOptions {
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     /// Time that is measured.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time before that.
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "1s", value_name = "TIME")]
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
@@ -142,10 +148,10 @@ pub struct PresenceOptions {
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     /// Time that is measured.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time before that.
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "1s", value_name = "TIME")]
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
@@ -164,14 +170,14 @@ pub struct IdleOptions {
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     /// Time that is measured once everybody is in.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time between connecting and measuring.
-    #[arg(long, default_value = "2s")]
+    #[arg(long, default_value = "2s", value_name = "TIME")]
     pub warm_up: Span,
     /// Time between two pings of a connection, 0s for none. Members that send nothing expire after
     /// presence_ttl_ms, 30 s by default.
-    #[arg(long, default_value = "0s", value_name = "SPAN")]
+    #[arg(long, default_value = "0s", value_name = "TIME")]
     pub heartbeat: Span,
     #[command(flatten)]
     pub common: Common,
@@ -193,10 +199,10 @@ pub struct ChurnOptions {
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     /// Time that is measured.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time before that.
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "1s", value_name = "TIME")]
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
@@ -221,10 +227,10 @@ pub struct MixedOptions {
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     /// Time that is measured.
-    #[arg(long, default_value = "10s")]
+    #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time before that.
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "1s", value_name = "TIME")]
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,

@@ -35,8 +35,8 @@ fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
         return Err("this scenario measured no delays".into());
     }
     let delays = || curves.iter().flat_map(|(_, points)| points).map(|&(_, us)| us);
-    let lowest = delays().fold(f64::INFINITY, f64::min).max(0.1) * 0.8;
-    let highest = delays().fold(lowest * 2.0, f64::max) * 1.25;
+    let lowest = power_of_ten(delays().fold(f64::INFINITY, f64::min).max(0.1), f64::floor);
+    let highest = power_of_ten(delays().fold(lowest * 10.0, f64::max), f64::ceil);
 
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -51,6 +51,8 @@ fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
         .x_desc("percentile")
         .y_desc("microseconds")
         .x_labels(NINES_MAX + 1)
+        .max_light_lines(1)
+        .y_label_formatter(&|us| format!("{us}"))
         .x_label_formatter(&|nines| format!("{}", percentile(*nines)))
         .draw()?;
     for ((name, points), colour) in curves.into_iter().zip(COLOURS.iter().cycle()) {
@@ -62,6 +64,10 @@ fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     root.present()?;
     Ok(())
+}
+
+fn power_of_ten(value: f64, round: fn(f64) -> f64) -> f64 {
+    10_f64.powf(round(value.log10()))
 }
 
 /// Zero nines is 0 %, one is 90 %, two are 99 %.

@@ -47,6 +47,7 @@ pub(super) fn churn(
     findings.set(Metric::Disconnected, disconnected as f64);
     let cycles = window.after.cycles - window.before.cycles;
     findings.add_cpu_per(Metric::ServerNsPerConnection, &window, cycles);
+    findings.note_bottleneck();
     findings.add_latency("connect + greet", &greeting);
     findings.add_latency("whole cycle", &cycle);
     Ok(findings)

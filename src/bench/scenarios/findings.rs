@@ -84,17 +84,20 @@ impl Findings {
         }
     }
 
+    /// For loads that send as much as the server takes. Not for floods, which are to be busy.
+    pub(super) fn note_bottleneck(&mut self) {
+        let busy = self.metrics.get(&Metric::GeneratorBusyPercent).copied().unwrap_or_default();
+        if busy > BUSY_SUSPECT_PERCENT {
+            self.note("the generator was busy all the time: the server may be faster than this");
+        }
+    }
+
     pub(super) fn note_circumstances(&mut self, common: &Common, server: &Server) {
-        let of = |metrics: &BTreeMap<Metric, f64>, metric| {
-            metrics.get(&metric).copied().unwrap_or_default()
-        };
         if server.pid.is_none() {
             self.note("the server's CPU and memory were not measured; name its process with --pid");
         }
-        if of(&self.metrics, Metric::GeneratorBusyPercent) > BUSY_SUSPECT_PERCENT {
-            self.note("the generator was busy all the time: the server may be faster than this");
-        }
-        if of(&self.metrics, Metric::GeneratorTurnP999Us) > TURN_SUSPECT_US {
+        let turn_us = self.metrics.get(&Metric::GeneratorTurnP999Us).copied();
+        if turn_us.is_some_and(|turn_us| turn_us > TURN_SUSPECT_US) {
             self.note("turns of the generator were long: tails may be its own or the machine's");
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);

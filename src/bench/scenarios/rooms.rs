@@ -100,6 +100,7 @@ fn play(
     findings.add_tally(&tally, shape.duration.as_secs_f64());
     let delivered = window.after.delivered - window.before.delivered;
     findings.add_cpu_per(Metric::ServerNsPerDelivery, &window, delivered);
+    findings.note_bottleneck();
     Ok(findings)
 }
 
