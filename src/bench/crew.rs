@@ -42,6 +42,8 @@ pub struct Window {
     pub seconds: f64,
     /// CPU time of the server, when it can be seen.
     pub server_cpu_ns: Option<u64>,
+    /// Time that its threads waited for a CPU.
+    pub server_waited_ns: Option<u64>,
     pub before: Totals,
     pub after: Totals,
 }
@@ -138,7 +140,8 @@ impl<L: Load> Crew<L> {
         let cpu = cpu_after.zip(cpu_before);
         Ok(Window {
             seconds: from.elapsed().as_secs_f64(),
-            server_cpu_ns: cpu.map(|(after, before)| after.since_ns(&before)),
+            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
+            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
             before,
             after,
         })

@@ -18,6 +18,7 @@ use super::client::{self, Client, Closed, Event, Outbound, Progress, Queued, Tar
 use super::clock::Clock;
 use super::error::BenchError;
 use super::latencies::Latencies;
+use super::process::this_thread_waited_ns;
 use super::signals::Signals;
 
 const EVENTS_MAX: usize = 1024;
@@ -188,6 +189,8 @@ pub struct Usage {
     /// Time of turns in which something happened.
     pub busy_ns: u64,
     pub total_ns: u64,
+    /// Time in which something else had the CPU.
+    pub waited_ns: u64,
     /// Length of those turns: delays up to these are our own.
     pub turns: Latencies,
 }
@@ -196,6 +199,7 @@ impl Usage {
     pub fn merge(&mut self, other: &Usage) {
         self.busy_ns += other.busy_ns;
         self.total_ns += other.total_ns;
+        self.waited_ns += other.waited_ns;
         self.turns.merge(&other.turns);
     }
 }
@@ -251,7 +255,7 @@ impl<L: Load> Engine<L> {
     /// Those of the load.
     pub fn run(mut self) -> Result<(L, Usage), BenchError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let began_ns = self.clock.now_ns();
+        let (began_ns, waited_ns) = (self.clock.now_ns(), this_thread_waited_ns());
         let mut next = Next::Now;
         while !self.signals.is_finished() {
             self.await_events(&mut events, next)?;
@@ -266,6 +270,7 @@ impl<L: Load> Engine<L> {
             }
         }
         self.usage.total_ns = self.clock.now_ns() - began_ns;
+        self.usage.waited_ns = this_thread_waited_ns() - waited_ns;
         Ok((self.load, self.usage))
     }
 

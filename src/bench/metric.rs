@@ -80,6 +80,9 @@ metrics! {
     ServerCpuPercent "server CPU" Percent Lower
         /// 100 is one core.
         ;
+    ServerWaitedPercent "server waited for a CPU" Percent Neither
+        /// Its threads were ready to run and something else had the CPU: a noisy machine.
+        ;
     ServerNsPerDelivery "server CPU per delivery" Nanoseconds Lower;
     ServerNsPerConnection "server CPU per connection" Nanoseconds Lower;
     ServerRssBytes "server resident" Bytes Lower;
@@ -87,6 +90,9 @@ metrics! {
     ServerBytesPerMember "resident per member" Bytes Lower;
     GeneratorBusyPercent "generator busy" Percent Neither
         /// Of its threads. Near 100 it is the generator that was measured.
+        ;
+    GeneratorWaitedPercent "generator waited for a CPU" Percent Neither
+        /// As for the server; delays are too long by that.
         ;
     GeneratorTurnP999Us "generator turn p99.9" Microseconds Neither
         /// Delays up to this may be the generator's own.

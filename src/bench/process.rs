@@ -14,26 +14,57 @@ const KIB: u64 = 1024;
 pub struct CpuTime {
     /// User and system time of the process; to 10 ms.
     stat_ns: u64,
-    /// Time of each living thread, exact (`/proc/PID/task/TID/schedstat`). The sum is what `stat`
-    /// shows, only finer, as long as no thread ends.
-    threads_ns: BTreeMap<u32, u64>,
+    /// Each living thread, exact. The sum of what they ran is what `stat` shows, only finer, as
+    /// long as no thread ends.
+    threads: BTreeMap<u32, ThreadTime>,
+}
+
+/// The first two fields of `/proc/PID/task/TID/schedstat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ThreadTime {
+    ran_ns: u64,
+    /// Ready to run while something else had the CPU.
+    waited_ns: u64,
+}
+
+impl ThreadTime {
+    fn parse(schedstat: &str) -> Option<ThreadTime> {
+        let mut fields = schedstat.split_whitespace().map_while(|field| field.parse().ok());
+        Some(ThreadTime { ran_ns: fields.next()?, waited_ns: fields.next()? })
+    }
+}
+
+/// Time that the calling thread was ready to run while something else had its CPU.
+pub fn this_thread_waited_ns() -> u64 {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    ThreadTime::parse(&schedstat).unwrap_or_default().waited_ns
 }
 
 impl CpuTime {
     /// `None`: there is no such process, or it is not ours to look at.
     pub fn of(pid: u32) -> Option<CpuTime> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(CpuTime { stat_ns: stat_ns(&stat)?, threads_ns: threads_ns(pid).unwrap_or_default() })
+        Some(CpuTime { stat_ns: stat_ns(&stat)?, threads: threads(pid).unwrap_or_default() })
     }
 
     /// Time spent since an earlier moment.
     pub fn since_ns(&self, earlier: &CpuTime) -> u64 {
-        let all_live = earlier.threads_ns.keys().all(|tid| self.threads_ns.contains_key(tid));
-        if earlier.threads_ns.is_empty() || !all_live {
+        if !self.has_all_threads_of(earlier) {
             return self.stat_ns.saturating_sub(earlier.stat_ns);
         }
-        let sum = |time: &CpuTime| time.threads_ns.values().sum::<u64>();
+        let sum = |time: &CpuTime| time.threads.values().map(|thread| thread.ran_ns).sum::<u64>();
         sum(self).saturating_sub(sum(earlier))
+    }
+
+    /// Time that its threads waited for a CPU since an earlier moment; `None` when one has ended.
+    pub fn waited_since_ns(&self, earlier: &CpuTime) -> Option<u64> {
+        let sum = |time: &CpuTime| time.threads.values().map(|t| t.waited_ns).sum::<u64>();
+        self.has_all_threads_of(earlier).then(|| sum(self).saturating_sub(sum(earlier)))
+    }
+
+    fn has_all_threads_of(&self, earlier: &CpuTime) -> bool {
+        let all_live = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
+        all_live && !earlier.threads.is_empty()
     }
 }
 
@@ -45,12 +76,12 @@ fn stat_ns(stat: &str) -> Option<u64> {
     Some((ticks()? + ticks()?) * TICK_NS)
 }
 
-fn threads_ns(pid: u32) -> Option<BTreeMap<u32, u64>> {
+fn threads(pid: u32) -> Option<BTreeMap<u32, ThreadTime>> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let time_of = |path: PathBuf| {
         let tid = path.file_name()?.to_str()?.parse().ok()?;
         let schedstat = fs::read_to_string(path.join("schedstat")).ok()?;
-        Some((tid, schedstat.split_whitespace().next()?.parse().ok()?))
+        Some((tid, ThreadTime::parse(&schedstat)?))
     };
     tasks.map(|task| time_of(task.ok()?.path())).collect()
 }
@@ -84,11 +115,15 @@ mod tests {
     fn a_thread_that_ended_makes_the_coarse_clock_count() {
         let time = |stat_ns, threads: &[(u32, u64)]| CpuTime {
             stat_ns,
-            threads_ns: threads.iter().copied().collect(),
+            threads: threads
+                .iter()
+                .map(|&(tid, ran_ns)| (tid, ThreadTime { ran_ns, waited_ns: 2 * ran_ns }))
+                .collect(),
         };
         let before = time(10, &[(1, 5), (2, 4)]);
-        assert_eq!(time(20, &[(1, 6), (2, 9), (3, 2)]).since_ns(&before), 8);
-        assert_eq!(time(20, &[(1, 6), (3, 2)]).since_ns(&before), 10);
+        let (later, ended) = (time(20, &[(1, 6), (2, 9), (3, 2)]), time(20, &[(1, 6), (3, 2)]));
+        assert_eq!((later.since_ns(&before), later.waited_since_ns(&before)), (8, Some(16)));
+        assert_eq!((ended.since_ns(&before), ended.waited_since_ns(&before)), (10, None));
         assert_eq!(time(20, &[]).since_ns(&time(10, &[])), 10);
     }
 

@@ -14,6 +14,9 @@ use super::Server;
 /// Busy share of the generator in percent from which it is suspected to be the bottleneck.
 const BUSY_SUSPECT_PERCENT: f64 = 90.0;
 
+/// Share of the time in percent that threads waited for a CPU, from which a run is suspect.
+const WAITED_SUSPECT_PERCENT: f64 = 3.0;
+
 /// Length of the generator's turns in microseconds from which delays are suspected to be its own.
 const TURN_SUSPECT_US: f64 = 2_000.0;
 
@@ -34,11 +37,17 @@ impl Findings {
             let percent = cpu_ns as f64 / (window.seconds * 1e9) * 100.0;
             findings.set(Metric::ServerCpuPercent, percent);
         }
+        if let Some(waited_ns) = window.server_waited_ns {
+            let percent = waited_ns as f64 / (window.seconds * 1e9) * 100.0;
+            findings.set(Metric::ServerWaitedPercent, percent);
+        }
         if let Some(bytes) = server.pid.and_then(resident_bytes) {
             findings.set(Metric::ServerRssBytes, bytes as f64);
         }
         let busy = 100.0 * usage.busy_ns as f64 / usage.total_ns.max(1) as f64;
         findings.set(Metric::GeneratorBusyPercent, busy);
+        let waited = 100.0 * usage.waited_ns as f64 / usage.total_ns.max(1) as f64;
+        findings.set(Metric::GeneratorWaitedPercent, waited);
         findings.set(Metric::GeneratorTurnP999Us, usage.turns.at_us(99.9));
         findings
     }
@@ -95,6 +104,11 @@ impl Findings {
     pub(super) fn note_circumstances(&mut self, common: &Common, server: &Server) {
         if server.pid.is_none() {
             self.note("the server's CPU and memory were not measured; name its process with --pid");
+        }
+        let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent];
+        let waited = waited.iter().filter_map(|metric| self.metrics.get(metric));
+        if waited.copied().fold(0.0, f64::max) > WAITED_SUSPECT_PERCENT {
+            self.note("something else took CPUs from this run: repeat it on a quiet machine");
         }
         let turn_us = self.metrics.get(&Metric::GeneratorTurnP999Us).copied();
         if turn_us.is_some_and(|turn_us| turn_us > TURN_SUSPECT_US) {
