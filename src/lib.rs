@@ -26,6 +26,8 @@
 #[cfg(feature = "server")]
 pub mod admin;
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod bench;
 pub mod channel;
 #[cfg(feature = "server")]
 pub mod cli;
