@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::{self, BenchArgs};
 use failure::Failure;
 
 #[derive(Debug, Parser)]
@@ -41,6 +42,7 @@ enum Command {
     Watch(watch::Watch),
     Members(members::Members),
     Config(config::Config),
+    Bench(BenchArgs),
 }
 
 /// Does what the command line asks for.
@@ -50,6 +52,7 @@ pub fn run() -> ExitCode {
         Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Bench(command) => bench::run(command).map_err(|error| Failure::new(&error, 1)),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }

@@ -18,10 +18,10 @@ const SUBMISSIONS: u32 = 4096;
 /// Completions the kernel may post before it has to keep them aside.
 const COMPLETIONS: u32 = 32_768;
 
-/// Receive buffers of a shard. Together with their size they bound what one turn reads, and so how
-/// long a turn lasts beside flooding peers.
-const BUFFERS: u16 = 128;
-const BUFFER_BYTES: usize = 4096;
+/// Receive buffers of a shard, shared by its connections. A connection that sends faster than one
+/// buffer per turn gets one buffer per turn.
+const BUFFERS: u16 = 256;
+pub const BUFFER_BYTES: usize = 4096;
 const BUFFER_GROUP: u16 = 0;
 
 /// What an entry was for; comes back with its completion.
@@ -119,6 +119,13 @@ impl Ring {
 
     pub fn receive(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
         self.push(opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(), token)
+    }
+
+    /// Receives once, one buffer at most.
+    pub fn receive_once(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+        let entry = opcode::Recv::new(Fd(socket), ptr::null_mut(), BUFFER_BYTES as u32);
+        let entry = entry.buf_group(BUFFER_GROUP).build();
+        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), token)
     }
 
     /// One completion when the socket takes bytes again.
