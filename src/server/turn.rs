@@ -358,7 +358,7 @@ impl TurnLoop {
             Stage::Open if !socket.ended => self.unarmed.push(id),
             Stage::Open if result == 0 => self.shard.handle_eof(now, id),
             Stage::Open => self.shard.handle_lost(now, id),
-            Stage::Shut if !socket.ended => self.unarmed.push(id),
+            Stage::Flushing | Stage::Shut if !socket.ended => self.unarmed.push(id),
             Stage::Detaching => self.finish_detach(now, id)?,
             Stage::Flushing | Stage::Shut => {}
         }
@@ -465,9 +465,10 @@ impl TurnLoop {
     /// Receives again where receiving stopped for want of buffers, and accepts again after a pause.
     fn rearm(&mut self, now: Now) -> io::Result<()> {
         for id in std::mem::take(&mut self.unarmed) {
-            let armed = self.sockets.get_mut(id).is_some_and(|s| {
-                !s.receiving && !s.ended && matches!(s.stage, Stage::Open | Stage::Shut)
-            });
+            let armed = self
+                .sockets
+                .get_mut(id)
+                .is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching);
             if armed {
                 self.receive(id)?;
             }
