@@ -39,7 +39,12 @@ pub enum Author {
 #[derive(Debug, Default)]
 pub struct Changes {
     list: Vec<Change>,
+    /// The newest entry of each connection.
     index: HashMap<ConnAddr, usize>,
+    /// Somebody left and entered again: shown as an update, but it awaits the set like a newcomer.
+    rejoined: bool,
+    /// Somebody was shown the whole set since watchers were last told, newcomers among it.
+    set_shown: bool,
 }
 
 impl Changes {
@@ -58,6 +63,7 @@ impl Changes {
     /// Whose doing these changes were.
     pub fn author(&self) -> Author {
         match self.list.as_slice() {
+            _ if self.rejoined => Author::Several,
             [only] if only.kind == ChangeKind::Update => Author::SoleUpdate(only.addr),
             [only] if only.kind == ChangeKind::Enter => Author::SoleEnter(only.addr),
             _ => Author::Several,
@@ -71,17 +77,26 @@ impl Changes {
         identity: &Arc<Identity>,
         state: Bytes,
     ) {
-        let Some(&at) = self.index.get(&addr) else {
+        let known = self.index.get(&addr).copied();
+        // A connection that greeted anew is somebody else; the earlier user's leave must be seen.
+        let Some(at) = known.filter(|&at| self.list[at].identity.user == identity.user) else {
             self.index.insert(addr, self.list.len());
             self.list.push(Change { kind, addr, identity: Arc::clone(identity), state });
             return;
         };
-        match conflate(self.list[at].kind, kind) {
+        self.rejoined |= (self.list[at].kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
+        let cancelled = self.set_shown.then_some(ChangeKind::Leave);
+        match conflate(self.list[at].kind, kind).or(cancelled) {
             Some(kind) => {
                 self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
             }
             None => self.forget(at),
         }
+    }
+
+    /// From here on a newcomer who leaves again is not as if never there.
+    pub(super) fn set_shown(&mut self) {
+        self.set_shown = !self.list.is_empty();
     }
 
     /// A member goes on under another address.
@@ -95,8 +110,11 @@ impl Changes {
     fn forget(&mut self, at: usize) {
         let gone = self.list.swap_remove(at);
         self.index.remove(&gone.addr);
-        if let Some(moved) = self.list.get(at) {
-            self.index.insert(moved.addr, at);
+        let moved_from = self.list.len();
+        if let Some(newest) = self.list.get(at).and_then(|moved| self.index.get_mut(&moved.addr))
+            && *newest == moved_from
+        {
+            *newest = at;
         }
     }
 }

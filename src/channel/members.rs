@@ -16,6 +16,17 @@ pub struct Identity {
     pub resume: Option<ResumeKey>,
 }
 
+impl Identity {
+    /// Is this who the other is, as far as can be told? A session that can be resumed is told by its
+    /// device, whatever it is called meanwhile.
+    pub fn is_same_session(&self, other: &Identity) -> bool {
+        match (&self.resume, &other.resume) {
+            (None, None) => self.user == other.user,
+            (mine, theirs) => mine == theirs,
+        }
+    }
+}
+
 /// What a returning session must show to take its memberships over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResumeKey {
@@ -99,14 +110,19 @@ impl Members {
         self.bytes
     }
 
-    /// The longest-standing member of `user` whose connection is lost.
-    pub(super) fn lingering_of(&self, user: &str) -> Option<ConnAddr> {
-        if self.sessions_of(user) == 0 {
+    /// The longest-standing member whose connection is lost and whose place this newcomer may take:
+    /// one of the same user that cannot be told from it. Another device comes back by itself.
+    pub(super) fn lingering_of(&self, newcomer: &Identity) -> Option<ConnAddr> {
+        if self.sessions_of(&newcomer.user) == 0 {
             return None;
         }
-        self.iter()
-            .find(|m| m.lingering_until_ms.is_some() && *m.identity.user == *user)
-            .map(|m| m.addr)
+        let replaceable = |member: &&Member| {
+            let lost = &member.identity;
+            member.lingering_until_ms.is_some()
+                && lost.user == newcomer.user
+                && (lost.resume.is_none() || lost.resume == newcomer.resume)
+        };
+        self.iter().find(replaceable).map(|member| member.addr)
     }
 
     pub(super) fn insert(

@@ -51,6 +51,12 @@ impl Channel {
         std::mem::take(&mut self.changes)
     }
 
+    /// Say so whenever the members are shown to somebody between two ticks: whoever saw a newcomer
+    /// must also see it leave.
+    pub fn set_shown(&mut self) {
+        self.changes.set_shown();
+    }
+
     /// Enters `addr` as a member, or replaces its state.
     ///
     /// # Errors
@@ -65,7 +71,7 @@ impl Channel {
         limits: &Limits,
     ) -> Result<Announced, Reject> {
         let known = self.members.contains(addr);
-        let lost = if known { None } else { self.members.lingering_of(&identity.user) };
+        let lost = if known { None } else { self.members.lingering_of(identity) };
         self.check_room(addr, lost, identity, &state, limits)?;
         if known {
             self.update(now, addr, state);
@@ -84,6 +90,13 @@ impl Channel {
         }
     }
 
+    /// Removes the member at `addr` if it is somebody else: the connection took over a lost session
+    /// and has greeted as another one since.
+    pub fn remove_stranger(&mut self, addr: ConnAddr, identity: &Identity) -> Option<Member> {
+        let is_stranger = !self.members.find(addr)?.identity.is_same_session(identity);
+        if is_stranger { self.leave(addr) } else { None }
+    }
+
     /// Removes a member; `None` when it was none. The change carries its last state.
     pub fn leave(&mut self, addr: ConnAddr) -> Option<Member> {
         let member = self.members.remove(addr)?;
@@ -99,19 +112,25 @@ impl Channel {
 
     /// Removes `addr` if its grace is over; false when it returned meanwhile or has time left.
     pub fn expire(&mut self, now: Now, addr: ConnAddr) -> bool {
-        let over = self
-            .members
-            .find(addr)
-            .and_then(|member| member.lingering_until_ms)
-            .is_some_and(|until_ms| until_ms <= now.mono_ms);
+        let over = self.lingering_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
         over && self.leave(addr).is_some()
+    }
+
+    /// Removes `addr` if its connection is lost, whatever its grace.
+    pub fn forget_lingering(&mut self, addr: ConnAddr) -> Option<Member> {
+        self.lingering_until_ms(addr)?;
+        self.leave(addr)
+    }
+
+    fn lingering_until_ms(&self, addr: ConnAddr) -> Option<u64> {
+        self.members.find(addr)?.lingering_until_ms
     }
 
     /// A lost session is back on connection `to`: it keeps its place and nobody is told.
     /// Returns the identity the member goes by; `None` when `from` is not lingering.
     pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<Arc<Identity>> {
-        let lingering = self.members.find(from)?.lingering_until_ms.is_some();
-        if !lingering || self.members.contains(to) {
+        self.lingering_until_ms(from)?;
+        if from != to && self.members.contains(to) {
             return None;
         }
         let member = self.members.rekey(from, to)?;
@@ -229,13 +248,36 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_that_somebody_was_shown_is_seen_to_leave() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.set_shown();
+        channel.leave(addr(1));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
+    }
+
+    #[test]
     fn leaving_and_entering_again_within_a_tick_is_an_update() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
         channel.leave(addr(1));
         announce(&mut channel, 1, "a", "2");
-        assert_eq!(kinds(&mut channel), [ChangeKind::Update]);
+        let changes = channel.take_changes();
+        assert_eq!(changes.author(), Author::Several, "who enters again must be shown the set");
+        assert_eq!(changes.list().iter().map(|c| c.kind).collect::<Vec<_>>(), [ChangeKind::Update]);
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_as_another_user_leaves_and_enters() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        channel.leave(addr(1));
+        announce(&mut channel, 1, "b", "1");
+        announce(&mut channel, 2, "c", "1");
+        channel.leave(addr(2));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
     }
 
     #[test]
@@ -248,6 +290,26 @@ mod tests {
         assert!(!channel.has_changes(), "same state: nothing to tell");
         assert!(!channel.expire(at(200), addr(1)));
         assert_eq!(users(&channel), ["a"]);
+    }
+
+    #[test]
+    fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
+        let device = |name: &str| {
+            let user: Arc<str> = "a".into();
+            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), device: name.into() };
+            Arc::new(Identity { user, resume: Some(key) })
+        };
+        for (newcomer, expected) in [
+            (device("phone"), Announced::Returned),
+            (device("laptop"), Announced::Entered),
+            (who("a"), Announced::Entered),
+        ] {
+            let (mut channel, limits) = (Channel::default(), Limits::default());
+            channel.announce(at(0), addr(1), &device("phone"), Bytes::new(), &limits).unwrap();
+            channel.linger(addr(1), 100);
+            let done = channel.announce(at(0), addr(2), &newcomer, Bytes::new(), &limits);
+            assert_eq!(done, Ok(expected), "{newcomer:?}");
+        }
     }
 
     #[test]
@@ -281,6 +343,21 @@ mod tests {
         assert!(!channel.has_changes());
         assert!(channel.leave(addr(1)).is_none());
         assert_eq!(users(&channel), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_session_lost_twice_gets_one_place_back() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        announce(&mut channel, 2, "a", "2");
+        channel.linger(addr(1), 100);
+        channel.linger(addr(2), 100);
+        assert!(channel.resume(addr(1), addr(9)).is_some());
+        assert!(channel.resume(addr(2), addr(9)).is_none());
+        assert!(channel.forget_lingering(addr(9)).is_none(), "it lives");
+        assert!(channel.forget_lingering(addr(2)).is_some());
+        channel.linger(addr(9), 100);
+        assert!(channel.resume(addr(9), addr(9)).is_some(), "the same connection greeted again");
     }
 
     #[test]

@@ -88,10 +88,24 @@ pub struct Subscription {
     pub feed: Feed,
     /// When the member last announced its state.
     pub announced_ms: u64,
+    /// Number of the last announcement that was sent to the owner.
+    pub number: u32,
+    /// When presence of this channel was last queued; what the session's pace is measured from.
+    pub shown_ms: u64,
     /// The subscriber was not sent the newest set; it gets one when it can take it.
     pub stale: bool,
     /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
     pub unsent_state: Option<Bytes>,
+}
+
+/// A search for the memberships that an earlier connection of the session lost.
+#[derive(Debug, Default)]
+pub struct Resuming {
+    /// Answers that have not come in.
+    pub answers: u32,
+    /// Hashes of channels that the session has left meanwhile; they are not taken over. At most as
+    /// many as a session may have channels; the leave of a further one is without effect.
+    pub left: Vec<u64>,
 }
 
 /// One connection. An idle one owns no heap memory but its session and subscriptions.
@@ -112,10 +126,10 @@ pub struct Connection {
     /// When the first request or greeting must be complete; 0 once it is.
     pub greeting_deadline_ms: u64,
     pub pace: Pace,
-    /// When the pace last let presence through.
-    pub paced_ms: u64,
-    /// Answers to a resume that have not come in; until then the connection stays here.
-    pub resume_answers: u16,
+    /// Set while a resume is under way; until it is over the connection stays here.
+    pub resuming: Option<Box<Resuming>>,
+    /// Announcements sent to owners so far.
+    pub announcements: u32,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
     pub credit_second: u32,
@@ -135,6 +149,8 @@ pub struct Flags {
     pub settled: bool,
     /// A pace timer is set.
     pub pacing: bool,
+    /// In the list of connections with something that a full mailbox refused.
+    pub retrying: bool,
     /// Some subscription is stale.
     pub stale: bool,
 }
@@ -156,8 +172,8 @@ impl Connection {
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
-            paced_ms: 0,
-            resume_answers: 0,
+            resuming: None,
+            announcements: 0,
             update_credit: 0,
             credit_second: 0,
             flags: Flags::default(),
@@ -174,6 +190,26 @@ impl Connection {
             Session::Sync(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
         }
+    }
+
+    /// When the connection's pace next lets presence of a channel through.
+    pub fn due_ms(&self, subscription: &Subscription) -> u64 {
+        match self.pace {
+            Pace::AtOnce => 0,
+            Pace::Every(ms) => subscription.shown_ms + ms,
+        }
+    }
+
+    /// Whether the pace lets presence of a channel through; if so it is taken for shown. Does not
+    /// look for the subscription when there is no pace, which is what fan-out meets.
+    pub fn may_show(&mut self, now_ms: u64, channel: u32) -> bool {
+        let Pace::Every(ms) = self.pace else { return true };
+        let Some(subscription) = self.subscription_mut(channel) else { return true };
+        let due = subscription.shown_ms + ms <= now_ms;
+        if due {
+            subscription.shown_ms = now_ms;
+        }
+        due
     }
 
     pub fn subscription_mut(&mut self, channel: u32) -> Option<&mut Subscription> {

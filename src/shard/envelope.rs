@@ -28,8 +28,8 @@ pub enum Envelope {
     Presence { to: HomeChannelId, tick: Arc<PresenceTick> },
     /// Owner -> home: the present set for one connection.
     Snapshot { to: HomeChannelId, conn: ConnId, frames: Bytes },
-    /// Owner -> home: an announcement was refused; the connection is no member.
-    Refused { to: HomeChannelId, conn: ConnId, reject: Reject },
+    /// Owner -> home: an announcement was refused, and the connection was no member then.
+    Refused { to: HomeChannelId, conn: ConnId, number: u32, reject: Reject },
     /// Home -> every shard: this session is here; give it the memberships it lost.
     Resume { key: Arc<ResumeKey>, addr: ConnAddr },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
@@ -66,8 +66,9 @@ pub enum Heat {
 /// What a home shard asks of the owner of a channel.
 #[derive(Debug)]
 pub enum Command {
-    /// Enter as a member, or replace the state.
-    Announce { addr: ConnAddr, identity: Arc<Identity>, state: Bytes, feed: Feed },
+    /// Enter as a member, or replace the state. `number` tells the announcements of a connection
+    /// apart when one is refused.
+    Announce { addr: ConnAddr, identity: Arc<Identity>, state: Bytes, feed: Feed, number: u32 },
     /// The member is gone for good.
     Leave { addr: ConnAddr },
     /// The member's connection was lost; keep its place for the channel's grace.

@@ -60,6 +60,11 @@ impl Shard {
             }
         };
         self.counters.presence_updates += 1;
+        if let Some(subscription) =
+            self.connections.get_mut(id).and_then(|c| c.subscription_mut(slot))
+        {
+            subscription.announced_ms = now.mono_ms;
+        }
         self.submit_state(now, id, slot, Bytes::copy_from_slice(state));
         Ok(Placed::Here)
     }
@@ -70,6 +75,13 @@ impl Shard {
         let hash = self.settings.router.hash(&app, channel);
         if let Some(slot) = self.homes.find(&app, channel, hash) {
             self.unsubscribe(id, slot, Some(Departure::AtOnce));
+        }
+        let most = self.settings.limits.channels_per_session_max;
+        let connection = self.connections.get_mut(id);
+        if let Some(resuming) = connection.and_then(|c| c.resuming.as_mut())
+            && resuming.left.len() < most
+        {
+            resuming.left.push(hash);
         }
     }
 
@@ -90,7 +102,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
         let Some(key) = key.map(Arc::new) else { return };
-        connection.resume_answers = shards;
+        let resuming = connection.resuming.get_or_insert_default();
+        resuming.answers += u32::from(shards);
+        resuming.left.clear();
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
             self.outbox.send(shard, Envelope::Resume { key: Arc::clone(&key), addr });
@@ -104,13 +118,19 @@ impl Shard {
         id: ConnId,
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
     ) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.resume_answers = connection.resume_answers.saturating_sub(1);
-        }
         for (key, identity) in memberships {
-            match self.feed_of(id) {
+            match self.feed_of(id).filter(|_| self.is_session(id, &identity)) {
+                _ if self.has_left(id, &key) => self.forgo(id, key),
                 Some(feed) => self.take_over(now, id, key, identity, feed),
                 None => self.give_back(id, key),
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(id)
+            && let Some(resuming) = &mut connection.resuming
+        {
+            resuming.answers -= 1;
+            if resuming.answers == 0 {
+                connection.resuming = None;
             }
         }
     }
@@ -141,10 +161,22 @@ impl Shard {
         }
     }
 
-    /// The owner refused an announcement: the connection is no member after all.
-    pub(super) fn handle_refused(&mut self, to: HomeChannelId, id: ConnId, reject: Reject) {
+    /// The owner refused an announcement: the connection is no member after all, unless it has
+    /// announced itself again since, which will be judged by itself.
+    pub(super) fn handle_refused(
+        &mut self,
+        to: HomeChannelId,
+        id: ConnId,
+        number: u32,
+        reject: Reject,
+    ) {
         self.counters.ignore(Ignored::Refused(reject));
-        if self.homes.get_tenant(to.slot, to.generation).is_some() {
+        if self.homes.get_tenant(to.slot, to.generation).is_none() {
+            return;
+        }
+        let connection = self.connections.get_mut(id);
+        let subscription = connection.and_then(|c| c.subscription_mut(to.slot));
+        if subscription.is_some_and(|s| s.number == number && s.unsent_state.is_none()) {
             self.unsubscribe(id, to.slot, None);
         }
     }
@@ -153,16 +185,13 @@ impl Shard {
     pub(super) fn set_pace(&mut self, now: Now, id: ConnId, pace: Pace) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.pace = pace;
-        if pace == Pace::AtOnce {
-            self.refresh_stale(now, id);
-        }
+        self.refresh_stale(now, id);
     }
 
     /// A pace timer fired: held-back states go out, held-back presence is asked for anew.
     pub(super) fn pace_due(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.flags.pacing = false;
-        connection.paced_ms = now.mono_ms;
         self.resubmit_states(now, id);
         self.refresh_stale(now, id);
     }
@@ -170,27 +199,39 @@ impl Shard {
     /// Tries again what full mailboxes refused.
     pub(super) fn retry_refused(&mut self, now: Now) {
         for id in std::mem::take(&mut self.retries) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.flags.retrying = false;
+            }
             self.resubmit_states(now, id);
             self.refresh_stale(now, id);
         }
     }
 
-    /// Asks the owners for the present sets that a subscriber has missed, if it can take them.
+    /// Asks the owners for the present sets that a subscriber has missed, as far as it can take them
+    /// and its pace allows.
     pub(super) fn refresh_stale(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.flags.stale || connection.flags.blocked || !connection.is_open() {
             return;
         }
         connection.flags.stale = false;
-        let stale = connection.subscriptions.iter_mut().filter(|s| s.stale);
-        let wanted: Vec<_> = stale
-            .map(|subscription| {
-                subscription.stale = false;
-                (subscription.channel, subscription.feed)
-            })
-            .collect();
-        for (slot, feed) in wanted {
-            self.request_snapshot(now, id, slot, feed);
+        let connection = &*connection;
+        let stale = connection.subscriptions.iter().filter(|s| s.stale);
+        let stale: Vec<_> = stale.map(|s| (s.channel, s.feed, connection.due_ms(s))).collect();
+        for (slot, feed, due_ms) in stale {
+            if due_ms > now.mono_ms {
+                self.mark_stale(now, id, slot);
+            } else {
+                self.set_fresh(id, slot);
+                self.request_snapshot(now, id, slot, feed);
+            }
+        }
+    }
+
+    fn set_fresh(&mut self, id: ConnId, slot: u32) {
+        let connection = self.connections.get_mut(id);
+        if let Some(subscription) = connection.and_then(|c| c.subscription_mut(slot)) {
+            subscription.stale = false;
         }
     }
 
@@ -246,7 +287,7 @@ impl Shard {
         let owner = self.settings.router.shard_of(key);
         let connection = self.connections.get(id)?;
         let may_move = connection.subscriptions.is_empty()
-            && connection.resume_answers == 0
+            && connection.resuming.is_none()
             && !connection.flags.settled
             && !connection.flags.blocked;
         if may_move && self.should_move(owner, key.hash) { Some(owner) } else { None }
@@ -308,6 +349,8 @@ impl Shard {
             place: list.len() as u32,
             feed,
             announced_ms: now.mono_ms,
+            number: 0,
+            shown_ms: 0,
             stale: false,
             unsent_state: None,
         });
@@ -384,14 +427,15 @@ impl Shard {
         self.outbox.send(owner, Envelope::Command { from: self.id, channel, command });
     }
 
-    /// Sends a state to the owner, or keeps it as the newest one until it may be sent.
+    /// Sends a state to the owner, or keeps it as the newest one until it may be sent. What the
+    /// mailbox cannot take costs no allowance, however often it is tried.
     fn submit_state(&mut self, now: Now, id: ConnId, slot: u32, state: Bytes) {
-        if let Some(subscription) =
-            self.connections.get_mut(id).and_then(|c| c.subscription_mut(slot))
-        {
-            subscription.announced_ms = now.mono_ms;
-        }
-        if self.spend_update_credit(now, id) {
+        let Some(owner) = self.homes.get(slot).map(|home| home.owner) else { return };
+        if !self.outbox.has_room(owner) {
+            self.counters.drop(Dropped::RequestMailboxFull);
+            self.hold_state(id, slot, state);
+            self.retry_later(id);
+        } else if self.spend_update_credit(now, id) {
             self.send_state(id, slot, state);
         } else {
             self.counters.conflate(Conflated::UpdateRate);
@@ -405,16 +449,23 @@ impl Shard {
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
         let Some(home) = self.homes.get(slot) else { return };
+        connection.announcements = connection.announcements.wrapping_add(1);
+        let number = connection.announcements;
         let Some(subscription) = connection.subscription_mut(slot) else { return };
         subscription.unsent_state = None;
+        subscription.number = number;
         let feed = subscription.feed;
         let addr = ConnAddr { shard: self.id, conn: id };
-        let command = Command::Announce { addr, identity, state: state.clone(), feed };
-        let channel = Arc::clone(&home.key);
-        let envelope = Envelope::Command { from: self.id, channel, command };
-        if self.outbox.try_send(home.owner, envelope).is_err() {
-            self.counters.drop(Dropped::RequestMailboxFull);
-            self.hold_state(id, slot, state);
+        let command = Command::Announce { addr, identity, state, feed, number };
+        let (owner, channel) = (home.owner, Arc::clone(&home.key));
+        self.command(owner, channel, command);
+    }
+
+    fn retry_later(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.flags.retrying
+        {
+            connection.flags.retrying = true;
             self.retries.push(id);
         }
     }
@@ -482,8 +533,32 @@ impl Shard {
         self.request_snapshot(now, id, slot, feed);
     }
 
-    /// The session that asked is gone; its memberships linger once more.
+    /// The session has left the channel since it asked, and not entered it again.
+    fn has_left(&self, id: ConnId, key: &ChannelKey) -> bool {
+        let resuming = self.connections.get(id).and_then(|c| c.resuming.as_ref());
+        let left = resuming.is_some_and(|resuming| resuming.left.contains(&key.hash));
+        let slot = self.homes.find_key(key);
+        left && !slot.is_some_and(|slot| self.is_subscribed(id, slot))
+    }
+
+    /// The connection's session is still the one that asked.
+    fn is_session(&self, id: ConnId, identity: &Identity) -> bool {
+        let principal = self.connections.get(id).and_then(|connection| connection.principal());
+        principal.is_some_and(|principal| principal.identity.is_same_session(identity))
+    }
+
+    fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        let owner = self.settings.router.shard_of(&key);
+        let addr = ConnAddr { shard: self.id, conn: id };
+        self.command(owner, key, Command::Leave { addr });
+    }
+
+    /// The session that asked is gone; its memberships linger once more. Where the connection has
+    /// entered as somebody else, the owner has made room for it.
     fn give_back(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        if self.homes.find_key(&key).is_some_and(|slot| self.is_subscribed(id, slot)) {
+            return;
+        }
         let owner = self.settings.router.shard_of(&key);
         let addr = ConnAddr { shard: self.id, conn: id };
         self.command(owner, key, Command::Linger { addr });
@@ -497,44 +572,35 @@ impl Shard {
         let envelope = Envelope::Command { from: self.id, channel, command };
         if self.outbox.try_send(home.owner, envelope).is_err() {
             self.mark_stale(now, id, slot);
-            self.retries.push(id);
+            self.retry_later(id);
         }
     }
 
     /// Queues presence for one subscriber, or notes that it missed some.
     fn deliver(&mut self, now: Now, id: ConnId, slot: u32, bytes: &Bytes) {
+        let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
         let most = self.settings.limits.send_queue_bytes_max;
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if !connection.is_open() {
-            return;
-        }
-        if let Pace::Every(ms) = connection.pace
-            && now.mono_ms < connection.paced_ms + ms
-            && connection.paced_ms != now.mono_ms
-        {
-            self.counters.conflate(Conflated::Throttled);
-            return self.mark_stale(now, id, slot);
-        }
         let full = !connection.queue.is_empty() && connection.queue.len() + bytes.len() > most;
-        if connection.flags.blocked || full {
-            self.counters.conflate(Conflated::SlowReceiver);
+        let unable = connection.flags.blocked || full;
+        if unable || !connection.may_show(now.mono_ms, slot) {
+            let reason = if unable { Conflated::SlowReceiver } else { Conflated::Throttled };
+            self.counters.conflate(reason);
             return self.mark_stale(now, id, slot);
         }
-        connection.paced_ms = now.mono_ms;
         connection.queue.push(bytes.clone());
         self.counters.deliveries += 1;
         self.mark_connection_dirty(id);
     }
 
+    /// Notes that a subscriber missed something; its pace may demand a timer to make good for it.
     fn mark_stale(&mut self, now: Now, id: ConnId, slot: u32) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.flags.stale = true;
-        if let Some(subscription) = connection.subscription_mut(slot) {
-            subscription.stale = true;
-        }
+        let Some(subscription) = connection.subscription_mut(slot) else { return };
+        subscription.stale = true;
+        let shown_ms = subscription.shown_ms;
         if let Pace::Every(ms) = connection.pace {
-            let due_ms = (connection.paced_ms + ms).max(now.mono_ms + 1);
-            self.set_pace_timer(id, due_ms);
+            self.set_pace_timer(id, (shown_ms + ms).max(now.mono_ms + 1));
         }
     }
 

@@ -24,13 +24,13 @@ impl Shard {
     /// are unmasked where they lie.
     pub fn handle_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         self.assert_drained();
+        self.counters.bytes_in += bytes.len() as u64;
         self.take_bytes(now, id, bytes);
         self.drain_local(now);
     }
 
     fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        self.counters.bytes_in += bytes.len() as u64;
         connection.alive_ms = now.mono_ms;
         connection.flags.pinged = false;
         match connection.phase {
@@ -203,7 +203,12 @@ impl Shard {
             Incoming::Close { code, .. } => {
                 let body = code.map(u16::to_be_bytes);
                 let body = body.as_ref().map_or(&[][..], |code| &code[..]);
-                self.queue_frame(now, id, Opcode::Close, body);
+                // Not judged as slow: the goodbye was clean, however much waits before its answer.
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.queue.append(|out| {
+                        websocket::append_frame(out, Opcode::Close, body);
+                    });
+                }
                 self.disconnect(now, id, Disconnect::Clean);
             }
         }
@@ -261,7 +266,10 @@ impl Shard {
 
     fn handle_sync_message(&mut self, now: Now, id: ConnId, header: Header, message: &[u8]) {
         match parse_message(header, message) {
-            Ok(frame) => self.handle_frame(now, id, frame),
+            Ok(frame) => {
+                self.counters.messages_in += 1;
+                self.handle_frame(now, id, frame);
+            }
             Err(error) => self.counters.ignore(Ignored::Malformed(error)),
         }
     }
@@ -272,6 +280,7 @@ impl Shard {
         match parse(header, bytes, self.settings.limits.message_bytes_max) {
             Ok(Parsed::NeedMore) => 0,
             Ok(Parsed::Frame(frame)) => {
+                self.counters.messages_in += 1;
                 self.handle_frame(now, id, frame);
                 frame.frame_bytes
             }
@@ -308,7 +317,6 @@ impl Shard {
     }
 
     fn handle_frame(&mut self, now: Now, id: ConnId, frame: RawFrame<'_>) {
-        self.counters.messages_in += 1;
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Session::Sync(session) = &mut connection.session else { return };
         let settings = &self.settings.session;

@@ -101,7 +101,7 @@ pub struct Shard {
     stale_channels: Vec<u32>,
     /// Connections with bytes to write; each once.
     dirty_connections: Vec<ConnId>,
-    /// Connections with something that a full mailbox refused.
+    /// Connections with something that a full mailbox refused; each once.
     retries: Vec<ConnId>,
     /// Hashes of channels whose further subscribers stay where they were accepted. Bounded by all
     /// connections over `home_subscribers_max`.
@@ -145,6 +145,16 @@ impl Shard {
     /// Connections, those being closed included.
     pub fn connection_count(&self) -> usize {
         self.connections.len()
+    }
+
+    /// Members whose connection was lost and whose grace runs.
+    pub fn lost_member_count(&self) -> usize {
+        self.lost.len()
+    }
+
+    /// Channels that connections of this shard subscribe to.
+    pub fn home_channel_count(&self) -> usize {
+        self.homes.len()
     }
 
     /// The counts since start, with the gauges of this moment.
@@ -337,7 +347,9 @@ impl Shard {
             Envelope::Snapshot { to, conn, frames } => {
                 self.deliver_snapshot(now, to, conn, frames);
             }
-            Envelope::Refused { to, conn, reject } => self.handle_refused(to, conn, reject),
+            Envelope::Refused { to, conn, number, reject } => {
+                self.handle_refused(to, conn, number, reject);
+            }
             Envelope::Resume { key, addr } => self.own_resume(&key, addr),
             Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {
@@ -426,6 +438,9 @@ impl Shard {
             }
             return u64::MAX;
         }
+        if self.connections.get(id).is_none_or(|c| matches!(c.phase, Phase::Closing)) {
+            return u64::MAX;
+        }
         let members_ms = self.expire_memberships(now, id);
         let liveness_ms = self.check_liveness(now, id);
         members_ms.min(liveness_ms)
@@ -473,11 +488,8 @@ impl Shard {
     }
 
     fn resume_presence(&mut self, now: Now, id: ConnId) {
-        let at_once = self.connections.get(id).is_some_and(|c| c.pace == session::Pace::AtOnce);
-        if at_once {
-            self.refresh_stale(now, id);
-            self.drain_local(now);
-        }
+        self.refresh_stale(now, id);
+        self.drain_local(now);
     }
 }
 

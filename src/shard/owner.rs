@@ -36,6 +36,10 @@ pub(super) struct LostMembers {
 }
 
 impl LostMembers {
+    pub(super) fn len(&self) -> usize {
+        self.graces.len()
+    }
+
     fn insert(&mut self, lost: LostMember) -> u64 {
         let grace = self.begun;
         self.begun += 1;
@@ -59,9 +63,10 @@ impl LostMembers {
         Some(lost)
     }
 
+    /// What a returning session lost, the latest loss first.
     fn claim(&mut self, key: &ResumeKey) -> Vec<LostMember> {
         let graces = self.by_key.remove(key).unwrap_or_default();
-        graces.iter().filter_map(|grace| self.graces.remove(grace)).collect()
+        graces.iter().rev().filter_map(|grace| self.graces.remove(grace)).collect()
     }
 }
 
@@ -71,6 +76,7 @@ struct Announcement {
     identity: Arc<Identity>,
     state: Bytes,
     feed: Feed,
+    number: u32,
 }
 
 impl Shard {
@@ -82,8 +88,9 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Announce { addr, identity, state, feed } => {
-                self.own_announce(now, key, Announcement { addr, identity, state, feed });
+            Command::Announce { addr, identity, state, feed, number } => {
+                let new = Announcement { addr, identity, state, feed, number };
+                self.own_announce(now, key, new);
             }
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
@@ -113,6 +120,10 @@ impl Shard {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
             if let Some(identity) = owned.channel.resume(lost.addr, to) {
                 memberships.push((Arc::clone(&owned.key), identity));
+            } else if owned.channel.forget_lingering(lost.addr).is_some() {
+                // A session that was lost twice lingers twice; one place is all it gets back.
+                self.counters.members -= 1;
+                self.mark_dirty(lost.slot);
             }
         }
         self.counters.resumed_members += memberships.len() as u64;
@@ -164,19 +175,26 @@ impl Shard {
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
         let slot = self.own_open(&key);
         let Some(owned) = self.owned.get_mut(slot) else { return };
+        if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
+            self.counters.members -= 1;
+        }
         let home = owned.home_of(new.addr.shard);
         let limits = &self.settings.limits;
         let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
         let is_member = owned.channel.members().contains(new.addr);
+        let is_alone = owned.channel.members().len() == 1;
         match (done, home) {
             (Ok(Announced::Entered), _) => self.counters.members += 1,
             (Ok(Announced::Returned), Some(home)) => {
                 self.counters.resumed_members += 1;
-                self.send_snapshot(now, slot, new.feed, new.addr, home);
+                if !is_alone {
+                    self.send_snapshot(now, slot, new.feed, new.addr, home);
+                }
             }
             (Ok(Announced::Updated | Announced::Returned), _) => {}
             (Err(reject), Some(to)) if !is_member => {
-                let refused = Envelope::Refused { to, conn: new.addr.conn, reject };
+                let refused =
+                    Envelope::Refused { to, conn: new.addr.conn, number: new.number, reject };
                 self.outbox.send(new.addr.shard, refused);
             }
             (Err(reject), _) => self.counters.ignore(Ignored::Refused(reject)),
@@ -285,7 +303,9 @@ impl Shard {
         let stale: Vec<_> = owned.interest.iter().filter(|i| i.stale).copied().collect();
         let mut owing = false;
         for interest in stale {
-            let Some(owned) = self.owned.get(slot) else { return };
+            let Some(owned) = self.owned.get_mut(slot) else { return };
+            owned.channel.set_shown();
+            let owned = &*owned;
             let set = PresenceTick {
                 changes: Vec::new(),
                 encoded: encode_each(owned, |feed| {
@@ -315,7 +335,7 @@ impl Shard {
         }
     }
 
-    /// Sends the present set to one connection, unless it is alone.
+    /// Sends the present set to one connection, which may have seen members that have left.
     fn send_snapshot(
         &mut self,
         now: Now,
@@ -324,10 +344,8 @@ impl Shard {
         to: ConnAddr,
         home: HomeChannelId,
     ) {
-        let Some(owned) = self.owned.get(slot) else { return };
-        if !owned.channel.members().iter().any(|member| member.addr != to) {
-            return;
-        }
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        owned.channel.set_shown();
         let frames = presence::set(feed, now, &owned.key.name, owned.channel.members());
         self.outbox.send(to.shard, Envelope::Snapshot { to: home, conn: to.conn, frames });
     }

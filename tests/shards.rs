@@ -1,0 +1,601 @@
+//! What random runs hit rarely, one scene each: hand-off, resume, overload, time-outs, refusals.
+
+#[path = "simulation/mod.rs"]
+mod simulation;
+
+use headcount::limits::Limits;
+use headcount::policy::{Policies, Policy};
+use headcount::shard::Listener;
+use headcount::wire::sync::Layout;
+use headcount::wire::websocket::{Opcode, close_body};
+use simulation::profile::{settings, token};
+use simulation::wire::{Carrier, Heard, Wire};
+use simulation::world::{Ending, Place, World};
+
+const APP: &str = "alpha";
+const DAY_MS: u64 = 86_400_000;
+
+/// A server and the clients of one scene.
+struct Scene {
+    world: World,
+    peers: Vec<Peer>,
+}
+
+struct Peer {
+    wire: Wire,
+    socket: usize,
+}
+
+/// A client of a scene.
+type Who = usize;
+
+impl Scene {
+    fn new(shards: u16, limits: Limits) -> Self {
+        Scene::with_policy(shards, limits, Policy::default())
+    }
+
+    fn with_policy(shards: u16, limits: Limits, policy: Policy) -> Self {
+        let policies = Policies { rules: Vec::new(), default: policy.into() };
+        Scene { world: World::new(settings(shards, 7, limits, policies), 7), peers: Vec::new() }
+    }
+
+    /// A channel that this shard owns.
+    fn channel_on(&self, shard: usize) -> String {
+        let router = &self.world.settings.router;
+        let owner = |name: &str| router.shard_of(&router.key(&APP.into(), name)).index();
+        (0..).map(|i| format!("room:{i}")).find(|name| owner(name) == shard).expect("a channel")
+    }
+
+    fn accept(&mut self, shard: usize, carrier: Carrier, target: &str) -> Who {
+        let listener = match carrier {
+            Carrier::WebSocket => Listener::Http,
+            Carrier::Tcp => Listener::SyncTcp,
+        };
+        let socket = self.world.open(shard, listener).expect("room for a connection");
+        let wire = Wire::new(carrier, Layout::V0_6);
+        self.world.send(socket, &wire.opening(target));
+        self.peers.push(Peer { wire, socket });
+        self.peers.len() - 1
+    }
+
+    /// A greeted client; anonymous when `user` is empty.
+    fn join(&mut self, shard: usize, carrier: Carrier, user: &str, lite_id: &str) -> Who {
+        let who = self.accept(shard, carrier, "/");
+        self.greet(who, user, lite_id);
+        self.settle();
+        who
+    }
+
+    fn greet(&mut self, who: Who, user: &str, lite_id: &str) {
+        let token = match user {
+            "" => String::new(),
+            user => token(APP, user, self.world.now.wall_ms, DAY_MS),
+        };
+        self.say(who, |wire| wire.handshake(&token, lite_id));
+    }
+
+    fn say(&mut self, who: Who, message: impl FnOnce(&mut Wire) -> Vec<u8>) {
+        let bytes = message(&mut self.peers[who].wire);
+        self.world.send(self.peers[who].socket, &bytes);
+    }
+
+    fn update(&mut self, who: Who, channel: &str, state: &str) {
+        self.say(who, |wire| wire.update(channel, state.as_bytes()));
+    }
+
+    fn settle(&mut self) {
+        self.world.settle();
+    }
+
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.world.advance(50);
+            self.settle();
+        }
+    }
+
+    /// Turns of all shards, for scenes that cannot come to a standstill.
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            (0..self.world.count()).for_each(|shard| self.world.turn(shard));
+        }
+    }
+
+    fn hear(&mut self, who: Who) -> Vec<Heard> {
+        let Peer { wire, socket } = &mut self.peers[who];
+        let bytes = std::mem::take(&mut self.world.sockets[*socket].outbound);
+        wire.read(&bytes).into_iter().map(|(_, heard)| heard).collect()
+    }
+
+    /// The sets heard, each as `user=state` in join order; `-user` for who left.
+    fn presence(&mut self, who: Who) -> Vec<String> {
+        self.hear(who).iter().filter_map(shown).collect()
+    }
+
+    fn end(&mut self, who: Who, ending: Ending) {
+        let socket = self.peers[who].socket;
+        self.world.sockets[socket].ending = Some(ending);
+    }
+
+    fn shard_of(&self, who: Who) -> Option<usize> {
+        match self.world.sockets[self.peers[who].socket].place {
+            Place::On(shard, _) => Some(shard),
+            _ => None,
+        }
+    }
+
+    /// `user=state` of each member, in join order.
+    fn members(&mut self, channel: &str) -> Vec<String> {
+        let members = self.world.members(APP, channel);
+        let text = |state: &[u8]| String::from_utf8_lossy(state).into_owned();
+        members.iter().map(|m| format!("{}={}", m.user, text(&m.state))).collect()
+    }
+
+    fn total(&self, gauge: impl Fn(&headcount::counters::Counters) -> u64) -> u64 {
+        self.world.shards.iter().map(|shard| gauge(&shard.counters())).sum()
+    }
+
+    fn ignored(&self, label: &str) -> u64 {
+        self.total(|counters| counters.ignored().find(|(l, _)| *l == label).expect("a label").1)
+    }
+
+    fn disconnects(&self, label: &str) -> u64 {
+        self.total(|c| c.disconnects().find(|(l, _)| *l == label).expect("a label").1)
+    }
+}
+
+fn shown(heard: &Heard) -> Option<String> {
+    match heard {
+        Heard::Set { peers, .. } => {
+            let peer = |peer: &simulation::wire::PeerSeen| {
+                format!("{}={}", peer.user, String::from_utf8_lossy(&peer.state))
+            };
+            Some(peers.iter().map(peer).collect::<Vec<_>>().join(" "))
+        }
+        Heard::Left { user, .. } => Some(format!("-{user}")),
+        _ => None,
+    }
+}
+
+fn closed(heard: &[Heard]) -> Option<u16> {
+    heard.iter().find_map(|heard| match heard {
+        Heard::Close(code) => *code,
+        _ => None,
+    })
+}
+
+#[test]
+fn a_hand_off_carries_the_first_message_and_what_came_after_it() {
+    for carrier in [Carrier::WebSocket, Carrier::Tcp] {
+        let mut scene = Scene::new(2, Limits::default());
+        let channel = scene.channel_on(1);
+        let who = scene.join(0, carrier, "ann", "");
+        let mut bytes = Vec::new();
+        let wire = &mut scene.peers[who].wire;
+        bytes.extend(wire.update(&channel, b"1"));
+        bytes.extend(wire.ping(5));
+        bytes.extend(wire.update(&channel, b"2"));
+        let (whole, rest) = bytes.split_at(bytes.len() - 3);
+        scene.world.send(scene.peers[who].socket, whole);
+        scene.settle();
+        assert_eq!(scene.shard_of(who), Some(1), "{carrier:?}");
+        assert_eq!(scene.members(&channel), ["ann=1"]);
+        assert!(scene.hear(who).contains(&Heard::Pong(5)));
+        scene.world.send(scene.peers[who].socket, rest);
+        scene.settle();
+        assert_eq!(scene.members(&channel), ["ann=2"]);
+        assert_eq!(scene.total(|c| c.messages_in), 4, "each message is counted once");
+        let sent = scene.world.sockets[scene.peers[who].socket].delivered as u64;
+        assert_eq!(scene.total(|c| c.bytes_in), sent, "each byte is counted once");
+    }
+}
+
+#[test]
+fn a_hint_in_the_url_moves_the_connection_before_it_is_answered() {
+    let mut scene = Scene::new(2, Limits::default());
+    let channel = scene.channel_on(1);
+    let who = scene.accept(0, Carrier::WebSocket, &format!("/?channel={channel}"));
+    scene.greet(who, "ann", "");
+    scene.update(who, &channel, "1");
+    scene.settle();
+    assert_eq!(scene.shard_of(who), Some(1));
+    assert_eq!(scene.members(&channel), ["ann=1"]);
+    assert_eq!(scene.hear(who).first(), Some(&Heard::Switched));
+}
+
+#[test]
+fn a_connection_stays_when_the_owner_has_no_room_for_it() {
+    type Trouble = fn(&mut Scene, &str);
+    let full: Trouble = |scene, _| scene.world.links[0][1].capacity = 0;
+    let hot: Trouble = |scene, channel| {
+        let local = scene.join(1, Carrier::Tcp, "bob", "");
+        scene.update(local, channel, "b");
+        scene.settle();
+    };
+    let loaded: Trouble = |scene, _| {
+        for _ in 0..140 {
+            scene.world.open(1, Listener::SyncTcp).expect("room");
+        }
+        scene.settle();
+    };
+    for (name, trouble) in [("full", full), ("hot", hot), ("loaded", loaded)] {
+        let limits =
+            Limits { home_subscribers_max: 0, home_overload_percent: 0, ..Limits::default() };
+        let mut scene = Scene::new(2, limits);
+        let channel = scene.channel_on(1);
+        let who = scene.join(0, Carrier::WebSocket, "ann", "");
+        trouble(&mut scene, &channel);
+        scene.update(who, &channel, "1");
+        scene.turns(5);
+        assert_eq!(scene.shard_of(who), Some(0), "{name}");
+        scene.world.links[0][1].capacity = 100;
+        scene.settle();
+        assert!(scene.members(&channel).contains(&"ann=1".to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn a_session_resumes_on_another_shard_and_nobody_notices() {
+    for user in ["ann", ""] {
+        let mut scene = Scene::new(3, Limits::default());
+        let channel = scene.channel_on(2);
+        let watcher = scene.join(2, Carrier::Tcp, "bob", "");
+        scene.update(watcher, &channel, "b");
+        let first = scene.join(0, Carrier::WebSocket, user, "lite");
+        scene.update(first, &channel, "1");
+        scene.settle();
+        let before = scene.members(&channel);
+        scene.end(first, Ending::Reset);
+        scene.settle();
+        scene.presence(watcher);
+        let second = scene.join(1, Carrier::Tcp, user, "lite");
+        scene.wait(10_000);
+        assert_eq!(scene.members(&channel), before, "the same names, states and order");
+        assert_eq!(scene.presence(watcher), Vec::<String>::new());
+        assert_eq!(scene.presence(second), [before.join(" ")]);
+        scene.update(second, &channel, "2");
+        scene.settle();
+        assert_eq!(scene.members(&channel)[1], before[1].replace("=1", "=2"));
+    }
+}
+
+#[test]
+fn a_session_that_returns_too_late_has_left() {
+    let mut scene = Scene::new(2, Limits::default());
+    let channel = scene.channel_on(0);
+    let watcher = scene.join(0, Carrier::Tcp, "bob", "");
+    scene.update(watcher, &channel, "b");
+    let first = scene.join(1, Carrier::WebSocket, "ann", "lite");
+    scene.update(first, &channel, "1");
+    scene.settle();
+    scene.end(first, Ending::Reset);
+    scene.wait(6_000);
+    assert_eq!(scene.presence(watcher), ["bob=b ann=1", "-ann"]);
+    scene.join(1, Carrier::WebSocket, "ann", "lite");
+    assert_eq!(scene.members(&channel), ["bob=b"]);
+}
+
+#[test]
+fn a_channel_that_is_left_before_the_resume_is_over_stays_left() {
+    let mut scene = Scene::new(2, Limits::default());
+    let channel = scene.channel_on(1);
+    let first = scene.join(0, Carrier::Tcp, "ann", "lite");
+    scene.update(first, &channel, "1");
+    scene.settle();
+    scene.end(first, Ending::Reset);
+    scene.settle();
+    let second = scene.accept(0, Carrier::Tcp, "/");
+    scene.greet(second, "ann", "lite");
+    scene.say(second, |wire| wire.leave(&channel));
+    scene.settle();
+    assert_eq!(scene.members(&channel), Vec::<String>::new());
+    assert_eq!(scene.total(|counters| counters.subscriptions), 0);
+}
+
+#[test]
+fn whoever_greets_as_somebody_else_gets_nothing_of_the_earlier_session() {
+    let mut scene = Scene::new(2, Limits::default());
+    let (old, new) = (scene.channel_on(1), scene.channel_on(0));
+    let first = scene.join(0, Carrier::Tcp, "ann", "lite");
+    for channel in [&old, &new] {
+        scene.update(first, channel, "1");
+    }
+    scene.settle();
+    scene.end(first, Ending::Reset);
+    scene.settle();
+    let second = scene.accept(0, Carrier::Tcp, "/");
+    scene.greet(second, "ann", "lite");
+    scene.greet(second, "eve", "other");
+    scene.update(second, &old, "e");
+    scene.settle();
+    scene.wait(8_000);
+    assert_eq!(scene.members(&old), ["eve=e"]);
+    assert_eq!(scene.members(&new), Vec::<String>::new());
+    assert_eq!(scene.total(|counters| counters.members), 1);
+    assert_eq!(scene.total(|counters| counters.subscriptions), 1);
+}
+
+#[test]
+fn a_home_that_missed_ticks_is_repaid_with_the_set() {
+    let mut scene = Scene::new(2, Limits { home_subscribers_max: 0, ..Limits::default() });
+    let channel = scene.channel_on(1);
+    let local = scene.join(1, Carrier::Tcp, "bob", "");
+    scene.update(local, &channel, "0");
+    scene.settle();
+    let remote = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.update(remote, &channel, "a");
+    scene.settle();
+    assert_eq!(scene.shard_of(remote), Some(0));
+    scene.presence(remote);
+    scene.world.links[1][0].capacity = 0;
+    for state in ["1", "2", "3"] {
+        scene.update(local, &channel, state);
+        scene.turns(2);
+    }
+    assert_eq!(scene.presence(remote), Vec::<String>::new());
+    scene.world.links[1][0].capacity = 10;
+    scene.settle();
+    assert_eq!(scene.presence(remote), ["bob=3 ann=a"]);
+    let missed = scene.total(|c| c.dropped().find(|(l, _)| l.0 == "event").expect("a label").1);
+    assert_eq!(missed, 3);
+}
+
+#[test]
+fn a_slow_receiver_gets_one_newest_set_when_it_reads_again() {
+    for home in [0, 1] {
+        let mut scene = Scene::new(2, Limits { home_subscribers_max: 0, ..Limits::default() });
+        let channel = scene.channel_on(0);
+        let sender = scene.join(0, Carrier::Tcp, "bob", "");
+        scene.update(sender, &channel, "0");
+        scene.settle();
+        let slow = scene.join(home, Carrier::Tcp, "ann", "");
+        scene.update(slow, &channel, "a");
+        scene.settle();
+        scene.presence(slow);
+        let socket = scene.peers[slow].socket;
+        scene.world.sockets[socket].room = 10;
+        for i in 1..100 {
+            scene.update(sender, &channel, &i.to_string());
+            scene.settle();
+        }
+        assert_eq!(scene.world.sockets[socket].outbound.len(), 10, "the rest waits");
+        scene.world.sockets[socket].room = usize::MAX / 2;
+        scene.settle();
+        assert_eq!(scene.presence(slow), ["bob=1 ann=a", "bob=99 ann=a"], "home {home}");
+    }
+}
+
+#[test]
+fn a_slow_receiver_learns_that_the_last_other_member_has_left() {
+    let mut scene = Scene::new(1, Limits::default());
+    let sender = scene.join(0, Carrier::WebSocket, "bob", "");
+    scene.update(sender, "room", "0");
+    let slow = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.update(slow, "room", "a");
+    scene.settle();
+    let socket = scene.peers[slow].socket;
+    scene.world.sockets[socket].room = 0;
+    scene.update(sender, "room", "1");
+    scene.settle();
+    scene.say(sender, |wire| wire.websocket(Opcode::Close, &close_body(1000, "")));
+    scene.settle();
+    scene.world.sockets[socket].room = usize::MAX / 2;
+    scene.settle();
+    assert_eq!(scene.presence(slow).last().map(String::as_str), Some("ann=a"));
+}
+
+#[test]
+fn whoever_asks_without_reading_is_closed_as_slow() {
+    let mut scene = Scene::new(1, Limits { send_queue_bytes_max: 200, ..Limits::default() });
+    let who = scene.join(0, Carrier::WebSocket, "ann", "");
+    scene.world.sockets[scene.peers[who].socket].room = 0;
+    for stamp in 0..20 {
+        scene.say(who, |wire| wire.ping(stamp));
+    }
+    scene.settle();
+    assert_eq!(scene.disconnects("slow"), 1);
+    scene.world.sockets[scene.peers[who].socket].room = usize::MAX / 2;
+    scene.settle();
+    assert_eq!(closed(&scene.hear(who)), Some(1013));
+}
+
+#[test]
+fn a_throttled_receiver_gets_few_frames_and_the_last_state() {
+    for home in [0, 1] {
+        let mut scene = Scene::new(2, Limits { home_subscribers_max: 0, ..Limits::default() });
+        let channel = scene.channel_on(0);
+        let sender = scene.join(0, Carrier::Tcp, "bob", "");
+        scene.update(sender, &channel, "0");
+        scene.settle();
+        let slow = scene.join(home, Carrier::Tcp, "ann", "");
+        scene.say(slow, |wire| wire.throttle(Some(2)));
+        scene.update(slow, &channel, "a");
+        scene.settle();
+        scene.presence(slow);
+        for i in 1..=40 {
+            scene.update(sender, &channel, &i.to_string());
+            scene.wait(50);
+        }
+        scene.wait(1_000);
+        let frames = scene.presence(slow);
+        assert!((4..=7).contains(&frames.len()), "home {home}: {frames:?}");
+        assert_eq!(frames.last().map(String::as_str), Some("bob=40 ann=a"));
+        scene.update(sender, &channel, "end");
+        scene.settle();
+        scene.presence(slow);
+        scene.say(slow, |wire| wire.throttle(None));
+        scene.update(sender, &channel, "fast");
+        scene.settle();
+        scene.update(sender, &channel, "faster");
+        scene.settle();
+        let last = scene.presence(slow);
+        assert_eq!(last.last().map(String::as_str), Some("bob=faster ann=a"));
+    }
+}
+
+#[test]
+fn a_token_that_ends_closes_its_session() {
+    let mut scene = Scene::new(1, Limits::default());
+    let who = scene.accept(0, Carrier::WebSocket, "/");
+    let brief = token(APP, "ann", scene.world.now.wall_ms, 5_000);
+    scene.say(who, |wire| wire.handshake(&brief, ""));
+    scene.update(who, "room", "1");
+    scene.settle();
+    scene.wait(4_900);
+    assert_eq!(scene.members("room"), ["ann=1"]);
+    scene.wait(1_000);
+    assert_eq!(closed(&scene.hear(who)), Some(1008));
+    assert_eq!(scene.members("room"), Vec::<String>::new());
+    assert_eq!(scene.disconnects("token_expired"), 1);
+}
+
+#[test]
+fn a_token_that_is_refreshed_does_not_end() {
+    let mut scene = Scene::new(1, Limits::default());
+    let who = scene.accept(0, Carrier::WebSocket, "/");
+    let brief = token(APP, "ann", scene.world.now.wall_ms, 5_000);
+    scene.say(who, |wire| wire.handshake(&brief, ""));
+    scene.settle();
+    let long = token(APP, "ann", scene.world.now.wall_ms, 60_000);
+    scene.say(who, |wire| wire.refresh(&long));
+    scene.wait(10_000);
+    assert!(scene.hear(who).contains(&Heard::RefreshAck { success: true }));
+    assert_eq!(scene.disconnects("token_expired"), 0);
+}
+
+#[test]
+fn whoever_does_not_greet_in_time_is_closed() {
+    let mut scene = Scene::new(1, Limits { greeting_ms: 1_000, ..Limits::default() });
+    let silent = scene.accept(0, Carrier::WebSocket, "/");
+    let tcp = scene.accept(0, Carrier::Tcp, "/");
+    let refused = scene.accept(0, Carrier::WebSocket, "/");
+    scene.say(refused, |wire| wire.handshake("no.real.token", ""));
+    let half = scene.world.open(0, Listener::Http).expect("room");
+    scene.world.send(half, b"GET / HTTP/1.1\r\nHost:");
+    scene.wait(900);
+    assert_eq!(scene.disconnects("greeting_timeout"), 0);
+    scene.wait(1_000);
+    assert_eq!(scene.disconnects("greeting_timeout"), 4);
+    assert_eq!(closed(&scene.hear(silent)), Some(1008));
+    assert_eq!(closed(&scene.hear(refused)), Some(1008));
+    assert!(scene.world.sockets[scene.peers[tcp].socket].shut);
+    assert!(scene.world.sockets[half].outbound.starts_with(b"HTTP/1.1 408 "));
+}
+
+#[test]
+fn a_silent_peer_is_pinged_and_then_closed() {
+    let limits = Limits { ping_after_ms: 1_000, idle_ms: 3_000, ..Limits::default() };
+    let mut scene = Scene::new(1, limits);
+    let answers = scene.join(0, Carrier::WebSocket, "ann", "");
+    let silent = scene.join(0, Carrier::WebSocket, "bob", "");
+    let tcp = scene.join(0, Carrier::Tcp, "cat", "");
+    for _ in 0..20 {
+        scene.wait(500);
+        for heard in scene.hear(answers) {
+            if let Heard::WebSocketPing(body) = heard {
+                scene.say(answers, |wire| wire.websocket(Opcode::Pong, &body));
+            }
+        }
+    }
+    let heard = scene.hear(silent);
+    let pings = heard.iter().filter(|h| matches!(h, Heard::WebSocketPing(_))).count();
+    assert_eq!((pings, closed(&heard)), (1, Some(1001)));
+    assert!(scene.world.sockets[scene.peers[tcp].socket].shut);
+    assert_eq!(scene.disconnects("idle_timeout"), 2);
+    assert!(!scene.world.sockets[scene.peers[answers].socket].shut);
+}
+
+#[test]
+fn a_fast_sender_is_conflated_to_its_last_state() {
+    let mut scene = Scene::new(2, Limits { updates_per_second_max: 3, ..Limits::default() });
+    let channel = scene.channel_on(1);
+    let watcher = scene.join(1, Carrier::Tcp, "bob", "");
+    scene.update(watcher, &channel, "b");
+    let sender = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.settle();
+    scene.presence(watcher);
+    for i in 1..=50 {
+        scene.update(sender, &channel, &i.to_string());
+        scene.settle();
+    }
+    assert_eq!(scene.members(&channel), ["bob=b", "ann=3"]);
+    scene.wait(1_000);
+    assert_eq!(scene.members(&channel), ["bob=b", "ann=50"]);
+    let frames = scene.presence(watcher);
+    assert_eq!(frames, ["bob=b ann=1", "bob=b ann=2", "bob=b ann=3", "bob=b ann=50"]);
+}
+
+#[test]
+fn a_refused_newcomer_is_no_subscriber() {
+    let mut scene = Scene::new(2, Limits { members_per_channel_max: 1, ..Limits::default() });
+    let channel = scene.channel_on(1);
+    let member = scene.join(1, Carrier::Tcp, "bob", "");
+    scene.update(member, &channel, "b");
+    scene.settle();
+    let refused = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.update(refused, &channel, "a");
+    scene.settle();
+    assert_eq!(scene.ignored("channel_full"), 1);
+    assert_eq!(scene.total(|counters| counters.subscriptions), 1);
+    scene.update(member, &channel, "c");
+    scene.settle();
+    assert_eq!(scene.presence(refused), Vec::<String>::new());
+    assert_eq!(scene.members(&channel), ["bob=c"]);
+}
+
+#[test]
+fn an_old_refusal_does_not_undo_a_newer_announcement() {
+    let limits =
+        Limits { members_per_channel_max: 1, home_subscribers_max: 0, ..Limits::default() };
+    let mut scene = Scene::new(2, limits);
+    let channel = scene.channel_on(1);
+    let member = scene.join(1, Carrier::Tcp, "bob", "");
+    scene.update(member, &channel, "b");
+    let newcomer = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.update(newcomer, &channel, "1");
+    scene.world.turn(0);
+    scene.world.turn(1);
+    scene.say(member, |wire| wire.leave(&channel));
+    scene.world.turn(1);
+    // The refusal is in the mail while the place is free again and the next update is sent.
+    scene.world.links[1][0].hold = true;
+    scene.update(newcomer, &channel, "2");
+    scene.turns(3);
+    assert_eq!(scene.members(&channel), ["ann=2"]);
+    scene.world.links[1][0].hold = false;
+    scene.settle();
+    scene.wait(1_000);
+    assert_eq!(scene.members(&channel), ["ann=2"]);
+    assert_eq!(scene.total(|counters| counters.subscriptions), 1);
+    scene.end(newcomer, Ending::Reset);
+    scene.wait(10_000);
+    assert_eq!(scene.members(&channel), Vec::<String>::new());
+}
+
+#[test]
+fn a_sole_update_is_not_shown_to_its_sender() {
+    let mut scene = Scene::new(1, Limits::default());
+    let [ann, bob] = ["ann", "bob"].map(|user| scene.join(0, Carrier::Tcp, user, ""));
+    scene.update(ann, "room", "1");
+    scene.update(bob, "room", "1");
+    scene.settle();
+    for who in [ann, bob] {
+        scene.presence(who);
+    }
+    scene.update(ann, "room", "2");
+    scene.settle();
+    assert_eq!(scene.presence(ann), Vec::<String>::new());
+    assert_eq!(scene.presence(bob), ["ann=2 bob=1"]);
+}
+
+#[test]
+fn a_stopping_server_tells_everybody() {
+    let mut scene = Scene::new(2, Limits::default());
+    let who = scene.join(0, Carrier::WebSocket, "ann", "lite");
+    scene.update(who, "room", "1");
+    scene.settle();
+    scene.world.close_all();
+    scene.settle();
+    assert_eq!(closed(&scene.hear(who)), Some(1001));
+    assert_eq!(scene.members("room"), Vec::<String>::new());
+}
