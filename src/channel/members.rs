@@ -17,8 +17,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Is this who the other is, as far as can be told? A session that can be resumed is told by its
-    /// device, whatever it is called meanwhile.
+    /// Is this who the other is, as far as can be told? A session that can be resumed is told by
+    /// its device, whatever it is called meanwhile.
     pub fn is_same_session(&self, other: &Identity) -> bool {
         match (&self.resume, &other.resume) {
             (None, None) => self.user == other.user,

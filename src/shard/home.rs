@@ -207,8 +207,8 @@ impl Shard {
         }
     }
 
-    /// Asks the owners for the present sets that a subscriber has missed, as far as it can take them
-    /// and its pace allows.
+    /// Asks the owners for the present sets that a subscriber has missed, as far as it can take
+    /// them and its pace allows.
     pub(super) fn refresh_stale(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.flags.stale || connection.flags.blocked || !connection.is_open() {

@@ -192,12 +192,11 @@ impl Run {
         for (state, user) in owned.iter().filter(|(state, _)| is_other(state)) {
             expected.entry(user.clone()).or_default().push(state.clone());
         }
-        let limited = self.profile.rate_ms > 0;
         let mut replayed = View::new();
         for (user, states) in view {
-            // A state that waited for its allowance replaces a lost session of the same user, which
-            // its sender was shown meanwhile; like any sole update it is not echoed.
-            if limited && !expected.contains_key(&user) && self.clients[id].names.contains(&user) {
+            // A first state that had to wait replaces a lost session of the same user, which its
+            // sender was shown meanwhile; like any sole update it is not echoed.
+            if !expected.contains_key(&user) && self.clients[id].names.contains(&user) {
                 continue;
             }
             let mut states: Vec<String> = states.into_iter().filter(|s| is_other(s)).collect();

@@ -1,5 +1,5 @@
-//! A whole server in one thread under one seed: shards, mailboxes between them, sockets, clients that
-//! speak the real bytes, and a naive model of who must be where.
+//! A whole server in one thread under one seed: shards, mailboxes between them, sockets, clients
+//! that speak the real bytes, and a naive model of who must be where.
 //!
 //! Invariant: nothing here reads a clock, a thread or a random source but [`rng::Rng`]; a seed
 //! replays byte for byte.
