@@ -17,11 +17,20 @@
 //! - [`wire`]: bytes <=> messages. [`auth`], [`policy`]: who may do what, how channels behave.
 //! - [`session`]: one connection's protocol state. [`channel`]: one channel's truth.
 //! - [`shard`]: everything one core owns, as a state machine.
+//!
+//! With the feature `server`: `config` (the file), `server` (the glommio shell), `admin` (what
+//! operators ask), `cli` (the commands).
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "server")]
+pub mod admin;
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod bench;
 pub mod channel;
+#[cfg(feature = "server")]
+pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod counters;
@@ -29,6 +38,8 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod policy;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod wire;

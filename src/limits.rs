@@ -40,8 +40,8 @@ pub struct Limits {
     /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
     /// clients accept. An update that would pass it is ignored and counted.
     pub presence_set_bytes_max: usize,
-    /// Presence updates per second that one connection may send to owners. Faster ones are conflated
-    /// to the newest state per channel; the sender's watchers see it at the next second.
+    /// Presence updates per second that one connection may send to owners. Faster ones are
+    /// conflated to the newest state per channel; the sender's watchers see it at the next second.
     pub updates_per_second_max: u32,
     /// Connections per shard. Above it new ones are refused at accept and counted.
     pub connections_per_shard_max: u32,

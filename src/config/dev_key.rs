@@ -33,7 +33,7 @@ pub struct DevKey {
 /// One line that names the path, when the directory cannot be written, or the file cannot be read,
 /// is open to other users, or is no key.
 pub fn load_or_create(data_dir: &Path) -> Result<DevKey, ConfigError> {
-    create_private_dir(data_dir)?;
+    create_data_dir(data_dir)?;
     let path = data_dir.join(FILE_NAME);
     if !exists(&path)? {
         let text = generate()?.text;
@@ -60,7 +60,11 @@ fn parse(text: String) -> Result<DevKey, String> {
     Ok(DevKey { key, text })
 }
 
-fn create_private_dir(dir: &Path) -> Result<(), ConfigError> {
+/// Makes the data directory, readable by its owner only, if it is not there.
+///
+/// # Errors
+/// One line that names the path and what to do.
+pub fn create_data_dir(dir: &Path) -> Result<(), ConfigError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     created.map_err(|error| unwritable(dir, &error))
 }

@@ -24,6 +24,7 @@ use toml::de::DeTable;
 use crate::limits::Limits;
 use crate::policy::{Policies, Policy};
 
+pub use dev_key::create_data_dir;
 pub use error::ConfigError;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{

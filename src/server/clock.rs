@@ -10,7 +10,8 @@ pub struct Clock {
     start: Instant,
 }
 
-/// What the monotonic clock shows at start: above every interval, so that "long ago" is expressible.
+/// What the monotonic clock shows at start: above every interval, so that "long ago" is
+/// expressible.
 const START_MS: u64 = 1_000_000_000;
 
 impl Clock {

@@ -37,9 +37,11 @@ pub struct ListenError {
 impl ListenError {
     fn new(address: SocketAddr, error: &io::Error) -> Self {
         let reason = match error.kind() {
-            io::ErrorKind::AddrInUse => "the port is taken: stop what uses it, choose another port \
+            io::ErrorKind::AddrInUse => {
+                "the port is taken: stop what uses it, choose another port \
                  in [listen], or pass --takeover to share it with a server that is about to drain"
-                .to_string(),
+                    .to_string()
+            }
             io::ErrorKind::AddrNotAvailable => {
                 "no interface of this host has the address: correct it in [listen]".to_string()
             }
@@ -103,7 +105,8 @@ pub fn bind(
     Ok((bound, sockets))
 }
 
-/// Sharing a port with SO_REUSEPORT succeeds even when another server has it, so that is asked first.
+/// Sharing a port with SO_REUSEPORT succeeds even when another server has it, so that is asked
+/// first.
 fn check_free(address: SocketAddr) -> io::Result<()> {
     TcpListener::bind(address).map(drop)
 }

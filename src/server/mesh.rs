@@ -6,7 +6,7 @@
 //! time.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -31,7 +31,11 @@ pub struct Station {
 }
 
 impl Station {
-    fn new() -> io::Result<Self> {
+    /// A station with an event descriptor of its own.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: creates a descriptor; no memory is involved.
         let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if event < 0 {
@@ -47,7 +51,12 @@ impl Station {
         })
     }
 
-    pub fn event(&self) -> RawFd {
+    /// Becomes readable when the shard is to wake up.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    fn raw_event(&self) -> RawFd {
         self.event.as_raw_fd()
     }
 
@@ -55,7 +64,7 @@ impl Station {
     pub fn wake(&self) {
         // SAFETY: writes eight bytes from a constant to a descriptor owned here. A full counter
         // (EAGAIN) means that a wake-up is pending already.
-        unsafe { libc::write(self.event(), (&raw const WAKE).cast(), size_of::<u64>()) };
+        unsafe { libc::write(self.raw_event(), (&raw const WAKE).cast(), size_of::<u64>()) };
         self.task.wake();
     }
 
@@ -81,7 +90,7 @@ impl Station {
     pub fn clear_event(&self) {
         let mut count = 0u64;
         // SAFETY: reads eight bytes into a local; the descriptor does not block.
-        unsafe { libc::read(self.event(), (&raw mut count).cast(), size_of::<u64>()) };
+        unsafe { libc::read(self.raw_event(), (&raw mut count).cast(), size_of::<u64>()) };
     }
 
     pub fn count_turn(&self) {

@@ -1,7 +1,5 @@
 //! Can this host run the server? Asked before anything is started, answered in one line.
 
-use std::io;
-
 use super::ring::Ring;
 
 /// Locked memory that an executor of the runtime insists on, bytes.
@@ -102,14 +100,7 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     limit.rlim_cur
 }
 
-/// CPUs this process may use, in the order in which shards are placed on them.
-///
-/// # Errors
-/// The affinity mask cannot be read.
-pub fn allowed_cpus() -> io::Result<Vec<usize>> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if cores.is_empty() {
-        return Err(io::Error::other("the CPUs of this process cannot be read"));
-    }
-    Ok(cores.into_iter().map(|core| core.id).collect())
+/// How many CPUs this process may use.
+pub fn allowed_cpus() -> usize {
+    core_affinity::get_core_ids().map_or(1, |cores| cores.len().max(1))
 }

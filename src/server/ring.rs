@@ -1,10 +1,10 @@
 //! The ring that drives all sockets of one shard, and the buffers it receives into.
 //!
-//! Invariant: memory named by an entry outlives the entry. Receive buffers live as long as the ring;
-//! memory to send from is only borrowed until `submit` returns, because sends never wait.
+//! Invariant: memory named by an entry outlives the entry. Receive buffers live as long as the
+//! ring; memory to send from is only borrowed until `submit` returns, because sends never wait.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -18,10 +18,10 @@ const SUBMISSIONS: u32 = 4096;
 /// Completions the kernel may post before it has to keep them aside.
 const COMPLETIONS: u32 = 32_768;
 
-/// Receive buffers of a shard. Together with their size they bound what one turn reads, and so how
-/// long a turn lasts beside flooding peers.
-const BUFFERS: u16 = 128;
-const BUFFER_BYTES: usize = 4096;
+/// Receive buffers of a shard, shared by its connections. A connection that sends faster than one
+/// buffer per turn gets one buffer per turn.
+const BUFFERS: u16 = 256;
+pub const BUFFER_BYTES: usize = 4096;
 const BUFFER_GROUP: u16 = 0;
 
 /// What an entry was for; comes back with its completion.
@@ -121,14 +121,22 @@ impl Ring {
         self.push(opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(), token)
     }
 
+    /// Receives once, one buffer at most.
+    pub fn receive_once(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+        let entry = opcode::Recv::new(Fd(socket), ptr::null_mut(), BUFFER_BYTES as u32);
+        let entry = entry.buf_group(BUFFER_GROUP).build();
+        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), token)
+    }
+
     /// One completion when the socket takes bytes again.
     pub fn poll_writable(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
         self.push(opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32).build(), token)
     }
 
     /// One completion when the event descriptor is signalled.
-    pub fn poll_wake(&mut self, event: RawFd) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).build();
+    pub fn poll_wake(&mut self, event: BorrowedFd<'_>) -> io::Result<()> {
+        let event = Fd(event.as_raw_fd());
+        let entry = opcode::PollAdd::new(event, libc::POLLIN as u32).build();
         self.push(entry, Token::of(Operation::Wake))
     }
 
@@ -263,8 +271,8 @@ impl BufferRing {
         let entries = map_pages(RING_BYTES)?.cast::<BufRingEntry>();
         let memory = map_pages(MEMORY_BYTES)?;
         let address = entries.as_ptr() as u64;
-        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in `drop`,
-        // when the ring that uses it is closed as well.
+        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in
+        // `drop`, when the ring that uses it is closed as well.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
         }
@@ -291,7 +299,8 @@ impl BufferRing {
     fn offer(&mut self, id: u16) {
         let at = usize::from(self.tail & (BUFFERS - 1));
         let address = self.start(id).as_ptr() as u64;
-        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed it.
+        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed
+        // it.
         let entry = unsafe { self.entries.add(at).as_mut() };
         entry.set_addr(address);
         entry.set_len(BUFFER_BYTES as u32);
@@ -308,7 +317,8 @@ impl BufferRing {
 
 impl Drop for BufferRing {
     fn drop(&mut self) {
-        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows them.
+        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows
+        // them.
         unsafe {
             libc::munmap(self.entries.as_ptr().cast(), RING_BYTES);
             libc::munmap(self.memory.as_ptr().cast(), MEMORY_BYTES);

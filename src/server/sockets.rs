@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use super::ring::{GENERATION_MASK, Operation, Token};
+use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
 
 /// Where a socket is in its life.
@@ -25,6 +25,13 @@ pub struct Socket {
     pub stage: Stage,
     /// A receive entry is armed.
     pub receiving: bool,
+    /// It sends faster than one buffer per turn, and so is read once per turn.
+    pub eager: bool,
+    /// The last turn in which something was read, and how many bytes.
+    read_turn: u64,
+    read_bytes: usize,
+    /// Receive completions that wait for a later turn.
+    pub deferred: u32,
     /// A poll for writability is armed.
     pub polling: bool,
     /// The peer has sent its last byte, or the socket failed.
@@ -36,6 +43,20 @@ pub struct Socket {
 impl Socket {
     pub fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// Bytes that may still be read from this socket in `turn`: a buffer's worth in all.
+    pub fn share_left(&mut self, turn: u64) -> usize {
+        if self.read_turn != turn {
+            self.read_turn = turn;
+            self.read_bytes = 0;
+        }
+        BUFFER_BYTES.saturating_sub(self.read_bytes)
+    }
+
+    /// Takes bytes off the share of the turn that `share_left` was last asked for.
+    pub fn take_share(&mut self, bytes: usize) {
+        self.read_bytes += bytes;
     }
 
     /// Nothing of this socket is in the ring.
@@ -69,6 +90,10 @@ impl Sockets {
             generation: id.generation,
             stage: Stage::Open,
             receiving: false,
+            eager: false,
+            read_turn: 0,
+            read_bytes: 0,
+            deferred: 0,
             polling: false,
             ended: false,
             send_result: None,

@@ -16,7 +16,7 @@ use crossbeam_channel::Receiver;
 use super::clock::Clock;
 use super::listen::ShardListeners;
 use super::mesh::Mailboxes;
-use super::ring::{Completion, Operation, Ring};
+use super::ring::{BUFFER_BYTES, Completion, Operation, Ring};
 use super::sockets::{Sockets, Stage, token};
 use crate::counters::Dropped;
 use crate::ids::{ConnId, Now, ShardId};
@@ -80,6 +80,9 @@ pub struct TurnLoop {
     spin: Duration,
     budget: Arc<DescriptorBudget>,
     completions: Vec<Completion>,
+    /// Receive completions of connections that have had their share of a turn.
+    deferred: VecDeque<Completion>,
+    turn: u64,
     rooms: Vec<usize>,
     loads: Vec<u32>,
     /// Connections to receive from again once buffers are free.
@@ -117,6 +120,13 @@ impl Gathered {
     }
 }
 
+/// Whether a completion is new or has waited since an earlier turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrival {
+    Fresh,
+    Deferred,
+}
+
 /// How much happened in a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Activity {
@@ -144,6 +154,8 @@ impl TurnLoop {
             spin: parts.spin,
             budget: parts.budget,
             completions: Vec::new(),
+            deferred: VecDeque::new(),
+            turn: 0,
             rooms: Vec::new(),
             loads: vec![0; shards],
             unarmed: Vec::new(),
@@ -175,12 +187,13 @@ impl TurnLoop {
 
     fn turn(&mut self) -> io::Result<Activity> {
         let now = self.clock.now();
+        self.turn += 1;
         self.mailboxes.station().count_turn();
         self.ring.submit()?;
         self.begin(now);
         let completions = self.take_completions(now)?;
-        let envelopes = self.take_envelopes(now);
-        self.take_control(now);
+        let envelopes = self.take_envelopes(now)?;
+        self.take_control(now)?;
         if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             self.shard.handle_timeout(now);
             self.drain_effects(now)?;
@@ -191,7 +204,8 @@ impl TurnLoop {
         self.flush(now)?;
         self.finish_closing(now)?;
         self.mailboxes.wake_touched();
-        let busy = completions || envelopes || !self.completions.is_empty();
+        let pending = !self.completions.is_empty() || !self.deferred.is_empty();
+        let busy = completions || envelopes || pending;
         Ok(if busy { Activity::Busy } else { Activity::Idle })
     }
 
@@ -211,6 +225,11 @@ impl TurnLoop {
         self.ring.reap(&mut completions);
         let any = !completions.is_empty();
         self.drain_effects(now)?;
+        for _ in 0..self.deferred.len() {
+            let Some(completion) = self.deferred.pop_front() else { break };
+            self.take_received(now, completion, Arrival::Deferred)?;
+            self.drain_effects(now)?;
+        }
         for completion in completions.drain(..) {
             self.take_completion(now, completion)?;
             self.drain_effects(now)?;
@@ -225,7 +244,7 @@ impl TurnLoop {
         match completion.token.operation {
             Operation::AcceptHttp => self.take_accept(now, Listener::Http, completion),
             Operation::AcceptSyncTcp => self.take_accept(now, Listener::SyncTcp, completion),
-            Operation::Receive => self.take_received(now, completion),
+            Operation::Receive => self.take_received(now, completion, Arrival::Fresh),
             Operation::Writable => self.take_writable(now, completion),
             Operation::Wake => {
                 self.mailboxes.station().clear_event();
@@ -275,22 +294,43 @@ impl TurnLoop {
     fn receive(&mut self, id: ConnId) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         socket.receiving = true;
-        let fd = socket.fd();
-        self.ring.receive(fd, token(Operation::Receive, id))
+        let (fd, token) = (socket.fd(), token(Operation::Receive, id));
+        match socket.eager {
+            true => self.ring.receive_once(fd, token),
+            false => self.ring.receive(fd, token),
+        }
     }
 
-    fn take_received(&mut self, now: Now, completion: Completion) -> io::Result<()> {
-        let id = self.sockets.resolve(completion.token);
-        if let (Some(id), Some(buffer)) = (id, completion.buffer) {
-            self.hand_over(now, id, buffer, completion.result);
+    /// Reads one buffer's worth per connection and turn, so that a flooding peer costs the others no more
+    /// than that; what it sent beyond waits, in order.
+    fn take_received(
+        &mut self,
+        now: Now,
+        completion: Completion,
+        arrival: Arrival,
+    ) -> io::Result<()> {
+        let Some(id) = self.sockets.resolve(completion.token) else {
+            completion.buffer.into_iter().for_each(|buffer| self.ring.give_back(buffer));
+            return Ok(());
+        };
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        let bytes = usize::try_from(completion.result).unwrap_or(0);
+        let behind = arrival == Arrival::Fresh && socket.deferred > 0;
+        if behind || socket.share_left(self.turn) < bytes {
+            socket.deferred += u32::from(arrival == Arrival::Fresh);
+            let was_eager = std::mem::replace(&mut socket.eager, true);
+            self.deferred.push_back(completion);
+            let armed = completion.more && !was_eager;
+            return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
         }
+        socket.deferred -= u32::from(arrival == Arrival::Deferred);
+        socket.take_share(bytes);
+        socket.eager &= bytes >= BUFFER_BYTES || socket.deferred > 0;
         if let Some(buffer) = completion.buffer {
+            self.hand_over(now, id, buffer, completion.result);
             self.ring.give_back(buffer);
         }
-        match id {
-            Some(id) if !completion.more => self.receive_ended(now, id, completion.result),
-            _ => Ok(()),
-        }
+        if completion.more { Ok(()) } else { self.receive_ended(now, id, completion.result) }
     }
 
     /// A fault in handling one connection's bytes ends that connection and nothing else.
@@ -318,7 +358,7 @@ impl TurnLoop {
             Stage::Open if !socket.ended => self.unarmed.push(id),
             Stage::Open if result == 0 => self.shard.handle_eof(now, id),
             Stage::Open => self.shard.handle_lost(now, id),
-            Stage::Shut if !socket.ended => self.unarmed.push(id),
+            Stage::Flushing | Stage::Shut if !socket.ended => self.unarmed.push(id),
             Stage::Detaching => self.finish_detach(now, id)?,
             Stage::Flushing | Stage::Shut => {}
         }
@@ -344,27 +384,27 @@ impl TurnLoop {
         }
     }
 
-    fn take_envelopes(&mut self, now: Now) -> bool {
+    fn take_envelopes(&mut self, now: Now) -> io::Result<bool> {
         let mut any = false;
         for peer in 0..self.mailboxes.peers() {
             for _ in 0..ENVELOPES_PER_PEER {
                 let Some(envelope) = self.mailboxes.take(peer) else { break };
                 any = true;
                 self.shard.handle_envelope(now, envelope);
-                if self.drain_effects(now).is_err() {
-                    return any;
-                }
+                self.drain_effects(now)?;
             }
         }
-        any
+        Ok(any)
     }
 
-    fn take_control(&mut self, now: Now) {
+    fn take_control(&mut self, now: Now) -> io::Result<()> {
         while let Ok(Control::Drain) = self.control.try_recv() {
             self.draining = true;
             self.listeners.close();
             self.shard.close_all(now);
+            self.drain_effects(now)?;
         }
+        Ok(())
     }
 
     fn drain_effects(&mut self, now: Now) -> io::Result<()> {
@@ -425,9 +465,10 @@ impl TurnLoop {
     /// Receives again where receiving stopped for want of buffers, and accepts again after a pause.
     fn rearm(&mut self, now: Now) -> io::Result<()> {
         for id in std::mem::take(&mut self.unarmed) {
-            let armed = self.sockets.get_mut(id).is_some_and(|s| {
-                !s.receiving && !s.ended && matches!(s.stage, Stage::Open | Stage::Shut)
-            });
+            let armed = self
+                .sockets
+                .get_mut(id)
+                .is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching);
             if armed {
                 self.receive(id)?;
             }
@@ -634,4 +675,3 @@ impl TurnLoop {
         due.map_or(most, |ms| Duration::from_millis(ms).min(most))
     }
 }
-

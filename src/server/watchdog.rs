@@ -91,3 +91,31 @@ fn judge(health: &Health, index: usize, seen: &mut Observed, now: Instant) -> Op
     }
     (silent_for >= DEAD).then_some(Dead { station: index, silent_for })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::mesh;
+
+    #[test]
+    fn an_executor_that_takes_no_turns_is_noticed_and_its_recovery_too() {
+        let (stations, _mailboxes) = mesh::build(2, 4).unwrap();
+        let health = Arc::new(Health::default());
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let (dead, _deaths) = crossbeam_channel::bounded(1);
+        start(Arc::clone(&stations), Arc::clone(&health), stopped, dead).unwrap();
+        let silent_within = |count: u64, limit: Duration| {
+            let start = Instant::now();
+            while health.silent.load(Ordering::Relaxed) != count {
+                assert!(start.elapsed() < limit, "not {count} silent within {limit:?}");
+                stations[0].count_turn();
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        silent_within(1, Duration::from_secs(4));
+        stations[1].count_turn();
+        silent_within(0, Duration::from_secs(2));
+        assert_eq!(health.stalls.load(Ordering::Relaxed), 1);
+        drop(stop);
+    }
+}

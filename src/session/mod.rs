@@ -173,7 +173,8 @@ impl SessionNames {
     }
 }
 
-/// A permutation of 32-bit numbers: each step (xor with own high bits, odd multiplier) can be undone.
+/// A permutation of 32-bit numbers: each step (xor with own high bits, odd multiplier) can be
+/// undone.
 fn scramble(mut x: u32) -> u32 {
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);

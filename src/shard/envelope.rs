@@ -80,7 +80,7 @@ pub enum Command {
     /// Send the present set to one connection.
     Snapshot { feed: Feed, home: HomeChannelId, conn: ConnId },
     /// Send the members to the edge.
-    Members { request: u64 },
+    Members { to: MembersFor },
 }
 
 /// Everything subscribers of one channel are told at once: encoded once per feed.

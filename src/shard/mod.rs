@@ -1,12 +1,12 @@
 //! A shard: the channels it owns, the connections it is home to, and the queues between them.
 //!
-//! Owns the directory, subscriptions, send queues and timers of one core. Invariant: the same inputs
-//! in the same order give the same effects, byte for byte; every input returns with all envelopes to
-//! this very shard handled. Must never know glommio, sockets, clocks.
+//! Owns the directory, subscriptions, send queues and timers of one core. Invariant: the same
+//! inputs in the same order give the same effects, byte for byte; every input returns with all
+//! envelopes to this very shard handled. Must never know glommio, sockets, clocks.
 //!
-//! The shell calls `begin_turn`, then any number of `handle_*`, then `end_turn`; after each it drains
-//! `poll_effect` to `None`. Between `end_turn` and the next input it writes what `next_dirty` and
-//! `queue` name and reports with `handle_written` and `handle_blocked`.
+//! The shell calls `begin_turn`, then any number of `handle_*`, then `end_turn`; after each it
+//! drains `poll_effect` to `None`. Between `end_turn` and the next input it writes what
+//! `next_dirty` and `queue` name and reports with `handle_written` and `handle_blocked`.
 //!
 //! Overload, by queue:
 //!
@@ -170,8 +170,8 @@ impl Shard {
         &mut self.counters
     }
 
-    /// Learns how much room each mailbox has (`rooms`: one entry per shard and the edge) and how many
-    /// connections each shard holds, and sends what waited for room.
+    /// Learns how much room each mailbox has (`rooms`: one entry per shard and the edge) and how
+    /// many connections each shard holds, and sends what waited for room.
     pub fn begin_turn(&mut self, now: Now, rooms: &[usize], loads: &[u32]) {
         self.assert_drained();
         self.counters.turns += 1;

@@ -1,7 +1,7 @@
 //! What a shard sends: effects for its shell, envelopes for other shards, and for itself.
 //!
-//! Order is kept towards each shard. What may be refused is refused when a mailbox is full; what may
-//! not waits here until there is room.
+//! Order is kept towards each shard. What may be refused is refused when a mailbox is full; what
+//! may not waits here until there is room.
 
 use std::collections::VecDeque;
 

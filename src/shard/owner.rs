@@ -106,9 +106,9 @@ impl Shard {
                     self.send_snapshot(now, slot, feed, ConnAddr { shard: from, conn }, home);
                 }
             }
-            Command::Members { request } => {
+            Command::Members { to } => {
                 let slot = self.owned.find_key(&key);
-                self.send_members(now, slot, from, MembersFor::Request(request));
+                self.send_members(now, slot, from, to);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Bytes <=> messages, one module per protocol.
 //!
-//! Invariant: no decoder allocates for a length that was only declared, recurses on input or panics.
-//! Must never know: sessions, channels, sockets, time.
+//! Invariant: no decoder allocates for a length that was only declared, recurses on input or
+//! panics. Must never know: sessions, channels, sockets, time.
 
 pub mod http;
 pub mod msgpack;

@@ -280,7 +280,7 @@ impl World {
         self.asked += 1;
         let request = self.asked;
         let from = self.settings.edge;
-        let command = Command::Members { request };
+        let command = Command::Members { to: MembersFor::Request(request) };
         let envelope = Envelope::Command { from, channel: key, command };
         self.shards[owner].handle_envelope(self.now, envelope);
         self.drain(owner);

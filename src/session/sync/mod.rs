@@ -383,8 +383,8 @@ fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<
     (!lite_id.is_empty()).then(|| ResumeKey { app: Arc::clone(app), user, device: lite_id.into() })
 }
 
-/// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says that
-/// there is no device. The key is fixed because the number is no secret and must not change.
+/// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says
+/// that there is no device. The key is fixed because the number is no secret and must not change.
 fn producer_id(app: &str, lite_id: &str) -> u64 {
     if lite_id.is_empty() {
         return 0;

@@ -29,7 +29,8 @@ enum Set {
 impl<'c> Shown<'c> {
     /// Chooses the frames of a tick. With an interval there is one frame per tick: the name of the
     /// user who left if nothing else happened, else the set. Without one, those who left are named
-    /// first, for clients that remove members on no other message; the set follows if more happened.
+    /// first, for clients that remove members on no other message; the set follows if more
+    /// happened.
     pub fn of(changes: &'c [Change], members: &Members, interval_ms: u64) -> Self {
         let is_departure = |change: &&Change| {
             change.kind == ChangeKind::Leave && members.sessions_of(&change.identity.user) == 0

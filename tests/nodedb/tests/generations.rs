@@ -83,7 +83,7 @@ async fn large_sets_have_the_bytes_of_each_generations_encoder() {
 }
 
 /// The setting that makes a server answer 10-byte greetings in the layout of 0.4.
-const ACK_OF_0_4: (&str, &str) = ("sync.ack_generation", "\"0.4\"");
+const ACK_OF_0_4: (&str, &str) = ("sync.ten_byte_layout", "\"0.4\"");
 
 #[tokio::test]
 async fn a_server_configured_for_0_4_sends_acks_that_0_4_can_read() {

@@ -1,0 +1,162 @@
+//! Counters of all shards in the Prometheus text format.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode as encode_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::counters::Counters;
+
+/// What the process as a whole reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    pub ready: bool,
+    pub silent_executors: u64,
+    pub executor_stalls: u64,
+    pub uptime_s: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    shard: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    shard: u32,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    shard: u32,
+    what: &'static str,
+    reason: &'static str,
+}
+
+/// A number that a shard reports: name, help, and where it is.
+type Column = (&'static str, &'static str, fn(&Counters) -> u64);
+
+const GAUGES: [Column; 4] = [
+    ("connections", "Open connections", |c| c.connections),
+    ("channels", "Owned channels with members or subscribers", |c| c.channels),
+    ("members", "Members of owned channels", |c| c.members),
+    ("subscriptions", "Subscriptions of local connections", |c| c.subscriptions),
+];
+
+const COUNTERS: [Column; 13] = [
+    ("accepted", "Connections accepted", |c| c.accepted),
+    ("adopted", "Connections taken over from other shards", |c| c.adopted),
+    ("handed_off", "Connections handed to other shards or the edge", |c| c.handed_off),
+    ("messages_in", "Messages received", |c| c.messages_in),
+    ("bytes_in", "Bytes received", |c| c.bytes_in),
+    ("bytes_out", "Bytes sent", |c| c.bytes_out),
+    ("presence_updates", "Presence announcements received", |c| c.presence_updates),
+    ("presence_ticks", "Presence events sent by owners", |c| c.presence_ticks),
+    ("deliveries", "Presence deliveries queued to connections", |c| c.deliveries),
+    ("expired_members", "Members that left by time-out", |c| c.expired_members),
+    ("resumed_members", "Members that came back within their grace", |c| c.resumed_members),
+    ("receive_buffers_exhausted", "Receives that waited for a buffer", |c| {
+        c.receive_buffers_exhausted
+    }),
+    ("turns", "Turns taken", |c| c.turns),
+];
+
+/// Encodes the counters of every shard, in shard order.
+pub fn encode(shards: &[Counters], process: Process) -> String {
+    let mut registry = Registry::with_prefix("headcount");
+    register_process(&mut registry, process);
+    for (name, help, value) in GAUGES {
+        let family = Family::<Labels, Gauge>::default();
+        for (shard, counters) in numbered(shards) {
+            family.get_or_create(&Labels { shard }).set(value(counters) as i64);
+        }
+        registry.register(name, help, family);
+    }
+    for (name, help, value) in COUNTERS {
+        let family = Family::<Labels, Counter>::default();
+        for (shard, counters) in numbered(shards) {
+            family.get_or_create(&Labels { shard }).inc_by(value(counters));
+        }
+        registry.register(name, help, family);
+    }
+    register_reasons(&mut registry, shards);
+    let mut text = String::new();
+    // Writing to a string fails only if a metric does, and these are plain numbers.
+    let _ = encode_text(&mut text, &registry);
+    text
+}
+
+fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
+    (0..).zip(shards)
+}
+
+fn register_process(registry: &mut Registry, process: Process) {
+    let gauges = [
+        ("ready", "1 while the server takes work", u64::from(process.ready)),
+        ("silent_executors", "Executors that take no turns", process.silent_executors),
+        ("uptime_seconds", "Time since start", process.uptime_s),
+    ];
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value as i64);
+        registry.register(name, help, gauge);
+    }
+    let stalls: Counter = Counter::default();
+    stalls.inc_by(process.executor_stalls);
+    registry.register("executor_stalls", "Times an executor fell silent", stalls);
+}
+
+fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
+    let ignored = reasons(shards, |c| c.ignored().collect());
+    registry.register("ignored", "Input without effect, by reason", ignored);
+    let conflated = reasons(shards, |c| c.conflated().collect());
+    registry.register("conflated", "Presence replaced by newer, by reason", conflated);
+    let disconnects = reasons(shards, |c| c.disconnects().collect());
+    registry.register("disconnects", "Connections ended, by reason", disconnects);
+    let dropped = Family::<DropLabels, Counter>::default();
+    for (shard, counters) in numbered(shards) {
+        for ((what, reason), count) in counters.dropped() {
+            dropped.get_or_create(&DropLabels { shard, what, reason }).inc_by(count);
+        }
+    }
+    registry.register("dropped", "Not delivered as it was, by kind and reason", dropped);
+}
+
+fn reasons(
+    shards: &[Counters],
+    counts: impl Fn(&Counters) -> Vec<(&'static str, u64)>,
+) -> Family<ReasonLabels, Counter> {
+    let family = Family::<ReasonLabels, Counter>::default();
+    for (shard, counters) in numbered(shards) {
+        for (reason, count) in counts(counters) {
+            family.get_or_create(&ReasonLabels { shard, reason }).inc_by(count);
+        }
+    }
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Disconnect;
+
+    #[test]
+    fn counts_are_labelled_by_shard_and_reason() {
+        let mut counters = Counters::default();
+        counters.connections = 3;
+        counters.disconnect(Disconnect::Slow);
+        let process = Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
+        let text = encode(&[Counters::default(), counters], process);
+        for line in [
+            "headcount_ready 1",
+            "headcount_connections{shard=\"1\"} 3",
+            "headcount_disconnects_total{shard=\"1\",reason=\"slow\"} 1",
+            "headcount_disconnects_total{shard=\"0\",reason=\"slow\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! One thread of the load generator: its sockets, its turn, and the load it plays.
+//!
+//! Invariant: a turn is short. A foreground connection is read whenever it is ready, and at most
+//! one background connection per turn, so that floods of our own do not show in the delays of
+//! polite clients. How long turns took is part of every report.
+
+use std::io;
+use std::mem;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use mio::{Events, Interest, Poll, Registry, Token};
+use serde::{Deserialize, Serialize};
+
+use super::client::{self, Client, Closed, Event, Outbound, Progress, Queued, Target};
+use super::clock::Clock;
+use super::error::BenchError;
+use super::latencies::Latencies;
+use super::process::this_thread_waited_ns;
+use super::signals::Signals;
+
+const EVENTS_MAX: usize = 1024;
+const FOREGROUND_READ_BYTES: usize = 256 * 1024;
+const BACKGROUND_READ_BYTES: usize = 16 * 1024;
+/// Longest sleep in the kernel: how late a thread sees what another one signalled.
+const SLEEP_MAX: Duration = Duration::from_millis(1);
+
+/// What a thread does while nothing is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// Asks the kernel again at once. The server never pays for waking us; needs a CPU of its own.
+    Spin,
+    /// Sleeps in the kernel, except for the last millisecond before something is due.
+    Sleep,
+}
+
+/// Which connection an event is about, in the words of the load that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    pub group: Group,
+    pub index: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Room,
+    Flood,
+    Churn,
+}
+
+/// Does a connection go first or wait for its turn?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Foreground,
+    Background,
+}
+
+/// When a load wants its next turn, if nothing happens before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Now,
+    AtNs(u64),
+    WhenSomethingHappens,
+}
+
+impl Next {
+    pub fn sooner(self, other: Next) -> Next {
+        match (self, other) {
+            (Next::Now, _) | (_, Next::Now) => Next::Now,
+            (Next::WhenSomethingHappens, next) | (next, Next::WhenSomethingHappens) => next,
+            (Next::AtNs(a), Next::AtNs(b)) => Next::AtNs(a.min(b)),
+        }
+    }
+}
+
+/// What one thread plays.
+pub trait Load: Send + 'static {
+    /// Opens what is to be opened and sends what is due.
+    ///
+    /// # Errors
+    /// The benchmark cannot go on.
+    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
+
+    /// One frame came. What is written to `out` leaves within this turn.
+    fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>);
+
+    /// The connection is no more.
+    fn closed(&mut self, now_ns: u64, who: Who, closed: Closed);
+}
+
+/// A connection of this thread. Reused after `closed` was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientId(usize);
+
+struct Slot {
+    client: Client,
+    who: Who,
+    lane: Lane,
+    /// Is it in a queue of connections to be read?
+    ready: bool,
+    /// Is it in the list of connections to be written?
+    dirty: bool,
+    /// The server writes nothing more: read to the end, whatever a short read says.
+    read_closed: bool,
+}
+
+/// The connections of one thread.
+pub struct Clients {
+    registry: Registry,
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    dirty: Vec<usize>,
+    opened: u32,
+}
+
+impl Clients {
+    /// Begins to connect. The load is told [`Event::Ready`] or that it is closed.
+    ///
+    /// # Errors
+    /// The system has no descriptor or no port.
+    pub fn open(
+        &mut self,
+        target: &Target,
+        source: Option<Ipv4Addr>,
+        who: Who,
+        lane: Lane,
+    ) -> Result<ClientId, BenchError> {
+        let address = target.address;
+        let failed = |source| BenchError::Connect { address, source };
+        let mut stream = client::connect(address, source).map_err(failed)?;
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut stream, Token(at), both).map_err(failed)?;
+        self.opened = self.opened.wrapping_add(1);
+        let client = Client::new(stream, target.clone(), self.opened);
+        let (ready, dirty, read_closed) = (false, false, false);
+        self.slots[at] = Some(Slot { client, who, lane, ready, dirty, read_closed });
+        Ok(ClientId(at))
+    }
+
+    /// Enters a channel or replaces the state in it; leaves within this turn.
+    pub fn update(&mut self, id: ClientId, channel: &str, state: &[u8]) -> Queued {
+        self.with(id, |out| out.update(channel, state))
+    }
+
+    /// Asks for a pong that echoes `stamp`.
+    pub fn ping(&mut self, id: ClientId, stamp: u64) -> Queued {
+        self.with(id, |out| out.ping(stamp))
+    }
+
+    /// Bytes that the server has not taken yet.
+    pub fn pending(&self, id: ClientId) -> usize {
+        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.out.pending())
+    }
+
+    fn with(&mut self, id: ClientId, send: impl FnOnce(&mut Outbound) -> Queued) -> Queued {
+        let Some(slot) = &mut self.slots[id.0] else { return Queued::Full };
+        let queued = send(&mut slot.client.out);
+        self.mark(id.0);
+        queued
+    }
+
+    fn mark(&mut self, at: usize) {
+        if let Some(slot) = &mut self.slots[at]
+            && !mem::replace(&mut slot.dirty, true)
+        {
+            self.dirty.push(at);
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Who> {
+        let mut slot = self.slots[at].take()?;
+        // Dropping the stream ends the registration whatever this says.
+        let _ = self.registry.deregister(&mut slot.client.stream);
+        self.free.push(at);
+        Some(slot.who)
+    }
+}
+
+/// What the generator itself needed.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// Time of turns in which something happened.
+    pub busy_ns: u64,
+    pub total_ns: u64,
+    /// Time in which something else had the CPU.
+    pub waited_ns: u64,
+    /// Length of those turns: delays up to these are our own.
+    pub turns: Latencies,
+}
+
+impl Usage {
+    pub fn merge(&mut self, other: &Usage) {
+        self.busy_ns += other.busy_ns;
+        self.total_ns += other.total_ns;
+        self.waited_ns += other.waited_ns;
+        self.turns.merge(&other.turns);
+    }
+}
+
+/// One thread's loop; see [`Engine::run`].
+pub struct Engine<L> {
+    poll: Poll,
+    clients: Clients,
+    foreground: Vec<usize>,
+    background: std::collections::VecDeque<usize>,
+    scratch: Vec<u8>,
+    load: L,
+    clock: Clock,
+    wait: Wait,
+    signals: Arc<Signals>,
+    thread: usize,
+    bytes_in: u64,
+    usage: Usage,
+}
+
+impl<L: Load> Engine<L> {
+    /// # Errors
+    /// The system has no epoll descriptor left.
+    pub fn new(
+        load: L,
+        clock: Clock,
+        wait: Wait,
+        signals: Arc<Signals>,
+        thread: usize,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let (slots, free, dirty) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Engine {
+            poll,
+            clients: Clients { registry, slots, free, dirty, opened: 0 },
+            foreground: Vec::new(),
+            background: std::collections::VecDeque::new(),
+            scratch: Vec::new(),
+            load,
+            clock,
+            wait,
+            signals,
+            thread,
+            bytes_in: 0,
+            usage: Usage::default(),
+        })
+    }
+
+    /// Turns until the conductor says that the run is finished.
+    ///
+    /// # Errors
+    /// Those of the load.
+    pub fn run(mut self) -> Result<(L, Usage), BenchError> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let (began_ns, waited_ns) = (self.clock.now_ns(), this_thread_waited_ns());
+        let mut next = Next::Now;
+        while !self.signals.is_finished() {
+            self.await_events(&mut events, next)?;
+            let turn_ns = self.clock.now_ns();
+            let happened = self.note(&events) | self.read_ready();
+            next = self.load.turn(self.clock.now_ns(), &mut self.clients)?;
+            if self.flush() | happened {
+                let took_ns = self.clock.now_ns() - turn_ns;
+                self.usage.busy_ns += took_ns;
+                self.usage.turns.record(took_ns);
+                self.signals.gauges(self.thread).bytes_in.set(self.bytes_in);
+            }
+        }
+        self.usage.total_ns = self.clock.now_ns() - began_ns;
+        self.usage.waited_ns = this_thread_waited_ns() - waited_ns;
+        Ok((self.load, self.usage))
+    }
+
+    fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
+        let work_left = !self.foreground.is_empty() || !self.background.is_empty();
+        let timeout = match (self.wait, next) {
+            (Wait::Spin, _) | (_, Next::Now) => Duration::ZERO,
+            _ if work_left => Duration::ZERO,
+            (Wait::Sleep, Next::WhenSomethingHappens) => SLEEP_MAX,
+            (Wait::Sleep, Next::AtNs(due_ns)) => {
+                let left = Duration::from_nanos(due_ns.saturating_sub(self.clock.now_ns()));
+                // epoll counts whole milliseconds; the rest is spun.
+                if left > SLEEP_MAX { SLEEP_MAX } else { Duration::ZERO }
+            }
+        };
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Queues what can be read and writes what can be written.
+    fn note(&mut self, events: &Events) -> bool {
+        for event in events {
+            let Token(at) = event.token();
+            if event.is_writable() {
+                self.write(at);
+            }
+            let Some(slot) = &mut self.clients.slots[at] else { continue };
+            slot.read_closed |= event.is_read_closed() || event.is_error();
+            if event.is_readable() || slot.read_closed {
+                self.queue(at);
+            }
+        }
+        !events.is_empty()
+    }
+
+    fn queue(&mut self, at: usize) {
+        let Some(slot) = &mut self.clients.slots[at] else { return };
+        if mem::replace(&mut slot.ready, true) {
+            return;
+        }
+        match slot.lane {
+            Lane::Foreground => self.foreground.push(at),
+            Lane::Background => self.background.push_back(at),
+        }
+    }
+
+    fn read_ready(&mut self) -> bool {
+        let foreground = mem::take(&mut self.foreground);
+        let background = self.background.pop_front();
+        let happened = !foreground.is_empty() || background.is_some();
+        for at in foreground.into_iter().chain(background) {
+            self.read(at);
+        }
+        happened
+    }
+
+    fn read(&mut self, at: usize) {
+        let now_ns = self.clock.now_ns();
+        let Some(slot) = &mut self.clients.slots[at] else { return };
+        slot.ready = false;
+        let budget = match slot.lane {
+            Lane::Foreground => FOREGROUND_READ_BYTES,
+            Lane::Background => BACKGROUND_READ_BYTES,
+        };
+        let (who, load, before) = (slot.who, &mut self.load, slot.client.bytes_in);
+        let clock = self.clock;
+        let mut read_ns = None;
+        let progress = slot.client.read(&mut self.scratch, budget, |out, event| {
+            let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
+            load.event(read_ns, who, out, event);
+        });
+        self.bytes_in += slot.client.bytes_in - before;
+        let answers = slot.client.out.pending() > 0 || slot.client.out.is_closing();
+        let read_closed = slot.read_closed;
+        if answers {
+            self.clients.mark(at);
+        }
+        match progress {
+            Progress::Closed(closed) => self.end(now_ns, at, closed),
+            Progress::More => self.queue(at),
+            Progress::Drained if read_closed => self.queue(at),
+            Progress::Drained => {}
+        }
+    }
+
+    fn write(&mut self, at: usize) {
+        let Some(slot) = &mut self.clients.slots[at] else { return };
+        slot.dirty = false;
+        let written = slot.client.write();
+        if let Err(closed) = written {
+            self.end(self.clock.now_ns(), at, closed);
+        }
+    }
+
+    fn flush(&mut self) -> bool {
+        let dirty = mem::take(&mut self.clients.dirty);
+        for &at in &dirty {
+            self.write(at);
+        }
+        !dirty.is_empty()
+    }
+
+    fn end(&mut self, now_ns: u64, at: usize, closed: Closed) {
+        if let Some(who) = self.clients.remove(at) {
+            self.load.closed(now_ns, who, closed);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Why a benchmark could not be carried out. Each is one line, `what: why`, with what to do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::client::Closed;
+
+#[derive(Debug, Error)]
+pub enum BenchError {
+    #[error("connect to {address}: {source} (open files: see `ulimit -n`)")]
+    Connect { address: SocketAddr, source: io::Error },
+    #[error("{address}: the server refused the handshake: {reason}")]
+    Refused { address: SocketAddr, reason: String },
+    #[error("{address}: a connection ended before the measurement: {closed}")]
+    Ended { address: SocketAddr, closed: Closed },
+    #[error("{what}: not done within {seconds} s: {progress}")]
+    Timeout { what: &'static str, seconds: u64, progress: String },
+    #[error("options: {0}")]
+    Options(String),
+    #[error("start the server: {0}")]
+    Launch(String),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path}: not a benchmark record: {why}")]
+    Record { path: PathBuf, why: String },
+    #[error("plot {path}: {why}")]
+    Plot { path: PathBuf, why: String },
+    #[error("load generator: {0}")]
+    Generator(#[from] io::Error),
+    #[error("load generator: thread {0} panicked; this is a bug")]
+    Panicked(usize),
+}

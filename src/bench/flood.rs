@@ -1,0 +1,134 @@
+//! Clients that send as fast as the server takes it, and read what it answers.
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::client::{Closed, Event, Outbound, Queued, Sources, Target};
+use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::error::BenchError;
+use super::signals::Signals;
+
+/// A flooder is refilled when less than this waits for its socket.
+const REFILL_BELOW_BYTES: usize = 16 * 1024;
+/// Messages per refill.
+const REFILL_MESSAGES: usize = 256;
+
+/// What flooders send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloodKind {
+    /// Pings, each of which is answered.
+    Pings,
+    /// Updates to a channel that all flooders share.
+    Updates,
+}
+
+/// One thread's flooders.
+pub struct Flood {
+    kind: FloodKind,
+    target: Target,
+    channel: Arc<str>,
+    state: Vec<u8>,
+    signals: Arc<Signals>,
+    thread: usize,
+    sources: Sources,
+    flooders: Vec<Option<ClientId>>,
+    /// Whose turn it is to be refilled.
+    at: usize,
+    ready: Vec<usize>,
+    pub sent: u64,
+    pub pongs: u64,
+    pub disconnected: u64,
+}
+
+impl Flood {
+    pub fn new(
+        kind: FloodKind,
+        target: Target,
+        channel: Arc<str>,
+        state_bytes: usize,
+        count: usize,
+        signals: Arc<Signals>,
+        thread: usize,
+    ) -> Self {
+        Flood {
+            kind,
+            sources: Sources::for_connections(target.address, count),
+            target,
+            channel,
+            state: vec![b'x'; state_bytes],
+            signals,
+            thread,
+            flooders: vec![None; count],
+            at: 0,
+            ready: Vec::new(),
+            sent: 0,
+            pongs: 0,
+            disconnected: 0,
+        }
+    }
+
+    fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
+        for (index, flooder) in self.flooders.iter_mut().enumerate() {
+            let who = Who { group: Group::Flood, index };
+            let source = self.sources.next().flatten();
+            *flooder = Some(clients.open(&self.target, source, who, Lane::Background)?);
+        }
+        Ok(())
+    }
+
+    /// One flooder per turn, so that a turn stays short.
+    fn refill(&mut self, clients: &mut Clients) {
+        if self.ready.is_empty() {
+            return;
+        }
+        self.at = (self.at + 1) % self.ready.len();
+        let Some(client) = self.flooders[self.ready[self.at]] else { return };
+        if clients.pending(client) >= REFILL_BELOW_BYTES {
+            return;
+        }
+        for _ in 0..REFILL_MESSAGES {
+            let queued = match self.kind {
+                FloodKind::Pings => clients.ping(client, self.sent),
+                FloodKind::Updates => clients.update(client, &self.channel, &self.state),
+            };
+            if queued == Queued::Full {
+                return;
+            }
+            self.sent += 1;
+        }
+    }
+}
+
+impl Load for Flood {
+    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+        let Some(timeline) = self.signals.timeline() else {
+            return Ok(Next::WhenSomethingHappens);
+        };
+        if self.flooders.iter().all(Option::is_none) && self.disconnected == 0 {
+            self.open(clients)?;
+        }
+        self.signals.gauges(self.thread).flood_pongs.set(self.pongs);
+        if now_ns >= timeline.until_ns || self.ready.is_empty() {
+            return Ok(Next::WhenSomethingHappens);
+        }
+        self.refill(clients);
+        Ok(Next::Now)
+    }
+
+    fn event(&mut self, _: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
+        match event {
+            Event::Ready => self.ready.push(who.index),
+            Event::Pong { .. } => self.pongs += 1,
+            _ => {}
+        }
+    }
+
+    fn closed(&mut self, _: u64, who: Who, _: Closed) {
+        self.flooders[who.index] = None;
+        self.ready.retain(|&index| index != who.index);
+        self.disconnected += 1;
+    }
+}

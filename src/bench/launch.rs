@@ -1,0 +1,252 @@
+//! A server of our own: this program again, as `serve`, on ports that it chooses.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use toml::{Table, Value};
+
+use super::error::BenchError;
+
+const READY_WITHIN: Duration = Duration::from_secs(10);
+const EXIT_WITHIN: Duration = Duration::from_secs(10);
+/// The most that a configuration may say: a benchmark measures the server, not its brakes.
+const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub http: Option<SocketAddr>,
+    pub sync_tcp: Option<SocketAddr>,
+}
+
+/// A server that ends with this value.
+pub struct Launched {
+    child: Child,
+    config: PathBuf,
+    pub addresses: Addresses,
+}
+
+impl Launched {
+    /// Starts `binary serve` and waits until it is ready. `config`: a configuration to start from;
+    /// `cpus`: one shard on each, or what the configuration says when empty.
+    ///
+    /// # Errors
+    /// The process cannot be started, ends, or is not ready within ten seconds.
+    pub fn start(
+        binary: &Path,
+        config: Option<&Path>,
+        cpus: &[usize],
+    ) -> Result<Launched, BenchError> {
+        let base = config.map(read_config).transpose()?.unwrap_or_default();
+        let text = adapt(base, cpus).map_err(BenchError::Launch)?;
+        let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
+        static LAUNCHES: AtomicU32 = AtomicU32::new(0);
+        let launch = LAUNCHES.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!(".headcount-bench-{}-{launch}.toml", std::process::id()));
+        fs::write(&path, text).map_err(|source| BenchError::File { path: path.clone(), source })?;
+        let spawned = spawn(binary, &path);
+        let mut child = spawned.inspect_err(|_| remove(&path))?;
+        match await_ready(&mut child) {
+            Ok(addresses) => Ok(Launched { child, config: path, addresses }),
+            Err(why) => {
+                // It is of no use, whatever state it is in.
+                let _ = child.kill();
+                let _ = child.wait();
+                remove(&path);
+                Err(BenchError::Launch(format!("{}: {why}", binary.display())))
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn terminate(&mut self) {
+        let pid = self.child.id().to_string();
+        // Not to be had otherwise without `unsafe`, which lives in `server` alone.
+        let asked = Command::new("kill").arg(pid).status();
+        let deadline = Instant::now() + EXIT_WITHIN;
+        while asked.as_ref().is_ok_and(|status| status.success()) && Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        self.terminate();
+        remove(&self.config);
+    }
+}
+
+fn remove(path: &Path) {
+    // A file left behind is harmless; the next run of this process id replaces it.
+    let _ = fs::remove_file(path);
+}
+
+fn read_config(path: &Path) -> Result<Table, BenchError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| BenchError::File { path: path.to_owned(), source })?;
+    text.parse().map_err(|error| BenchError::Launch(format!("{}: {error}", path.display())))
+}
+
+/// The configuration with what a benchmark needs, unless it says otherwise.
+fn adapt(mut config: Table, cpus: &[usize]) -> Result<String, String> {
+    if !cpus.is_empty() {
+        let cores = section(&mut config, "cores")?;
+        let pins = cpus.iter().map(|&cpu| Value::Integer(cpu as i64));
+        cores.insert("shards".to_owned(), Value::Integer(cpus.len() as i64));
+        cores.insert("pin".to_owned(), Value::Array(pins.collect()));
+    }
+    let auth = section(&mut config, "auth")?;
+    auth.entry("anonymous").or_insert(Value::Boolean(true));
+    let limits = section(&mut config, "limits")?;
+    limits.entry("updates_per_second_max").or_insert(Value::Integer(UPDATES_PER_SECOND_MAX));
+    Ok(config.to_string())
+}
+
+fn section<'t>(config: &'t mut Table, name: &str) -> Result<&'t mut Table, String> {
+    let section = config.entry(name).or_insert_with(|| Value::Table(Table::new()));
+    section.as_table_mut().ok_or_else(|| format!("`{name}` is not a table"))
+}
+
+fn spawn(binary: &Path, config: &Path) -> Result<Child, BenchError> {
+    let any_port = "127.0.0.1:0";
+    Command::new(binary)
+        .args(["serve", "--http", any_port, "--sync-tcp", any_port, "--admin", any_port])
+        .args(["--data-dir", "", "--quiet", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| BenchError::Launch(format!("{}: {error}", binary.display())))
+}
+
+/// Reads standard output up to the ready line, and ever after so that the pipe never fills.
+fn await_ready(child: &mut Child) -> Result<Addresses, String> {
+    let output = child.stdout.take().ok_or("its output is not piped")?;
+    let (lines, received) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Nobody listens after the ready line.
+            let _ = lines.send(line);
+        }
+    });
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if let Some(addresses) = parse_ready(&line) {
+                    return addresses;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Err(format!("no ready line within {} s", READY_WITHIN.as_secs()));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err("it ended before it was ready; its message is above".to_owned());
+            }
+        }
+    }
+}
+
+/// `None`: another line.
+fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
+    let words = line.strip_prefix("ready ")?;
+    let address = |name: &str| {
+        let word = words.split_whitespace().find_map(|word| word.strip_prefix(name));
+        let text = word.ok_or_else(|| format!("no {name} in {line:?}"))?;
+        text.parse().map(Some).map_err(|error| format!("{name}{text}: {error}"))
+    };
+    let both = || Ok(Addresses { http: address("http=")?, sync_tcp: address("sync_tcp=")? });
+    Some(both())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_gives_addresses() {
+        let line = "ready http=127.0.0.1:1 sync_tcp=127.0.0.1:2 admin=127.0.0.1:3";
+        let addresses = parse_ready(line).unwrap().unwrap();
+        assert_eq!(addresses.http.unwrap().port(), 1);
+        assert_eq!(addresses.sync_tcp.unwrap().port(), 2);
+        assert_eq!(parse_ready("listening"), None);
+        assert!(parse_ready("ready http=127.0.0.1:1").unwrap().is_err());
+    }
+
+    #[test]
+    fn a_configuration_keeps_what_it_says() {
+        let base = "[cores]\nspin_us = 5\n[limits]\nupdates_per_second_max = 7\n";
+        let adapted: Table = adapt(base.parse().unwrap(), &[0, 2]).unwrap().parse().unwrap();
+        assert_eq!(adapted["cores"]["spin_us"].as_integer(), Some(5));
+        assert_eq!(adapted["cores"]["shards"].as_integer(), Some(2));
+        assert_eq!(adapted["limits"]["updates_per_second_max"].as_integer(), Some(7));
+        assert_eq!(adapted["auth"]["anonymous"].as_bool(), Some(true));
+        assert!(adapt("cores = 1".parse().unwrap(), &[0]).is_err());
+    }
+
+    /// A script in place of a server.
+    fn script(name: &str, body: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("{name}-{}.sh", std::process::id()));
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_server_is_started_with_its_configuration_and_asked_to_end() {
+        let base = std::env::temp_dir().join(format!("headcount-end-{}", std::process::id()));
+        let ended = base.display();
+        let server = script(
+            "headcount-good",
+            &format!(
+                "trap 'echo ended > {ended}; exit 0' TERM\n\
+                 echo ready http=127.0.0.1:1 sync_tcp=127.0.0.1:2 admin=127.0.0.1:3\n\
+                 for last; do :; done; cp \"$last\" {ended}.toml\n\
+                 while :; do sleep 0.05; done"
+            ),
+        );
+        let launched = Launched::start(&server, None, &[0]).unwrap();
+        let copy = base.with_extension("toml");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !copy.exists() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let config = launched.config.clone();
+        drop(launched);
+        assert!(!config.exists());
+        assert_eq!(fs::read_to_string(&base).unwrap(), "ended\n");
+        assert!(fs::read_to_string(&copy).unwrap().contains("anonymous = true"));
+        [server, base, copy].iter().for_each(|path| remove(path));
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_is_an_error() {
+        let server = script("headcount-bad", "exit 78");
+        let error = Launched::start(&server, None, &[]).map(|_| ()).unwrap_err();
+        remove(&server);
+        assert!(error.to_string().contains("ended before it was ready"), "{error}");
+    }
+
+    #[test]
+    fn what_is_adapted_is_a_valid_configuration() {
+        let text = adapt(Table::new(), &[0]).unwrap();
+        crate::config::Config::from_toml(&text, Path::new("bench.toml")).unwrap();
+    }
+}

@@ -1,0 +1,55 @@
+//! The load generator: is this server as fast as it says, on your machine?
+//!
+//! Owns threads, sockets and a clock of its own; it shares no thread and no glommio with a server
+//! and sees one only from outside, over sockets and `/proc`.
+//!
+//! ```text
+//!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
+//!                                                 |            thread = engine(client...) + load
+//!                                                 |            load   = room | flood | churn
+//!                                              report -> table, record, compare, plot
+//! ```
+//!
+//! Invariant: a delay runs from when a message *should* have been sent to when its receiver read
+//! it, so that waiting anywhere counts. What is lost, shown twice or out of order is counted, and
+//! so is what the generator itself needed.
+//!
+//! Must never know: how a server is built.
+
+mod churn;
+pub mod client;
+mod clock;
+pub mod command;
+pub mod compare;
+mod crew;
+mod engine;
+mod error;
+mod flood;
+mod latencies;
+mod launch;
+mod machine;
+mod metric;
+pub mod options;
+mod pace;
+mod plot;
+mod process;
+mod progress;
+mod report;
+mod room;
+pub mod scenarios;
+mod signals;
+mod stamp;
+mod window;
+
+pub use command::{BenchArgs, run};
+pub use engine::Wait;
+pub use error::BenchError;
+pub use flood::FloodKind;
+pub use latencies::{Latencies, LatencySummary};
+pub use launch::Addresses;
+pub use machine::Machine;
+pub use metric::{Better, Metric, Unit};
+pub use plot::plot;
+pub use progress::Progress;
+pub use report::Report;
+pub use stamp::{Arrival, Arrivals, STAMP_BYTES, Stamp};

@@ -1,0 +1,362 @@
+//! What each scenario can be told. The same types are the command line, the library's arguments
+//! and the part of a record that says what was run.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Command, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::client::Transport;
+use super::engine::Wait;
+use super::flood::FloodKind;
+
+/// A length of time: `10s`, `500ms`, `2m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit_s = match &text[digits.len()..] {
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            _ => return Err("expected a number and ms, s or m, as in 10s".to_owned()),
+        };
+        let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
+        Duration::try_from_secs_f64(number * unit_s).map(Span).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_millis() {
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        span.to_string()
+    }
+}
+
+/// May the URL of a WebSocket name the channel, so that its shard takes the connection at once?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelHint {
+    /// `/?channel=NAME`.
+    Url,
+    /// The server learns it from the first update.
+    None,
+}
+
+/// What every scenario can be told.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Common {
+    /// How sync frames travel.
+    #[arg(long, value_enum, default_value = "ws")]
+    pub transport: Transport,
+    /// JWT for every session; anonymous without it.
+    #[arg(
+        long,
+        env = "HEADCOUNT_TOKEN",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    #[serde(skip)]
+    pub token: String,
+    /// Process whose CPU and memory are measured, when the server was not started by this command.
+    #[arg(long)]
+    #[serde(skip)]
+    pub pid: Option<u32>,
+    /// CPUs of the load generator, one thread each, as in 1,2 [default: one thread, not pinned].
+    #[arg(long, value_delimiter = ',', value_name = "CPUS")]
+    pub client_cpus: Vec<usize>,
+    /// CPUs of the server that this command starts, one shard each [default: one shard per CPU].
+    #[arg(long, value_delimiter = ',', value_name = "CPUS")]
+    pub server_cpus: Vec<usize>,
+    /// What the load generator does while nothing is due.
+    #[arg(long, value_enum, default_value = "spin")]
+    pub wait: Wait,
+    /// How the server learns which channel a WebSocket is for.
+    #[arg(long, value_enum, default_value = "url")]
+    pub channel_hint: ChannelHint,
+}
+
+impl Common {
+    /// Threads of the load generator.
+    pub fn threads(&self) -> usize {
+        self.client_cpus.len().max(1)
+    }
+}
+
+/// Delay of updates at a fixed rate.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatencyOptions {
+    /// Members that publish.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub publishers: usize,
+    /// Members that only watch. Publishers receive each other's updates, too.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub watchers: usize,
+    /// Updates per second and publisher, sent on schedule whatever the server does.
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+    /// Size of a published state in bytes, 24 or more.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub state_bytes: usize,
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// As many updates as the slowest receiver permits.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PresenceOptions {
+    /// Members that publish.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub publishers: usize,
+    /// Members that only watch.
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    pub members: usize,
+    /// Updates per publisher that not every member has seen.
+    #[arg(long, default_value_t = 2, value_name = "UPDATES")]
+    pub window: u64,
+    /// Size of a published state in bytes, 24 or more.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub state_bytes: usize,
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Connections that do nothing.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdleOptions {
+    /// Connections, each a member of one channel. Needs as many open files here and there.
+    #[arg(long, default_value_t = 1000, value_name = "COUNT")]
+    pub connections: usize,
+    /// Channels that they are spread over [default: a tenth of the connections].
+    #[arg(long, value_name = "COUNT")]
+    pub channels: Option<usize>,
+    /// Size of a member's state in bytes.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub state_bytes: usize,
+    /// Time that is measured once everybody is in.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time between connecting and measuring.
+    #[arg(long, default_value = "2s", value_name = "TIME")]
+    pub warm_up: Span,
+    /// Time between two pings of a connection, 0s for none. Members that send nothing expire after
+    /// presence_ttl_ms, 30 s by default.
+    #[arg(long, default_value = "0s", value_name = "TIME")]
+    pub heartbeat: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl IdleOptions {
+    pub fn channel_count(&self) -> usize {
+        self.channels.unwrap_or(self.connections / 10).max(1)
+    }
+}
+
+/// Connections that come and go: connect, greet, enter a channel, close.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChurnOptions {
+    /// Connections at once, each in a channel of its own.
+    #[arg(long, default_value_t = 64, value_name = "COUNT")]
+    pub concurrency: usize,
+    /// Size of a member's state in bytes.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub state_bytes: usize,
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Polite clients beside flooders.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixedOptions {
+    /// Polite members of one channel; each updates and pings.
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    pub polite: usize,
+    /// Updates, and as many pings, per second and polite member.
+    #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+    /// Clients that send as fast as the server takes it; 0 shows the polite ones alone.
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    pub flooders: usize,
+    /// What flooders send.
+    #[arg(long, value_enum, default_value = "pings")]
+    pub flood: FloodKind,
+    /// Size of a published state in bytes, 24 or more.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub state_bytes: usize,
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+macro_rules! default_as_on_the_command_line {
+    ($($options:ty),*) => {
+        $(impl Default for $options {
+            fn default() -> Self {
+                parse_nothing()
+            }
+        })*
+    };
+}
+
+default_as_on_the_command_line! {
+    LatencyOptions, PresenceOptions, IdleOptions, ChurnOptions, MixedOptions
+}
+
+fn parse_nothing<A: Args>() -> A {
+    let command = A::augment_args(Command::new("bench").no_binary_name(true));
+    let nothing: [&str; 0] = [];
+    let matches = command.try_get_matches_from(nothing);
+    matches
+        .and_then(|matches| A::from_arg_matches(&matches))
+        .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
+}
+
+/// What was run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
+pub enum Scenario {
+    Latency(LatencyOptions),
+    Presence(PresenceOptions),
+    Idle(IdleOptions),
+    Churn(ChurnOptions),
+    Mixed(MixedOptions),
+}
+
+impl Scenario {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scenario::Latency(_) => "latency",
+            Scenario::Presence(_) => "presence",
+            Scenario::Idle(_) => "idle",
+            Scenario::Churn(_) => "churn",
+            Scenario::Mixed(_) => "mixed",
+        }
+    }
+
+    pub fn common(&self) -> &Common {
+        match self {
+            Scenario::Latency(options) => &options.common,
+            Scenario::Presence(options) => &options.common,
+            Scenario::Idle(options) => &options.common,
+            Scenario::Churn(options) => &options.common,
+            Scenario::Mixed(options) => &options.common,
+        }
+    }
+
+    /// The load in a few words.
+    pub fn summary(&self) -> String {
+        match self {
+            Scenario::Latency(o) => format!(
+                "{} publishers at {}/s each, {} watchers, {} B",
+                o.publishers, o.rate, o.watchers, o.state_bytes
+            ),
+            Scenario::Presence(o) => format!(
+                "{} publishers with window {}, {} members, {} B",
+                o.publishers, o.window, o.members, o.state_bytes
+            ),
+            Scenario::Idle(o) => {
+                format!("{} connections in {} channels", o.connections, o.channel_count())
+            }
+            Scenario::Churn(o) => format!("{} connections at once", o.concurrency),
+            Scenario::Mixed(o) => format!(
+                "{} polite at {}/s each, {} flooders with {:?}",
+                o.polite, o.rate, o.flooders, o.flood
+            )
+            .to_lowercase(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_units() {
+        let table = [
+            ("10s", Some(10_000)),
+            ("1.5s", Some(1_500)),
+            ("250ms", Some(250)),
+            ("2m", Some(120_000)),
+            ("10", None),
+            ("s", None),
+            ("-1s", None),
+            ("1h", None),
+        ];
+        for (text, ms) in table {
+            let expected = ms.map(|ms| Span(Duration::from_millis(ms)));
+            assert_eq!(text.parse::<Span>().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_survives_its_record() {
+        let scenarios = [
+            Scenario::Latency(LatencyOptions::default()),
+            Scenario::Presence(PresenceOptions::default()),
+            Scenario::Idle(IdleOptions::default()),
+            Scenario::Churn(ChurnOptions::default()),
+            Scenario::Mixed(MixedOptions::default()),
+        ];
+        for scenario in scenarios {
+            let json = serde_json::to_value(&scenario).unwrap();
+            assert_eq!(json["scenario"], scenario.name());
+            assert_eq!(serde_json::from_value::<Scenario>(json).unwrap(), scenario);
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_recorded() {
+        let mut options = LatencyOptions::default();
+        options.common.token = "secret".to_owned();
+        assert!(!serde_json::to_string(&options).unwrap().contains("secret"));
+    }
+}

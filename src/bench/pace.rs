@@ -1,0 +1,57 @@
+//! An open loop: when things should happen, whatever the server does.
+
+const NS_PER_S: f64 = 1e9;
+
+/// A schedule of equally spaced times.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    start_ns: u64,
+    interval_ns: f64,
+    taken: u64,
+}
+
+impl Pace {
+    /// `per_second` times from `start_ns` on. `phase` in 0..1 moves all of them by a part of the
+    /// interval, so that many senders do not send at once.
+    pub fn new(start_ns: u64, per_second: f64, phase: f64) -> Self {
+        let interval_ns = NS_PER_S / per_second;
+        Pace { start_ns: start_ns + (interval_ns * phase) as u64, interval_ns, taken: 0 }
+    }
+
+    /// The earliest time not yet taken.
+    pub fn next_ns(&self) -> u64 {
+        self.start_ns + (self.taken as f64 * self.interval_ns) as u64
+    }
+
+    /// Takes the earliest time if it has come. A late caller gets all it missed, one by one.
+    pub fn take_due(&mut self, now_ns: u64) -> Option<u64> {
+        let intended_ns = self.next_ns();
+        if intended_ns > now_ns {
+            return None;
+        }
+        self.taken += 1;
+        Some(intended_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_equally_spaced() {
+        let mut pace = Pace::new(1_000, 1e6, 0.5);
+        let times: Vec<u64> = (0..4).map_while(|_| pace.take_due(u64::MAX)).collect();
+        assert_eq!(times, [1_500, 2_500, 3_500, 4_500]);
+    }
+
+    #[test]
+    fn a_late_sender_gets_every_time_it_missed() {
+        let mut pace = Pace::new(0, 1e9 / 10.0, 0.0);
+        assert_eq!(pace.take_due(0), Some(0));
+        assert_eq!(pace.take_due(9), None);
+        let missed: Vec<u64> = std::iter::from_fn(|| pace.take_due(35)).collect();
+        assert_eq!(missed, [10, 20, 30]);
+        assert_eq!(pace.next_ns(), 40);
+    }
+}

@@ -1,0 +1,109 @@
+//! The percentile curve of a report, as SVG.
+
+use std::error::Error;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::error::BenchError;
+use super::latencies::Latencies;
+use super::report::Report;
+
+const SIZE: (u32, u32) = (900, 520);
+const COLOURS: [RGBColor; 3] = [BLUE, RED, GREEN];
+/// Points per tenfold rarer event.
+const POINTS_PER_NINE: usize = 20;
+/// The curve ends at 99.999 %.
+const NINES_MAX: usize = 5;
+
+/// Draws delay against percentile, both so that a tail is seen: each step to the right is ten
+/// times rarer, each step up ten times slower.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn plot(report: &Report, path: &Path) -> Result<(), BenchError> {
+    draw(report, path)
+        .map_err(|error| BenchError::Plot { path: path.to_owned(), why: error.to_string() })
+}
+
+fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
+    let named = report.latencies.iter();
+    let curves: Vec<(&str, Vec<(f64, f64)>)> = named
+        .filter_map(|latency| Some((latency.name.as_str(), curve(&latency.latencies()?))))
+        .collect();
+    if curves.iter().all(|(_, points)| points.is_empty()) {
+        return Err("this scenario measured no delays".into());
+    }
+    let delays = || curves.iter().flat_map(|(_, points)| points).map(|&(_, us)| us);
+    let lowest = power_of_ten(delays().fold(f64::INFINITY, f64::min).max(0.1), f64::floor);
+    let highest = power_of_ten(delays().fold(lowest * 10.0, f64::max), f64::ceil);
+
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(format!("{}: delay by percentile", report.scenario.name()), ("sans-serif", 20))
+        .margin(15)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..NINES_MAX as f64, (lowest..highest).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("percentile")
+        .y_desc("microseconds")
+        .x_labels(NINES_MAX + 1)
+        .max_light_lines(1)
+        .y_label_formatter(&|us| format!("{us}"))
+        .x_label_formatter(&|nines| format!("{}", percentile(*nines)))
+        .draw()?;
+    for ((name, points), colour) in curves.into_iter().zip(COLOURS.iter().cycle()) {
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    root.present()?;
+    Ok(())
+}
+
+fn power_of_ten(value: f64, round: fn(f64) -> f64) -> f64 {
+    10_f64.powf(round(value.log10()))
+}
+
+/// Zero nines is 0 %, one is 90 %, two are 99 %.
+fn percentile(nines: f64) -> f64 {
+    let percent = 100.0 * (1.0 - 10_f64.powf(-nines));
+    (percent * 1e4).round() / 1e4
+}
+
+fn curve(latencies: &Latencies) -> Vec<(f64, f64)> {
+    if latencies.count() == 0 {
+        return Vec::new();
+    }
+    // Beyond one in `count` every further point would repeat the largest value.
+    let nines_known = (latencies.count() as f64).log10().min(NINES_MAX as f64);
+    let steps = (nines_known * POINTS_PER_NINE as f64) as usize;
+    let nines = (0..=steps).map(|step| step as f64 / POINTS_PER_NINE as f64);
+    nines.map(|nines| (nines, latencies.at_us(percentile(nines)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_axis_counts_nines() {
+        let labels = [0.0, 1.0, 2.0, 3.0, 5.0].map(percentile);
+        assert_eq!(labels, [0.0, 90.0, 99.0, 99.9, 99.999]);
+    }
+
+    #[test]
+    fn a_curve_never_falls_and_ends_where_the_samples_do() {
+        let mut latencies = Latencies::default();
+        (1..=1000).for_each(|us| latencies.record(us * 1000));
+        let points = curve(&latencies);
+        assert!(points.windows(2).all(|pair| pair[0].1 <= pair[1].1));
+        assert_eq!(points.last().map(|point| point.0), Some(3.0));
+        assert_eq!(curve(&Latencies::default()), []);
+    }
+}

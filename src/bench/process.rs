@@ -1,0 +1,146 @@
+//! What the kernel says about the server's process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Ticks of `/proc/PID/stat`: `USER_HZ`, which is 100 on every architecture we run on.
+const TICK_NS: u64 = 10_000_000;
+const PAGE_BYTES: u64 = 4096;
+const KIB: u64 = 1024;
+
+/// CPU time of a process at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// User and system time of the process; to 10 ms.
+    stat_ns: u64,
+    /// Each living thread, exact. The sum of what they ran is what `stat` shows, only finer, as
+    /// long as no thread ends.
+    threads: BTreeMap<u32, ThreadTime>,
+}
+
+/// The first two fields of `/proc/PID/task/TID/schedstat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ThreadTime {
+    ran_ns: u64,
+    /// Ready to run while something else had the CPU.
+    waited_ns: u64,
+}
+
+impl ThreadTime {
+    fn parse(schedstat: &str) -> Option<ThreadTime> {
+        let mut fields = schedstat.split_whitespace().map_while(|field| field.parse().ok());
+        Some(ThreadTime { ran_ns: fields.next()?, waited_ns: fields.next()? })
+    }
+}
+
+/// Time that the calling thread was ready to run while something else had its CPU.
+pub fn this_thread_waited_ns() -> u64 {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    ThreadTime::parse(&schedstat).unwrap_or_default().waited_ns
+}
+
+impl CpuTime {
+    /// `None`: there is no such process, or it is not ours to look at.
+    pub fn of(pid: u32) -> Option<CpuTime> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(CpuTime { stat_ns: stat_ns(&stat)?, threads: threads(pid).unwrap_or_default() })
+    }
+
+    /// Time spent since an earlier moment.
+    pub fn since_ns(&self, earlier: &CpuTime) -> u64 {
+        if !self.has_all_threads_of(earlier) {
+            return self.stat_ns.saturating_sub(earlier.stat_ns);
+        }
+        let sum = |time: &CpuTime| time.threads.values().map(|thread| thread.ran_ns).sum::<u64>();
+        sum(self).saturating_sub(sum(earlier))
+    }
+
+    /// Time that its threads waited for a CPU since an earlier moment; `None` when one has ended.
+    pub fn waited_since_ns(&self, earlier: &CpuTime) -> Option<u64> {
+        let sum = |time: &CpuTime| time.threads.values().map(|t| t.waited_ns).sum::<u64>();
+        self.has_all_threads_of(earlier).then(|| sum(self).saturating_sub(sum(earlier)))
+    }
+
+    fn has_all_threads_of(&self, earlier: &CpuTime) -> bool {
+        let all_live = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
+        all_live && !earlier.threads.is_empty()
+    }
+}
+
+/// Fields 14 and 15 of proc(5), counted after the name, which may hold anything but ends with the
+/// last parenthesis.
+fn stat_ns(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) * TICK_NS)
+}
+
+fn threads(pid: u32) -> Option<BTreeMap<u32, ThreadTime>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let time_of = |path: PathBuf| {
+        let tid = path.file_name()?.to_str()?.parse().ok()?;
+        let schedstat = fs::read_to_string(path.join("schedstat")).ok()?;
+        Some((tid, ThreadTime::parse(&schedstat)?))
+    };
+    tasks.map(|task| time_of(task.ok()?.path())).collect()
+}
+
+/// Resident memory in bytes.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+    rollup.and_then(|text| rss_of_rollup(&text)).or_else(|| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
+    })
+}
+
+fn rss_of_rollup(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * KIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_any_process_name() {
+        let stat = "7 (a) b (c) R 1 1 1 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 100 1 1";
+        assert_eq!(stat_ns(stat), Some(42 * TICK_NS));
+        assert_eq!(stat_ns("7 (a"), None);
+    }
+
+    #[test]
+    fn a_thread_that_ended_makes_the_coarse_clock_count() {
+        let time = |stat_ns, threads: &[(u32, u64)]| CpuTime {
+            stat_ns,
+            threads: threads
+                .iter()
+                .map(|&(tid, ran_ns)| (tid, ThreadTime { ran_ns, waited_ns: 2 * ran_ns }))
+                .collect(),
+        };
+        let before = time(10, &[(1, 5), (2, 4)]);
+        let (later, ended) = (time(20, &[(1, 6), (2, 9), (3, 2)]), time(20, &[(1, 6), (3, 2)]));
+        assert_eq!((later.since_ns(&before), later.waited_since_ns(&before)), (8, Some(16)));
+        assert_eq!((ended.since_ns(&before), ended.waited_since_ns(&before)), (10, None));
+        assert_eq!(time(20, &[]).since_ns(&time(10, &[])), 10);
+    }
+
+    #[test]
+    fn resident_memory_is_in_kibibytes() {
+        let rollup = "5590-7fff ---p 00000000 00:00 0 [rollup]\nRss:    2048 kB\nPss:  1 kB\n";
+        assert_eq!(rss_of_rollup(rollup), Some(2 * 1024 * 1024));
+    }
+
+    #[test]
+    fn our_own_process_can_be_read() {
+        let before = CpuTime::of(std::process::id()).unwrap();
+        let mut x = 1_u64;
+        while CpuTime::of(std::process::id()).unwrap().since_ns(&before) == 0 {
+            x = std::hint::black_box(x.wrapping_mul(3));
+        }
+        assert!(resident_bytes(std::process::id()).unwrap() > 100 * 1024);
+        assert_eq!(CpuTime::of(u32::MAX), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! What a run found, as a record and as a table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::BenchError;
+use super::latencies::LatencySummary;
+use super::machine::Machine;
+use super::metric::{Metric, Unit};
+use super::options::Scenario;
+
+/// Layout of a record; raised when a reader of the old one would go wrong.
+pub const RECORD_FORMAT: u32 = 1;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub format: u32,
+    /// Name and options.
+    #[serde(flatten)]
+    pub scenario: Scenario,
+    /// Seconds since 1970 when the run began.
+    pub taken_at_unix_s: u64,
+    /// Length of the measurement.
+    pub measured_s: f64,
+    pub metrics: BTreeMap<Metric, f64>,
+    pub latencies: Vec<LatencySummary>,
+    pub machine: Machine,
+    /// Version and, in a checkout, commit of this program; the server's own when it started one.
+    pub version: String,
+    pub commit: Option<String>,
+    /// The command line.
+    pub command: Vec<String>,
+    /// What a reader should know before trusting the numbers.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// The record in a file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a record.
+    pub fn load(path: &Path) -> Result<Report, BenchError> {
+        let file = |source| BenchError::File { path: path.to_owned(), source };
+        let text = fs::read_to_string(path).map_err(file)?;
+        let record = |why: String| BenchError::Record { path: path.to_owned(), why };
+        let report: Report =
+            serde_json::from_str(&text).map_err(|error| record(error.to_string()))?;
+        if report.format != RECORD_FORMAT {
+            return Err(record(format!("format {}, expected {RECORD_FORMAT}", report.format)));
+        }
+        Ok(report)
+    }
+
+    /// Replaces a file by the record.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn record(&self, path: &Path) -> Result<(), BenchError> {
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::from);
+        json.and_then(|json| fs::write(path, json + "\n"))
+            .map_err(|source| BenchError::File { path: path.to_owned(), source })
+    }
+
+    /// For people, about 80 columns wide.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let scenario = self.scenario.name();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary());
+        let _ = writeln!(text, "measured {:.1} s on {}", self.measured_s, self.place());
+        self.append_latencies(&mut text);
+        text.push('\n');
+        for (metric, value) in &self.metrics {
+            let _ = writeln!(text, "  {:<32} {:>14}", metric.label(), show(*value, metric.unit()));
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "\nnote: {note}");
+        }
+        text
+    }
+
+    fn append_latencies(&self, text: &mut String) {
+        if self.latencies.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "\n  {:<16} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
+            "delay, us", "p50", "p90", "p99", "p99.9", "p99.99", "max", "count"
+        );
+        for l in &self.latencies {
+            let delays = [l.p50_us, l.p90_us, l.p99_us, l.p99_9_us, l.p99_99_us, l.max_us];
+            let _ = write!(text, "  {:<16}", l.name);
+            delays.iter().for_each(|delay| {
+                let _ = write!(text, " {delay:>9.1}");
+            });
+            let _ = writeln!(text, " {:>10}", l.count);
+        }
+    }
+
+    fn place(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        format!(
+            "{} ({} CPUs, Linux {}), headcount {}{}",
+            self.machine.cpu_model.clone().unwrap_or_else(unknown),
+            self.machine.cpus,
+            self.machine.kernel.clone().unwrap_or_else(unknown),
+            self.version,
+            self.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default(),
+        )
+    }
+}
+
+/// A number with its unit, short.
+pub fn show(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::PerSecond => format!("{}/s", scaled(value)),
+        Unit::BytesPerSecond => format!("{}B/s", scaled(value)),
+        Unit::Count => format!("{value:.0}"),
+        Unit::Percent => format!("{value:.1} %"),
+        Unit::Nanoseconds => format!("{value:.0} ns"),
+        Unit::Microseconds => format!("{value:.1} us"),
+        Unit::Bytes => format!("{}B", scaled(value)),
+    }
+}
+
+/// Three digits or more and a decimal prefix.
+fn scaled(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e9 => format!("{:.2} G", value / 1e9),
+        size if size >= 1e6 => format!("{:.2} M", value / 1e6),
+        size if size >= 1e4 => format!("{:.1} k", value / 1e3),
+        size if size >= 1e2 => format!("{value:.0} "),
+        _ => format!("{value:.1} "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_have_units() {
+        let table = [
+            (show(12_345_678.0, Unit::PerSecond), "12.35 M/s"),
+            (show(999.6, Unit::PerSecond), "1000 /s"),
+            (show(72_400.0, Unit::Bytes), "72.4 kB"),
+            (show(0.0, Unit::Count), "0"),
+            (show(99.96, Unit::Percent), "100.0 %"),
+            (show(2_270.4, Unit::Nanoseconds), "2270 ns"),
+        ];
+        for (shown, expected) in table {
+            assert_eq!(shown, expected);
+        }
+    }
+}

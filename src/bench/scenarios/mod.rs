@@ -1,0 +1,127 @@
+//! What is measured, scenario by scenario, and how a report is made of it.
+
+mod churn;
+mod findings;
+mod idle;
+mod mixed;
+mod rooms;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::client::{Target, Transport};
+use super::crew::Watched;
+use super::error::BenchError;
+use super::launch::Addresses;
+use super::machine::{self, Machine};
+use super::options::{ChannelHint, Common, Scenario};
+use super::progress::Progress;
+use super::report::{RECORD_FORMAT, Report};
+use super::stamp::STAMP_BYTES;
+
+/// The server that is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    pub addresses: Addresses,
+    /// Process to look at, if it can be seen from here.
+    pub pid: Option<u32>,
+}
+
+impl Server {
+    fn watched(&self) -> Watched {
+        Watched { pid: self.pid }
+    }
+
+    fn address(&self, transport: Transport) -> Result<SocketAddr, BenchError> {
+        let (address, option) = match transport {
+            Transport::Ws => (self.addresses.http, "--http"),
+            Transport::Tcp => (self.addresses.sync_tcp, "--sync-tcp"),
+        };
+        address.ok_or_else(|| BenchError::Options(format!("this transport needs {option} ADDR")))
+    }
+
+    fn target(&self, common: &Common, channel: &str) -> Result<Target, BenchError> {
+        let path = match common.channel_hint {
+            ChannelHint::Url => format!("/?channel={channel}"),
+            ChannelHint::None => "/".to_owned(),
+        };
+        Ok(Target {
+            address: self.address(common.transport)?,
+            transport: common.transport,
+            path: path.into(),
+            token: common.token.as_str().into(),
+        })
+    }
+}
+
+/// Runs a scenario against a server.
+///
+/// # Errors
+/// The options make no sense, or the server cannot be used.
+pub fn run(
+    scenario: &Scenario,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Report, BenchError> {
+    check(scenario)?;
+    let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let findings = match scenario {
+        Scenario::Latency(options) => rooms::latency(options, server, progress),
+        Scenario::Presence(options) => rooms::presence(options, server, progress),
+        Scenario::Idle(options) => idle::idle(options, server, progress),
+        Scenario::Churn(options) => churn::churn(options, server, progress),
+        Scenario::Mixed(options) => mixed::mixed(options, server, progress),
+    };
+    progress.done();
+    let mut findings = findings?;
+    findings.note_circumstances(scenario.common(), server);
+    Ok(Report {
+        format: RECORD_FORMAT,
+        scenario: scenario.clone(),
+        taken_at_unix_s: taken_at.as_secs(),
+        measured_s: (findings.seconds * 1e3).round() / 1e3,
+        metrics: findings.metrics,
+        latencies: findings.latencies,
+        machine: Machine::this(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: machine::commit(),
+        command: std::env::args().collect(),
+        notes: findings.notes,
+    })
+}
+
+fn check(scenario: &Scenario) -> Result<(), BenchError> {
+    let (count, rate, state_bytes) = match scenario {
+        Scenario::Latency(o) => (o.publishers.min(o.watchers), o.rate, o.state_bytes),
+        Scenario::Presence(o) => (o.publishers.min(o.members), o.window as f64, o.state_bytes),
+        Scenario::Idle(o) => (o.connections, 1.0, STAMP_BYTES),
+        Scenario::Churn(o) => (o.concurrency, 1.0, STAMP_BYTES),
+        Scenario::Mixed(o) => (o.polite.saturating_sub(1), o.rate, o.state_bytes),
+    };
+    let problem = match (count, rate, state_bytes) {
+        (0, ..) if scenario.name() == "mixed" => "--polite must be 2 or more".to_owned(),
+        (0, ..) => "every count must be 1 or more".to_owned(),
+        (_, rate, _) if !(rate.is_finite() && rate > 0.0) => {
+            "--rate and --window must be above 0".to_owned()
+        }
+        (_, _, bytes) if bytes < STAMP_BYTES => {
+            format!("--state-bytes must be {STAMP_BYTES} or more")
+        }
+        _ => return Ok(()),
+    };
+    Err(BenchError::Options(problem))
+}
+
+/// Part of a channel name that no earlier run on the same server had.
+fn fresh_channel() -> Arc<str> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("bench-{}-{}", std::process::id(), since.as_millis()).into()
+}
+
+/// Deals things to threads in turn.
+fn deal<T>(things: impl Iterator<Item = T>, threads: usize) -> Vec<Vec<T>> {
+    let mut hands: Vec<Vec<T>> = (0..threads).map(|_| Vec::new()).collect();
+    things.enumerate().for_each(|(index, thing)| hands[index % threads].push(thing));
+    hands
+}

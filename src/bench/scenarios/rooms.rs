@@ -1,0 +1,129 @@
+//! `latency` and `presence`: members of one channel, in an open and in a closed loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::client::Sources;
+use super::super::crew::Crew;
+use super::super::engine::Usage;
+use super::super::error::BenchError;
+use super::super::metric::Metric;
+use super::super::options::{Common, LatencyOptions, PresenceOptions};
+use super::super::progress::Progress;
+use super::super::room::{Drive, MemberPlan, Room, RoomPlan, Tally};
+use super::super::signals::Signals;
+use super::findings::Findings;
+use super::{Server, deal, fresh_channel};
+
+/// Well below the 30 s after which a silent member expires by default.
+const HEARTBEAT_S: f64 = 10.0;
+
+/// Share of the asked rate below which a note says that it was not reached.
+const RATE_REACHED: f64 = 0.98;
+
+struct Shape {
+    publishers: usize,
+    watchers: usize,
+    drive: Drive,
+    state_bytes: usize,
+    warm_up: Duration,
+    duration: Duration,
+}
+
+pub(super) fn latency(
+    options: &LatencyOptions,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let shape = Shape {
+        publishers: options.publishers,
+        watchers: options.watchers,
+        drive: Drive::Rate(options.rate),
+        state_bytes: options.state_bytes,
+        warm_up: options.warm_up.0,
+        duration: options.duration.0,
+    };
+    let mut findings = play(&shape, &options.common, server, progress)?;
+    let asked = options.rate * options.publishers as f64;
+    let sent = findings.metrics.get(&Metric::UpdatesPerS).copied().unwrap_or_default();
+    if sent < asked * RATE_REACHED {
+        findings.note(format!("{sent:.0} of {asked:.0} updates/s were sent: overload"));
+    }
+    Ok(findings)
+}
+
+pub(super) fn presence(
+    options: &PresenceOptions,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let shape = Shape {
+        publishers: options.publishers,
+        watchers: options.members,
+        drive: Drive::Window(options.window),
+        state_bytes: options.state_bytes,
+        warm_up: options.warm_up.0,
+        duration: options.duration.0,
+    };
+    play(&shape, &options.common, server, progress)
+}
+
+fn play(
+    shape: &Shape,
+    common: &Common,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let members = members(shape, common, server)?;
+    let count = members.len() as u64;
+    let signals = Arc::new(Signals::new(common.threads(), shape.publishers));
+    let plan = RoomPlan {
+        publishers: shape.publishers,
+        drive: shape.drive,
+        state_bytes: shape.state_bytes,
+        heartbeat_s: HEARTBEAT_S,
+    };
+    let address = server.address(common.transport)?;
+    let hands = deal(members.into_iter(), common.threads()).into_iter().enumerate();
+    let rooms = hands.map(|(thread, members)| {
+        let sources = Sources::for_connections(address, members.len());
+        Room::new(plan.clone(), members, sources, signals.clone(), thread)
+    });
+    signals.allow_join();
+    let mut crew = Crew::start(rooms.collect(), common, signals.clone())?;
+    crew.reach("connecting", count, progress, |totals| totals.greeted)?;
+    crew.reach("joining", count, progress, |totals| totals.joined)?;
+    let window = crew.measure(shape.warm_up, shape.duration, server.watched(), progress)?;
+    crew.settle(progress)?;
+    let (tally, usage) = merge(crew.finish()?);
+    let mut findings = Findings::of(&window, &usage, server);
+    findings.add_tally(&tally, shape.duration.as_secs_f64());
+    let delivered = window.after.delivered - window.before.delivered;
+    findings.add_cpu_per(Metric::ServerNsPerDelivery, &window, delivered);
+    findings.note_bottleneck();
+    Ok(findings)
+}
+
+fn members(shape: &Shape, common: &Common, server: &Server) -> Result<Vec<MemberPlan>, BenchError> {
+    let channel = fresh_channel();
+    let target = server.target(common, &channel)?;
+    let member = |publisher| MemberPlan {
+        target: target.clone(),
+        channel: channel.clone(),
+        publisher,
+        pings_per_second: 0.0,
+    };
+    let publishers = (0..shape.publishers).map(Some);
+    let watchers = (0..shape.watchers).map(|_| None);
+    Ok(publishers.chain(watchers).map(member).collect())
+}
+
+pub(super) fn merge(ended: Vec<(Room, Usage)>) -> (Tally, Usage) {
+    let (mut tally, mut usage) = (Tally::default(), Usage::default());
+    for (mut room, used) in ended {
+        room.count_lost();
+        tally.merge(&room.tally);
+        usage.merge(&used);
+    }
+    (tally, usage)
+}

@@ -1,0 +1,142 @@
+//! What a published state says about itself, and what a receiver concludes from it.
+
+/// First bytes of a stamped state, so that other members' states are not taken for one.
+const MAGIC: [u8; 4] = *b"HCb1";
+
+/// Smallest stamped state in bytes.
+pub const STAMP_BYTES: usize = 24;
+
+/// Travels inside a published state.
+///
+/// ```text
+/// "HCb1" | u32 LE publisher | u64 LE sequence | u64 LE intended send time, ns | padding
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Index among the publishers of the run.
+    pub publisher: u32,
+    /// From 1; 0 announces the publisher.
+    pub sequence: u64,
+    /// When the state should have been sent, by the run's clock. A sender that is late does not
+    /// make it later, so waiting anywhere counts as latency (no coordinated omission).
+    pub intended_ns: u64,
+}
+
+impl Stamp {
+    /// Replaces `state` by the stamp, padded to `state_bytes`.
+    pub fn write(&self, state: &mut Vec<u8>, state_bytes: usize) {
+        state.clear();
+        state.extend_from_slice(&MAGIC);
+        state.extend_from_slice(&self.publisher.to_le_bytes());
+        state.extend_from_slice(&self.sequence.to_le_bytes());
+        state.extend_from_slice(&self.intended_ns.to_le_bytes());
+        state.resize(state_bytes.max(STAMP_BYTES), b'.');
+    }
+
+    /// The stamp at the front of a state, if there is one.
+    pub fn read(state: &[u8]) -> Option<Stamp> {
+        let state = state.strip_prefix(&MAGIC)?;
+        let (publisher, state) = state.split_first_chunk()?;
+        let (sequence, state) = state.split_first_chunk()?;
+        let (intended_ns, _) = state.split_first_chunk()?;
+        Some(Stamp {
+            publisher: u32::from_le_bytes(*publisher),
+            sequence: u64::from_le_bytes(*sequence),
+            intended_ns: u64::from_le_bytes(*intended_ns),
+        })
+    }
+}
+
+/// How a state relates to the last one of the same publisher at the same receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Newer; `conflated` states between the two were never shown, which presence permits.
+    New { conflated: u64 },
+    /// The state that is known already.
+    Known,
+    /// Older than what was shown before, which nothing permits.
+    Reordered,
+}
+
+/// What one receiver has seen: the newest sequence per publisher.
+#[derive(Clone, Debug, Default)]
+pub struct Arrivals {
+    newest: Vec<u64>,
+}
+
+impl Arrivals {
+    pub fn of_publishers(count: usize) -> Self {
+        Arrivals { newest: vec![0; count] }
+    }
+
+    /// `None`: the publisher is not of this run.
+    pub fn note(&mut self, stamp: &Stamp) -> Option<Arrival> {
+        let newest = self.newest.get_mut(stamp.publisher as usize)?;
+        let arrival = match stamp.sequence.checked_sub(*newest) {
+            None => Arrival::Reordered,
+            Some(0) => Arrival::Known,
+            Some(step) => Arrival::New { conflated: step - 1 },
+        };
+        *newest = stamp.sequence.max(*newest);
+        Some(arrival)
+    }
+
+    /// The newest sequence of a publisher; 0 when nothing came.
+    pub fn newest(&self, publisher: usize) -> u64 {
+        self.newest[publisher]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(sequence: u64) -> Stamp {
+        Stamp { publisher: 1, sequence, intended_ns: 7 }
+    }
+
+    #[test]
+    fn a_stamp_is_read_back_whatever_the_padding() {
+        let written = Stamp { publisher: 3, sequence: u64::MAX, intended_ns: 1 << 40 };
+        for state_bytes in [0, STAMP_BYTES, 64, 4096] {
+            let mut state = b"left over".to_vec();
+            written.write(&mut state, state_bytes);
+            assert_eq!(state.len(), state_bytes.max(STAMP_BYTES));
+            assert_eq!(Stamp::read(&state), Some(written));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_stamp_is_none() {
+        let mut state = Vec::new();
+        stamp(1).write(&mut state, 0);
+        assert_eq!(Stamp::read(b""), None);
+        assert_eq!(Stamp::read(&state[..STAMP_BYTES - 1]), None);
+        state[0] = b'h';
+        assert_eq!(Stamp::read(&state), None);
+    }
+
+    #[test]
+    fn arrivals_tell_conflation_from_reordering() {
+        let mut arrivals = Arrivals::of_publishers(2);
+        let expected = [
+            (1, Arrival::New { conflated: 0 }),
+            (2, Arrival::New { conflated: 0 }),
+            (2, Arrival::Known),
+            (5, Arrival::New { conflated: 2 }),
+            (4, Arrival::Reordered),
+            (5, Arrival::Known),
+            (6, Arrival::New { conflated: 0 }),
+        ];
+        for (sequence, arrival) in expected {
+            assert_eq!(arrivals.note(&stamp(sequence)), Some(arrival), "{sequence}");
+        }
+        assert_eq!((arrivals.newest(0), arrivals.newest(1)), (0, 6));
+    }
+
+    #[test]
+    fn a_stranger_is_not_counted() {
+        let stranger = Stamp { publisher: 2, sequence: 1, intended_ns: 0 };
+        assert_eq!(Arrivals::of_publishers(2).note(&stranger), None);
+    }
+}

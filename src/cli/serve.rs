@@ -1,0 +1,156 @@
+//! `serve`: from arguments and file to a running server.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::OsStringValueParser;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use super::config::load;
+use super::failure::Failure;
+use crate::config::{Config, InsecurePlaintext, Shards};
+use crate::server::{self, Banner, Options, Takeover};
+
+/// Start a server; runs until SIGTERM or SIGINT, then drains
+///
+/// Without a configuration file it listens on loopback only, with one shard per CPU and a
+/// development key. Once ready it prints `ready http=ADDR sync_tcp=ADDR admin=ADDR`. Options win
+/// over the file.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: headcount serve --config headcount.toml --shards 2\n\
+                        Example: headcount serve --http 127.0.0.1:0 --data-dir \"\"")]
+pub(super) struct Serve {
+    /// Configuration file, TOML [default: none, every key has a default]
+    #[arg(long, value_name = "FILE", env = "HEADCOUNT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address for WebSocket and HTTP, IP:PORT; port 0 takes a free one [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    http: Option<SocketAddr>,
+    /// Address for sync frames over TCP, IP:PORT [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    sync_tcp: Option<SocketAddr>,
+    /// Address for health, metrics and the other commands, IP:PORT [default: 127.0.0.1:7402]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    admin: Option<SocketAddr>,
+    /// Number of shards, each with a thread of its own, or auto: one per CPU [default: auto]
+    #[arg(long, value_name = "N", value_parser = shards)]
+    shards: Option<Shards>,
+    /// Directory for what outlives a restart; "" keeps everything in memory
+    /// [default: headcount-data]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new())]
+    data_dir: Option<OsString>,
+    /// Let other machines connect without TLS: tokens and data cross the network in the clear
+    #[arg(long)]
+    insecure_plaintext: bool,
+    /// Share the ports with a server that is about to drain, instead of refusing taken ports
+    #[arg(long)]
+    takeover: bool,
+    /// Print the ready line only, no banner
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
+        let banner = if self.quiet { Banner::Hidden } else { Banner::Shown };
+        let config = self.into_config()?;
+        log_to_stderr();
+        serve(Options { config, takeover, banner })
+    }
+
+    /// The file with the options on top, checked.
+    fn into_config(self) -> Result<Config, Failure> {
+        let mut config = load(self.config.as_deref())?;
+        config.listen.http = self.http.unwrap_or(config.listen.http);
+        config.listen.sync_tcp = self.sync_tcp.unwrap_or(config.listen.sync_tcp);
+        config.listen.admin = self.admin.unwrap_or(config.listen.admin);
+        config.cores.shards = self.shards.unwrap_or(config.cores.shards);
+        config.data.dir = self.data_dir.map_or(config.data.dir, PathBuf::from);
+        config.check()?;
+        config.check_exposure(plaintext(self.insecure_plaintext))?;
+        Ok(config)
+    }
+}
+
+/// Logs go to standard error; `HEADCOUNT_LOG` says how much, in the syntax of `RUST_LOG`.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_env_var("HEADCOUNT_LOG")
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log exists already, which then serves as well.
+    let _ = log.with_ansi(false).try_init();
+}
+
+/// What `--insecure-plaintext` means.
+pub(super) fn plaintext(is_given: bool) -> InsecurePlaintext {
+    if is_given { InsecurePlaintext::Allowed } else { InsecurePlaintext::Refused }
+}
+
+fn serve(options: Options) -> Result<(), Failure> {
+    server::run(options).map_err(|error| Failure::new(&error, error.exit_code()))
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write it as 127.0.0.1:7400 or [::1]:7400")
+}
+
+fn shards(text: &str) -> Result<Shards, &'static str> {
+    match text {
+        "auto" => Ok(Shards::Auto),
+        _ => text.parse().map(Shards::Count).map_err(|_| "give a number of shards, or auto"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, Failure> {
+        let line = std::iter::once(&"serve").chain(arguments);
+        Line::try_parse_from(line).unwrap().serve.into_config()
+    }
+
+    #[test]
+    fn options_win_over_the_defaults() {
+        let arguments = ["--http", "127.0.0.1:0", "--admin", "[::1]:9", "--shards", "3"];
+        let config = config(&arguments).unwrap();
+        assert_eq!(config.listen.http, "127.0.0.1:0".parse().unwrap());
+        assert_eq!(config.listen.admin, "[::1]:9".parse().unwrap());
+        assert_eq!(config.listen.sync_tcp, "127.0.0.1:7401".parse().unwrap());
+        assert_eq!(config.cores.shards, Shards::Count(3));
+        assert_eq!(config.data_dir(), Some(Path::new("headcount-data")));
+    }
+
+    #[test]
+    fn an_empty_data_directory_is_memory_only() {
+        assert_eq!(config(&["--data-dir", ""]).unwrap().data_dir(), None);
+    }
+
+    #[test]
+    fn options_are_checked_like_the_file() {
+        for (arguments, named) in [
+            (&["--shards", "0"][..], "cores.shards"),
+            (&["--http", "0.0.0.0:0"], "--insecure-plaintext"),
+            (&["--http", "0.0.0.0:0", "--insecure-plaintext"], "[[auth.key]]"),
+        ] {
+            let failure = config(arguments).unwrap_err();
+            assert!(failure.message().contains(named), "{arguments:?}: {failure:?}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The stream for programs and files: one line per event, each written at once.
+
+use serde_json::Value;
+
+use super::event::Event;
+use crate::cli::admin_client::Lines;
+use crate::cli::failure::Failure;
+use crate::cli::member::Member;
+use crate::cli::output;
+use crate::cli::text::{age, clock, count, printable};
+
+/// The event lines as JSON; `ready` is for those who draw, and left out.
+pub(super) fn print_json(mut lines: Lines) -> Result<(), Failure> {
+    loop {
+        if let Some(line) = json(&lines.next()?)? {
+            output::print(&line)?;
+        }
+    }
+}
+
+/// The events for people.
+pub(super) fn print_text(mut lines: Lines) -> Result<(), Failure> {
+    loop {
+        if let Some(line) = text(&Event::parse(&lines.next()?)?) {
+            output::print(&line)?;
+        }
+    }
+}
+
+fn json(line: &str) -> Result<Option<String>, Failure> {
+    let unreadable = |error| Failure::request("unreadable line in the stream", error);
+    let value: Value = serde_json::from_str(line).map_err(unreadable)?;
+    Ok((value["event"] != "ready").then(|| format!("{}\n", printable(&value.to_string()))))
+}
+
+fn text(event: &Event) -> Option<String> {
+    let (kind, member) = match event {
+        Event::Present(member) => ("present", member),
+        Event::Enter(member) => ("enter", member),
+        Event::Update(member) => ("update", member),
+        Event::Leave(member) => ("leave", member),
+        Event::Ready { members } => return Some(format!("{}\n", count(*members, "member"))),
+        Event::Reset => return Some("events were missed; who is present:\n".to_owned()),
+        Event::Unknown => return None,
+    };
+    Some(member_line(kind, member))
+}
+
+fn member_line(kind: &str, member: &Member) -> String {
+    let time = member.at_ms.map_or_else(|| "--:--:--".to_owned(), clock);
+    let (user, state) = (member.user_text(), member.state_text());
+    let (age, connection) = (age(member.age_ms), printable(&member.connection));
+    format!("{time} {kind:<7} {user} {state} (age {age}, connection {connection})\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTER: &str = concat!(
+        r#"{"event":"enter","at_ms":3661000,"user":"bo\u001bb","#,
+        r#""connection":"0.1.2","state":{"x":1},"age_ms":1200}"#
+    );
+
+    #[test]
+    fn json_lines_are_passed_on_without_ready() {
+        assert_eq!(json(ENTER).unwrap().unwrap(), format!("{ENTER}\n"));
+        assert_eq!(json(r#"{"event":"ready","members":1}"#).unwrap(), None);
+        assert_eq!(json(r#"{"event":"reset"}"#).unwrap().unwrap(), "{\"event\":\"reset\"}\n");
+        assert!(json("<html>").is_err());
+    }
+
+    #[test]
+    fn text_lines_say_when_who_and_what() {
+        let line = text(&Event::parse(ENTER).unwrap()).unwrap();
+        let expected = "01:01:01 enter   bo\\u001bb {\"x\": 1} (age 1.2s, connection 0.1.2)\n";
+        assert_eq!(line, expected);
+        assert_eq!(text(&Event::Ready { members: 1 }).unwrap(), "1 member\n");
+    }
+}

@@ -1,0 +1,54 @@
+//! What a person sees when the server starts: where it is, and a line to copy for each client.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use super::start::Addresses;
+use crate::config::Config;
+
+/// Is the banner shown?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Banner {
+    Shown,
+    Hidden,
+}
+
+/// Prints the banner on standard error. `development_key`: `app.keyId:secret`, if one is in use.
+pub fn show(config: &Config, addresses: Addresses, shards: u16, development_key: Option<&str>) {
+    let text = text(config, addresses, shards, development_key);
+    // Nobody to read it is no reason not to serve.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn text(
+    config: &Config,
+    addresses: Addresses,
+    shards: u16,
+    development_key: Option<&str>,
+) -> String {
+    let Addresses { http, sync_tcp, admin } = addresses;
+    let (anonymous, why) = config.anonymous();
+    let app = config.anonymous_app();
+    let data = match config.data_dir() {
+        Some(dir) => dir.display().to_string(),
+        None => "none, memory only".to_string(),
+    };
+    let mut text = format!(
+        "\n  headcount {}  shards {shards}  data {data}\n\n\
+         \x20 http, WebSocket   http://{http}\n\
+         \x20 sync wire, TCP    {sync_tcp}\n\
+         \x20 admin             http://{admin}\n\
+         \x20 anonymous sync    {anonymous:?} ({why}), app `{app}`\n",
+        env!("CARGO_PKG_VERSION"),
+    );
+    if let Some(key) = development_key {
+        let _ = writeln!(text, "  development key   {key}");
+    }
+    let _ = write!(
+        text,
+        "\n  NodeDB Lite       SyncConfig::new(\"ws://{http}\", \"\")\n\
+         \x20 see who is here   headcount watch CHANNEL --app {app} --admin {admin}\n\
+         \x20                   headcount members CHANNEL --app {app} --admin {admin}\n\n"
+    );
+    text
+}

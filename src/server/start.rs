@@ -1,0 +1,408 @@
+//! Starting, waiting for a reason to stop, stopping.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::banner::{self, Banner};
+use super::clock::Clock;
+use super::edge::{self, EdgeParts};
+use super::listen::{self, ListenError, ShardListeners, Takeover};
+use super::mesh::{self, Stations};
+use super::probe::{self, HostError};
+use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
+use super::watchdog::{self, Dead, Health};
+use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout, create_data_dir};
+use crate::ids::{Router, ShardId};
+use crate::limits::SHARDS_MAX;
+use crate::session;
+use crate::shard::{Settings, Shard};
+use crate::wire::sync::Layout;
+
+/// How long a drain may take before the process ends anyway.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Time for every executor to say that it runs.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// File I/O memory of an executor, bytes. None of ours uses it; the runtime insists on some.
+const EXECUTOR_MEMORY: usize = 64 * 1024;
+
+/// Exit code for configuration and host problems (`EX_CONFIG` of sysexits.h).
+const EX_CONFIG: u8 = 78;
+
+/// Exit code for faults of the server itself (`EX_SOFTWARE`).
+const EX_SOFTWARE: u8 = 70;
+
+/// What `serve` was asked to do; the configuration has been checked.
+pub struct Options {
+    pub config: Config,
+    pub takeover: Takeover,
+    pub banner: Banner,
+}
+
+/// Why the server cannot start, or had to stop. One line, `what: why`, with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Host(#[from] HostError),
+    #[error("{0}")]
+    Listen(#[from] ListenError),
+    #[error("data directory {path}: {why}")]
+    DataDir { path: String, why: String },
+    #[error("cannot start {what}: {why}")]
+    Thread { what: String, why: String },
+    #[error("{what} failed: {why}: this is a fault of the server, please report it")]
+    Fault { what: String, why: String },
+}
+
+impl StartError {
+    /// Exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Fault { .. } => EX_SOFTWARE,
+            _ => EX_CONFIG,
+        }
+    }
+
+    fn thread(what: impl Into<String>, why: impl ToString) -> Self {
+        StartError::Thread { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// Where the server can be reached; port 0 is resolved.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub sync_tcp: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// What an executor's thread reports.
+enum Report {
+    Started,
+    Drained,
+    Failed { what: String, why: String },
+}
+
+/// The running parts of a server.
+struct Running {
+    reports: Receiver<Report>,
+    dead: Receiver<Dead>,
+    controls: Vec<Sender<Control>>,
+    stations: Stations,
+    ready: Arc<AtomicBool>,
+    executors: usize,
+    _handles: Vec<ExecutorJoinHandle<()>>,
+    _watchdog_stop: Sender<()>,
+    _data_lock: Option<File>,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// One line that says why the server cannot start, or what failed while it ran.
+pub fn run(options: Options) -> Result<(), StartError> {
+    let signals = watch_signals()?;
+    let clock = Clock::start();
+    probe::check_memlock()?;
+    probe::check_io_uring()?;
+    let data_lock = lock_data_dir(&options.config, options.takeover)?;
+    let development_key = options.config.development_key()?;
+    let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
+    let shards = shard_count(&options.config, probe::allowed_cpus());
+    let settings = Arc::new(settings(&options.config, keyring, shards)?);
+    let (addresses, running) = start(&options, settings, clock, data_lock)?;
+    running.await_start()?;
+    running.ready.store(true, Ordering::Relaxed);
+    if options.banner == Banner::Shown {
+        let key = development_key.as_ref().map(|dev| dev.text.as_str());
+        banner::show(&options.config, addresses, shards, key);
+    }
+    announce(addresses);
+    running.await_end(&signals)
+}
+
+fn announce(addresses: Addresses) {
+    let Addresses { http, sync_tcp, admin } = addresses;
+    // A closed standard output means that nobody waits for the line.
+    let mut out = io::stdout();
+    let _ = writeln!(out, "ready http={http} sync_tcp={sync_tcp} admin={admin}");
+    let _ = out.flush();
+}
+
+fn watch_signals() -> Result<Receiver<i32>, StartError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| StartError::thread("the signal handler", error))?;
+    let (sender, receiver) = bounded(4);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let _ = sender.try_send(signal);
+            }
+        })
+        .map_err(|error| StartError::thread("the signal thread", error))?;
+    Ok(receiver)
+}
+
+/// Two servers in one data directory would both hold its log and key; the second one is refused.
+fn lock_data_dir(config: &Config, takeover: Takeover) -> Result<Option<File>, StartError> {
+    let Some(dir) = config.data_dir() else { return Ok(None) };
+    let refused = |why: String| StartError::DataDir { path: dir.display().to_string(), why };
+    create_data_dir(dir)?;
+    let file = open_lock(dir).map_err(|error| {
+        refused(format!("{error}: make it writable, or choose another with `--data-dir` or [data]"))
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(_) if takeover == Takeover::Allowed => Ok(None),
+        Err(std::fs::TryLockError::WouldBlock) => Err(refused(
+            "another headcount is using it: stop that one, or choose another with `--data-dir`"
+                .to_string(),
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(refused(error.to_string())),
+    }
+}
+
+fn open_lock(dir: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))
+}
+
+fn shard_count(config: &Config, cpus: usize) -> u16 {
+    match config.cores.shards() {
+        Shards::Count(count) => count,
+        Shards::Auto => u16::try_from(cpus).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX),
+    }
+}
+
+fn settings(
+    config: &Config,
+    keyring: crate::auth::Keyring,
+    shards: u16,
+) -> Result<Settings, StartError> {
+    let mut random = [0; 24];
+    getrandom::fill(&mut random)
+        .map_err(|error| StartError::thread("without randomness", error))?;
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
+    let app: Arc<str> = config.anonymous_app().into();
+    let anonymous_app = match config.anonymous().0 {
+        Anonymous::Allowed => Some(Arc::clone(&app)),
+        Anonymous::Refused => None,
+    };
+    let ten_byte_layout = match config.sync.ten_byte_layout {
+        TenByteLayout::V04 => Layout::V0_4,
+        TenByteLayout::V06 => Layout::V0_6,
+    };
+    Ok(Settings {
+        router: Router::new((word(0), word(1)), shards),
+        edge: ShardId(shards),
+        limits: config.limits(),
+        policies: config.policies(),
+        session: session::Settings { keyring, anonymous_app, ten_byte_layout },
+        hint_app: app,
+        name_key: word(2),
+        echo: config.debug.echo,
+    })
+}
+
+fn start(
+    options: &Options,
+    settings: Arc<Settings>,
+    clock: Clock,
+    data_lock: Option<File>,
+) -> Result<(Addresses, Running), StartError> {
+    let config = &options.config;
+    let shards = usize::from(settings.router.shards());
+    let (http, http_fds) = listen::bind(config.listen.http, shards, options.takeover)?;
+    let (sync_tcp, tcp_fds) = listen::bind(config.listen.sync_tcp, shards, options.takeover)?;
+    let (admin, admin_fds) = listen::bind(config.listen.admin, 1, options.takeover)?;
+    let limit = probe::connection_budget(shards)?;
+    let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
+    let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
+        .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let health = Arc::new(Health::default());
+    let ready = Arc::new(AtomicBool::new(false));
+    let (report, reports) = bounded(2 * (shards + 1));
+    let mut controls = Vec::new();
+    let mut handles = Vec::new();
+    let edge_mailboxes = mailboxes.pop();
+    let fds = http_fds.into_iter().zip(tcp_fds);
+    for (index, (mailboxes, (http, sync_tcp))) in mailboxes.into_iter().zip(fds).enumerate() {
+        let (control, controlled) = bounded(4);
+        controls.push(control);
+        let parts = ShardParts {
+            shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
+            mailboxes,
+            listeners: ShardListeners::new(http, sync_tcp),
+            control: controlled,
+            clock,
+            spin: Duration::from_micros(config.cores.spin_us),
+            budget: Arc::clone(&budget),
+        };
+        handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
+    }
+    if let (Some(mailboxes), Some(admin)) = (edge_mailboxes, admin_fds.into_iter().next()) {
+        let (control, controlled) = bounded(4);
+        controls.push(control);
+        let (health, ready) = (Arc::clone(&health), Arc::clone(&ready));
+        let parts = EdgeParts {
+            mailboxes,
+            admin,
+            settings,
+            control: controlled,
+            clock,
+            budget,
+            health,
+            ready,
+        };
+        handles.push(start_edge(parts, report)?);
+    }
+    let (watchdog_stop, stopped) = bounded(0);
+    let (dead, deaths) = bounded(1);
+    watchdog::start(Arc::clone(&stations), health, stopped, dead)
+        .map_err(|error| StartError::thread("the watchdog", error))?;
+    let running = Running {
+        reports,
+        dead: deaths,
+        executors: controls.len(),
+        controls,
+        stations,
+        ready,
+        _handles: handles,
+        _watchdog_stop: watchdog_stop,
+        _data_lock: data_lock,
+    };
+    Ok((Addresses { http, sync_tcp, admin }, running))
+}
+
+/// The configured CPU of a shard; without one the kernel chooses among the allowed ones.
+fn placement(config: &Config, index: usize) -> Placement {
+    let pinned = config.cores.pin.as_ref().and_then(|pin| pin.get(index));
+    pinned.map_or(Placement::Unbound, |&cpu| Placement::Fixed(cpu))
+}
+
+fn start_shard(
+    parts: ShardParts,
+    index: usize,
+    placement: Placement,
+    report: Sender<Report>,
+) -> Result<ExecutorJoinHandle<()>, StartError> {
+    let what = format!("shard {index}");
+    let name = what.clone();
+    executor(placement, &format!("shard-{index}"))
+        .spawn(move || async move {
+            let run = std::panic::AssertUnwindSafe(|| {
+                let turns = TurnLoop::new(parts)?;
+                let _ = report.send(Report::Started);
+                turns.run()
+            });
+            let end = match std::panic::catch_unwind(run) {
+                Ok(Ok(())) => Report::Drained,
+                Ok(Err(error)) => Report::Failed { what, why: error.to_string() },
+                Err(_) => Report::Failed { what, why: "it panicked".to_string() },
+            };
+            let _ = report.send(end);
+        })
+        .map_err(|error| StartError::thread(name, error))
+}
+
+fn start_edge(
+    parts: EdgeParts,
+    report: Sender<Report>,
+) -> Result<ExecutorJoinHandle<()>, StartError> {
+    executor(Placement::Unbound, "edge")
+        .spawn(move || async move {
+            let _ = report.send(Report::Started);
+            edge::run(parts).await;
+            let _ = report.send(Report::Drained);
+        })
+        .map_err(|error| StartError::thread("the edge", error))
+}
+
+fn executor(placement: Placement, name: &str) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(placement).name(name).io_memory(EXECUTOR_MEMORY)
+}
+
+impl Running {
+    fn await_start(&self) -> Result<(), StartError> {
+        for _ in 0..self.executors {
+            match self.reports.recv_timeout(START_WITHIN) {
+                Ok(Report::Started) => {}
+                Ok(Report::Failed { what, why }) => return Err(StartError::Thread { what, why }),
+                Ok(Report::Drained) | Err(_) => {
+                    return Err(StartError::thread("the executors", "one did not report in time"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a signal to stop or a fault.
+    fn await_end(self, signals: &Receiver<i32>) -> Result<(), StartError> {
+        select! {
+            recv(signals) -> _ => self.drain(signals),
+            recv(self.dead) -> dead => Err(died(dead.ok())),
+            recv(self.reports) -> report => match report {
+                Ok(Report::Failed { what, why }) => Err(StartError::Fault { what, why }),
+                _ => Err(StartError::Fault { what: "an executor".into(), why: "it ended".into() }),
+            },
+        }
+    }
+
+    /// Not ready, nothing accepted, every session told; a second signal or the time limit ends it.
+    fn drain(self, signals: &Receiver<i32>) -> Result<(), StartError> {
+        tracing::info!("draining");
+        self.ready.store(false, Ordering::Relaxed);
+        let (edge, shards) = match self.controls.split_last() {
+            Some((edge, shards)) => (edge, shards),
+            None => return Ok(()),
+        };
+        self.tell(shards);
+        let deadline = crossbeam_channel::after(DRAIN_WITHIN);
+        let mut left = shards.len();
+        while left > 0 {
+            select! {
+                recv(self.reports) -> report => match report {
+                    Ok(Report::Failed { what, why }) => return Err(StartError::Fault { what, why }),
+                    _ => left -= 1,
+                },
+                recv(signals) -> _ => return Ok(()),
+                recv(deadline) -> _ => {
+                    tracing::warn!(shards = left, "did not drain in time");
+                    return Ok(());
+                }
+            }
+        }
+        self.tell(std::slice::from_ref(edge));
+        Ok(())
+    }
+
+    fn tell(&self, executors: &[Sender<Control>]) {
+        for control in executors {
+            let _ = control.try_send(Control::Drain);
+        }
+        self.stations.iter().for_each(mesh::Station::wake);
+    }
+}
+
+fn died(dead: Option<Dead>) -> StartError {
+    let why = match dead {
+        Some(dead) => format!("no turn for {} s", dead.silent_for.as_secs()),
+        None => "the watchdog ended".to_string(),
+    };
+    let what = dead.map_or_else(|| "watchdog".into(), |dead| format!("executor {}", dead.station));
+    StartError::Fault { what, why }
+}

@@ -1,0 +1,304 @@
+//! The load generator against a small server whose faults are known.
+#![cfg(feature = "server")]
+
+mod fake_server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fake_server::{FakeServer, Fault};
+use headcount::bench::client::Transport;
+use headcount::bench::compare::{Verdict, compare};
+use headcount::bench::options::{
+    ChurnOptions, Common, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions, Scenario,
+    Span,
+};
+use headcount::bench::scenarios::{self, Server};
+use headcount::bench::{Addresses, BenchError, FloodKind, Metric, Progress, Report, Wait, plot};
+
+const DURATION: Span = Span(Duration::from_millis(500));
+const WARM_UP: Span = Span(Duration::from_millis(100));
+
+fn run(scenario: Scenario, fault: Fault) -> Result<Report, BenchError> {
+    let fake = FakeServer::start(fault);
+    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp) };
+    let server = Server { addresses, pid: Some(std::process::id()) };
+    scenarios::run(&scenario, &server, &Progress::hidden())
+}
+
+/// Sleeping, because the server shares our CPUs.
+fn common(transport: Transport) -> Common {
+    Common { transport, wait: Wait::Sleep, ..LatencyOptions::default().common }
+}
+
+fn latency() -> LatencyOptions {
+    LatencyOptions {
+        rate: 400.0,
+        duration: DURATION,
+        warm_up: WARM_UP,
+        common: common(Transport::Ws),
+        ..LatencyOptions::default()
+    }
+}
+
+fn metric(report: &Report, metric: Metric) -> f64 {
+    *report.metrics.get(&metric).unwrap_or_else(|| panic!("no {metric:?}: {report:?}"))
+}
+
+fn delay(report: &Report, name: &str) -> headcount::bench::LatencySummary {
+    let found = report.latencies.iter().find(|latency| latency.name == name);
+    found.unwrap_or_else(|| panic!("no {name}: {report:?}")).clone()
+}
+
+fn assert_faultless(report: &Report) {
+    use Metric::{Disconnected, Duplicated, Lost, Reordered};
+    for fault in [Lost, Duplicated, Reordered, Disconnected] {
+        assert_eq!(metric(report, fault), 0.0, "{fault:?}: {}", report.table());
+    }
+}
+
+#[test]
+fn every_update_of_a_good_server_is_measured_once_per_receiver() {
+    for transport in [Transport::Ws, Transport::Tcp] {
+        let options =
+            LatencyOptions { publishers: 2, watchers: 3, common: common(transport), ..latency() };
+        let report = run(Scenario::Latency(options), Fault::None).unwrap();
+        assert_faultless(&report);
+        // 2 publishers, each seen by 3 watchers and the other publisher.
+        let seen = delay(&report, "update").count as f64 + metric(&report, Metric::Conflated);
+        assert_eq!(seen, 2.0 * 200.0 * 4.0, "{transport:?}: {}", report.table());
+        assert_eq!(metric(&report, Metric::UpdatesPerS), 800.0);
+        assert!(metric(&report, Metric::BytesPerS) > 800.0 * 4.0 * 64.0);
+        assert!(metric(&report, Metric::ServerNsPerDelivery) > 0.0);
+    }
+}
+
+#[test]
+fn several_threads_measure_together() {
+    let mut options = LatencyOptions { publishers: 2, watchers: 4, ..latency() };
+    let cpus = core_affinity::get_core_ids().unwrap();
+    options.common.client_cpus = vec![cpus[0].id, cpus[0].id];
+    let report = run(Scenario::Latency(options), Fault::None).unwrap();
+    assert_faultless(&report);
+    let seen = delay(&report, "update").count as f64 + metric(&report, Metric::Conflated);
+    assert_eq!(seen, 2.0 * 200.0 * 5.0, "{}", report.table());
+}
+
+/// 200 ms of silence at 400/s delay 80 of 200 updates, most of them by more than 40 ms. A
+/// generator that waits for the server before it sends the next one would see a single long delay.
+#[test]
+fn a_stall_of_the_server_shows_in_every_update_that_it_delayed() {
+    let stall = Fault::StallAt { sequence: 100, for_ms: 200 };
+    let report = run(Scenario::Latency(latency()), stall).unwrap();
+    assert_faultless(&report);
+    let delays = delay(&report, "update");
+    assert!(delays.max_us > 190_000.0, "{}", report.table());
+    let whole = delays.latencies().unwrap();
+    assert!(whole.at_us(70.0) > 40_000.0, "{}", report.table());
+    assert!(whole.at_us(40.0) < 40_000.0, "{}", report.table());
+}
+
+#[test]
+fn what_a_bad_server_does_is_counted() {
+    let cases = [
+        (Fault::RepeatEveryFrame, Metric::Duplicated),
+        (Fault::ShowOlderStateAt { sequence: 100 }, Metric::Reordered),
+        (Fault::SilentFrom { sequence: 100 }, Metric::Lost),
+        (Fault::DisconnectWatcherAt { sequence: 100 }, Metric::Disconnected),
+    ];
+    for (fault, expected) in cases {
+        let report = run(Scenario::Latency(latency()), fault).unwrap();
+        assert!(metric(&report, expected) > 0.0, "{fault:?}: {}", report.table());
+    }
+}
+
+#[test]
+fn skipped_states_are_conflated_not_lost() {
+    let report = run(Scenario::Latency(latency()), Fault::ShowEverySecond).unwrap();
+    assert_faultless(&report);
+    // The odd sequences below 200; those before 41 belong to the warm-up.
+    assert_eq!(metric(&report, Metric::Conflated), 80.0, "{}", report.table());
+}
+
+#[test]
+fn a_refused_handshake_is_told_with_its_reason() {
+    let error = run(Scenario::Latency(latency()), Fault::RefuseHandshake).unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("refused the handshake: invalid bearer token"), "{told}");
+}
+
+#[test]
+fn nobody_listening_is_told_with_the_address() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let addresses = Addresses { http: Some(unused), sync_tcp: None };
+    let server = Server { addresses, pid: None };
+    let scenario = Scenario::Latency(latency());
+    let error = scenarios::run(&scenario, &server, &Progress::hidden()).unwrap_err();
+    assert!(error.to_string().contains(&unused.to_string()), "{error}");
+}
+
+#[test]
+fn options_without_sense_are_refused() {
+    let senseless = [
+        LatencyOptions { watchers: 0, ..latency() },
+        LatencyOptions { rate: 0.0, ..latency() },
+        LatencyOptions { rate: f64::NAN, ..latency() },
+        LatencyOptions { state_bytes: 8, ..latency() },
+    ];
+    for options in senseless {
+        let refused = run(Scenario::Latency(options.clone()), Fault::None);
+        assert!(matches!(refused, Err(BenchError::Options(_))), "{options:?}");
+    }
+}
+
+#[test]
+fn a_closed_loop_waits_for_the_slowest_receiver() {
+    for (threads, window) in [(1, 1), (1, 8), (2, 4)] {
+        let mut common = common(Transport::Ws);
+        let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+        common.client_cpus = vec![cpu; threads];
+        let options = PresenceOptions {
+            members: 5,
+            window,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common,
+            ..PresenceOptions::default()
+        };
+        let report = run(Scenario::Presence(options), Fault::None).unwrap();
+        assert_faultless(&report);
+        let (sent, seen) =
+            (metric(&report, Metric::UpdatesPerS), metric(&report, Metric::DeliveredPerS));
+        assert!(sent > 200.0, "{}", report.table());
+        let conflated = metric(&report, Metric::Conflated) / DURATION.0.as_secs_f64();
+        assert!((seen + conflated - sent * 5.0).abs() < 1.0, "{}", report.table());
+    }
+}
+
+/// A server that never shows an update must stop a closed loop after its window.
+#[test]
+fn a_closed_loop_sends_no_more_than_its_window() {
+    let options = PresenceOptions {
+        members: 2,
+        window: 7,
+        duration: DURATION,
+        warm_up: Span(Duration::ZERO),
+        common: common(Transport::Tcp),
+        ..PresenceOptions::default()
+    };
+    let report = run(Scenario::Presence(options), Fault::SilentFrom { sequence: 1 }).unwrap();
+    assert_eq!(metric(&report, Metric::UpdatesPerS) * DURATION.0.as_secs_f64(), 7.0);
+    assert_eq!(metric(&report, Metric::Lost), 2.0);
+}
+
+#[test]
+fn idle_connections_are_weighed() {
+    let options = IdleOptions {
+        connections: 60,
+        channels: Some(6),
+        duration: DURATION,
+        warm_up: WARM_UP,
+        heartbeat: Span(Duration::from_millis(100)),
+        common: common(Transport::Ws),
+        ..IdleOptions::default()
+    };
+    let report = run(Scenario::Idle(options), Fault::None).unwrap();
+    assert_eq!(metric(&report, Metric::Disconnected), 0.0);
+    assert!(metric(&report, Metric::ServerBytesPerMember) > 0.0, "{}", report.table());
+    assert!(metric(&report, Metric::ServerCpuPercent) > 0.0, "{}", report.table());
+}
+
+#[test]
+fn connections_come_and_go() {
+    for transport in [Transport::Ws, Transport::Tcp] {
+        let options = ChurnOptions {
+            concurrency: 4,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: common(transport),
+            ..ChurnOptions::default()
+        };
+        let report = run(Scenario::Churn(options), Fault::None).unwrap();
+        assert!(metric(&report, Metric::CyclesPerS) > 20.0, "{}", report.table());
+        assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
+        let (greeting, cycle) = (delay(&report, "connect + greet"), delay(&report, "whole cycle"));
+        assert!(greeting.p50_us < cycle.p50_us, "{}", report.table());
+    }
+}
+
+#[test]
+fn polite_clients_are_measured_beside_flooders() {
+    for flood in [FloodKind::Pings, FloodKind::Updates] {
+        let options = MixedOptions {
+            polite: 3,
+            flooders: 1,
+            flood,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: common(Transport::Ws),
+            ..MixedOptions::default()
+        };
+        let report = run(Scenario::Mixed(options), Fault::None).unwrap();
+        assert_faultless(&report);
+        // 20/s for half a second: 10 updates of 3 members, each seen by the 2 others.
+        let seen = delay(&report, "update").count as f64 + metric(&report, Metric::Conflated);
+        assert_eq!((seen, delay(&report, "ping").count), (60.0, 30), "{}", report.table());
+        let pongs = metric(&report, Metric::FloodPongsPerS);
+        assert_eq!(pongs > 1_000.0, flood == FloodKind::Pings, "{}", report.table());
+    }
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("headcount-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_record_is_read_back_compared_and_drawn() {
+    let folder = Folder::new("records");
+    let report = run(Scenario::Latency(latency()), Fault::None).unwrap();
+    let (record, curve) = (folder.0.join("a.json"), folder.0.join("a.svg"));
+    report.record(&record).unwrap();
+    let back = Report::load(&record).unwrap();
+    assert_eq!(back, report);
+    plot(&back, &curve).unwrap();
+    let svg = std::fs::read_to_string(&curve).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("99.9"), "{svg}");
+
+    let mut worse = report.clone();
+    worse.metrics.insert(Metric::Lost, 3.0);
+    worse.latencies[0].p99_us *= 2.0;
+    let comparison = compare(&[report.clone(), report.clone()], &[worse]).unwrap();
+    let verdict = |name: &str| {
+        let row = comparison.rows.iter().find(|row| row.name == name);
+        row.unwrap_or_else(|| panic!("{name} in {}", comparison.table())).verdict
+    };
+    assert_eq!(verdict("lost"), Verdict::Worse);
+    assert_eq!(verdict("update p99, us"), Verdict::Worse);
+    assert_eq!(verdict("update p50, us"), Verdict::Same);
+    assert!(comparison.warnings.is_empty());
+    assert!(compare(&[], &[report]).is_err());
+}
+
+#[test]
+fn what_is_not_a_record_is_refused_by_name() {
+    let folder = Folder::new("no-records");
+    let path = folder.0.join("x.json");
+    assert!(Report::load(&path).unwrap_err().to_string().contains("x.json"));
+    for text in ["", "{}", "[1]"] {
+        std::fs::write(&path, text).unwrap();
+        let error = Report::load(&path).unwrap_err().to_string();
+        assert!(error.contains("x.json: not a benchmark record"), "{error}");
+    }
+}
