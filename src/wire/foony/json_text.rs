@@ -130,8 +130,12 @@ impl<'a> Scanner<'a> {
         &self.text.as_bytes()[self.at..]
     }
 
+    fn first(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
     fn peek(&self) -> Result<u8, FrameError> {
-        self.rest().first().copied().ok_or(FrameError::Truncated)
+        self.first().ok_or(FrameError::Truncated)
     }
 
     fn next(&mut self) -> Result<u8, FrameError> {
@@ -141,8 +145,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn whitespace(&mut self) {
-        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
-        self.at += self.rest().iter().take_while(is_space).count();
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.first() {
+            self.at += 1;
+        }
     }
 
     fn punctuation(&mut self, byte: u8) -> Result<(), FrameError> {
@@ -155,7 +160,7 @@ impl<'a> Scanner<'a> {
 
     /// Steps over this byte if it is next.
     fn take(&mut self, byte: u8) -> bool {
-        let is_next = self.rest().first() == Some(&byte);
+        let is_next = self.first() == Some(byte);
         self.at += usize::from(is_next);
         is_next
     }
@@ -172,7 +177,7 @@ impl<'a> Scanner<'a> {
 
     fn end(&mut self) -> Result<(), FrameError> {
         self.whitespace();
-        if self.rest().is_empty() { Ok(()) } else { Err(FrameError::Body) }
+        if self.first().is_none() { Ok(()) } else { Err(FrameError::Body) }
     }
 
     fn value(&mut self) -> Result<(), FrameError> {
@@ -304,12 +309,14 @@ impl<'a> Scanner<'a> {
 
     /// One digit or more.
     fn digits(&mut self) -> Result<(), FrameError> {
-        let digits = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
-        self.at += digits;
-        match (digits, self.peek()) {
-            (0, Ok(_)) => Err(FrameError::Body),
-            (0, Err(error)) => Err(error),
-            _ => Ok(()),
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.first() {
+            self.at += 1;
+        }
+        match self.peek() {
+            _ if self.at > start => Ok(()),
+            Ok(_) => Err(FrameError::Body),
+            Err(error) => Err(error),
         }
     }
 }
