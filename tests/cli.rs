@@ -287,3 +287,32 @@ fn a_reader_that_has_enough_is_no_error() {
     assert_eq!(output.stderr, b"");
     assert!(output.status.success(), "{output:?}");
 }
+
+#[test]
+fn a_token_is_printed_alone_and_the_key_ring_accepts_it() {
+    use headcount::auth::{Capability, Key, Keyring};
+
+    let secret = "demo.kid_main:sk_main_secret";
+    let text = printed(&["token", "alice", "--key", secret, "--ttl-s", "60"]);
+    let key = Key::from_text(secret, Capability::all()).expect("a key");
+    let ring = Keyring::new(vec![key]).expect("a key ring");
+    let now_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a time after 1970")
+        .as_millis() as u64;
+    let identity = ring.verify_token(text.trim_end(), now_ms).expect("a good token");
+    assert_eq!((&*identity.user, &*identity.app), ("alice", "demo"));
+    assert!(identity.expires_at_wall_ms.is_some_and(|end| end <= now_ms + 61_000));
+}
+
+#[test]
+fn a_token_that_no_server_would_accept_is_not_made() {
+    let cases: [&[&str]; 3] = [
+        &["token", "", "--key", "demo.k:s"],
+        &["token", "alice", "--key", "nonsense"],
+        &["token", "alice", "--key", "demo.k:s", "--capability", "{\"*\":[\"fly\"]}"],
+    ];
+    for case in cases {
+        refusal(case, 1);
+    }
+}

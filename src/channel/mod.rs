@@ -4,10 +4,15 @@
 //! Must never know who is connected where, or how a change is shown to anybody.
 
 mod changes;
+mod log;
 mod members;
+mod messages;
+mod window;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
+pub use log::{Content, Log, MemoryLog, Message, Page, Part, Replay};
 pub use members::{Identity, Member, Members, ResumeKey};
+pub use messages::{Draft, Keeping, Messages, Published};
 
 use std::sync::Arc;
 

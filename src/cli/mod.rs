@@ -13,6 +13,7 @@ mod output;
 mod place;
 mod serve;
 mod text;
+mod token;
 mod watch;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum Command {
     Watch(watch::Watch),
     Members(members::Members),
     Config(config::Config),
+    Token(token::Token),
     Bench(BenchArgs),
 }
 
@@ -52,6 +54,7 @@ pub fn run() -> ExitCode {
         Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Token(command) => command.run(),
         Command::Bench(command) => bench::run(command).map_err(|error| Failure::new(&error, 1)),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)

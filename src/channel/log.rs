@@ -1,0 +1,234 @@
+//! The messages a channel keeps, in serial order, behind the interface that a durable log shares.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::Now;
+use crate::policy::Policy;
+
+/// One published message as it is stored, replayed and shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Position in the channel, dense from 1; 0 for messages that are not stored.
+    pub serial: u64,
+    /// When the owner accepted it, milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// The publisher's own id for it, the same on every resend.
+    pub id: Box<str>,
+    pub client_id: Arc<str>,
+    pub content: Content,
+}
+
+/// What a message says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content {
+    One(Part),
+    /// Several at once: one serial, delivered together or not at all.
+    Batch(Vec<Part>),
+}
+
+/// A named payload.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    pub name: Box<str>,
+    /// JSON text as the publisher wrote it; empty when there is none.
+    pub data: Bytes,
+    /// How `data` was transformed by the publisher; empty when it was not.
+    pub encoding: Box<str>,
+}
+
+impl Content {
+    pub fn parts(&self) -> &[Part] {
+        match self {
+            Content::One(part) => std::slice::from_ref(part),
+            Content::Batch(parts) => parts,
+        }
+    }
+}
+
+impl Message {
+    /// Memory it takes, in bytes, about.
+    fn bytes(&self) -> usize {
+        let part = |part: &Part| size_of::<Part>() + part.name.len() + part.data.len();
+        size_of::<Message>() + self.id.len() + self.content.parts().iter().map(part).sum::<usize>()
+    }
+}
+
+/// What a cursor is answered with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// Everything after the cursor, oldest first.
+    Complete(Vec<Arc<Message>>),
+    /// Some of it is no longer kept, or the cursor is of another numbering.
+    AgedOut,
+}
+
+/// One page of history.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Oldest first.
+    pub messages: Vec<Arc<Message>>,
+    /// Older ones are kept.
+    pub more: bool,
+}
+
+/// Where a channel's messages are kept.
+pub trait Log {
+    /// The serial of the newest message ever appended; 0 before the first.
+    fn head(&self) -> u64;
+
+    /// Stores a message whose serial follows the head.
+    fn append(&mut self, message: Arc<Message>);
+
+    /// Everything after `serial`.
+    fn after(&self, serial: u64) -> Replay;
+
+    /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
+    fn before(&self, serial: u64, limit: usize) -> Page;
+
+    /// Forgets what `policy` does not keep any longer.
+    fn expire(&mut self, now: Now, policy: &Policy);
+}
+
+/// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever resumes
+/// from further back pays, and is told.
+#[derive(Debug, Default)]
+pub struct MemoryLog {
+    messages: VecDeque<Arc<Message>>,
+    head: u64,
+    bytes: u64,
+}
+
+impl MemoryLog {
+    /// The serial of the oldest kept message; the next one's when there is none.
+    fn first(&self) -> u64 {
+        self.head + 1 - self.messages.len() as u64
+    }
+
+    fn is_over(&self, now: Now, policy: &Policy) -> bool {
+        let Some(oldest) = self.messages.front() else { return false };
+        let age_ms = now.wall_ms.saturating_sub(oldest.timestamp_ms);
+        self.messages.len() > policy.history_messages as usize
+            || self.bytes > policy.history_bytes
+            || age_ms > policy.history_age_s.saturating_mul(1000)
+    }
+}
+
+impl Log for MemoryLog {
+    fn head(&self) -> u64 {
+        self.head
+    }
+
+    fn append(&mut self, message: Arc<Message>) {
+        let next = self.head + 1;
+        assert_eq!(message.serial, next, "serials are dense");
+        self.head = next;
+        self.bytes += message.bytes() as u64;
+        self.messages.push_back(message);
+    }
+
+    fn after(&self, serial: u64) -> Replay {
+        if serial + 1 < self.first() || serial > self.head {
+            return Replay::AgedOut;
+        }
+        let skip = (serial + 1 - self.first()) as usize;
+        Replay::Complete(self.messages.iter().skip(skip).cloned().collect())
+    }
+
+    fn before(&self, serial: u64, limit: usize) -> Page {
+        let end = match serial {
+            0 => self.messages.len(),
+            _ => serial.saturating_sub(self.first()).min(self.messages.len() as u64) as usize,
+        };
+        let start = end.saturating_sub(limit);
+        Page { messages: self.messages.range(start..end).cloned().collect(), more: start > 0 }
+    }
+
+    fn expire(&mut self, now: Now, policy: &Policy) {
+        while self.is_over(now, policy) {
+            if let Some(oldest) = self.messages.pop_front() {
+                self.bytes -= oldest.bytes() as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Now {
+        Now { mono_ms: ms, wall_ms: ms }
+    }
+
+    fn log(count: u64, policy: &Policy) -> MemoryLog {
+        let mut log = MemoryLog::default();
+        for serial in 1..=count {
+            let part = Part {
+                name: "n".into(),
+                data: Bytes::from(serial.to_string()),
+                encoding: "".into(),
+            };
+            log.append(Arc::new(Message {
+                serial,
+                timestamp_ms: serial * 1000,
+                id: format!("m{serial}").into(),
+                client_id: "c".into(),
+                content: Content::One(part),
+            }));
+            log.expire(at(serial * 1000), policy);
+        }
+        log
+    }
+
+    fn serials(messages: &[Arc<Message>]) -> Vec<u64> {
+        messages.iter().map(|message| message.serial).collect()
+    }
+
+    #[test]
+    fn a_cursor_is_good_from_one_before_the_oldest_to_the_head() {
+        let policy = Policy { history_messages: 3, ..Policy::default() };
+        let log = log(10, &policy);
+        let cases =
+            [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Vec::new()))];
+        for (cursor, expected) in cases {
+            assert_eq!(log.after(cursor), expected, "{cursor}");
+        }
+        let Replay::Complete(messages) = log.after(7) else { panic!("7 is good") };
+        assert_eq!(serials(&messages), [8, 9, 10]);
+        assert_eq!(log.head(), 10);
+    }
+
+    #[test]
+    fn an_empty_log_knows_its_head() {
+        let policy = Policy { history_messages: 0, ..Policy::default() };
+        let log = log(4, &policy);
+        assert_eq!(log.after(4), Replay::Complete(Vec::new()));
+        assert_eq!(log.after(3), Replay::AgedOut);
+        assert_eq!(MemoryLog::default().after(0), Replay::Complete(Vec::new()));
+    }
+
+    #[test]
+    fn pages_go_back_without_gap_or_overlap() {
+        let log = log(10, &Policy::default());
+        let newest = log.before(0, 4);
+        assert_eq!((serials(&newest.messages), newest.more), (vec![7, 8, 9, 10], true));
+        let older = log.before(7, 4);
+        assert_eq!((serials(&older.messages), older.more), (vec![3, 4, 5, 6], true));
+        let oldest = log.before(3, 4);
+        assert_eq!((serials(&oldest.messages), oldest.more), (vec![1, 2], false));
+        assert_eq!(log.before(1, 4), Page { messages: Vec::new(), more: false });
+        assert_eq!(log.before(u64::MAX, 1).messages[0].serial, 10);
+    }
+
+    #[test]
+    fn age_and_bytes_bound_what_is_kept() {
+        let by_age = log(10, &Policy { history_age_s: 2, ..Policy::default() });
+        assert_eq!(serials(&by_age.before(0, 100).messages), [8, 9, 10]);
+        let one = log(1, &Policy::default()).bytes;
+        let by_bytes = log(9, &Policy { history_bytes: 2 * one, ..Policy::default() });
+        assert_eq!(serials(&by_bytes.before(0, 100).messages), [8, 9]);
+    }
+}

@@ -1,0 +1,163 @@
+//! What is published in a channel: numbered, stored, and the same however often it is sent.
+
+use std::sync::Arc;
+
+use super::log::{Content, Log, MemoryLog, Message, Page, Replay};
+use super::window::PublishWindow;
+use crate::ids::Now;
+use crate::policy::Policy;
+
+/// How long a publish may be sent again without being published twice, milliseconds. Clients back
+/// off for up to 30 s between attempts (`protocols/foony.md` section 5.3), and outages last longer.
+const RESEND_WINDOW_MS: u64 = 10 * 60 * 1000;
+
+/// Publishes remembered per channel. Past it the oldest are forgotten, and a resend of one of those
+/// is published twice.
+const RESENDS_MAX: usize = 16 * 1024;
+
+/// A message as its publisher sent it.
+#[derive(Debug)]
+pub struct Draft {
+    /// The publisher's own id for it; empty when it has none.
+    pub id: Box<str>,
+    pub client_id: Arc<str>,
+    pub content: Content,
+    pub keeping: Keeping,
+}
+
+/// Is a message stored?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    Stored,
+    /// Delivered to whoever listens now; has no serial.
+    Ephemeral,
+}
+
+/// What became of a publish.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Published {
+    /// To be delivered and acknowledged with its serial.
+    Fresh(Arc<Message>),
+    /// It was published before; only the acknowledgement is due.
+    Resent { serial: u64 },
+}
+
+/// The messages of one channel. Only its owner changes them.
+#[derive(Debug)]
+pub struct Messages {
+    log: MemoryLog,
+    window: PublishWindow,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        let window = PublishWindow::new(RESEND_WINDOW_MS, RESENDS_MAX);
+        Messages { log: MemoryLog::default(), window }
+    }
+}
+
+impl Messages {
+    /// Numbers and stores a message, unless it was published before.
+    pub fn publish(&mut self, now: Now, draft: Draft, policy: &Policy) -> Published {
+        if draft.keeping == Keeping::Ephemeral {
+            return Published::Fresh(Arc::new(number(now, draft, 0)));
+        }
+        if let Some(serial) = self.window.find(now, &draft.client_id, &draft.id) {
+            return Published::Resent { serial };
+        }
+        let message = Arc::new(number(now, draft, self.log.head() + 1));
+        self.window.insert(now, &message.client_id, &message.id, message.serial);
+        self.log.append(Arc::clone(&message));
+        self.log.expire(now, policy);
+        Published::Fresh(message)
+    }
+
+    /// The serial of the newest stored message; 0 before the first.
+    pub fn head(&self) -> u64 {
+        self.log.head()
+    }
+
+    /// What a subscriber whose last message was `serial` has missed.
+    pub fn after(&mut self, now: Now, serial: u64, policy: &Policy) -> Replay {
+        self.log.expire(now, policy);
+        self.log.after(serial)
+    }
+
+    /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
+    pub fn before(&mut self, now: Now, serial: u64, limit: usize, policy: &Policy) -> Page {
+        self.log.expire(now, policy);
+        self.log.before(serial, limit)
+    }
+}
+
+fn number(now: Now, draft: Draft, serial: u64) -> Message {
+    Message {
+        serial,
+        timestamp_ms: now.wall_ms,
+        id: draft.id,
+        client_id: draft.client_id,
+        content: draft.content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::channel::log::Part;
+
+    fn at(ms: u64) -> Now {
+        Now { mono_ms: ms, wall_ms: ms }
+    }
+
+    fn draft(client: &str, id: &str, keeping: Keeping) -> Draft {
+        let part = Part { name: "n".into(), data: Bytes::from_static(b"1"), encoding: "".into() };
+        Draft { id: id.into(), client_id: client.into(), content: Content::One(part), keeping }
+    }
+
+    fn serial(published: Published) -> u64 {
+        match published {
+            Published::Fresh(message) => message.serial,
+            Published::Resent { serial } => panic!("resent {serial}"),
+        }
+    }
+
+    #[test]
+    fn serials_are_dense_from_one_and_ephemeral_messages_take_none() {
+        let policy = Policy::default();
+        let mut messages = Messages::default();
+        let mut publish = |id: &str, keeping| {
+            serial(messages.publish(at(0), draft("alice", id, keeping), &policy))
+        };
+        assert_eq!(publish("a", Keeping::Stored), 1);
+        assert_eq!(publish("b", Keeping::Ephemeral), 0);
+        assert_eq!(publish("b", Keeping::Stored), 2);
+        assert_eq!(publish("", Keeping::Stored), 3);
+        assert_eq!(publish("", Keeping::Stored), 4);
+    }
+
+    #[test]
+    fn a_resend_is_acknowledged_and_not_published() {
+        let policy = Policy::default();
+        let mut messages = Messages::default();
+        let mut publish =
+            |client: &str| messages.publish(at(0), draft(client, "m", Keeping::Stored), &policy);
+        assert_eq!(serial(publish("alice")), 1);
+        assert_eq!(publish("alice"), Published::Resent { serial: 1 });
+        assert_eq!(serial(publish("bob")), 2);
+        assert_eq!(messages.head(), 2);
+    }
+
+    #[test]
+    fn what_has_aged_out_is_not_replayed() {
+        let policy = Policy { history_age_s: 10, ..Policy::default() };
+        let mut messages = Messages::default();
+        messages.publish(at(0), draft("alice", "a", Keeping::Stored), &policy);
+        assert!(
+            matches!(messages.after(at(10_000), 0, &policy), Replay::Complete(all) if all.len() == 1)
+        );
+        assert_eq!(messages.after(at(10_001), 0, &policy), Replay::AgedOut);
+        assert_eq!(messages.before(at(10_001), 0, 10, &policy).messages.len(), 0);
+    }
+}
