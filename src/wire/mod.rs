@@ -3,6 +3,7 @@
 //! Invariant: no decoder allocates for a length that was only declared, recurses on input or
 //! panics. Must never know: sessions, channels, sockets, time.
 
+pub mod foony;
 pub mod http;
 pub mod msgpack;
 pub mod sync;

@@ -1,0 +1,150 @@
+//! Binary records (`protocols/foony.md` section 3): the protocol of SDK 0.12.1 and later.
+//!
+//! ```text
+//! message = record *                    one WebSocket message, or one long-poll body
+//! record  = uvarint length | u8 opcode | fields
+//! ```
+//!
+//! Invariant: what is encoded is byte for byte what the SDKs write and the hosted service sends.
+
+mod event;
+mod field;
+mod request;
+
+pub use event::{append_event, delivery_bytes};
+pub use request::append_request;
+
+use crate::error::FrameError;
+use crate::wire::foony::{Event, Malformed, Request};
+use field::{Reader, write_uvarint};
+
+const AUTH: u8 = 1;
+const SUBSCRIBE: u8 = 2;
+const UNSUBSCRIBE: u8 = 3;
+const PUBLISH: u8 = 4;
+const PRESENCE: u8 = 5;
+const PRESENCE_SUBSCRIBE: u8 = 6;
+const PRESENCE_UNSUBSCRIBE: u8 = 7;
+const HISTORY: u8 = 8;
+const FETCH: u8 = 9;
+const PING: u8 = 10;
+const CONNECTED: u8 = 11;
+const ACK: u8 = 12;
+const DELIVERIES: u8 = 13;
+const MEMBER: u8 = 14;
+const ERROR: u8 = 15;
+const PONG: u8 = 16;
+const HISTORY_PAGE: u8 = 17;
+const FETCHED: u8 = 18;
+const BATCH: u8 = 19;
+
+/// The records of one message, in order.
+pub fn records(message: &[u8]) -> Records<'_> {
+    Records { rest: message }
+}
+
+/// Iterator over the records of a message. An error is the last item: the length of a record is
+/// broken, or reaches past the end ([`FrameError::Truncated`]), and the rest is lost. The records
+/// before it are sound, and the SDKs use them.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut reader = Reader::new(self.rest);
+        let record = reader.bytes();
+        self.rest = if record.is_ok() { reader.rest() } else { &[] };
+        Some(record.map(|bytes| Record { bytes }))
+    }
+}
+
+/// One record, without its length. Whatever is wrong in it concerns it alone: the records after
+/// it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Opcode and fields.
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Reads what a client says. Bytes after the last field are ignored, as the SDKs do.
+    ///
+    /// # Errors
+    /// [`FrameError::Truncated`] also for no bytes at all; [`FrameError::UnknownType`] also for
+    /// what only a server says; [`FrameError::Header`] for another version of the protocol;
+    /// [`FrameError::Utf8`]; [`FrameError::TooLong`] for a batch above
+    /// [`BATCH_MESSAGES_MAX`](super::BATCH_MESSAGES_MAX); [`FrameError::Body`] for payloads that
+    /// are not JSON, unknown presence actions and numbers of more than 64 bits.
+    pub fn request(self) -> Result<Request<'a>, Malformed> {
+        request::decode(&mut Reader::new(self.bytes))
+            .map_err(|error| Malformed { error, id: request::id(self.bytes).unwrap_or(0) })
+    }
+
+    /// Reads what a server says. As tolerant as the SDKs: unknown presence actions are enters.
+    ///
+    /// # Errors
+    /// As for [`Record::request`]; [`FrameError::Body`] also for unknown error codes.
+    pub fn event(self) -> Result<Event<'a>, FrameError> {
+        event::decode(&mut Reader::new(self.bytes))
+    }
+}
+
+/// Appends one record, its length first.
+fn append_record(out: &mut Vec<u8>, opcode: u8, append_fields: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    // Most records are shorter than 128 bytes, so that nothing has to be moved.
+    out.extend_from_slice(&[0, opcode]);
+    append_fields(out);
+    let record_bytes = (out.len() - start - 1) as u64;
+    if let Ok(short @ 0..=0x7f) = u8::try_from(record_bytes) {
+        out[start] = short;
+        return;
+    }
+    let mut length = Vec::new();
+    write_uvarint(&mut length, record_bytes);
+    out.splice(start..=start, length);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(message: &[u8]) -> Vec<Result<&[u8], FrameError>> {
+        records(message).map(|record| record.map(Record::bytes)).collect()
+    }
+
+    #[test]
+    fn a_record_in_error_leaves_the_rest_and_a_length_in_error_ends_it() {
+        assert_eq!(all(b""), []);
+        assert_eq!(all(b"\x01\x0a\x00\x01\x10"), [Ok(&b"\x0a"[..]), Ok(b""), Ok(b"\x10")]);
+        assert_eq!(all(b"\x01\x10\x05\x0c\x00"), [Ok(&b"\x10"[..]), Err(FrameError::Truncated)]);
+        assert_eq!(all(b"\x01\x10\xff"), [Ok(&b"\x10"[..]), Err(FrameError::Truncated)]);
+        assert_eq!(all(&[0xff; 12]), [Err(FrameError::Body)]);
+        let huge = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x10";
+        assert_eq!(all(huge), [Err(FrameError::Truncated)]);
+    }
+
+    #[test]
+    fn the_length_of_a_record_takes_as_many_bytes_as_it_needs() {
+        for fields in [0, 126, 127, 128, 16_382, 16_383, 100_000] {
+            let mut out = b"before".to_vec();
+            append_record(&mut out, PONG, |out| out.resize(out.len() + fields, 7));
+            let mut expected = b"before".to_vec();
+            write_uvarint(&mut expected, fields as u64 + 1);
+            expected.push(PONG);
+            expected.resize(expected.len() + fields, 7);
+            assert!(out == expected, "{fields}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Which channel names there are (`protocols/foony.md` sections 2.1 and 5.1).
+
+use crate::error::Reject;
+use crate::limits::CHANNEL_NAME_BYTES_MAX;
+
+/// Whose rules hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// Binary clients and REST: letters, digits, `:-_`, not beginning with a colon.
+    Colons,
+    /// JSON clients: that, or letters, digits, `._-`, neither beginning nor ending with a dot.
+    ColonsOrDots,
+}
+
+/// Checks a channel name.
+///
+/// # Errors
+/// [`Reject::ChannelName`].
+pub fn check_channel_name(name: &str, grammar: Grammar) -> Result<(), Reject> {
+    let valid = match grammar {
+        Grammar::Colons => is_name_with_colons(name),
+        Grammar::ColonsOrDots => is_name_with_colons(name) || is_name_with_dots(name),
+    };
+    if valid && (1..=CHANNEL_NAME_BYTES_MAX).contains(&name.len()) {
+        Ok(())
+    } else {
+        Err(Reject::ChannelName)
+    }
+}
+
+fn is_name_with_colons(name: &str) -> bool {
+    !name.starts_with(':') && consists_of(name, b':')
+}
+
+fn is_name_with_dots(name: &str) -> bool {
+    !name.starts_with('.') && !name.ends_with('.') && consists_of(name, b'.')
+}
+
+fn consists_of(name: &str, separator: u8) -> bool {
+    name.bytes().all(|byte| {
+        byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || byte == separator
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_by_grammar() {
+        let longest = "a".repeat(CHANNEL_NAME_BYTES_MAX);
+        let too_long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
+        for (name, colons, either) in [
+            ("a", true, true),
+            ("chat:room-1", true, true),
+            ("a:", true, true),
+            ("a::b", true, true),
+            ("-_", true, true),
+            (&longest, true, true),
+            ("a.b", false, true),
+            ("a..b", false, true),
+            ("", false, false),
+            (":a", false, false),
+            (".a", false, false),
+            ("a.", false, false),
+            ("a.b:c", false, false),
+            ("a/b", false, false),
+            ("a b", false, false),
+            ("ä", false, false),
+            (&too_long, false, false),
+        ] {
+            assert_eq!(check_channel_name(name, Grammar::Colons).is_ok(), colons, "{name}");
+            assert_eq!(check_channel_name(name, Grammar::ColonsOrDots).is_ok(), either, "{name}");
+        }
+    }
+}

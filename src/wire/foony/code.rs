@@ -1,0 +1,99 @@
+//! The error codes (`protocols/foony.md` sections 3.4 and 4).
+
+use crate::error::{FrameError, Reject};
+
+/// The table of codes: name, number, HTTP status of the same answer over REST.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal;)*) => {
+        /// Why a request or a connection is refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code, ascending.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
+
+            /// The number on the wire.
+            pub fn code(self) -> u32 {
+                match self {
+                    $(ErrorCode::$name => $code,)*
+                }
+            }
+
+            /// The code with this number, if there is one.
+            pub fn from_code(code: u64) -> Option<ErrorCode> {
+                match code {
+                    $($code => Some(ErrorCode::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// HTTP status over REST (section 1.3).
+            pub fn status(self) -> u16 {
+                match self {
+                    $(ErrorCode::$name => $status,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    BadFrame = 40001, 400;
+    /// Ends a client that has nothing but this token or key.
+    BadAuth = 40101, 401;
+    /// As [`ErrorCode::BadAuth`].
+    AuthExpired = 40102, 401;
+    /// This and the next two make a client give up a channel; every other code parks it until the
+    /// connection is new.
+    Forbidden = 40300, 403;
+    /// The channel is granted, but not for this.
+    Capability = 40301, 403;
+    /// The channel is not granted.
+    ChannelDenied = 40302, 403;
+    NotFound = 40400, 404;
+    RateLimited = 42900, 429;
+    Server = 50000, 500;
+    /// Not ready; retried later.
+    Bootstrap = 50001, 503;
+}
+
+impl From<FrameError> for ErrorCode {
+    fn from(_: FrameError) -> Self {
+        ErrorCode::BadFrame
+    }
+}
+
+impl From<Reject> for ErrorCode {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::Unauthenticated | Reject::BadToken => ErrorCode::BadAuth,
+            Reject::TokenExpired => ErrorCode::AuthExpired,
+            Reject::Forbidden | Reject::TooManyChannels | Reject::ChannelFull => {
+                ErrorCode::Forbidden
+            }
+            Reject::ChannelName | Reject::StateTooLarge | Reject::Unsupported => {
+                ErrorCode::BadFrame
+            }
+            Reject::Busy => ErrorCode::RateLimited,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_names_its_code_and_begins_with_its_status() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_code(u64::from(code.code())), Some(*code));
+            let status = u32::from(code.status());
+            assert!(code.code() / 100 == status || *code == ErrorCode::Bootstrap, "{code:?}");
+        }
+        assert_eq!(ErrorCode::from_code(40303), None);
+        assert_eq!(ErrorCode::Bootstrap.status(), 503);
+    }
+}

@@ -1,0 +1,183 @@
+//! What the server says (`protocols/foony.md` sections 2.1 and 2.2).
+
+use std::borrow::Cow;
+
+use super::object::{Key, Object};
+use super::write::{Fields, append_frame, append_object};
+use crate::error::FrameError;
+use crate::wire::foony::{Content, Delivery, ErrorCode, Event, Member};
+
+/// Reads what a server says: one text message.
+///
+/// # Errors
+/// As for [`decode_request`](super::decode_request); [`FrameError::Body`] also for unknown error
+/// codes and presence actions.
+pub fn decode_event(text: &[u8]) -> Result<Event<'_>, FrameError> {
+    let text = simdutf8::basic::from_utf8(text).map_err(|_| FrameError::Utf8)?;
+    let object = Object::read(text)?;
+    let frame_type = object.text(Key::Type)?;
+    Ok(match &*frame_type {
+        "connected" => Event::Connected {
+            connection_id: object.text(Key::ConnectionId)?,
+            keep_alive_ms: object.number(Key::KeepAliveMs)?,
+            client_id: object.text(Key::ClientId)?,
+        },
+        "ack" => Event::Ack {
+            id: object.number(Key::Id)?,
+            serial: object.number(Key::Seq)?,
+            resumed: object.flag(Key::Resumed)?,
+        },
+        "msg" if object.has(Key::Bundle) => Event::Bundle(bundle(&object)?),
+        "msg" => Event::Delivery(delivery(&object)?),
+        "presEvt" => Event::Member(member(&object)?),
+        "err" => error(&object)?,
+        "pong" => Event::Pong,
+        "histRes" => Event::History {
+            id: object.number(Key::Id)?,
+            channel: object.text(Key::Channel)?,
+            messages: object.list(Key::Messages, delivery)?,
+            more: object.is_set(Key::More)?,
+        },
+        "fetchRes" => Event::Fetched {
+            id: object.number(Key::Id)?,
+            channel: object.text(Key::Channel)?,
+            messages: object.list(Key::Messages, delivery)?,
+            resumed: object.is_set(Key::Resumed)?,
+        },
+        _ => return Err(FrameError::UnknownType),
+    })
+}
+
+/// The channel of a bundle stands once, outside.
+fn bundle<'a>(object: &Object<'a>) -> Result<Vec<Delivery<'a>>, FrameError> {
+    let channel = object.text(Key::Channel)?;
+    object
+        .list(Key::Bundle, |object| Ok(Delivery { channel: channel.clone(), ..delivery(object)? }))
+}
+
+fn delivery<'a>(object: &Object<'a>) -> Result<Delivery<'a>, FrameError> {
+    let content = if object.has(Key::Messages) {
+        Content::Batch(object.list(Key::Messages, Object::message)?)
+    } else {
+        Content::One(object.message()?)
+    };
+    Ok(Delivery {
+        channel: object.text(Key::Channel)?,
+        message_id: object.text(Key::MessageId)?,
+        client_id: object.text(Key::ClientId)?,
+        timestamp_ms: object.number(Key::Timestamp)?,
+        serial: object.number(Key::Seq)?,
+        ephemeral: object.is_set(Key::Ephemeral)?,
+        content,
+    })
+}
+
+fn member<'a>(object: &Object<'a>) -> Result<Member<'a>, FrameError> {
+    Ok(Member {
+        action: object.action()?,
+        timestamp_ms: object.number(Key::Timestamp)?,
+        channel: object.text(Key::Channel)?,
+        client_id: object.text(Key::ClientId)?,
+        connection_id: object.text(Key::ConnectionId)?,
+        data: object.payload()?,
+        encoding: object.text(Key::Encoding)?,
+    })
+}
+
+fn error<'a>(object: &Object<'a>) -> Result<Event<'a>, FrameError> {
+    let code = ErrorCode::from_code(object.number(Key::Code)?).ok_or(FrameError::Body)?;
+    Ok(Event::Error { id: object.number(Key::Id)?, code, message: object.text(Key::Message)? })
+}
+
+/// Appends what the server says, one frame. It holds no line feed.
+pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
+    match event {
+        Event::Connected { connection_id, keep_alive_ms, client_id } => {
+            append_frame(out, "connected", |fields| {
+                fields.text(Key::ConnectionId, connection_id);
+                fields.number(Key::KeepAliveMs, *keep_alive_ms);
+                fields.text(Key::ClientId, client_id);
+            });
+        }
+        Event::Ack { id, serial, resumed } => append_frame(out, "ack", |fields| {
+            fields.number(Key::Id, *id);
+            fields.number_unless_zero(Key::Seq, *serial);
+            if let Some(resumed) = resumed {
+                fields.flag(Key::Resumed, *resumed);
+            }
+        }),
+        Event::Delivery(delivery) => append_delivery(out, delivery),
+        Event::Bundle(deliveries) => append_bundle(out, deliveries),
+        Event::Member(member) => append_member(out, member),
+        Event::Error { id, code, message } => append_frame(out, "err", |fields| {
+            fields.number_unless_zero(Key::Id, *id);
+            fields.number(Key::Code, u64::from(code.code()));
+            fields.text(Key::Message, message);
+        }),
+        Event::Pong => append_frame(out, "pong", |_| {}),
+        Event::History { id, channel, messages, more } => append_frame(out, "histRes", |fields| {
+            page(fields, *id, channel, messages);
+            fields.flag_if_set(Key::More, *more);
+        }),
+        Event::Fetched { id, channel, messages, resumed } => {
+            append_frame(out, "fetchRes", |fields| {
+                page(fields, *id, channel, messages);
+                fields.flag(Key::Resumed, *resumed);
+            });
+        }
+    }
+}
+
+fn page(fields: &mut Fields<'_>, id: u64, channel: &str, messages: &[Delivery<'_>]) {
+    fields.number(Key::Id, id);
+    fields.text(Key::Channel, channel);
+    fields.list(Key::Messages, messages, append_delivery);
+}
+
+fn append_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>) {
+    append_frame(out, "msg", |fields| {
+        fields.text(Key::Channel, &delivery.channel);
+        delivery_fields(fields, delivery);
+    });
+}
+
+/// All but the type and the channel.
+fn delivery_fields(fields: &mut Fields<'_>, delivery: &Delivery<'_>) {
+    match &delivery.content {
+        Content::One(message) => fields.message(message),
+        Content::Batch(messages) => {
+            fields.text(Key::Name, "");
+            fields.messages(messages);
+        }
+    }
+    fields.number(Key::Timestamp, delivery.timestamp_ms);
+    fields.text(Key::MessageId, &delivery.message_id);
+    fields.text_unless_empty(Key::ClientId, &delivery.client_id);
+    fields.number_unless_zero(Key::Seq, delivery.serial);
+    fields.flag_if_set(Key::Ephemeral, delivery.ephemeral);
+}
+
+fn append_bundle(out: &mut Vec<u8>, deliveries: &[Delivery<'_>]) {
+    let channel = deliveries.last().map_or(Cow::Borrowed(""), |last| last.channel.clone());
+    append_frame(out, "msg", |fields| {
+        fields.text(Key::Channel, &channel);
+        fields.text(Key::Name, "");
+        fields.number(Key::Timestamp, 0);
+        fields.text(Key::MessageId, "");
+        fields.list(Key::Bundle, deliveries, |out, delivery| {
+            append_object(out, |fields| delivery_fields(fields, delivery));
+        });
+    });
+}
+
+fn append_member(out: &mut Vec<u8>, member: &Member<'_>) {
+    append_frame(out, "presEvt", |fields| {
+        fields.text(Key::Channel, &member.channel);
+        fields.text(Key::Action, member.action.name());
+        fields.text(Key::ClientId, &member.client_id);
+        fields.text(Key::ConnectionId, &member.connection_id);
+        fields.payload(member.data);
+        fields.text_unless_empty(Key::Encoding, &member.encoding);
+        fields.number(Key::Timestamp, member.timestamp_ms);
+    });
+}

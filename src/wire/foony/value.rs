@@ -1,0 +1,259 @@
+//! What is said on this protocol, whichever codec wrote it down.
+//!
+//! Absent text is empty, an absent number is 0 and an absent payload has no bytes, as on the wire
+//! (`protocols/foony.md` section 3.1). Payloads are JSON text, unparsed.
+
+use std::borrow::Cow;
+
+use thiserror::Error;
+
+use super::code::ErrorCode;
+use crate::error::FrameError;
+
+/// A request that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("request {id}: {error}")]
+pub struct Malformed {
+    pub error: FrameError,
+    /// The request to be answered, since clients wait for ever; 0 when it cannot be told.
+    pub id: u64,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    Auth(Auth<'a>),
+    Subscribe {
+        id: u64,
+        channel: Cow<'a, str>,
+        cursor: Cursor<'a>,
+    },
+    Unsubscribe {
+        id: u64,
+        channel: Cow<'a, str>,
+    },
+    Publish(Publish<'a>),
+    Presence(Presence<'a>),
+    PresenceSubscribe {
+        id: u64,
+        channel: Cow<'a, str>,
+    },
+    PresenceUnsubscribe {
+        id: u64,
+        channel: Cow<'a, str>,
+    },
+    /// The newest messages before `before`; `limit` 0 leaves their number to the server.
+    History {
+        id: u64,
+        channel: Cow<'a, str>,
+        limit: u64,
+        before: Cursor<'a>,
+    },
+    /// Everything after a serial.
+    Fetch {
+        id: u64,
+        channel: Cow<'a, str>,
+        from_serial: u64,
+    },
+    Ping,
+}
+
+impl Request<'_> {
+    /// What the answer must name; 0 for the two requests that are not answered by id.
+    pub fn id(&self) -> u64 {
+        match self {
+            Request::Auth(_) | Request::Ping => 0,
+            Request::Publish(publish) => publish.id,
+            Request::Presence(presence) => presence.id,
+            Request::Subscribe { id, .. }
+            | Request::Unsubscribe { id, .. }
+            | Request::PresenceSubscribe { id, .. }
+            | Request::PresenceUnsubscribe { id, .. }
+            | Request::History { id, .. }
+            | Request::Fetch { id, .. } => *id,
+        }
+    }
+
+    /// The channel it is about, unchecked.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Request::Auth(_) | Request::Ping => None,
+            Request::Publish(publish) => Some(&publish.channel),
+            Request::Presence(presence) => Some(&presence.channel),
+            Request::Subscribe { channel, .. }
+            | Request::Unsubscribe { channel, .. }
+            | Request::PresenceSubscribe { channel, .. }
+            | Request::PresenceUnsubscribe { channel, .. }
+            | Request::History { channel, .. }
+            | Request::Fetch { channel, .. } => Some(channel),
+        }
+    }
+}
+
+/// Who the client says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Auth<'a> {
+    pub token: Cow<'a, str>,
+    pub key: Cow<'a, str>,
+    /// Only with `key`.
+    pub client_id: Cow<'a, str>,
+    pub resume_connection_id: Cow<'a, str>,
+    /// SDK 0.12.0, JSON only: the server may join frames with line feeds.
+    pub coalesce: bool,
+    /// SDK 0.12.0, JSON only: the server may deliver messages as binary records.
+    pub binary_delivery: bool,
+}
+
+/// A place in a channel as a client names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cursor<'a> {
+    #[default]
+    None,
+    /// Never 0.
+    Serial(u64),
+    /// SDK 0.1 to 0.12.0, JSON only: the message itself is excluded.
+    MessageId(Cow<'a, str>),
+}
+
+impl Cursor<'_> {
+    /// The cursor at a serial, of which 0 is none.
+    pub fn at(serial: u64) -> Self {
+        if serial == 0 { Cursor::None } else { Cursor::Serial(serial) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish<'a> {
+    pub id: u64,
+    pub channel: Cow<'a, str>,
+    /// The client's, by which a repetition is recognised; empty before SDK 0.4.
+    pub message_id: Cow<'a, str>,
+    pub ephemeral: bool,
+    /// SDK 0.2 to 0.12.0, JSON only.
+    pub ttl_ms: u64,
+    pub content: Content<'a>,
+}
+
+/// One message, or several that are accepted, numbered and delivered as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    One(Message<'a>),
+    /// Not empty when a client sent it.
+    Batch(Vec<Message<'a>>),
+}
+
+impl<'a> Content<'a> {
+    /// Takes the message out of a batch of one. SDKs send every publish as a batch and forget the
+    /// serial of whatever is delivered as one, so a batch of one must not be stored as such.
+    pub fn unwrapped(self) -> Self {
+        match self {
+            Content::Batch(mut messages) if messages.len() == 1 => {
+                Content::One(messages.swap_remove(0))
+            }
+            content => content,
+        }
+    }
+
+    /// The messages in their order.
+    pub fn messages(&self) -> &[Message<'a>] {
+        match self {
+            Content::One(message) => std::slice::from_ref(message),
+            Content::Batch(messages) => messages,
+        }
+    }
+}
+
+/// What an application says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message<'a> {
+    pub name: Cow<'a, str>,
+    /// JSON text.
+    pub data: &'a [u8],
+    pub encoding: Cow<'a, str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Enter,
+    Leave,
+    Update,
+}
+
+/// A change of the sender's own membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence<'a> {
+    pub id: u64,
+    pub channel: Cow<'a, str>,
+    pub action: Action,
+    /// JSON text.
+    pub data: &'a [u8],
+    pub encoding: Cow<'a, str>,
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    Connected {
+        connection_id: Cow<'a, str>,
+        keep_alive_ms: u64,
+        client_id: Cow<'a, str>,
+    },
+    Ack {
+        id: u64,
+        /// Of a stored publish; else 0.
+        serial: u64,
+        /// Of a subscription with a cursor.
+        resumed: Option<bool>,
+    },
+    Delivery(Delivery<'a>),
+    /// Several deliveries of one channel. No server needs it.
+    Bundle(Vec<Delivery<'a>>),
+    Member(Member<'a>),
+    Error {
+        /// 0 when no request is meant.
+        id: u64,
+        code: ErrorCode,
+        message: Cow<'a, str>,
+    },
+    Pong,
+    /// Oldest first. `more`: older ones are kept too.
+    History {
+        id: u64,
+        channel: Cow<'a, str>,
+        messages: Vec<Delivery<'a>>,
+        more: bool,
+    },
+    /// Oldest first. `resumed`: nothing was forgotten before the first of them.
+    Fetched {
+        id: u64,
+        channel: Cow<'a, str>,
+        messages: Vec<Delivery<'a>>,
+        resumed: bool,
+    },
+}
+
+/// A stored or ephemeral publish, stamped by the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery<'a> {
+    pub channel: Cow<'a, str>,
+    pub message_id: Cow<'a, str>,
+    pub client_id: Cow<'a, str>,
+    pub timestamp_ms: u64,
+    /// 0 when it is not numbered.
+    pub serial: u64,
+    pub ephemeral: bool,
+    pub content: Content<'a>,
+}
+
+/// What happened to a member of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    pub action: Action,
+    pub timestamp_ms: u64,
+    pub channel: Cow<'a, str>,
+    pub client_id: Cow<'a, str>,
+    pub connection_id: Cow<'a, str>,
+    /// JSON text; the last one when the member leaves.
+    pub data: &'a [u8],
+    pub encoding: Cow<'a, str>,
+}
