@@ -4,7 +4,7 @@
 mod simulation;
 
 use headcount::limits::Limits;
-use headcount::policy::{Policies, Policy};
+use headcount::policy::{Policies, Policy, SnapshotOnJoin};
 use headcount::shard::Listener;
 use headcount::wire::sync::Layout;
 use headcount::wire::websocket::{Opcode, close_body};
@@ -52,12 +52,22 @@ impl Scene {
     }
 
     fn accept(&mut self, shard: usize, carrier: Carrier, target: &str) -> Who {
+        self.accept_layout(shard, carrier, Layout::V0_6, target)
+    }
+
+    fn accept_layout(
+        &mut self,
+        shard: usize,
+        carrier: Carrier,
+        layout: Layout,
+        target: &str,
+    ) -> Who {
         let listener = match carrier {
             Carrier::WebSocket => Listener::Http,
             Carrier::Tcp => Listener::SyncTcp,
         };
         let socket = self.world.open(shard, listener).expect("room for a connection");
-        let wire = Wire::new(carrier, Layout::V0_6);
+        let wire = Wire::new(carrier, layout);
         self.world.send(socket, &wire.opening(target));
         self.peers.push(Peer { wire, socket });
         self.peers.len() - 1
@@ -343,6 +353,36 @@ fn a_home_that_missed_ticks_is_repaid_with_the_set() {
     assert_eq!(scene.presence(remote), ["bob=3 ann=a"]);
     let missed = scene.total(|c| c.dropped().find(|(l, _)| l.0 == "event").expect("a label").1);
     assert_eq!(missed, 3);
+}
+
+#[test]
+fn a_newcomer_is_shown_nothing_of_the_time_before_its_home_asked_for_its_feed() {
+    let policy = Policy { snapshot_on_join: SnapshotOnJoin::Withhold, ..Policy::default() };
+    let limits = Limits { home_subscribers_max: 0, ..Limits::default() };
+    let mut scene = Scene::with_policy(3, limits, policy);
+    let channel = scene.channel_on(1);
+    let ann = scene.join(1, Carrier::Tcp, "ann", "");
+    let bob = scene.accept_layout(2, Carrier::Tcp, Layout::V0_1, "/");
+    let cat = scene.join(2, Carrier::Tcp, "cat", "");
+    scene.greet(bob, "bob", "");
+    for who in [ann, bob] {
+        scene.update(who, &channel, "1");
+        scene.settle();
+    }
+    for (from, to) in [(1, 2), (2, 1)] {
+        scene.world.links[from][to].hold = true;
+    }
+    scene.update(ann, &channel, "2");
+    scene.update(cat, &channel, "1");
+    scene.turns(2);
+    scene.say(ann, |wire| wire.leave(&channel));
+    scene.turns(2);
+    for (from, to) in [(1, 2), (2, 1)] {
+        scene.world.links[from][to].hold = false;
+    }
+    scene.settle();
+    assert_eq!(scene.presence(cat), Vec::<String>::new());
+    assert_eq!(scene.presence(bob), ["ann=2 bob=1", "-ann", "bob=1 cat=1"]);
 }
 
 #[test]

@@ -63,6 +63,28 @@ impl Feed {
     }
 }
 
+/// Any of the feeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeedSet(u8);
+
+impl FeedSet {
+    pub fn contains(self, feed: Feed) -> bool {
+        self.0 & (1 << feed as u8) != 0
+    }
+
+    pub fn insert(&mut self, feed: Feed) {
+        self.0 |= 1 << feed as u8;
+    }
+
+    pub fn remove(&mut self, feed: Feed) {
+        self.0 &= !(1 << feed as u8);
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// How messages are told apart on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {

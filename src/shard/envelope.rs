@@ -10,7 +10,7 @@ use crate::channel::{Change, Identity, ResumeKey};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
-use crate::session::Feed;
+use crate::session::{Feed, FeedSet};
 
 /// A home shard's entry for a channel, as its owner names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,9 @@ pub enum Envelope {
     /// Home -> owner: do this to a channel of yours.
     Command { from: ShardId, channel: Arc<ChannelKey>, command: Command },
     /// Owner -> home: what happened to the members; one for all subscribers there.
-    Presence { to: HomeChannelId, tick: Arc<PresenceTick> },
+    /// `feeds`: what that home had subscribed to when the tick was made. The tick may hold more,
+    /// and a later subscriber must not be shown what its home will not be told the end of.
+    Presence { to: HomeChannelId, feeds: FeedSet, tick: Arc<PresenceTick> },
     /// Owner -> home: the present set for one connection.
     Snapshot { to: HomeChannelId, conn: ConnId, frames: Bytes },
     /// Owner -> home: an announcement was refused, and the connection was no member then.

@@ -15,7 +15,7 @@ use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Now, ShardId};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 use crate::policy::Heartbeat;
-use crate::session::{Feed, Pace};
+use crate::session::{Feed, FeedSet, Pace};
 
 /// Whether a request was carried out here, or the connection takes it to another shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +136,15 @@ impl Shard {
     }
 
     /// Delivers a tick to every local subscriber, each feed the same bytes.
-    pub(super) fn deliver_tick(&mut self, now: Now, to: HomeChannelId, tick: &PresenceTick) {
-        for (list, feed) in Feed::ENCODED.into_iter().enumerate() {
+    pub(super) fn deliver_tick(
+        &mut self,
+        now: Now,
+        to: HomeChannelId,
+        feeds: FeedSet,
+        tick: &PresenceTick,
+    ) {
+        let encoded = Feed::ENCODED.into_iter().enumerate();
+        for (list, feed) in encoded.filter(|(_, feed)| feeds.contains(*feed)) {
             let Some(bytes) = &tick.encoded[feed as usize] else { continue };
             let Some(home) = self.homes.get_tenant(to.slot, to.generation) else { return };
             let subscribers = std::mem::take(&mut home.subscribers[list]);

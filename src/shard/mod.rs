@@ -343,7 +343,7 @@ impl Shard {
             Envelope::Command { from, channel, command } => {
                 self.handle_command(now, from, channel, command);
             }
-            Envelope::Presence { to, tick } => self.deliver_tick(now, to, &tick),
+            Envelope::Presence { to, feeds, tick } => self.deliver_tick(now, to, feeds, &tick),
             Envelope::Snapshot { to, conn, frames } => {
                 self.deliver_snapshot(now, to, conn, frames);
             }

@@ -278,7 +278,8 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let mut missed = false;
         for interest in &mut owned.interest {
-            let envelope = Envelope::Presence { to: interest.home, tick: Arc::clone(tick) };
+            let (to, feeds) = (interest.home, interest.feeds);
+            let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
             if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
                 interest.stale = true;
                 missed = true;
@@ -313,9 +314,10 @@ impl Shard {
                 }),
                 except: None,
             };
-            let envelope = Envelope::Presence { to: interest.home, tick: Arc::new(set) };
+            let (to, feeds) = (interest.home, interest.feeds);
+            let envelope = Envelope::Presence { to, feeds, tick: Arc::new(set) };
             let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
-            if sent && interest.wants(Feed::Changes) {
+            if sent && interest.feeds.contains(Feed::Changes) {
                 let to = MembersFor::Watcher(interest.home);
                 self.send_members(now, Some(slot), interest.shard, to);
             }

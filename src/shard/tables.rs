@@ -7,7 +7,7 @@ use super::table::Keyed;
 use crate::channel::Channel;
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::Policy;
-use crate::session::Feed;
+use crate::session::{Feed, FeedSet};
 
 /// One channel that this shard owns: its truth, who is interested, and when to tell them.
 #[derive(Debug)]
@@ -29,16 +29,10 @@ pub struct OwnedChannel {
 pub struct Interest {
     pub shard: ShardId,
     pub home: HomeChannelId,
-    /// One bit per [`Feed`].
-    feeds: u8,
+    /// What subscribers there are sent.
+    pub feeds: FeedSet,
     /// It missed a tick, because its mailbox was full; it is owed the whole set.
     pub stale: bool,
-}
-
-impl Interest {
-    pub fn wants(&self, feed: Feed) -> bool {
-        self.feeds & (1 << feed as u8) != 0
-    }
 }
 
 impl Keyed for OwnedChannel {
@@ -66,21 +60,24 @@ impl OwnedChannel {
     }
 
     pub fn subscribe(&mut self, shard: ShardId, feed: Feed, home: HomeChannelId) {
-        let bit = 1 << feed as u8;
         match self.interest.iter_mut().find(|interest| interest.shard == shard) {
             Some(interest) => {
                 interest.home = home;
-                interest.feeds |= bit;
+                interest.feeds.insert(feed);
             }
-            None => self.interest.push(Interest { shard, home, feeds: bit, stale: false }),
+            None => {
+                let mut feeds = FeedSet::default();
+                feeds.insert(feed);
+                self.interest.push(Interest { shard, home, feeds, stale: false });
+            }
         }
     }
 
     pub fn unsubscribe(&mut self, shard: ShardId, feed: Feed) {
         for interest in self.interest.iter_mut().filter(|interest| interest.shard == shard) {
-            interest.feeds &= !(1 << feed as u8);
+            interest.feeds.remove(feed);
         }
-        self.interest.retain(|interest| interest.feeds != 0);
+        self.interest.retain(|interest| !interest.feeds.is_empty());
     }
 
     /// The entry of a home shard that has subscribers.
@@ -89,7 +86,7 @@ impl OwnedChannel {
     }
 
     pub fn is_wanted(&self, feed: Feed) -> bool {
-        self.interest.iter().any(|interest| interest.wants(feed))
+        self.interest.iter().any(|interest| interest.feeds.contains(feed))
     }
 }
 

@@ -78,7 +78,9 @@ impl Memberships {
             sure @ Phase::Sure { .. } => sure,
             _ => Phase::Pending,
         };
-        *membership = Membership { phase, zombie: membership.zombie, ..fresh };
+        // The core may read a later connection's greeting before this announcement.
+        let zombie = membership.zombie || matches!(membership.phase, Phase::Resuming { .. });
+        *membership = Membership { phase, zombie, ..fresh };
     }
 
     /// `end`: where the goodbye ends in the client's stream.

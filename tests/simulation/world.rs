@@ -351,7 +351,7 @@ impl World {
     }
 
     fn check_interval(&mut self, from: usize, to: usize, envelope: &Envelope) {
-        let (Some(interval_of), Envelope::Presence { to: home, tick }) =
+        let (Some(interval_of), Envelope::Presence { to: home, tick, .. }) =
             (self.interval_of, envelope)
         else {
             return;

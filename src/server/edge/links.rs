@@ -304,7 +304,7 @@ impl Links {
             Envelope::Members { to: MembersFor::Watcher(channel), members } => {
                 self.tell(channel, || WatchItem::Members(members.clone()));
             }
-            Envelope::Presence { to, tick } => {
+            Envelope::Presence { to, tick, .. } => {
                 if !tick.changes.is_empty() {
                     self.tell(to, || WatchItem::Changes(Arc::clone(&tick)));
                 }
