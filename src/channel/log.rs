@@ -92,8 +92,8 @@ pub trait Log {
     fn expire(&mut self, now: Now, policy: &Policy);
 }
 
-/// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever resumes
-/// from further back pays, and is told.
+/// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever
+/// resumes from further back pays, and is told.
 #[derive(Debug, Default)]
 pub struct MemoryLog {
     messages: VecDeque<Arc<Message>>,

@@ -154,9 +154,8 @@ mod tests {
         let policy = Policy { history_age_s: 10, ..Policy::default() };
         let mut messages = Messages::default();
         messages.publish(at(0), draft("alice", "a", Keeping::Stored), &policy);
-        assert!(
-            matches!(messages.after(at(10_000), 0, &policy), Replay::Complete(all) if all.len() == 1)
-        );
+        let in_time = messages.after(at(10_000), 0, &policy);
+        assert!(matches!(in_time, Replay::Complete(all) if all.len() == 1));
         assert_eq!(messages.after(at(10_001), 0, &policy), Replay::AgedOut);
         assert_eq!(messages.before(at(10_001), 0, 10, &policy).messages.len(), 0);
     }

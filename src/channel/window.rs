@@ -44,10 +44,6 @@ impl PublishWindow {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
     fn forget_old(&mut self, now: Now) {
         while self.order.front().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
             self.forget_oldest();
@@ -77,7 +73,7 @@ mod tests {
         assert_eq!(window.find(at(99), &alice, "m1"), Some(7));
         assert_eq!(window.find(at(99), &bob, "m1"), None);
         assert_eq!(window.find(at(100), &alice, "m1"), None);
-        assert!(window.is_empty());
+        assert!(window.order.is_empty());
     }
 
     #[test]

@@ -204,7 +204,9 @@ impl TurnLoop {
         self.flush(now)?;
         self.finish_closing(now)?;
         self.mailboxes.wake_touched();
-        let pending = !self.completions.is_empty() || !self.deferred.is_empty();
+        let pending = !self.completions.is_empty()
+            || !self.deferred.is_empty()
+            || self.shard.has_dirty_connections();
         let busy = completions || envelopes || pending;
         Ok(if busy { Activity::Busy } else { Activity::Idle })
     }
@@ -301,8 +303,8 @@ impl TurnLoop {
         }
     }
 
-    /// Reads one buffer's worth per connection and turn, so that a flooding peer costs the others no more
-    /// than that; what it sent beyond waits, in order.
+    /// Reads one buffer's worth per connection and turn, so that a flooding peer costs the others
+    /// no more than that; what it sent beyond waits, in order.
     fn take_received(
         &mut self,
         now: Now,
@@ -316,7 +318,8 @@ impl TurnLoop {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let behind = arrival == Arrival::Fresh && socket.deferred > 0;
-        if behind || socket.share_left(self.turn) < bytes {
+        let congested = self.shard.is_congested() && completion.buffer.is_some();
+        if behind || congested || socket.share_left(self.turn) < bytes {
             socket.deferred += u32::from(arrival == Arrival::Fresh);
             let was_eager = std::mem::replace(&mut socket.eager, true);
             self.deferred.push_back(completion);
@@ -581,8 +584,7 @@ impl TurnLoop {
             }
         };
         self.shard.handle_written(now, id, taken);
-        let left = self.shard.queue(id).is_some_and(|queue| !queue.is_empty());
-        if left && !socket.polling && socket.stage != Stage::Detaching {
+        if taken < len && !socket.polling && socket.stage != Stage::Detaching {
             socket.polling = true;
             self.shard.handle_blocked(id);
             let fd = socket.fd();

@@ -235,6 +235,17 @@ impl Shard {
         self.outbox.is_waiting() || !self.retries.is_empty() || !self.stale_channels.is_empty()
     }
 
+    /// True while so much waits for room in mailboxes that nothing more should be read: whoever
+    /// sends to this shard waits in its socket.
+    pub fn is_congested(&self) -> bool {
+        self.outbox.is_congested()
+    }
+
+    /// True while some connection has bytes to write.
+    pub fn has_dirty_connections(&self) -> bool {
+        !self.dirty_connections.is_empty()
+    }
+
     /// The next thing the shell must do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.outbox.next_effect()
@@ -262,7 +273,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queue.advance(count);
         self.counters.bytes_out += count as u64;
-        if connection.queue.is_empty() && connection.flags.stale {
+        if !connection.queue.is_empty() {
+            self.mark_connection_dirty(id);
+        } else if connection.flags.stale {
             self.resume_presence(now, id);
         }
     }

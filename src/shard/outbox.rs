@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 use super::envelope::{Effect, Envelope};
 use crate::ids::ShardId;
 
+/// Envelopes waiting for one mailbox above which the shell reads no more from connections; what one
+/// buffer makes shards ask of each other can still be added.
+const WAITING_MAX: usize = 8 * 1024;
+
 /// Bounded as each list says; the shell drains `effects` after every input.
 #[derive(Debug)]
 pub struct Outbox {
@@ -22,8 +26,8 @@ pub struct Outbox {
 struct Peer {
     /// Free places in the peer's mailbox.
     room: usize,
-    /// What must arrive and has no room yet: goodbyes, interest, answers. At most a few per
-    /// connection and subscription of this shard, so bounded by their limits.
+    /// What must arrive and has no room yet: goodbyes, interest, answers. Above `WAITING_MAX`
+    /// nothing is read from connections, so peers pay.
     waiting: VecDeque<Envelope>,
 }
 
@@ -54,6 +58,11 @@ impl Outbox {
     /// True while something waits for room.
     pub fn is_waiting(&self) -> bool {
         self.peers.iter().any(|peer| !peer.waiting.is_empty())
+    }
+
+    /// True while more waits than a mailbox holds.
+    pub fn is_congested(&self) -> bool {
+        self.peers.iter().any(|peer| peer.waiting.len() > WAITING_MAX)
     }
 
     /// Sends what must arrive.
