@@ -88,6 +88,17 @@ pub struct Completion {
     pub more: bool,
 }
 
+impl Completion {
+    fn of(entry: &cqueue::Entry) -> Option<Self> {
+        Some(Completion {
+            token: Token::from_bits(entry.user_data())?,
+            result: entry.result(),
+            buffer: cqueue::buffer_select(entry.flags()),
+            more: cqueue::more(entry.flags()),
+        })
+    }
+}
+
 /// A ring and its receive buffers.
 pub struct Ring {
     uring: IoUring,
@@ -175,9 +186,11 @@ impl Ring {
 
     /// Hands all prepared entries to the kernel. Sends are done when this returns.
     pub fn submit(&mut self) -> io::Result<()> {
-        if self.uring.submission().is_empty() && !self.uring.submission().taskrun() {
+        let queue = self.uring.submission();
+        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
             return Ok(());
         }
+        drop(queue);
         loop {
             match self.uring.submit() {
                 Ok(_) if self.uring.submission().is_empty() => return Ok(()),
@@ -203,20 +216,27 @@ impl Ring {
 
     /// True when completions wait, or would if the kernel were asked.
     pub fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
+        let waiting = !self.uring.completion().is_empty();
+        let queue = self.uring.submission();
+        waiting || queue.taskrun() || queue.cq_overflow()
     }
 
     /// Takes all completions there are.
-    pub fn reap(&mut self, into: &mut Vec<Completion>) {
+    ///
+    /// # Errors
+    /// The kernel does not hand over what it kept aside when the queue was full.
+    pub fn reap(&mut self, into: &mut Vec<Completion>) -> io::Result<()> {
         self.spins = 0;
-        into.extend(self.uring.completion().filter_map(|entry| {
-            Some(Completion {
-                token: Token::from_bits(entry.user_data())?,
-                result: entry.result(),
-                buffer: cqueue::buffer_select(entry.flags()),
-                more: cqueue::more(entry.flags()),
-            })
-        }));
+        loop {
+            into.extend(self.uring.completion().filter_map(|entry| Completion::of(&entry)));
+            if !self.uring.submission().cq_overflow() {
+                return Ok(());
+            }
+            match self.uring.submit() {
+                Err(error) if !is_passing(&error) => return Err(error),
+                _ => self.check_progress()?,
+            }
+        }
     }
 
     /// The bytes of a received buffer.

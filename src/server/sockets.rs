@@ -17,6 +17,13 @@ pub enum Stage {
     Shut,
 }
 
+/// Whether a completion is new or has waited since an earlier turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    Fresh,
+    Deferred,
+}
+
 /// One socket.
 #[derive(Debug)]
 pub struct Socket {
@@ -31,11 +38,15 @@ pub struct Socket {
     read_turn: u64,
     read_bytes: usize,
     /// Receive completions that wait for a later turn.
-    pub deferred: u32,
+    deferred: u32,
+    /// The last turn in which a completion was put off.
+    held_turn: u64,
     /// A poll for writability is armed.
     pub polling: bool,
     /// The peer has sent its last byte, or the socket failed.
     pub ended: bool,
+    /// The socket failed: nothing can be written either.
+    pub failed: bool,
     /// What the last send reported, when that was not success.
     pub send_result: Option<i32>,
 }
@@ -43,6 +54,14 @@ pub struct Socket {
 impl Socket {
     pub fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// True while something that came earlier has to be read first.
+    pub fn must_wait(&self, arrival: Arrival, turn: u64) -> bool {
+        match arrival {
+            Arrival::Fresh => self.deferred > 0,
+            Arrival::Deferred => self.held_turn == turn,
+        }
     }
 
     /// Bytes that may still be read from this socket in `turn`: a buffer's worth in all.
@@ -54,14 +73,25 @@ impl Socket {
         BUFFER_BYTES.saturating_sub(self.read_bytes)
     }
 
-    /// Takes bytes off the share of the turn that `share_left` was last asked for.
-    pub fn take_share(&mut self, bytes: usize) {
-        self.read_bytes += bytes;
+    /// A completion waits for a later turn, and so does what came after it.
+    pub fn put_off(&mut self, arrival: Arrival, turn: u64) {
+        self.held_turn = turn;
+        self.deferred += u32::from(arrival == Arrival::Fresh);
     }
 
-    /// Nothing of this socket is in the ring.
+    /// A completion of `bytes` bytes is read in the turn that `share_left` was last asked for. An
+    /// end, a cancellation or a want of buffers says nothing about how fast the peer sends.
+    pub fn take(&mut self, arrival: Arrival, bytes: usize) {
+        self.deferred -= u32::from(arrival == Arrival::Deferred);
+        self.read_bytes += bytes;
+        if bytes > 0 {
+            self.eager &= bytes >= BUFFER_BYTES || self.deferred > 0;
+        }
+    }
+
+    /// Nothing of this socket is in the ring, or waits to be read.
     pub fn is_quiet(&self) -> bool {
-        !self.receiving && !self.polling
+        !self.receiving && !self.polling && self.deferred == 0
     }
 
     /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.
@@ -94,8 +124,10 @@ impl Sockets {
             read_turn: 0,
             read_bytes: 0,
             deferred: 0,
+            held_turn: 0,
             polling: false,
             ended: false,
+            failed: false,
             send_result: None,
         });
     }

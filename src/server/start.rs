@@ -347,6 +347,8 @@ impl Running {
                 }
             }
         }
+        // Whoever was slow to start has started.
+        while self.dead.try_recv().is_ok() {}
         Ok(())
     }
 

@@ -16,8 +16,8 @@ use crossbeam_channel::Receiver;
 use super::clock::Clock;
 use super::listen::ShardListeners;
 use super::mesh::Mailboxes;
-use super::ring::{BUFFER_BYTES, Completion, Operation, Ring};
-use super::sockets::{Sockets, Stage, token};
+use super::ring::{Completion, Operation, Ring};
+use super::sockets::{Arrival, Sockets, Stage, token};
 use crate::counters::Dropped;
 use crate::ids::{ConnId, Now, ShardId};
 use crate::shard::{Effect, Listener, Shard};
@@ -36,6 +36,9 @@ const CLOSE_MS: u64 = 2_000;
 
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// What every shard listens on, in the order of their numbers.
+const LISTENERS: [Listener; 2] = [Listener::Http, Listener::SyncTcp];
 
 /// Longest sleep while there is traffic; a lost wake-up costs no more than this.
 const SLEEP_LOADED: Duration = Duration::from_millis(20);
@@ -92,7 +95,8 @@ pub struct TurnLoop {
     gathered: Gathered,
     /// Connections being closed, with the time at which they are closed by force.
     closing: VecDeque<(u64, ConnId)>,
-    accept_again_ms: Option<u64>,
+    /// When to accept again on a listener that failed to.
+    accept_again_ms: [Option<u64>; LISTENERS.len()],
     draining: bool,
 }
 
@@ -118,13 +122,6 @@ impl Gathered {
         self.vectors.clear();
         self.messages.clear();
     }
-}
-
-/// Whether a completion is new or has waited since an earlier turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Arrival {
-    Fresh,
-    Deferred,
 }
 
 /// How much happened in a turn.
@@ -162,7 +159,7 @@ impl TurnLoop {
             flushing: Vec::new(),
             gathered: Gathered::new(),
             closing: VecDeque::new(),
-            accept_again_ms: None,
+            accept_again_ms: [None; LISTENERS.len()],
             draining: false,
         };
         turns.arm_accept()?;
@@ -224,7 +221,7 @@ impl TurnLoop {
 
     fn take_completions(&mut self, now: Now) -> io::Result<bool> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.reap(&mut completions);
+        self.ring.reap(&mut completions)?;
         let any = !completions.is_empty();
         self.drain_effects(now)?;
         for _ in 0..self.deferred.len() {
@@ -275,7 +272,7 @@ impl TurnLoop {
         if completion.result >= 0 {
             return self.arm_accept_of(listener);
         }
-        self.accept_again_ms = Some(now.mono_ms + ACCEPT_PAUSE_MS);
+        self.accept_again_ms[listener as usize] = Some(now.mono_ms + ACCEPT_PAUSE_MS);
         Ok(())
     }
 
@@ -317,18 +314,16 @@ impl TurnLoop {
         };
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
-        let behind = arrival == Arrival::Fresh && socket.deferred > 0;
         let congested = self.shard.is_congested() && completion.buffer.is_some();
-        if behind || congested || socket.share_left(self.turn) < bytes {
-            socket.deferred += u32::from(arrival == Arrival::Fresh);
+        if congested || socket.must_wait(arrival, self.turn) || socket.share_left(self.turn) < bytes
+        {
+            socket.put_off(arrival, self.turn);
             let was_eager = std::mem::replace(&mut socket.eager, true);
             self.deferred.push_back(completion);
             let armed = completion.more && !was_eager;
             return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
         }
-        socket.deferred -= u32::from(arrival == Arrival::Deferred);
-        socket.take_share(bytes);
-        socket.eager &= bytes >= BUFFER_BYTES || socket.deferred > 0;
+        socket.take(arrival, bytes);
         if let Some(buffer) = completion.buffer {
             self.hand_over(now, id, buffer, completion.result);
             self.ring.give_back(buffer);
@@ -356,7 +351,9 @@ impl TurnLoop {
         if out_of_buffers {
             self.shard.counters_mut().receive_buffers_exhausted += 1;
         }
-        socket.ended |= result <= 0 && !out_of_buffers && result != -libc::ECANCELED;
+        let cancelled = result == -libc::ECANCELED;
+        socket.failed |= result < 0 && !out_of_buffers && !cancelled;
+        socket.ended |= result == 0 || socket.failed;
         match socket.stage {
             Stage::Open if !socket.ended => self.unarmed.push(id),
             Stage::Open if result == 0 => self.shard.handle_eof(now, id),
@@ -396,6 +393,11 @@ impl TurnLoop {
                 self.shard.handle_envelope(now, envelope);
                 self.drain_effects(now)?;
             }
+        }
+        if any && self.draining {
+            // Connections that were in the mail when the drain began.
+            self.shard.close_all(now);
+            self.drain_effects(now)?;
         }
         Ok(any)
     }
@@ -476,16 +478,18 @@ impl TurnLoop {
                 self.receive(id)?;
             }
         }
-        if self.accept_again_ms.is_some_and(|again_ms| again_ms <= now.mono_ms) {
-            self.accept_again_ms = None;
-            self.arm_accept()?;
+        for listener in LISTENERS {
+            let again_ms = &mut self.accept_again_ms[listener as usize];
+            if again_ms.is_some_and(|again_ms| again_ms <= now.mono_ms) {
+                *again_ms = None;
+                self.arm_accept_of(listener)?;
+            }
         }
         Ok(())
     }
 
     fn arm_accept(&mut self) -> io::Result<()> {
-        self.arm_accept_of(Listener::Http)?;
-        self.arm_accept_of(Listener::SyncTcp)
+        LISTENERS.into_iter().try_for_each(|listener| self.arm_accept_of(listener))
     }
 
     fn arm_accept_of(&mut self, listener: Listener) -> io::Result<()> {
@@ -507,6 +511,7 @@ impl TurnLoop {
             }
             self.prepare_send(id)?;
         }
+        // What this makes dirty again is written in the next turn, which follows at once.
         self.complete_flush(now)
     }
 
@@ -553,7 +558,7 @@ impl TurnLoop {
         }
         self.ring.submit()?;
         let seen = self.completions.len();
-        self.ring.reap(&mut self.completions);
+        self.ring.reap(&mut self.completions)?;
         let fresh = self.completions.split_off(seen);
         for completion in fresh {
             match completion.token.operation {
@@ -579,6 +584,7 @@ impl TurnLoop {
             Some(error) if error == -libc::EAGAIN => 0,
             Some(_) => {
                 socket.ended = true;
+                socket.failed = true;
                 self.shard.handle_lost(now, id);
                 return Ok(());
             }
@@ -609,7 +615,7 @@ impl TurnLoop {
     fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
         let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
-        if socket.stage == Stage::Flushing && (flushed || late || socket.ended) {
+        if socket.stage == Stage::Flushing && (flushed || late || socket.failed) {
             socket.shut_down_sending();
             socket.stage = Stage::Shut;
         }
@@ -667,7 +673,9 @@ impl TurnLoop {
 
     fn sleep_time(&self, now: Now) -> Duration {
         let soon = self.shard.is_waiting_for_room() || !self.unarmed.is_empty();
-        let pending = !self.closing.is_empty() || self.accept_again_ms.is_some() || self.draining;
+        let pending = !self.closing.is_empty()
+            || self.accept_again_ms != [None; LISTENERS.len()]
+            || self.draining;
         let most = match (soon, pending) {
             (true, _) => Duration::from_millis(1),
             (false, true) => SLEEP_LOADED,

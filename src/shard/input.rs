@@ -321,6 +321,8 @@ impl Shard {
         let Session::Sync(session) = &mut connection.session else { return };
         let settings = &self.settings.session;
         let mut cx = Context { now, settings, names: &mut self.names };
+        // A fault that was caught may have left the beginning of another peer's answer.
+        self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
         if !matches!(step, Step::Ignored(Ignored::Malformed(_))) {
             connection.heard_ms = now.mono_ms;
