@@ -92,6 +92,8 @@ pub struct Subscription {
     pub number: u32,
     /// When presence of this channel was last queued; what the session's pace is measured from.
     pub shown_ms: u64,
+    /// The owner has let the member in; before that it is shown nothing.
+    pub admitted: bool,
     /// The subscriber was not sent the newest set; it gets one when it can take it.
     pub stale: bool,
     /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.

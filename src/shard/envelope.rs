@@ -30,6 +30,8 @@ pub enum Envelope {
     Presence { to: HomeChannelId, feeds: FeedSet, tick: Arc<PresenceTick> },
     /// Owner -> home: the present set for one connection.
     Snapshot { to: HomeChannelId, conn: ConnId, frames: Bytes },
+    /// Owner -> home: a connection has become a member; what follows is meant for it as well.
+    Admitted { to: HomeChannelId, conn: ConnId },
     /// Owner -> home: an announcement was refused, and the connection was no member then.
     Refused { to: HomeChannelId, conn: ConnId, number: u32, reject: Reject },
     /// Home -> every shard: this session is here; give it the memberships it lost.

@@ -358,6 +358,7 @@ impl Shard {
             announced_ms: now.mono_ms,
             number: 0,
             shown_ms: 0,
+            admitted: false,
             stale: false,
             unsent_state: None,
         });
@@ -537,7 +538,22 @@ impl Shard {
         if !self.is_subscribed(id, slot) {
             self.subscribe(now, id, slot, feed);
         }
+        self.admit(id, slot);
         self.request_snapshot(now, id, slot, feed);
+    }
+
+    /// The owner has let a member in: it is shown what happens from here on.
+    pub(super) fn handle_admitted(&mut self, to: HomeChannelId, id: ConnId) {
+        if self.homes.get_tenant(to.slot, to.generation).is_some() {
+            self.admit(id, to.slot);
+        }
+    }
+
+    fn admit(&mut self, id: ConnId, slot: u32) {
+        let connection = self.connections.get_mut(id);
+        if let Some(subscription) = connection.and_then(|c| c.subscription_mut(slot)) {
+            subscription.admitted = true;
+        }
     }
 
     /// The session has left the channel since it asked, and not entered it again.
@@ -586,6 +602,9 @@ impl Shard {
     /// Queues presence for one subscriber, or notes that it missed some.
     fn deliver(&mut self, now: Now, id: ConnId, slot: u32, bytes: &Bytes) {
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
+        if !connection.subscription_mut(slot).is_some_and(|subscription| subscription.admitted) {
+            return;
+        }
         let most = self.settings.limits.send_queue_bytes_max;
         let full = !connection.queue.is_empty() && connection.queue.len() + bytes.len() > most;
         let unable = connection.flags.blocked || full;

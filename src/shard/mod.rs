@@ -360,6 +360,7 @@ impl Shard {
             Envelope::Snapshot { to, conn, frames } => {
                 self.deliver_snapshot(now, to, conn, frames);
             }
+            Envelope::Admitted { to, conn } => self.handle_admitted(to, conn),
             Envelope::Refused { to, conn, number, reject } => {
                 self.handle_refused(to, conn, number, reject);
             }

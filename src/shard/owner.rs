@@ -183,6 +183,10 @@ impl Shard {
         let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
         let is_member = owned.channel.members().contains(new.addr);
         let is_alone = owned.channel.members().len() == 1;
+        if let (Ok(Announced::Entered | Announced::Returned), Some(to)) = (done, home) {
+            let admitted = Envelope::Admitted { to, conn: new.addr.conn };
+            self.outbox.send(new.addr.shard, admitted);
+        }
         match (done, home) {
             (Ok(Announced::Entered), _) => self.counters.members += 1,
             (Ok(Announced::Returned), Some(home)) => {
