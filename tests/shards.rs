@@ -662,3 +662,30 @@ fn a_stopping_server_tells_everybody() {
     assert_eq!(closed(&scene.hear(who)), Some(1001));
     assert_eq!(scene.members("room"), Vec::<String>::new());
 }
+
+#[test]
+fn a_joiner_is_shown_the_set_once_and_nothing_from_before_it_was_let_in() {
+    let mut scene = Scene::new(2, Limits { home_subscribers_max: 0, ..Limits::default() });
+    let channel = scene.channel_on(1);
+    let local = scene.join(1, Carrier::Tcp, "eve", "");
+    scene.update(local, &channel, "e");
+    scene.settle();
+    let bob = scene.join(0, Carrier::Tcp, "bob", "");
+    let ann = scene.join(0, Carrier::Tcp, "ann", "");
+    scene.update(bob, &channel, "b");
+    scene.settle();
+    scene.world.links[1][0].hold = true;
+    scene.update(local, &channel, "f");
+    scene.turns(2);
+    scene.world.links[0][1].hold = true;
+    scene.update(ann, &channel, "a");
+    scene.turns(2);
+    scene.world.links[1][0].hold = false;
+    scene.turns(2);
+    scene.world.links[0][1].hold = false;
+    scene.settle();
+    assert_eq!(scene.shard_of(ann), Some(0));
+    let shown = scene.presence(ann);
+    assert!(shown.iter().all(|set| set.contains("ann=a")), "{shown:?}");
+    assert!(!shown.is_empty());
+}
