@@ -57,6 +57,11 @@ impl RawConnection {
         self.stream.write_all(bytes).await.expect("sends");
     }
 
+    /// Says that nothing more will be sent, and goes on reading.
+    pub async fn half_close(&mut self) {
+        self.stream.shutdown().await.expect("half-closes");
+    }
+
     /// Sends without minding that the server may have closed already.
     pub async fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;

@@ -293,3 +293,28 @@ async fn send_framed(client: &mut SyncClient, noise: &[u8]) {
         client.send(&frame_of(piece[0], &piece[1..])).await;
     }
 }
+
+#[tokio::test]
+async fn whatever_is_sent_in_one_go_before_the_end_is_answered_in_order() {
+    const PINGS: u32 = 1_500;
+    let server = Server::start();
+    let pings: Vec<u8> = (0..PINGS)
+        .flat_map(|number| {
+            let mut body = [0x2e; 60];
+            body[..4].copy_from_slice(&number.to_be_bytes());
+            raw::masked(raw::PING, &body)
+        })
+        .collect();
+    for channel in 0..8 {
+        // Some of the channels belong to another shard than the one that accepts.
+        let upgrade = raw::UPGRADE.replace("/sync", &format!("/sync?channel=doc:{channel}"));
+        let mut connection = RawConnection::open(server.http).await;
+        connection.send(&[upgrade.as_bytes(), &pings].concat()).await;
+        connection.half_close().await;
+        connection.read_head().await;
+        for number in 0..PINGS {
+            let (opcode, body) = connection.read_frame().await;
+            assert_eq!((opcode, &body[..4]), (raw::PONG, number.to_be_bytes().as_slice()));
+        }
+    }
+}
