@@ -326,10 +326,26 @@ fn start_edge(
     executor(Placement::Unbound, "edge")
         .spawn(move || async move {
             let _ = report.send(Report::Started);
+            let mut end = EdgeEnd { report, drained: false };
             edge::run(parts).await;
-            let _ = report.send(Report::Drained);
+            end.drained = true;
         })
         .map_err(|error| StartError::thread("the edge", error))
+}
+
+/// Reports the end of the edge's task, also when a fault unwinds its executor.
+struct EdgeEnd {
+    report: Sender<Report>,
+    drained: bool,
+}
+
+impl Drop for EdgeEnd {
+    fn drop(&mut self) {
+        let _ = self.report.send(match self.drained {
+            true => Report::Drained,
+            false => Report::Failed { what: "the edge".into(), why: "it panicked".into() },
+        });
+    }
 }
 
 fn executor(placement: Placement, name: &str) -> LocalExecutorBuilder {

@@ -142,7 +142,7 @@ impl Shard {
     }
 
     pub(super) fn refuse_head(&mut self, now: Now, id: ConnId, error: HeadError) {
-        if let Some(connection) = self.connections.get_mut(id) {
+        if let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) {
             connection.queue.append(|out| out.extend_from_slice(&error.response()));
         }
         self.disconnect(now, id, error.into());

@@ -335,7 +335,10 @@ impl Shard {
     pub fn close_all(&mut self, now: Now) {
         let ids: Vec<ConnId> = self.connections.ids().collect();
         for id in ids {
-            self.disconnect(now, id, Disconnect::Shutdown);
+            match self.connections.get(id).map(|connection| &connection.transport) {
+                Some(Transport::Http) => self.refuse_head(now, id, HeadError::ShuttingDown),
+                _ => self.disconnect(now, id, Disconnect::Shutdown),
+            }
         }
         self.drain_local(now);
     }

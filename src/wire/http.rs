@@ -73,6 +73,9 @@ pub enum HeadError {
     /// 431.
     #[error("the request head is too large")]
     TooLarge,
+    /// 503. Never found by [`parse`]: the server is about to stop.
+    #[error("the server is shutting down, try again at once")]
+    ShuttingDown,
     /// 505.
     #[error("the HTTP version must be 1.0 or 1.1")]
     HttpVersion,
@@ -87,6 +90,7 @@ impl HeadError {
             HeadError::Timeout => 408,
             HeadError::WebSocketVersion => 426,
             HeadError::TooLarge => 431,
+            HeadError::ShuttingDown => 503,
             HeadError::HttpVersion => 505,
         }
     }
@@ -104,6 +108,9 @@ impl HeadError {
                  Sec-WebSocket-Version: 13\r\n",
             ),
             HeadError::TooLarge => ("Request Header Fields Too Large", "Connection: close\r\n"),
+            HeadError::ShuttingDown => {
+                ("Service Unavailable", "Connection: close\r\nRetry-After: 0\r\n")
+            }
             HeadError::HttpVersion => ("HTTP Version Not Supported", "Connection: close\r\n"),
         }
     }
@@ -126,6 +133,7 @@ impl From<HeadError> for Disconnect {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::Timeout => Disconnect::GreetingTimeout,
+            HeadError::ShuttingDown => Disconnect::Shutdown,
             HeadError::TooLarge => Disconnect::TooLarge,
             _ => Disconnect::Protocol,
         }
