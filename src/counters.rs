@@ -119,11 +119,13 @@ pub enum Conflated {
     Throttled,
     /// The sender updates faster than its limit; its newest state is kept.
     UpdateRate,
+    /// The channel tells its watchers at most once per interval; what happened meanwhile is one.
+    Interval,
 }
 
 impl Conflated {
     /// Labels of all reasons.
-    pub const LABELS: [&'static str; 3] = ["slow_receiver", "throttled", "update_rate"];
+    pub const LABELS: [&'static str; 4] = ["slow_receiver", "throttled", "update_rate", "interval"];
 }
 
 /// One shard's counts since start.
@@ -195,6 +197,6 @@ mod tests {
         assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
         assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
         assert_eq!(Dropped::ConnectionLimit as usize + 1, Dropped::LABELS.len());
-        assert_eq!(Conflated::UpdateRate as usize + 1, Conflated::LABELS.len());
+        assert_eq!(Conflated::Interval as usize + 1, Conflated::LABELS.len());
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -105,10 +105,23 @@ pub fn bind(
     Ok((bound, sockets))
 }
 
+/// How long a taken port is asked for again: the kernel lets go of the listeners of a process some
+/// milliseconds after the process has ended.
+const FREE_WITHIN: Duration = Duration::from_secs(1);
+const FREE_EVERY: Duration = Duration::from_millis(20);
+
 /// Sharing a port with SO_REUSEPORT succeeds even when another server has it, so that is asked
 /// first.
 fn check_free(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address).map(drop)
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match TcpListener::bind(address).map(drop) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(FREE_EVERY);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<Socket> {

@@ -11,7 +11,7 @@ use super::outbox::Full;
 use super::tables::OwnedChannel;
 use super::timers::Timer;
 use crate::channel::{Announced, Author, Change, Identity, ResumeKey};
-use crate::counters::{Dropped, Ignored};
+use crate::counters::{Conflated, Dropped, Ignored};
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
 use crate::policy::SnapshotOnJoin;
 use crate::session::Feed;
@@ -269,6 +269,7 @@ impl Shard {
                 owned.timed = true;
                 self.timers.set(due_ms, Timer::Flush { slot, generation });
             }
+            self.counters.conflate(Conflated::Interval);
             return;
         }
         owned.told_ms = Some(now.mono_ms);

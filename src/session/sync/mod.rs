@@ -12,9 +12,10 @@
 //! | other version (TCP): the next frame cannot be found | - | closed | `disconnect{protocol}` |
 //! | declared length above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
 //! | body of the wrong arity or type, trailing garbage excepted | - | kept | `ignored{malformed_*}` |
-//! | undecodable Handshake | failed ack | kept until the greeting deadline | - |
+//! | undecodable Handshake | failed ack | kept until the greeting deadline | `ignored{malformed_body}` |
 //! | wrong wire version | failed ack | closed 1008 | `disconnect{wire_version}` |
-//! | bad, expired or missing token | failed ack | kept until the greeting deadline | - |
+//! | bad, expired or missing token | failed ack | kept until the greeting deadline | `ignored{bad_token}` |
+//! | a refresh with such a token | failed ack | kept | `ignored{bad_token}` |
 //! | no greeting in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | presence, shapes, resync before the greeting | - | kept | `ignored{unauthenticated}` |
 //! | channel name empty or over 255 bytes | - | kept | `ignored{channel_name}` |
@@ -41,7 +42,7 @@ use super::{Context, Feed, Framing, Pace, Principal, Step, append_message};
 use crate::auth::Operation;
 use crate::channel::{Identity, ResumeKey};
 use crate::counters::Ignored;
-use crate::error::{Disconnect, Reject};
+use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Now;
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
@@ -113,7 +114,8 @@ impl Session {
         match sync::decode(frame.message_type, frame.body, self.layout) {
             Ok(message) => self.handle_message(cx, message, out),
             Err(_) if frame.message_type == MessageType::Handshake => {
-                self.refuse_greeting(out, "malformed handshake")
+                let reason = Ignored::Malformed(FrameError::Body);
+                self.refuse_greeting(out, "malformed handshake", reason)
             }
             Err(error) => Step::Ignored(Ignored::Malformed(error)),
         }
@@ -148,13 +150,13 @@ impl Session {
         let ten_byte = cx.settings.ten_byte_layout;
         let Some(layout) = layout_for(self.header, greeting.wire_version, ten_byte) else {
             let error = format!("incompatible wire version: {}", greeting.wire_version);
-            self.refuse_greeting(out, &error);
+            self.refuse_greeting(out, &error, Ignored::Refused(Reject::Unsupported));
             return Step::Close(Disconnect::WireVersion);
         };
         self.layout = layout;
         match self.identify(cx, greeting) {
             Ok(principal) => self.accept_greeting(greeting, principal, out),
-            Err(error) => self.refuse_greeting(out, error),
+            Err(error) => self.refuse_greeting(out, error, Ignored::Refused(Reject::BadToken)),
         }
     }
 
@@ -211,7 +213,12 @@ impl Session {
     }
 
     /// Answers a greeting that failed; whoever the session was before, it is nobody then.
-    fn refuse_greeting(&mut self, out: &mut Vec<u8>, error: &str) -> Step<'static> {
+    fn refuse_greeting(
+        &mut self,
+        out: &mut Vec<u8>,
+        error: &str,
+        reason: Ignored,
+    ) -> Step<'static> {
         let ack = HandshakeAck {
             success: false,
             session_id: &self.name,
@@ -226,7 +233,7 @@ impl Session {
         self.reply(out, &Message::HandshakeAck(ack));
         match self.principal.take() {
             Some(_) => Step::Ungreeted,
-            None => Step::Done,
+            None => Step::Ignored(reason),
         }
     }
 
@@ -270,7 +277,8 @@ impl Session {
                 self.renew(renewed);
                 Step::Renewed
             }
-            _ => Step::Done,
+            Ok(_) => Step::Done,
+            Err(_) => Step::Ignored(Ignored::Refused(Reject::BadToken)),
         }
     }
 
