@@ -5,7 +5,7 @@
 /// unused.
 pub const SHARDS_MAX: u16 = 128;
 
-/// Longest channel name in bytes, whatever the dialect. Longer names are refused to the sender.
+/// Longest channel name in bytes unless the operator says otherwise, and in URLs and patterns.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 
 /// Longest user or client id in bytes. A longer one in a token refuses the token.
@@ -35,6 +35,8 @@ pub struct Limits {
     pub channels_per_session_max: usize,
     /// Members of one channel. Further ones are ignored and counted.
     pub members_per_channel_max: usize,
+    /// Longest channel name in bytes. An update for a longer one is ignored and counted.
+    pub channel_name_bytes_max: usize,
     /// State of one member in bytes. A larger update is ignored and counted.
     pub state_bytes_max: usize,
     /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
@@ -72,6 +74,7 @@ impl Default for Limits {
             send_queue_bytes_max: 1024 * 1024,
             channels_per_session_max: 64,
             members_per_channel_max: 16 * 1024,
+            channel_name_bytes_max: CHANNEL_NAME_BYTES_MAX,
             state_bytes_max: 64 * 1024,
             presence_set_bytes_max: 8 * 1024 * 1024,
             updates_per_second_max: 10_000,

@@ -179,13 +179,14 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 12] {
+fn sizes(limits: &Limits) -> [Bound; 13] {
     [
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
         Bound("send_queue_bytes_max", limits.send_queue_bytes_max as u64, 16 * 1024, 1024 * MIB),
         Bound("channels_per_session_max", limits.channels_per_session_max as u64, 1, 65_536),
         Bound("members_per_channel_max", limits.members_per_channel_max as u64, 1, 1_000_000),
+        Bound("channel_name_bytes_max", limits.channel_name_bytes_max as u64, 1, 1024),
         Bound("state_bytes_max", limits.state_bytes_max as u64, 1, 16 * MIB),
         // Clients accept sync frames of up to 16 MiB; the header and the names take the rest.
         Bound("presence_set_bytes_max", limits.presence_set_bytes_max as u64, 1024, 15 * MIB),

@@ -221,6 +221,7 @@ pub(super) struct LimitsTable {
     send_queue_bytes_max: usize,
     channels_per_session_max: usize,
     members_per_channel_max: usize,
+    channel_name_bytes_max: usize,
     state_bytes_max: usize,
     presence_set_bytes_max: usize,
     updates_per_second_max: u32,

@@ -13,7 +13,6 @@ use crate::channel::Identity;
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Now, ShardId};
-use crate::limits::CHANNEL_NAME_BYTES_MAX;
 use crate::policy::Heartbeat;
 use crate::session::{Feed, FeedSet, Pace};
 
@@ -263,7 +262,7 @@ impl Shard {
         state: &[u8],
     ) -> Result<(Arc<str>, Feed), Reject> {
         let feed = self.feed_of(id).ok_or(Reject::Unauthenticated)?;
-        if channel.is_empty() || channel.len() > CHANNEL_NAME_BYTES_MAX {
+        if channel.is_empty() || channel.len() > self.settings.limits.channel_name_bytes_max {
             return Err(Reject::ChannelName);
         }
         if state.len() > self.settings.limits.state_bytes_max {
