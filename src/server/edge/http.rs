@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_lite::stream::{self, BoxedLocal, StreamExt};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -65,20 +65,18 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: &Request<Incoming>)
         Route::NotFound => text(StatusCode::NOT_FOUND, TEXT, "not found\n"),
         Route::MethodNotAllowed => {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
-            response.headers_mut().insert(ALLOW, "GET, HEAD".parse().unwrap_or(TEXT_VALUE));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             response
         }
     }
 }
 
-const TEXT_VALUE: hyper::header::HeaderValue = hyper::header::HeaderValue::from_static("GET");
-
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -149,8 +147,8 @@ fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
     });
     let mut response = Response::new(Either::Right(StreamBody::new(lines.boxed_local())));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(LINES));
-    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

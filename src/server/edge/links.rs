@@ -44,7 +44,8 @@ pub struct NoAnswer;
 
 pub struct Links {
     mailboxes: RefCell<Mailboxes>,
-    /// Envelopes that found no room; sent before any other.
+    /// Envelopes that found no room; sent before any other. Bounded by the HTTP connections, each
+    /// of which asks one thing at a time, and one goodbye per watched channel.
     waiting: RefCell<VecDeque<(ShardId, Envelope)>>,
     questions: RefCell<HashMap<u64, Rc<Question>>>,
     watched: RefCell<HashMap<u32, Watched>>,
