@@ -11,6 +11,9 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest user or client id in bytes. A longer one in a token refuses the token.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
+/// Longest id that a publisher may give a message, in bytes; the publish is refused.
+pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+
 /// Deepest nesting of MessagePack or JSON that is walked. Deeper values refuse their sender.
 pub const VALUE_DEPTH_MAX: usize = 64;
 
@@ -31,14 +34,20 @@ pub struct Limits {
     /// Bytes that may wait for one connection. Past it presence is conflated, and whatever cannot
     /// be conflated closes the connection as slow.
     pub send_queue_bytes_max: usize,
-    /// Channels one session may be a member of. Further ones are ignored and counted.
+    /// Channels one session on the sync wire may be a member of. Further ones are ignored and
+    /// counted.
     pub channels_per_session_max: usize,
+    /// Channels one Foony session may subscribe to, watch and be a member of, each. Requests for
+    /// further ones are refused.
+    pub subscriptions_per_session_max: usize,
     /// Members of one channel. Further ones are ignored and counted.
     pub members_per_channel_max: usize,
     /// Longest channel name in bytes. An update for a longer one is ignored and counted.
     pub channel_name_bytes_max: usize,
     /// State of one member in bytes. A larger update is ignored and counted.
     pub state_bytes_max: usize,
+    /// One published message in bytes: name, payload, encoding. A larger one refuses its publish.
+    pub publish_bytes_max: usize,
     /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
     /// clients accept. An update that would pass it is ignored and counted.
     pub presence_set_bytes_max: usize,
@@ -55,6 +64,12 @@ pub struct Limits {
     pub home_overload_percent: u32,
     /// Time for the first complete request or greeting, milliseconds. Then the connection ends.
     pub greeting_ms: u64,
+    /// Time for a WebSocket connection to say which protocol it speaks, and for a Foony client to
+    /// authenticate, milliseconds. Then the connection ends.
+    pub auth_ms: u64,
+    /// How often Foony clients are asked to send a ping, milliseconds; 0 asks for none. One that is
+    /// silent for twice as long, WebSocket pings unanswered, is taken for dead.
+    pub keep_alive_ms: u64,
     /// Silence after which a WebSocket ping is sent, milliseconds; 0 sends none.
     pub ping_after_ms: u64,
     /// Silence after which a connection is taken for dead, milliseconds; 0 never.
@@ -73,15 +88,19 @@ impl Default for Limits {
             fragments_max: 1024,
             send_queue_bytes_max: 1024 * 1024,
             channels_per_session_max: 64,
+            subscriptions_per_session_max: 1024,
             members_per_channel_max: 16 * 1024,
             channel_name_bytes_max: CHANNEL_NAME_BYTES_MAX,
             state_bytes_max: 64 * 1024,
+            publish_bytes_max: 256 * 1024,
             presence_set_bytes_max: 8 * 1024 * 1024,
             updates_per_second_max: 10_000,
             connections_per_shard_max: 1_000_000,
             home_subscribers_max: 5_000,
             home_overload_percent: 30,
             greeting_ms: 10_000,
+            auth_ms: 5_000,
+            keep_alive_ms: 15_000,
             ping_after_ms: 40_000,
             idle_ms: 90_000,
             sweep_ms: 500,

@@ -49,11 +49,23 @@ impl Content {
 }
 
 impl Message {
-    /// Memory it takes, in bytes, about.
-    fn bytes(&self) -> usize {
-        let part = |part: &Part| size_of::<Part>() + part.name.len() + part.data.len();
-        size_of::<Message>() + self.id.len() + self.content.parts().iter().map(part).sum::<usize>()
+    /// Memory it takes, in bytes, about; also above what it takes on a wire, its channel's name not
+    /// counted.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Part| {
+            size_of::<Part>() + part.name.len() + part.data.len() + part.encoding.len()
+        };
+        let names = self.id.len() + self.client_id.len();
+        size_of::<Message>() + names + self.content.parts().iter().map(part).sum::<usize>()
     }
+}
+
+/// A place in a channel as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    Serial(u64),
+    /// The publisher's id of the message there.
+    MessageId(Box<str>),
 }
 
 /// What a cursor is answered with.
@@ -66,7 +78,7 @@ pub enum Replay {
 }
 
 /// One page of history.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Oldest first.
     pub messages: Vec<Arc<Message>>,
@@ -87,6 +99,9 @@ pub trait Log {
 
     /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
     fn before(&self, serial: u64, limit: usize) -> Page;
+
+    /// The serial of the newest kept message with this publisher's id.
+    fn find(&self, message_id: &str) -> Option<u64>;
 
     /// Forgets what `policy` does not keep any longer.
     fn expire(&mut self, now: Now, policy: &Policy);
@@ -130,7 +145,7 @@ impl Log for MemoryLog {
     }
 
     fn after(&self, serial: u64) -> Replay {
-        if serial + 1 < self.first() || serial > self.head {
+        if serial > self.head || serial + 1 < self.first() {
             return Replay::AgedOut;
         }
         let skip = (serial + 1 - self.first()) as usize;
@@ -144,6 +159,11 @@ impl Log for MemoryLog {
         };
         let start = end.saturating_sub(limit);
         Page { messages: self.messages.range(start..end).cloned().collect(), more: start > 0 }
+    }
+
+    fn find(&self, message_id: &str) -> Option<u64> {
+        let found = self.messages.iter().rev().find(|message| &*message.id == message_id);
+        found.map(|message| message.serial)
     }
 
     fn expire(&mut self, now: Now, policy: &Policy) {

@@ -74,9 +74,10 @@ impl From<Reject> for ErrorCode {
             Reject::Forbidden | Reject::TooManyChannels | Reject::ChannelFull => {
                 ErrorCode::Forbidden
             }
-            Reject::ChannelName | Reject::StateTooLarge | Reject::Unsupported => {
-                ErrorCode::BadFrame
-            }
+            Reject::ChannelName
+            | Reject::StateTooLarge
+            | Reject::MessageTooLarge
+            | Reject::Unsupported => ErrorCode::BadFrame,
             Reject::Busy => ErrorCode::RateLimited,
         }
     }
