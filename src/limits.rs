@@ -11,6 +11,9 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest user or client id in bytes. A longer one in a token refuses the token.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
+/// Largest message in bytes of a client that has not greeted.
+pub const STRANGER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Longest id that a publisher may give a message, in bytes; the publish is refused.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 
@@ -26,8 +29,10 @@ pub const REQUEST_HEADERS_MAX: usize = 64;
 /// Limits that an operator may change. Every field is per process unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest message in bytes that a client may send, fragments put together. The sender's
-    /// connection is closed with 1009 (WebSocket) or closed (TCP).
+    /// Largest message in bytes that a client may send, fragments put together; before it has
+    /// greeted, never more than 1 MiB. The sender's connection is closed with 1009 (WebSocket) or
+    /// closed (TCP). SDKs put up to 200 publishes into one message without looking at its size, and
+    /// repeat one that ends their connection.
     pub message_bytes_max: usize,
     /// Most fragments of one message. The sender's connection is closed with 1009.
     pub fragments_max: u32,
@@ -84,7 +89,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            message_bytes_max: 1024 * 1024,
+            message_bytes_max: 4 * 1024 * 1024,
             fragments_max: 1024,
             send_queue_bytes_max: 1024 * 1024,
             channels_per_session_max: 64,

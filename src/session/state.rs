@@ -13,9 +13,12 @@ use crate::wire::msgpack;
 const BASE64: &str = "base64";
 
 /// The state for dialects that carry MessagePack. Data with an `encoding` becomes a map of both;
-/// no data becomes nil.
+/// no data remains no bytes.
 pub fn message_pack_state(state: &State) -> &Bytes {
     state.message_pack(|json| {
+        if json.data.is_empty() && json.encoding.is_empty() {
+            return Bytes::new();
+        }
         let value = if json.data.is_empty() { Some(Value::Null) } else { parse(&json.data) };
         let mut out = Vec::new();
         let written = value.and_then(|value| match &*json.encoding {
@@ -75,7 +78,7 @@ mod tests {
     #[test]
     fn json_becomes_message_pack_that_says_the_same() {
         for (data, encoding, expected) in [
-            ("", "", &b"\xc0"[..]),
+            ("", "", &b""[..]),
             ("null", "", b"\xc0"),
             ("{\"x\": 1}", "", b"\x81\xa1x\x01"),
             ("[true,-1,\"ä\"]", "", b"\x93\xc3\xff\xa2\xc3\xa4"),

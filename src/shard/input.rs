@@ -194,8 +194,8 @@ impl Shard {
     }
 
     fn read_websocket(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) -> usize {
-        let limits = self.settings.message_limits();
         let Some(connection) = self.connections.get_mut(id) else { return 0 };
+        let limits = self.settings.message_limits(connection);
         let Transport::WebSocket(decoder) = &mut connection.transport else { return 0 };
         match decoder.decode(bytes, &limits) {
             Ok(decoded) => {
@@ -315,7 +315,9 @@ impl Shard {
     fn read_stream(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
         use crate::wire::sync::Parsed;
         let Some(header) = self.stream_header(now, id, bytes) else { return 0 };
-        match parse(header, bytes, self.settings.limits.message_bytes_max) {
+        let Some(connection) = self.connections.get(id) else { return 0 };
+        let most = self.settings.message_limits(connection).message_bytes_max;
+        match parse(header, bytes, most) {
             Ok(Parsed::NeedMore) => 0,
             Ok(Parsed::Frame(frame)) => {
                 self.counters.messages_in += 1;

@@ -63,7 +63,7 @@ use timers::{Timer, Timers};
 use crate::counters::Counters;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Now, Router, ShardId};
-use crate::limits::Limits;
+use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
 use crate::session::{self, SessionNames};
@@ -91,9 +91,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn message_limits(&self) -> MessageLimits {
+    fn message_limits(&self, connection: &Connection) -> MessageLimits {
+        let most = self.limits.message_bytes_max;
         MessageLimits {
-            message_bytes_max: self.limits.message_bytes_max,
+            message_bytes_max: match connection.principal() {
+                Some(_) => most,
+                None => most.min(STRANGER_MESSAGE_BYTES_MAX),
+            },
             fragments_max: self.limits.fragments_max,
         }
     }

@@ -233,7 +233,7 @@ impl Session {
     /// Checks a request and puts it in the words of channels.
     fn prepare<'m>(
         &self,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         request: Request<'m>,
     ) -> Result<(Cow<'m, str>, Asked), Refusal> {
         match request {
@@ -249,9 +249,8 @@ impl Session {
             }
             Request::Publish(publish) => {
                 self.check(cx, &publish.channel, Some(Operation::Publish))?;
-                let draft =
-                    self.draft(cx, publish.message_id, publish.ephemeral, publish.content)?;
-                Ok((publish.channel, Asked::Publish(draft)))
+                let channel = publish.channel.clone();
+                Ok((channel, Asked::Publish(self.draft(cx, publish)?)))
             }
             Request::Presence(presence) => {
                 self.check(cx, &presence.channel, Some(Operation::Presence))?;
@@ -345,24 +344,24 @@ impl Session {
         }
     }
 
-    fn draft(
-        &self,
-        cx: &Context<'_>,
-        message_id: Cow<'_, str>,
-        ephemeral: bool,
-        content: foony::Content<'_>,
-    ) -> Result<Draft, Refusal> {
+    fn draft(&self, cx: &mut Context<'_>, publish: foony::Publish<'_>) -> Result<Draft, Refusal> {
+        let content = publish.content;
         let too_large = |message: &foony::Message<'_>| {
             let bytes = message.name.len() + message.data.len() + message.encoding.len();
             bytes > cx.limits.publish_bytes_max
         };
         let is_too_large = content.messages().iter().any(too_large);
-        if is_too_large || message_id.len() > MESSAGE_ID_BYTES_MAX {
+        if is_too_large || publish.message_id.len() > MESSAGE_ID_BYTES_MAX {
             return Err(Refusal::Reject(Reject::MessageTooLarge));
         }
         let client_id = self.principal.as_ref().map(|p| Arc::clone(&p.identity.user));
+        let id = match publish.message_id.is_empty() {
+            // Clients before SDK 0.4 send none, but are told one.
+            true => format!("{}-{}", cx.now.wall_ms, &cx.names.next_name()[..8]).into(),
+            false => publish.message_id.into(),
+        };
         Ok(Draft {
-            id: message_id.into(),
+            id,
             client_id: client_id.unwrap_or_default(),
             content: match content.unwrapped() {
                 foony::Content::One(message) => Content::One(part(message)),
@@ -370,7 +369,7 @@ impl Session {
                     Content::Batch(messages.into_iter().map(part).collect())
                 }
             },
-            keeping: if ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
+            keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
         })
     }
 }
