@@ -20,7 +20,7 @@ pub enum Ignored {
 
 impl Ignored {
     /// Labels of all reasons, in metric order.
-    pub const LABELS: [&'static str; 24] = [
+    pub const LABELS: [&'static str; 25] = [
         "wrong_direction",
         "text_message",
         "nothing_to_do",
@@ -43,6 +43,7 @@ impl Ignored {
         "message_too_large",
         "too_many_channels",
         "channel_full",
+        "server_full",
         "busy",
         "unsupported",
     ];
@@ -84,8 +85,9 @@ fn reject_index(reject: Reject) -> usize {
         Reject::MessageTooLarge => 6,
         Reject::TooManyChannels => 7,
         Reject::ChannelFull => 8,
-        Reject::Busy => 9,
-        Reject::Unsupported => 10,
+        Reject::ServerFull => 9,
+        Reject::Busy => 10,
+        Reject::Unsupported => 11,
     }
 }
 
@@ -104,17 +106,20 @@ pub enum Dropped {
     MessageSlowConsumer,
     /// Messages to a home shard; it gets them, or sees the gap, on a later turn.
     MessageMailboxFull,
+    /// Messages forgotten before their time, because the shard's memory for them is full.
+    MessageHistoryFull,
 }
 
 impl Dropped {
     /// Labels of all reasons: what was dropped, and why.
-    pub const LABELS: [(&'static str, &'static str); 6] = [
+    pub const LABELS: [(&'static str, &'static str); 7] = [
         ("request", "mailbox_full"),
         ("event", "mailbox_full"),
         ("handoff", "mailbox_full"),
         ("connection", "limit"),
         ("message", "slow_consumer"),
         ("message", "mailbox_full"),
+        ("message", "history_full"),
     ];
 }
 
@@ -214,7 +219,7 @@ mod tests {
     fn every_reason_has_its_own_label() {
         assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
         assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
-        assert_eq!(Dropped::MessageMailboxFull as usize + 1, Dropped::LABELS.len());
+        assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
         assert_eq!(Conflated::MailboxFull as usize + 1, Conflated::LABELS.len());
     }
 }

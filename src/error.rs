@@ -61,6 +61,8 @@ pub enum Reject {
     TooManyChannels,
     #[error("the channel has as many members as it may have")]
     ChannelFull,
+    #[error("the server has as many channels as it may have")]
+    ServerFull,
     #[error("the owner of the channel is overloaded, try again")]
     Busy,
     #[error("not supported")]

@@ -45,6 +45,12 @@ pub struct Limits {
     /// Channels one Foony session may subscribe to, watch and be a member of, each. Requests for
     /// further ones are refused.
     pub subscriptions_per_session_max: usize,
+    /// Channels that one shard owns. Whoever would open a further one is refused.
+    pub channels_per_shard_max: usize,
+    /// Memory of one shard for messages that are kept and publishes that may be sent again, in
+    /// bytes. Past it a publish makes its own channel forget its oldest messages: whoever resumes
+    /// from there pays, and is told.
+    pub history_bytes_per_shard_max: u64,
     /// Members of one channel. Further ones are ignored and counted.
     pub members_per_channel_max: usize,
     /// Longest channel name in bytes. An update for a longer one is ignored and counted.
@@ -94,6 +100,8 @@ impl Default for Limits {
             send_queue_bytes_max: 1024 * 1024,
             channels_per_session_max: 64,
             subscriptions_per_session_max: 1024,
+            channels_per_shard_max: 250_000,
+            history_bytes_per_shard_max: 1024 * 1024 * 1024,
             members_per_channel_max: 16 * 1024,
             channel_name_bytes_max: CHANNEL_NAME_BYTES_MAX,
             state_bytes_max: 64 * 1024,

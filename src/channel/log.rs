@@ -105,6 +105,12 @@ pub trait Log {
 
     /// Forgets what `policy` does not keep any longer.
     fn expire(&mut self, now: Now, policy: &Policy);
+
+    /// Forgets the oldest message; false when there is none.
+    fn forget_oldest(&mut self) -> bool;
+
+    /// Memory that the kept messages take, in bytes, about.
+    fn bytes(&self) -> u64;
 }
 
 /// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever
@@ -117,6 +123,11 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
+    /// An empty log whose first message follows `head`.
+    pub fn starting_after(head: u64) -> Self {
+        MemoryLog { head, ..MemoryLog::default() }
+    }
+
     /// The serial of the oldest kept message; the next one's when there is none.
     fn first(&self) -> u64 {
         self.head + 1 - self.messages.len() as u64
@@ -125,7 +136,7 @@ impl MemoryLog {
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
         let Some(oldest) = self.messages.front() else { return false };
         let age_ms = now.wall_ms.saturating_sub(oldest.timestamp_ms);
-        self.messages.len() > policy.history_messages as usize
+        self.messages.len() > policy.messages_kept()
             || self.bytes > policy.history_bytes
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
@@ -168,10 +179,18 @@ impl Log for MemoryLog {
 
     fn expire(&mut self, now: Now, policy: &Policy) {
         while self.is_over(now, policy) {
-            if let Some(oldest) = self.messages.pop_front() {
-                self.bytes -= oldest.bytes() as u64;
-            }
+            self.forget_oldest();
         }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.messages.pop_front() else { return false };
+        self.bytes -= oldest.bytes() as u64;
+        true
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

@@ -51,12 +51,34 @@ pub struct Messages {
 
 impl Default for Messages {
     fn default() -> Self {
-        let window = PublishWindow::new(RESEND_WINDOW_MS, RESENDS_MAX);
-        Messages { log: MemoryLog::default(), window }
+        Messages::starting_after(0)
     }
 }
 
 impl Messages {
+    /// No messages; the first one's serial follows `head`.
+    pub fn starting_after(head: u64) -> Self {
+        let window = PublishWindow::new(RESEND_WINDOW_MS, RESENDS_MAX);
+        Messages { log: MemoryLog::starting_after(head), window }
+    }
+
+    /// Memory that is taken, in bytes, about.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes() + self.window.bytes()
+    }
+
+    /// Forgets what is too old. True when only the head is left to remember.
+    pub fn expire(&mut self, now: Now, policy: &Policy) -> bool {
+        self.log.expire(now, policy);
+        self.window.expire(now);
+        self.bytes() == 0
+    }
+
+    /// Forgets the oldest message, or a publish that may be sent again when none is kept.
+    pub fn forget_oldest(&mut self) -> bool {
+        self.log.forget_oldest() || self.window.forget_oldest()
+    }
+
     /// Numbers and stores a message, unless it was published before.
     pub fn publish(&mut self, now: Now, draft: Draft, policy: &Policy) -> Published {
         if draft.keeping == Keeping::Ephemeral {

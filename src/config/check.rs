@@ -179,7 +179,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 15] {
+fn sizes(limits: &Limits) -> [Bound; 17] {
     [
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
@@ -190,6 +190,13 @@ fn sizes(limits: &Limits) -> [Bound; 15] {
             limits.subscriptions_per_session_max as u64,
             1,
             65_536,
+        ),
+        Bound("channels_per_shard_max", limits.channels_per_shard_max as u64, 1, 16_000_000),
+        Bound(
+            "history_bytes_per_shard_max",
+            limits.history_bytes_per_shard_max,
+            MIB,
+            1024 * 1024 * MIB,
         ),
         Bound("members_per_channel_max", limits.members_per_channel_max as u64, 1, 1_000_000),
         Bound("channel_name_bytes_max", limits.channel_name_bytes_max as u64, 1, 1024),

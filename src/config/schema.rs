@@ -221,6 +221,8 @@ pub(super) struct LimitsTable {
     send_queue_bytes_max: usize,
     channels_per_session_max: usize,
     subscriptions_per_session_max: usize,
+    channels_per_shard_max: usize,
+    history_bytes_per_shard_max: u64,
     members_per_channel_max: usize,
     channel_name_bytes_max: usize,
     state_bytes_max: usize,

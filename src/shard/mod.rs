@@ -36,6 +36,7 @@ mod placement;
 mod poll;
 mod publish;
 mod requests;
+mod retention;
 mod returning;
 mod send_queue;
 mod table;
@@ -56,6 +57,7 @@ use std::sync::Arc;
 use connection::{Connections, Phase};
 use outbox::Outbox;
 use owner::LostMembers;
+use retention::Retention;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
@@ -112,6 +114,7 @@ pub struct Shard {
     homes: ChannelTable<HomeChannel>,
     owned: ChannelTable<OwnedChannel>,
     lost: LostMembers,
+    retention: Retention,
     outbox: Outbox,
     timers: Timers,
     names: SessionNames,
@@ -150,6 +153,7 @@ impl Shard {
             homes: ChannelTable::default(),
             owned: ChannelTable::default(),
             lost: LostMembers::default(),
+            retention: Retention::new(&settings.limits),
             outbox: Outbox::new(id, usize::from(shards) + 1),
             timers: Timers::default(),
             names: SessionNames::new(settings.name_key, id.0, shards),
@@ -251,6 +255,7 @@ impl Shard {
                 Timer::Flush { slot, generation } => self.own_flush_due(slot, generation),
                 Timer::Grace { grace } => self.own_grace_over(now, grace),
                 Timer::Pace { conn } => self.pace_due(now, conn),
+                Timer::Retention => self.retain(now),
                 Timer::Hold { conn } => self.poll_held_enough(now, conn),
             }
         }

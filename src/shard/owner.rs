@@ -95,8 +95,9 @@ impl Shard {
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
             Command::Subscribe { feed, home } => {
-                let slot = self.own_open(&key);
-                if let Some(owned) = self.owned.get_mut(slot) {
+                // Without room for it the questions that follow are refused.
+                let slot = self.own_open(&key).ok();
+                if let Some(owned) = slot.and_then(|slot| self.owned.get_mut(slot)) {
                     owned.subscribe(from, feed, home);
                 }
             }
@@ -164,16 +165,23 @@ impl Shard {
         }
     }
 
-    pub(super) fn own_open(&mut self, key: &Arc<ChannelKey>) -> u32 {
+    /// The channel's entry, made if there is room for it.
+    pub(super) fn own_open(&mut self, key: &Arc<ChannelKey>) -> Result<u32, Reject> {
         if let Some(slot) = self.owned.find_key(key) {
-            return slot;
+            return Ok(slot);
+        }
+        if self.owned.len() >= self.settings.limits.channels_per_shard_max {
+            return Err(Reject::ServerFull);
         }
         let policy = Arc::clone(self.settings.policies.for_channel(&key.name));
-        self.owned.insert(OwnedChannel::new(Arc::clone(key), policy))
+        Ok(self.owned.insert(OwnedChannel::new(Arc::clone(key), policy)))
     }
 
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
-        let slot = self.own_open(&key);
+        let slot = match self.own_open(&key) {
+            Ok(slot) => slot,
+            Err(reject) => return self.turn_away(&new, reject),
+        };
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
             self.counters.members -= 1;
@@ -211,16 +219,8 @@ impl Shard {
         let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
         let is_member = owned.channel.members().contains(new.addr);
         let is_alone = owned.channel.members().len() == 1;
-        let request = match new.welcome {
-            Welcome::Set(_) => NO_REQUEST,
-            Welcome::Entered(request) | Welcome::Updated(request) => request,
-        };
         match (done, new.welcome) {
-            (Err(reject), _) if !is_member => {
-                let number = new.number;
-                let refused = Envelope::Refused { to, conn, number, request, reject };
-                self.outbox.send(shard, refused);
-            }
+            (Err(reject), _) if !is_member => self.turn_away(new, reject),
             (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
             (Ok(Announced::Updated), Welcome::Set(_)) => {}
             (Ok(entered), Welcome::Set(feed)) => {
@@ -229,29 +229,39 @@ impl Shard {
                     self.send_snapshot(now, slot, feed, new.addr, to);
                 }
             }
-            (done, Welcome::Entered(_) | Welcome::Updated(_)) => {
+            (done, Welcome::Entered(request) | Welcome::Updated(request)) => {
                 let answer = done.map_or_else(Answer::Refused, |_| Answer::Done);
                 self.send_answer(shard, Asker::Session { conn, request }, key, answer);
             }
         }
     }
 
+    /// The author of an announcement is no member.
+    fn turn_away(&mut self, new: &Announcement, reject: Reject) {
+        let request = match new.welcome {
+            Welcome::Set(_) => NO_REQUEST,
+            Welcome::Entered(request) | Welcome::Updated(request) => request,
+        };
+        let (to, conn, number) = (new.home, new.addr.conn, new.number);
+        let refused = Envelope::Refused { to, conn, number, request, reject };
+        self.outbox.send(new.addr.shard, refused);
+    }
+
     /// A subscriber begins to watch: who is present, then the changes. What has changed already is
     /// told to the others first, unless they are told at intervals only.
     fn own_watch(&mut self, now: Now, from: ShardId, key: &Arc<ChannelKey>, asker: Asker) {
-        let slot = self.owned.find_key(key);
-        if let Some(slot) = slot {
-            self.flush_presence(now, slot);
-        }
-        let mut members = Vec::new();
-        if let Some(owned) = slot.and_then(|slot| self.owned.get_mut(slot)) {
-            owned.channel.set_shown();
-            members.extend(owned.channel.members().iter().map(|member| Present {
-                identity: Arc::clone(&member.identity),
-                state: member.state.clone(),
-                announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
-            }));
-        }
+        let Some(slot) = self.owned.find_key(key) else {
+            return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
+        };
+        self.flush_presence(now, slot);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        owned.channel.set_shown();
+        let members = owned.channel.members().iter().map(|member| Present {
+            identity: Arc::clone(&member.identity),
+            state: member.state.clone(),
+            announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+        });
+        let members = members.collect();
         self.send_answer(from, asker, key, Answer::Watched { left: Vec::new(), members });
     }
 

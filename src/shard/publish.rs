@@ -8,7 +8,9 @@ use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatc
 use super::tables::{OwnedChannel, Published};
 use crate::channel::{self, Draft, Message, Page, Position, Replay, Room};
 use crate::counters::Dropped;
+use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
+use crate::policy::Policy;
 use crate::session::foony::encode;
 use crate::session::{Answer, Feed};
 
@@ -58,10 +60,17 @@ impl Shard {
         asker: Asker,
         draft: Draft,
     ) {
-        let slot = self.own_open(key);
+        let slot = match self.own_open(key) {
+            Ok(slot) => slot,
+            Err(reject) => return self.send_answer(from, asker, key, Answer::Refused(reject)),
+        };
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let published = owned.published.get_or_insert_default();
-        let serial = match published.messages.publish(now, draft, &owned.policy) {
+        let published = owned.published.get_or_insert_with(|| self.retention.reopen(key.hash));
+        let before = published.messages.bytes();
+        let outcome = published.messages.publish(now, draft, &owned.policy);
+        let forgotten = self.retention.account(before, &mut published.messages);
+        self.counters.drop_many(Dropped::MessageHistoryFull, forgotten);
+        let serial = match outcome {
             channel::Published::Resent { serial } => {
                 self.counters.messages_resent += 1;
                 serial
@@ -75,6 +84,7 @@ impl Shard {
             }
         };
         self.send_answer(from, asker, key, Answer::Published { serial });
+        self.begin_retention(now);
     }
 
     /// A subscriber begins: what it has missed, then the word from when on it is delivered to.
@@ -87,6 +97,9 @@ impl Shard {
         after: Option<&Position>,
         replay: Replaying,
     ) {
+        if self.owned.find_key(key).is_none() {
+            return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
+        }
         let replayed = after.map(|position| self.messages_after(now, key, position));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
@@ -257,22 +270,22 @@ impl Shard {
     /// What was published after a place. What has not been routed yet is routed first, so that
     /// whoever is answered now is delivered what comes later, and only that.
     fn messages_after(&mut self, now: Now, key: &ChannelKey, position: &Position) -> Replay {
-        let Some(slot) = self.owned.find_key(key) else {
-            return channel::Messages::default().after(now, position, &Default::default());
-        };
-        self.flush_messages(now, slot);
-        let Some(owned) = self.owned.get_mut(slot) else { return Replay::AgedOut };
-        let policy = Arc::clone(&owned.policy);
-        match &mut owned.published {
-            Some(published) => published.messages.after(now, position, &policy),
-            None => channel::Messages::default().after(now, position, &policy),
+        let slot = self.owned.find_key(key);
+        if let Some(slot) = slot {
+            self.flush_messages(now, slot);
+        }
+        match slot.and_then(|slot| self.owned.get_mut(slot)) {
+            Some(OwnedChannel { published: Some(published), policy, .. }) => {
+                published.messages.after(now, position, policy)
+            }
+            _ => {
+                let mut nothing = self.retention.closed_log(key.hash);
+                nothing.after(now, position, &Policy::default())
+            }
         }
     }
 
-    fn published_of(
-        &mut self,
-        key: &ChannelKey,
-    ) -> Option<(Arc<crate::policy::Policy>, &mut Published)> {
+    fn published_of(&mut self, key: &ChannelKey) -> Option<(Arc<Policy>, &mut Published)> {
         let slot = self.owned.find_key(key)?;
         let owned = self.owned.get_mut(slot)?;
         let policy = Arc::clone(&owned.policy);

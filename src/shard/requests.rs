@@ -96,6 +96,10 @@ impl Shard {
             (Answer::Watched { .. }, None) => {
                 Answer::Watched { left: Vec::new(), members: Vec::new() }
             }
+            (Answer::Refused(reject), Some(slot)) => {
+                self.abandon(id, slot, number);
+                Answer::Refused(reject)
+            }
             (answer, _) => answer,
         };
         self.answer(now, id, number, &key.name, &answer);
@@ -294,6 +298,18 @@ impl Shard {
             self.admit(id, slot, feed);
         }
         awaited
+    }
+
+    /// The owner cannot take the subscriptions that a request began with.
+    fn abandon(&mut self, id: ConnId, slot: u32, number: u64) {
+        let Some((messages, presence)) = self.foony_feeds(id) else { return };
+        for feed in [messages, presence] {
+            let connection = self.connections.get(id);
+            let subscription = connection.and_then(|c| c.subscription(slot, feed));
+            if subscription.is_some_and(|s| s.place.is_none() && s.request == number) {
+                self.unsubscribe(id, slot, feed);
+            }
+        }
     }
 
     /// Shows who is present, and those to have left of whom the session was not told.

@@ -69,8 +69,12 @@ impl OwnedChannel {
 
     /// True when nothing would be lost by forgetting the channel.
     pub fn is_unused(&self) -> bool {
-        let has_published = self.published.is_some();
-        let is_idle = !self.dirty && !self.timed && !has_published;
+        self.published.is_none() && self.is_unused_but_for_messages()
+    }
+
+    /// True when nobody is there and nothing is to be told.
+    pub fn is_unused_but_for_messages(&self) -> bool {
+        let is_idle = !self.dirty && !self.timed;
         self.channel.members().is_empty() && self.interest.is_empty() && is_idle
     }
 

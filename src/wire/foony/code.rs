@@ -78,6 +78,7 @@ impl From<Reject> for ErrorCode {
             | Reject::StateTooLarge
             | Reject::MessageTooLarge
             | Reject::Unsupported => ErrorCode::BadFrame,
+            Reject::ServerFull => ErrorCode::Bootstrap,
             Reject::Busy => ErrorCode::RateLimited,
         }
     }
