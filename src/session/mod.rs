@@ -106,7 +106,7 @@ pub enum Request {
     },
     /// Send neither messages nor presence, and be no member any longer.
     Unsubscribe,
-    Publish(Draft),
+    Publish(Box<Draft>),
     /// Become a member, or replace the own state. To enter again in the same state is no news.
     Enter(State),
     Update(State),

@@ -109,7 +109,7 @@ pub enum Heat {
 #[derive(Debug)]
 pub enum Command {
     /// Enter as a member, or replace the state.
-    Announce(Announcement),
+    Announce(Box<Announcement>),
     /// The member is gone for good.
     Leave { addr: ConnAddr },
     /// The member's connection was lost; keep its place for the channel's grace.
@@ -127,7 +127,7 @@ pub enum Command {
     /// One subscriber wants changes of members from here on, and who is present.
     Watch { asker: Asker },
     /// Number, store and deliver a message.
-    Publish { asker: Asker, draft: Draft },
+    Publish { asker: Asker, draft: Box<Draft> },
     /// Send the newest messages, or the newest before a place.
     History { asker: Asker, before: Option<Position>, room: Room },
     /// Send the oldest messages after a serial, as a page of history.

@@ -388,7 +388,7 @@ impl Shard {
         membership.number = number;
         let addr = ConnAddr { shard: self.id, conn: id };
         let announcement = Announcement { addr, home, identity, state, number, welcome };
-        self.command_home(slot, Command::Announce(announcement));
+        self.command_home(slot, Command::Announce(Box::new(announcement)));
     }
 
     fn hold_state(&mut self, id: ConnId, slot: u32, state: State) {

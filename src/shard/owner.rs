@@ -84,7 +84,7 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Announce(new) => self.own_announce(now, key, new),
+            Command::Announce(new) => self.own_announce(now, key, *new),
             Command::Publish { .. }
             | Command::Attach { .. }
             | Command::History { .. }

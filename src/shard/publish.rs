@@ -29,7 +29,7 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Publish { asker, draft } => self.own_publish(now, from, key, asker, draft),
+            Command::Publish { asker, draft } => self.own_publish(now, from, key, asker, *draft),
             Command::Attach { asker, after, replay } => {
                 self.own_attach(now, from, key, asker, after.as_ref(), replay);
             }

@@ -250,7 +250,7 @@ impl Session {
             Request::Publish(publish) => {
                 self.check(cx, &publish.channel, Some(Operation::Publish))?;
                 let channel = publish.channel.clone();
-                Ok((channel, Asked::Publish(self.draft(cx, publish)?)))
+                Ok((channel, Asked::Publish(Box::new(self.draft(cx, publish)?))))
             }
             Request::Presence(presence) => {
                 self.check(cx, &presence.channel, Some(Operation::Presence))?;
