@@ -18,6 +18,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// Stub.
+pub type State = Bytes;
+
+/// Stub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    Newest,
+    Serial(u64),
+    MessageId(Box<str>),
+}
+
 use crate::error::Reject;
 use crate::ids::{ConnAddr, Now};
 use crate::limits::Limits;

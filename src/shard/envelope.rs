@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::connection::Parcel;
-use crate::channel::{Change, Identity, ResumeKey};
+use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, State};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
@@ -49,6 +49,55 @@ pub enum Envelope {
     Inspected { request: u64, counters: Box<Counters> },
     /// Owner -> edge: the members of a channel, in join order.
     Members { to: MembersFor, members: Vec<MemberView> },
+    /// Owner -> asker: what became of a command.
+    Answer { to: Asker, channel: Arc<ChannelKey>, answer: Answer },
+    /// Edge -> shard: a request of a long-polling client.
+    Poll { from: ShardId, number: u64, ask: PollAsk },
+    /// Shard -> edge: its answer.
+    Polled { number: u64, outcome: PollOutcome },
+}
+
+/// Who asked, and how the answer finds its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    Session { conn: ConnId, request: u64 },
+    Edge(u64),
+}
+
+/// What a command is answered with.
+#[derive(Debug)]
+pub enum Answer {
+    Published { serial: u64 },
+    History { messages: Vec<Arc<Message>>, more: bool },
+    Refused(Reject),
+}
+
+/// What a long-polling client asks.
+#[derive(Debug)]
+pub enum PollAsk {
+    Connect { bytes: Vec<u8> },
+    Send { session: PollSession, bytes: Vec<u8> },
+    Receive { session: PollSession },
+    Disconnect { session: PollSession },
+}
+
+/// A long-polling session as its client names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollSession {
+    pub shard: ShardId,
+    pub conn: ConnId,
+    pub secret: u64,
+}
+
+/// What a long-polling client is answered.
+#[derive(Debug)]
+pub enum PollOutcome {
+    Connected { session: PollSession, bytes: Vec<u8> },
+    Refused { bytes: Vec<u8> },
+    Accepted,
+    Frames { bytes: Vec<u8> },
+    Gone,
+    Busy,
 }
 
 /// Who at the edge wanted to know the members.
@@ -72,19 +121,56 @@ pub enum Heat {
 pub enum Command {
     /// Enter as a member, or replace the state. `number` tells the announcements of a connection
     /// apart when one is refused.
-    Announce { addr: ConnAddr, identity: Arc<Identity>, state: Bytes, feed: Feed, number: u32 },
+    Announce {
+        addr: ConnAddr,
+        identity: Arc<Identity>,
+        state: Bytes,
+        feed: Feed,
+        number: u32,
+    },
     /// The member is gone for good.
-    Leave { addr: ConnAddr },
+    Leave {
+        addr: ConnAddr,
+    },
     /// The member's connection was lost; keep its place for the channel's grace.
-    Linger { addr: ConnAddr },
+    Linger {
+        addr: ConnAddr,
+    },
     /// This home has subscribers of a feed, from here on.
-    Subscribe { feed: Feed, home: HomeChannelId },
+    Subscribe {
+        feed: Feed,
+        home: HomeChannelId,
+    },
     /// This home has no more subscribers of a feed.
-    Unsubscribe { feed: Feed },
+    Unsubscribe {
+        feed: Feed,
+    },
     /// Send the present set to one connection.
-    Snapshot { feed: Feed, home: HomeChannelId, conn: ConnId },
+    Snapshot {
+        feed: Feed,
+        home: HomeChannelId,
+        conn: ConnId,
+    },
     /// Send the members to the edge.
-    Members { to: MembersFor },
+    Members {
+        to: MembersFor,
+    },
+    Publish {
+        asker: Asker,
+        draft: Draft,
+    },
+    /// The newest messages before a position.
+    History {
+        asker: Asker,
+        limit: usize,
+        before: Position,
+    },
+    /// The oldest messages after a serial.
+    HistoryForward {
+        asker: Asker,
+        limit: usize,
+        after: u64,
+    },
 }
 
 /// Everything subscribers of one channel are told at once: encoded once per feed.
@@ -102,7 +188,9 @@ pub struct PresenceTick {
 pub struct MemberView {
     pub addr: ConnAddr,
     pub user: Arc<str>,
-    pub state: Bytes,
+    pub connection: Arc<str>,
+    pub state: State,
+    pub timestamp_ms: u64,
     pub age_ms: u64,
     /// Set while the connection is lost and the grace runs.
     pub lingering: bool,

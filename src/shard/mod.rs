@@ -27,13 +27,15 @@ mod input;
 mod outbox;
 mod owner;
 mod send_queue;
+mod stub;
 mod table;
 mod tables;
 mod timers;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
-    Command, Effect, Envelope, Heat, HomeChannelId, MemberView, MembersFor, PresenceTick,
+    Answer, Asker, Command, Effect, Envelope, Heat, HomeChannelId, MemberView, MembersFor, PollAsk,
+    PollOutcome, PollSession, PresenceTick,
 };
 pub use send_queue::SendQueue;
 
@@ -111,6 +113,7 @@ pub struct Shard {
     /// Answers of the message at hand.
     reply: Vec<u8>,
     sweeping: bool,
+    stub: stub::Stub,
 }
 
 impl Shard {
@@ -134,6 +137,7 @@ impl Shard {
             loads: vec![0; usize::from(shards)],
             reply: Vec::new(),
             sweeping: false,
+            stub: stub::Stub::default(),
             settings,
         }
     }
@@ -380,7 +384,14 @@ impl Shard {
                 let counters = Box::new(self.counters());
                 self.outbox.send(from, Envelope::Inspected { request, counters });
             }
-            Envelope::Inspected { .. } | Envelope::Members { .. } => {
+            Envelope::Poll { from, number, ask } => {
+                let outcome = self.stub.poll(self.id, ask);
+                self.outbox.send(from, Envelope::Polled { number, outcome });
+            }
+            Envelope::Inspected { .. }
+            | Envelope::Members { .. }
+            | Envelope::Answer { .. }
+            | Envelope::Polled { .. } => {
                 debug_assert!(false, "answers for the edge came to shard {}", self.id);
             }
         }

@@ -110,6 +110,11 @@ impl Shard {
                 let slot = self.owned.find_key(&key);
                 self.send_members(now, slot, from, to);
             }
+            command => {
+                if let Some((to, answer)) = self.stub.answer(now, &key, command) {
+                    self.outbox.send(from, Envelope::Answer { to, channel: key, answer });
+                }
+            }
         }
     }
 
@@ -368,7 +373,9 @@ fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
     let view = |member: &crate::channel::Member| MemberView {
         addr: member.addr,
         user: Arc::clone(&member.identity.user),
+        connection: format!("{}.{}", member.addr.shard, member.addr.conn.slot).into(),
         state: member.state.clone(),
+        timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
         age_ms: member.age_ms(now),
         lingering: member.lingering_until_ms.is_some(),
     };
