@@ -39,6 +39,8 @@ pub mod ids;
 pub mod limits;
 pub mod policy;
 #[cfg(feature = "server")]
+pub mod rest;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod session;
 pub mod shard;
