@@ -16,6 +16,10 @@ pub struct Process {
     pub silent_executors: u64,
     pub executor_stalls: u64,
     pub uptime_s: u64,
+    /// Plain HTTP connections that are open.
+    pub http_connections: u64,
+    /// Plain HTTP connections for which there was no room.
+    pub http_refused: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +99,7 @@ fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
 
 fn register_process(registry: &mut Registry, process: Process) {
     let gauges = [
+        ("http_connections", "Open connections of plain HTTP", process.http_connections),
         ("ready", "1 while the server takes work", u64::from(process.ready)),
         ("silent_executors", "Executors that take no turns", process.silent_executors),
         ("uptime_seconds", "Time since start", process.uptime_s),
@@ -104,9 +109,15 @@ fn register_process(registry: &mut Registry, process: Process) {
         gauge.set(value as i64);
         registry.register(name, help, gauge);
     }
-    let stalls: Counter = Counter::default();
-    stalls.inc_by(process.executor_stalls);
-    registry.register("executor_stalls", "Times an executor fell silent", stalls);
+    let counters = [
+        ("executor_stalls", "Times an executor fell silent", process.executor_stalls),
+        ("http_refused", "Connections of plain HTTP closed at the limit", process.http_refused),
+    ];
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
 }
 
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
@@ -148,10 +159,18 @@ mod tests {
         let mut counters = Counters::default();
         counters.connections = 3;
         counters.disconnect(Disconnect::Slow);
-        let process = Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
+        let process = Process {
+            ready: true,
+            silent_executors: 0,
+            executor_stalls: 0,
+            uptime_s: 1,
+            http_connections: 2,
+            http_refused: 5,
+        };
         let text = encode(&[Counters::default(), counters], process);
         for line in [
             "headcount_ready 1",
+            "headcount_http_refused_total 5",
             "headcount_connections{shard=\"1\"} 3",
             "headcount_disconnects_total{shard=\"1\",reason=\"slow\"} 1",
             "headcount_disconnects_total{shard=\"0\",reason=\"slow\"} 0",

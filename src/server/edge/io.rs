@@ -1,12 +1,16 @@
 //! A glommio stream as hyper wants it, beginning with bytes that were read elsewhere.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
+
+use super::connections::Activity;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 8 * 1024;
@@ -15,11 +19,22 @@ pub struct HyperIo {
     stream: TcpStream,
     /// Read by a shard before the connection came here.
     unread: Vec<u8>,
+    activity: Rc<Activity>,
 }
 
 impl HyperIo {
-    pub fn new(stream: TcpStream, unread: Vec<u8>) -> Self {
-        HyperIo { stream, unread }
+    pub fn new(stream: TcpStream, unread: Vec<u8>, activity: Rc<Activity>) -> Self {
+        HyperIo { stream, unread, activity }
+    }
+
+    /// The socket and the bytes that were not read off it here, for somebody else to go on with.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn detach(self) -> io::Result<(OwnedFd, Vec<u8>)> {
+        // SAFETY: the stream owns the descriptor and outlives the borrow.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        Ok((socket.try_clone_to_owned()?, self.unread))
     }
 }
 
@@ -50,7 +65,9 @@ impl Write for HyperIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.activity.wrote();
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
