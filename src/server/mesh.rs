@@ -160,6 +160,7 @@ impl Mailboxes {
     ///
     /// # Errors
     /// Gives it back when the mailbox is full, which the sender should have known.
+    #[allow(clippy::result_large_err)]
     pub fn post(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Envelope> {
         let Some(producer) = &mut self.outbound[to.index()] else { return Err(envelope) };
         self.touched[to.index()] = true;

@@ -76,6 +76,7 @@ impl Outbox {
     ///
     /// # Errors
     /// Gives the envelope back when the mailbox is full or earlier envelopes wait for it.
+    #[allow(clippy::result_large_err)]
     pub fn try_send(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Full> {
         if to == self.me {
             self.local.push_back(envelope);
