@@ -67,6 +67,11 @@ impl Refusal {
         Refusal::new(ErrorCode::Bootstrap, "the server is busy, try again")
     }
 
+    /// 503: the server is about to end; another one may be starting.
+    pub fn stopping() -> Self {
+        Refusal::new(ErrorCode::Bootstrap, "the server is stopping, try again")
+    }
+
     /// 410: the long-polling session has ended, or never was.
     pub fn gone() -> Self {
         Refusal::new(ErrorCode::NotFound, "the session has ended, connect again").with_status(410)
@@ -155,6 +160,7 @@ mod tests {
             (Refusal::new(ErrorCode::Server, "no"), 500, 50000),
             (Refusal::no_answer(), 503, 50000),
             (Refusal::busy(), 503, 50001),
+            (Refusal::stopping(), 503, 50001),
         ];
         for (refusal, status, code) in cases {
             let reply = Reply::from(refusal.clone());

@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::connections::{Activity, Counted};
-use super::io::HyperIo;
+use super::io::{HyperIo, linger};
 use super::links::NoAnswer;
 use super::upgrade::{HandOver, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
@@ -75,8 +75,11 @@ pub async fn serve(
         if ended || upgrade.borrow().is_some() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    let mut unread = upgrade.take()?;
     let parts = connection.into_parts();
+    let Some(mut unread) = upgrade.take() else {
+        linger(parts.io).await;
+        return None;
+    };
     let (socket, rest) = parts.io.detach().ok()?;
     unread.extend_from_slice(&parts.read_buf);
     unread.extend_from_slice(&rest);

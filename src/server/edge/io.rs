@@ -5,8 +5,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
+use futures_lite::future;
+use futures_lite::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
@@ -14,6 +16,9 @@ use super::connections::Activity;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 8 * 1024;
+
+/// How long a peer may go on sending after the last answer.
+const LINGER: Duration = Duration::from_secs(1);
 
 pub struct HyperIo {
     stream: TcpStream,
@@ -36,6 +41,19 @@ impl HyperIo {
         let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
         Ok((socket.try_clone_to_owned()?, self.unread))
     }
+}
+
+/// Reads what a peer still sends after the last answer and forgets it, for a while: a socket that is
+/// closed with unread bytes takes back what was written (RFC 9112 section 9.6).
+pub async fn linger(mut io: HyperIo) {
+    let rest = async {
+        let mut bytes = [0; READ_BYTES];
+        while io.stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+    };
+    future::or(rest, async {
+        glommio::timer::sleep(LINGER).await;
+    })
+    .await;
 }
 
 impl Read for HyperIo {

@@ -1,5 +1,6 @@
-//! The edge: plain HTTP on a glommio executor of its own. It owns no channel and asks shards
-//! through its mailboxes like any shard does.
+//! The edge: plain HTTP on a glommio executor of its own, for operators and for applications (REST,
+//! long-polling). It owns no channel and no session, and asks shards through its mailboxes like any
+//! shard does.
 //!
 //! Invariant: nothing here can slow a shard down; what a slow reader misses it is told to forget.
 

@@ -1,6 +1,6 @@
 //! REST: reads what is asked, asks the owner of the channel, writes what it says.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -11,7 +11,6 @@ use super::links::NoAnswer;
 use super::{Edge, body, poll};
 use crate::auth::Operation;
 use crate::channel::Position;
-use crate::ids::{ChannelKey, ShardId};
 use crate::rest::{
     self, Caller, FreshId, HistoryQuery, PresenceQuery, Refusal, Reply, Route, Walk,
 };
@@ -32,6 +31,9 @@ pub async fn respond(edge: &Edge, request: Request<Incoming>) -> Reply {
 }
 
 async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    if !edge.ready.load(Ordering::Relaxed) {
+        return Err(Refusal::stopping());
+    }
     let (head, body) = request.into_parts();
     match rest::route(head.method.as_str(), head.uri.path(), head.uri.query())? {
         Route::Preflight => Ok(rest::preflight()),
@@ -49,10 +51,6 @@ fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     Caller::identify(&edge.settings.session.keyring, header, edge.clock.now().wall_ms)
 }
 
-fn locate(edge: &Edge, caller: &Caller<'_>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
-    edge.locate(caller.app(), channel)
-}
-
 async fn publish(
     edge: &Edge,
     head: &Parts,
@@ -66,7 +64,7 @@ async fn publish(
     let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
     let draft = rest::parse_publish(&caller, &body.bytes, fresh)?;
     let id = draft.id.clone();
-    let (key, owner) = locate(edge, &caller, channel);
+    let (key, owner) = edge.locate(caller.app(), channel);
     let order = |asker| Command::Publish { asker, draft };
     match edge.links.order(owner, key, order).await? {
         Answer::Published { serial } => Ok(rest::published(channel, &id, serial)),
@@ -82,7 +80,7 @@ async fn history(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History)?;
-    let (key, owner) = locate(edge, &caller, channel);
+    let (key, owner) = edge.locate(caller.app(), channel);
     let limit = query.limit;
     let order = |asker| match query.walk {
         Walk::Backwards { before } => {
@@ -105,7 +103,7 @@ async fn presence(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::Presence)?;
-    let (key, owner) = locate(edge, &caller, channel);
+    let (key, owner) = edge.locate(caller.app(), channel);
     Ok(rest::presence(query, &edge.links.members(owner, key).await?))
 }
 
