@@ -7,6 +7,7 @@
 //!
 //! Measured: throughput in bursts as a turn makes them, and the time of a hop to a shard that is
 //! awake and to one that sleeps. Run with `cargo bench --bench mailbox`.
+#![allow(clippy::result_large_err)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
