@@ -1,6 +1,7 @@
 //! How many HTTP connections there are, and when one has been quiet for too long.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub struct Connections {
     admin: Rc<Cell<usize>>,
     refused: Cell<u64>,
     answering: Rc<Cell<usize>>,
+    responses: RefCell<BTreeMap<u16, u64>>,
 }
 
 impl Connections {
@@ -54,6 +56,15 @@ impl Connections {
     /// Counts one request for as long as the result lives.
     pub fn count_request(&self) -> Counted {
         Counted::new(&self.answering)
+    }
+
+    pub fn count_response(&self, status: u16) {
+        *self.responses.borrow_mut().entry(status).or_default() += 1;
+    }
+
+    /// Responses since start, by status.
+    pub fn responses(&self) -> BTreeMap<u16, u64> {
+        self.responses.borrow().clone()
     }
 
     /// Requests whose answers are being made.

@@ -109,6 +109,7 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
         }
         _ => dispatch(edge, surface, request).await,
     };
+    edge.connections.count_response(response.status().as_u16());
     let headers = response.headers_mut();
     if surface == Surface::Public {
         for (name, value) in CORS_HEADERS {
@@ -204,8 +205,9 @@ async fn metrics(edge: &Edge) -> Response<Body> {
         uptime_s: edge.started.elapsed().as_secs(),
         http_connections: edge.connections.open(),
         http_refused: edge.connections.refused(),
+        http_responses: edge.connections.responses(),
     };
-    text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, process))
+    text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, &process))
 }
 
 fn no_answer() -> Response<Body> {

@@ -43,8 +43,8 @@ impl HyperIo {
     }
 }
 
-/// Reads what a peer still sends after the last answer and forgets it, for a while: a socket that is
-/// closed with unread bytes takes back what was written (RFC 9112 section 9.6).
+/// Reads what a peer still sends after the last answer and forgets it, for a while: a socket that
+/// is closed with unread bytes takes back what was written (RFC 9112 section 9.6).
 pub async fn linger(mut io: HyperIo) {
     let rest = async {
         let mut bytes = [0; READ_BYTES];

@@ -35,8 +35,9 @@ pub struct NoAnswer;
 
 pub struct Links {
     mailboxes: RefCell<Mailboxes>,
-    /// Envelopes that found no room, by shard; sent before any other. Questions are refused instead,
-    /// so what waits is bounded by the watched channels and the sessions that nobody waited for.
+    /// Envelopes that found no room, by shard; sent before any other. Questions are refused
+    /// instead, so what waits is bounded by the watched channels and the sessions that nobody
+    /// waited for.
     waiting: RefCell<Vec<VecDeque<Envelope>>>,
     pub(super) questions: RefCell<HashMap<u64, Rc<Question>>>,
     pub(super) watched: RefCell<WatchedChannels>,
@@ -296,5 +297,82 @@ impl Links {
             }
             (Question::Watcher(_), given) => Some(given),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::server::mesh;
+    use crate::shard::PollSession;
+
+    const SHARD: ShardId = ShardId(0);
+    const EDGE: usize = 1;
+
+    /// The edge's links, and the mailboxes of the one shard, with room for one envelope each way.
+    fn links() -> (Links, Mailboxes) {
+        let (_, mut ends) = mesh::build(2, 1).unwrap();
+        let edge = Links::new(ends.pop().unwrap());
+        (edge, ends.pop().unwrap())
+    }
+
+    fn session() -> PollSession {
+        PollSession { shard: SHARD, conn: ConnId { slot: 1, generation: 2 }, secret: 3 }
+    }
+
+    #[test]
+    fn a_shard_without_room_is_not_asked() {
+        let (links, mut shard) = links();
+        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 0 });
+        let asked = future::block_on(links.counters(SHARD));
+        assert!(asked.is_err(), "at once: there is no timer here");
+        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 1 });
+        assert!(shard.take(EDGE).is_some());
+        let asked = links.try_send(SHARD, Envelope::Inspect { from: links.me(), request: 2 });
+        assert!(asked.is_err(), "what waits goes first");
+        links.pump();
+        assert!(matches!(shard.take(EDGE), Some(Envelope::Inspect { request: 1, .. })));
+        assert!(links.questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn an_answer_finds_who_asked_and_a_question_ends_with_who_asked() {
+        let (links, mut shard) = links();
+        let conversation = async {
+            let asking = links.poll(SHARD, ANSWER_WITHIN, PollAsk::Receive { session: session() });
+            let answering = async {
+                let Some(Envelope::Poll { number, .. }) = shard.take(EDGE) else { panic!("none") };
+                let polled = Envelope::Polled { number, outcome: PollOutcome::Gone };
+                shard.post(ShardId(EDGE as u16), polled).unwrap();
+                links.pump();
+                future::pending().await
+            };
+            let outcome = future::or(asking, answering).await;
+            assert!(matches!(outcome, Ok(PollOutcome::Gone)), "{outcome:?}");
+            let asking = links.counters(SHARD);
+            let gone = async { Err(NoAnswer) };
+            assert!(future::or(asking, gone).await.is_err());
+            assert!(links.questions.borrow().is_empty(), "nobody asks any more");
+            let late =
+                links.poll(SHARD, Duration::from_millis(1), PollAsk::Connect { bytes: Vec::new() });
+            shard.take(EDGE);
+            assert!(late.await.is_err(), "no answer in time");
+        };
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(conversation);
+    }
+
+    #[test]
+    fn a_session_that_nobody_waited_for_is_ended() {
+        let (links, mut shard) = links();
+        let outcome = PollOutcome::Connected { session: session(), bytes: Vec::new() };
+        let polled = Envelope::Polled { number: 7, outcome };
+        shard.post(ShardId(EDGE as u16), polled).unwrap();
+        links.pump();
+        let sent = shard.take(EDGE);
+        let Some(Envelope::Poll { ask: PollAsk::Disconnect { session: ended }, .. }) = sent else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(ended, session());
     }
 }

@@ -3,6 +3,14 @@
 //! shard does.
 //!
 //! Invariant: nothing here can slow a shard down; what a slow reader misses it is told to forget.
+//!
+//! | full | what happens | who is told | counter |
+//! |---|---|---|---|
+//! | mailbox edge -> shard, question | refused, nothing was done | client: 503 | `http_responses{503}` |
+//! | mailbox edge -> shard, end of a watch or of an unclaimed session | waits here, in order | nobody | - |
+//! | bytes of request bodies, one or all together | refused | client: 413 or 503 | `http_responses{..}` |
+//! | connections | closed at once | nobody | `http_refused` |
+//! | events for one watcher | it starts over with the present set | reader: `reset` | - |
 
 mod body;
 mod connections;
