@@ -1,0 +1,109 @@
+// What every test file is made of: one server, and named checks that run at the same time, each
+// with clients of its own in channels of its own.
+
+import { after, before, describe, test } from 'node:test';
+import { Proxy } from './proxy.mjs';
+import { RawClient } from './raw.mjs';
+import { QUICK, SDKS } from './sdk.mjs';
+import { KEYS, Server, credential } from './server.mjs';
+
+const CHECK_MS = 60_000;
+let scenes = 0;
+
+class Scene {
+  #ends = [];
+  #number = (scenes += 1);
+
+  constructor(server, sdk) {
+    this.server = server;
+    this.sdk = sdk;
+  }
+
+  /** A channel that no other check uses. */
+  name(prefix = 'room') {
+    return `${prefix}:${this.#number}`;
+  }
+
+  /** A client of the check's SDK with the main key. Any credential replaces the key. */
+  realtime({ sdk = this.sdk, ...options } = {}) {
+    const hasCredential = options.token ?? options.authCallback;
+    const key = hasCredential ? {} : { key: credential(KEYS.main) };
+    const client = new sdk.Realtime({ endpoint: this.server.ws, ...QUICK, ...key, ...options });
+    this.atEnd(() => client.close());
+    return client;
+  }
+
+  /** A client that is connected as `clientId`. */
+  async connected(clientId, options) {
+    const client = this.realtime({ clientId, ...options });
+    await client.connect();
+    return client;
+  }
+
+  rest({ sdk = this.sdk, ...options } = {}) {
+    const hasCredential = options.token ?? options.authCallback;
+    const key = hasCredential ? {} : { key: credential(KEYS.main) };
+    return new sdk.Rest({ endpoint: this.server.http, ...key, ...options });
+  }
+
+  async proxy() {
+    const proxy = await Proxy.start(this.server.port);
+    this.atEnd(() => proxy.close());
+    return proxy;
+  }
+
+  /** A WebSocket on which nothing was said. */
+  async socket(codec, path = '/') {
+    const client = await RawClient.open(this.server.ws + path, codec);
+    this.atEnd(() => client.abandon());
+    return client;
+  }
+
+  /** A raw client that is connected with the main key, or as `auth` says. */
+  async raw(clientId, { codec, ...auth } = {}) {
+    const client = await this.socket(codec);
+    const key = auth.token ? {} : { key: credential(KEYS.main), clientId };
+    client.send({ t: 'auth', ...key, ...auth });
+    client.connected = await client.nextOfType('connected');
+    return client;
+  }
+
+  /** Does this when the check is over, the last first. */
+  atEnd(end) {
+    this.#ends.push(end);
+  }
+
+  async end() {
+    for (const end of this.#ends.reverse()) await end();
+  }
+}
+
+/**
+ * Declares the checks of a file. `define` is given `once(name, body)` for a check that runs once
+ * and `each(name, body, { since })` for one that runs with every SDK from a version on.
+ */
+export function checks(title, define, { limits, together = 6 } = {}) {
+  describe(title, { concurrency: together }, () => {
+    let server;
+    before(async () => {
+      server = await Server.start({ limits });
+    });
+    after(() => server?.stop());
+    const check = (name, body, sdk) =>
+      test(name, { timeout: CHECK_MS }, async () => {
+        const scene = new Scene(server, sdk);
+        try {
+          await body(scene);
+        } finally {
+          await scene.end();
+        }
+      });
+    define({
+      once: (name, body) => check(name, body, SDKS.at(-1)),
+      each: (name, body, { since = '' } = {}) => {
+        const sdks = SDKS.filter((sdk) => sdk.version >= since);
+        sdks.forEach((sdk) => check(`${sdk.version}: ${name}`, body, sdk));
+      },
+    });
+  });
+}
