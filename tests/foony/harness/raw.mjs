@@ -46,6 +46,11 @@ export class RawClient {
     this.#socket.send(data);
   }
 
+  /** One binary message in several WebSocket frames. */
+  sendFragments(parts) {
+    parts.forEach((part, at) => this.#socket.send(part, { fin: at === parts.length - 1 }));
+  }
+
   /** A WebSocket ping; true once it is answered. */
   ping() {
     const pong = new Promise((resolve) => this.#socket.once('pong', () => resolve(true)));

@@ -34,16 +34,16 @@ export const KEYS = {
 /** The key as clients write it. */
 export const credential = (key) => `${key.name}:${key.secret}`;
 
-const MIB = 1024 * 1024;
+const AMPLE = { history_messages: 2000, history_bytes: 64 * 1024 * 1024 };
 
 /** The first that matches a channel holds for it. */
 const NAMESPACES = [
   { match: 'short:*', history_messages: 5 },
   { match: 'grace:*', presence_grace_ms: 1500 },
   { match: 'patient:*', presence_grace_ms: 60_000 },
-  { match: 'slow:gap:*', slow_consumer: 'gap', history_messages: 500, history_bytes: 64 * MIB },
-  { match: 'slow:close:*', slow_consumer: 'close', history_messages: 500, history_bytes: 64 * MIB },
-  { match: '*', history_messages: 2000, history_bytes: 64 * MIB },
+  { match: 'slow:gap:*', slow_consumer: 'gap', ...AMPLE },
+  { match: 'slow:close:*', slow_consumer: 'close', ...AMPLE },
+  { match: '*', ...AMPLE },
 ];
 
 export class Server {
