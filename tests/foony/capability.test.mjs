@@ -21,7 +21,7 @@ const OPERATIONS = Object.keys(REQUESTS);
 
 checks('capabilities', ({ once, each }) => {
   for (const operation of OPERATIONS) {
-    each(`without ${operation}, and only that, ${operation} is refused with 40301`, async (scene) => {
+    each(`${operation} is refused with 40301 where only that is lacking`, async (scene) => {
       const room = scene.name();
       const others = OPERATIONS.filter((other) => other !== operation);
       const channel = (await permitted(scene, { [room]: others })).channels.get(room);

@@ -223,7 +223,8 @@ checks('shards', ({ each }) => {
       const { inbox } = await subscribed(listener, room);
       return { inbox, speaker: speaker.channels.get(room) };
     }));
-    const burst = ({ speaker }) => range(1, 50).map((i) => speaker.publish([{ name: 'n', data: i }]));
+    const burst = ({ speaker }) =>
+      range(1, 50).map((data) => speaker.publish([{ name: 'n', data }]));
     await Promise.all(pairs.flatMap(burst));
     for (const { inbox } of pairs) {
       await inbox.first(50);

@@ -2,12 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { checks } from './harness/scene.mjs';
-import { Relay } from './harness/relay.mjs';
 import { Inbox, inState, range, settled, subscribed } from './harness/sdk.mjs';
 import { Server } from './harness/server.mjs';
 import { pass, until, within } from './harness/wait.mjs';
 
-const MESSAGE_OPCODES = [13, 19];
+const ACK = 12;
+const MESSAGES = [13, 19];
 
 /** 49 of these are more than the socket buffers of both ends and a send queue hold. */
 const PADDING = ' '.repeat(240 * 1024);
@@ -84,6 +84,27 @@ checks('resuming', ({ each }) => {
     assert.ok(proxy.connections >= 6, `${proxy.connections} connections`);
   });
 
+  each('a publish whose acknowledgement is lost is published once', async (scene) => {
+    const room = scene.name();
+    const { inbox, channel } = await subscribed(await scene.connected('listener'), room);
+    const relay = await scene.relay();
+    const client = await scene.connected('speaker', { endpoint: relay.ws });
+    const speaker = client.channels.get(room);
+    relay.only((opcode) => opcode !== ACK);
+    const published = [speaker.publish('n', 1)];
+    await inbox.first(1);
+    published.push(speaker.publish([{ name: 'n', data: 2 }, { name: 'n', data: 3 }]));
+    await inbox.first(3);
+    relay.only(() => true);
+    relay.cut();
+    await within('acknowledgement of what was sent again', Promise.all(published));
+    await speaker.publish('n', 4);
+    const [, , , last] = await inbox.first(4);
+    assert.equal(last.seq, 3);
+    const { messages } = await channel.history();
+    assert.deepEqual(messages.map(({ data }) => data), [1, 2, 3, 4]);
+  });
+
   each('what is published without a connection is published later, in order', async (scene) => {
     const [room, proxy] = [scene.name(), await scene.proxy()];
     const { inbox } = await subscribed(await scene.connected('listener'), room);
@@ -116,15 +137,14 @@ checks('resuming', ({ each }) => {
 
   each('a message that is lost on the way is fetched', async (scene) => {
     const room = scene.name();
-    const relay = await Relay.start(scene.server.ws);
-    scene.atEnd(() => relay.close());
+    const relay = await scene.relay();
     const client = await scene.connected('listener', { endpoint: relay.ws });
     const { inbox } = await subscribed(client, room);
     const speaker = (await scene.connected('speaker')).channels.get(room);
     await speaker.publish('n', 1);
     await inbox.first(1);
     let lost = 0;
-    relay.only((opcode) => !(MESSAGE_OPCODES.includes(opcode) && (lost += 1) <= 3));
+    relay.only((opcode) => !(MESSAGES.includes(opcode) && (lost += 1) <= 3));
     for (const i of range(2, 4)) await speaker.publish('n', i);
     await until('loss of three messages', () => lost === 3);
     await speaker.publish('n', 5);

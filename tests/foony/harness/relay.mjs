@@ -27,8 +27,13 @@ export class Relay {
     this.#filter = filter;
   }
 
-  async close() {
+  /** Ends every connection without a goodbye. */
+  cut() {
     for (const client of this.#listener.clients) client.terminate();
+  }
+
+  async close() {
+    this.cut();
     this.#listener.close();
     await once(this.#listener, 'close');
   }
@@ -48,6 +53,6 @@ export class Relay {
     });
     server.on('error', () => client.terminate());
     server.on('close', () => client.close());
-    client.on('close', () => server.close());
+    client.on('close', () => server.terminate());
   }
 }

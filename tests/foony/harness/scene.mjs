@@ -4,6 +4,7 @@
 import { after, before, describe, test } from 'node:test';
 import { Proxy } from './proxy.mjs';
 import { RawClient } from './raw.mjs';
+import { Relay } from './relay.mjs';
 import { QUICK, SDKS } from './sdk.mjs';
 import { KEYS, Server, credential } from './server.mjs';
 
@@ -52,6 +53,12 @@ class Scene {
     return proxy;
   }
 
+  async relay() {
+    const relay = await Relay.start(this.server.ws);
+    this.atEnd(() => relay.close());
+    return relay;
+  }
+
   /** A WebSocket on which nothing was said. */
   async socket(codec, path = '/') {
     const client = await RawClient.open(this.server.ws + path, codec);
@@ -85,15 +92,22 @@ class Scene {
 export function checks(title, define, { limits, together = 6 } = {}) {
   describe(title, { concurrency: together }, () => {
     let server;
+    let isGood = true;
     before(async () => {
       server = await Server.start({ limits });
     });
-    after(() => server?.stop());
+    after(async () => {
+      if (server && !isGood) console.error(`log of the server for ${title}:\n${server.log}`);
+      await server?.stop();
+    });
     const check = (name, body, sdk) =>
       test(name, { timeout: CHECK_MS }, async () => {
         const scene = new Scene(server, sdk);
         try {
           await body(scene);
+        } catch (error) {
+          isGood = false;
+          throw error;
         } finally {
           await scene.end();
         }

@@ -76,7 +76,8 @@ export class Watch {
   }
 
   get story() {
-    return JSON.stringify(this.events.map(({ action, clientId, data }) => [action, clientId, data]));
+    const told = this.events.map(({ action, clientId, data }) => [action, clientId, data]);
+    return JSON.stringify(told).slice(0, 600);
   }
 }
 

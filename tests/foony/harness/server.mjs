@@ -11,6 +11,7 @@ import { breakWaits, within } from './wait.mjs';
 const BUILT = fileURLToPath(new URL('../../../target/release/headcount', import.meta.url));
 const READY_MS = 15_000;
 const EXIT_MS = 10_000;
+const PANIC = /panicked at/;
 
 const EVERYTHING = { '*': ['*'] };
 
@@ -55,8 +56,14 @@ export class Server {
   /** Starts a server; `limits` are those of the section of that name. */
   static async start({ limits = {} } = {}) {
     const server = new Server();
+    servers.add(server);
     writeFileSync(server.#path('headcount.toml'), configuration(server.#path('data'), limits));
-    await server.#launch();
+    try {
+      await server.#launch();
+    } catch (error) {
+      await server.stop().catch(() => {});
+      throw error;
+    }
     return server;
   }
 
@@ -71,8 +78,15 @@ export class Server {
     try {
       await this.#terminate();
     } finally {
-      rmSync(this.#home, { recursive: true, force: true });
+      this.abandon();
     }
+  }
+
+  /** Leaves nothing behind, however it is. */
+  abandon() {
+    servers.delete(this);
+    this.#child?.kill('SIGKILL');
+    rmSync(this.#home, { recursive: true, force: true });
   }
 
   get log() {
@@ -98,16 +112,15 @@ export class Server {
       child.once('exit', (code, signal) => resolve(code === 0 ? '' : `${signal ?? code}`));
     });
     void this.#exit.then((how) => this.#ended(how));
-    running.add(child);
     const lines = createInterface({ input: child.stdout });
     const ready = new Promise((resolve) => {
       lines.on('line', (line) => line.startsWith('ready ') && resolve(line));
     });
-    this.#addresses(await within('ready line of the server', ready, READY_MS));
+    const what = () => `ready line of the server\n${this.log}`;
+    this.#addresses(await within(what, ready, READY_MS));
   }
 
   #ended(how) {
-    running.delete(this.#child);
     if (this.#stopping) return;
     const log = this.log.split('\n').slice(-40).join('\n');
     breakWaits(new Error(`the server ended by itself (${how || 'exit code 0'})\n${log}`));
@@ -128,19 +141,14 @@ export class Server {
   async #terminate() {
     this.#stopping = true;
     this.#child.kill('SIGTERM');
-    try {
-      const how = await within('end of the server after SIGTERM', this.#exit, EXIT_MS);
-      if (how) throw new Error(`the server ended with ${how}\n${this.log}`);
-    } catch (error) {
-      this.#child.kill('SIGKILL');
-      throw error;
-    }
+    const how = await within('end of the server after SIGTERM', this.#exit, EXIT_MS);
+    if (how || PANIC.test(this.log)) throw new Error(`the server ended with ${how}\n${this.log}`);
   }
 }
 
-/** What is still running when this process ends, however it ends. */
-const running = new Set();
-process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+/** What is still there when this process ends, however it ends. */
+const servers = new Set();
+process.on('exit', () => servers.forEach((server) => server.abandon()));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
 
 function configuration(dataDir, limits) {

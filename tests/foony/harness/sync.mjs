@@ -66,8 +66,9 @@ export class SyncClient {
   /** The newest full set of a channel that `wanted` accepts: user -> bytes of its state. */
   set(what, channel, wanted) {
     const describe = () => `${what}; ${JSON.stringify(this.received.slice(-4))}`;
+    const isOurs = ({ type, body }) => type === BROADCAST && body[0] === channel;
     return until(describe, () => {
-      const newest = this.received.findLast(({ type, body }) => type === BROADCAST && body[0] === channel);
+      const newest = this.received.findLast(isOurs);
       const set = new Map(newest?.body[1].map(([user, state]) => [user, state]));
       return wanted(set) && set;
     });

@@ -2,7 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 6_000;
 const LOOK_AGAIN_MS = 5;
 
 let breakage = null;
