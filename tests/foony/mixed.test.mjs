@@ -52,9 +52,8 @@ checks('clients of every kind', ({ once, each }) => {
     }
     for (const watch of watches) {
       const shown = () => [...watch.members.values()].map(({ clientId, data }) => [clientId, data]);
-      await until(() => `all members, got ${watch.story}`, () => watch.members.size === 4);
+      await until(() => `all members, got ${watch.story}`, () => watch.members.size === users.length);
       assert.deepEqual(shown().sort(), users.map((user) => [user, { from: user }]).sort());
-      assert.equal(new Set(watch.members.keys()).size, 4, 'connection ids differ');
     }
     await device.set('the full set', room, sameSet(users));
     for (const user of users.slice(1)) {
@@ -112,7 +111,7 @@ checks('clients of every kind', ({ once, each }) => {
   });
 
   each('who leaves one kind of client leaves the other', async (scene) => {
-    const room = scene.name('patient');
+    const room = scene.name('grace');
     const client = await scene.connected('alice');
     const { channel, watch } = await watched(client, room);
     const devices = [await syncClient(scene, 'one'), await syncClient(scene, 'two')];

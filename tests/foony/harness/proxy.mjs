@@ -15,7 +15,7 @@ export class Proxy {
   target;
   #mode = 'pass';
   #stalled = false;
-  #pairs = new Set();
+  #sockets = new Set();
   #listener;
 
   static async start(target) {
@@ -39,15 +39,9 @@ export class Proxy {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** Connections that are open. */
-  get open() {
-    return this.#pairs.size;
-  }
-
   /** Resets every connection, both ends. */
   cut() {
-    for (const pair of this.#pairs) pair.forEach((socket) => socket.resetAndDestroy());
-    this.#pairs.clear();
+    for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 
   /** Resets every connection and whoever connects, until `accept`. */
@@ -68,12 +62,12 @@ export class Proxy {
   /** Reads nothing more from either end. */
   stall() {
     this.#stalled = true;
-    for (const pair of this.#pairs) pair.forEach((socket) => socket.pause());
+    for (const socket of this.#sockets) socket.pause();
   }
 
   resume() {
     this.#stalled = false;
-    for (const pair of this.#pairs) pair.forEach((socket) => socket.resume());
+    for (const socket of this.#sockets) socket.resume();
   }
 
   async close() {
@@ -84,7 +78,7 @@ export class Proxy {
 
   #accept(client) {
     this.connections += 1;
-    client.on('error', () => {});
+    this.#keep(client);
     if (this.#mode === 'refuse') {
       client.resetAndDestroy();
     } else if (this.#mode === 'no upgrades') {
@@ -99,9 +93,7 @@ export class Proxy {
 
   #join(client, head) {
     const server = connect({ port: this.target, host: '127.0.0.1', noDelay: true });
-    server.on('error', () => {});
-    const pair = [client, server];
-    this.#pairs.add(pair);
+    this.#keep(server);
     if (head) server.write(head);
     client.on('data', (data) => {
       this.bytesUp += data.length;
@@ -111,16 +103,18 @@ export class Proxy {
       this.bytesDown += data.length;
       forward(data, server, client);
     });
-    for (const [from, to] of [pair, [server, client]]) {
+    for (const [from, to] of [[client, server], [server, client]]) {
       from.on('drain', () => this.#stalled || to.resume());
       from.on('end', () => to.end());
-      from.on('close', (failed) => {
-        this.#pairs.delete(pair);
-        if (failed) to.resetAndDestroy();
-        else to.destroySoon();
-      });
+      from.on('close', (failed) => (failed ? to.resetAndDestroy() : to.destroySoon()));
+      if (this.#stalled) from.pause();
     }
-    if (this.#stalled) pair.forEach((socket) => socket.pause());
+  }
+
+  #keep(socket) {
+    this.#sockets.add(socket);
+    socket.on('error', () => {});
+    socket.on('close', () => this.#sockets.delete(socket));
   }
 }
 

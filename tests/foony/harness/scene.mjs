@@ -7,6 +7,7 @@ import { RawClient } from './raw.mjs';
 import { Relay } from './relay.mjs';
 import { QUICK, SDKS } from './sdk.mjs';
 import { KEYS, Server, credential } from './server.mjs';
+import { within } from './wait.mjs';
 
 const CHECK_MS = 60_000;
 let scenes = 0;
@@ -81,20 +82,21 @@ class Scene {
   }
 
   async end() {
-    for (const end of this.#ends.reverse()) await end();
+    for (const end of this.#ends.reverse()) await within('end of a client or proxy', end());
   }
 }
 
 /**
- * Declares the checks of a file. `define` is given `once(name, body)` for a check that runs once
- * and `each(name, body, { since })` for one that runs with every SDK from a version on.
+ * Declares checks that share a server and run `together`. `define` is given `once(name, body)` for
+ * a check that runs once and `each(name, body, { since })` for one that runs with every SDK from a
+ * version on.
  */
-export function checks(title, define, { limits, together = 6 } = {}) {
+export function checks(title, define, { together = 8 } = {}) {
   describe(title, { concurrency: together }, () => {
     let server;
     let isGood = true;
     before(async () => {
-      server = await Server.start({ limits });
+      server = await Server.start();
     });
     after(async () => {
       if (server && !isGood) console.error(`log of the server for ${title}:\n${server.log}`);

@@ -25,10 +25,12 @@ export class Inbox {
     return this.messages.map((message) => message.data);
   }
 
-  /** The first `count` messages, once there are so many. */
-  async first(count, ms) {
+  /** The first `count` messages, once there are so many; patient as long as more come. */
+  async first(count) {
     const what = () => `message ${count}, got ${JSON.stringify(this.data).slice(0, 400)}`;
-    await until(what, () => this.messages.length >= count, ms);
+    for (let had = this.messages.length; had < count; had = this.messages.length) {
+      await until(what, () => this.messages.length > had);
+    }
     return this.messages.slice(0, count);
   }
 }

@@ -53,11 +53,10 @@ export class Server {
   #exit = null;
   #stopping = false;
 
-  /** Starts a server; `limits` are those of the section of that name. */
-  static async start({ limits = {} } = {}) {
+  static async start() {
     const server = new Server();
     servers.add(server);
-    writeFileSync(server.#path('headcount.toml'), configuration(server.#path('data'), limits));
+    writeFileSync(server.#path('headcount.toml'), configuration(server.#path('data')));
     try {
       await server.#launch();
     } catch (error) {
@@ -151,7 +150,7 @@ const servers = new Set();
 process.on('exit', () => servers.forEach((server) => server.abandon()));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
 
-function configuration(dataDir, limits) {
+function configuration(dataDir) {
   return [
     section('cores', { shards: Number(process.env.HEADCOUNT_TEST_SHARDS ?? 2) }),
     section('listen', {
@@ -161,7 +160,6 @@ function configuration(dataDir, limits) {
     }),
     section('data', { dir: dataDir }),
     section('auth', { anonymous: true }),
-    section('limits', limits),
     ...Object.values(KEYS).map((key) => section('[auth.key]', key)),
     ...NAMESPACES.map((namespace) => section('[namespace]', namespace)),
   ].join('\n');
