@@ -134,14 +134,11 @@ pub enum Conflated {
     UpdateRate,
     /// The channel tells its watchers at most once per interval; what happened meanwhile is one.
     Interval,
-    /// A shard with watchers that must not miss anything has no room for the news.
-    MailboxFull,
 }
 
 impl Conflated {
     /// Labels of all reasons.
-    pub const LABELS: [&'static str; 5] =
-        ["slow_receiver", "throttled", "update_rate", "interval", "mailbox_full"];
+    pub const LABELS: [&'static str; 4] = ["slow_receiver", "throttled", "update_rate", "interval"];
 }
 
 /// One shard's counts since start.
@@ -220,6 +217,6 @@ mod tests {
         assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
         assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
         assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
-        assert_eq!(Conflated::MailboxFull as usize + 1, Conflated::LABELS.len());
+        assert_eq!(Conflated::Interval as usize + 1, Conflated::LABELS.len());
     }
 }

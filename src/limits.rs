@@ -11,8 +11,8 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest user or client id in bytes. A longer one in a token refuses the token.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
-/// Largest message in bytes of a client that has not greeted.
-pub const STRANGER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest message in bytes of a client that has not greeted. A token takes half of it.
+pub const STRANGER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest id that a publisher may give a message, in bytes; the publish is refused.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
@@ -30,7 +30,7 @@ pub const REQUEST_HEADERS_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest message in bytes that a client may send, fragments put together; before it has
-    /// greeted, never more than 1 MiB. The sender's connection is closed with 1009 (WebSocket) or
+    /// greeted, never more than 16 KiB. The sender's connection is closed with 1009 (WebSocket) or
     /// closed (TCP). SDKs put up to 200 publishes into one message without looking at its size, and
     /// repeat one that ends their connection.
     pub message_bytes_max: usize,

@@ -30,7 +30,8 @@ impl Identity {
     /// Is the session known by its connection's name, which it keeps when it returns? Then there is
     /// never more than one of it.
     fn is_named_by_connection(&self) -> bool {
-        self.resume.as_ref().is_some_and(|key| key.device == self.connection)
+        let key = self.resume.as_ref();
+        key.is_some_and(|key| matches!(key.session, SessionName::Connection(_)))
     }
 }
 
@@ -40,8 +41,18 @@ pub struct ResumeKey {
     pub app: Arc<str>,
     /// The authenticated user; `None` for anonymous sessions, whose names are never shared.
     pub user: Option<Arc<str>>,
-    /// The device's own stable id (`lite_id`), or the connection's name.
-    pub device: Arc<str>,
+    pub session: SessionName,
+}
+
+/// What a session is called by those who must know it again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionName {
+    /// The device's own stable id (`lite_id`). A device may have several sessions, and one that
+    /// returns takes over what another lost.
+    Device(Arc<str>),
+    /// The connection's name, which the session keeps when it returns; there is never more than
+    /// one. It enters again by itself where it wants to be a member.
+    Connection(Arc<str>),
 }
 
 /// One member as the owner of the channel knows it.
@@ -80,7 +91,8 @@ pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
 pub struct Members {
     by_place: BTreeMap<u64, Member>,
     places: HashMap<ConnAddr, u64>,
-    users: HashMap<Arc<str>, u32>,
+    /// Places of each user's sessions, in join order.
+    users: HashMap<Arc<str>, Vec<u64>>,
     joined: u64,
     bytes: usize,
 }
@@ -109,7 +121,7 @@ impl Members {
 
     /// Members that share this user id.
     pub fn sessions_of(&self, user: &str) -> u32 {
-        self.users.get(user).copied().unwrap_or(0)
+        self.users.get(user).map_or(0, |places| places.len() as u32)
     }
 
     /// Upper bound of the encoded set in bytes.
@@ -121,19 +133,17 @@ impl Members {
     /// connection is lost and that cannot be told from it (another device comes back by itself), or
     /// the very same session, whose earlier connection is not known to be lost yet.
     pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
-        if self.sessions_of(&newcomer.user) == 0 {
-            return None;
-        }
+        let places = self.users.get(&newcomer.user)?;
+        let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
             let is_same = lost.resume == newcomer.resume;
-            lost.user == newcomer.user
-                && match member.lingering_until_ms {
-                    Some(_) => lost.resume.is_none() || is_same,
-                    None => is_same && newcomer.is_named_by_connection(),
-                }
+            match member.lingering_until_ms {
+                Some(_) => lost.resume.is_none() || is_same,
+                None => is_same && newcomer.is_named_by_connection(),
+            }
         };
-        self.iter().find(replaceable).map(|member| member.addr)
+        members.find(replaceable).map(|member| member.addr)
     }
 
     pub(super) fn insert(
@@ -145,7 +155,7 @@ impl Members {
     ) {
         let place = self.joined;
         self.joined += 1;
-        *self.users.entry(Arc::clone(&identity.user)).or_insert(0) += 1;
+        self.users.entry(Arc::clone(&identity.user)).or_default().push(place);
         let member =
             Member { addr, identity, state, announced_ms: now.mono_ms, lingering_until_ms: None };
         self.bytes += member.encoded_bytes();
@@ -157,7 +167,7 @@ impl Members {
         let place = self.places.remove(&addr)?;
         let member = self.by_place.remove(&place)?;
         self.bytes -= member.encoded_bytes();
-        self.forget_session(&member.identity.user);
+        self.forget_session(&member.identity.user, place);
         Some(member)
     }
 
@@ -203,12 +213,11 @@ impl Members {
         }
     }
 
-    fn forget_session(&mut self, user: &Arc<str>) {
-        if let Some(sessions) = self.users.get_mut(user) {
-            *sessions -= 1;
-            if *sessions == 0 {
-                self.users.remove(user);
-            }
+    fn forget_session(&mut self, user: &Arc<str>, place: u64) {
+        let Some(places) = self.users.get_mut(user) else { return };
+        places.retain(|&other| other != place);
+        if places.is_empty() {
+            self.users.remove(user);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::log::{Content, Log, MemoryLog, Message, Page, Position, Replay};
+use super::log::{Content, Log, MemoryLog, Message, Page, Position, Replay, Room};
 use super::window::PublishWindow;
 use crate::ids::Now;
 use crate::policy::Policy;
@@ -99,10 +99,10 @@ impl Messages {
         self.log.head()
     }
 
-    /// What a subscriber whose last message was at `position` has missed.
-    pub fn after(&mut self, now: Now, position: &Position, policy: &Policy) -> Replay {
+    /// What a subscriber whose last message was at `position` has missed, as much as `room` has.
+    pub fn after(&mut self, now: Now, position: &Position, room: Room, policy: &Policy) -> Replay {
         self.log.expire(now, policy);
-        self.serial_of(position).map_or(Replay::AgedOut, |serial| self.log.after(serial))
+        self.serial_of(position).map_or(Replay::AgedOut, |serial| self.log.after(serial, room))
     }
 
     /// The newest messages before `position`, or of all; as many as `room` has.
@@ -130,15 +130,14 @@ impl Messages {
     /// The oldest kept messages after `serial`, as many as `room` has.
     pub fn following(&mut self, now: Now, serial: u64, room: Room, policy: &Policy) -> Page {
         self.log.expire(now, policy);
-        let mut messages = match self.log.after(serial) {
-            Replay::Complete(messages) => messages,
-            Replay::AgedOut if serial > self.log.head() => Vec::new(),
-            Replay::AgedOut => self.log.before(0, usize::MAX).messages,
-        };
-        let count = room.count(messages.iter().map(Arc::as_ref));
-        let more = count < messages.len();
-        messages.truncate(count);
-        Page { messages, more }
+        match self.log.after(serial, room) {
+            Replay::Complete(page) => page,
+            Replay::AgedOut if serial > self.log.head() => Page::default(),
+            Replay::AgedOut => match self.log.after(self.log.forgotten(), room) {
+                Replay::Complete(page) => page,
+                Replay::AgedOut => Page::default(),
+            },
+        }
     }
 
     fn serial_of(&self, position: &Position) -> Option<u64> {
@@ -146,27 +145,6 @@ impl Messages {
             Position::Serial(serial) => Some(*serial),
             Position::MessageId(id) => self.log.find(id),
         }
-    }
-}
-
-/// How much an answer may hold; one message fits always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    pub messages: usize,
-    pub bytes: usize,
-}
-
-impl Room {
-    /// How many of the first messages there is room for.
-    pub fn count<'m>(self, messages: impl Iterator<Item = &'m Message>) -> usize {
-        let mut left = self.bytes;
-        let fits = |(at, message): &(usize, &Message)| {
-            let bytes = message.bytes();
-            let fits = *at < self.messages && (*at == 0 || bytes <= left);
-            left = left.saturating_sub(bytes);
-            fits
-        };
-        messages.enumerate().take_while(fits).count()
     }
 }
 
@@ -235,9 +213,9 @@ mod tests {
         let mut messages = Messages::default();
         messages.publish(at(0), draft("alice", "a", Keeping::Stored), &policy);
         let fresh = Position::Serial(0);
-        let in_time = messages.after(at(10_000), &fresh, &policy);
-        assert!(matches!(in_time, Replay::Complete(all) if all.len() == 1));
-        assert_eq!(messages.after(at(10_001), &fresh, &policy), Replay::AgedOut);
+        let in_time = messages.after(at(10_000), &fresh, Room::ANY, &policy);
+        assert!(matches!(in_time, Replay::Complete(all) if all.messages.len() == 1));
+        assert_eq!(messages.after(at(10_001), &fresh, Room::ANY, &policy), Replay::AgedOut);
         let room = Room { messages: 10, bytes: 1000 };
         assert_eq!(messages.before(at(10_001), None, room, &policy).messages.len(), 0);
     }
@@ -250,9 +228,10 @@ mod tests {
             messages.publish(at(0), draft("alice", id, Keeping::Stored), &policy);
         }
         let id = |id: &str| Position::MessageId(id.into());
-        let Replay::Complete(after) = messages.after(at(0), &id("a"), &policy) else { panic!() };
-        assert_eq!(after.iter().map(|m| m.serial).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(messages.after(at(0), &id("z"), &policy), Replay::AgedOut);
+        let after = messages.after(at(0), &id("a"), Room::ANY, &policy);
+        let Replay::Complete(after) = after else { panic!() };
+        assert_eq!(after.messages.iter().map(|m| m.serial).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(messages.after(at(0), &id("z"), Room::ANY, &policy), Replay::AgedOut);
         let room = Room { messages: 10, bytes: 1 << 20 };
         let serials = |page: Page| page.messages.iter().map(|m| m.serial).collect::<Vec<_>>();
         assert_eq!(serials(messages.before(at(0), Some(&id("c")), room, &policy)), [1, 2]);

@@ -11,9 +11,9 @@ mod state;
 mod window;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
-pub use log::{Content, Log, MemoryLog, Message, Page, Part, Position, Replay};
-pub use members::{Identity, Member, Members, ResumeKey};
-pub use messages::{Draft, Keeping, Messages, Published, Room};
+pub use log::{Content, Log, MemoryLog, Message, Page, Part, Position, Replay, Room};
+pub use members::{Identity, Member, Members, ResumeKey, SessionName};
+pub use messages::{Draft, Keeping, Messages, Published};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;
@@ -307,7 +307,8 @@ mod tests {
     fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
         let device = |name: &str| {
             let user: Arc<str> = "a".into();
-            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), device: name.into() };
+            let session = SessionName::Device(name.into());
+            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), session };
             Arc::new(Identity { user, connection: "".into(), resume: Some(key) })
         };
         for (newcomer, expected) in [

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::backlog::Backlog;
 use super::poll::Polling;
 use super::send_queue::SendQueue;
 use crate::channel::{Identity, State};
@@ -83,6 +84,7 @@ pub struct Parcel {
     pub unread: Vec<u8>,
     pub unsent: SendQueue,
     pub pace: Pace,
+    pub small_reader: bool,
     pub heard_ms: u64,
     pub greeting_deadline_ms: u64,
 }
@@ -100,6 +102,7 @@ impl Parcel {
             unread,
             unsent: SendQueue::default(),
             pace: Pace::AtOnce,
+            small_reader: false,
             heard_ms: now_ms,
             greeting_deadline_ms: deadline_ms,
         }
@@ -121,6 +124,18 @@ pub struct Subscription {
     pub shown_ms: u64,
     /// Set while the subscriber has not been sent everything; made good when it can take it.
     pub missed: Option<Box<Missed>>,
+}
+
+impl Subscription {
+    /// The owner has been asked for what was missed, and has not answered.
+    pub fn is_asked_for(&self) -> bool {
+        match self.missed.as_deref() {
+            Some(Missed::Changes { asked, .. } | Missed::Messages { asked, .. }) => {
+                *asked == Asked::Waiting
+            }
+            Some(Missed::Set) | None => false,
+        }
+    }
 }
 
 /// What a subscriber was not sent.
@@ -158,10 +173,8 @@ pub struct Membership {
 /// A search for the memberships that an earlier connection of the session lost.
 #[derive(Debug, Default)]
 pub struct Resuming {
-    /// Answers that have not come in: one per shard, and as many again for every shard that had to
-    /// end an earlier connection of the session first.
-    pub first_answers: u32,
-    pub further_answers: i32,
+    /// Answers that have not come in.
+    pub answers: u32,
     /// Hashes of channels that the session has left meanwhile; they are not taken over. At most as
     /// many as a session may have channels; the leave of a further one is without effect.
     pub left: Vec<u64>,
@@ -188,6 +201,8 @@ pub struct Connection {
     pub pace: Pace,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
+    /// Set while requests wait, or large answers are on their way.
+    pub backlog: Option<Box<Backlog>>,
     /// Announcements sent to owners so far.
     pub announcements: u32,
     /// Updates that may still be sent to owners in `credit_second`.
@@ -211,6 +226,8 @@ pub struct Flags {
     pub pacing: bool,
     /// In the list of connections with something that a full mailbox refused.
     pub retrying: bool,
+    /// In the list of connections whose backlog is to be looked at.
+    pub scheduled: bool,
     /// Some subscription has missed something.
     pub stale: bool,
     /// The client cannot read large messages (`protocols/foony.md` section 5.11).
@@ -236,6 +253,7 @@ impl Connection {
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
             resuming: None,
+            backlog: None,
             announcements: 0,
             update_credit: 0,
             credit_second: 0,

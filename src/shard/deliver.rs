@@ -155,9 +155,16 @@ impl Shard {
         let connection = &*connection;
         let missed = connection.subscriptions.iter().filter(|s| s.missed.is_some());
         let missed: Vec<_> = missed.map(|s| (s.channel, s.feed, connection.due_ms(s))).collect();
+        // Messages and changes are asked for one channel at a time, so that no more than one answer
+        // waits for a client that has just begun to read again.
+        let mut is_waiting = connection.subscriptions.iter().any(Subscription::is_asked_for);
         for (slot, feed, due_ms) in missed {
             if !Feed::PRESENCE_SETS.contains(feed) {
-                self.ask_for_missed(id, slot, feed);
+                match is_waiting {
+                    true => drop(self.note_stale(id, slot, feed)),
+                    false => self.ask_for_missed(id, slot, feed),
+                }
+                is_waiting = true;
             } else if due_ms > now.mono_ms {
                 self.miss_set(now, id, slot, feed);
             } else {
@@ -325,7 +332,8 @@ impl Shard {
         let command = match &mut **missed {
             Missed::Changes { asked: asked @ Asked::NotYet, .. } => {
                 *asked = Asked::Waiting;
-                Command::Watch { asker: Asker::Session { conn: id, request: NO_REQUEST } }
+                let asker = Asker::Session { conn: id, request: NO_REQUEST };
+                Command::Watch { asker, feed }
             }
             Missed::Messages { after, asked: asked @ Asked::NotYet } => {
                 *asked = Asked::Waiting;

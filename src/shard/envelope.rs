@@ -41,11 +41,18 @@ pub enum Envelope {
     Admitted { to: HomeChannelId, conn: ConnId },
     /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
     /// is to be answered.
-    Refused { to: HomeChannelId, conn: ConnId, number: u32, request: u64, reject: Reject },
+    Refused {
+        to: HomeChannelId,
+        channel: Arc<ChannelKey>,
+        conn: ConnId,
+        number: u32,
+        request: u64,
+        reject: Reject,
+    },
     /// Home -> every shard: this session is here; give it the memberships it lost.
-    Resume { key: Arc<ResumeKey>, addr: ConnAddr, asked: ResumeAsked },
+    Resume { key: Arc<ResumeKey>, addr: ConnAddr },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
-    Resumed { conn: ConnId, memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>, answer: Answered },
+    Resumed { conn: ConnId, memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
     Heat { hash: u64, heat: Heat },
@@ -77,16 +84,6 @@ pub enum Asker {
 pub enum Left {
     Nothing,
     More,
-}
-
-/// Which question of a resume an answer is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// The session's own. `asked_again`: the shard has ended an earlier connection of the session,
-    /// and has asked that many shards once more on its behalf.
-    Own { asked_again: u16 },
-    /// One that such a shard has asked.
-    Again,
 }
 
 /// Who at the edge wanted to know the members.
@@ -123,9 +120,9 @@ pub enum Command {
     /// Send the members to the edge.
     Members { to: MembersFor },
     /// One subscriber wants messages from here on, and those after the cursor.
-    Attach { asker: Asker, after: Option<Position>, replay: Replaying },
+    Attach { asker: Asker, feed: Feed, after: Option<Position>, replay: Replaying },
     /// One subscriber wants changes of members from here on, and who is present.
-    Watch { asker: Asker },
+    Watch { asker: Asker, feed: Feed },
     /// Number, store and deliver a message.
     Publish { asker: Asker, draft: Box<Draft> },
     /// Send the newest messages, or the newest before a place.
@@ -167,14 +164,6 @@ pub enum Replaying {
     Wanted,
     /// It has been receiving all along.
     Needless,
-}
-
-/// Who asks the shards for what a session has lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResumeAsked {
-    BySession,
-    /// By the shard where an earlier connection of it has just been ended.
-    Again,
 }
 
 /// Everything subscribers of one channel are sent of its messages at once: encoded once per feed.

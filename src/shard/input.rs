@@ -3,6 +3,7 @@
 
 use super::Connection;
 use super::Shard;
+use super::backlog::REQUESTS_AT_ONCE;
 use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::placement::Placed;
@@ -35,7 +36,7 @@ impl Shard {
         self.drain_local(now);
     }
 
-    fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+    pub(super) fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.alive_ms = now.mono_ms;
         connection.flags.pinged = false;
@@ -43,6 +44,13 @@ impl Shard {
             Phase::Closing => return,
             Phase::Moving(_) => return connection.unread.extend_from_slice(bytes),
             Phase::Open => {}
+        }
+        if connection.has_backlog() {
+            connection.unread.extend_from_slice(bytes);
+            if connection.unread.len() > self.settings.limits.message_bytes_max {
+                self.disconnect(now, id, Disconnect::Slow);
+            }
+            return;
         }
         if connection.unread.is_empty() {
             let consumed = self.read(now, id, bytes);
@@ -58,6 +66,7 @@ impl Shard {
 
     /// The peer has sent its last byte.
     pub fn handle_eof(&mut self, now: Now, id: ConnId) {
+        self.work_off_all(now, id);
         let Some(connection) = self.connections.get(id) else { return };
         let reason = connection.end_of_stream();
         self.disconnect(now, id, reason);
@@ -80,9 +89,13 @@ impl Shard {
         connection.heard_ms = parcel.heard_ms;
         connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
         connection.flags.settled = true;
+        connection.flags.small_reader = parcel.small_reader;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
+        if self.is_superseded(id) {
+            return self.disconnect(now, id, Disconnect::Replaced);
+        }
         self.note_name(id);
         match parcel.first {
             Some(FirstMessage::Sync { message_type, body }) => {
@@ -120,7 +133,7 @@ impl Shard {
         let mut consumed = 0;
         while consumed < bytes.len() {
             let Some(connection) = self.connections.get(id) else { break };
-            if !connection.is_open() {
+            if !connection.is_open() || connection.has_backlog() {
                 break;
             }
             let rest = &mut bytes[consumed..];
@@ -378,11 +391,12 @@ impl Shard {
     }
 
     /// Acts on one message of a Foony client, in the form of its session.
-    fn handle_foony_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) {
+    pub(super) fn handle_foony_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) {
         let Some(connection) = self.connections.get(id) else { return };
         let Session::Foony(session) = &connection.session else { return };
         match session.form() {
             Form::Records | Form::Stream => self.handle_records(now, id, payload),
+            Form::Json if self.must_wait(id) => self.put_off(now, id, payload),
             Form::Json => {
                 let request = json::decode_request(payload);
                 if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
@@ -393,12 +407,21 @@ impl Shard {
         }
     }
 
-    /// Acts on records back to back, as long as the session lives and stays here.
+    /// Acts on records back to back, as long as the session lives, stays here, and need not wait.
     pub(super) fn handle_records(&mut self, now: Now, id: ConnId, payload: &[u8]) {
         let mut records = binary::records(payload);
-        loop {
+        for handled in 0.. {
+            if handled % 64 == 63 {
+                self.drain_local(now);
+            }
             let unread = records.rest();
             let Some(record) = records.next() else { return };
+            if self.must_wait(id) {
+                self.drain_local(now);
+            }
+            if handled == REQUESTS_AT_ONCE || self.must_wait(id) {
+                return self.put_off(now, id, unread);
+            }
             if !self.connections.get(id).is_some_and(|connection| connection.is_open()) {
                 return;
             }

@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::connection::{Membership, Session};
-use super::envelope::{
-    Announcement, Answered, Command, Envelope, HomeChannelId, ResumeAsked, Welcome,
-};
+use super::envelope::{Announcement, Command, Envelope, HomeChannelId, Welcome};
 use super::placement::Placed;
 use super::timers::Timer;
 use crate::channel::{Identity, State};
-use crate::counters::{Conflated, Dropped, Ignored};
+use crate::counters::{Conflated, Dropped};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Now, ShardId};
 use crate::policy::Heartbeat;
-use crate::session::foony::NO_REQUEST;
-use crate::session::{Answer, Feed};
+use crate::session::Feed;
 
 /// How members leave when their connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,13 +157,11 @@ impl Shard {
         let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
         let Some(key) = key.map(Arc::new) else { return };
         let resuming = connection.resuming.get_or_insert_default();
-        resuming.first_answers += u32::from(shards);
+        resuming.answers += u32::from(shards);
         resuming.left.clear();
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
-            let key = Arc::clone(&key);
-            let asked = ResumeAsked::BySession;
-            self.outbox.send(shard, Envelope::Resume { key, addr, asked });
+            self.outbox.send(shard, Envelope::Resume { key: Arc::clone(&key), addr });
         }
     }
 
@@ -176,7 +171,6 @@ impl Shard {
         now: Now,
         id: ConnId,
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
-        answer: Answered,
     ) {
         for (key, identity) in memberships {
             let goes_on = self.is_open(id) && self.is_session(id, &identity);
@@ -188,35 +182,17 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(resuming) = &mut connection.resuming else { return };
-        match answer {
-            Answered::Own { asked_again } => {
-                resuming.first_answers -= 1;
-                resuming.further_answers += i32::from(asked_again);
-            }
-            Answered::Again => resuming.further_answers -= 1,
-        }
-        if resuming.first_answers == 0 && resuming.further_answers == 0 {
+        resuming.answers -= 1;
+        if resuming.answers == 0 {
             connection.resuming = None;
         }
     }
 
     /// The owner refused an announcement: the connection is no member after all, unless it has
     /// announced itself again since, which will be judged by itself.
-    pub(super) fn handle_refused(
-        &mut self,
-        now: Now,
-        to: HomeChannelId,
-        id: ConnId,
-        number: u32,
-        reject: Reject,
-        request: u64,
-    ) {
-        match self.homes.get_tenant(to.slot, to.generation).map(|home| Arc::clone(&home.key)) {
-            Some(key) if request != NO_REQUEST => {
-                self.answer(now, id, request, &key.name, &Answer::Refused(reject));
-            }
-            Some(_) => self.counters.ignore(Ignored::Refused(reject)),
-            None => return,
+    pub(super) fn handle_refused(&mut self, to: HomeChannelId, id: ConnId, number: u32) {
+        if self.homes.get_tenant(to.slot, to.generation).is_none() {
+            return;
         }
         let connection = self.connections.get_mut(id);
         let membership = connection.and_then(|c| c.membership_mut(to.slot));

@@ -24,6 +24,7 @@
 //! | send queue over `send_queue_bytes_max`, changes of members | it is shown who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second | nobody | `conflated{update_rate}` |
 
+mod backlog;
 mod connection;
 mod deliver;
 mod envelope;
@@ -45,10 +46,11 @@ mod timers;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
-    Announcement, Answered, Asker, Command, Effect, Envelope, Heat, HomeChannelId, Left,
-    MemberView, MembersFor, MessageBatch, PresenceTick, Replaying, ResumeAsked, Welcome,
+    Announcement, Asker, Command, Effect, Envelope, Heat, HomeChannelId, Left, MemberView,
+    MembersFor, MessageBatch, PresenceTick, Replaying, Welcome,
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
+pub use retention::serial_base;
 pub use send_queue::SendQueue;
 
 use std::collections::{HashMap, HashSet};
@@ -68,12 +70,9 @@ use crate::ids::{ConnId, Now, Router, ShardId};
 use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
-use crate::session::{self, SessionNames};
+use crate::session::{self, Answer, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
-
-/// How often a long-polling connection is looked at while its question is held, milliseconds.
-const ABSENCE_CHECK_MS: u64 = 5_000;
 
 /// What all shards of a process agree on. Fixed at start.
 #[derive(Debug)]
@@ -86,6 +85,9 @@ pub struct Settings {
     pub session: session::Settings,
     /// The app that channel hints in URLs mean.
     pub hint_app: Arc<str>,
+    /// Channels are numbered after this: 0 on the first run with a data directory, and above every
+    /// serial of an earlier run otherwise.
+    pub serial_base: u64,
     /// Random per process; makes session names.
     pub name_key: u64,
     /// The debug endpoint `/echo` is served.
@@ -96,9 +98,9 @@ impl Settings {
     fn message_limits(&self, connection: &Connection) -> MessageLimits {
         let most = self.limits.message_bytes_max;
         MessageLimits {
-            message_bytes_max: match connection.principal() {
-                Some(_) => most,
-                None => most.min(STRANGER_MESSAGE_BYTES_MAX),
+            message_bytes_max: match (connection.principal(), &connection.session) {
+                (None, Session::Echo) | (Some(_), _) => most,
+                (None, _) => most.min(STRANGER_MESSAGE_BYTES_MAX),
             },
             fragments_max: self.limits.fragments_max,
         }
@@ -135,6 +137,8 @@ pub struct Shard {
     /// Connections whose sessions can be continued elsewhere, by the hash of their names. At most
     /// one entry per connection.
     named: HashMap<u64, ConnId>,
+    /// Connections whose backlog can be looked at; each once.
+    backlogged: Vec<ConnId>,
     /// Long-polling connections with something to say; each once.
     dirty_polling: Vec<ConnId>,
     /// What the long-polling session that ended last had left to say.
@@ -153,7 +157,7 @@ impl Shard {
             homes: ChannelTable::default(),
             owned: ChannelTable::default(),
             lost: LostMembers::default(),
-            retention: Retention::new(&settings.limits),
+            retention: Retention::new(&settings.limits, settings.serial_base),
             outbox: Outbox::new(id, usize::from(shards) + 1),
             timers: Timers::default(),
             names: SessionNames::new(settings.name_key, id.0, shards),
@@ -165,6 +169,7 @@ impl Shard {
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
             named: HashMap::new(),
+            backlogged: Vec::new(),
             dirty_polling: Vec::new(),
             last_words: Vec::new(),
             reply: Vec::new(),
@@ -216,17 +221,19 @@ impl Shard {
         }
         self.retry_stale_channels();
         self.retry_refused(now);
+        self.work_off_backlogs(now);
         self.drain_local(now);
     }
 
     /// Tells watchers what this turn changed.
     pub fn end_turn(&mut self, now: Now) {
         self.assert_drained();
-        while !self.dirty_channels.is_empty() {
+        while !self.dirty_channels.is_empty() || !self.dirty_polling.is_empty() {
             self.flush_channels(now);
             self.drain_local(now);
+            self.flush_polling(now);
+            self.drain_local(now);
         }
-        self.flush_polling(now);
     }
 
     /// A connection was accepted. It is refused by `None` when the shard is full.
@@ -256,7 +263,6 @@ impl Shard {
                 Timer::Grace { grace } => self.own_grace_over(now, grace),
                 Timer::Pace { conn } => self.pace_due(now, conn),
                 Timer::Retention => self.retain(now),
-                Timer::Hold { conn } => self.poll_held_enough(now, conn),
             }
         }
         self.drain_local(now);
@@ -267,10 +273,13 @@ impl Shard {
         self.timers.next_due_ms()
     }
 
-    /// True while something waits for room in a mailbox: the next turn must come soon although
-    /// nothing arrives.
+    /// True while something waits for room in a mailbox, or for its turn: the next turn must come
+    /// soon although nothing arrives.
     pub fn is_waiting_for_room(&self) -> bool {
-        self.outbox.is_waiting() || !self.retries.is_empty() || !self.stale_channels.is_empty()
+        self.outbox.is_waiting()
+            || !self.retries.is_empty()
+            || !self.stale_channels.is_empty()
+            || !self.backlogged.is_empty()
     }
 
     /// True while so much waits for room in mailboxes that nothing more should be read: whoever
@@ -316,6 +325,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queue.advance(count);
         self.counters.bytes_out += count as u64;
+        self.schedule_backlog(id);
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.queue.is_empty() {
             self.mark_connection_dirty(id);
         } else if connection.flags.stale {
@@ -361,6 +372,7 @@ impl Shard {
             unread: connection.unread,
             unsent: connection.queue,
             pace: connection.pace,
+            small_reader: connection.flags.small_reader,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
         };
@@ -408,8 +420,9 @@ impl Shard {
                 self.deliver_snapshot(now, to, conn, frames);
             }
             Envelope::Admitted { to, conn } => self.handle_admitted(to, conn),
-            Envelope::Refused { to, conn, number, request, reject } => {
-                self.handle_refused(now, to, conn, number, reject, request);
+            Envelope::Refused { to, channel, conn, number, request, reject } => {
+                self.handle_refused(to, conn, number);
+                self.answer(now, conn, request, &channel.name, &Answer::Refused(reject));
             }
             Envelope::Messages { to, feeds, batch } => {
                 self.deliver_messages(now, to, feeds, &batch);
@@ -421,10 +434,8 @@ impl Shard {
                 self.handle_answer(now, conn, request, &channel, answer);
             }
             Envelope::Poll { from, number, ask } => self.handle_poll(now, from, number, ask),
-            Envelope::Resume { key, addr, asked } => self.handle_resume(now, &key, addr, asked),
-            Envelope::Resumed { conn, memberships, answer } => {
-                self.handle_resumed(now, conn, memberships, answer);
-            }
+            Envelope::Resume { key, addr } => self.handle_resume(now, &key, addr),
+            Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {
                 self.hot.insert(hash);
             }
@@ -528,6 +539,7 @@ impl Shard {
         if self.connections.get(id).is_none_or(|c| matches!(c.phase, Phase::Closing)) {
             return u64::MAX;
         }
+        self.end_long_hold(now, id);
         let members_ms = self.expire_memberships(now, id);
         let liveness_ms = self.check_liveness(now, id);
         members_ms.min(liveness_ms)
@@ -555,7 +567,7 @@ impl Shard {
 
     /// Pings a silent WebSocket peer; returns when the connection must be looked at again.
     fn check_liveness(&mut self, now: Now, id: ConnId) -> u64 {
-        let absent_ms = self.poll_absent_ms(id);
+        let poll_check_ms = self.poll_check_ms(id);
         let Some(connection) = self.connections.get(id) else { return u64::MAX };
         let (ping_after_ms, idle_ms) = self.silences(connection);
         let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
@@ -568,8 +580,8 @@ impl Shard {
         if let Some(end_ms) = connection.principal().and_then(|p| p.expires_wall_ms) {
             next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
         }
-        if connection.is_polling() {
-            next_ms = absent_ms.unwrap_or(now.mono_ms + ABSENCE_CHECK_MS);
+        if let Some(check_ms) = poll_check_ms {
+            next_ms = next_ms.min(check_ms);
         }
         if can_ping && ping_after_ms != 0 && !connection.flags.pinged {
             if ping_ms <= now.mono_ms {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::Shard;
 use super::envelope::{
-    Announcement, Answered, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor,
-    PresenceTick, Welcome,
+    Announcement, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
+    Welcome,
 };
 use super::outbox::Full;
 use super::tables::{Interest, OwnedChannel};
 use super::timers::Timer;
-use crate::channel::{Announced, Author, Change, ResumeKey};
+use crate::channel::{Announced, Author, Change, ChangeKind, ResumeKey};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
@@ -91,7 +91,7 @@ impl Shard {
             | Command::HistoryForward { .. }
             | Command::Fetch { .. }
             | Command::CatchUp { .. } => self.handle_message_command(now, from, &key, command),
-            Command::Watch { asker } => self.own_watch(now, from, &key, asker),
+            Command::Watch { asker, feed } => self.own_watch(now, from, &key, asker, feed),
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
             Command::Subscribe { feed, home } => {
@@ -115,7 +115,7 @@ impl Shard {
     }
 
     /// Gives a returning session everything it lost on this shard.
-    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr, answer: Answered) {
+    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr) {
         let mut memberships = Vec::new();
         for lost in self.lost.claim(key) {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
@@ -128,7 +128,20 @@ impl Shard {
             }
         }
         self.counters.resumed_members += memberships.len() as u64;
-        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships, answer });
+        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+    }
+
+    /// A session is back that will enter again where it wants to: what it lost here waits for that
+    /// for one more grace.
+    pub(super) fn own_await(&mut self, now: Now, key: &ResumeKey, to: ConnAddr) {
+        for lost in self.lost.claim(key) {
+            if let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) {
+                let key = Arc::clone(&owned.key);
+                self.own_linger(now, &key, lost.addr);
+            }
+        }
+        let memberships = Vec::new();
+        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
     }
 
     /// The grace of a lost member is over, unless it came back.
@@ -180,7 +193,7 @@ impl Shard {
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
         let slot = match self.own_open(&key) {
             Ok(slot) => slot,
-            Err(reject) => return self.turn_away(&new, reject),
+            Err(reject) => return self.turn_away(&key, &new, reject),
         };
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
@@ -220,7 +233,7 @@ impl Shard {
         let is_member = owned.channel.members().contains(new.addr);
         let is_alone = owned.channel.members().len() == 1;
         match (done, new.welcome) {
-            (Err(reject), _) if !is_member => self.turn_away(new, reject),
+            (Err(reject), _) if !is_member => self.turn_away(key, new, reject),
             (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
             (Ok(Announced::Updated), Welcome::Set(_)) => {}
             (Ok(entered), Welcome::Set(feed)) => {
@@ -237,20 +250,28 @@ impl Shard {
     }
 
     /// The author of an announcement is no member.
-    fn turn_away(&mut self, new: &Announcement, reject: Reject) {
+    fn turn_away(&mut self, key: &Arc<ChannelKey>, new: &Announcement, reject: Reject) {
         let request = match new.welcome {
             Welcome::Set(_) => NO_REQUEST,
             Welcome::Entered(request) | Welcome::Updated(request) => request,
         };
         let (to, conn, number) = (new.home, new.addr.conn, new.number);
-        let refused = Envelope::Refused { to, conn, number, request, reject };
+        let channel = Arc::clone(key);
+        let refused = Envelope::Refused { to, channel, conn, number, request, reject };
         self.outbox.send(new.addr.shard, refused);
     }
 
     /// A subscriber begins to watch: who is present, then the changes. What has changed already is
     /// told to the others first, unless they are told at intervals only.
-    fn own_watch(&mut self, now: Now, from: ShardId, key: &Arc<ChannelKey>, asker: Asker) {
-        let Some(slot) = self.owned.find_key(key) else {
+    fn own_watch(
+        &mut self,
+        now: Now,
+        from: ShardId,
+        key: &Arc<ChannelKey>,
+        asker: Asker,
+        feed: Feed,
+    ) {
+        let Some(slot) = self.interested(key, from, feed) else {
             return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
         };
         self.flush_presence(now, slot);
@@ -319,8 +340,7 @@ impl Shard {
         self.flush_presence(now, slot);
     }
 
-    /// Tells watchers what changed, unless they were told too lately or some of them cannot be told
-    /// and must not miss anything.
+    /// Tells watchers what changed, unless they were told too lately.
     fn flush_presence(&mut self, now: Now, slot: u32) {
         self.repay_stale_homes(now, slot);
         let generation = self.owned.generation(slot);
@@ -336,13 +356,6 @@ impl Shard {
                 self.timers.set(due_ms, Timer::Flush { slot, generation });
             }
             self.counters.conflate(Conflated::Interval);
-            return;
-        }
-        let must_hear = |i: &&Interest| !i.feeds.and(Feed::PRESENCE_CHANGES).is_empty();
-        let mut must_hear = owned.interest.iter().filter(must_hear);
-        if must_hear.any(|interest| !self.outbox.has_room(interest.shard)) {
-            self.counters.conflate(Conflated::MailboxFull);
-            self.stale_channels.push(slot);
             return;
         }
         owned.told_ms = Some(now.mono_ms);
@@ -363,6 +376,7 @@ impl Shard {
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
             if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
                 interest.stale = true;
+                interest.miss_departures(&tick.changes);
                 missed = true;
                 self.counters.drop(Dropped::EventMailboxFull);
             }
@@ -379,41 +393,39 @@ impl Shard {
         }
     }
 
-    /// Sends the whole set to homes that missed a tick.
+    /// Sends the whole set to homes that missed a tick, and the names of those who left meanwhile.
     fn repay_stale_homes(&mut self, now: Now, slot: u32) {
-        let Some(owned) = self.owned.get(slot) else { return };
-        let stale: Vec<_> = owned.interest.iter().filter(|i| i.stale).copied().collect();
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let mut stale = Vec::new();
+        for interest in owned.interest.iter_mut().filter(|interest| interest.stale) {
+            stale.push(Interest { left: std::mem::take(&mut interest.left), ..interest.clone() });
+        }
         let mut owing = false;
         for interest in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
             owned.channel.set_shown();
-            let owned = &*owned;
-            let set = PresenceTick {
-                changes: Vec::new(),
-                encoded: encode_each(owned, Feed::PRESENCE_SETS, |feed| {
-                    presence::set(feed, now, &owned.key.name, owned.channel.members())
-                }),
-                except: None,
-            };
-            let (to, feeds) = (interest.home, interest.feeds);
-            let envelope = Envelope::Presence { to, feeds, tick: Arc::new(set) };
+            let feeds = interest.feeds.and(Feed::PRESENCE);
+            let tick = Arc::new(make_repayment(now, owned, &interest));
+            let envelope = Envelope::Presence { to: interest.home, feeds, tick };
             let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
             if sent && interest.feeds.contains(Feed::Changes) {
                 let to = MembersFor::Watcher(interest.home);
                 self.send_members(now, Some(slot), interest.shard, to);
             }
             owing |= !sent;
-            self.set_stale(slot, interest.shard, !sent);
+            self.set_stale(slot, interest, !sent);
         }
         if owing {
             self.stale_channels.push(slot);
         }
     }
 
-    fn set_stale(&mut self, slot: u32, shard: ShardId, stale: bool) {
-        if let Some(owned) = self.owned.get_mut(slot) {
-            for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
-                interest.stale = stale;
+    fn set_stale(&mut self, slot: u32, owed: Interest, stale: bool) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        for interest in owned.interest.iter_mut().filter(|i| i.shard == owed.shard) {
+            interest.stale = stale;
+            if stale {
+                interest.left.extend_from_slice(&owed.left);
             }
         }
     }
@@ -474,6 +486,34 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
         false => Vec::<Change>::new(),
     };
     PresenceTick { changes, encoded, except }
+}
+
+/// What a home that missed something is sent: sets for those who read sets; for the others, and in
+/// the tick itself, who left and is not back, then everybody as if they had just entered.
+fn make_repayment(now: Now, owned: &OwnedChannel, interest: &Interest) -> PresenceTick {
+    let members = owned.channel.members();
+    let is_back = |gone: &Change| {
+        let is_same = |m: &crate::channel::Member| {
+            m.identity.user == gone.identity.user
+                && m.identity.connection == gone.identity.connection
+        };
+        members.sessions_of(&gone.identity.user) > 0 && members.iter().any(is_same)
+    };
+    let mut changes = Vec::new();
+    if !interest.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
+        changes.extend(interest.left.iter().filter(|gone| !is_back(gone)).cloned());
+        changes.extend(members.iter().map(|member| Change {
+            kind: ChangeKind::Enter,
+            addr: member.addr,
+            identity: Arc::clone(&member.identity),
+            state: member.state.clone(),
+        }));
+    }
+    let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
+        Some(_) => presence::set(feed, now, &owned.key.name, members),
+        None => encode::changes(feed, now, &owned.key.name, &changes),
+    });
+    PresenceTick { changes, encoded, except: None }
 }
 
 /// A joiner is told nothing when it is alone, or when the namespace says so.

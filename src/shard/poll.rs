@@ -4,7 +4,6 @@
 use super::Shard;
 use super::connection::{Connection, Listener, Session, Transport};
 use super::envelope::Envelope;
-use super::timers::Timer;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Now, ShardId};
 use crate::session::foony;
@@ -116,7 +115,7 @@ impl Shard {
     }
 
     /// A question has been held long enough; the client asks again.
-    pub(super) fn poll_held_enough(&mut self, now: Now, id: ConnId) {
+    pub(super) fn end_long_hold(&mut self, now: Now, id: ConnId) {
         let is_due = self.polling(id).and_then(|polling| polling.held);
         if is_due.is_some_and(|held| held.until_ms <= now.mono_ms)
             && let Some(held) = self.take_held(now, id)
@@ -130,6 +129,12 @@ impl Shard {
     pub(super) fn poll_absent_ms(&self, id: ConnId) -> Option<u64> {
         let polling = self.polling(id)?;
         polling.held.is_none().then_some(polling.asked_ms + ABSENCE_MS)
+    }
+
+    /// When a long-polling connection must be looked at again; `None` for others.
+    pub(super) fn poll_check_ms(&self, id: ConnId) -> Option<u64> {
+        let polling = self.polling(id)?;
+        Some(polling.held.map_or(polling.asked_ms + ABSENCE_MS, |held| held.until_ms))
     }
 
     /// The session is over: whoever waits is told the last it has to say. Frees the slot, since
@@ -182,7 +187,10 @@ impl Shard {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.alive_ms = now.mono_ms;
         }
-        self.handle_records(now, id, bytes);
+        match self.connections.get(id).is_some_and(Connection::has_backlog) {
+            true => self.put_off(now, id, bytes),
+            false => self.handle_records(now, id, bytes),
+        }
         PollOutcome::Accepted
     }
 
@@ -204,7 +212,7 @@ impl Shard {
         if let Transport::Poll(polling) = &mut connection.transport {
             polling.held = Some(Held { number, until_ms });
         }
-        self.timers.set(until_ms, Timer::Hold { conn: id });
+        self.connections.set_check(id, until_ms);
         None
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, Replaying};
-use super::tables::{OwnedChannel, Published};
+use super::outbox::Outbox;
+use super::tables::{Interest, OwnedChannel};
 use crate::channel::{self, Draft, Message, Page, Position, Replay, Room};
 use crate::counters::Dropped;
 use crate::error::Reject;
@@ -20,6 +21,15 @@ const CATCH_UP: Room = Room { messages: usize::MAX, bytes: 256 * 1024 };
 /// Only the newest message: who sees it knows what is missing.
 const NEWEST: Room = Room { messages: 1, bytes: usize::MAX };
 
+/// What a new subscriber asks for.
+#[derive(Clone, Copy)]
+struct Attaching<'a> {
+    asker: Asker,
+    feed: Feed,
+    after: Option<&'a Position>,
+    replay: Replaying,
+}
+
 impl Shard {
     pub(super) fn handle_message_command(
         &mut self,
@@ -30,8 +40,9 @@ impl Shard {
     ) {
         match command {
             Command::Publish { asker, draft } => self.own_publish(now, from, key, asker, *draft),
-            Command::Attach { asker, after, replay } => {
-                self.own_attach(now, from, key, asker, after.as_ref(), replay);
+            Command::Attach { asker, feed, after, replay } => {
+                let after = after.as_ref();
+                self.own_attach(now, from, key, Attaching { asker, feed, after, replay });
             }
             Command::History { asker, before, room } => {
                 let answer = self.own_history(now, key, before.as_ref(), room);
@@ -93,21 +104,24 @@ impl Shard {
         now: Now,
         from: ShardId,
         key: &Arc<ChannelKey>,
-        asker: Asker,
-        after: Option<&Position>,
-        replay: Replaying,
+        attach: Attaching<'_>,
     ) {
-        if self.owned.find_key(key).is_none() {
-            return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
-        }
-        let replayed = after.map(|position| self.messages_after(now, key, position));
+        let Some(slot) = self.interested(key, from, attach.feed) else {
+            let refused = Answer::Refused(Reject::ServerFull);
+            return self.send_answer(from, attach.asker, key, refused);
+        };
+        self.settle(now, slot, from);
+        let replayed =
+            attach.after.map(|position| self.messages_after(now, Some(slot), position, Room::ANY));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
-            Some(Replay::Complete(_)) if replay == Replaying::Needless => (Vec::new(), Some(true)),
-            Some(Replay::Complete(messages)) => (messages, Some(true)),
             Some(Replay::AgedOut) => (Vec::new(), Some(false)),
+            Some(Replay::Complete(page)) => match attach.replay {
+                Replaying::Wanted => (page.messages, Some(true)),
+                Replaying::Needless => (Vec::new(), Some(true)),
+            },
         };
-        self.send_answer(from, asker, key, Answer::Subscribed { messages, resumed });
+        self.send_answer(from, attach.asker, key, Answer::Subscribed { messages, resumed });
     }
 
     fn own_history(
@@ -117,9 +131,9 @@ impl Shard {
         before: Option<&Position>,
         room: Room,
     ) -> Answer {
-        let page = self
-            .published_of(key)
-            .map(|(policy, published)| published.messages.before(now, before, room, &policy));
+        let slot = self.owned.find_key(key);
+        let page =
+            self.with_messages(slot, |messages, policy| messages.before(now, before, room, policy));
         let Page { messages, more } = page.unwrap_or_default();
         Answer::History { messages, more }
     }
@@ -131,20 +145,18 @@ impl Shard {
         after: u64,
         room: Room,
     ) -> Answer {
+        let slot = self.owned.find_key(key);
         let page = self
-            .published_of(key)
-            .map(|(policy, published)| published.messages.following(now, after, room, &policy));
+            .with_messages(slot, |messages, policy| messages.following(now, after, room, policy));
         let Page { messages, more } = page.unwrap_or_default();
         Answer::History { messages, more }
     }
 
-    fn own_fetch(&mut self, now: Now, key: &Arc<ChannelKey>, after: u64, room: Room) -> Answer {
-        match self.messages_after(now, key, &Position::Serial(after)) {
+    fn own_fetch(&mut self, now: Now, key: &ChannelKey, after: u64, room: Room) -> Answer {
+        let slot = self.owned.find_key(key);
+        match self.messages_after(now, slot, &Position::Serial(after), room) {
             Replay::AgedOut => Answer::Fetched { messages: Vec::new(), resumed: false },
-            Replay::Complete(mut messages) => {
-                messages.truncate(room.count(messages.iter().map(Arc::as_ref)));
-                Answer::Fetched { messages, resumed: true }
-            }
+            Replay::Complete(page) => Answer::Fetched { messages: page.messages, resumed: true },
         }
     }
 
@@ -152,50 +164,34 @@ impl Shard {
     fn own_catch_up(
         &mut self,
         now: Now,
-        key: &Arc<ChannelKey>,
+        key: &ChannelKey,
         to: ConnAddr,
         home: HomeChannelId,
         after: u64,
     ) {
-        let (messages, left) = self.next_missed(now, key, after);
+        let mut missed = (Vec::new(), Left::Nothing);
+        if let Some(slot) = self.owned.find_key(key) {
+            self.settle(now, slot, to.shard);
+            missed = self.take_missed(now, slot, after);
+        }
+        let (messages, left) = missed;
         let envelope = Envelope::CaughtUp { to: home, conn: to.conn, messages, left };
         self.outbox.send(to.shard, envelope);
     }
 
     /// Routes what was published since the last time, each interested shard once.
     pub(super) fn flush_messages(&mut self, now: Now, slot: u32) {
-        self.repay_missed_messages(now, slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let Some(published) = &mut owned.published else { return };
-        let pending = std::mem::take(&mut published.pending);
-        if pending.is_empty() {
-            return;
-        }
-        let batch = Arc::new(make_batch(owned, &pending));
-        let mut missed = false;
-        for interest in &mut owned.interest {
-            let feeds = interest.feeds.and(Feed::MESSAGES);
-            if feeds.is_empty() {
-                continue;
-            }
-            let batch = Arc::clone(&batch);
-            let envelope = Envelope::Messages { to: interest.home, feeds, batch };
-            let is_behind = interest.missed_after.is_some();
-            if is_behind || self.outbox.try_send(interest.shard, envelope).is_err() {
-                let first = pending.iter().map(|m| m.serial).find(|&serial| serial != 0);
-                interest.missed_after = interest.missed_after.or(first.map(|first| first - 1));
-                self.counters.drop_many(Dropped::MessageMailboxFull, pending.len() as u32);
-                missed = true;
+        let mut pending = std::mem::take(&mut published.pending);
+        if !pending.is_empty() {
+            self.route_messages(slot, &pending);
+            pending.clear();
+            if let Some(published) = self.owned.get_mut(slot).and_then(|o| o.published.as_mut()) {
+                published.pending = pending;
             }
         }
-        if missed {
-            self.stale_channels.push(slot);
-        }
-        let mut pending = pending;
-        pending.clear();
-        if let Some(published) = self.owned.get_mut(slot).and_then(|o| o.published.as_mut()) {
-            published.pending = pending;
-        }
+        self.repay_missed_messages(now, slot);
     }
 
     pub(super) fn send_answer(
@@ -209,87 +205,138 @@ impl Shard {
         self.outbox.send(to, Envelope::Answer { to: asker, channel, answer });
     }
 
+    /// The channel's entry, if a home has subscribers of a feed there.
+    pub(super) fn interested(&self, key: &ChannelKey, shard: ShardId, feed: Feed) -> Option<u32> {
+        let slot = self.owned.find_key(key)?;
+        let is_interested = |i: &Interest| i.shard == shard && i.feeds.contains(feed);
+        self.owned.get(slot)?.interest.iter().any(is_interested).then_some(slot)
+    }
+
+    fn route_messages(&mut self, slot: u32, messages: &[Arc<Message>]) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let batch = Arc::new(make_batch(owned, messages));
+        for interest in &mut owned.interest {
+            let feeds = interest.feeds.and(Feed::MESSAGES);
+            if feeds.is_empty() {
+                continue;
+            }
+            let envelope =
+                Envelope::Messages { to: interest.home, feeds, batch: Arc::clone(&batch) };
+            let is_behind = interest.missed_after.is_some();
+            if is_behind || self.outbox.try_send(interest.shard, envelope).is_err() {
+                let missed = batch.first_serial.map(|first| first - 1);
+                interest.missed_after = interest.missed_after.or(missed);
+                self.counters.drop_many(Dropped::MessageMailboxFull, batch.messages);
+            }
+        }
+    }
+
     /// Sends homes what they missed while their mailboxes were full, in order, as far as there is
-    /// room; when it is no longer kept, the newest message, so that the gap shows.
+    /// room.
     fn repay_missed_messages(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get(slot) else { return };
-        let behind = |interest: &&super::tables::Interest| interest.missed_after.is_some();
-        let behind: Vec<_> = owned.interest.iter().filter(behind).copied().collect();
-        for mut interest in behind {
-            while let Some(after) = interest.missed_after {
-                let (messages, left) = self.take_missed(now, slot, after);
-                let Some(owned) = self.owned.get_mut(slot) else { return };
-                let feeds = interest.feeds.and(Feed::MESSAGES);
+        let behind = owned.interest.iter().filter(|interest| interest.missed_after.is_some());
+        let behind: Vec<Interest> = behind.cloned().collect();
+        for interest in behind {
+            let repaid = self.repay(now, slot, interest.shard, |outbox, to, envelope| {
+                outbox.try_send(to, envelope).is_ok()
+            });
+            if !repaid {
+                self.stale_channels.push(slot);
+            }
+        }
+    }
+
+    /// Sees to it that nothing which a home is owed can come after what it is sent next, however
+    /// full its mailbox.
+    fn settle(&mut self, now: Now, slot: u32, shard: ShardId) {
+        self.flush_messages(now, slot);
+        self.repay(now, slot, shard, |outbox, to, envelope| {
+            outbox.send(to, envelope);
+            true
+        });
+    }
+
+    /// Sends one home what it missed; when that is no longer kept, the newest message, so that the
+    /// gap shows. True when nothing is owed any longer.
+    fn repay(
+        &mut self,
+        now: Now,
+        slot: u32,
+        shard: ShardId,
+        send: impl Fn(&mut Outbox, ShardId, Envelope) -> bool,
+    ) -> bool {
+        loop {
+            let Some(owned) = self.owned.get(slot) else { return true };
+            let owed = owned.interest.iter().find(|i| i.shard == shard);
+            let Some(interest) = owed.filter(|i| i.missed_after.is_some()).cloned() else {
+                return true;
+            };
+            let after = interest.missed_after.unwrap_or_default();
+            let (messages, left) = self.take_missed(now, slot, after);
+            let feeds = interest.feeds.and(Feed::MESSAGES);
+            let Some(owned) = self.owned.get_mut(slot) else { return true };
+            if !feeds.is_empty() && !messages.is_empty() {
                 let batch = Arc::new(make_batch(owned, &messages));
                 let envelope = Envelope::Messages { to: interest.home, feeds, batch };
-                let is_owing = !feeds.is_empty() && !messages.is_empty();
-                if is_owing && self.outbox.try_send(interest.shard, envelope).is_err() {
-                    break;
+                if !send(&mut self.outbox, shard, envelope) {
+                    return false;
                 }
-                let last = messages.last().map(|message| message.serial);
+            }
+            let last = messages.last().map(|message| message.serial);
+            for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
                 interest.missed_after = last.filter(|_| left == Left::More);
             }
-            self.set_missed_after(slot, interest.shard, interest.missed_after);
         }
-    }
-
-    fn set_missed_after(&mut self, slot: u32, shard: ShardId, missed_after: Option<u64>) {
-        let Some(owned) = self.owned.get_mut(slot) else { return };
-        for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
-            interest.missed_after = missed_after;
-        }
-        if missed_after.is_some() {
-            self.stale_channels.push(slot);
-        }
-    }
-
-    fn next_missed(&mut self, now: Now, key: &ChannelKey, after: u64) -> (Vec<Arc<Message>>, Left) {
-        let Some(slot) = self.owned.find_key(key) else { return (Vec::new(), Left::Nothing) };
-        self.flush_messages(now, slot);
-        self.take_missed(now, slot, after)
     }
 
     /// The next messages after a serial; the newest one alone when some are no longer kept.
     fn take_missed(&mut self, now: Now, slot: u32, after: u64) -> (Vec<Arc<Message>>, Left) {
-        let Some(owned) = self.owned.get_mut(slot) else { return (Vec::new(), Left::Nothing) };
-        let Some(published) = &mut owned.published else { return (Vec::new(), Left::Nothing) };
-        match published.messages.after(now, &Position::Serial(after), &owned.policy) {
-            Replay::Complete(mut messages) => {
-                let count = CATCH_UP.count(messages.iter().map(Arc::as_ref));
-                let left = if count < messages.len() { Left::More } else { Left::Nothing };
-                messages.truncate(count);
-                (messages, left)
+        let page = self.with_messages(Some(slot), |messages, policy| {
+            match messages.after(now, &Position::Serial(after), CATCH_UP, policy) {
+                Replay::Complete(page) => page,
+                Replay::AgedOut => {
+                    let newest = messages.before(now, None, NEWEST, policy);
+                    Page { more: false, ..newest }
+                }
             }
-            Replay::AgedOut => {
-                let newest = published.messages.before(now, None, NEWEST, &owned.policy);
-                (newest.messages, Left::Nothing)
-            }
-        }
+        });
+        let page = page.unwrap_or_default();
+        (page.messages, if page.more { Left::More } else { Left::Nothing })
     }
 
     /// What was published after a place. What has not been routed yet is routed first, so that
     /// whoever is answered now is delivered what comes later, and only that.
-    fn messages_after(&mut self, now: Now, key: &ChannelKey, position: &Position) -> Replay {
-        let slot = self.owned.find_key(key);
+    fn messages_after(
+        &mut self,
+        now: Now,
+        slot: Option<u32>,
+        position: &Position,
+        room: Room,
+    ) -> Replay {
         if let Some(slot) = slot {
             self.flush_messages(now, slot);
         }
-        match slot.and_then(|slot| self.owned.get_mut(slot)) {
-            Some(OwnedChannel { published: Some(published), policy, .. }) => {
-                published.messages.after(now, position, policy)
-            }
-            _ => {
-                let mut nothing = self.retention.closed_log(key.hash);
-                nothing.after(now, position, &Policy::default())
-            }
-        }
+        let replay = self
+            .with_messages(slot, |messages, policy| messages.after(now, position, room, policy));
+        replay.unwrap_or_else(|| {
+            let nothing = || Replay::Complete(Page::default());
+            if *position == Position::Serial(0) { nothing() } else { Replay::AgedOut }
+        })
     }
 
-    fn published_of(&mut self, key: &ChannelKey) -> Option<(Arc<Policy>, &mut Published)> {
-        let slot = self.owned.find_key(key)?;
-        let owned = self.owned.get_mut(slot)?;
-        let policy = Arc::clone(&owned.policy);
-        Some((policy, owned.published.as_deref_mut()?))
+    /// Reads the messages of a channel, which may make it forget some; `None` when there are none.
+    fn with_messages<T>(
+        &mut self,
+        slot: Option<u32>,
+        read: impl FnOnce(&mut channel::Messages, &Policy) -> T,
+    ) -> Option<T> {
+        let owned = self.owned.get_mut(slot?)?;
+        let messages = &mut owned.published.as_mut()?.messages;
+        let before = messages.bytes();
+        let result = read(messages, &owned.policy);
+        self.retention.account(before, messages);
+        Some(result)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests of this home's sessions that name a channel, and the answers to them. Every request is
 //! answered once: here, or by the owner of the channel.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Shard;
@@ -8,7 +9,7 @@ use super::connection::Session;
 use super::envelope::{Asker, Command, Replaying, Welcome};
 use super::membership::Departure;
 use super::placement::Placed;
-use crate::channel::{Position, Room};
+use crate::channel::{Identity, Position, Room};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnId, Now};
 use crate::session::foony::NO_REQUEST;
@@ -83,6 +84,7 @@ impl Shard {
         key: &ChannelKey,
         answer: Answer,
     ) {
+        self.note_answer(id, number);
         let slot = self.homes.find_key(key);
         let answer = match (answer, slot) {
             (Answer::Subscribed { messages, resumed }, slot) => {
@@ -126,14 +128,15 @@ impl Shard {
     }
 
     /// Queues what `reply` holds. Answers are never dropped: a peer that asks without reading them
-    /// ends.
+    /// ends, or is not listened to before it has.
     pub(super) fn send_reply(&mut self, now: Now, id: ConnId) {
         let most = self.settings.limits.send_queue_bytes_max;
         let Some(connection) = self.connections.get_mut(id) else { return };
         if self.reply.is_empty() {
             return;
         }
-        if connection.queue.len() > most {
+        let has_turns = matches!(connection.session, Session::Foony(_));
+        if connection.queue.len() > most && !has_turns {
             self.reply.clear();
             return self.disconnect(now, id, Disconnect::Slow);
         }
@@ -165,6 +168,9 @@ impl Shard {
             }
             _ => return,
         };
+        if !matches!(command, Command::Publish { .. }) {
+            self.expect_large_answer(id, number);
+        }
         let owner = self.settings.router.shard_of(&key);
         self.command(owner, key, command);
     }
@@ -250,8 +256,11 @@ impl Shard {
                 Replaying::Wanted
             }
         };
+        if after.is_some() {
+            self.expect_large_answer(asking.id, asking.number);
+        }
         let asker = Asker::Session { conn: asking.id, request: asking.number };
-        self.command_home(asking.slot, Command::Attach { asker, after, replay });
+        self.command_home(asking.slot, Command::Attach { asker, feed, after, replay });
     }
 
     fn watch(&mut self, now: Now, asking: &Asking) {
@@ -259,8 +268,9 @@ impl Shard {
         if !self.is_subscribed(asking.id, asking.slot, feed) {
             self.subscribe(now, asking.id, asking.slot, feed, asking.number);
         }
+        self.expect_large_answer(asking.id, asking.number);
         let asker = Asker::Session { conn: asking.id, request: asking.number };
-        self.command_home(asking.slot, Command::Watch { asker });
+        self.command_home(asking.slot, Command::Watch { asker, feed });
     }
 
     fn detach(&mut self, id: ConnId, key: &ChannelKey, request: &Request) {
@@ -326,12 +336,16 @@ impl Shard {
         let is_watching = self.is_subscribed(id, slot, feed);
         self.admit(id, slot, feed);
         let mut left = self.take_departures(id, slot);
-        left.retain(|gone| !members.iter().any(|member| is_same_member(&member.identity, gone)));
+        if !left.is_empty() {
+            let present: HashSet<_> = members.iter().map(|m| member_name(&m.identity)).collect();
+            left.retain(|gone| !present.contains(&member_name(gone)));
+        }
         let members = if is_watching { members } else { Vec::new() };
         self.answer(now, id, number, &name.name, &Answer::Watched { left, members });
     }
 }
 
-fn is_same_member(one: &crate::channel::Identity, other: &crate::channel::Identity) -> bool {
-    one.user == other.user && one.connection == other.connection
+/// What tells members apart for those who watch.
+fn member_name(identity: &Identity) -> (&str, &str) {
+    (&identity.user, &identity.connection)
 }

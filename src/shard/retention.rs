@@ -19,9 +19,12 @@ const CHANNELS_AT_ONCE: u32 = 2_048;
 pub(super) struct Retention {
     bytes: u64,
     bytes_max: u64,
-    /// Heads by the hash of the channel. At most `heads_max`; with as many, channels stay open.
+    /// Heads by the hash of the channel. At most `heads_max`; with as many they are forgotten, and
+    /// every log begins at `base`.
     heads: HashMap<u64, u64>,
     heads_max: usize,
+    /// Above every serial of a channel whose head was forgotten.
+    base: u64,
     /// Where the next look begins.
     next_slot: u32,
     /// A look is due.
@@ -29,12 +32,14 @@ pub(super) struct Retention {
 }
 
 impl Retention {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// `serial_base`: what no serial of an earlier process is above.
+    pub(super) fn new(limits: &Limits, serial_base: u64) -> Self {
         Retention {
             bytes: 0,
             bytes_max: limits.history_bytes_per_shard_max,
             heads: HashMap::new(),
             heads_max: limits.channels_per_shard_max,
+            base: serial_base,
             next_slot: 0,
             timed: false,
         }
@@ -42,13 +47,18 @@ impl Retention {
 
     /// An empty log that goes on where the channel with this hash ended when it was closed.
     pub(super) fn reopen(&mut self, hash: u64) -> Box<Published> {
-        let messages = Messages::starting_after(self.heads.remove(&hash).unwrap_or(0));
+        let messages = Messages::starting_after(self.heads.remove(&hash).unwrap_or(self.base));
         Box::new(Published { messages, pending: Vec::new() })
     }
 
-    /// What the log would be if it were reopened.
-    pub(super) fn closed_log(&self, hash: u64) -> Messages {
-        Messages::starting_after(self.heads.get(&hash).copied().unwrap_or(0))
+    /// Remembers where a log ended. When there are too many to remember, no serial of the past can
+    /// be above the time in microseconds: nobody publishes a message per microsecond for long.
+    fn remember_head(&mut self, now: Now, hash: u64, head: u64) {
+        if self.heads.len() >= self.heads_max {
+            self.heads.clear();
+            self.base = self.base.max(serial_base(now));
+        }
+        self.heads.insert(hash, head);
     }
 
     /// Accounts for a log that took `before` bytes, and makes it forget what there is no memory
@@ -66,6 +76,12 @@ impl Retention {
         }
         forgotten
     }
+}
+
+/// A serial that no channel has reached, if it was numbered from 1 or from an earlier such serial:
+/// the time in microseconds. Below 2^53 until the year 2255.
+pub fn serial_base(now: Now) -> u64 {
+    now.wall_ms.saturating_mul(1000)
 }
 
 impl Shard {
@@ -99,12 +115,9 @@ impl Shard {
         let before = published.messages.bytes();
         let is_over = published.messages.expire(now, &owned.policy) && published.pending.is_empty();
         self.retention.account(before, &mut published.messages);
-        let has_room = self.retention.heads.len() < self.retention.heads_max;
-        if is_over && has_room && is_unused {
+        if is_over && is_unused {
             let (hash, head) = (owned.key.hash, published.messages.head());
-            if head > 0 {
-                self.retention.heads.insert(hash, head);
-            }
+            self.retention.remember_head(now, hash, head);
             self.owned.remove(slot);
         }
     }

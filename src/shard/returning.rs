@@ -1,32 +1,26 @@
-//! Sessions that go on over another connection: the earlier one ends without a word to anybody, and
-//! what it was a member of is claimed.
+//! Sessions that go on over another connection. The earlier connection ends without a word to
+//! anybody, and its memberships wait for the session to enter again.
 
 use std::sync::Arc;
 
 use super::Shard;
 use super::connection::Session;
-use super::envelope::{Answered, Envelope, ResumeAsked};
-use crate::channel::ResumeKey;
+use crate::channel::{ResumeKey, SessionName};
 use crate::error::Disconnect;
-use crate::ids::{ConnAddr, ConnId, Now, ShardId};
+use crate::ids::{ConnAddr, ConnId, Now};
 
 impl Shard {
     /// Some shard has a session that may have lost memberships here, and may still have a
     /// connection here.
-    pub(super) fn handle_resume(
-        &mut self,
-        now: Now,
-        key: &Arc<ResumeKey>,
-        addr: ConnAddr,
-        asked: ResumeAsked,
-    ) {
-        let answer = match asked {
-            ResumeAsked::Again => Answered::Again,
-            ResumeAsked::BySession => {
-                Answered::Own { asked_again: self.end_earlier(now, key, addr) }
-            }
-        };
-        self.own_resume(key, addr, answer);
+    pub(super) fn handle_resume(&mut self, now: Now, key: &Arc<ResumeKey>, addr: ConnAddr) {
+        let is_newer = |id| addr == ConnAddr { shard: self.id, conn: id };
+        if let Some(earlier) = self.find_named(key).filter(|&id| !is_newer(id)) {
+            self.disconnect(now, earlier, Disconnect::Replaced);
+        }
+        match key.session {
+            SessionName::Device(_) => self.own_resume(key, addr),
+            SessionName::Connection(_) => self.own_await(now, key, addr),
+        }
     }
 
     /// Ends a connection of this shard that a session has left for a newer one here.
@@ -51,20 +45,9 @@ impl Shard {
         }
     }
 
-    /// Ends an earlier connection of a session, if it is here. Its memberships are on their way to
-    /// their owners then, and behind them the session's question goes there once more. Returns how
-    /// many shards are asked.
-    fn end_earlier(&mut self, now: Now, key: &Arc<ResumeKey>, newer: ConnAddr) -> u16 {
-        let earlier = self.find_named(key);
-        let is_newer = |id| newer == ConnAddr { shard: self.id, conn: id };
-        let Some(earlier) = earlier.filter(|&id| !is_newer(id)) else { return 0 };
-        self.disconnect(now, earlier, Disconnect::Replaced);
-        let shards = self.settings.router.shards();
-        for shard in (0..shards).map(ShardId) {
-            let (key, asked) = (Arc::clone(key), ResumeAsked::Again);
-            self.outbox.send(shard, Envelope::Resume { key, addr: newer, asked });
-        }
-        shards
+    /// A connection that was in the mail while its session returned over another one.
+    pub(super) fn is_superseded(&self, id: ConnId) -> bool {
+        self.name_of(id).is_some_and(|key| self.find_named(&key).is_some())
     }
 
     fn find_named(&self, key: &ResumeKey) -> Option<ConnId> {
@@ -81,6 +64,7 @@ impl Shard {
     }
 
     fn hash_of(&self, key: &ResumeKey) -> u64 {
-        self.settings.router.hash(&key.app, &key.device)
+        let (SessionName::Device(name) | SessionName::Connection(name)) = &key.session;
+        self.settings.router.hash(&key.app, name)
     }
 }

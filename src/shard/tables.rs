@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::envelope::HomeChannelId;
 use super::table::Keyed;
-use crate::channel::{Channel, Message, Messages};
+use crate::channel::{Change, ChangeKind, Channel, Message, Messages};
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
@@ -35,7 +35,7 @@ pub struct Published {
 }
 
 /// A home shard that has subscribers of an owned channel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Interest {
     pub shard: ShardId,
     pub home: HomeChannelId,
@@ -43,8 +43,21 @@ pub struct Interest {
     pub feeds: FeedSet,
     /// It missed a tick, because its mailbox was full; it is owed the whole set.
     pub stale: bool,
+    /// Members whose leaving it missed, for subscribers whom a set does not tell. Bounded by the
+    /// members that leave while one mailbox is full.
+    pub left: Vec<Change>,
     /// It missed the messages after this serial, because its mailbox was full.
     pub missed_after: Option<u64>,
+}
+
+impl Interest {
+    /// Remembers who left, for the time when the home can be told.
+    pub fn miss_departures(&mut self, changes: &[Change]) {
+        if !self.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
+            let left = changes.iter().filter(|change| change.kind == ChangeKind::Leave);
+            self.left.extend(left.cloned());
+        }
+    }
 }
 
 impl Keyed for OwnedChannel {
@@ -87,8 +100,14 @@ impl OwnedChannel {
             None => {
                 let mut feeds = FeedSet::default();
                 feeds.insert(feed);
-                let (stale, missed_after) = (false, None);
-                self.interest.push(Interest { shard, home, feeds, stale, missed_after });
+                self.interest.push(Interest {
+                    shard,
+                    home,
+                    feeds,
+                    stale: false,
+                    left: Vec::new(),
+                    missed_after: None,
+                });
             }
         }
     }

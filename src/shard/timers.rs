@@ -19,13 +19,10 @@ pub enum Timer {
     Pace { conn: ConnId },
     /// Look for messages and channels that need not be kept any longer.
     Retention,
-    /// A question of a long-polling client has been held long enough.
-    Hold { conn: ConnId },
 }
 
 /// Earliest first. Bounded: one sweep, one flush per channel, one grace per loss, one pace per
-/// connection, one hold per question, one
-/// retention.
+/// connection, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

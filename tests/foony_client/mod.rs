@@ -28,7 +28,8 @@ impl Server {
         let dir = tempdir::Dir::new();
         let config = dir.path().join("headcount.toml");
         let text = format!(
-            "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+            "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
+             admin = \"127.0.0.1:0\"\n\
              [data]\ndir = \"\"\n[[auth.key]]\nname = \"demo.kid_main\"\n\
              secret = \"sk_main_secret\"\ncapability = {{ \"*\" = [\"*\"] }}\n{more}"
         );

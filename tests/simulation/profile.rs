@@ -63,6 +63,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
             connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
         },
         hint_app: APPS[0].into(),
+        serial_base: 0,
         name_key: seed.rotate_left(17),
         echo: false,
     }

@@ -38,14 +38,11 @@ use bytes::Bytes;
 
 pub use self::connection_id::secret;
 
-use self::connection_id::Origin;
 use self::encode::{Form, Writer};
-use super::{
-    Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, SessionNames, Step,
-};
+use super::{Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, Step};
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
 use crate::channel::{
-    Content, Draft, Identity, JsonState, Keeping, Part, Position, ResumeKey, State,
+    Content, Draft, Identity, JsonState, Keeping, Part, Position, ResumeKey, SessionName, State,
 };
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
@@ -63,23 +60,11 @@ pub const HISTORY_LIMIT_MAX: usize = 1000;
 /// The request number of what the server does by itself; nobody is told when it is done.
 pub const NO_REQUEST: u64 = 0;
 
-/// A serial above all others: nothing can be resumed from it.
-const NO_SUCH_SERIAL: u64 = u64::MAX;
-
 /// Protocol state of one connection.
 #[derive(Debug)]
 pub struct Session {
     form: Form,
     principal: Option<Principal>,
-    cursors: Cursors,
-}
-
-/// Whose numbering the client's cursors are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cursors {
-    Ours,
-    /// An earlier process: serials have begun anew since.
-    Stale,
 }
 
 /// Why a request is not passed on.
@@ -91,7 +76,7 @@ enum Refusal {
 impl Session {
     /// A session that has not authenticated.
     pub fn new(form: Form) -> Self {
-        Session { form, principal: None, cursors: Cursors::Ours }
+        Session { form, principal: None }
     }
 
     pub fn form(&self) -> Form {
@@ -200,7 +185,8 @@ impl Session {
         auth: &Auth<'_>,
         out: &mut Writer<'_>,
     ) -> Step<'static> {
-        let bearer = match identify(cx, auth) {
+        let name = cx.names.next_name();
+        let bearer = match identify(cx, auth, &name) {
             Ok(bearer) => bearer,
             Err(error) => {
                 refuse(NO_REQUEST, &Refusal::Reject(error.into()), out);
@@ -209,18 +195,14 @@ impl Session {
         };
         let key = cx.settings.connection_key;
         let shown = &*auth.resume_connection_id;
-        let origin = connection_id::origin(key, &bearer.app, &bearer.user, shown);
-        let (connection, arrival): (Arc<str>, Arrival) = match origin {
-            Origin::Ours => (shown.into(), Arrival::Returning),
-            Origin::OtherProcess | Origin::Unknown => {
-                let name = cx.names.next_name();
+        let is_ours = connection_id::is_ours(key, &bearer.app, &bearer.user, shown);
+        let (connection, arrival): (Arc<str>, Arrival) = match is_ours {
+            true => (shown.into(), Arrival::Returning),
+            false => {
                 let made = connection_id::make(key, &bearer.app, &bearer.user, &name);
                 (made.into(), Arrival::New)
             }
         };
-        if origin == Origin::OtherProcess {
-            self.cursors = Cursors::Stale;
-        }
         out.event(&Event::Connected {
             connection_id: (&*connection).into(),
             keep_alive_ms: cx.limits.keep_alive_ms,
@@ -241,7 +223,7 @@ impl Session {
             Request::Subscribe { channel, cursor, .. } => {
                 self.check(cx, &channel, Some(Operation::Subscribe))?;
                 let scope = self.scope(&channel);
-                Ok((channel, Asked::Subscribe { after: self.cursor(cursor), scope }))
+                Ok((channel, Asked::Subscribe { after: position(cursor), scope }))
             }
             Request::Unsubscribe { channel, .. } => {
                 self.check(cx, &channel, None)?;
@@ -336,14 +318,6 @@ impl Session {
         }
     }
 
-    fn cursor(&self, cursor: Cursor<'_>) -> Option<Position> {
-        let position = position(cursor)?;
-        match self.cursors {
-            Cursors::Ours => Some(position),
-            Cursors::Stale => Some(Position::Serial(NO_SUCH_SERIAL)),
-        }
-    }
-
     fn draft(&self, cx: &mut Context<'_>, publish: foony::Publish<'_>) -> Result<Draft, Refusal> {
         let content = publish.content;
         let too_large = |message: &foony::Message<'_>| {
@@ -389,14 +363,20 @@ fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
 }
 
 /// The user whom the credential names. A key may speak for anybody; a token for its subject only.
-fn identify(cx: &mut Context<'_>, auth: &Auth<'_>) -> Result<Bearer, CredentialError> {
+/// Who presents a key and no name is named after its connection, `name` or the one that it shows:
+/// clients that are given a name do not say it when they return.
+fn identify(cx: &Context<'_>, auth: &Auth<'_>, name: &str) -> Result<Bearer, CredentialError> {
     let keyring = &cx.settings.keyring;
     if auth.token.is_empty() {
         let key = keyring.verify_key(&auth.key)?;
-        if auth.client_id.is_empty() {
-            return key.identity(&made_client_id(cx.names));
+        if !auth.client_id.is_empty() {
+            return key.identity(&auth.client_id);
         }
-        return key.identity(&auth.client_id);
+        let shown = &*auth.resume_connection_id;
+        let earlier = connection_id::name_in(shown).map(client_named_after).filter(|client| {
+            connection_id::is_ours(cx.settings.connection_key, key.app(), client, shown)
+        });
+        return key.identity(&earlier.unwrap_or_else(|| client_named_after(name)));
     }
     let bearer = keyring.verify_token(&auth.token, cx.now.wall_ms)?;
     if !auth.client_id.is_empty() && *auth.client_id != *bearer.user {
@@ -405,15 +385,15 @@ fn identify(cx: &mut Context<'_>, auth: &Auth<'_>) -> Result<Bearer, CredentialE
     Ok(bearer)
 }
 
-fn made_client_id(names: &mut SessionNames) -> String {
-    format!("client-{}", &names.next_name()[..8])
+fn client_named_after(connection: &str) -> String {
+    format!("client-{}", &connection[..8])
 }
 
 fn principal(bearer: Bearer, connection: Arc<str>) -> Principal {
     let resume = ResumeKey {
         app: Arc::clone(&bearer.app),
         user: Some(Arc::clone(&bearer.user)),
-        device: Arc::clone(&connection),
+        session: SessionName::Connection(Arc::clone(&connection)),
     };
     Principal {
         app: bearer.app,

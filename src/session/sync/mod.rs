@@ -40,7 +40,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
 use crate::auth::Operation;
-use crate::channel::{Identity, ResumeKey};
+use crate::channel::{Identity, ResumeKey, SessionName};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Now;
@@ -401,7 +401,11 @@ fn is_same_session(old: &Principal, new: &Principal) -> bool {
 
 fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<ResumeKey> {
     let user = user.cloned();
-    (!lite_id.is_empty()).then(|| ResumeKey { app: Arc::clone(app), user, device: lite_id.into() })
+    (!lite_id.is_empty()).then(|| ResumeKey {
+        app: Arc::clone(app),
+        user,
+        session: SessionName::Device(lite_id.into()),
+    })
 }
 
 /// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says
