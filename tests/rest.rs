@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use headcount::wire::foony::{Auth, Cursor, ErrorCode, Event, Request, binary};
 use serde_json::{Value, json};
 
 /// Longest that anything here may take.
@@ -240,12 +241,71 @@ fn browsers_are_let_through_and_may_read_what_they_need() {
     assert_eq!(admin.header("access-control-allow-origin"), None, "operators are no web page");
 }
 
+fn records(requests: &[Request<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for request in requests {
+        binary::append_request(request, &mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn greeting(key: &str) -> Vec<u8> {
+    let (key, client_id) = (key.to_owned().into(), "alice".into());
+    records(&[Request::Auth(Auth { key, client_id, ..Auth::default() })])
+}
+
+fn events(response: &Response) -> Vec<Event<'_>> {
+    assert_eq!(response.status, 200, "{response:?}");
+    let records = binary::records(&response.body);
+    records.map(|record| record.unwrap().event().unwrap()).collect()
+}
+
 #[test]
-fn a_session_that_never_was_is_gone() {
+fn a_client_without_a_websocket_is_sent_what_it_subscribes_to() {
     let server = serve("poll");
     let mut connection = Connection::open(server.http);
+    let connected = connection.ask("POST /lp/connect", "", &greeting(MAIN));
+    assert!(matches!(events(&connected)[..], [Event::Connected { .. }]), "{connected:?}");
+    let header = format!("Foony-LP-Session: {}\r\n", connected.header("foony-lp-session").unwrap());
+    let subscribe =
+        Request::Subscribe { id: 1, channel: "chat:1".into(), cursor: Cursor::default() };
+    let sent = connection.ask("POST /lp/send", &header, &records(&[subscribe]));
+    assert_eq!((sent.status, sent.body.len()), (204, 0));
+    let mut polling = Connection::open(server.http);
+    let acknowledged = polling.ask("POST /lp/poll", &header, b"");
+    assert!(matches!(events(&acknowledged)[..], [Event::Ack { id: 1, .. }]), "{acknowledged:?}");
+
+    let poll = format!("POST /lp/poll HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 0\r\n\r\n");
+    polling.send(poll.as_bytes());
+    let publish = "POST /channels/chat:1/messages";
+    let published = connection.ask(publish, &basic(MAIN), br#"{"name":"n","data": 1}"#);
+    assert_eq!(published.status, 201);
+    let answer = polling.read();
+    let [Event::Delivery(delivery)] = &events(&answer)[..] else { panic!("{answer:?}") };
+    assert_eq!((delivery.serial, delivery.content.messages()[0].data), (1, &b"1"[..]));
+
+    polling.send(poll.as_bytes());
+    assert_eq!(connection.ask("POST /lp/disconnect", &header, b"").status, 204);
+    assert_eq!(code(&polling.read()), (410, 40400), "whoever waits is told");
+    assert_eq!(code(&connection.ask("POST /lp/send", &header, b"")), (410, 40400));
+}
+
+#[test]
+fn a_refused_greeting_is_no_error_of_http() {
+    let server = serve("refused");
+    let mut connection = Connection::open(server.http);
+    let refused = connection.ask("POST /lp/connect", "", &greeting("demo.main:wrong"));
+    assert_eq!(refused.header("foony-lp-session"), None);
+    let events = events(&refused);
+    assert!(matches!(events[..], [Event::Error { code: ErrorCode::BadAuth, .. }]), "{events:?}");
+}
+
+#[test]
+fn a_session_that_never_was_is_gone() {
+    let server = serve("gone");
+    let mut connection = Connection::open(server.http);
     for session in ["", "x", "00000000000100000001ffffffffffffffff", &"f".repeat(36)] {
-        for path in ["/lp/send", "/lp/poll", "/lp/disconnect"] {
+        for path in ["/lp/send", "/lp/poll"] {
             let header = format!("Foony-LP-Session: {session}\r\n");
             let answer = connection.ask(&format!("POST {path}"), &header, b"");
             assert_eq!(code(&answer), (410, 40400), "{path} {session}");
@@ -263,7 +323,7 @@ fn bodies_have_a_limit_whether_or_not_they_say_how_long_they_are() {
     let mut endless = Connection::open(server.http);
     endless.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
     let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
-    for _ in 0..17 {
+    for _ in 0..65 {
         // It may be refused before all of it was sent.
         let _ = endless.0.get_mut().write_all(&chunk);
     }

@@ -9,7 +9,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::refusal::Refusal;
 use crate::auth::{Capability, Identity, Key, Keyring, Operation};
-use crate::limits::USER_ID_BYTES_MAX;
+use crate::error::Reject;
+use crate::limits::{Limits, USER_ID_BYTES_MAX};
 use crate::wire::foony::{ErrorCode, Grammar, check_channel_name};
 
 /// Base64 as clients write it: some leave the padding out.
@@ -72,8 +73,16 @@ impl<'k> Caller<'k> {
     ///
     /// # Errors
     /// 400 for the name; 403 with 40302 for the channel, 40301 for the operation.
-    pub fn check(&self, channel: &str, operation: Operation) -> Result<(), Refusal> {
-        check_channel_name(channel, Grammar::Colons).map_err(Refusal::from)?;
+    pub fn check(
+        &self,
+        channel: &str,
+        operation: Operation,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        check_channel_name(channel, Grammar::Colons)?;
+        if channel.len() > limits.channel_name_bytes_max {
+            return Err(Reject::ChannelName.into());
+        }
         Ok(self.capability().allows(channel, operation)?)
     }
 
@@ -196,8 +205,11 @@ pub(super) mod tests {
             ("chat:\u{fffd}", Operation::Publish, 40001),
             (&"a".repeat(256), Operation::Publish, 40001),
         ] {
-            assert_eq!(code(caller.check(channel, operation)), expected, "{channel} {operation:?}");
+            let checked = caller.check(channel, operation, &Limits::default());
+            assert_eq!(code(checked), expected, "{channel} {operation:?}");
         }
+        let limits = Limits { channel_name_bytes_max: 5, ..Limits::default() };
+        assert_eq!(code(caller.check("chat:ab", Operation::Publish, &limits)), 40001);
     }
 
     #[test]

@@ -9,9 +9,6 @@ use super::query::{HistoryQuery, Walk};
 use super::reply::{Reply, push_string};
 use crate::channel::{Message, Part};
 
-/// Bytes of a page past which no further message is added to it; the next page begins there.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
-
 /// What `encodeURIComponent` lets be of the characters that channel names have.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
@@ -32,42 +29,23 @@ pub fn history(
         }
         _ => (messages, more),
     };
-    let page = match query.walk {
-        Walk::Backwards { .. } => page(messages.iter().rev(), push_backwards),
-        Walk::Forwards { .. } => page(messages.iter(), push_forwards),
-    };
-    let reply = Reply::json(page.body);
-    match page.last_serial {
-        Some(serial) if more || page.is_cut => {
-            reply.with_header("link", link(channel, query, serial))
+    let mut body = b"[".to_vec();
+    let last = match query.walk {
+        Walk::Backwards { .. } => {
+            messages.iter().rev().for_each(|message| push_backwards(&mut body, message));
+            messages.first()
         }
+        Walk::Forwards { .. } => {
+            messages.iter().for_each(|message| push_forwards(&mut body, message));
+            messages.last()
+        }
+    };
+    body.push(b']');
+    let reply = Reply::json(body);
+    match last {
+        Some(last) if more => reply.with_header("link", link(channel, query, last.serial)),
         _ => reply,
     }
-}
-
-struct Page {
-    body: Vec<u8>,
-    /// Of the last message on it.
-    last_serial: Option<u64>,
-    /// Messages are left over.
-    is_cut: bool,
-}
-
-fn page<'m>(
-    messages: impl Iterator<Item = &'m Arc<Message>>,
-    push: fn(&mut Vec<u8>, &Message),
-) -> Page {
-    let mut page = Page { body: b"[".to_vec(), last_serial: None, is_cut: false };
-    for message in messages {
-        if page.body.len() > PAGE_BYTES {
-            page.is_cut = true;
-            break;
-        }
-        push(&mut page.body, message);
-        page.last_serial = Some(message.serial);
-    }
-    page.body.push(b']');
-    page
 }
 
 fn push_forwards(out: &mut Vec<u8>, message: &Message) {
@@ -123,7 +101,6 @@ fn link(channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::MESSAGES_PER_PAGE_MAX;
     use super::*;
     use crate::channel::Content;
     use bytes::Bytes;
@@ -247,18 +224,5 @@ mod tests {
             let expected = super::super::Route::History { channel: "chat:a".into(), query };
             assert_eq!(route, expected);
         }
-    }
-
-    #[test]
-    fn a_page_ends_when_it_is_large_enough() {
-        let big = format!("\"{}\"", "x".repeat(256 * 1024));
-        let kept: Vec<_> =
-            (1..=100).map(|serial| message(serial, Content::One(part("n", &big)))).collect();
-        let limit = MESSAGES_PER_PAGE_MAX;
-        let reply = history("a", &query("limit=1000"), &kept, false);
-        assert_eq!(serials(&reply), (85..=100).rev().collect::<Vec<_>>());
-        assert!(reply.body.len() < PAGE_BYTES + 512 * 1024);
-        let link = format!("</channels/a/messages?limit={limit}&before=85>; rel=\"next\"");
-        assert_eq!(next(&reply), Some(link.as_str()));
     }
 }

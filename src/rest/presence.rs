@@ -2,7 +2,6 @@
 
 use super::query::PresenceQuery;
 use super::reply::{Reply, push_string};
-use crate::channel::JsonState;
 use crate::session::json_state;
 use crate::shard::MemberView;
 
@@ -32,35 +31,32 @@ fn push_item(out: &mut Vec<u8>, member: &MemberView) {
     out.extend_from_slice(b",\"connectionId\":");
     push_string(out, &member.identity.connection);
     out.extend_from_slice(b",\"action\":\"present\"");
-    let JsonState { data, encoding } = json_state(&member.state);
-    if !data.is_empty() {
+    let state = json_state(&member.state);
+    if !state.data.is_empty() {
         out.extend_from_slice(b",\"data\":");
-        out.extend_from_slice(data);
+        out.extend_from_slice(&state.data);
     }
-    if !encoding.is_empty() {
+    if !state.encoding.is_empty() {
         out.extend_from_slice(b",\"encoding\":");
-        push_string(out, encoding);
+        push_string(out, &state.encoding);
     }
     out.extend_from_slice(format!(",\"timestamp\":{}}}", member.announced_wall_ms).as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::sync::Arc;
 
-    use super::*;
-    use crate::channel::{Identity, State};
+    use crate::channel::{Identity, JsonState, State};
     use crate::ids::{ConnAddr, ConnId, ShardId};
     use bytes::Bytes;
 
     fn member(user: &str, connection: &str, state: &'static [u8]) -> MemberView {
+        let identity = Identity { user: user.into(), connection: connection.into(), resume: None };
         MemberView {
             addr: ConnAddr { shard: ShardId(0), conn: ConnId { slot: 1, generation: 1 } },
-            identity: Arc::new(Identity {
-                user: user.into(),
-                connection: connection.into(),
-                resume: None,
-            }),
+            identity: Arc::new(identity),
             state: State::from_message_pack(Bytes::from_static(state)),
             announced_wall_ms: 5,
             age_ms: 1,
@@ -89,6 +85,10 @@ mod tests {
         ] {
             assert_eq!(text("", &[member("a\"", "x", state)]), item(shown), "{state:x?}");
         }
+        let data = Bytes::from_static(b"{ \"a\":1e999}");
+        let written = State::from_json(JsonState { data, encoding: "e".into() });
+        let shown = item(",\"data\":{ \"a\":1e999},\"encoding\":\"e\"");
+        assert_eq!(text("", &[MemberView { state: written, ..member("a\"", "x", b"") }]), shown);
         assert_eq!(text("", &[]), "[]");
     }
 

@@ -13,14 +13,9 @@ use super::object::Object;
 use super::refusal::Refusal;
 use super::reply::{Reply, push_string};
 use crate::channel::{Content, Draft, Keeping, Part};
+use crate::error::Reject;
+use crate::limits::MESSAGE_ID_BYTES_MAX;
 use crate::wire::foony::{BATCH_MESSAGES_MAX, validate_json};
-
-/// Largest publish in bytes: names, payloads and encodings of all its messages together
-/// (`protocols/foony.md` section 5.11). A larger one is refused.
-pub const PUBLISH_BYTES_MAX: usize = 256 * 1024;
-
-/// Longest id that a client may give a message, bytes. A longer one is refused.
-const MESSAGE_ID_BYTES_MAX: usize = 255;
 
 /// What an id is made of when the client gives none. The two together never come twice.
 #[derive(Clone, Copy, Debug)]
@@ -93,10 +88,16 @@ impl<'de> Visitor<'de> for ItemsVisitor {
 }
 
 /// Reads what a caller publishes: one object, or an array that becomes one atomic batch.
+/// `message_bytes_max`: name, payload and encoding of one message together.
 ///
 /// # Errors
 /// 400 for what is no publish or too large; 403 for a `clientId` that is not the caller's.
-pub fn parse_publish(caller: &Caller<'_>, body: &[u8], fresh: FreshId) -> Result<Draft, Refusal> {
+pub fn parse_publish(
+    caller: &Caller<'_>,
+    body: &[u8],
+    fresh: FreshId,
+    message_bytes_max: usize,
+) -> Result<Draft, Refusal> {
     let items = parse_items(body)?;
     let first = items.first().ok_or(Refusal::bad("there is no message in the array"))?;
     check_ids(&items)?;
@@ -113,7 +114,7 @@ pub fn parse_publish(caller: &Caller<'_>, body: &[u8], fresh: FreshId) -> Result
         }
     }
     let keeping = if ephemeral { Keeping::Ephemeral } else { Keeping::Stored };
-    Ok(Draft { id, client_id, content: content(items)?, keeping })
+    Ok(Draft { id, client_id, content: content(items, message_bytes_max)?, keeping })
 }
 
 fn parse_items(body: &[u8]) -> Result<Vec<Item<'_>>, Refusal> {
@@ -138,14 +139,12 @@ fn check_ids(items: &[Item<'_>]) -> Result<(), Refusal> {
 }
 
 /// A batch of one is a message: clients forget the serial of whatever comes as a batch.
-fn content(items: Vec<Item<'_>>) -> Result<Content, Refusal> {
+fn content(items: Vec<Item<'_>>, message_bytes_max: usize) -> Result<Content, Refusal> {
     let mut parts = Vec::with_capacity(items.len());
-    let mut bytes = 0;
     for item in items {
         let part = part(item)?;
-        bytes += part.name.len() + part.data.len() + part.encoding.len();
-        if bytes > PUBLISH_BYTES_MAX {
-            return Err(Refusal::bad("a publish must not have more than 256 KiB"));
+        if part.name.len() + part.data.len() + part.encoding.len() > message_bytes_max {
+            return Err(Reject::MessageTooLarge.into());
         }
         parts.push(part);
     }
@@ -185,11 +184,14 @@ mod tests {
     use super::super::caller::tests::{NOW_MS, bearer, keyring};
     use super::*;
 
+    const BYTES_MAX: usize = 256 * 1024;
+
     const FRESH: FreshId = FreshId { unix_nanos: 1_700_000_000_000_000_000, number: 0xab };
 
     fn parse(body: &str) -> Result<Draft, Refusal> {
         let keyring = keyring();
-        parse_publish(&Caller::Key(keyring.key("demo.main").unwrap()), body.as_bytes(), FRESH)
+        let caller = Caller::Key(keyring.key("demo.main").unwrap());
+        parse_publish(&caller, body.as_bytes(), FRESH, BYTES_MAX)
     }
 
     fn parts(body: &str) -> Vec<(String, String, String)> {
@@ -253,7 +255,7 @@ mod tests {
         let header = bearer(&keyring, "alice");
         let alice = Caller::identify(&keyring, Some(header.as_bytes()), NOW_MS).unwrap();
         let publish = |body: &str| {
-            parse_publish(&alice, body.as_bytes(), FRESH)
+            parse_publish(&alice, body.as_bytes(), FRESH, BYTES_MAX)
                 .map(|draft| draft.client_id.to_string())
                 .map_err(|refusal| (refusal.status(), refusal.code().code()))
         };
@@ -310,18 +312,19 @@ mod tests {
         }
         let keyring = keyring();
         let caller = Caller::Key(keyring.key("demo.main").unwrap());
-        assert!(parse_publish(&caller, b"{\"data\":\"\xff\"}", FRESH).is_err());
-        assert!(parse_publish(&caller, b"{\"name\":\"\xff\"}", FRESH).is_err());
+        assert!(parse_publish(&caller, b"{\"data\":\"\xff\"}", FRESH, BYTES_MAX).is_err());
+        assert!(parse_publish(&caller, b"{\"name\":\"\xff\"}", FRESH, BYTES_MAX).is_err());
     }
 
     #[test]
-    fn a_publish_has_at_most_256_kib() {
+    fn every_message_has_a_limit() {
         let message = |bytes: usize| format!("{{\"data\":\"{}\"}}", "x".repeat(bytes - 2));
-        assert!(parse(&message(PUBLISH_BYTES_MAX)).is_ok());
-        assert!(parse(&message(PUBLISH_BYTES_MAX + 1)).is_err());
-        let half = message(PUBLISH_BYTES_MAX / 2);
-        assert!(parse(&format!("[{half},{half}]")).is_ok());
-        assert!(parse(&format!("[{half},{half},{{\"name\":\"n\"}}]")).is_err());
+        assert!(parse(&message(BYTES_MAX)).is_ok());
+        assert_eq!(parse(&message(BYTES_MAX + 1)).unwrap_err(), Reject::MessageTooLarge.into());
+        let whole = message(BYTES_MAX);
+        assert!(parse(&format!("[{whole},{whole}]")).is_ok());
+        let named = whole.replace("{\"data", "{\"name\":\"n\",\"data");
+        assert!(parse(&format!("[{{}},{named}]")).is_err());
     }
 
     #[test]

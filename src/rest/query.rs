@@ -5,18 +5,15 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use super::refusal::Refusal;
+use crate::session::foony::HISTORY_LIMIT_MAX;
 
 /// Messages on a page when nothing else is asked for.
 const MESSAGES_PER_PAGE: usize = 100;
 
-/// Most messages on a page, a batch counted as one. Who asks for more gets these and the way to the
-/// next page.
-pub const MESSAGES_PER_PAGE_MAX: usize = 1000;
-
 /// Which messages of a channel are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// 1 to [`MESSAGES_PER_PAGE_MAX`].
+    /// 1 to [`HISTORY_LIMIT_MAX`]; a batch counts as one.
     pub limit: usize,
     pub walk: Walk,
 }
@@ -68,7 +65,7 @@ fn parse_direction(value: &str) -> Result<bool, Refusal> {
 fn page_limit(asked: u64) -> usize {
     match asked {
         0 => MESSAGES_PER_PAGE,
-        asked => usize::try_from(asked).unwrap_or(usize::MAX).min(MESSAGES_PER_PAGE_MAX),
+        asked => usize::try_from(asked).unwrap_or(usize::MAX).min(HISTORY_LIMIT_MAX),
     }
 }
 

@@ -14,6 +14,7 @@ use super::watch::{WatchItem, WatchedChannels, Watcher};
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
+use crate::session;
 use crate::shard::{
     Asker, Command, Envelope, MemberView, MembersFor, Parcel, PollAsk, PollOutcome,
 };
@@ -25,7 +26,7 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub enum Answer {
     Counters(Box<Counters>),
     Members(Vec<MemberView>),
-    Channel(crate::session::Answer),
+    Channel(session::Answer),
     Polled(PollOutcome),
 }
 
@@ -152,7 +153,7 @@ impl Links {
         owner: ShardId,
         channel: Arc<ChannelKey>,
         command: impl FnOnce(Asker) -> Command,
-    ) -> Result<crate::session::Answer, NoAnswer> {
+    ) -> Result<session::Answer, NoAnswer> {
         let question = |number| self.command(channel, command(Asker::Edge(number)));
         match self.ask(owner, ANSWER_WITHIN, question).await? {
             Answer::Channel(answer) => Ok(answer),

@@ -62,14 +62,15 @@ async fn publish(
     channel: &str,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::Publish)?;
+    caller.check(channel, Operation::Publish, &edge.settings.limits)?;
     let body = body::read(&edge.bodies, body, edge.settings.limits.message_bytes_max).await?;
     let now = edge.clock.now();
     let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
-    let draft = Box::new(rest::parse_publish(&caller, &body.bytes, fresh)?);
+    let bytes_max = edge.settings.limits.publish_bytes_max;
+    let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
-    let order = |asker| Command::Publish { asker, draft };
+    let order = |asker| Command::Publish { asker, draft: Box::new(draft) };
     match edge.links.order(owner, key, order).await? {
         Answer::Published { serial } => Ok(rest::published(channel, &id, serial)),
         answer => Err(refused(answer)),
@@ -83,7 +84,7 @@ async fn history(
     query: HistoryQuery,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::History)?;
+    caller.check(channel, Operation::History, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
     let room = Room { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let order = |asker| match query.walk {
@@ -105,7 +106,7 @@ async fn presence(
     query: &PresenceQuery,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::Presence)?;
+    caller.check(channel, Operation::Presence, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
     Ok(rest::presence(query, &edge.links.members(owner, key).await?))
 }
