@@ -2,8 +2,8 @@
 //!
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
-//! to the server, `publish` and `subscribe` are clients like any other ([`realtime`]), and every other
-//! command asks a server through its admin address.
+//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), every
+//! other command asks a server through its admin address.
 
 mod address;
 mod admin_client;

@@ -38,7 +38,7 @@ pub(super) struct Publish {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     channel: String,
     /// The message: JSON text, or - for standard input
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     data: Option<String>,
     /// Name of the event that subscribers see
     #[arg(long, value_name = "EVENT", default_value = "message")]
@@ -46,8 +46,8 @@ pub(super) struct Publish {
     /// Deliver to present subscribers only: not stored, not numbered, not sent again
     #[arg(long)]
     ephemeral: bool,
-    /// Message id, to publish the same message again without a double; DATA only
-    /// [default: made from time and chance]
+    /// Message id; DATA only. Published again under it by the same client (--client-id, or that of
+    /// a token), a message is stored once [default: made from time and chance]
     #[arg(long, value_name = "MESSAGE_ID", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// Take DATA, or each line, as plain text, and publish it as a JSON string

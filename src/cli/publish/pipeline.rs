@@ -34,7 +34,7 @@ pub(super) struct Pipeline {
     serials: Serials,
     window: Window,
     input: Input,
-    /// Attempts to connect since a message was acknowledged.
+    /// Attempts to connect since the server last took what it was given.
     attempts: u32,
     backoff: Backoff,
     /// Why the serials could not be printed.
@@ -140,7 +140,7 @@ impl Pipeline {
             });
         }
         if !serials.is_empty() {
-            (self.attempts, self.backoff) = (0, Backoff::new());
+            self.take_heart();
             self.print(&serials);
         }
         Ok(())
@@ -183,11 +183,20 @@ impl Pipeline {
                     self.session = session;
                     let (session, template) = (&mut self.session, &self.template);
                     self.window.resend(|sent| ask(session, template, sent));
+                    output::note("connected again");
+                    if self.window.is_empty() {
+                        self.take_heart();
+                    }
                     return Ok(());
                 }
                 Err(next) => fault = next,
             }
         }
+    }
+
+    /// Forgets the attempts that were needed.
+    fn take_heart(&mut self) {
+        (self.attempts, self.backoff) = (0, Backoff::new());
     }
 
     fn lost_failure(&self, fault: &Fault) -> Failure {
