@@ -49,11 +49,23 @@ impl Content {
 }
 
 impl Message {
-    /// Memory it takes, in bytes, about.
-    fn bytes(&self) -> usize {
-        let part = |part: &Part| size_of::<Part>() + part.name.len() + part.data.len();
-        size_of::<Message>() + self.id.len() + self.content.parts().iter().map(part).sum::<usize>()
+    /// Memory it takes, in bytes, about; also above what it takes on a wire, its channel's name not
+    /// counted.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Part| {
+            size_of::<Part>() + part.name.len() + part.data.len() + part.encoding.len()
+        };
+        let names = self.id.len() + self.client_id.len();
+        size_of::<Message>() + names + self.content.parts().iter().map(part).sum::<usize>()
     }
+}
+
+/// A place in a channel as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    Serial(u64),
+    /// The publisher's id of the message there.
+    MessageId(Box<str>),
 }
 
 /// What a cursor is answered with.
@@ -66,7 +78,7 @@ pub enum Replay {
 }
 
 /// One page of history.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Oldest first.
     pub messages: Vec<Arc<Message>>,
@@ -88,8 +100,17 @@ pub trait Log {
     /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
     fn before(&self, serial: u64, limit: usize) -> Page;
 
+    /// The serial of the newest kept message with this publisher's id.
+    fn find(&self, message_id: &str) -> Option<u64>;
+
     /// Forgets what `policy` does not keep any longer.
     fn expire(&mut self, now: Now, policy: &Policy);
+
+    /// Forgets the oldest message; false when there is none.
+    fn forget_oldest(&mut self) -> bool;
+
+    /// Memory that the kept messages take, in bytes, about.
+    fn bytes(&self) -> u64;
 }
 
 /// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever
@@ -102,6 +123,11 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
+    /// An empty log whose first message follows `head`.
+    pub fn starting_after(head: u64) -> Self {
+        MemoryLog { head, ..MemoryLog::default() }
+    }
+
     /// The serial of the oldest kept message; the next one's when there is none.
     fn first(&self) -> u64 {
         self.head + 1 - self.messages.len() as u64
@@ -110,7 +136,7 @@ impl MemoryLog {
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
         let Some(oldest) = self.messages.front() else { return false };
         let age_ms = now.wall_ms.saturating_sub(oldest.timestamp_ms);
-        self.messages.len() > policy.history_messages as usize
+        self.messages.len() > policy.messages_kept()
             || self.bytes > policy.history_bytes
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
@@ -130,7 +156,7 @@ impl Log for MemoryLog {
     }
 
     fn after(&self, serial: u64) -> Replay {
-        if serial + 1 < self.first() || serial > self.head {
+        if serial > self.head || serial + 1 < self.first() {
             return Replay::AgedOut;
         }
         let skip = (serial + 1 - self.first()) as usize;
@@ -146,12 +172,25 @@ impl Log for MemoryLog {
         Page { messages: self.messages.range(start..end).cloned().collect(), more: start > 0 }
     }
 
+    fn find(&self, message_id: &str) -> Option<u64> {
+        let found = self.messages.iter().rev().find(|message| &*message.id == message_id);
+        found.map(|message| message.serial)
+    }
+
     fn expire(&mut self, now: Now, policy: &Policy) {
         while self.is_over(now, policy) {
-            if let Some(oldest) = self.messages.pop_front() {
-                self.bytes -= oldest.bytes() as u64;
-            }
+            self.forget_oldest();
         }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.messages.pop_front() else { return false };
+        self.bytes -= oldest.bytes() as u64;
+        true
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

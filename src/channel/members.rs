@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::State;
 use crate::ids::{ConnAddr, Now};
 
 /// Who a member is, shared by every channel its session is in.
@@ -12,6 +11,8 @@ use crate::ids::{ConnAddr, Now};
 pub struct Identity {
     /// The name other members see.
     pub user: Arc<str>,
+    /// Tells the sessions of one user apart where members see it.
+    pub connection: Arc<str>,
     /// Present when the session can be told from others of its user, and so be resumed.
     pub resume: Option<ResumeKey>,
 }
@@ -25,6 +26,12 @@ impl Identity {
             (mine, theirs) => mine == theirs,
         }
     }
+
+    /// Is the session known by its connection's name, which it keeps when it returns? Then there is
+    /// never more than one of it.
+    fn is_named_by_connection(&self) -> bool {
+        self.resume.as_ref().is_some_and(|key| key.device == self.connection)
+    }
 }
 
 /// What a returning session must show to take its memberships over.
@@ -33,7 +40,7 @@ pub struct ResumeKey {
     pub app: Arc<str>,
     /// The authenticated user; `None` for anonymous sessions, whose names are never shared.
     pub user: Option<Arc<str>>,
-    /// The device's own stable id (`lite_id`).
+    /// The device's own stable id (`lite_id`), or the connection's name.
     pub device: Arc<str>,
 }
 
@@ -42,7 +49,7 @@ pub struct ResumeKey {
 pub struct Member {
     pub addr: ConnAddr,
     pub identity: Arc<Identity>,
-    pub state: Bytes,
+    pub state: State,
     /// When the member last announced its state.
     pub announced_ms: u64,
     /// Set while the connection is lost and the grace runs: when it ends.
@@ -64,8 +71,8 @@ impl Member {
 /// Array header, string and binary headers, and the widest age.
 const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
 
-pub(super) fn encoded_bytes(user: &str, state: &Bytes) -> usize {
-    ENTRY_OVERHEAD_BYTES + user.len() + state.len()
+pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
+    ENTRY_OVERHEAD_BYTES + user.len() + state.message_pack_bytes_max()
 }
 
 /// Join-ordered members. A member's place is its join number, which nobody else ever gets.
@@ -110,17 +117,21 @@ impl Members {
         self.bytes
     }
 
-    /// The longest-standing member whose connection is lost and whose place this newcomer may take:
-    /// one of the same user that cannot be told from it. Another device comes back by itself.
-    pub(super) fn lingering_of(&self, newcomer: &Identity) -> Option<ConnAddr> {
+    /// The longest-standing member whose place this newcomer may take: one of the same user whose
+    /// connection is lost and that cannot be told from it (another device comes back by itself), or
+    /// the very same session, whose earlier connection is not known to be lost yet.
+    pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
         if self.sessions_of(&newcomer.user) == 0 {
             return None;
         }
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
-            member.lingering_until_ms.is_some()
-                && lost.user == newcomer.user
-                && (lost.resume.is_none() || lost.resume == newcomer.resume)
+            let is_same = lost.resume == newcomer.resume;
+            lost.user == newcomer.user
+                && match member.lingering_until_ms {
+                    Some(_) => lost.resume.is_none() || is_same,
+                    None => is_same && newcomer.is_named_by_connection(),
+                }
         };
         self.iter().find(replaceable).map(|member| member.addr)
     }
@@ -130,7 +141,7 @@ impl Members {
         now: Now,
         addr: ConnAddr,
         identity: Arc<Identity>,
-        state: Bytes,
+        state: State,
     ) {
         let place = self.joined;
         self.joined += 1;
@@ -154,7 +165,7 @@ impl Members {
         &mut self,
         now: Now,
         addr: ConnAddr,
-        state: Bytes,
+        state: State,
     ) -> Option<&mut Member> {
         let member = self.by_place.get_mut(self.places.get(&addr)?)?;
         self.bytes -= member.encoded_bytes();

@@ -193,7 +193,7 @@ fn settings(
     keyring: crate::auth::Keyring,
     shards: u16,
 ) -> Result<Settings, StartError> {
-    let mut random = [0; 24];
+    let mut random = [0; 40];
     getrandom::fill(&mut random)
         .map_err(|error| StartError::thread("without randomness", error))?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
@@ -211,7 +211,12 @@ fn settings(
         edge: ShardId(shards),
         limits: config.limits(),
         policies: config.policies(),
-        session: session::Settings { keyring, anonymous_app, ten_byte_layout },
+        session: session::Settings {
+            keyring,
+            anonymous_app,
+            ten_byte_layout,
+            connection_key: (word(3), word(4)),
+        },
         hint_app: app,
         name_key: word(2),
         echo: config.debug.echo,

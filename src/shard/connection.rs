@@ -1,11 +1,13 @@
 //! The connections of a shard: transport state, session, subscriptions, send queue.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
+use super::poll::Polling;
 use super::send_queue::SendQueue;
+use crate::channel::{Identity, State};
 use crate::error::Disconnect;
 use crate::ids::{ConnId, ShardId};
-use crate::session::{Feed, Pace, Principal, sync};
+use crate::session::{Feed, FeedSet, Pace, Principal, foony, sync};
 use crate::wire::sync::{Header, MessageType};
 use crate::wire::websocket;
 
@@ -24,6 +26,8 @@ pub enum Transport {
     WebSocket(websocket::Decoder),
     /// Sync frames back to back; the header generation once it is known.
     Stream(Option<Header>),
+    /// Requests and events in bodies of HTTP requests that the edge serves.
+    Poll(Polling),
 }
 
 /// Which protocol a connection speaks.
@@ -32,6 +36,7 @@ pub enum Session {
     /// The first message decides.
     Undecided,
     Sync(Box<sync::Session>),
+    Foony(Box<foony::Session>),
     /// Sends every message back (the debug endpoint for conformance suites).
     Echo,
 }
@@ -54,11 +59,15 @@ pub struct Move {
     pub first: Option<FirstMessage>,
 }
 
-/// A sync frame that was taken off the stream but not acted on; its body is unmasked.
+/// What was taken off the stream but not acted on, unmasked.
 #[derive(Debug)]
-pub struct FirstMessage {
-    pub message_type: MessageType,
-    pub body: Vec<u8>,
+pub enum FirstMessage {
+    Sync {
+        message_type: MessageType,
+        body: Vec<u8>,
+    },
+    /// A Foony message from the request on that has not been carried out.
+    Foony(Vec<u8>),
 }
 
 /// A connection in the mail: everything but its place in the tables of a shard.
@@ -83,28 +92,57 @@ pub struct Parcel {
 pub struct Subscription {
     /// Slot of the channel in this home's table.
     pub channel: u32,
-    /// Where this connection stands in the channel's list of subscribers.
-    pub place: u32,
     pub feed: Feed,
+    /// Where this connection stands in the channel's list of subscribers; `None` until the owner
+    /// has said from when on. Before that nothing is delivered.
+    pub place: Option<u32>,
+    /// The request that it began with.
+    pub request: u64,
+    /// When presence of this channel was last queued; what the session's pace is measured from.
+    pub shown_ms: u64,
+    /// Set while the subscriber has not been sent everything; made good when it can take it.
+    pub missed: Option<Box<Missed>>,
+}
+
+/// What a subscriber was not sent.
+#[derive(Debug)]
+pub enum Missed {
+    /// The newest set of members.
+    Set,
+    /// Changes of members. Those who left must be named, for the set does not tell of them; when
+    /// there are more than `DEPARTURES_MAX` the subscriber is closed as slow.
+    Changes { left: Vec<Arc<Identity>>, asked: Asked },
+    /// Messages after a serial.
+    Messages { after: u64, asked: Asked },
+}
+
+/// Has the owner been asked for what was missed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    NotYet,
+    Waiting,
+}
+
+/// A session's being a member of a channel, or about to become one.
+#[derive(Debug)]
+pub struct Membership {
+    /// Slot of the channel in this home's table.
+    pub channel: u32,
     /// When the member last announced its state.
     pub announced_ms: u64,
     /// Number of the last announcement that was sent to the owner.
     pub number: u32,
-    /// When presence of this channel was last queued; what the session's pace is measured from.
-    pub shown_ms: u64,
-    /// The owner has let the member in; before that it is shown nothing.
-    pub admitted: bool,
-    /// The subscriber was not sent the newest set; it gets one when it can take it.
-    pub stale: bool,
     /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
-    pub unsent_state: Option<Bytes>,
+    pub unsent_state: Option<State>,
 }
 
 /// A search for the memberships that an earlier connection of the session lost.
 #[derive(Debug, Default)]
 pub struct Resuming {
-    /// Answers that have not come in.
-    pub answers: u32,
+    /// Answers that have not come in: one per shard, and as many again for every shard that had to
+    /// end an earlier connection of the session first.
+    pub first_answers: u32,
+    pub further_answers: i32,
     /// Hashes of channels that the session has left meanwhile; they are not taken over. At most as
     /// many as a session may have channels; the leave of a further one is without effect.
     pub left: Vec<u64>,
@@ -121,6 +159,7 @@ pub struct Connection {
     pub unread: Vec<u8>,
     pub queue: SendQueue,
     pub subscriptions: Vec<Subscription>,
+    pub memberships: Vec<Membership>,
     /// When a valid message last arrived: a heartbeat of its memberships.
     pub heard_ms: u64,
     /// When anything at all last arrived.
@@ -147,14 +186,16 @@ pub struct Flags {
     pub blocked: bool,
     /// A WebSocket ping was sent since the peer was last heard.
     pub pinged: bool,
-    /// It has moved here from another shard, and stays.
+    /// It stays here: it came from another shard, or answers are on their way to it.
     pub settled: bool,
     /// A pace timer is set.
     pub pacing: bool,
     /// In the list of connections with something that a full mailbox refused.
     pub retrying: bool,
-    /// Some subscription is stale.
+    /// Some subscription has missed something.
     pub stale: bool,
+    /// The client cannot read large messages (`protocols/foony.md` section 5.11).
+    pub small_reader: bool,
 }
 
 impl Connection {
@@ -170,6 +211,7 @@ impl Connection {
             unread: Vec::new(),
             queue: SendQueue::default(),
             subscriptions: Vec::new(),
+            memberships: Vec::new(),
             heard_ms: now_ms,
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
@@ -190,6 +232,7 @@ impl Connection {
     pub fn principal(&self) -> Option<&Principal> {
         match &self.session {
             Session::Sync(session) => session.principal(),
+            Session::Foony(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
         }
     }
@@ -204,9 +247,9 @@ impl Connection {
 
     /// Whether the pace lets presence of a channel through; if so it is taken for shown. Does not
     /// look for the subscription when there is no pace, which is what fan-out meets.
-    pub fn may_show(&mut self, now_ms: u64, channel: u32) -> bool {
+    pub fn may_show(&mut self, now_ms: u64, channel: u32, feed: Feed) -> bool {
         let Pace::Every(ms) = self.pace else { return true };
-        let Some(subscription) = self.subscription_mut(channel) else { return true };
+        let Some(subscription) = self.subscription_mut(channel, feed) else { return true };
         let due = subscription.shown_ms + ms <= now_ms;
         if due {
             subscription.shown_ms = now_ms;
@@ -214,8 +257,30 @@ impl Connection {
         due
     }
 
-    pub fn subscription_mut(&mut self, channel: u32) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|subscription| subscription.channel == channel)
+    pub fn subscription(&self, channel: u32, feed: Feed) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|s| s.channel == channel && s.feed == feed)
+    }
+
+    pub fn subscription_mut(&mut self, channel: u32, feed: Feed) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|s| s.channel == channel && s.feed == feed)
+    }
+
+    pub fn membership_mut(&mut self, channel: u32) -> Option<&mut Membership> {
+        self.memberships.iter_mut().find(|membership| membership.channel == channel)
+    }
+
+    pub fn is_member(&self, channel: u32) -> bool {
+        self.memberships.iter().any(|membership| membership.channel == channel)
+    }
+
+    /// Whether it subscribes to the channel, or is a member of it.
+    pub fn is_attached(&self, channel: u32) -> bool {
+        self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel == channel)
+    }
+
+    /// Subscriptions to feeds of one kind.
+    pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
+        self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed)).count()
     }
 
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.

@@ -6,16 +6,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shard;
-use super::envelope::{Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick};
+use super::envelope::{
+    Announcement, Answered, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor,
+    PresenceTick, Welcome,
+};
 use super::outbox::Full;
-use super::tables::OwnedChannel;
+use super::tables::{Interest, OwnedChannel};
 use super::timers::Timer;
-use crate::channel::{Announced, Author, Change, Identity, ResumeKey};
+use crate::channel::{Announced, Author, Change, ResumeKey};
 use crate::counters::{Conflated, Dropped, Ignored};
+use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
 use crate::policy::SnapshotOnJoin;
-use crate::session::Feed;
+use crate::session::foony::{NO_REQUEST, encode};
 use crate::session::sync::presence;
+use crate::session::{Answer, Feed, FeedSet, Present};
 
 /// A member whose connection was lost, while its grace runs.
 #[derive(Debug)]
@@ -70,15 +75,6 @@ impl LostMembers {
     }
 }
 
-/// An announcement as the owner receives it.
-struct Announcement {
-    addr: ConnAddr,
-    identity: Arc<Identity>,
-    state: Bytes,
-    feed: Feed,
-    number: u32,
-}
-
 impl Shard {
     pub(super) fn handle_command(
         &mut self,
@@ -88,15 +84,20 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Announce { addr, identity, state, feed, number } => {
-                let new = Announcement { addr, identity, state, feed, number };
-                self.own_announce(now, key, new);
-            }
+            Command::Announce(new) => self.own_announce(now, key, *new),
+            Command::Publish { .. }
+            | Command::Attach { .. }
+            | Command::History { .. }
+            | Command::HistoryForward { .. }
+            | Command::Fetch { .. }
+            | Command::CatchUp { .. } => self.handle_message_command(now, from, &key, command),
+            Command::Watch { asker } => self.own_watch(now, from, &key, asker),
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
             Command::Subscribe { feed, home } => {
-                let slot = self.own_open(&key);
-                if let Some(owned) = self.owned.get_mut(slot) {
+                // Without room for it the questions that follow are refused.
+                let slot = self.own_open(&key).ok();
+                if let Some(owned) = slot.and_then(|slot| self.owned.get_mut(slot)) {
                     owned.subscribe(from, feed, home);
                 }
             }
@@ -114,7 +115,7 @@ impl Shard {
     }
 
     /// Gives a returning session everything it lost on this shard.
-    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr) {
+    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr, answer: Answered) {
         let mut memberships = Vec::new();
         for lost in self.lost.claim(key) {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
@@ -127,7 +128,7 @@ impl Shard {
             }
         }
         self.counters.resumed_members += memberships.len() as u64;
-        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships, answer });
     }
 
     /// The grace of a lost member is over, unless it came back.
@@ -164,46 +165,104 @@ impl Shard {
         }
     }
 
-    fn own_open(&mut self, key: &Arc<ChannelKey>) -> u32 {
+    /// The channel's entry, made if there is room for it.
+    pub(super) fn own_open(&mut self, key: &Arc<ChannelKey>) -> Result<u32, Reject> {
         if let Some(slot) = self.owned.find_key(key) {
-            return slot;
+            return Ok(slot);
+        }
+        if self.owned.len() >= self.settings.limits.channels_per_shard_max {
+            return Err(Reject::ServerFull);
         }
         let policy = Arc::clone(self.settings.policies.for_channel(&key.name));
-        self.owned.insert(OwnedChannel::new(Arc::clone(key), policy))
+        Ok(self.owned.insert(OwnedChannel::new(Arc::clone(key), policy)))
     }
 
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
-        let slot = self.own_open(&key);
+        let slot = match self.own_open(&key) {
+            Ok(slot) => slot,
+            Err(reject) => return self.turn_away(&new, reject),
+        };
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
             self.counters.members -= 1;
         }
-        let home = owned.home_of(new.addr.shard);
+        let known = owned.channel.members().find(new.addr);
+        let is_no_news = matches!(new.welcome, Welcome::Entered(_))
+            && known.is_some_and(|member| member.state == new.state);
         let limits = &self.settings.limits;
-        let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
-        let is_member = owned.channel.members().contains(new.addr);
-        let is_alone = owned.channel.members().len() == 1;
-        if let (Ok(Announced::Entered | Announced::Returned), Some(to)) = (done, home) {
-            let admitted = Envelope::Admitted { to, conn: new.addr.conn };
-            self.outbox.send(new.addr.shard, admitted);
-        }
-        match (done, home) {
-            (Ok(Announced::Entered), _) => self.counters.members += 1,
-            (Ok(Announced::Returned), Some(home)) => {
-                self.counters.resumed_members += 1;
-                if !is_alone {
-                    self.send_snapshot(now, slot, new.feed, new.addr, home);
-                }
+        let done = match is_no_news {
+            true => Ok(Announced::Updated),
+            false => {
+                let state = new.state.clone();
+                owned.channel.announce(now, new.addr, &new.identity, state, limits)
             }
-            (Ok(Announced::Updated | Announced::Returned), _) => {}
-            (Err(reject), Some(to)) if !is_member => {
-                let refused =
-                    Envelope::Refused { to, conn: new.addr.conn, number: new.number, reject };
-                self.outbox.send(new.addr.shard, refused);
-            }
-            (Err(reject), _) => self.counters.ignore(Ignored::Refused(reject)),
+        };
+        match done {
+            Ok(Announced::Entered) => self.counters.members += 1,
+            Ok(Announced::Returned) => self.counters.resumed_members += 1,
+            _ => {}
         }
         self.mark_dirty(slot);
+        self.welcome(now, slot, &key, &new, done);
+    }
+
+    /// Tells the author of an announcement what became of it, in the way that it expects.
+    fn welcome(
+        &mut self,
+        now: Now,
+        slot: u32,
+        key: &Arc<ChannelKey>,
+        new: &Announcement,
+        done: Result<Announced, Reject>,
+    ) {
+        let Some(owned) = self.owned.get(slot) else { return };
+        let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
+        let is_member = owned.channel.members().contains(new.addr);
+        let is_alone = owned.channel.members().len() == 1;
+        match (done, new.welcome) {
+            (Err(reject), _) if !is_member => self.turn_away(new, reject),
+            (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
+            (Ok(Announced::Updated), Welcome::Set(_)) => {}
+            (Ok(entered), Welcome::Set(feed)) => {
+                self.outbox.send(shard, Envelope::Admitted { to, conn });
+                if entered == Announced::Returned && !is_alone {
+                    self.send_snapshot(now, slot, feed, new.addr, to);
+                }
+            }
+            (done, Welcome::Entered(request) | Welcome::Updated(request)) => {
+                let answer = done.map_or_else(Answer::Refused, |_| Answer::Done);
+                self.send_answer(shard, Asker::Session { conn, request }, key, answer);
+            }
+        }
+    }
+
+    /// The author of an announcement is no member.
+    fn turn_away(&mut self, new: &Announcement, reject: Reject) {
+        let request = match new.welcome {
+            Welcome::Set(_) => NO_REQUEST,
+            Welcome::Entered(request) | Welcome::Updated(request) => request,
+        };
+        let (to, conn, number) = (new.home, new.addr.conn, new.number);
+        let refused = Envelope::Refused { to, conn, number, request, reject };
+        self.outbox.send(new.addr.shard, refused);
+    }
+
+    /// A subscriber begins to watch: who is present, then the changes. What has changed already is
+    /// told to the others first, unless they are told at intervals only.
+    fn own_watch(&mut self, now: Now, from: ShardId, key: &Arc<ChannelKey>, asker: Asker) {
+        let Some(slot) = self.owned.find_key(key) else {
+            return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
+        };
+        self.flush_presence(now, slot);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        owned.channel.set_shown();
+        let members = owned.channel.members().iter().map(|member| Present {
+            identity: Arc::clone(&member.identity),
+            state: member.state.clone(),
+            announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+        });
+        let members = members.collect();
+        self.send_answer(from, asker, key, Answer::Watched { left: Vec::new(), members });
     }
 
     fn own_leave(&mut self, key: &ChannelKey, addr: ConnAddr) {
@@ -246,7 +305,7 @@ impl Shard {
         }
     }
 
-    fn mark_dirty(&mut self, slot: u32) {
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
         if let Some(owned) = self.owned.get_mut(slot)
             && !owned.dirty
         {
@@ -256,6 +315,13 @@ impl Shard {
     }
 
     fn flush_channel(&mut self, now: Now, slot: u32) {
+        self.flush_messages(now, slot);
+        self.flush_presence(now, slot);
+    }
+
+    /// Tells watchers what changed, unless they were told too lately or some of them cannot be told
+    /// and must not miss anything.
+    fn flush_presence(&mut self, now: Now, slot: u32) {
         self.repay_stale_homes(now, slot);
         let generation = self.owned.generation(slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
@@ -272,6 +338,13 @@ impl Shard {
             self.counters.conflate(Conflated::Interval);
             return;
         }
+        let must_hear = |i: &&Interest| !i.feeds.and(Feed::PRESENCE_CHANGES).is_empty();
+        let mut must_hear = owned.interest.iter().filter(must_hear);
+        if must_hear.any(|interest| !self.outbox.has_room(interest.shard)) {
+            self.counters.conflate(Conflated::MailboxFull);
+            self.stale_channels.push(slot);
+            return;
+        }
         owned.told_ms = Some(now.mono_ms);
         let tick = Arc::new(make_tick(now, owned));
         self.counters.presence_ticks += 1;
@@ -283,7 +356,10 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let mut missed = false;
         for interest in &mut owned.interest {
-            let (to, feeds) = (interest.home, interest.feeds);
+            let (to, feeds) = (interest.home, interest.feeds.and(Feed::PRESENCE));
+            if feeds.is_empty() {
+                continue;
+            }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
             if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
                 interest.stale = true;
@@ -314,7 +390,7 @@ impl Shard {
             let owned = &*owned;
             let set = PresenceTick {
                 changes: Vec::new(),
-                encoded: encode_each(owned, |feed| {
+                encoded: encode_each(owned, Feed::PRESENCE_SETS, |feed| {
                     presence::set(feed, now, &owned.key.name, owned.channel.members())
                 }),
                 except: None,
@@ -367,9 +443,10 @@ impl Shard {
 fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
     let view = |member: &crate::channel::Member| MemberView {
         addr: member.addr,
-        user: Arc::clone(&member.identity.user),
+        identity: Arc::clone(&member.identity),
         state: member.state.clone(),
         age_ms: member.age_ms(now),
+        announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
         lingering: member.lingering_until_ms.is_some(),
     };
     owned.channel.members().iter().map(view).collect()
@@ -387,8 +464,15 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
     let members = owned.channel.members();
     let shown = presence::Shown::of(&changes, members, owned.policy.presence_interval_ms);
     let name = &owned.key.name;
-    let encoded = encode_each(owned, |feed| presence::tick(feed, now, name, members, &shown));
-    let changes = if owned.is_wanted(Feed::Changes) { changes } else { Vec::<Change>::new() };
+    let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
+        Some(_) => presence::tick(feed, now, name, members, &shown),
+        None => encode::changes(feed, now, name, &changes),
+    });
+    let wants_changes = owned.is_any_wanted(Feed::PRESENCE_CHANGES);
+    let changes = match wants_changes || owned.is_wanted(Feed::Changes) {
+        true => changes,
+        false => Vec::<Change>::new(),
+    };
     PresenceTick { changes, encoded, except }
 }
 
@@ -399,10 +483,11 @@ fn withholds_set(owned: &OwnedChannel) -> bool {
 
 fn encode_each(
     owned: &OwnedChannel,
+    feeds: FeedSet,
     encode: impl Fn(Feed) -> Bytes,
 ) -> [Option<Bytes>; Feed::COUNT] {
     let mut encoded = [const { None }; Feed::COUNT];
-    for feed in Feed::ENCODED {
+    for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
         if owned.is_wanted(feed) {
             encoded[feed as usize] = Some(encode(feed));
         }

@@ -60,6 +60,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
             keyring: Keyring::new(keys()).expect("keys"),
             anonymous_app: Some(APPS[0].into()),
             ten_byte_layout: Layout::V0_6,
+            connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
         },
         hint_app: APPS[0].into(),
         name_key: seed.rotate_left(17),
