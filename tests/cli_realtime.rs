@@ -510,7 +510,7 @@ fn a_subscription_goes_on_from_a_serial_if_it_can() {
     assert_eq!(running.note(), note);
     server.wait_for("history", 1);
     server.publish("log", "7");
-    assert_eq!(running.data(1), ["7"]);
+    assert_eq!(running.data(3), ["5", "6", "7"]);
     assert_eq!(running.interrupt("-TERM"), (Some(0), vec![], vec![]));
 }
 

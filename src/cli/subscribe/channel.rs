@@ -18,6 +18,9 @@ use crate::wire::foony::Delivery;
 /// Most records that one request for history asks for.
 const PAGE_MAX: usize = 1000;
 
+/// Most messages that are read back when a channel cannot be gone on with. Older ones are missed.
+const READ_BACK_MAX: usize = 100_000;
+
 /// What follows from an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -61,8 +64,12 @@ enum Phase {
 }
 
 /// Pages of history so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pages {
+    /// Most messages to print.
+    wanted: usize,
+    /// Messages up to this serial were printed, unless the numbers began anew.
+    after: u64,
     /// Lines and their serials, oldest first.
     lines: VecDeque<(u64, Line)>,
     newest: u64,
@@ -80,12 +87,19 @@ impl Pages {
             self.newest = self.newest.max(delivery.serial);
         }
     }
+
+    /// Did the server lose its memory, and count from 1 again?
+    fn is_renumbered(&self) -> bool {
+        self.newest < self.after
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Channel {
     pub name: String,
     cursor: Cursor,
+    /// Is the cursor what the user gave, and nothing more?
+    is_hearsay: bool,
     /// Where the subscription that is being acknowledged goes on from; 0: nowhere.
     joined_from: u64,
     phase: Phase,
@@ -103,6 +117,7 @@ impl Channel {
         Channel {
             name,
             cursor: from.map_or(Cursor::Unknown, Cursor::At),
+            is_hearsay: from.is_some(),
             joined_from: 0,
             phase: Phase::Joining,
             head: 0,
@@ -138,14 +153,17 @@ impl Channel {
     /// The subscription is acknowledged, and everything it missed was delivered if `resumed`.
     pub fn acknowledged(&mut self, resumed: Option<bool>) {
         match self.cursor {
-            Cursor::Unknown => self.read_history(),
+            Cursor::Unknown => self.read_history(self.history, 0),
             Cursor::Empty => self.fetch(0),
             Cursor::At(serial) if serial == self.joined_from && resumed != Some(true) => {
                 self.note_missed(serial);
                 self.cursor = Cursor::Unknown;
-                self.read_history();
+                self.read_history(READ_BACK_MAX, serial);
             }
-            Cursor::At(_) => self.settle(),
+            Cursor::At(_) => {
+                self.is_hearsay = false;
+                self.settle();
+            }
         }
     }
 
@@ -178,8 +196,9 @@ impl Channel {
         };
         pages.add(page);
         let oldest = page.first().map_or(0, |delivery| delivery.serial);
-        let goes_on = oldest > 0 && (pages.before == 0 || oldest < pages.before);
-        if more && goes_on && pages.lines.len() < self.history {
+        let is_older = oldest > 0 && (pages.before == 0 || oldest < pages.before);
+        let has_all = oldest <= pages.after && !pages.is_renumbered();
+        if more && is_older && !has_all && pages.lines.len() < pages.wanted {
             pages.before = oldest;
             self.ask_page(pages);
         } else {
@@ -193,13 +212,18 @@ impl Channel {
         self.settle();
     }
 
-    /// Prints what came before the messages that were delivered meanwhile.
+    /// Prints what is new and came before the messages that were delivered meanwhile.
     fn print_history(&mut self, pages: Pages) {
         let end = self.held.first().unwrap_or(u64::MAX);
-        let before: Vec<_> = pages.lines.into_iter().filter(|(serial, _)| *serial < end).collect();
-        let surplus = before.len().saturating_sub(self.history);
-        self.effects.extend(before.into_iter().skip(surplus).map(|(_, line)| Effect::Print(line)));
-        self.history = 0;
+        let is_new = |serial: u64| match pages.is_renumbered() {
+            true => !self.is_hearsay,
+            false => serial > pages.after,
+        };
+        let lines = pages.lines.iter().filter(|(serial, _)| *serial < end && is_new(*serial));
+        let lines: Vec<Line> = lines.map(|(_, line)| line.clone()).collect();
+        let surplus = lines.len().saturating_sub(pages.wanted);
+        self.print(lines.into_iter().skip(surplus));
+        (self.history, self.is_hearsay) = (0, false);
         self.cursor = match pages.newest.min(end - 1) {
             0 => Cursor::Empty,
             newest => Cursor::At(newest),
@@ -231,19 +255,19 @@ impl Channel {
         }
     }
 
-    fn print(&mut self, lines: Vec<Line>) {
+    fn print(&mut self, lines: impl IntoIterator<Item = Line>) {
         self.effects.extend(lines.into_iter().map(Effect::Print));
     }
 
     fn advance(&mut self, serial: u64, lines: Vec<Line>) {
-        self.cursor = Cursor::At(serial);
+        (self.cursor, self.is_hearsay) = (Cursor::At(serial), false);
         self.print(lines);
     }
 
     /// Prints what is held and follows, and drops what was printed already.
     fn release(&mut self) {
         while let Some(serial) = self.held.first()
-            && serial <= self.serial() + 1
+            && serial <= self.serial().saturating_add(1)
             && self.cursor != Cursor::Unknown
         {
             let lines = self.held.pop().unwrap_or_default();
@@ -292,12 +316,12 @@ impl Channel {
         self.effects.push_back(Effect::Note(text));
     }
 
-    fn read_history(&mut self) {
-        self.ask_page(Pages::default());
+    fn read_history(&mut self, wanted: usize, after: u64) {
+        self.ask_page(Pages { wanted, after, lines: VecDeque::new(), newest: 0, before: 0 });
     }
 
     fn ask_page(&mut self, pages: Pages) {
-        let missing = self.history.saturating_sub(pages.lines.len());
+        let missing = pages.wanted.saturating_sub(pages.lines.len());
         let limit = missing.clamp(1, PAGE_MAX) as u64;
         self.effects.push_back(Effect::AskHistory { limit, before: pages.before });
         self.phase = Phase::Reading(pages);
@@ -466,17 +490,41 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_aged_out_is_noted_and_what_is_new_is_printed() {
+    fn a_cursor_that_aged_out_is_noted_and_what_is_kept_is_printed() {
         for resumed in [Some(false), None] {
             let mut channel = Channel::new("c".to_owned(), Some(41), 0);
             assert_eq!(channel.join(), 41);
             channel.acknowledged(resumed);
-            assert_eq!(effects(&mut channel), ["note", "history 1 0"]);
-            deliver(&mut channel, [4]);
-            channel.history(&deliveries([4]), false);
-            deliver(&mut channel, [5]);
-            assert_eq!(effects(&mut channel), ["4", "5"]);
+            assert_eq!(effects(&mut channel), ["note", "history 1000 0"]);
+            deliver(&mut channel, [52]);
+            channel.history(&deliveries([51, 52]), true);
+            assert_eq!(effects(&mut channel), ["history 1000 51"]);
+            channel.history(&deliveries([49, 50]), false);
+            deliver(&mut channel, [53]);
+            assert_eq!(effects(&mut channel), ["49", "50", "51", "52", "53"]);
         }
+    }
+
+    #[test]
+    fn when_the_numbers_began_anew_everything_is_new() {
+        let mut channel = settled_at(41);
+        assert_eq!(channel.join(), 41);
+        channel.acknowledged(Some(false));
+        channel.history(&deliveries([3, 4]), true);
+        deliver(&mut channel, [5]);
+        channel.history(&deliveries([1, 2]), false);
+        let expected = ["note", "history 1000 0", "history 1000 3", "1", "2", "3", "4", "5"];
+        assert_eq!(effects(&mut channel), expected);
+    }
+
+    #[test]
+    fn a_serial_that_never_was_begins_with_what_is_new() {
+        let mut channel = Channel::new("c".to_owned(), Some(41), 0);
+        channel.join();
+        channel.acknowledged(Some(false));
+        channel.history(&deliveries(1..=4), false);
+        deliver(&mut channel, [5]);
+        assert_eq!(effects(&mut channel), ["note", "history 1000 0", "5"]);
     }
 
     #[test]
