@@ -18,8 +18,11 @@ use crate::wire::foony::Delivery;
 /// Most records that one request for history asks for.
 const PAGE_MAX: usize = 1000;
 
-/// Most messages that are read back when a channel cannot be gone on with. Older ones are missed.
+/// Most messages that are read back when a cursor has aged out. Older ones are missed.
 const READ_BACK_MAX: usize = 100_000;
+
+/// Most bytes of lines that history may take before it is printed. Older messages are left out.
+const HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What follows from an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,34 +66,74 @@ enum Phase {
     Settled,
 }
 
+/// Why history is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To print that many messages, and to learn which one is the newest.
+    Begin { messages: usize },
+    /// To print what is still there of all that followed a serial.
+    ReadBack { after: u64 },
+}
+
 /// Pages of history so far.
 #[derive(Debug)]
 struct Pages {
-    /// Most messages to print.
-    wanted: usize,
-    /// Messages up to this serial were printed, unless the numbers began anew.
-    after: u64,
+    purpose: Purpose,
     /// Lines and their serials, oldest first.
     lines: VecDeque<(u64, Line)>,
+    bytes: usize,
     newest: u64,
     /// The page that is to come ends before this serial; 0 for the first.
     before: u64,
 }
 
 impl Pages {
-    /// Puts an older page, oldest first, in front of the others.
-    fn add(&mut self, page: &[Delivery<'_>]) {
+    fn new(purpose: Purpose) -> Self {
+        Pages { purpose, lines: VecDeque::new(), bytes: 0, newest: 0, before: 0 }
+    }
+
+    /// Puts an older page, oldest first, in front of the others. Is there one more to ask for?
+    fn add(&mut self, page: &[Delivery<'_>]) -> bool {
         for delivery in page.iter().rev() {
             for line in message_lines(delivery).into_iter().rev() {
+                self.bytes += line.text().len();
                 self.lines.push_front((delivery.serial, line));
             }
             self.newest = self.newest.max(delivery.serial);
         }
+        let oldest = page.first().map_or(0, |delivery| delivery.serial);
+        let is_older = self.before == 0 || oldest < self.before;
+        self.before = oldest;
+        is_older && oldest > self.after() && self.missing() > 0 && self.bytes < HISTORY_BYTES_MAX
     }
 
-    /// Did the server lose its memory, and count from 1 again?
-    fn is_renumbered(&self) -> bool {
-        self.newest < self.after
+    /// Messages up to this serial are not wanted.
+    fn after(&self) -> u64 {
+        match self.purpose {
+            Purpose::Begin { .. } => 0,
+            Purpose::ReadBack { after } => after,
+        }
+    }
+
+    /// Most messages that are wanted.
+    fn wanted(&self) -> usize {
+        match self.purpose {
+            Purpose::Begin { messages } => messages,
+            Purpose::ReadBack { .. } => READ_BACK_MAX,
+        }
+    }
+
+    fn missing(&self) -> usize {
+        self.wanted().saturating_sub(self.lines.len())
+    }
+
+    /// The lines that are wanted of those before a serial.
+    fn into_lines(self, end: u64) -> impl Iterator<Item = Line> {
+        let (after, wanted) = (self.after(), self.wanted());
+        let mut lines = self.lines;
+        lines.retain(|(serial, _)| *serial > after && *serial < end);
+        let surplus = lines.len().saturating_sub(wanted);
+        lines.into_iter().skip(surplus).map(|(_, line)| line)
     }
 }
 
@@ -153,12 +196,13 @@ impl Channel {
     /// The subscription is acknowledged, and everything it missed was delivered if `resumed`.
     pub fn acknowledged(&mut self, resumed: Option<bool>) {
         match self.cursor {
-            Cursor::Unknown => self.read_history(self.history, 0),
+            Cursor::Unknown => self.begin(),
             Cursor::Empty => self.fetch(0),
             Cursor::At(serial) if serial == self.joined_from && resumed != Some(true) => {
-                self.note_missed(serial);
-                self.cursor = Cursor::Unknown;
-                self.read_history(READ_BACK_MAX, serial);
+                // A server that has the message behind the cursor would go on from there. So all
+                // that it has is new, also if its numbers are not: they began anew.
+                let after = if self.is_hearsay { serial } else { 0 };
+                self.read_back(serial, after);
             }
             Cursor::At(_) => {
                 self.is_hearsay = false;
@@ -194,12 +238,7 @@ impl Channel {
         let Phase::Reading(mut pages) = std::mem::replace(&mut self.phase, Phase::Settled) else {
             return;
         };
-        pages.add(page);
-        let oldest = page.first().map_or(0, |delivery| delivery.serial);
-        let is_older = oldest > 0 && (pages.before == 0 || oldest < pages.before);
-        let has_all = oldest <= pages.after && !pages.is_renumbered();
-        if more && is_older && !has_all && pages.lines.len() < pages.wanted {
-            pages.before = oldest;
+        if pages.add(page) && more {
             self.ask_page(pages);
         } else {
             self.print_history(pages);
@@ -212,22 +251,17 @@ impl Channel {
         self.settle();
     }
 
-    /// Prints what is new and came before the messages that were delivered meanwhile.
+    /// Prints what came before the messages that were delivered meanwhile.
     fn print_history(&mut self, pages: Pages) {
-        let end = self.held.first().unwrap_or(u64::MAX);
-        let is_new = |serial: u64| match pages.is_renumbered() {
-            true => !self.is_hearsay,
-            false => serial > pages.after,
+        let held = self.held.first();
+        let newest = match (pages.purpose, held) {
+            (_, None) => pages.newest.max(self.head),
+            (Purpose::Begin { .. }, Some(held)) => pages.newest.min(held - 1),
+            (Purpose::ReadBack { .. }, Some(held)) => held - 1,
         };
-        let lines = pages.lines.iter().filter(|(serial, _)| *serial < end && is_new(*serial));
-        let lines: Vec<Line> = lines.map(|(_, line)| line.clone()).collect();
-        let surplus = lines.len().saturating_sub(pages.wanted);
-        self.print(lines.into_iter().skip(surplus));
+        self.print(pages.into_lines(held.unwrap_or(u64::MAX)));
+        self.cursor = if newest > 0 { Cursor::At(newest) } else { Cursor::Empty };
         (self.history, self.is_hearsay) = (0, false);
-        self.cursor = match pages.newest.min(end - 1) {
-            0 => Cursor::Empty,
-            newest => Cursor::At(newest),
-        };
     }
 
     /// What was missing, oldest first, if `resumed`; else it is no longer kept.
@@ -241,10 +275,18 @@ impl Channel {
             }
         }
         self.release();
-        if self.serial() == before && !is_stale {
-            self.give_up_gap(resumed);
+        let is_stuck = self.serial() == before && !is_stale;
+        match self.cursor {
+            Cursor::At(serial) if is_stuck && !resumed && self.head > serial => {
+                self.read_back(serial, serial);
+            }
+            _ => {
+                if is_stuck {
+                    self.give_up_gap(resumed);
+                }
+                self.settle();
+            }
         }
-        self.settle();
     }
 
     /// The serial that everything up to is printed; 0 when that is not known.
@@ -279,8 +321,8 @@ impl Channel {
 
     /// Nothing is to come: is everything there?
     fn settle(&mut self) {
-        if let (Cursor::Unknown, Some(first)) = (self.cursor, self.held.first()) {
-            self.cursor = Cursor::At(first - 1);
+        if self.cursor == Cursor::Unknown && self.head > 0 {
+            self.cursor = Cursor::At(self.held.first().map_or(self.head, |first| first - 1));
         }
         self.release();
         self.phase = Phase::Settled;
@@ -316,13 +358,20 @@ impl Channel {
         self.effects.push_back(Effect::Note(text));
     }
 
-    fn read_history(&mut self, wanted: usize, after: u64) {
-        self.ask_page(Pages { wanted, after, lines: VecDeque::new(), newest: 0, before: 0 });
+    /// Looks where the channel is, and prints what is wanted of its past.
+    fn begin(&mut self) {
+        self.ask_page(Pages::new(Purpose::Begin { messages: self.history }));
+    }
+
+    /// Prints what is left of the messages that followed a serial.
+    fn read_back(&mut self, serial: u64, after: u64) {
+        self.note_missed(serial);
+        self.cursor = Cursor::Unknown;
+        self.ask_page(Pages::new(Purpose::ReadBack { after }));
     }
 
     fn ask_page(&mut self, pages: Pages) {
-        let missing = pages.wanted.saturating_sub(pages.lines.len());
-        let limit = missing.clamp(1, PAGE_MAX) as u64;
+        let limit = pages.missing().clamp(1, PAGE_MAX) as u64;
         self.effects.push_back(Effect::AskHistory { limit, before: pages.before });
         self.phase = Phase::Reading(pages);
     }
@@ -455,14 +504,33 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_cannot_be_had_is_noted_once() {
-        for (answer, resumed) in [(vec![], true), (vec![], false), (deliveries(42..=43), false)] {
+    fn of_a_gap_that_aged_out_what_is_left_is_printed() {
+        for (left, refetched) in [(47..=50, &["47", "48", "49"][..]), (50..=51, &[]), (1..=0, &[])]
+        {
             let mut channel = settled_at(41);
             deliver(&mut channel, [50, 51]);
-            channel.fetched(&answer, resumed);
-            assert_eq!(effects(&mut channel), ["fetch 41", "note", "50", "51"], "{resumed}");
+            channel.fetched(&deliveries(42..=43), false);
+            assert_eq!(effects(&mut channel), ["fetch 41", "note", "history 1000 0"]);
+            channel.history(&deliveries(left), false);
+            assert_eq!(effects(&mut channel), [refetched, &["50", "51"]].concat());
             assert!(channel.is_settled());
         }
+    }
+
+    #[test]
+    fn a_gap_that_cannot_be_had_is_noted_once() {
+        let mut confused = settled_at(41);
+        deliver(&mut confused, [50, 51]);
+        confused.fetched(&[], true);
+        assert_eq!(effects(&mut confused), ["fetch 41", "note", "50", "51"]);
+        assert!(confused.is_settled());
+        let mut without_history = settled_at(41);
+        deliver(&mut without_history, [50, 51]);
+        without_history.fetched(&[], false);
+        without_history.history_refused();
+        let expected = ["fetch 41", "note", "history 1000 0", "50", "51"];
+        assert_eq!(effects(&mut without_history), expected);
+        assert!(without_history.is_settled());
     }
 
     #[test]
@@ -507,14 +575,18 @@ mod tests {
 
     #[test]
     fn when_the_numbers_began_anew_everything_is_new() {
-        let mut channel = settled_at(41);
-        assert_eq!(channel.join(), 41);
-        channel.acknowledged(Some(false));
-        channel.history(&deliveries([3, 4]), true);
-        deliver(&mut channel, [5]);
-        channel.history(&deliveries([1, 2]), false);
-        let expected = ["note", "history 1000 0", "history 1000 3", "1", "2", "3", "4", "5"];
-        assert_eq!(effects(&mut channel), expected);
+        for newest in [4, 41, 50] {
+            let mut channel = settled_at(41);
+            assert_eq!(channel.join(), 41);
+            channel.acknowledged(Some(false));
+            channel.history(&deliveries(3..=newest), true);
+            deliver(&mut channel, [newest + 1]);
+            channel.history(&deliveries([1, 2]), false);
+            let seen = effects(&mut channel);
+            assert_eq!(seen[..3], ["note", "history 1000 0", "history 1000 3"]);
+            let all: Vec<String> = (1..=newest + 1).map(|serial| serial.to_string()).collect();
+            assert_eq!(seen[3..], all);
+        }
     }
 
     #[test]

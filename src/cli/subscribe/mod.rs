@@ -43,7 +43,7 @@ pub(super) struct Subscribe {
     #[arg(long, value_name = "SERIAL", conflicts_with = "history")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
-    /// Print the newest N stored messages of each channel first
+    /// Print the newest N stored messages of each channel first, 100000 or 64 MiB at most
     #[arg(long, value_name = "N", default_value_t = 0)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=100_000))]
     history: u32,
