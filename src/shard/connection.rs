@@ -87,6 +87,25 @@ pub struct Parcel {
     pub greeting_deadline_ms: u64,
 }
 
+impl Parcel {
+    /// A connection of [`Listener::Http`] whose next request is in `unread`. `deadline_ms`: when
+    /// its greeting must be complete.
+    pub fn of_http(socket: i32, unread: Vec<u8>, now_ms: u64, deadline_ms: u64) -> Self {
+        Parcel {
+            socket,
+            listener: Listener::Http,
+            transport: Transport::Http,
+            session: Session::Undecided,
+            first: None,
+            unread,
+            unsent: SendQueue::default(),
+            pace: Pace::AtOnce,
+            heard_ms: now_ms,
+            greeting_deadline_ms: deadline_ms,
+        }
+    }
+}
+
 /// A connection's wish to receive a channel's feed.
 #[derive(Debug)]
 pub struct Subscription {
