@@ -339,7 +339,8 @@ fn the_development_key_of_the_data_directory_is_used_when_none_is_given() {
     use std::os::unix::fs::PermissionsExt;
 
     let server = FakeRealtime::start();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-realtime-data");
+    let dir =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-realtime-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let file = dir.join("dev-key");
     fs::write(&file, format!("{KEY}\n")).unwrap();
@@ -361,6 +362,7 @@ fn the_development_key_of_the_data_directory_is_used_when_none_is_given() {
     assert!(refusal(&elsewhere, 1).contains("192.0.2.1:7400 is not on this host: give --key"));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(refusal(&by_dir, 78).contains("chmod 600"));
+    fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
