@@ -85,6 +85,8 @@ pub struct Parcel {
     pub pace: Pace,
     pub heard_ms: u64,
     pub greeting_deadline_ms: u64,
+    /// As in [`Flags`].
+    pub small_reader: bool,
 }
 
 /// A connection's wish to receive a channel's feed.

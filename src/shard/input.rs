@@ -80,6 +80,7 @@ impl Shard {
         connection.heard_ms = parcel.heard_ms;
         connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
         connection.flags.settled = true;
+        connection.flags.small_reader = parcel.small_reader;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });

@@ -358,6 +358,7 @@ impl Shard {
             pace: connection.pace,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
+            small_reader: connection.flags.small_reader,
         };
         self.counters.handed_off += 1;
         self.outbox.send(hand_off.to, Envelope::Adopt(Box::new(parcel)));

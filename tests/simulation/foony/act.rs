@@ -128,7 +128,7 @@ impl Run {
         let number = self.ghost.publications.len();
         let parts: Vec<String> = (0..count)
             .map(|part| {
-                let pad = self.rng.below(self.profile.data_bytes);
+                let pad = self.rng.below(self.profile.data_bytes / count);
                 format!("\"{number}.{part}{}\"", "x".repeat(pad))
             })
             .collect();
@@ -380,8 +380,10 @@ impl Run {
                 Loss::Silent => None,
             };
         }
+        self.clients[id].shadowed |= !link.ready;
         self.forget_connection(id);
-        let is_certain = self.profile.grace_ms > 0 && !self.profile.may_be_slow && !was_over;
+        let may_be_slow = self.profile.may_be_slow || self.clients[id].shadowed;
+        let is_certain = self.profile.grace_ms > 0 && !may_be_slow && !was_over;
         self.doubt_memberships(id, is_certain);
     }
 

@@ -172,6 +172,8 @@ pub struct Client {
     pub states: u64,
     /// Keeps the message ids of two clients of one user apart.
     pub twin: usize,
+    /// It gave up a connection before it was answered. The server may take that one for the newer.
+    pub shadowed: bool,
     /// No more: it has said goodbye for good.
     pub retired: bool,
 }

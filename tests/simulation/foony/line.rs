@@ -182,7 +182,11 @@ impl Line {
 /// Several records never make a large message, and whoever dies of one is sent none.
 fn check_size(mode: Mode, bytes: usize, heard: &[(usize, Heard)]) {
     let is_small = bytes <= COALESCED_BYTES_MAX;
-    assert!(is_small || (heard.len() == 1 && mode != Mode::Go), "{mode:?}: {bytes} bytes");
+    assert!(
+        is_small || (heard.len() == 1 && mode != Mode::Go),
+        "{mode:?}: {bytes} bytes: {:.300}",
+        format!("{heard:?}")
+    );
 }
 
 fn hear_records(bytes: &[u8], mut hear: impl FnMut(Heard)) {

@@ -149,7 +149,7 @@ impl Run {
             self.standstill();
             let heard = self.read_all();
             if !heard && self.clients.iter().all(|client| !is_busy(client)) {
-                return;
+                return self.clients.iter_mut().for_each(|client| client.shadowed = false);
             }
         }
         panic!("clients and server never stop talking");
@@ -162,7 +162,7 @@ impl Run {
             for (channel, room) in &mut client.rooms {
                 let is_open = asked.values().any(|asked| asked.is_about_membership_of(channel));
                 let own = &mut room.own;
-                if own.acked && !is_open && own.since.is_none() {
+                if own.acked && !is_open && !client.shadowed && own.since.is_none() {
                     own.since = Some(number);
                 }
             }
@@ -303,6 +303,7 @@ fn random_client(rng: &mut Rng, id: usize, others: &[Client]) -> Client {
         states: 0,
         twin: others.iter().filter(|other| other.app == app && other.user == user).count(),
         user,
+        shadowed: false,
         retired: false,
     }
 }
