@@ -85,6 +85,8 @@ pub struct Parcel {
     pub pace: Pace,
     pub heard_ms: u64,
     pub greeting_deadline_ms: u64,
+    /// As in [`Connection`].
+    pub greeted_ms: u64,
     /// As in [`Flags`].
     pub small_reader: bool,
 }
@@ -168,6 +170,9 @@ pub struct Connection {
     pub alive_ms: u64,
     /// When the first request or greeting must be complete; 0 once it is.
     pub greeting_deadline_ms: u64,
+    /// When the session last greeted: of two connections that show the same name, the one that
+    /// greeted later is the session's.
+    pub greeted_ms: u64,
     pub pace: Pace,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
@@ -217,6 +222,7 @@ impl Connection {
             heard_ms: now_ms,
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
+            greeted_ms: 0,
             pace: Pace::AtOnce,
             resuming: None,
             announcements: 0,

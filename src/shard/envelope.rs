@@ -42,8 +42,9 @@ pub enum Envelope {
     /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
     /// is to be answered.
     Refused { to: HomeChannelId, conn: ConnId, number: u32, request: u64, reject: Reject },
-    /// Home -> every shard: this session is here; give it the memberships it lost.
-    Resume { key: Arc<ResumeKey>, addr: ConnAddr, asked: ResumeAsked },
+    /// Home -> every shard: this session is here; give it the memberships it lost. `greeted_ms`:
+    /// when it greeted, on the clock that all shards share.
+    Resume { key: Arc<ResumeKey>, addr: ConnAddr, greeted_ms: u64, asked: ResumeAsked },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
     Resumed { conn: ConnId, memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>, answer: Answered },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay

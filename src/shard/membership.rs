@@ -162,11 +162,12 @@ impl Shard {
         let resuming = connection.resuming.get_or_insert_default();
         resuming.first_answers += u32::from(shards);
         resuming.left.clear();
+        let greeted_ms = connection.greeted_ms;
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
             let key = Arc::clone(&key);
             let asked = ResumeAsked::BySession;
-            self.outbox.send(shard, Envelope::Resume { key, addr, asked });
+            self.outbox.send(shard, Envelope::Resume { key, addr, greeted_ms, asked });
         }
     }
 

@@ -358,6 +358,7 @@ impl Shard {
             pace: connection.pace,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
+            greeted_ms: connection.greeted_ms,
             small_reader: connection.flags.small_reader,
         };
         self.counters.handed_off += 1;
@@ -417,7 +418,9 @@ impl Shard {
                 self.handle_answer(now, conn, request, &channel, answer);
             }
             Envelope::Poll { from, number, ask } => self.handle_poll(now, from, number, ask),
-            Envelope::Resume { key, addr, asked } => self.handle_resume(now, &key, addr, asked),
+            Envelope::Resume { key, addr, greeted_ms, asked } => {
+                self.handle_resume(now, &key, addr, greeted_ms, asked);
+            }
             Envelope::Resumed { conn, memberships, answer } => {
                 self.handle_resumed(now, conn, memberships, answer);
             }

@@ -18,12 +18,13 @@ impl Shard {
         now: Now,
         key: &Arc<ResumeKey>,
         addr: ConnAddr,
+        greeted_ms: u64,
         asked: ResumeAsked,
     ) {
         let answer = match asked {
             ResumeAsked::Again => Answered::Again,
             ResumeAsked::BySession => {
-                Answered::Own { asked_again: self.end_earlier(now, key, addr) }
+                Answered::Own { asked_again: self.end_earlier(now, key, addr, greeted_ms) }
             }
         };
         self.own_resume(key, addr, answer);
@@ -54,15 +55,24 @@ impl Shard {
     /// Ends an earlier connection of a session, if it is here. Its memberships are on their way to
     /// their owners then, and behind them the session's question goes there once more. Returns how
     /// many shards are asked.
-    fn end_earlier(&mut self, now: Now, key: &Arc<ResumeKey>, newer: ConnAddr) -> u16 {
-        let earlier = self.find_named(key);
-        let is_newer = |id| newer == ConnAddr { shard: self.id, conn: id };
-        let Some(earlier) = earlier.filter(|&id| !is_newer(id)) else { return 0 };
+    fn end_earlier(
+        &mut self,
+        now: Now,
+        key: &Arc<ResumeKey>,
+        newer: ConnAddr,
+        greeted_ms: u64,
+    ) -> u16 {
+        let is_earlier = |&id: &ConnId| {
+            let is_newer = newer == ConnAddr { shard: self.id, conn: id };
+            // The question may have been long under way.
+            !is_newer && self.connections.get(id).is_some_and(|c| c.greeted_ms <= greeted_ms)
+        };
+        let Some(earlier) = self.find_named(key).filter(is_earlier) else { return 0 };
         self.disconnect(now, earlier, Disconnect::Replaced);
         let shards = self.settings.router.shards();
         for shard in (0..shards).map(ShardId) {
             let (key, asked) = (Arc::clone(key), ResumeAsked::Again);
-            self.outbox.send(shard, Envelope::Resume { key, addr: newer, asked });
+            self.outbox.send(shard, Envelope::Resume { key, addr: newer, greeted_ms, asked });
         }
         shards
     }

@@ -44,12 +44,12 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
             (false, 1) => (1, 32),
             (false, _) => (64, 4096),
         },
-        data_bytes: if rng.percent(15) { 12_000 } else { 60 },
+        data_bytes: if !tiny_queue && rng.percent(15) { 12_000 } else { 60 },
         grace_ms: if rng.percent(20) { 0 } else { 800 },
         may_be_slow: tiny_queue,
     };
     let limits = Limits {
-        send_queue_bytes_max: if tiny_queue { rng.between(400, 4000) } else { 1 << 20 },
+        send_queue_bytes_max: if tiny_queue { rng.between(2_000, 6_000) } else { 1 << 20 },
         home_subscribers_max: if rng.percent(40) { rng.between(0, 2) as u32 } else { 5_000 },
         greeting_ms: 2_000,
         auth_ms: 2_000,

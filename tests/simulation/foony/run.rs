@@ -187,6 +187,13 @@ impl Run {
         for id in 0..self.clients.len() {
             self.unstall(id);
         }
+        self.gather();
+        self.wait(ABSENCE_MS);
+        self.last_words();
+    }
+
+    /// Everybody is connected and has been told everything.
+    fn gather(&mut self) {
         for _ in 0..ROUNDS_MAX {
             for id in 0..self.clients.len() {
                 if self.clients[id].link.is_none() && !self.clients[id].retired {
@@ -201,8 +208,6 @@ impl Run {
         }
         let unready = self.clients.iter().find(|client| !client.retired && !client.is_ready());
         assert!(unready.is_none(), "never comes to rest: {unready:?}");
-        self.wait(ABSENCE_MS);
-        self.last_words();
     }
 
     /// Nothing that was given up can be read from any more.
@@ -238,7 +243,7 @@ impl Run {
                 let Some(author) = author.map(|client| client.id) else { continue };
                 CHANNELS.iter().for_each(|channel| self.publish_stored(author, channel));
             }
-            self.settle();
+            self.gather();
         }
         for id in 0..self.clients.len() {
             for channel in CHANNELS {
@@ -247,12 +252,13 @@ impl Run {
                     if own.since.is_none() || self.rng.percent(50) {
                         self.update(id, channel);
                     }
-                    self.settle();
+                    self.gather();
                 }
             }
         }
         self.advance(200);
-        self.settle();
+        self.gather();
+        self.wait(self.profile.grace_ms + 1_000);
     }
 
     fn close_everything(&mut self) {

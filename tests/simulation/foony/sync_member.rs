@@ -105,6 +105,9 @@ impl SyncMember {
                 };
                 let set = peers.iter().map(|peer| (peer.user.clone(), text(&peer.state)));
                 self.sets.insert(channel, set.collect());
+            } else if let Heard::Left { channel, user } = heard {
+                let set = self.sets.entry(channel).or_default();
+                set.retain(|(present, _)| *present != user);
             } else if let Heard::WebSocketPing(body) = heard {
                 world.send(*socket, &wire.websocket(Opcode::Pong, &body));
             }
