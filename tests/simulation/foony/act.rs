@@ -267,10 +267,15 @@ impl Run {
     }
 
     fn leave(&mut self, id: usize, channel: &'static str) {
-        if self.clients[id].room(channel).own.entered.is_none() {
-            return;
+        if self.clients[id].room(channel).own.entered.is_some() {
+            self.leave_for_certain(id, channel);
         }
-        self.clients[id].room(channel).own.give_up();
+    }
+
+    pub fn leave_for_certain(&mut self, id: usize, channel: &'static str) {
+        let own = &mut self.clients[id].room(channel).own;
+        own.give_up();
+        own.lingers = false;
         let request = self.number(id);
         self.world.note(|| format!("client {id} leaves {channel}"));
         self.expect(id, request, Asked::Leave { channel });
@@ -361,6 +366,7 @@ impl Run {
             room.wanted = false;
             room.is_watching = false;
             room.own.give_up();
+            room.own.lingers = false;
         }
     }
 
@@ -406,6 +412,9 @@ impl Run {
     pub fn forget_connection(&mut self, id: usize) {
         let client = &mut self.clients[id];
         client.link = None;
+        for (channel, room) in &mut client.rooms {
+            room.own.lingers |= client.asked.values().any(|asked| asked.is_leave_of(channel));
+        }
         client.asked.clear();
         client.unacked.iter_mut().for_each(|unacked| unacked.request = None);
         for room in client.rooms.values_mut() {

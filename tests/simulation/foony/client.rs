@@ -52,9 +52,15 @@ pub enum Asked {
 impl Asked {
     pub fn is_about_membership_of(&self, name: &str) -> bool {
         match self {
-            Asked::Enter { channel } | Asked::Leave { channel } => *channel == name,
-            Asked::Unsubscribe { channel } => *channel == name,
+            Asked::Enter { channel } => *channel == name,
             Asked::Subscribe { channel, enter, .. } => *enter && *channel == name,
+            other => other.is_leave_of(name),
+        }
+    }
+
+    pub fn is_leave_of(&self, name: &str) -> bool {
+        match self {
+            Asked::Leave { channel } | Asked::Unsubscribe { channel } => *channel == name,
             _ => false,
         }
     }
@@ -89,6 +95,8 @@ pub struct Own {
     pub since: Option<u64>,
     /// The connection was lost: the membership is certain until then.
     pub until_ms: Option<u64>,
+    /// A connection was lost before it acknowledged a leave: who comes back may still be a member.
+    pub lingers: bool,
 }
 
 impl Own {

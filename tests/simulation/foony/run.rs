@@ -248,7 +248,9 @@ impl Run {
         for id in 0..self.clients.len() {
             for channel in CHANNELS {
                 let own = &self.clients[id].rooms[channel].own;
-                if own.entered.is_some() {
+                if own.entered.is_none() && own.lingers {
+                    self.leave_for_certain(id, channel);
+                } else if own.entered.is_some() {
                     if own.since.is_none() || self.rng.percent(50) {
                         self.update(id, channel);
                     }
