@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, Replaying};
-use super::tables::{OwnedChannel, Published};
+use super::tables::{Interest, OwnedChannel, Published};
 use crate::channel::{self, Draft, Message, Page, Position, Replay, Room};
 use crate::counters::Dropped;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
@@ -87,6 +87,10 @@ impl Shard {
         after: Option<&Position>,
         replay: Replaying,
     ) {
+        if let Some(slot) = self.owned.find_key(key) {
+            self.flush_messages(now, slot);
+            self.repay_at_once(now, slot, from);
+        }
         let replayed = after.map(|position| self.messages_after(now, key, position));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
@@ -144,7 +148,7 @@ impl Shard {
         home: HomeChannelId,
         after: u64,
     ) {
-        let (messages, left) = self.next_missed(now, key, after);
+        let (messages, left) = self.next_missed(now, key, to.shard, after);
         let envelope = Envelope::CaughtUp { to: home, conn: to.conn, messages, left };
         self.outbox.send(to.shard, envelope);
     }
@@ -200,24 +204,43 @@ impl Shard {
     /// room; when it is no longer kept, the newest message, so that the gap shows.
     fn repay_missed_messages(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get(slot) else { return };
-        let behind = |interest: &&super::tables::Interest| interest.missed_after.is_some();
+        let behind = |interest: &&Interest| interest.missed_after.is_some();
         let behind: Vec<_> = owned.interest.iter().filter(behind).copied().collect();
         for mut interest in behind {
-            while let Some(after) = interest.missed_after {
-                let (messages, left) = self.take_missed(now, slot, after);
-                let Some(owned) = self.owned.get_mut(slot) else { return };
-                let feeds = interest.feeds.and(Feed::MESSAGES);
-                let batch = Arc::new(make_batch(owned, &messages));
-                let envelope = Envelope::Messages { to: interest.home, feeds, batch };
-                let is_owing = !feeds.is_empty() && !messages.is_empty();
-                if is_owing && self.outbox.try_send(interest.shard, envelope).is_err() {
-                    break;
-                }
-                let last = messages.last().map(|message| message.serial);
-                interest.missed_after = last.filter(|_| left == Left::More);
+            while interest.missed_after.is_some() && self.outbox.has_room(interest.shard) {
+                self.repay_some(now, slot, &mut interest);
             }
             self.set_missed_after(slot, interest.shard, interest.missed_after);
         }
+    }
+
+    /// Sends a home all that it missed, whatever room it has, so that what follows begins where
+    /// that ends.
+    fn repay_at_once(&mut self, now: Now, slot: u32, shard: ShardId) {
+        let Some(owned) = self.owned.get(slot) else { return };
+        let Some(mut interest) = owned.interest.iter().find(|i| i.shard == shard).copied() else {
+            return;
+        };
+        while interest.missed_after.is_some() {
+            self.repay_some(now, slot, &mut interest);
+        }
+        self.set_missed_after(slot, shard, None);
+    }
+
+    /// Sends a home the next messages that it missed. Those that nobody has been sent are not among
+    /// them.
+    fn repay_some(&mut self, now: Now, slot: u32, interest: &mut Interest) {
+        let Some(after) = interest.missed_after.take() else { return };
+        let until = self.owned.get(slot).map_or(u64::MAX, last_routed);
+        let (messages, left) = self.take_missed(now, slot, after, until);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let feeds = interest.feeds.and(Feed::MESSAGES);
+        let Some(last) = messages.last().filter(|_| !feeds.is_empty()) else { return };
+        if left == Left::More {
+            interest.missed_after = Some(last.serial);
+        }
+        let batch = Arc::new(make_batch(owned, &messages));
+        self.outbox.send(interest.shard, Envelope::Messages { to: interest.home, feeds, batch });
     }
 
     fn set_missed_after(&mut self, slot: u32, shard: ShardId, missed_after: Option<u64>) {
@@ -230,25 +253,44 @@ impl Shard {
         }
     }
 
-    fn next_missed(&mut self, now: Now, key: &ChannelKey, after: u64) -> (Vec<Arc<Message>>, Left) {
+    /// What one subscriber on a shard has missed, up to where its home is.
+    fn next_missed(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        shard: ShardId,
+        after: u64,
+    ) -> (Vec<Arc<Message>>, Left) {
         let Some(slot) = self.owned.find_key(key) else { return (Vec::new(), Left::Nothing) };
         self.flush_messages(now, slot);
-        self.take_missed(now, slot, after)
+        let interest = self.owned.get(slot).map(|owned| &owned.interest);
+        let home = interest.and_then(|interest| interest.iter().find(|i| i.shard == shard));
+        let until = home.and_then(|home| home.missed_after).unwrap_or(u64::MAX);
+        self.take_missed(now, slot, after, until)
     }
 
-    /// The next messages after a serial; the newest one alone when some are no longer kept.
-    fn take_missed(&mut self, now: Now, slot: u32, after: u64) -> (Vec<Arc<Message>>, Left) {
+    /// The next messages after a serial, up to another one; the newest one alone when some are no
+    /// longer kept.
+    fn take_missed(
+        &mut self,
+        now: Now,
+        slot: u32,
+        after: u64,
+        until: u64,
+    ) -> (Vec<Arc<Message>>, Left) {
         let Some(owned) = self.owned.get_mut(slot) else { return (Vec::new(), Left::Nothing) };
         let Some(published) = &mut owned.published else { return (Vec::new(), Left::Nothing) };
         match published.messages.after(now, &Position::Serial(after), &owned.policy) {
             Replay::Complete(mut messages) => {
+                messages.truncate(messages.partition_point(|message| message.serial <= until));
                 let count = CATCH_UP.count(messages.iter().map(Arc::as_ref));
                 let left = if count < messages.len() { Left::More } else { Left::Nothing };
                 messages.truncate(count);
                 (messages, left)
             }
             Replay::AgedOut => {
-                let newest = published.messages.before(now, None, NEWEST, &owned.policy);
+                let mut newest = published.messages.before(now, None, NEWEST, &owned.policy);
+                newest.messages.retain(|message| message.serial <= until);
                 (newest.messages, Left::Nothing)
             }
         }
@@ -278,6 +320,13 @@ impl Shard {
         let policy = Arc::clone(&owned.policy);
         Some((policy, owned.published.as_deref_mut()?))
     }
+}
+
+/// The newest serial that homes have been sent, or owe to a full mailbox that they were not.
+fn last_routed(owned: &OwnedChannel) -> u64 {
+    let pending = owned.published.iter().flat_map(|published| &published.pending);
+    let mut unrouted = pending.map(|message| message.serial).filter(|&serial| serial != 0);
+    unrouted.next().map_or(u64::MAX, |first| first - 1)
 }
 
 /// Encodes messages once per feed that somebody wants.
