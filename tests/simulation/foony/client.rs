@@ -91,6 +91,8 @@ pub struct Own {
     pub entered: Option<String>,
     /// The owner has acknowledged it.
     pub acked: bool,
+    /// When it did.
+    pub acked_ms: u64,
     /// Everybody must know since this standstill.
     pub since: Option<u64>,
     /// The connection was lost: the membership is certain until then.

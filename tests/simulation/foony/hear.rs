@@ -116,9 +116,11 @@ impl Run {
             Asked::Unsubscribe { channel } => self.unsubscribed(id, request, channel),
             Asked::Publish { publication } => self.published(id, publication, serial),
             Asked::Enter { channel } => {
+                let now_ms = self.world.now.mono_ms;
                 let own = &mut self.clients[id].room(channel).own;
                 if own.entered.is_some() {
                     own.acked = true;
+                    own.acked_ms = now_ms;
                     own.until_ms = None;
                 }
             }

@@ -11,6 +11,9 @@ use super::super::rng::Rng;
 
 pub const CHANNELS: [&str; 4] = ["ns0:a", "ns0:b", "ns1:a", "ns2:a"];
 
+/// Time between two ticks of the channels that have one.
+pub const INTERVAL_MS: u64 = 100;
+
 /// What a run is made of, besides the settings of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
@@ -78,7 +81,7 @@ fn random_policies(rng: &mut Rng, profile: &Profile) -> Policies {
     Policies {
         rules: vec![
             ("ns0:*".parse().expect("a pattern"), policy(0, SlowConsumer::Gap)),
-            ("ns1:*".parse().expect("a pattern"), policy(100, SlowConsumer::Gap)),
+            ("ns1:*".parse().expect("a pattern"), policy(INTERVAL_MS, SlowConsumer::Gap)),
         ],
         default: policy(0, SlowConsumer::Close),
     }

@@ -156,13 +156,15 @@ impl Run {
     }
 
     fn standstill(&mut self) {
-        let number = self.world.standstills;
+        let (number, now_ms) = (self.world.standstills, self.world.now.mono_ms);
         for client in &mut self.clients {
             let asked = &client.asked;
             for (channel, room) in &mut client.rooms {
                 let is_open = asked.values().any(|asked| asked.is_about_membership_of(channel));
                 let own = &mut room.own;
-                if own.acked && !is_open && !client.shadowed && own.since.is_none() {
+                // An earlier leave may still be told, at the end of the channel's interval.
+                let is_told = now_ms > own.acked_ms + profile::INTERVAL_MS;
+                if is_told && own.acked && !is_open && !client.shadowed && own.since.is_none() {
                     own.since = Some(number);
                 }
             }
