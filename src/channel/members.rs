@@ -52,6 +52,8 @@ pub struct Member {
     pub state: State,
     /// When the member last announced its state.
     pub announced_ms: u64,
+    /// When its session greeted over the connection it has; 0 when that does not matter.
+    pub greeted_ms: u64,
     /// Set while the connection is lost and the grace runs: when it ends.
     pub lingering_until_ms: Option<u64>,
 }
@@ -136,6 +138,23 @@ impl Members {
         self.iter().find(replaceable).map(|member| member.addr)
     }
 
+    /// Has this session greeted over a later connection, and is a member by that one?
+    pub(super) fn has_later(&self, identity: &Identity, greeted_ms: u64) -> bool {
+        let is_later = |member: &Member| {
+            member.greeted_ms > greeted_ms && member.identity.resume == identity.resume
+        };
+        identity.is_named_by_connection()
+            && self.sessions_of(&identity.user) > 0
+            && self.iter().any(is_later)
+    }
+
+    pub(super) fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
+        let place = self.places.get(&addr);
+        if let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) {
+            member.greeted_ms = greeted_ms;
+        }
+    }
+
     pub(super) fn insert(
         &mut self,
         now: Now,
@@ -146,8 +165,9 @@ impl Members {
         let place = self.joined;
         self.joined += 1;
         *self.users.entry(Arc::clone(&identity.user)).or_insert(0) += 1;
+        let (announced_ms, lingering_until_ms) = (now.mono_ms, None);
         let member =
-            Member { addr, identity, state, announced_ms: now.mono_ms, lingering_until_ms: None };
+            Member { addr, identity, state, announced_ms, greeted_ms: 0, lingering_until_ms };
         self.bytes += member.encoded_bytes();
         self.places.insert(addr, place);
         self.by_place.insert(place, member);

@@ -145,6 +145,8 @@ pub struct Announcement {
     pub addr: ConnAddr,
     pub home: HomeChannelId,
     pub identity: Arc<Identity>,
+    /// When the session greeted over this connection.
+    pub greeted_ms: u64,
     pub state: State,
     /// Tells the announcements of a connection apart when one is refused.
     pub number: u32,

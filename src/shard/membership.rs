@@ -383,12 +383,13 @@ impl Shard {
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
         connection.announcements = connection.announcements.wrapping_add(1);
-        let number = connection.announcements;
+        let (number, greeted_ms) = (connection.announcements, connection.greeted_ms);
         let Some(membership) = connection.membership_mut(slot) else { return };
         membership.unsent_state = None;
         membership.number = number;
         let addr = ConnAddr { shard: self.id, conn: id };
-        let announcement = Announcement { addr, home, identity, state, number, welcome };
+        let announcement =
+            Announcement { addr, home, identity, greeted_ms, state, number, welcome };
         self.command_home(slot, Command::Announce(announcement));
     }
 

@@ -114,11 +114,18 @@ impl Shard {
     }
 
     /// Gives a returning session everything it lost on this shard.
-    pub(super) fn own_resume(&mut self, key: &ResumeKey, to: ConnAddr, answer: Answered) {
+    pub(super) fn own_resume(
+        &mut self,
+        key: &ResumeKey,
+        to: ConnAddr,
+        greeted_ms: u64,
+        answer: Answered,
+    ) {
         let mut memberships = Vec::new();
         for lost in self.lost.claim(key) {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
             if let Some(identity) = owned.channel.resume(lost.addr, to) {
+                owned.channel.set_greeted(to, greeted_ms);
                 memberships.push((Arc::clone(&owned.key), identity));
             } else if owned.channel.forget_lingering(lost.addr).is_some() {
                 // A session that was lost twice lingers twice; one place is all it gets back.
@@ -179,8 +186,10 @@ impl Shard {
             self.counters.members -= 1;
         }
         let known = owned.channel.members().find(new.addr);
-        let is_no_news = matches!(new.welcome, Welcome::Entered(_))
+        let is_entered = matches!(new.welcome, Welcome::Entered(_))
             && known.is_some_and(|member| member.state == new.state);
+        let is_no_news =
+            is_entered || owned.channel.is_outdated(new.addr, &new.identity, new.greeted_ms);
         let limits = &self.settings.limits;
         let done = match is_no_news {
             true => Ok(Announced::Updated),
@@ -189,6 +198,7 @@ impl Shard {
                 owned.channel.announce(now, new.addr, &new.identity, state, limits)
             }
         };
+        owned.channel.set_greeted(new.addr, new.greeted_ms);
         match done {
             Ok(Announced::Entered) => self.counters.members += 1,
             Ok(Announced::Returned) => self.counters.resumed_members += 1,

@@ -27,7 +27,7 @@ impl Shard {
                 Answered::Own { asked_again: self.end_earlier(now, key, addr, greeted_ms) }
             }
         };
-        self.own_resume(key, addr, answer);
+        self.own_resume(key, addr, greeted_ms, answer);
     }
 
     /// Ends a connection of this shard that a session has left for a newer one here.
