@@ -139,8 +139,16 @@ impl Run {
         let message_id = format!("{}-{}", client.published, client.twin);
         let place = (client.app, channel);
         let (serial, acked, sent) = (None, false, 0);
-        let publication =
-            Publication { author: id, channel: place, ephemeral, parts, serial, acked, sent };
+        let publication = Publication {
+            author: id,
+            life: client.life,
+            channel: place,
+            ephemeral,
+            parts,
+            serial,
+            acked,
+            sent,
+        };
         self.world.note(|| format!("client {id} publishes {message_id} in {channel}"));
         let publication = self.ghost.publish(&client.user, &message_id, publication);
         client.unacked.push(Unacked { publication, message_id, request: None });
@@ -361,6 +369,7 @@ impl Run {
         self.forget_connection(id);
         let client = &mut self.clients[id];
         client.connection = None;
+        client.life += 1;
         client.unacked.clear();
         for room in client.rooms.values_mut() {
             room.wanted = false;

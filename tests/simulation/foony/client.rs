@@ -179,12 +179,13 @@ pub struct Client {
     /// How often each ephemeral message came.
     pub ephemeral: BTreeMap<usize, u32>,
     pub published: u64,
+    pub life: u32,
     pub states: u64,
     /// Keeps the message ids of two clients of one user apart.
     pub twin: usize,
     /// It gave up a connection before it was answered. The server may take that one for the newer.
     pub shadowed: bool,
-    /// No more: it has said goodbye for good.
+    /// It never comes back.
     pub retired: bool,
 }
 

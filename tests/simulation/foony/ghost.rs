@@ -9,6 +9,8 @@ use super::line::Received;
 pub struct Publication {
     /// Number of the client in the run.
     pub author: usize,
+    /// Which of its lives, each ended by a goodbye that leaves publishes unanswered.
+    pub life: u32,
     pub channel: Place,
     pub ephemeral: bool,
     pub parts: Vec<String>,
@@ -89,13 +91,14 @@ impl Ghost {
             let lost = |p: &&Publication| p.channel == *place && p.serial.is_none();
             let lost = stored().filter(lost).count() as u64;
             assert!(unknown <= lost, "{place:?}: {unknown} of {head} serials are nobody's");
-            let mut newest: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut newest: BTreeMap<(usize, u32), usize> = BTreeMap::new();
             for (serial, (number, _)) in log {
-                let author = self.publications[*number].author;
+                let Publication { author, life, .. } = self.publications[*number];
+                let author = (author, life);
                 let before = newest.insert(author, *number);
                 assert!(
                     before.is_none_or(|before| before < *number),
-                    "{place:?} {serial}: client {author} published {before:?} after {number}"
+                    "{place:?} {serial}: client {author:?} published {before:?} after {number}"
                 );
             }
         }

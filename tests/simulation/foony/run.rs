@@ -149,7 +149,9 @@ impl Run {
             self.standstill();
             let heard = self.read_all();
             if !heard && self.clients.iter().all(|client| !is_busy(client)) {
-                return self.clients.iter_mut().for_each(|client| client.shadowed = false);
+                return self.clients.iter_mut().for_each(|client| {
+                    client.shadowed &= client.link.as_ref().is_some_and(|link| link.stalled);
+                });
             }
         }
         panic!("clients and server never stop talking");
@@ -208,8 +210,12 @@ impl Run {
             }
             self.advance(200);
         }
-        let unready = self.clients.iter().find(|client| !client.retired && !client.is_ready());
-        assert!(unready.is_none(), "never comes to rest: {unready:?}");
+        for client in &mut self.clients {
+            let rests = client.retired || client.is_ready();
+            // With a small send queue the answers to what a client asks at once may be too much.
+            assert!(rests || self.profile.may_be_slow, "never comes to rest: {client:?}");
+            client.retired = !client.is_ready();
+        }
     }
 
     /// Nothing that was given up can be read from any more.
@@ -310,6 +316,7 @@ fn random_client(rng: &mut Rng, id: usize, others: &[Client]) -> Client {
         rooms: CHANNELS.iter().map(|&channel| (channel, Room::default())).collect(),
         ephemeral: BTreeMap::new(),
         published: 0,
+        life: 0,
         states: 0,
         twin: others.iter().filter(|other| other.app == app && other.user == user).count(),
         user,
