@@ -214,7 +214,7 @@ impl World {
         }
         self.shards[s].end_turn(self.now);
         self.drain(s);
-        self.check_queues(s);
+        self.look_at_queues(s);
         self.flush(s);
         self.finish_closing(s);
         self.turned[s] = self.standstills;
@@ -403,11 +403,17 @@ impl World {
         }
     }
 
-    fn check_queues(&self, s: usize) {
-        for &id in self.homes[s].keys() {
+    /// Notes how much waits for each connection, also for those whose socket takes no more.
+    fn look_at_queues(&mut self, s: usize) {
+        for (&id, &at) in &self.homes[s] {
             let waiting = self.shards[s].queue(id).map_or(0, |queue| queue.len());
             let most = self.queue_bytes_max;
             assert!(waiting <= most, "{waiting} of {most} bytes wait for {id:?} of shard {s}");
+            let socket = &mut self.sockets[at];
+            let end = socket.written + waiting;
+            if socket.blocked && socket.queued.last().is_none_or(|(last, _)| *last < end) {
+                socket.queued.push((end, self.turned[s]));
+            }
         }
     }
 
