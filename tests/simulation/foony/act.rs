@@ -398,6 +398,11 @@ impl Run {
             };
         }
         self.clients[id].shadowed |= !link.ready;
+        // What an earlier connection lost may be on its way to this one, and then linger again.
+        let is_returning = link.ready && link.ready_since == self.world.standstills;
+        for own in self.clients[id].rooms.values_mut().map(|room| &mut room.own) {
+            own.lingers |= is_returning;
+        }
         self.forget_connection(id);
         let may_be_slow = self.profile.may_be_slow || self.clients[id].shadowed;
         let is_certain = self.profile.grace_ms > 0 && !may_be_slow && !was_over;
@@ -442,7 +447,6 @@ impl Run {
             return self.unstall(id);
         }
         link.stalled = true;
-        link.was_stalled = true;
         if let Carrier::Socket(socket) = link.carrier {
             self.world.sockets[socket].room = room;
         }

@@ -91,6 +91,7 @@ impl Run {
         assert_eq!(*known, connection, "client {id} comes back as another connection");
         let link = client.link.as_mut().expect("a connection");
         assert!(!std::mem::replace(&mut link.ready, true), "connected twice");
+        link.ready_since = self.world.standstills;
         self.restore(id);
     }
 

@@ -12,10 +12,10 @@ pub struct Link {
     pub carrier: Carrier,
     /// `connected` was heard.
     pub ready: bool,
+    /// Standstills before.
+    pub ready_since: u64,
     /// The client does not read.
     pub stalled: bool,
-    /// It has been stalled at some time.
-    pub was_stalled: bool,
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Link {
 
     fn new(mode: Mode, carrier: Carrier) -> Self {
         let line = Line::new(mode);
-        Link { line, carrier, ready: false, stalled: false, was_stalled: false }
+        Link { line, carrier, ready: false, ready_since: 0, stalled: false }
     }
 
     pub fn send(&mut self, world: &mut World, bytes: &[u8]) {
