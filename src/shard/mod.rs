@@ -372,6 +372,7 @@ impl Shard {
             unread: connection.unread,
             unsent: connection.queue,
             pace: connection.pace,
+            greeted_ms: connection.greeted_ms,
             small_reader: connection.flags.small_reader,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
@@ -434,7 +435,9 @@ impl Shard {
                 self.handle_answer(now, conn, request, &channel, answer);
             }
             Envelope::Poll { from, number, ask } => self.handle_poll(now, from, number, ask),
-            Envelope::Resume { key, addr } => self.handle_resume(now, &key, addr),
+            Envelope::Resume { key, addr, greeted_ms } => {
+                self.handle_resume(now, &key, addr, greeted_ms);
+            }
             Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {
                 self.hot.insert(hash);

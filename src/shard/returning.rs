@@ -12,9 +12,19 @@ use crate::ids::{ConnAddr, ConnId, Now};
 impl Shard {
     /// Some shard has a session that may have lost memberships here, and may still have a
     /// connection here.
-    pub(super) fn handle_resume(&mut self, now: Now, key: &Arc<ResumeKey>, addr: ConnAddr) {
-        let is_newer = |id| addr == ConnAddr { shard: self.id, conn: id };
-        if let Some(earlier) = self.find_named(key).filter(|&id| !is_newer(id)) {
+    pub(super) fn handle_resume(
+        &mut self,
+        now: Now,
+        key: &Arc<ResumeKey>,
+        addr: ConnAddr,
+        greeted_ms: u64,
+    ) {
+        let is_earlier = |&id: &ConnId| {
+            let is_asker = addr == ConnAddr { shard: self.id, conn: id };
+            // The question may have been long under way.
+            !is_asker && self.connections.get(id).is_some_and(|c| c.greeted_ms <= greeted_ms)
+        };
+        if let Some(earlier) = self.find_named(key).filter(is_earlier) {
             self.disconnect(now, earlier, Disconnect::Replaced);
         }
         match key.session {
