@@ -94,8 +94,8 @@ impl Shard {
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
-        if self.is_superseded(id) {
-            return self.disconnect(now, id, Disconnect::Replaced);
+        if !self.outlives_rivals(now, id) {
+            return;
         }
         self.note_name(id);
         match parcel.first {
