@@ -205,7 +205,7 @@ impl Run {
         let channel = self.channel_of(&message.channel);
         let number = self.ghost.see((self.clients[id].app, channel), message);
         let front = self.clients[id].room(channel).stream.front().cloned();
-        let Some(Segment::Subscribed { live, next, floor, cursor, .. }) = front else {
+        let Some(Segment::Subscribed { live, next, known, floor, cursor, .. }) = front else {
             panic!("client {id} did not ask for {message:?}")
         };
         let serial = message.serial;
@@ -223,7 +223,7 @@ impl Run {
                 self.assert_aged_out(id, channel, next - 1, "a gap");
             }
             None if live && serial > floor + 1 => {
-                self.assert_aged_out(id, channel, floor, "the first message");
+                self.assert_aged_out(id, channel, known, "the first message");
             }
             None if live => {}
             _ => panic!("client {id} expects {next:?} (from {cursor}, live: {live}): {message:?}"),
