@@ -154,7 +154,8 @@ impl Run {
         let room = client.room(channel);
         if let Some(at) = room.watches.iter().position(|(number, _)| *number == request) {
             room.watches.drain(..=at);
-            room.watched = is_json && room.is_subscribed();
+            let subscribes = |s: &Segment| matches!(s, Segment::Subscribed { .. });
+            room.watched = is_json && room.stream.iter().any(subscribes);
             room.view.clear();
         }
     }
@@ -332,8 +333,6 @@ impl Run {
         let is_own_state = data.is_empty()
             || data.contains(&format!("{app}/")) && data.contains(&format!("/{channel}/"));
         assert!(is_quiet && is_own_state, "client {id} is shown {data} in {channel} of {app}");
-        let is_known =
-            self.clients[id].room(channel).view.contains_key(&(user.clone(), connection.clone()));
         for other in self.clients.iter().filter(|c| c.app == app) {
             if other.connection.as_ref() != Some(&connection) {
                 continue;
@@ -348,7 +347,6 @@ impl Run {
                 "false leave: client {id} is told that client {} left {channel}",
                 other.id
             );
-            let _ = is_known;
         }
         let view = &mut self.clients[id].room(channel).view;
         match action {
