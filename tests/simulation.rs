@@ -54,7 +54,7 @@ use simulation::run::Run;
 
 /// Seeds that one `cargo test` tries of each kind unless `HEADCOUNT_SEEDS` says otherwise.
 const SEEDS: u64 = 2000;
-const FOONY_SEEDS: u64 = 1000;
+const FOONY_SEEDS: u64 = 4000;
 
 /// Which clients a run is about, and the test that runs it.
 #[derive(Clone, Copy, Debug)]

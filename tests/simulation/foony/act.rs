@@ -191,6 +191,7 @@ impl Run {
     pub fn subscribe(&mut self, id: usize, channel: &'static str, enter: bool) {
         let request = self.number(id);
         let is_json = self.clients[id].mode == Mode::Json;
+        let known = self.ghost.head((self.clients[id].app, channel));
         let room = self.clients[id].room(channel);
         room.wanted = true;
         room.watched |= is_json;
@@ -201,7 +202,14 @@ impl Run {
             }
             let next = (cursor > 0).then_some(cursor + 1);
             let (live, floor) = (false, 0);
-            room.stream.push_back(Segment::Subscribed { request, cursor, live, next, floor });
+            room.stream.push_back(Segment::Subscribed {
+                request,
+                cursor,
+                live,
+                next,
+                known,
+                floor,
+            });
         }
         self.world.note(|| format!("client {id} subscribes to {channel} from {cursor}"));
         self.expect(id, request, Asked::Subscribe { channel, cursor, enter });

@@ -76,7 +76,9 @@ pub enum Segment {
         live: bool,
         /// The serial that must come next, if that is known.
         next: Option<u64>,
-        /// All messages up to this one were published before.
+        /// Up to this one messages were known before it was asked.
+        known: u64,
+        /// Those after this one were published after it was acknowledged.
         floor: u64,
     },
     Unsubscribed {
