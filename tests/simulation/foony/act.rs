@@ -171,7 +171,7 @@ impl Run {
         let message =
             |part: &'static str, data| Message { name: part.into(), data, ..Message::default() };
         // The SDK sends every stored publish as a batch.
-        let content = match (&parts[..], ephemeral || request % 3 == 0) {
+        let content = match (&parts[..], ephemeral || request.is_multiple_of(3)) {
             ([only], true) => Content::One(message("n", only.as_bytes())),
             (all, _) => Content::Batch(all.iter().map(|p| message("n", p.as_bytes())).collect()),
         };
