@@ -32,10 +32,10 @@ pub struct Socket {
     pub stage: Stage,
     /// A receive entry is armed.
     pub receiving: bool,
-    /// It sends faster than one buffer per turn, and so is read once per turn.
+    /// It sends more than its share, and so is read once per turn.
     pub eager: bool,
     /// The last turn in which something was read, and how many bytes.
-    read_turn: u64,
+    pub read_turn: u64,
     read_bytes: usize,
     /// Receive completions that wait for a later turn.
     deferred: u32,
@@ -64,13 +64,13 @@ impl Socket {
         }
     }
 
-    /// Bytes that may still be read from this socket in `turn`: a buffer's worth in all.
-    pub fn share_left(&mut self, turn: u64) -> usize {
+    /// Bytes that may still be read from this socket in `turn`, of `share` in all.
+    pub fn share_left(&mut self, turn: u64, share: usize) -> usize {
         if self.read_turn != turn {
             self.read_turn = turn;
             self.read_bytes = 0;
         }
-        BUFFER_BYTES.saturating_sub(self.read_bytes)
+        share.saturating_sub(self.read_bytes)
     }
 
     /// A completion waits for a later turn, and so does what came after it.

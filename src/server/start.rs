@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -216,6 +217,28 @@ fn settings(
     })
 }
 
+/// Every socket that is listened on.
+struct Listening {
+    addresses: Addresses,
+    shards: Vec<ShardListeners>,
+    admin: OwnedFd,
+}
+
+fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
+    let (listen, takeover) = (&options.config.listen, options.takeover);
+    let congestion = listen.congestion.as_str();
+    let (http, http_fds) = listen::bind(listen.http, shards, takeover, congestion)?;
+    let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover, congestion)?;
+    let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover, "")?;
+    let both = http_fds.into_iter().zip(tcp_fds);
+    let admin_fd = admin_fds.into_iter().next();
+    Ok(Listening {
+        addresses: Addresses { http, sync_tcp, admin },
+        shards: both.map(|(http, sync_tcp)| ShardListeners::new(http, sync_tcp)).collect(),
+        admin: admin_fd.ok_or_else(|| StartError::thread("the admin address", "no socket"))?,
+    })
+}
+
 fn start(
     options: &Options,
     settings: Arc<Settings>,
@@ -224,9 +247,7 @@ fn start(
 ) -> Result<(Addresses, Running), StartError> {
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
-    let (http, http_fds) = listen::bind(config.listen.http, shards, options.takeover)?;
-    let (sync_tcp, tcp_fds) = listen::bind(config.listen.sync_tcp, shards, options.takeover)?;
-    let (admin, admin_fds) = listen::bind(config.listen.admin, 1, options.takeover)?;
+    let Listening { addresses, shards: shard_listeners, admin } = bind(options, shards)?;
     let limit = probe::connection_budget(shards)?;
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
@@ -237,14 +258,14 @@ fn start(
     let mut controls = Vec::new();
     let mut handles = Vec::new();
     let edge_mailboxes = mailboxes.pop();
-    let fds = http_fds.into_iter().zip(tcp_fds);
-    for (index, (mailboxes, (http, sync_tcp))) in mailboxes.into_iter().zip(fds).enumerate() {
+    let parts = mailboxes.into_iter().zip(shard_listeners);
+    for (index, (mailboxes, listeners)) in parts.enumerate() {
         let (control, controlled) = bounded(4);
         controls.push(control);
         let parts = ShardParts {
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
-            listeners: ShardListeners::new(http, sync_tcp),
+            listeners,
             control: controlled,
             clock,
             spin: Duration::from_micros(config.cores.spin_us),
@@ -252,7 +273,7 @@ fn start(
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
-    if let (Some(mailboxes), Some(admin)) = (edge_mailboxes, admin_fds.into_iter().next()) {
+    if let Some(mailboxes) = edge_mailboxes {
         let (control, controlled) = bounded(4);
         controls.push(control);
         let (health, ready) = (Arc::clone(&health), Arc::clone(&ready));
@@ -283,7 +304,7 @@ fn start(
         _watchdog_stop: watchdog_stop,
         _data_dir: data_dir,
     };
-    Ok((Addresses { http, sync_tcp, admin }, running))
+    Ok((addresses, running))
 }
 
 /// The configured CPU of a shard; without one the kernel chooses among the allowed ones.

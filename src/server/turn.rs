@@ -16,7 +16,7 @@ use crossbeam_channel::Receiver;
 use super::clock::Clock;
 use super::listen::ShardListeners;
 use super::mesh::Mailboxes;
-use super::ring::{Completion, Operation, Ring};
+use super::ring::{BUFFER_BYTES, Completion, Operation, Ring};
 use super::sockets::{Arrival, Sockets, Stage, token};
 use crate::counters::Dropped;
 use crate::ids::{ConnId, Now, ShardId};
@@ -30,6 +30,11 @@ const RUNS_MAX: usize = 64;
 
 /// Connections whose runs are gathered before they are submitted.
 const GATHERED_MAX: usize = 512;
+
+/// Bytes that are read from all connections together in one turn, about. One that sends alone may
+/// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
+/// buffer's worth.
+const TURN_BYTES: usize = 64 * 1024;
 
 /// How long a closed connection may take to let go of its socket.
 const CLOSE_MS: u64 = 2_000;
@@ -86,6 +91,9 @@ pub struct TurnLoop {
     /// Receive completions of connections that have had their share of a turn.
     deferred: VecDeque<Completion>,
     turn: u64,
+    /// Connections that something was read from in this turn, and what each may be read in it.
+    readers: usize,
+    share: usize,
     rooms: Vec<usize>,
     loads: Vec<u32>,
     /// Connections to receive from again once buffers are free.
@@ -153,6 +161,8 @@ impl TurnLoop {
             completions: Vec::new(),
             deferred: VecDeque::new(),
             turn: 0,
+            readers: 0,
+            share: TURN_BYTES,
             rooms: Vec::new(),
             loads: vec![0; shards],
             unarmed: Vec::new(),
@@ -185,6 +195,8 @@ impl TurnLoop {
     fn turn(&mut self) -> io::Result<Activity> {
         let now = self.clock.now();
         self.turn += 1;
+        self.share = (TURN_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
+        self.readers = 0;
         self.mailboxes.station().count_turn();
         self.ring.submit()?;
         self.begin(now);
@@ -201,9 +213,8 @@ impl TurnLoop {
         self.flush(now)?;
         self.finish_closing(now)?;
         self.mailboxes.wake_touched();
-        let pending = !self.completions.is_empty()
-            || !self.deferred.is_empty()
-            || self.shard.has_dirty_connections();
+        let pending = !self.completions.is_empty() || !self.deferred.is_empty();
+        let pending = pending || self.shard.has_dirty_connections() || self.shard.has_backlog();
         let busy = completions || envelopes || pending;
         Ok(if busy { Activity::Busy } else { Activity::Idle })
     }
@@ -300,8 +311,8 @@ impl TurnLoop {
         }
     }
 
-    /// Reads one buffer's worth per connection and turn, so that a flooding peer costs the others
-    /// no more than that; what it sent beyond waits, in order.
+    /// Reads its share of a turn from a connection, so that a flooding peer costs the others no more
+    /// than that; what it sent beyond waits, in order.
     fn take_received(
         &mut self,
         now: Now,
@@ -315,8 +326,9 @@ impl TurnLoop {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let congested = self.shard.is_congested() && completion.buffer.is_some();
-        if congested || socket.must_wait(arrival, self.turn) || socket.share_left(self.turn) < bytes
-        {
+        self.readers += usize::from(socket.read_turn != self.turn && bytes > 0);
+        let is_over = socket.share_left(self.turn, self.share) < bytes;
+        if congested || socket.must_wait(arrival, self.turn) || is_over {
             socket.put_off(arrival, self.turn);
             let was_eager = std::mem::replace(&mut socket.eager, true);
             self.deferred.push_back(completion);

@@ -462,7 +462,12 @@ impl Shard {
         self.send_reply(now, id);
         match step {
             Step::Request { id: number, channel, request } => {
-                return self.handle_request(now, id, number, &channel, request);
+                let placed = self.handle_request(now, id, number, &channel, request);
+                if placed != Placed::Here {
+                    // It is counted where it is carried out.
+                    self.counters.messages_in -= 1;
+                }
+                return placed;
             }
             Step::Ignored(reason) => self.counters.ignore(reason),
             Step::Greeted(arrival) => self.greeted(now, id, arrival),

@@ -289,6 +289,11 @@ impl Shard {
         self.outbox.is_congested()
     }
 
+    /// True while requests wait for nothing but their turn.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlogged.is_empty()
+    }
+
     /// True while some connection has bytes to write.
     pub fn has_dirty_connections(&self) -> bool {
         !self.dirty_connections.is_empty()

@@ -12,7 +12,7 @@ use super::placement::Placed;
 use crate::channel::{Identity, Position, Room};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnId, Now};
-use crate::session::foony::NO_REQUEST;
+use crate::session::foony::ON_BEHALF;
 use crate::session::foony::encode::Writer;
 use crate::session::{Answer, Feed, FeedSet, Request, Scope};
 
@@ -247,7 +247,7 @@ impl Shard {
     ) {
         let Some(feed) = self.foony_feeds(asking.id).map(|feeds| feeds.0) else { return };
         if scope == Scope::MessagesAndPresence {
-            self.watch(now, &Asking { number: NO_REQUEST, ..*asking });
+            self.watch(now, &Asking { number: asking.number | ON_BEHALF, ..*asking });
         }
         let replay = match self.is_subscribed(asking.id, asking.slot, feed) {
             true => Replaying::Needless,
@@ -333,15 +333,23 @@ impl Shard {
     ) {
         let Some((_, feed)) = self.foony_feeds(id) else { return };
         let Some(name) = self.homes.get(slot).map(|home| Arc::clone(&home.key)) else { return };
-        let is_watching = self.is_subscribed(id, slot, feed);
+        let connection = self.connections.get(id);
+        let subscription = connection.and_then(|c| c.subscription(slot, feed));
+        if !subscription.is_some_and(|s| s.place.is_some() || s.request == number) {
+            // An answer to a wish that the session has given up since.
+            let nobody = Answer::Watched { left: Vec::new(), members: Vec::new() };
+            return self.answer(now, id, number, &name.name, &nobody);
+        }
         self.admit(id, slot, feed);
         let mut left = self.take_departures(id, slot);
         if !left.is_empty() {
             let present: HashSet<_> = members.iter().map(|m| member_name(&m.identity)).collect();
             left.retain(|gone| !present.contains(&member_name(gone)));
         }
-        let members = if is_watching { members } else { Vec::new() };
         self.answer(now, id, number, &name.name, &Answer::Watched { left, members });
+        if self.connections.get(id).is_some_and(|connection| connection.queue.is_empty()) {
+            self.refresh_stale(now, id);
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! | message of the other kind (text after binary) | - | kept | `ignored{text_message}` |
 //! | record that reaches past its message | err 0 40001 | kept, records before it count | `ignored{malformed_*}` |
 //! | record or frame that does not decode | err `id` 40001 | kept | `ignored{malformed_*}` |
-//! | request without an id | err 0 40001 | kept | `ignored{malformed_body}` |
+//! | request without an id, or with one above 2^53 | err 0 40001 | kept | `ignored{malformed_body}` |
 //! | no auth in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | anything before auth | err `id` 40101 | kept until that deadline | `ignored{unauthenticated}` |
 //! | bad key or token, more than its key may do, other client id | err 0 40101 | closed 1008 | `disconnect{bad_credentials}` |
@@ -45,7 +45,7 @@ use crate::channel::{
     Content, Draft, Identity, JsonState, Keeping, Part, Position, ResumeKey, SessionName, State,
 };
 use crate::counters::Ignored;
-use crate::error::{Disconnect, Reject};
+use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Now;
 use crate::limits::MESSAGE_ID_BYTES_MAX;
 use crate::wire::foony::{
@@ -59,6 +59,13 @@ pub const HISTORY_LIMIT_MAX: usize = 1000;
 
 /// The request number of what the server does by itself; nobody is told when it is done.
 pub const NO_REQUEST: u64 = 0;
+
+/// Added to the number of a request that the server makes of another one of the client's: nobody
+/// is told when it is done either.
+pub const ON_BEHALF: u64 = 1 << 63;
+
+/// Clients keep numbers as doubles (`protocols/foony.md` section 0, 11).
+const REQUEST_MAX: u64 = 1 << 53;
 
 /// Protocol state of one connection.
 #[derive(Debug)]
@@ -114,9 +121,9 @@ impl Session {
                 return Step::Done;
             }
             _ if is_first => Err(Refusal::Reject(Reject::Unauthenticated)),
-            _ if id == NO_REQUEST => {
-                let error = crate::error::FrameError::Body;
-                return self.refuse_malformed(Malformed { error, id }, out);
+            _ if id == NO_REQUEST || id > REQUEST_MAX => {
+                let malformed = Malformed { error: FrameError::Body, id: NO_REQUEST };
+                return self.refuse_malformed(malformed, out);
             }
             request => self.prepare(cx, request),
         };
@@ -133,17 +140,18 @@ impl Session {
         Step::Ignored(Ignored::Malformed(malformed.error))
     }
 
-    /// Tells the client what became of a request; nothing for [`NO_REQUEST`] but what it brought.
+    /// Tells the client what became of a request, and what it brought; only the latter for
+    /// [`NO_REQUEST`] and [`ON_BEHALF`].
     pub fn answer(&self, now: Now, id: u64, channel: &str, answer: &Answer, out: &mut Writer<'_>) {
         let acknowledge = |out: &mut Writer<'_>, serial, resumed| {
-            if id != NO_REQUEST {
+            if !is_silent(id) {
                 out.event(&Event::Ack { id, serial, resumed });
             }
         };
         match answer {
             Answer::Done => acknowledge(out, 0, None),
             Answer::Published { serial } => acknowledge(out, *serial, None),
-            Answer::Refused(reject) if id != NO_REQUEST => {
+            Answer::Refused(reject) if !is_silent(id) => {
                 let message = reject.to_string().into();
                 out.event(&Event::Error { id, code: ErrorCode::from(*reject), message });
             }
@@ -346,6 +354,11 @@ impl Session {
             keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
         })
     }
+}
+
+/// Is nobody told what became of the request with this number?
+fn is_silent(id: u64) -> bool {
+    id == NO_REQUEST || id & ON_BEHALF != 0
 }
 
 fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
