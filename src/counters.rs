@@ -20,7 +20,7 @@ pub enum Ignored {
 
 impl Ignored {
     /// Labels of all reasons, in metric order.
-    pub const LABELS: [&'static str; 23] = [
+    pub const LABELS: [&'static str; 25] = [
         "wrong_direction",
         "text_message",
         "nothing_to_do",
@@ -40,8 +40,10 @@ impl Ignored {
         "forbidden",
         "channel_name",
         "state_too_large",
+        "message_too_large",
         "too_many_channels",
         "channel_full",
+        "server_full",
         "busy",
         "unsupported",
     ];
@@ -80,10 +82,12 @@ fn reject_index(reject: Reject) -> usize {
         Reject::Forbidden => 3,
         Reject::ChannelName => 4,
         Reject::StateTooLarge => 5,
-        Reject::TooManyChannels => 6,
-        Reject::ChannelFull => 7,
-        Reject::Busy => 8,
-        Reject::Unsupported => 9,
+        Reject::MessageTooLarge => 6,
+        Reject::TooManyChannels => 7,
+        Reject::ChannelFull => 8,
+        Reject::ServerFull => 9,
+        Reject::Busy => 10,
+        Reject::Unsupported => 11,
     }
 }
 
@@ -98,15 +102,24 @@ pub enum Dropped {
     HandoffMailboxFull,
     /// A new connection refused at the limit of its shard, or for want of descriptors.
     ConnectionLimit,
+    /// Messages to one subscriber whose send queue is full; it catches up, or sees the gap.
+    MessageSlowConsumer,
+    /// Messages to a home shard; it gets them, or sees the gap, on a later turn.
+    MessageMailboxFull,
+    /// Messages forgotten before their time, because the shard's memory for them is full.
+    MessageHistoryFull,
 }
 
 impl Dropped {
     /// Labels of all reasons: what was dropped, and why.
-    pub const LABELS: [(&'static str, &'static str); 4] = [
+    pub const LABELS: [(&'static str, &'static str); 7] = [
         ("request", "mailbox_full"),
         ("event", "mailbox_full"),
         ("handoff", "mailbox_full"),
         ("connection", "limit"),
+        ("message", "slow_consumer"),
+        ("message", "mailbox_full"),
+        ("message", "history_full"),
     ];
 }
 
@@ -140,6 +153,9 @@ pub struct Counters {
     pub presence_updates: u64,
     pub presence_ticks: u64,
     pub deliveries: u64,
+    pub messages_published: u64,
+    pub messages_resent: u64,
+    pub messages_delivered: u64,
     pub bytes_out: u64,
     pub members: u64,
     pub channels: u64,
@@ -160,7 +176,11 @@ impl Counters {
     }
 
     pub fn drop(&mut self, reason: Dropped) {
-        self.dropped[reason as usize] += 1;
+        self.drop_many(reason, 1);
+    }
+
+    pub fn drop_many(&mut self, reason: Dropped, count: u32) {
+        self.dropped[reason as usize] += u64::from(count);
     }
 
     pub fn conflate(&mut self, reason: Conflated) {
@@ -196,7 +216,7 @@ mod tests {
     fn every_reason_has_its_own_label() {
         assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
         assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
-        assert_eq!(Dropped::ConnectionLimit as usize + 1, Dropped::LABELS.len());
+        assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
         assert_eq!(Conflated::Interval as usize + 1, Conflated::LABELS.len());
     }
 }

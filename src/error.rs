@@ -55,10 +55,14 @@ pub enum Reject {
     ChannelName,
     #[error("the state is larger than the limit")]
     StateTooLarge,
+    #[error("the message is larger than the limit")]
+    MessageTooLarge,
     #[error("the session is in as many channels as it may be")]
     TooManyChannels,
     #[error("the channel has as many members as it may have")]
     ChannelFull,
+    #[error("the server has as many channels as it may have")]
+    ServerFull,
     #[error("the owner of the channel is overloaded, try again")]
     Busy,
     #[error("not supported")]
@@ -92,6 +96,11 @@ pub enum Disconnect {
     OldClient,
     #[error("the token has expired")]
     TokenExpired,
+    #[error("credentials refused")]
+    BadCredentials,
+    /// The same session goes on over another connection.
+    #[error("continued on another connection")]
+    Replaced,
     #[error("receiver too slow")]
     Slow,
     #[error("server is shutting down")]
@@ -110,7 +119,7 @@ pub enum Retry {
 
 impl Disconnect {
     /// Every reason, in the order of their metrics.
-    pub const ALL: [Disconnect; 14] = [
+    pub const ALL: [Disconnect; 16] = [
         Disconnect::Clean,
         Disconnect::Lost,
         Disconnect::Protocol,
@@ -122,6 +131,8 @@ impl Disconnect {
         Disconnect::WireVersion,
         Disconnect::OldClient,
         Disconnect::TokenExpired,
+        Disconnect::BadCredentials,
+        Disconnect::Replaced,
         Disconnect::Slow,
         Disconnect::Shutdown,
         Disconnect::Internal,
@@ -130,13 +141,13 @@ impl Disconnect {
     /// WebSocket close code (RFC 6455 section 7.4.1) that tells the peer why.
     pub fn close_code(self) -> u16 {
         match self {
-            Disconnect::Clean => 1000,
+            Disconnect::Clean | Disconnect::Replaced => 1000,
             Disconnect::Shutdown => 1001,
             Disconnect::Protocol => 1002,
             Disconnect::UnknownProtocol => 1003,
             Disconnect::Utf8 => 1007,
             Disconnect::GreetingTimeout | Disconnect::WireVersion | Disconnect::OldClient => 1008,
-            Disconnect::TokenExpired => 1008,
+            Disconnect::TokenExpired | Disconnect::BadCredentials => 1008,
             Disconnect::TooLarge => 1009,
             Disconnect::Internal => 1011,
             Disconnect::Slow => 1013,
@@ -152,7 +163,9 @@ impl Disconnect {
             | Disconnect::TooLarge
             | Disconnect::UnknownProtocol
             | Disconnect::WireVersion
-            | Disconnect::OldClient => Retry::Never,
+            | Disconnect::OldClient
+            | Disconnect::BadCredentials
+            | Disconnect::Replaced => Retry::Never,
             Disconnect::Slow | Disconnect::Internal => Retry::Later,
             _ => Retry::Now,
         }
@@ -172,6 +185,8 @@ impl Disconnect {
             Disconnect::WireVersion => "wire_version",
             Disconnect::OldClient => "old_client",
             Disconnect::TokenExpired => "token_expired",
+            Disconnect::BadCredentials => "bad_credentials",
+            Disconnect::Replaced => "replaced",
             Disconnect::Slow => "slow",
             Disconnect::Shutdown => "shutdown",
             Disconnect::Internal => "internal",

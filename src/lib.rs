@@ -19,7 +19,7 @@
 //! - [`shard`]: everything one core owns, as a state machine.
 //!
 //! With the feature `server`: `config` (the file), `server` (the glommio shell), `admin` (what
-//! operators ask), `cli` (the commands).
+//! operators ask), `rest` (what applications ask over plain HTTP), `cli` (the commands).
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -38,6 +38,8 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod policy;
+#[cfg(feature = "server")]
+pub mod rest;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;

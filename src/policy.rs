@@ -75,6 +75,16 @@ pub struct Policy {
     pub slow_consumer: SlowConsumer,
 }
 
+impl Policy {
+    /// Messages that are kept, whatever their age and size.
+    pub fn messages_kept(&self) -> usize {
+        match self.durability {
+            Durability::None => 0,
+            Durability::Memory | Durability::Disk => self.history_messages as usize,
+        }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Policy {

@@ -5,45 +5,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 
+use command::{headcount, printed, refusal, run, stdout};
+
+mod command;
+
 /// `EX_CONFIG` of sysexits.h.
 const CONFIG: i32 = 78;
-
-fn headcount(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    command.args(arguments).stdin(Stdio::null()).env_remove("HEADCOUNT_CONFIG");
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    headcount(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-/// What a command printed that did what was asked, and said nothing else.
-fn printed(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    assert_eq!(output.stderr, b"", "{arguments:?}");
-    stdout(&output).to_owned()
-}
-
-/// The one line of a command that failed with `code`, and printed nothing else.
-fn refusal(arguments: &[&str], code: i32) -> String {
-    let output = run(arguments);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
-    assert_eq!(stdout(&output), "", "{arguments:?}");
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
-    assert_eq!(stderr.matches('\n').count(), 1, "{arguments:?}: {stderr}");
-    stderr
-}
 
 /// A configuration file of its own for each test.
 fn file(test: &str, text: &str) -> String {

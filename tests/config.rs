@@ -397,6 +397,8 @@ fn broken_key_files_are_named() {
 #[test]
 fn the_development_key_is_made_once_and_kept_private() {
     let dir = directory("dev_key").join("new/data");
+    assert!(dev_key::load_kept(&dir).unwrap().is_none());
+    assert!(!dir.exists(), "looking for a key makes nothing");
     let first = dev_key::load_or_create(&dir).unwrap();
     assert!(first.text.starts_with("demo.kid_dev:sk_"), "{}", first.text);
     assert_eq!(first.text.len(), "demo.kid_dev:sk_".len() + 32);
@@ -406,6 +408,7 @@ fn the_development_key_is_made_once_and_kept_private() {
 
     let again = dev_key::load_or_create(&dir).unwrap();
     assert_eq!(again.text, first.text);
+    assert_eq!(dev_key::load_kept(&dir).unwrap().unwrap().text, first.text);
     assert_ne!(dev_key::generate().unwrap().text, first.text);
     let ring = config("").keyring(Some(again.key)).unwrap();
     assert_eq!(ring.verify_key(&first.text).unwrap().name(), "demo.kid_dev");

@@ -5,6 +5,7 @@ mod simulation;
 
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy, SnapshotOnJoin};
+use headcount::session::message_pack_state;
 use headcount::shard::Listener;
 use headcount::wire::sync::Layout;
 use headcount::wire::websocket::{Opcode, close_body};
@@ -143,7 +144,10 @@ impl Scene {
     fn members(&mut self, channel: &str) -> Vec<String> {
         let members = self.world.members(APP, channel);
         let text = |state: &[u8]| String::from_utf8_lossy(state).into_owned();
-        members.iter().map(|m| format!("{}={}", m.user, text(&m.state))).collect()
+        members
+            .iter()
+            .map(|m| format!("{}={}", m.identity.user, text(message_pack_state(&m.state))))
+            .collect()
     }
 
     fn total(&self, gauge: impl Fn(&headcount::counters::Counters) -> u64) -> u64 {

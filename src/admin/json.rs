@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::channel::{Change, ChangeKind};
+use crate::channel::{self, Change, ChangeKind};
 use crate::ids::{ConnAddr, Now};
+use crate::session::message_pack_state;
 use crate::shard::MemberView;
 use crate::wire::msgpack;
 
@@ -41,9 +42,9 @@ struct MemberJson<'m> {
 impl<'m> MemberJson<'m> {
     fn of(member: &'m MemberView) -> Self {
         MemberJson {
-            user: &member.user,
+            user: &member.identity.user,
             connection: connection(member.addr),
-            state: State::of(&member.state),
+            state: State::of(message_pack_state(&member.state)),
             age_ms: member.age_ms,
             lingering: member.lingering,
         }
@@ -80,7 +81,7 @@ pub fn present_lines(now: Now, members: &[MemberView]) -> String {
             now,
             "present",
             member.addr,
-            &member.user,
+            &member.identity.user,
             &member.state,
             member.age_ms,
         );
@@ -115,11 +116,11 @@ fn push_event(
     event: &'static str,
     addr: ConnAddr,
     user: &str,
-    state: &[u8],
+    state: &channel::State,
     age_ms: u64,
 ) {
     let connection = connection(addr);
-    let state = State::of(state);
+    let state = State::of(message_pack_state(state));
     let event = EventJson { event, at_ms: now.wall_ms, user, connection, state, age_ms };
     // Strings, numbers and values that came from JSON types always serialise.
     if let Ok(line) = serde_json::to_string(&event) {

@@ -1,5 +1,7 @@
 //! Counters of all shards in the Prometheus text format.
 
+use std::collections::BTreeMap;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::Counter;
@@ -10,12 +12,18 @@ use prometheus_client::registry::Registry;
 use crate::counters::Counters;
 
 /// What the process as a whole reports.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Process {
     pub ready: bool,
     pub silent_executors: u64,
     pub executor_stalls: u64,
     pub uptime_s: u64,
+    /// Plain HTTP connections that are open.
+    pub http_connections: u64,
+    /// Plain HTTP connections for which there was no room.
+    pub http_refused: u64,
+    /// Plain HTTP responses by status.
+    pub http_responses: BTreeMap<u16, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +42,11 @@ struct DropLabels {
     shard: u32,
     what: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: u16,
 }
 
 /// A number that a shard reports: name, help, and where it is.
@@ -65,7 +78,7 @@ const COUNTERS: [Column; 13] = [
 ];
 
 /// Encodes the counters of every shard, in shard order.
-pub fn encode(shards: &[Counters], process: Process) -> String {
+pub fn encode(shards: &[Counters], process: &Process) -> String {
     let mut registry = Registry::with_prefix("headcount");
     register_process(&mut registry, process);
     for (name, help, value) in GAUGES {
@@ -93,8 +106,9 @@ fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
     (0..).zip(shards)
 }
 
-fn register_process(registry: &mut Registry, process: Process) {
+fn register_process(registry: &mut Registry, process: &Process) {
     let gauges = [
+        ("http_connections", "Open connections of plain HTTP", process.http_connections),
         ("ready", "1 while the server takes work", u64::from(process.ready)),
         ("silent_executors", "Executors that take no turns", process.silent_executors),
         ("uptime_seconds", "Time since start", process.uptime_s),
@@ -104,9 +118,20 @@ fn register_process(registry: &mut Registry, process: Process) {
         gauge.set(value as i64);
         registry.register(name, help, gauge);
     }
-    let stalls: Counter = Counter::default();
-    stalls.inc_by(process.executor_stalls);
-    registry.register("executor_stalls", "Times an executor fell silent", stalls);
+    let counters = [
+        ("executor_stalls", "Times an executor fell silent", process.executor_stalls),
+        ("http_refused", "Connections of plain HTTP closed at the limit", process.http_refused),
+    ];
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+    let responses = Family::<StatusLabels, Counter>::default();
+    for (&status, &count) in &process.http_responses {
+        responses.get_or_create(&StatusLabels { status }).inc_by(count);
+    }
+    registry.register("http_responses", "Responses of plain HTTP, by status", responses);
 }
 
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
@@ -148,10 +173,20 @@ mod tests {
         let mut counters = Counters::default();
         counters.connections = 3;
         counters.disconnect(Disconnect::Slow);
-        let process = Process { ready: true, silent_executors: 0, executor_stalls: 0, uptime_s: 1 };
-        let text = encode(&[Counters::default(), counters], process);
+        let process = Process {
+            ready: true,
+            silent_executors: 0,
+            executor_stalls: 0,
+            uptime_s: 1,
+            http_connections: 2,
+            http_refused: 5,
+            http_responses: BTreeMap::from([(200, 7), (503, 1)]),
+        };
+        let text = encode(&[Counters::default(), counters], &process);
         for line in [
             "headcount_ready 1",
+            "headcount_http_refused_total 5",
+            "headcount_http_responses_total{status=\"503\"} 1",
             "headcount_connections{shard=\"1\"} 3",
             "headcount_disconnects_total{shard=\"1\",reason=\"slow\"} 1",
             "headcount_disconnects_total{shard=\"0\",reason=\"slow\"} 0",

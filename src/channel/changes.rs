@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::Identity;
+use super::{Identity, State};
 use crate::ids::ConnAddr;
 
 /// How a member changed.
@@ -22,7 +20,7 @@ pub struct Change {
     pub kind: ChangeKind,
     pub addr: ConnAddr,
     pub identity: Arc<Identity>,
-    pub state: Bytes,
+    pub state: State,
 }
 
 /// Whose doing a tick was; decides who need not be told.
@@ -75,7 +73,7 @@ impl Changes {
         kind: ChangeKind,
         addr: ConnAddr,
         identity: &Arc<Identity>,
-        state: Bytes,
+        state: State,
     ) {
         let known = self.index.get(&addr).copied();
         // A connection that greeted anew is somebody else; the earlier user's leave must be seen.

@@ -49,28 +49,64 @@ impl Content {
 }
 
 impl Message {
-    /// Memory it takes, in bytes, about.
-    fn bytes(&self) -> usize {
-        let part = |part: &Part| size_of::<Part>() + part.name.len() + part.data.len();
-        size_of::<Message>() + self.id.len() + self.content.parts().iter().map(part).sum::<usize>()
+    /// Memory it takes, in bytes, about; also above what it takes on a wire, its channel's name not
+    /// counted.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Part| {
+            size_of::<Part>() + part.name.len() + part.data.len() + part.encoding.len()
+        };
+        let names = self.id.len() + self.client_id.len();
+        size_of::<Message>() + names + self.content.parts().iter().map(part).sum::<usize>()
+    }
+}
+
+/// A place in a channel as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    Serial(u64),
+    /// The publisher's id of the message there.
+    MessageId(Box<str>),
+}
+
+/// How much an answer may hold; one message fits always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub messages: usize,
+    pub bytes: usize,
+}
+
+impl Room {
+    /// Room for everything.
+    pub const ANY: Room = Room { messages: usize::MAX, bytes: usize::MAX };
+
+    /// How many of the first messages there is room for.
+    pub fn count<'m>(self, messages: impl Iterator<Item = &'m Message>) -> usize {
+        let mut left = self.bytes;
+        let fits = |(at, message): &(usize, &Message)| {
+            let bytes = message.bytes();
+            let fits = *at < self.messages && (*at == 0 || bytes <= left);
+            left = left.saturating_sub(bytes);
+            fits
+        };
+        messages.enumerate().take_while(fits).count()
     }
 }
 
 /// What a cursor is answered with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// Everything after the cursor, oldest first.
-    Complete(Vec<Arc<Message>>),
+    /// What comes right after the cursor; `more`: there was no room for newer ones.
+    Complete(Page),
     /// Some of it is no longer kept, or the cursor is of another numbering.
     AgedOut,
 }
 
 /// One page of history.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Oldest first.
     pub messages: Vec<Arc<Message>>,
-    /// Older ones are kept.
+    /// There are more in the direction that was asked for.
     pub more: bool,
 }
 
@@ -82,14 +118,26 @@ pub trait Log {
     /// Stores a message whose serial follows the head.
     fn append(&mut self, message: Arc<Message>);
 
-    /// Everything after `serial`.
-    fn after(&self, serial: u64) -> Replay;
+    /// What comes after `serial`, as much as `room` has.
+    fn after(&self, serial: u64, room: Room) -> Replay;
+
+    /// The serial of the newest message that is no longer kept; 0 when all are.
+    fn forgotten(&self) -> u64;
 
     /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
     fn before(&self, serial: u64, limit: usize) -> Page;
 
+    /// The serial of the newest kept message with this publisher's id.
+    fn find(&self, message_id: &str) -> Option<u64>;
+
     /// Forgets what `policy` does not keep any longer.
     fn expire(&mut self, now: Now, policy: &Policy);
+
+    /// Forgets the oldest message; false when there is none.
+    fn forget_oldest(&mut self) -> bool;
+
+    /// Memory that the kept messages take, in bytes, about.
+    fn bytes(&self) -> u64;
 }
 
 /// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever
@@ -102,6 +150,11 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
+    /// An empty log whose first message follows `head`.
+    pub fn starting_after(head: u64) -> Self {
+        MemoryLog { head, ..MemoryLog::default() }
+    }
+
     /// The serial of the oldest kept message; the next one's when there is none.
     fn first(&self) -> u64 {
         self.head + 1 - self.messages.len() as u64
@@ -110,8 +163,8 @@ impl MemoryLog {
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
         let Some(oldest) = self.messages.front() else { return false };
         let age_ms = now.wall_ms.saturating_sub(oldest.timestamp_ms);
-        self.messages.len() > policy.history_messages as usize
-            || self.bytes > policy.history_bytes
+        self.messages.len() > policy.messages_kept()
+            || (self.bytes > policy.history_bytes && self.messages.len() > 1)
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
 }
@@ -129,12 +182,18 @@ impl Log for MemoryLog {
         self.messages.push_back(message);
     }
 
-    fn after(&self, serial: u64) -> Replay {
-        if serial + 1 < self.first() || serial > self.head {
+    fn forgotten(&self) -> u64 {
+        self.first() - 1
+    }
+
+    fn after(&self, serial: u64, room: Room) -> Replay {
+        if serial > self.head || serial + 1 < self.first() {
             return Replay::AgedOut;
         }
         let skip = (serial + 1 - self.first()) as usize;
-        Replay::Complete(self.messages.iter().skip(skip).cloned().collect())
+        let count = room.count(self.messages.range(skip..).map(Arc::as_ref));
+        let messages = self.messages.range(skip..skip + count).cloned().collect();
+        Replay::Complete(Page { messages, more: skip + count < self.messages.len() })
     }
 
     fn before(&self, serial: u64, limit: usize) -> Page {
@@ -146,12 +205,25 @@ impl Log for MemoryLog {
         Page { messages: self.messages.range(start..end).cloned().collect(), more: start > 0 }
     }
 
+    fn find(&self, message_id: &str) -> Option<u64> {
+        let found = self.messages.iter().rev().find(|message| &*message.id == message_id);
+        found.map(|message| message.serial)
+    }
+
     fn expire(&mut self, now: Now, policy: &Policy) {
         while self.is_over(now, policy) {
-            if let Some(oldest) = self.messages.pop_front() {
-                self.bytes -= oldest.bytes() as u64;
-            }
+            self.forget_oldest();
         }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.messages.pop_front() else { return false };
+        self.bytes -= oldest.bytes() as u64;
+        true
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -192,12 +264,12 @@ mod tests {
         let policy = Policy { history_messages: 3, ..Policy::default() };
         let log = log(10, &policy);
         let cases =
-            [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Vec::new()))];
+            [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Page::default()))];
         for (cursor, expected) in cases {
-            assert_eq!(log.after(cursor), expected, "{cursor}");
+            assert_eq!(log.after(cursor, Room::ANY), expected, "{cursor}");
         }
-        let Replay::Complete(messages) = log.after(7) else { panic!("7 is good") };
-        assert_eq!(serials(&messages), [8, 9, 10]);
+        let Replay::Complete(page) = log.after(7, Room::ANY) else { panic!("7 is good") };
+        assert_eq!(serials(&page.messages), [8, 9, 10]);
         assert_eq!(log.head(), 10);
     }
 
@@ -205,9 +277,10 @@ mod tests {
     fn an_empty_log_knows_its_head() {
         let policy = Policy { history_messages: 0, ..Policy::default() };
         let log = log(4, &policy);
-        assert_eq!(log.after(4), Replay::Complete(Vec::new()));
-        assert_eq!(log.after(3), Replay::AgedOut);
-        assert_eq!(MemoryLog::default().after(0), Replay::Complete(Vec::new()));
+        let nothing = Replay::Complete(Page::default());
+        assert_eq!(log.after(4, Room::ANY), nothing);
+        assert_eq!(log.after(3, Room::ANY), Replay::AgedOut);
+        assert_eq!(MemoryLog::default().after(0, Room::ANY), nothing);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::State;
 use crate::ids::{ConnAddr, Now};
 
 /// Who a member is, shared by every channel its session is in.
@@ -12,6 +11,8 @@ use crate::ids::{ConnAddr, Now};
 pub struct Identity {
     /// The name other members see.
     pub user: Arc<str>,
+    /// Tells the sessions of one user apart where members see it.
+    pub connection: Arc<str>,
     /// Present when the session can be told from others of its user, and so be resumed.
     pub resume: Option<ResumeKey>,
 }
@@ -25,6 +26,13 @@ impl Identity {
             (mine, theirs) => mine == theirs,
         }
     }
+
+    /// Is the session known by its connection's name, which it keeps when it returns? Then there is
+    /// never more than one of it.
+    fn is_named_by_connection(&self) -> bool {
+        let key = self.resume.as_ref();
+        key.is_some_and(|key| matches!(key.session, SessionName::Connection(_)))
+    }
 }
 
 /// What a returning session must show to take its memberships over.
@@ -33,8 +41,18 @@ pub struct ResumeKey {
     pub app: Arc<str>,
     /// The authenticated user; `None` for anonymous sessions, whose names are never shared.
     pub user: Option<Arc<str>>,
-    /// The device's own stable id (`lite_id`).
-    pub device: Arc<str>,
+    pub session: SessionName,
+}
+
+/// What a session is called by those who must know it again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionName {
+    /// The device's own stable id (`lite_id`). A device may have several sessions, and one that
+    /// returns takes over what another lost.
+    Device(Arc<str>),
+    /// The connection's name, which the session keeps when it returns; there is never more than
+    /// one. It enters again by itself where it wants to be a member.
+    Connection(Arc<str>),
 }
 
 /// One member as the owner of the channel knows it.
@@ -42,7 +60,7 @@ pub struct ResumeKey {
 pub struct Member {
     pub addr: ConnAddr,
     pub identity: Arc<Identity>,
-    pub state: Bytes,
+    pub state: State,
     /// When the member last announced its state.
     pub announced_ms: u64,
     /// Set while the connection is lost and the grace runs: when it ends.
@@ -64,8 +82,8 @@ impl Member {
 /// Array header, string and binary headers, and the widest age.
 const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
 
-pub(super) fn encoded_bytes(user: &str, state: &Bytes) -> usize {
-    ENTRY_OVERHEAD_BYTES + user.len() + state.len()
+pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
+    ENTRY_OVERHEAD_BYTES + user.len() + state.message_pack_bytes_max()
 }
 
 /// Join-ordered members. A member's place is its join number, which nobody else ever gets.
@@ -73,7 +91,8 @@ pub(super) fn encoded_bytes(user: &str, state: &Bytes) -> usize {
 pub struct Members {
     by_place: BTreeMap<u64, Member>,
     places: HashMap<ConnAddr, u64>,
-    users: HashMap<Arc<str>, u32>,
+    /// Places of each user's sessions, in join order.
+    users: HashMap<Arc<str>, Vec<u64>>,
     joined: u64,
     bytes: usize,
 }
@@ -102,7 +121,7 @@ impl Members {
 
     /// Members that share this user id.
     pub fn sessions_of(&self, user: &str) -> u32 {
-        self.users.get(user).copied().unwrap_or(0)
+        self.users.get(user).map_or(0, |places| places.len() as u32)
     }
 
     /// Upper bound of the encoded set in bytes.
@@ -110,19 +129,21 @@ impl Members {
         self.bytes
     }
 
-    /// The longest-standing member whose connection is lost and whose place this newcomer may take:
-    /// one of the same user that cannot be told from it. Another device comes back by itself.
-    pub(super) fn lingering_of(&self, newcomer: &Identity) -> Option<ConnAddr> {
-        if self.sessions_of(&newcomer.user) == 0 {
-            return None;
-        }
+    /// The longest-standing member whose place this newcomer may take: one of the same user whose
+    /// connection is lost and that cannot be told from it (another device comes back by itself), or
+    /// the very same session, whose earlier connection is not known to be lost yet.
+    pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
+        let places = self.users.get(&newcomer.user)?;
+        let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
-            member.lingering_until_ms.is_some()
-                && lost.user == newcomer.user
-                && (lost.resume.is_none() || lost.resume == newcomer.resume)
+            let is_same = lost.resume == newcomer.resume;
+            match member.lingering_until_ms {
+                Some(_) => lost.resume.is_none() || is_same,
+                None => is_same && newcomer.is_named_by_connection(),
+            }
         };
-        self.iter().find(replaceable).map(|member| member.addr)
+        members.find(replaceable).map(|member| member.addr)
     }
 
     pub(super) fn insert(
@@ -130,11 +151,11 @@ impl Members {
         now: Now,
         addr: ConnAddr,
         identity: Arc<Identity>,
-        state: Bytes,
+        state: State,
     ) {
         let place = self.joined;
         self.joined += 1;
-        *self.users.entry(Arc::clone(&identity.user)).or_insert(0) += 1;
+        self.users.entry(Arc::clone(&identity.user)).or_default().push(place);
         let member =
             Member { addr, identity, state, announced_ms: now.mono_ms, lingering_until_ms: None };
         self.bytes += member.encoded_bytes();
@@ -146,7 +167,7 @@ impl Members {
         let place = self.places.remove(&addr)?;
         let member = self.by_place.remove(&place)?;
         self.bytes -= member.encoded_bytes();
-        self.forget_session(&member.identity.user);
+        self.forget_session(&member.identity.user, place);
         Some(member)
     }
 
@@ -154,7 +175,7 @@ impl Members {
         &mut self,
         now: Now,
         addr: ConnAddr,
-        state: Bytes,
+        state: State,
     ) -> Option<&mut Member> {
         let member = self.by_place.get_mut(self.places.get(&addr)?)?;
         self.bytes -= member.encoded_bytes();
@@ -192,12 +213,11 @@ impl Members {
         }
     }
 
-    fn forget_session(&mut self, user: &Arc<str>) {
-        if let Some(sessions) = self.users.get_mut(user) {
-            *sessions -= 1;
-            if *sessions == 0 {
-                self.users.remove(user);
-            }
+    fn forget_session(&mut self, user: &Arc<str>, place: u64) {
+        let Some(places) = self.users.get_mut(user) else { return };
+        places.retain(|&other| other != place);
+        if places.is_empty() {
+            self.users.remove(user);
         }
     }
 }

@@ -7,16 +7,16 @@ mod changes;
 mod log;
 mod members;
 mod messages;
+mod state;
 mod window;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
-pub use log::{Content, Log, MemoryLog, Message, Page, Part, Replay};
-pub use members::{Identity, Member, Members, ResumeKey};
+pub use log::{Content, Log, MemoryLog, Message, Page, Part, Position, Replay, Room};
+pub use members::{Identity, Member, Members, ResumeKey, SessionName};
 pub use messages::{Draft, Keeping, Messages, Published};
+pub use state::{JsonState, State};
 
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::error::Reject;
 use crate::ids::{ConnAddr, Now};
@@ -34,7 +34,7 @@ pub struct Channel {
 pub enum Announced {
     /// A new member; it has not seen the set yet.
     Entered,
-    /// A new connection took the place of one that was lost; it has not seen the set yet.
+    /// A new connection took the place of an earlier one; it has not seen the set yet.
     Returned,
     /// A known member replaced its state.
     Updated,
@@ -72,11 +72,11 @@ impl Channel {
         now: Now,
         addr: ConnAddr,
         identity: &Arc<Identity>,
-        state: Bytes,
+        state: State,
         limits: &Limits,
     ) -> Result<Announced, Reject> {
         let known = self.members.contains(addr);
-        let lost = if known { None } else { self.members.lingering_of(identity) };
+        let lost = if known { None } else { self.members.replaceable_by(identity) };
         self.check_room(addr, lost, identity, &state, limits)?;
         if known {
             self.update(now, addr, state);
@@ -144,7 +144,7 @@ impl Channel {
         Some(identity)
     }
 
-    fn update(&mut self, now: Now, addr: ConnAddr, state: Bytes) {
+    fn update(&mut self, now: Now, addr: ConnAddr, state: State) {
         if let Some(member) = self.members.set_state(now, addr, state.clone()) {
             let identity = Arc::clone(&member.identity);
             self.changes.record(ChangeKind::Update, addr, &identity, state);
@@ -157,7 +157,7 @@ impl Channel {
         lost: ConnAddr,
         addr: ConnAddr,
         identity: &Arc<Identity>,
-        state: Bytes,
+        state: State,
     ) {
         let Some(member) = self.members.rekey(lost, addr) else { return };
         let same_state = member.state == state;
@@ -174,7 +174,7 @@ impl Channel {
         addr: ConnAddr,
         lost: Option<ConnAddr>,
         identity: &Identity,
-        state: &Bytes,
+        state: &State,
         limits: &Limits,
     ) -> Result<(), Reject> {
         let replaced = self.members.find(lost.unwrap_or(addr));
@@ -192,6 +192,8 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::ids::{ConnId, ShardId};
 
@@ -204,11 +206,15 @@ mod tests {
     }
 
     fn who(user: &str) -> Arc<Identity> {
-        Arc::new(Identity { user: user.into(), resume: None })
+        Arc::new(Identity { user: user.into(), connection: "".into(), resume: None })
+    }
+
+    fn says(text: &str) -> State {
+        State::from_message_pack(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     fn announce(channel: &mut Channel, slot: u32, user: &str, state: &str) -> Announced {
-        let state = Bytes::copy_from_slice(state.as_bytes());
+        let state = says(state);
         channel.announce(at(0), addr(slot), &who(user), state, &Limits::default()).unwrap()
     }
 
@@ -238,7 +244,7 @@ mod tests {
         let changes = channel.take_changes();
         assert_eq!(changes.list().len(), 1);
         assert_eq!(changes.list()[0].kind, ChangeKind::Enter);
-        assert_eq!(&changes.list()[0].state[..], b"2");
+        assert_eq!(changes.list()[0].state, says("2"));
         announce(&mut channel, 1, "a", "3");
         channel.leave(addr(1));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
@@ -301,8 +307,9 @@ mod tests {
     fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
         let device = |name: &str| {
             let user: Arc<str> = "a".into();
-            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), device: name.into() };
-            Arc::new(Identity { user, resume: Some(key) })
+            let session = SessionName::Device(name.into());
+            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), session };
+            Arc::new(Identity { user, connection: "".into(), resume: Some(key) })
         };
         for (newcomer, expected) in [
             (device("phone"), Announced::Returned),
@@ -310,9 +317,9 @@ mod tests {
             (who("a"), Announced::Entered),
         ] {
             let (mut channel, limits) = (Channel::default(), Limits::default());
-            channel.announce(at(0), addr(1), &device("phone"), Bytes::new(), &limits).unwrap();
+            channel.announce(at(0), addr(1), &device("phone"), says(""), &limits).unwrap();
             channel.linger(addr(1), 100);
-            let done = channel.announce(at(0), addr(2), &newcomer, Bytes::new(), &limits);
+            let done = channel.announce(at(0), addr(2), &newcomer, says(""), &limits);
             assert_eq!(done, Ok(expected), "{newcomer:?}");
         }
     }
@@ -370,16 +377,16 @@ mod tests {
         let limits = Limits { members_per_channel_max: 1, ..Limits::default() };
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
-        let refused = channel.announce(at(0), addr(2), &who("b"), Bytes::new(), &limits);
+        let refused = channel.announce(at(0), addr(2), &who("b"), says(""), &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
-        assert!(channel.announce(at(0), addr(1), &who("a"), Bytes::new(), &limits).is_ok());
+        assert!(channel.announce(at(0), addr(1), &who("a"), says(""), &limits).is_ok());
     }
 
     #[test]
     fn the_set_never_outgrows_its_byte_budget() {
         let limits = Limits { presence_set_bytes_max: 64, ..Limits::default() };
         let mut channel = Channel::default();
-        let big = Bytes::from(vec![0; 100]);
+        let big = says(&"x".repeat(100));
         let refused = channel.announce(at(0), addr(1), &who("a"), big, &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
         assert_eq!(channel.members().len(), 0);

@@ -17,17 +17,36 @@ pub struct PublishWindow {
     serials: HashMap<Name, u64>,
     /// Oldest first, with the time each is forgotten.
     order: VecDeque<(u64, Name)>,
+    bytes: u64,
 }
 
 impl PublishWindow {
     pub fn new(window_ms: u64, publishes_max: usize) -> Self {
-        PublishWindow { window_ms, publishes_max, serials: HashMap::new(), order: VecDeque::new() }
+        PublishWindow {
+            window_ms,
+            publishes_max,
+            serials: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     /// The serial that an earlier publish of the same name got.
     pub fn find(&mut self, now: Now, client_id: &Arc<str>, message_id: &str) -> Option<u64> {
-        self.forget_old(now);
+        self.expire(now);
         self.serials.get(&(Arc::clone(client_id), Box::from(message_id))).copied()
+    }
+
+    /// Memory that it takes, in bytes, about.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Forgets what may not be sent again any longer.
+    pub fn expire(&mut self, now: Now) {
+        while self.order.front().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
+            self.forget_oldest();
+        }
     }
 
     /// Remembers a publish. Messages without an id cannot be told apart and are not remembered.
@@ -37,6 +56,7 @@ impl PublishWindow {
         }
         let name = (Arc::clone(client_id), Box::from(message_id));
         if self.serials.insert(name.clone(), serial).is_none() {
+            self.bytes += bytes(&name);
             self.order.push_back((now.mono_ms + self.window_ms, name));
         }
         if self.order.len() > self.publishes_max {
@@ -44,17 +64,18 @@ impl PublishWindow {
         }
     }
 
-    fn forget_old(&mut self, now: Now) {
-        while self.order.front().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
-            self.forget_oldest();
-        }
+    /// Forgets the oldest publish; false when there is none.
+    pub fn forget_oldest(&mut self) -> bool {
+        let Some((_, name)) = self.order.pop_front() else { return false };
+        self.bytes -= bytes(&name);
+        self.serials.remove(&name);
+        true
     }
+}
 
-    fn forget_oldest(&mut self) {
-        if let Some((_, name)) = self.order.pop_front() {
-            self.serials.remove(&name);
-        }
-    }
+/// What remembering a publish takes: its name in the map and in the list, with their overheads.
+fn bytes((_, id): &Name) -> u64 {
+    (2 * (size_of::<Name>() + id.len()) + 64) as u64
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ureq::{Agent, Body, BodyReader, http::Response};
 
+use super::address::Address;
 use super::failure::Failure;
-use super::place::AdminAddress;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -27,11 +27,11 @@ const REASON_CHARS_MAX: usize = 200;
 #[derive(Debug)]
 pub(super) struct AdminClient {
     agent: Agent,
-    address: AdminAddress,
+    address: Address,
 }
 
 impl AdminClient {
-    pub fn new(address: &AdminAddress) -> Self {
+    pub fn new(address: &Address) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -117,7 +117,7 @@ fn reason(body: &mut Body) -> String {
 /// A stream of lines that a server writes for as long as both live.
 pub(super) struct Lines {
     reader: BufReader<BodyReader<'static>>,
-    address: AdminAddress,
+    address: Address,
 }
 
 impl Lines {

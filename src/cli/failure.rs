@@ -10,6 +10,9 @@ use crate::config::ConfigError;
 /// The request failed.
 const REQUEST: u8 = 1;
 
+/// Wrong usage, as the parser of the command line has it.
+const USAGE: u8 = 2;
+
 /// The configuration or the host does not allow it (`EX_CONFIG` of sysexits.h).
 const CONFIG: u8 = 78;
 
@@ -30,6 +33,21 @@ impl Failure {
     /// `what` is missing or went wrong, `why` includes what to do.
     pub fn request(what: impl Display, why: impl Display) -> Self {
         Failure::Told { message: format!("{what}: {why}"), code: REQUEST }
+    }
+
+    /// An argument that cannot be right; `why` includes how to write it.
+    pub fn usage(what: impl Display, why: impl Display) -> Self {
+        Failure::Told { message: format!("{what}: {why}"), code: USAGE }
+    }
+
+    /// Says more at the end of the line.
+    pub fn and(self, more: impl Display) -> Self {
+        match self {
+            Failure::Told { message, code } => {
+                Failure::Told { message: format!("{message}; {more}"), code }
+            }
+            Failure::OutputClosed => Failure::OutputClosed,
+        }
     }
 
     /// What went wrong, for a command that goes on.

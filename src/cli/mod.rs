@@ -2,8 +2,10 @@
 //!
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
-//! to the server, every other command asks a server through its admin address.
+//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), every
+//! other command asks a server through its admin address.
 
+mod address;
 mod admin_client;
 mod config;
 mod failure;
@@ -11,7 +13,10 @@ mod member;
 mod members;
 mod output;
 mod place;
+mod publish;
+mod realtime;
 mod serve;
+mod subscribe;
 mod text;
 mod token;
 mod watch;
@@ -42,6 +47,8 @@ enum Command {
     Serve(serve::Serve),
     Watch(watch::Watch),
     Members(members::Members),
+    Publish(publish::Publish),
+    Subscribe(subscribe::Subscribe),
     Config(config::Config),
     Token(token::Token),
     Bench(BenchArgs),
@@ -53,6 +60,8 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
+        Command::Publish(command) => command.run(),
+        Command::Subscribe(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Bench(command) => bench::run(command).map_err(|error| Failure::new(&error, 1)),

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use super::failure::Failure;
+use super::text::printable;
 
 /// Writes all of `text` and does not keep any of it back.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -10,6 +11,12 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     output.write_all(text.as_bytes())?;
     output.flush()?;
     Ok(())
+}
+
+/// Tells people something beside the output, on standard error: `note: what`.
+pub(super) fn note(text: &str) {
+    // Nobody to read it is no reason to stop.
+    let _ = writeln!(io::stderr(), "note: {}", printable(text));
 }
 
 /// Is there a person in front of it?

@@ -179,15 +179,29 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 13] {
+fn sizes(limits: &Limits) -> [Bound; 17] {
     [
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
         Bound("send_queue_bytes_max", limits.send_queue_bytes_max as u64, 16 * 1024, 1024 * MIB),
         Bound("channels_per_session_max", limits.channels_per_session_max as u64, 1, 65_536),
+        Bound(
+            "subscriptions_per_session_max",
+            limits.subscriptions_per_session_max as u64,
+            1,
+            65_536,
+        ),
+        Bound("channels_per_shard_max", limits.channels_per_shard_max as u64, 1, 16_000_000),
+        Bound(
+            "history_bytes_per_shard_max",
+            limits.history_bytes_per_shard_max,
+            MIB,
+            1024 * 1024 * MIB,
+        ),
         Bound("members_per_channel_max", limits.members_per_channel_max as u64, 1, 1_000_000),
         Bound("channel_name_bytes_max", limits.channel_name_bytes_max as u64, 1, 1024),
         Bound("state_bytes_max", limits.state_bytes_max as u64, 1, 16 * MIB),
+        Bound("publish_bytes_max", limits.publish_bytes_max as u64, 1, 16 * MIB),
         // Clients accept sync frames of up to 16 MiB; the header and the names take the rest.
         Bound("presence_set_bytes_max", limits.presence_set_bytes_max as u64, 1024, 15 * MIB),
         Bound("updates_per_second_max", limits.updates_per_second_max.into(), 1, 10_000_000),
@@ -198,9 +212,11 @@ fn sizes(limits: &Limits) -> [Bound; 13] {
     ]
 }
 
-fn times(limits: &Limits) -> [Bound; 4] {
+fn times(limits: &Limits) -> [Bound; 6] {
     [
         Bound("greeting_ms", limits.greeting_ms, 100, HOUR_MS),
+        Bound("auth_ms", limits.auth_ms, 100, HOUR_MS),
+        Bound("keep_alive_ms", limits.keep_alive_ms, 0, HOUR_MS),
         Bound("ping_after_ms", limits.ping_after_ms, 0, DAY_MS),
         Bound("idle_ms", limits.idle_ms, 0, DAY_MS),
         Bound("sweep_ms", limits.sweep_ms, 1, 60_000),

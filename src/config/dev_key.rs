@@ -42,6 +42,15 @@ pub fn load_or_create(data_dir: &Path) -> Result<DevKey, ConfigError> {
     load(&path)
 }
 
+/// The key of the data directory, if it has one.
+///
+/// # Errors
+/// As [`load_or_create`], but that nothing is written.
+pub fn load_kept(data_dir: &Path) -> Result<Option<DevKey>, ConfigError> {
+    let path = data_dir.join(FILE_NAME);
+    if exists(&path)? { load(&path).map(Some) } else { Ok(None) }
+}
+
 /// A key that nothing keeps, for servers without a data directory.
 ///
 /// # Errors
@@ -97,9 +106,8 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 
 fn load(path: &Path) -> Result<DevKey, ConfigError> {
     let refuse = |why: String| ConfigError::new(format!("development key {}", path.display()), why);
-    let (mode, text) = read(path).map_err(|error| {
-        refuse(format!("cannot be read: {error}; start as the user who owns it"))
-    })?;
+    let (mode, text) = read(path)
+        .map_err(|error| refuse(format!("cannot be read: {error}; run as the user who owns it")))?;
     if mode & 0o077 != 0 {
         return Err(refuse(format!(
             "other users can read or change it (mode {mode:04o}); run `chmod 600` on it, or \

@@ -48,7 +48,15 @@ fn text(
         text,
         "\n  NodeDB Lite       SyncConfig::new(\"ws://{http}\", \"\")\n\
          \x20 see who is here   headcount watch CHANNEL --app {app} --admin {admin}\n\
-         \x20                   headcount members CHANNEL --app {app} --admin {admin}\n\n"
+         \x20                   headcount members CHANNEL --app {app} --admin {admin}\n"
     );
+    if let Some(key) = development_key {
+        let _ = writeln!(
+            text,
+            "  publish, REST     curl -u {key} -d '{{\"name\":\"hi\",\"data\":1}}' \\\n\
+             \x20                   http://{http}/channels/chat:1/messages"
+        );
+    }
+    text.push('\n');
     text
 }

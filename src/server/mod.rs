@@ -9,6 +9,7 @@
 
 mod banner;
 mod clock;
+mod data_dir;
 mod edge;
 mod listen;
 pub mod mesh;

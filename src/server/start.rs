@@ -1,9 +1,7 @@
 //! Starting, waiting for a reason to stop, stopping.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -16,17 +14,19 @@ use signal_hook::iterator::Signals;
 
 use super::banner::{self, Banner};
 use super::clock::Clock;
+use super::data_dir::{DataDir, History};
 use super::edge::{self, EdgeParts};
 use super::listen::{self, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout, create_data_dir};
+use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
+use crate::policy::Durability;
 use crate::session;
-use crate::shard::{Settings, Shard};
+use crate::shard::{Settings, Shard, serial_base};
 use crate::wire::sync::Layout;
 
 /// How long a drain may take before the process ends anyway.
@@ -107,7 +107,7 @@ struct Running {
     executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
     _watchdog_stop: Sender<()>,
-    _data_lock: Option<File>,
+    _data_dir: DataDir,
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -119,12 +119,17 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let clock = Clock::start();
     probe::check_memlock()?;
     probe::check_io_uring()?;
-    let data_lock = lock_data_dir(&options.config, options.takeover)?;
+    let data_dir = DataDir::open(&options.config, options.takeover)?;
+    warn_of_durability(&options.config);
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     let shards = shard_count(&options.config, probe::allowed_cpus());
-    let settings = Arc::new(settings(&options.config, keyring, shards)?);
-    let (addresses, running) = start(&options, settings, clock, data_lock)?;
+    let serial_base = match data_dir.history {
+        History::First => 0,
+        History::Earlier => serial_base(clock.now()),
+    };
+    let settings = Arc::new(settings(&options.config, keyring, shards, serial_base)?);
+    let (addresses, running) = start(&options, settings, clock, data_dir)?;
     running.await_start()?;
     running.ready.store(true, Ordering::Relaxed);
     if options.banner == Banner::Shown {
@@ -158,27 +163,13 @@ fn watch_signals() -> Result<Receiver<i32>, StartError> {
     Ok(receiver)
 }
 
-/// Two servers in one data directory would both hold its log and key; the second one is refused.
-fn lock_data_dir(config: &Config, takeover: Takeover) -> Result<Option<File>, StartError> {
-    let Some(dir) = config.data_dir() else { return Ok(None) };
-    let refused = |why: String| StartError::DataDir { path: dir.display().to_string(), why };
-    create_data_dir(dir)?;
-    let file = open_lock(dir).map_err(|error| {
-        refused(format!("{error}: make it writable, or choose another with `--data-dir` or [data]"))
-    })?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(_) if takeover == Takeover::Allowed => Ok(None),
-        Err(std::fs::TryLockError::WouldBlock) => Err(refused(
-            "another headcount is using it: stop that one, or choose another with `--data-dir`"
-                .to_string(),
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(refused(error.to_string())),
+/// What the configuration promises and this version does not keep.
+fn warn_of_durability(config: &Config) {
+    let policies = config.policies();
+    let rules = policies.rules.iter().map(|(_, policy)| policy);
+    if rules.chain([&policies.default]).any(|policy| policy.durability == Durability::Disk) {
+        tracing::warn!("durability \"disk\" is not there yet: messages are kept in memory");
     }
-}
-
-fn open_lock(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))
 }
 
 fn shard_count(config: &Config, cpus: usize) -> u16 {
@@ -192,8 +183,9 @@ fn settings(
     config: &Config,
     keyring: crate::auth::Keyring,
     shards: u16,
+    serial_base: u64,
 ) -> Result<Settings, StartError> {
-    let mut random = [0; 24];
+    let mut random = [0; 40];
     getrandom::fill(&mut random)
         .map_err(|error| StartError::thread("without randomness", error))?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
@@ -211,8 +203,14 @@ fn settings(
         edge: ShardId(shards),
         limits: config.limits(),
         policies: config.policies(),
-        session: session::Settings { keyring, anonymous_app, ten_byte_layout },
+        session: session::Settings {
+            keyring,
+            anonymous_app,
+            ten_byte_layout,
+            connection_key: (word(3), word(4)),
+        },
         hint_app: app,
+        serial_base,
         name_key: word(2),
         echo: config.debug.echo,
     })
@@ -222,7 +220,7 @@ fn start(
     options: &Options,
     settings: Arc<Settings>,
     clock: Clock,
-    data_lock: Option<File>,
+    data_dir: DataDir,
 ) -> Result<(Addresses, Running), StartError> {
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
@@ -283,7 +281,7 @@ fn start(
         ready,
         _handles: handles,
         _watchdog_stop: watchdog_stop,
-        _data_lock: data_lock,
+        _data_dir: data_dir,
     };
     Ok((Addresses { http, sync_tcp, admin }, running))
 }

@@ -3,87 +3,25 @@
 //! Invariant: one message in gives at most one [`Step`] and its answers, in order.
 //! Must never know other connections, or who owns a channel.
 
+mod feed;
+pub mod foony;
+mod state;
 pub mod sync;
 
+pub use feed::{Feed, FeedSet};
+pub use state::{json_state, message_pack_state};
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::auth::Keyring;
-use crate::channel::{Identity, ResumeKey};
+use crate::channel::{Draft, Identity, Message, Position, ResumeKey, State};
 use crate::counters::Ignored;
-use crate::error::Disconnect;
+use crate::error::{Disconnect, Reject};
 use crate::ids::Now;
-use crate::wire::sync::{Header, Layout};
+use crate::limits::Limits;
+use crate::wire::sync::Layout;
 use crate::wire::websocket::{Opcode, frame_header};
-
-/// What every subscriber of a channel with the same feed is sent: the very same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Feed {
-    /// Presence on the sync wire, 10-byte header, one frame per WebSocket message.
-    SyncTenWebSocket,
-    /// Presence on the sync wire, 5-byte header, one frame per WebSocket message.
-    SyncFiveWebSocket,
-    /// Presence on the sync wire, 10-byte header, back to back.
-    SyncTenStream,
-    /// Presence on the sync wire, 5-byte header, back to back.
-    SyncFiveStream,
-    /// The changes themselves, for the edge.
-    Changes,
-}
-
-impl Feed {
-    pub const COUNT: usize = 5;
-
-    /// The feeds whose subscribers are sent bytes.
-    pub const ENCODED: [Feed; 4] = [
-        Feed::SyncTenWebSocket,
-        Feed::SyncFiveWebSocket,
-        Feed::SyncTenStream,
-        Feed::SyncFiveStream,
-    ];
-
-    /// The presence feed of a sync session.
-    pub fn sync(header: Header, framing: Framing) -> Feed {
-        match (header, framing) {
-            (Header::Ten, Framing::WebSocket) => Feed::SyncTenWebSocket,
-            (Header::Five, Framing::WebSocket) => Feed::SyncFiveWebSocket,
-            (Header::Ten, Framing::Stream) => Feed::SyncTenStream,
-            (Header::Five, Framing::Stream) => Feed::SyncFiveStream,
-        }
-    }
-
-    /// Header generation and framing of a sync feed; `None` for the edge's.
-    pub fn sync_parts(self) -> Option<(Header, Framing)> {
-        match self {
-            Feed::SyncTenWebSocket => Some((Header::Ten, Framing::WebSocket)),
-            Feed::SyncFiveWebSocket => Some((Header::Five, Framing::WebSocket)),
-            Feed::SyncTenStream => Some((Header::Ten, Framing::Stream)),
-            Feed::SyncFiveStream => Some((Header::Five, Framing::Stream)),
-            Feed::Changes => None,
-        }
-    }
-}
-
-/// Any of the feeds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeedSet(u8);
-
-impl FeedSet {
-    pub fn contains(self, feed: Feed) -> bool {
-        self.0 & (1 << feed as u8) != 0
-    }
-
-    pub fn insert(&mut self, feed: Feed) {
-        self.0 |= 1 << feed as u8;
-    }
-
-    pub fn remove(&mut self, feed: Feed) {
-        self.0 &= !(1 << feed as u8);
-    }
-
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
 
 /// How messages are told apart on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,24 +50,27 @@ pub struct Settings {
     pub anonymous_app: Option<Arc<str>>,
     /// Layout of 10-byte-header sessions that greet with wire version 1.
     pub ten_byte_layout: Layout,
+    /// Secret and random per process: proves that this process named a connection.
+    pub connection_key: (u64, u64),
 }
 
 /// What a session is told besides the message.
 pub struct Context<'s> {
     pub now: Now,
     pub settings: &'s Settings,
+    pub limits: &'s Limits,
     pub names: &'s mut SessionNames,
 }
 
 /// What one message asks of the shard. Answers to the client are written at once, elsewhere.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Step<'m> {
     /// Answered in full.
     Done,
     /// Counted, otherwise without effect.
     Ignored(Ignored),
     /// The session has a new identity, and is a member of nothing under it.
-    Greeted,
+    Greeted(Arrival),
     /// The session has lost its identity.
     Ungreeted,
     /// The same identity, with other rights or another end.
@@ -140,8 +81,92 @@ pub enum Step<'m> {
     Leave { channel: &'m str },
     /// Send presence less often.
     Pace(Pace),
+    /// To be carried out and answered by `id`.
+    Request { id: u64, channel: Cow<'m, str>, request: Request },
     /// The connection ends.
     Close(Disconnect),
+}
+
+/// Has the session been here before?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    New,
+    /// It shows what may have lost memberships, which it gets back.
+    Returning,
+}
+
+/// What a session asks of a channel by number, allowed and within all limits. Every one is answered
+/// with an [`Answer`], once.
+#[derive(Debug)]
+pub enum Request {
+    /// Send the messages after the cursor, then all that come; without one, those that come.
+    Subscribe {
+        after: Option<Position>,
+        scope: Scope,
+    },
+    /// Send neither messages nor presence, and be no member any longer.
+    Unsubscribe,
+    Publish(Box<Draft>),
+    /// Become a member, or replace the own state. To enter again in the same state is no news.
+    Enter(State),
+    Update(State),
+    Leave,
+    /// Send the members, then every change.
+    Watch,
+    Unwatch,
+    History {
+        limit: usize,
+        before: Option<Position>,
+    },
+    /// Send the messages after a serial.
+    Fetch {
+        after: u64,
+    },
+}
+
+/// What a subscription brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Messages,
+    MessagesAndPresence,
+}
+
+/// What became of a [`Request`], as its session tells the client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Refused(Reject),
+    /// Serial of the message; 0 when it is not stored.
+    Published {
+        serial: u64,
+    },
+    /// What was missed, oldest first. `resumed`: whether it is all; `None` when nobody asked.
+    Subscribed {
+        messages: Vec<Arc<Message>>,
+        resumed: Option<bool>,
+    },
+    /// Who has left unnoticed, then everybody present.
+    Watched {
+        left: Vec<Arc<Identity>>,
+        members: Vec<Present>,
+    },
+    History {
+        messages: Vec<Arc<Message>>,
+        more: bool,
+    },
+    Fetched {
+        messages: Vec<Arc<Message>>,
+        resumed: bool,
+    },
+}
+
+/// A member as a newcomer is shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    pub identity: Arc<Identity>,
+    pub state: State,
+    /// When it last announced its state, milliseconds since the Unix epoch.
+    pub announced_wall_ms: u64,
 }
 
 /// How often a session wants to be sent presence.

@@ -1,11 +1,14 @@
 //! The connections of a shard: transport state, session, subscriptions, send queue.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
+use super::backlog::Backlog;
+use super::poll::Polling;
 use super::send_queue::SendQueue;
+use crate::channel::{Identity, State};
 use crate::error::Disconnect;
 use crate::ids::{ConnId, ShardId};
-use crate::session::{Feed, Pace, Principal, sync};
+use crate::session::{Feed, FeedSet, Pace, Principal, foony, sync};
 use crate::wire::sync::{Header, MessageType};
 use crate::wire::websocket;
 
@@ -24,6 +27,8 @@ pub enum Transport {
     WebSocket(websocket::Decoder),
     /// Sync frames back to back; the header generation once it is known.
     Stream(Option<Header>),
+    /// Requests and events in bodies of HTTP requests that the edge serves.
+    Poll(Polling),
 }
 
 /// Which protocol a connection speaks.
@@ -32,6 +37,7 @@ pub enum Session {
     /// The first message decides.
     Undecided,
     Sync(Box<sync::Session>),
+    Foony(Box<foony::Session>),
     /// Sends every message back (the debug endpoint for conformance suites).
     Echo,
 }
@@ -54,11 +60,15 @@ pub struct Move {
     pub first: Option<FirstMessage>,
 }
 
-/// A sync frame that was taken off the stream but not acted on; its body is unmasked.
+/// What was taken off the stream but not acted on, unmasked.
 #[derive(Debug)]
-pub struct FirstMessage {
-    pub message_type: MessageType,
-    pub body: Vec<u8>,
+pub enum FirstMessage {
+    Sync {
+        message_type: MessageType,
+        body: Vec<u8>,
+    },
+    /// A Foony message from the request on that has not been carried out.
+    Foony(Vec<u8>),
 }
 
 /// A connection in the mail: everything but its place in the tables of a shard.
@@ -74,8 +84,29 @@ pub struct Parcel {
     pub unread: Vec<u8>,
     pub unsent: SendQueue,
     pub pace: Pace,
+    pub small_reader: bool,
     pub heard_ms: u64,
     pub greeting_deadline_ms: u64,
+}
+
+impl Parcel {
+    /// A connection of [`Listener::Http`] whose next request is in `unread`. `deadline_ms`: when
+    /// its greeting must be complete.
+    pub fn of_http(socket: i32, unread: Vec<u8>, now_ms: u64, deadline_ms: u64) -> Self {
+        Parcel {
+            socket,
+            listener: Listener::Http,
+            transport: Transport::Http,
+            session: Session::Undecided,
+            first: None,
+            unread,
+            unsent: SendQueue::default(),
+            pace: Pace::AtOnce,
+            small_reader: false,
+            heard_ms: now_ms,
+            greeting_deadline_ms: deadline_ms,
+        }
+    }
 }
 
 /// A connection's wish to receive a channel's feed.
@@ -83,21 +114,60 @@ pub struct Parcel {
 pub struct Subscription {
     /// Slot of the channel in this home's table.
     pub channel: u32,
-    /// Where this connection stands in the channel's list of subscribers.
-    pub place: u32,
     pub feed: Feed,
+    /// Where this connection stands in the channel's list of subscribers; `None` until the owner
+    /// has said from when on. Before that nothing is delivered.
+    pub place: Option<u32>,
+    /// The request that it began with.
+    pub request: u64,
+    /// When presence of this channel was last queued; what the session's pace is measured from.
+    pub shown_ms: u64,
+    /// Set while the subscriber has not been sent everything; made good when it can take it.
+    pub missed: Option<Box<Missed>>,
+}
+
+impl Subscription {
+    /// The owner has been asked for what was missed, and has not answered.
+    pub fn is_asked_for(&self) -> bool {
+        match self.missed.as_deref() {
+            Some(Missed::Changes { asked, .. } | Missed::Messages { asked, .. }) => {
+                *asked == Asked::Waiting
+            }
+            Some(Missed::Set) | None => false,
+        }
+    }
+}
+
+/// What a subscriber was not sent.
+#[derive(Debug)]
+pub enum Missed {
+    /// The newest set of members.
+    Set,
+    /// Changes of members. Those who left must be named, for the set does not tell of them; when
+    /// there are more than `DEPARTURES_MAX` the subscriber is closed as slow.
+    Changes { left: Vec<Arc<Identity>>, asked: Asked },
+    /// Messages after a serial.
+    Messages { after: u64, asked: Asked },
+}
+
+/// Has the owner been asked for what was missed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    NotYet,
+    Waiting,
+}
+
+/// A session's being a member of a channel, or about to become one.
+#[derive(Debug)]
+pub struct Membership {
+    /// Slot of the channel in this home's table.
+    pub channel: u32,
     /// When the member last announced its state.
     pub announced_ms: u64,
     /// Number of the last announcement that was sent to the owner.
     pub number: u32,
-    /// When presence of this channel was last queued; what the session's pace is measured from.
-    pub shown_ms: u64,
-    /// The owner has let the member in; before that it is shown nothing.
-    pub admitted: bool,
-    /// The subscriber was not sent the newest set; it gets one when it can take it.
-    pub stale: bool,
     /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
-    pub unsent_state: Option<Bytes>,
+    pub unsent_state: Option<State>,
 }
 
 /// A search for the memberships that an earlier connection of the session lost.
@@ -121,6 +191,7 @@ pub struct Connection {
     pub unread: Vec<u8>,
     pub queue: SendQueue,
     pub subscriptions: Vec<Subscription>,
+    pub memberships: Vec<Membership>,
     /// When a valid message last arrived: a heartbeat of its memberships.
     pub heard_ms: u64,
     /// When anything at all last arrived.
@@ -130,6 +201,8 @@ pub struct Connection {
     pub pace: Pace,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
+    /// Set while requests wait, or large answers are on their way.
+    pub backlog: Option<Box<Backlog>>,
     /// Announcements sent to owners so far.
     pub announcements: u32,
     /// Updates that may still be sent to owners in `credit_second`.
@@ -147,14 +220,18 @@ pub struct Flags {
     pub blocked: bool,
     /// A WebSocket ping was sent since the peer was last heard.
     pub pinged: bool,
-    /// It has moved here from another shard, and stays.
+    /// It stays here: it came from another shard, or answers are on their way to it.
     pub settled: bool,
     /// A pace timer is set.
     pub pacing: bool,
     /// In the list of connections with something that a full mailbox refused.
     pub retrying: bool,
-    /// Some subscription is stale.
+    /// In the list of connections whose backlog is to be looked at.
+    pub scheduled: bool,
+    /// Some subscription has missed something.
     pub stale: bool,
+    /// The client cannot read large messages (`protocols/foony.md` section 5.11).
+    pub small_reader: bool,
 }
 
 impl Connection {
@@ -170,11 +247,13 @@ impl Connection {
             unread: Vec::new(),
             queue: SendQueue::default(),
             subscriptions: Vec::new(),
+            memberships: Vec::new(),
             heard_ms: now_ms,
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
             pace: Pace::AtOnce,
             resuming: None,
+            backlog: None,
             announcements: 0,
             update_credit: 0,
             credit_second: 0,
@@ -190,6 +269,7 @@ impl Connection {
     pub fn principal(&self) -> Option<&Principal> {
         match &self.session {
             Session::Sync(session) => session.principal(),
+            Session::Foony(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
         }
     }
@@ -204,9 +284,9 @@ impl Connection {
 
     /// Whether the pace lets presence of a channel through; if so it is taken for shown. Does not
     /// look for the subscription when there is no pace, which is what fan-out meets.
-    pub fn may_show(&mut self, now_ms: u64, channel: u32) -> bool {
+    pub fn may_show(&mut self, now_ms: u64, channel: u32, feed: Feed) -> bool {
         let Pace::Every(ms) = self.pace else { return true };
-        let Some(subscription) = self.subscription_mut(channel) else { return true };
+        let Some(subscription) = self.subscription_mut(channel, feed) else { return true };
         let due = subscription.shown_ms + ms <= now_ms;
         if due {
             subscription.shown_ms = now_ms;
@@ -214,8 +294,30 @@ impl Connection {
         due
     }
 
-    pub fn subscription_mut(&mut self, channel: u32) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|subscription| subscription.channel == channel)
+    pub fn subscription(&self, channel: u32, feed: Feed) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|s| s.channel == channel && s.feed == feed)
+    }
+
+    pub fn subscription_mut(&mut self, channel: u32, feed: Feed) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|s| s.channel == channel && s.feed == feed)
+    }
+
+    pub fn membership_mut(&mut self, channel: u32) -> Option<&mut Membership> {
+        self.memberships.iter_mut().find(|membership| membership.channel == channel)
+    }
+
+    pub fn is_member(&self, channel: u32) -> bool {
+        self.memberships.iter().any(|membership| membership.channel == channel)
+    }
+
+    /// Whether it subscribes to the channel, or is a member of it.
+    pub fn is_attached(&self, channel: u32) -> bool {
+        self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel == channel)
+    }
+
+    /// Subscriptions to feeds of one kind.
+    pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
+        self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed)).count()
     }
 
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::connection::Parcel;
-use crate::channel::{Change, Identity, ResumeKey};
+use super::poll::{PollAsk, PollOutcome};
+use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
-use crate::session::{Feed, FeedSet};
+use crate::session::{Answer, Feed, FeedSet};
 
 /// A home shard's entry for a channel, as its owner names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +29,26 @@ pub enum Envelope {
     /// `feeds`: what that home had subscribed to when the tick was made. The tick may hold more,
     /// and a later subscriber must not be shown what its home will not be told the end of.
     Presence { to: HomeChannelId, feeds: FeedSet, tick: Arc<PresenceTick> },
+    /// Owner -> home: what was published; one for all subscribers there. `feeds` as for presence.
+    Messages { to: HomeChannelId, feeds: FeedSet, batch: Arc<MessageBatch> },
+    /// Owner -> home: the next messages that one subscriber has missed, and whether that was all.
+    CaughtUp { to: HomeChannelId, conn: ConnId, messages: Vec<Arc<Message>>, left: Left },
+    /// Owner -> whoever asked: what became of a request.
+    Answer { to: Asker, channel: Arc<ChannelKey>, answer: Answer },
     /// Owner -> home: the present set for one connection.
     Snapshot { to: HomeChannelId, conn: ConnId, frames: Bytes },
     /// Owner -> home: a connection has become a member; what follows is meant for it as well.
     Admitted { to: HomeChannelId, conn: ConnId },
-    /// Owner -> home: an announcement was refused, and the connection was no member then.
-    Refused { to: HomeChannelId, conn: ConnId, number: u32, reject: Reject },
+    /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
+    /// is to be answered.
+    Refused {
+        to: HomeChannelId,
+        channel: Arc<ChannelKey>,
+        conn: ConnId,
+        number: u32,
+        request: u64,
+        reject: Reject,
+    },
     /// Home -> every shard: this session is here; give it the memberships it lost.
     Resume { key: Arc<ResumeKey>, addr: ConnAddr },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
@@ -49,6 +64,26 @@ pub enum Envelope {
     Inspected { request: u64, counters: Box<Counters> },
     /// Owner -> edge: the members of a channel, in join order.
     Members { to: MembersFor, members: Vec<MemberView> },
+    /// Edge -> shard: something a long-polling client has sent, or waits for.
+    Poll { from: ShardId, number: u64, ask: PollAsk },
+    /// Shard -> edge: the answer to that.
+    Polled { number: u64, outcome: PollOutcome },
+}
+
+/// Who asked something of an owner, and how the answer finds its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A session on the shard that the command came from. `request`: the client's own number.
+    Session { conn: ConnId, request: u64 },
+    /// A question of the edge.
+    Edge(u64),
+}
+
+/// Is there more of what a subscriber has missed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    More,
 }
 
 /// Who at the edge wanted to know the members.
@@ -70,9 +105,8 @@ pub enum Heat {
 /// What a home shard asks of the owner of a channel.
 #[derive(Debug)]
 pub enum Command {
-    /// Enter as a member, or replace the state. `number` tells the announcements of a connection
-    /// apart when one is refused.
-    Announce { addr: ConnAddr, identity: Arc<Identity>, state: Bytes, feed: Feed, number: u32 },
+    /// Enter as a member, or replace the state.
+    Announce(Box<Announcement>),
     /// The member is gone for good.
     Leave { addr: ConnAddr },
     /// The member's connection was lost; keep its place for the channel's grace.
@@ -85,6 +119,61 @@ pub enum Command {
     Snapshot { feed: Feed, home: HomeChannelId, conn: ConnId },
     /// Send the members to the edge.
     Members { to: MembersFor },
+    /// One subscriber wants messages from here on, and those after the cursor.
+    Attach { asker: Asker, feed: Feed, after: Option<Position>, replay: Replaying },
+    /// One subscriber wants changes of members from here on, and who is present.
+    Watch { asker: Asker, feed: Feed },
+    /// Number, store and deliver a message.
+    Publish { asker: Asker, draft: Box<Draft> },
+    /// Send the newest messages, or the newest before a place.
+    History { asker: Asker, before: Option<Position>, room: Room },
+    /// Send the oldest messages after a serial, as a page of history.
+    HistoryForward { asker: Asker, after: u64, room: Room },
+    /// Send all messages after a serial, or as many as there is room for.
+    Fetch { asker: Asker, after: u64, room: Room },
+    /// One subscriber has missed the messages after a serial.
+    CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
+}
+
+/// A state, and whose it is.
+#[derive(Debug)]
+pub struct Announcement {
+    pub addr: ConnAddr,
+    pub home: HomeChannelId,
+    pub identity: Arc<Identity>,
+    pub state: State,
+    /// Tells the announcements of a connection apart when one is refused.
+    pub number: u32,
+    pub welcome: Welcome,
+}
+
+/// What its author expects of an announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Welcome {
+    /// To be shown the set on entering.
+    Set(Feed),
+    /// An answer to this request. To enter again in the same state is no news.
+    Entered(u64),
+    /// An answer to this request.
+    Updated(u64),
+}
+
+/// Does a subscriber want what it may have missed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaying {
+    Wanted,
+    /// It has been receiving all along.
+    Needless,
+}
+
+/// Everything subscribers of one channel are sent of its messages at once: encoded once per feed.
+#[derive(Debug)]
+pub struct MessageBatch {
+    /// One entry per feed that somebody subscribes to; indexed by [`Feed`].
+    pub encoded: [Option<Bytes>; Feed::COUNT],
+    /// Of the first stored message; `None` when none is.
+    pub first_serial: Option<u64>,
+    pub messages: u32,
 }
 
 /// Everything subscribers of one channel are told at once: encoded once per feed.
@@ -101,9 +190,11 @@ pub struct PresenceTick {
 #[derive(Clone, Debug)]
 pub struct MemberView {
     pub addr: ConnAddr,
-    pub user: Arc<str>,
-    pub state: Bytes,
+    pub identity: Arc<Identity>,
+    pub state: State,
     pub age_ms: u64,
+    /// When it last announced its state, milliseconds since the Unix epoch.
+    pub announced_wall_ms: u64,
     /// Set while the connection is lost and the grace runs.
     pub lingering: bool,
 }

@@ -3,18 +3,25 @@
 
 use super::Connection;
 use super::Shard;
+use super::backlog::REQUESTS_AT_ONCE;
 use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
-use super::home::Placed;
+use super::placement::Placed;
 use crate::counters::Ignored;
-use crate::error::Disconnect;
+use crate::error::{Disconnect, FrameError};
 use crate::ids::{ConnId, Now};
-use crate::session::{Context, Framing, Step, sync};
+use crate::session::foony::encode::{Form, Writer};
+use crate::session::{Arrival, Context, Framing, Step, foony, sync};
+use crate::wire::foony::{Malformed, Request, binary, json};
 use crate::wire::http::{self, HeadError, Parsed};
 use crate::wire::sync::{
     Detection, Header, RawFrame, detect, detect_message, parse, parse_message,
 };
 use crate::wire::websocket::{self, Incoming, MessageKind, Opcode, Role};
+
+/// Close codes after which a Foony client does not come back (`protocols/foony.md` section 5.7);
+/// without a code it has said goodbye as well.
+const FOONY_GOODBYES: [u16; 2] = [1000, 1001];
 
 /// Path of the debug endpoint that sends every message back.
 const ECHO_PATH: &str = "/echo";
@@ -29,7 +36,7 @@ impl Shard {
         self.drain_local(now);
     }
 
-    fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+    pub(super) fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.alive_ms = now.mono_ms;
         connection.flags.pinged = false;
@@ -37,6 +44,13 @@ impl Shard {
             Phase::Closing => return,
             Phase::Moving(_) => return connection.unread.extend_from_slice(bytes),
             Phase::Open => {}
+        }
+        if connection.has_backlog() {
+            connection.unread.extend_from_slice(bytes);
+            if connection.unread.len() > self.settings.limits.message_bytes_max {
+                self.disconnect(now, id, Disconnect::Slow);
+            }
+            return;
         }
         if connection.unread.is_empty() {
             let consumed = self.read(now, id, bytes);
@@ -52,6 +66,7 @@ impl Shard {
 
     /// The peer has sent its last byte.
     pub fn handle_eof(&mut self, now: Now, id: ConnId) {
+        self.work_off_all(now, id);
         let Some(connection) = self.connections.get(id) else { return };
         let reason = connection.end_of_stream();
         self.disconnect(now, id, reason);
@@ -74,12 +89,21 @@ impl Shard {
         connection.heard_ms = parcel.heard_ms;
         connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
         connection.flags.settled = true;
+        connection.flags.small_reader = parcel.small_reader;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
-        if let Some(FirstMessage { message_type, body }) = parcel.first {
-            let frame_bytes = body.len();
-            self.handle_frame(now, id, RawFrame { message_type, body: &body, frame_bytes });
+        if self.is_superseded(id) {
+            return self.disconnect(now, id, Disconnect::Replaced);
+        }
+        self.note_name(id);
+        match parcel.first {
+            Some(FirstMessage::Sync { message_type, body }) => {
+                let frame_bytes = body.len();
+                self.handle_frame(now, id, RawFrame { message_type, body: &body, frame_bytes });
+            }
+            Some(FirstMessage::Foony(payload)) => self.handle_foony_payload(now, id, &payload),
+            None => {}
         }
         let mut unread = parcel.unread;
         if !unread.is_empty() {
@@ -109,7 +133,7 @@ impl Shard {
         let mut consumed = 0;
         while consumed < bytes.len() {
             let Some(connection) = self.connections.get(id) else { break };
-            if !connection.is_open() {
+            if !connection.is_open() || connection.has_backlog() {
                 break;
             }
             let rest = &mut bytes[consumed..];
@@ -117,6 +141,7 @@ impl Shard {
                 Transport::Http => self.read_head(now, id, rest),
                 Transport::WebSocket(_) => self.read_websocket(now, id, rest),
                 Transport::Stream(_) => self.read_stream(now, id, rest),
+                Transport::Poll(_) => break,
             };
             if step == 0 {
                 break;
@@ -153,15 +178,19 @@ impl Shard {
             self.begin_move(id, to, None);
             return 0;
         }
+        let auth_ms = self.settings.limits.auth_ms.min(self.settings.limits.greeting_ms);
         let Some(connection) = self.connections.get_mut(id) else { return 0 };
         let response = http::switching_protocols(&upgrade.key, None);
         connection.queue.append(|out| out.extend_from_slice(&response));
         connection.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
+        connection.greeting_deadline_ms = now.mono_ms + auth_ms;
         if self.settings.echo && upgrade.path == ECHO_PATH {
             connection.session = Session::Echo;
             connection.greeting_deadline_ms = 0;
         }
+        connection.flags.small_reader = upgrade.user_agent.is_some_and(is_small_reader);
         connection.heard_ms = now.mono_ms;
+        self.connections.set_check(id, now.mono_ms);
         self.mark_connection_dirty(id);
         upgrade.head_bytes
     }
@@ -178,8 +207,8 @@ impl Shard {
     }
 
     fn read_websocket(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) -> usize {
-        let limits = self.settings.message_limits();
         let Some(connection) = self.connections.get_mut(id) else { return 0 };
+        let limits = self.settings.message_limits(connection);
         let Transport::WebSocket(decoder) = &mut connection.transport else { return 0 };
         match decoder.decode(bytes, &limits) {
             Ok(decoded) => {
@@ -204,22 +233,25 @@ impl Shard {
                 let body = code.map(u16::to_be_bytes);
                 let body = body.as_ref().map_or(&[][..], |code| &code[..]);
                 // Not judged as slow: the goodbye was clean, however much waits before its answer.
-                if let Some(connection) = self.connections.get_mut(id) {
-                    connection.queue.append(|out| {
-                        websocket::append_frame(out, Opcode::Close, body);
-                    });
-                }
-                self.disconnect(now, id, Disconnect::Clean);
+                let Some(connection) = self.connections.get_mut(id) else { return };
+                connection.queue.append(|out| {
+                    websocket::append_frame(out, Opcode::Close, body);
+                });
+                let is_foony = matches!(connection.session, Session::Foony(_));
+                let reason = match code {
+                    Some(code) if is_foony && !FOONY_GOODBYES.contains(&code) => Disconnect::Lost,
+                    _ => Disconnect::Clean,
+                };
+                self.disconnect(now, id, reason);
             }
         }
     }
 
     /// Queues one WebSocket frame of this connection's own.
     pub(super) fn queue_frame(&mut self, now: Now, id: ConnId, opcode: Opcode, body: &[u8]) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.queue.append(|out| websocket::append_frame(out, opcode, body));
-            self.after_reply(now, id);
-        }
+        self.reply.clear();
+        websocket::append_frame(&mut self.reply, opcode, body);
+        self.send_reply(now, id);
     }
 
     fn handle_message(&mut self, now: Now, id: ConnId, kind: MessageKind, payload: &[u8]) {
@@ -232,9 +264,19 @@ impl Shard {
                 self.queue_frame(now, id, Opcode::Binary, payload);
             }
             (Session::Undecided, MessageKind::Binary) => self.begin_session(now, id, payload),
+            (Session::Undecided, MessageKind::Text) if payload.trim_ascii().starts_with(b"{") => {
+                self.open_foony_session(id, Form::Json);
+                self.handle_foony_payload(now, id, payload);
+            }
             (Session::Undecided, MessageKind::Text) => {
                 self.disconnect(now, id, Disconnect::UnknownProtocol);
             }
+            (Session::Foony(session), kind) => match (session.form(), kind) {
+                (Form::Json, MessageKind::Binary) | (Form::Records, MessageKind::Text) => {
+                    self.counters.ignore(Ignored::Text);
+                }
+                _ => self.handle_foony_payload(now, id, payload),
+            },
             (Session::Sync(_), MessageKind::Text) => self.counters.ignore(Ignored::Text),
             (Session::Sync(session), MessageKind::Binary) => {
                 let header = session.header();
@@ -247,17 +289,26 @@ impl Shard {
         let header = match detect_message(message) {
             Detection::Ten => Header::Ten,
             Detection::Five => Header::Five,
+            Detection::NeedMore | Detection::Neither if binary::begins(message) => {
+                self.open_foony_session(id, Form::Records);
+                return self.handle_foony_payload(now, id, message);
+            }
             Detection::NeedMore | Detection::Neither => {
                 return self.disconnect(now, id, Disconnect::UnknownProtocol);
             }
         };
+        let limits = &self.settings.limits;
+        let more_ms = limits.greeting_ms.saturating_sub(limits.auth_ms);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.greeting_deadline_ms += more_ms;
+        }
         self.open_sync_session(now, id, header, Framing::WebSocket);
         self.handle_sync_message(now, id, header, message);
     }
 
     fn open_sync_session(&mut self, now: Now, id: ConnId, header: Header, framing: Framing) {
-        let settings = &self.settings.session;
-        let mut cx = Context { now, settings, names: &mut self.names };
+        let (settings, limits) = (&self.settings.session, &self.settings.limits);
+        let mut cx = Context { now, settings, limits, names: &mut self.names };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.session = Session::Sync(Box::new(session));
@@ -277,7 +328,9 @@ impl Shard {
     fn read_stream(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
         use crate::wire::sync::Parsed;
         let Some(header) = self.stream_header(now, id, bytes) else { return 0 };
-        match parse(header, bytes, self.settings.limits.message_bytes_max) {
+        let Some(connection) = self.connections.get(id) else { return 0 };
+        let most = self.settings.message_limits(connection).message_bytes_max;
+        match parse(header, bytes, most) {
             Ok(Parsed::NeedMore) => 0,
             Ok(Parsed::Frame(frame)) => {
                 self.counters.messages_in += 1;
@@ -319,35 +372,117 @@ impl Shard {
     fn handle_frame(&mut self, now: Now, id: ConnId, frame: RawFrame<'_>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Session::Sync(session) = &mut connection.session else { return };
-        let settings = &self.settings.session;
-        let mut cx = Context { now, settings, names: &mut self.names };
+        let (settings, limits) = (&self.settings.session, &self.settings.limits);
+        let mut cx = Context { now, settings, limits, names: &mut self.names };
         // A fault that was caught may have left the beginning of another peer's answer.
         self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
         if !matches!(step, Step::Ignored(Ignored::Malformed(_))) {
             connection.heard_ms = now.mono_ms;
         }
-        if !self.reply.is_empty() {
-            let reply = &self.reply;
-            connection.queue.append(|out| out.extend_from_slice(reply));
-            self.reply.clear();
-            self.after_reply(now, id);
-        }
-        self.take_step(now, id, step, frame);
+        self.send_reply(now, id);
+        self.take_sync_step(now, id, step, frame);
     }
 
-    fn take_step(&mut self, now: Now, id: ConnId, step: Step<'_>, frame: RawFrame<'_>) {
+    fn open_foony_session(&mut self, id: ConnId, form: Form) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session = Session::Foony(Box::new(foony::Session::new(form)));
+        }
+    }
+
+    /// Acts on one message of a Foony client, in the form of its session.
+    pub(super) fn handle_foony_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Session::Foony(session) = &connection.session else { return };
+        match session.form() {
+            Form::Records | Form::Stream => self.handle_records(now, id, payload),
+            Form::Json if self.must_wait(id) => self.put_off(now, id, payload),
+            Form::Json => {
+                let request = json::decode_request(payload);
+                if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
+                    let first = FirstMessage::Foony(payload.to_vec());
+                    self.begin_move(id, to, Some(first));
+                }
+            }
+        }
+    }
+
+    /// Acts on records back to back, as long as the session lives, stays here, and need not wait.
+    pub(super) fn handle_records(&mut self, now: Now, id: ConnId, payload: &[u8]) {
+        let mut records = binary::records(payload);
+        for handled in 0.. {
+            if handled % 64 == 63 {
+                self.drain_local(now);
+            }
+            let unread = records.rest();
+            let Some(record) = records.next() else { return };
+            if self.must_wait(id) {
+                self.drain_local(now);
+            }
+            if handled == REQUESTS_AT_ONCE || self.must_wait(id) {
+                return self.put_off(now, id, unread);
+            }
+            if !self.connections.get(id).is_some_and(|connection| connection.is_open()) {
+                return;
+            }
+            let request = match record {
+                Ok(record) if record.is_noise() => {
+                    self.counters.ignore(Ignored::Malformed(FrameError::UnknownType));
+                    continue;
+                }
+                Ok(record) => record.request(),
+                Err(error) => Err(Malformed { error, id: foony::NO_REQUEST }),
+            };
+            if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
+                let first = FirstMessage::Foony(unread.to_vec());
+                return self.begin_move(id, to, Some(first));
+            }
+        }
+    }
+
+    fn handle_foony_request(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        request: Result<Request<'_>, Malformed>,
+    ) -> Placed {
+        self.counters.messages_in += 1;
+        self.reply.clear();
+        let Some(connection) = self.connections.get_mut(id) else { return Placed::Here };
+        let Session::Foony(session) = &mut connection.session else { return Placed::Here };
+        let (settings, limits) = (&self.settings.session, &self.settings.limits);
+        let mut cx = Context { now, settings, limits, names: &mut self.names };
+        let mut out = Writer::new(session.form(), &mut self.reply);
+        let step = match request {
+            Ok(request) => session.handle_request(&mut cx, request, &mut out),
+            Err(malformed) => session.refuse_malformed(malformed, &mut out),
+        };
+        connection.heard_ms = now.mono_ms;
+        self.send_reply(now, id);
         match step {
-            Step::Done => {}
+            Step::Request { id: number, channel, request } => {
+                return self.handle_request(now, id, number, &channel, request);
+            }
             Step::Ignored(reason) => self.counters.ignore(reason),
-            Step::Greeted => self.greeted(now, id),
+            Step::Greeted(arrival) => self.greeted(now, id, arrival),
+            Step::Close(reason) => self.disconnect(now, id, reason),
+            _ => {}
+        }
+        Placed::Here
+    }
+
+    fn take_sync_step(&mut self, now: Now, id: ConnId, step: Step<'_>, frame: RawFrame<'_>) {
+        match step {
+            Step::Done | Step::Request { .. } => {}
+            Step::Ignored(reason) => self.counters.ignore(reason),
+            Step::Greeted(arrival) => self.greeted(now, id, arrival),
             Step::Ungreeted => self.ungreeted(now, id),
             Step::Renewed => self.connections.set_check(id, now.mono_ms),
             Step::Announce { channel, state } => match self.announce(now, id, channel, state) {
                 Ok(Placed::Here) => {}
                 Ok(Placed::Elsewhere(to)) => {
                     let body = frame.body.to_vec();
-                    let first = FirstMessage { message_type: frame.message_type, body };
+                    let first = FirstMessage::Sync { message_type: frame.message_type, body };
                     self.begin_move(id, to, Some(first));
                 }
                 Err(reject) => self.counters.ignore(Ignored::Refused(reject)),
@@ -359,13 +494,17 @@ impl Shard {
     }
 
     /// Memberships under an earlier identity end; those that this one lost come back.
-    fn greeted(&mut self, now: Now, id: ConnId) {
+    fn greeted(&mut self, now: Now, id: ConnId, arrival: Arrival) {
         self.leave_all(id, Disconnect::Clean);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.greeting_deadline_ms = 0;
         }
         self.connections.set_check(id, now.mono_ms);
-        self.resume(id);
+        self.end_earlier_local(now, id);
+        self.note_name(id);
+        if arrival == Arrival::Returning {
+            self.resume(id);
+        }
     }
 
     fn ungreeted(&mut self, now: Now, id: ConnId) {
@@ -376,13 +515,9 @@ impl Shard {
         }
         self.connections.set_check(id, now.mono_ms);
     }
+}
 
-    /// Answers are never dropped: a peer that asks without reading them ends.
-    fn after_reply(&mut self, now: Now, id: ConnId) {
-        let most = self.settings.limits.send_queue_bytes_max;
-        if self.connections.get(id).is_some_and(|connection| connection.queue.len() > most) {
-            return self.disconnect(now, id, Disconnect::Slow);
-        }
-        self.mark_connection_dirty(id);
-    }
+/// Go's SDK keeps its WebSocket library's limit of 32 KiB per message.
+fn is_small_reader(user_agent: &str) -> bool {
+    user_agent.starts_with("Go-http-client")
 }

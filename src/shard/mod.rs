@@ -18,14 +18,27 @@
 //! | mailbox owner -> home, tick | (channel, home) is stale; the whole set follows | the set replaces what was missed | `dropped{event,mailbox_full}` |
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers | connection closed, 1013 | close reason | `disconnect{slow}` |
+//! | mailbox home -> owner, Foony requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
+//! | mailbox owner -> home, messages | the home gets them on a later turn, or the newest one alone when some are no longer kept | a gap | `dropped{message,mailbox_full}` |
+//! | send queue over `send_queue_bytes_max`, messages | dropped; it catches up, or sees a gap, when it reads again; or closed, 1013, as `slow_consumer` says | a gap, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
+//! | send queue over `send_queue_bytes_max`, changes of members | it is shown who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second | nobody | `conflated{update_rate}` |
 
+mod backlog;
 mod connection;
+mod deliver;
 mod envelope;
 mod home;
 mod input;
+mod membership;
 mod outbox;
 mod owner;
+mod placement;
+mod poll;
+mod publish;
+mod requests;
+mod retention;
+mod returning;
 mod send_queue;
 mod table;
 mod tables;
@@ -33,16 +46,20 @@ mod timers;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
-    Command, Effect, Envelope, Heat, HomeChannelId, MemberView, MembersFor, PresenceTick,
+    Announcement, Asker, Command, Effect, Envelope, Heat, HomeChannelId, Left, MemberView,
+    MembersFor, MessageBatch, PresenceTick, Replaying, Welcome,
 };
+pub use poll::{PollAsk, PollOutcome, PollSession};
+pub use retention::serial_base;
 pub use send_queue::SendQueue;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use connection::{Connections, Phase};
 use outbox::Outbox;
 use owner::LostMembers;
+use retention::Retention;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
@@ -50,9 +67,10 @@ use timers::{Timer, Timers};
 use crate::counters::Counters;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Now, Router, ShardId};
-use crate::limits::Limits;
+use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
-use crate::session::{self, SessionNames};
+use crate::session::foony::encode::Writer;
+use crate::session::{self, Answer, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
@@ -67,6 +85,9 @@ pub struct Settings {
     pub session: session::Settings,
     /// The app that channel hints in URLs mean.
     pub hint_app: Arc<str>,
+    /// Channels are numbered after this: 0 on the first run with a data directory, and above every
+    /// serial of an earlier run otherwise.
+    pub serial_base: u64,
     /// Random per process; makes session names.
     pub name_key: u64,
     /// The debug endpoint `/echo` is served.
@@ -74,9 +95,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn message_limits(&self) -> MessageLimits {
+    fn message_limits(&self, connection: &Connection) -> MessageLimits {
+        let most = self.limits.message_bytes_max;
         MessageLimits {
-            message_bytes_max: self.limits.message_bytes_max,
+            message_bytes_max: match (connection.principal(), &connection.session) {
+                (None, Session::Echo) | (Some(_), _) => most,
+                (None, _) => most.min(STRANGER_MESSAGE_BYTES_MAX),
+            },
             fragments_max: self.limits.fragments_max,
         }
     }
@@ -91,6 +116,7 @@ pub struct Shard {
     homes: ChannelTable<HomeChannel>,
     owned: ChannelTable<OwnedChannel>,
     lost: LostMembers,
+    retention: Retention,
     outbox: Outbox,
     timers: Timers,
     names: SessionNames,
@@ -108,6 +134,15 @@ pub struct Shard {
     hot: HashSet<u64>,
     /// Connections of every shard, as last reported by the shell.
     loads: Vec<u32>,
+    /// Connections whose sessions can be continued elsewhere, by the hash of their names. At most
+    /// one entry per connection.
+    named: HashMap<u64, ConnId>,
+    /// Connections whose backlog can be looked at; each once.
+    backlogged: Vec<ConnId>,
+    /// Long-polling connections with something to say; each once.
+    dirty_polling: Vec<ConnId>,
+    /// What the long-polling session that ended last had left to say.
+    last_words: Vec<u8>,
     /// Answers of the message at hand.
     reply: Vec<u8>,
     sweeping: bool,
@@ -122,6 +157,7 @@ impl Shard {
             homes: ChannelTable::default(),
             owned: ChannelTable::default(),
             lost: LostMembers::default(),
+            retention: Retention::new(&settings.limits, settings.serial_base),
             outbox: Outbox::new(id, usize::from(shards) + 1),
             timers: Timers::default(),
             names: SessionNames::new(settings.name_key, id.0, shards),
@@ -132,6 +168,10 @@ impl Shard {
             retries: Vec::new(),
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
+            named: HashMap::new(),
+            backlogged: Vec::new(),
+            dirty_polling: Vec::new(),
+            last_words: Vec::new(),
             reply: Vec::new(),
             sweeping: false,
             settings,
@@ -181,14 +221,17 @@ impl Shard {
         }
         self.retry_stale_channels();
         self.retry_refused(now);
+        self.work_off_backlogs(now);
         self.drain_local(now);
     }
 
     /// Tells watchers what this turn changed.
     pub fn end_turn(&mut self, now: Now) {
         self.assert_drained();
-        while !self.dirty_channels.is_empty() {
+        while !self.dirty_channels.is_empty() || !self.dirty_polling.is_empty() {
             self.flush_channels(now);
+            self.drain_local(now);
+            self.flush_polling(now);
             self.drain_local(now);
         }
     }
@@ -219,6 +262,7 @@ impl Shard {
                 Timer::Flush { slot, generation } => self.own_flush_due(slot, generation),
                 Timer::Grace { grace } => self.own_grace_over(now, grace),
                 Timer::Pace { conn } => self.pace_due(now, conn),
+                Timer::Retention => self.retain(now),
             }
         }
         self.drain_local(now);
@@ -229,10 +273,13 @@ impl Shard {
         self.timers.next_due_ms()
     }
 
-    /// True while something waits for room in a mailbox: the next turn must come soon although
-    /// nothing arrives.
+    /// True while something waits for room in a mailbox, or for its turn: the next turn must come
+    /// soon although nothing arrives.
     pub fn is_waiting_for_room(&self) -> bool {
-        self.outbox.is_waiting() || !self.retries.is_empty() || !self.stale_channels.is_empty()
+        self.outbox.is_waiting()
+            || !self.retries.is_empty()
+            || !self.stale_channels.is_empty()
+            || !self.backlogged.is_empty()
     }
 
     /// True while so much waits for room in mailboxes that nothing more should be read: whoever
@@ -270,13 +317,20 @@ impl Shard {
 
     /// The socket took `count` bytes of the queue.
     pub fn handle_written(&mut self, now: Now, id: ConnId, count: usize) {
+        self.written(now, id, count);
+        self.drain_local(now);
+    }
+
+    fn written(&mut self, now: Now, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queue.advance(count);
         self.counters.bytes_out += count as u64;
+        self.schedule_backlog(id);
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.queue.is_empty() {
             self.mark_connection_dirty(id);
         } else if connection.flags.stale {
-            self.resume_presence(now, id);
+            self.refresh_stale(now, id);
         }
     }
 
@@ -293,7 +347,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.flags.blocked = false;
         if connection.queue.is_empty() {
-            self.resume_presence(now, id);
+            self.refresh_stale(now, id);
+            self.drain_local(now);
         } else {
             self.mark_connection_dirty(id);
         }
@@ -317,6 +372,7 @@ impl Shard {
             unread: connection.unread,
             unsent: connection.queue,
             pace: connection.pace,
+            small_reader: connection.flags.small_reader,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
         };
@@ -364,10 +420,21 @@ impl Shard {
                 self.deliver_snapshot(now, to, conn, frames);
             }
             Envelope::Admitted { to, conn } => self.handle_admitted(to, conn),
-            Envelope::Refused { to, conn, number, reject } => {
-                self.handle_refused(to, conn, number, reject);
+            Envelope::Refused { to, channel, conn, number, request, reject } => {
+                self.handle_refused(to, conn, number);
+                self.answer(now, conn, request, &channel.name, &Answer::Refused(reject));
             }
-            Envelope::Resume { key, addr } => self.own_resume(&key, addr),
+            Envelope::Messages { to, feeds, batch } => {
+                self.deliver_messages(now, to, feeds, &batch);
+            }
+            Envelope::CaughtUp { to, conn, messages, left } => {
+                self.deliver_missed(now, to, conn, &messages, left);
+            }
+            Envelope::Answer { to: Asker::Session { conn, request }, channel, answer } => {
+                self.handle_answer(now, conn, request, &channel, answer);
+            }
+            Envelope::Poll { from, number, ask } => self.handle_poll(now, from, number, ask),
+            Envelope::Resume { key, addr } => self.handle_resume(now, &key, addr),
             Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {
                 self.hot.insert(hash);
@@ -380,7 +447,10 @@ impl Shard {
                 let counters = Box::new(self.counters());
                 self.outbox.send(from, Envelope::Inspected { request, counters });
             }
-            Envelope::Inspected { .. } | Envelope::Members { .. } => {
+            Envelope::Inspected { .. }
+            | Envelope::Members { .. }
+            | Envelope::Polled { .. }
+            | Envelope::Answer { .. } => {
                 debug_assert!(false, "answers for the edge came to shard {}", self.id);
             }
         }
@@ -405,20 +475,28 @@ impl Shard {
             && !connection.flags.dirty
         {
             connection.flags.dirty = true;
-            self.dirty_connections.push(id);
+            let is_polling = connection.is_polling();
+            let dirty =
+                if is_polling { &mut self.dirty_polling } else { &mut self.dirty_connections };
+            dirty.push(id);
         }
     }
 
     /// Ends a session: its memberships leave or linger, the peer is told why, the socket is closed
     /// after what is queued has been tried.
-    fn disconnect(&mut self, _now: Now, id: ConnId, reason: Disconnect) {
+    fn disconnect(&mut self, now: Now, id: ConnId, reason: Disconnect) {
         let Some(connection) = self.connections.get(id) else { return };
         if matches!(connection.phase, Phase::Closing) {
             return;
         }
         self.counters.disconnect(reason);
         self.leave_all(id, reason);
+        self.forget_name(id);
         let Some(connection) = self.connections.get_mut(id) else { return };
+        if let Session::Foony(session) = &connection.session {
+            let form = session.form();
+            connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
+        }
         connection.phase = Phase::Closing;
         connection.unread = Vec::new();
         if says_goodbye(&connection.transport, reason) {
@@ -428,6 +506,9 @@ impl Shard {
                 .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
         }
         connection.session = Session::Undecided;
+        if connection.is_polling() {
+            return self.close_polling(now, id);
+        }
         self.mark_connection_dirty(id);
         self.outbox.effect(Effect::Close { conn: id });
     }
@@ -458,6 +539,7 @@ impl Shard {
         if self.connections.get(id).is_none_or(|c| matches!(c.phase, Phase::Closing)) {
             return u64::MAX;
         }
+        self.end_long_hold(now, id);
         let members_ms = self.expire_memberships(now, id);
         let liveness_ms = self.check_liveness(now, id);
         members_ms.min(liveness_ms)
@@ -474,15 +556,20 @@ impl Shard {
         if expires.is_some_and(|end_ms| end_ms <= now.wall_ms) {
             return Some(Disconnect::TokenExpired);
         }
-        let idle_ms = self.settings.limits.idle_ms;
+        if connection.is_polling() {
+            let absent = self.poll_absent_ms(id).is_some_and(|due_ms| due_ms <= now.mono_ms);
+            return absent.then_some(Disconnect::Lost);
+        }
+        let (_, idle_ms) = self.silences(connection);
         let idle = idle_ms != 0 && connection.alive_ms + idle_ms <= now.mono_ms;
         idle.then_some(Disconnect::IdleTimeout)
     }
 
     /// Pings a silent WebSocket peer; returns when the connection must be looked at again.
     fn check_liveness(&mut self, now: Now, id: ConnId) -> u64 {
-        let (ping_after_ms, idle_ms) =
-            (self.settings.limits.ping_after_ms, self.settings.limits.idle_ms);
+        let poll_check_ms = self.poll_check_ms(id);
+        let Some(connection) = self.connections.get(id) else { return u64::MAX };
+        let (ping_after_ms, idle_ms) = self.silences(connection);
         let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
         let ping_ms = connection.alive_ms + ping_after_ms;
         let can_ping = matches!(connection.transport, Transport::WebSocket(_));
@@ -492,6 +579,9 @@ impl Shard {
         }
         if let Some(end_ms) = connection.principal().and_then(|p| p.expires_wall_ms) {
             next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
+        }
+        if let Some(check_ms) = poll_check_ms {
+            next_ms = next_ms.min(check_ms);
         }
         if can_ping && ping_after_ms != 0 && !connection.flags.pinged {
             if ping_ms <= now.mono_ms {
@@ -504,9 +594,17 @@ impl Shard {
         next_ms
     }
 
-    fn resume_presence(&mut self, now: Now, id: ConnId) {
-        self.refresh_stale(now, id);
-        self.drain_local(now);
+    /// After how much silence a peer is pinged, and after how much it is taken for dead,
+    /// milliseconds; 0 never. Foony clients have promised to ping.
+    fn silences(&self, connection: &Connection) -> (u64, u64) {
+        let limits = &self.settings.limits;
+        let keep_alive_ms = limits.keep_alive_ms;
+        match connection.session {
+            Session::Foony(_) if keep_alive_ms != 0 && limits.idle_ms != 0 => {
+                (limits.ping_after_ms.min(keep_alive_ms), limits.idle_ms.min(2 * keep_alive_ms))
+            }
+            _ => (limits.ping_after_ms, limits.idle_ms),
+        }
     }
 }
 

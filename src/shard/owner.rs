@@ -6,16 +6,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shard;
-use super::envelope::{Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick};
+use super::envelope::{
+    Announcement, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
+    Welcome,
+};
 use super::outbox::Full;
-use super::tables::OwnedChannel;
+use super::tables::{Interest, OwnedChannel};
 use super::timers::Timer;
-use crate::channel::{Announced, Author, Change, Identity, ResumeKey};
+use crate::channel::{Announced, Author, Change, ChangeKind, ResumeKey};
 use crate::counters::{Conflated, Dropped, Ignored};
+use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
 use crate::policy::SnapshotOnJoin;
-use crate::session::Feed;
+use crate::session::foony::{NO_REQUEST, encode};
 use crate::session::sync::presence;
+use crate::session::{Answer, Feed, FeedSet, Present};
 
 /// A member whose connection was lost, while its grace runs.
 #[derive(Debug)]
@@ -70,15 +75,6 @@ impl LostMembers {
     }
 }
 
-/// An announcement as the owner receives it.
-struct Announcement {
-    addr: ConnAddr,
-    identity: Arc<Identity>,
-    state: Bytes,
-    feed: Feed,
-    number: u32,
-}
-
 impl Shard {
     pub(super) fn handle_command(
         &mut self,
@@ -88,15 +84,20 @@ impl Shard {
         command: Command,
     ) {
         match command {
-            Command::Announce { addr, identity, state, feed, number } => {
-                let new = Announcement { addr, identity, state, feed, number };
-                self.own_announce(now, key, new);
-            }
+            Command::Announce(new) => self.own_announce(now, key, *new),
+            Command::Publish { .. }
+            | Command::Attach { .. }
+            | Command::History { .. }
+            | Command::HistoryForward { .. }
+            | Command::Fetch { .. }
+            | Command::CatchUp { .. } => self.handle_message_command(now, from, &key, command),
+            Command::Watch { asker, feed } => self.own_watch(now, from, &key, asker, feed),
             Command::Leave { addr } => self.own_leave(&key, addr),
             Command::Linger { addr } => self.own_linger(now, &key, addr),
             Command::Subscribe { feed, home } => {
-                let slot = self.own_open(&key);
-                if let Some(owned) = self.owned.get_mut(slot) {
+                // Without room for it the questions that follow are refused.
+                let slot = self.own_open(&key).ok();
+                if let Some(owned) = slot.and_then(|slot| self.owned.get_mut(slot)) {
                     owned.subscribe(from, feed, home);
                 }
             }
@@ -127,6 +128,19 @@ impl Shard {
             }
         }
         self.counters.resumed_members += memberships.len() as u64;
+        self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+    }
+
+    /// A session is back that will enter again where it wants to: what it lost here waits for that
+    /// for one more grace.
+    pub(super) fn own_await(&mut self, now: Now, key: &ResumeKey, to: ConnAddr) {
+        for lost in self.lost.claim(key) {
+            if let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) {
+                let key = Arc::clone(&owned.key);
+                self.own_linger(now, &key, lost.addr);
+            }
+        }
+        let memberships = Vec::new();
         self.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
     }
 
@@ -164,46 +178,112 @@ impl Shard {
         }
     }
 
-    fn own_open(&mut self, key: &Arc<ChannelKey>) -> u32 {
+    /// The channel's entry, made if there is room for it.
+    pub(super) fn own_open(&mut self, key: &Arc<ChannelKey>) -> Result<u32, Reject> {
         if let Some(slot) = self.owned.find_key(key) {
-            return slot;
+            return Ok(slot);
+        }
+        if self.owned.len() >= self.settings.limits.channels_per_shard_max {
+            return Err(Reject::ServerFull);
         }
         let policy = Arc::clone(self.settings.policies.for_channel(&key.name));
-        self.owned.insert(OwnedChannel::new(Arc::clone(key), policy))
+        Ok(self.owned.insert(OwnedChannel::new(Arc::clone(key), policy)))
     }
 
     fn own_announce(&mut self, now: Now, key: Arc<ChannelKey>, new: Announcement) {
-        let slot = self.own_open(&key);
+        let slot = match self.own_open(&key) {
+            Ok(slot) => slot,
+            Err(reject) => return self.turn_away(&key, &new, reject),
+        };
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
             self.counters.members -= 1;
         }
-        let home = owned.home_of(new.addr.shard);
+        let known = owned.channel.members().find(new.addr);
+        let is_no_news = matches!(new.welcome, Welcome::Entered(_))
+            && known.is_some_and(|member| member.state == new.state);
         let limits = &self.settings.limits;
-        let done = owned.channel.announce(now, new.addr, &new.identity, new.state, limits);
-        let is_member = owned.channel.members().contains(new.addr);
-        let is_alone = owned.channel.members().len() == 1;
-        if let (Ok(Announced::Entered | Announced::Returned), Some(to)) = (done, home) {
-            let admitted = Envelope::Admitted { to, conn: new.addr.conn };
-            self.outbox.send(new.addr.shard, admitted);
-        }
-        match (done, home) {
-            (Ok(Announced::Entered), _) => self.counters.members += 1,
-            (Ok(Announced::Returned), Some(home)) => {
-                self.counters.resumed_members += 1;
-                if !is_alone {
-                    self.send_snapshot(now, slot, new.feed, new.addr, home);
-                }
+        let done = match is_no_news {
+            true => Ok(Announced::Updated),
+            false => {
+                let state = new.state.clone();
+                owned.channel.announce(now, new.addr, &new.identity, state, limits)
             }
-            (Ok(Announced::Updated | Announced::Returned), _) => {}
-            (Err(reject), Some(to)) if !is_member => {
-                let refused =
-                    Envelope::Refused { to, conn: new.addr.conn, number: new.number, reject };
-                self.outbox.send(new.addr.shard, refused);
-            }
-            (Err(reject), _) => self.counters.ignore(Ignored::Refused(reject)),
+        };
+        match done {
+            Ok(Announced::Entered) => self.counters.members += 1,
+            Ok(Announced::Returned) => self.counters.resumed_members += 1,
+            _ => {}
         }
         self.mark_dirty(slot);
+        self.welcome(now, slot, &key, &new, done);
+    }
+
+    /// Tells the author of an announcement what became of it, in the way that it expects.
+    fn welcome(
+        &mut self,
+        now: Now,
+        slot: u32,
+        key: &Arc<ChannelKey>,
+        new: &Announcement,
+        done: Result<Announced, Reject>,
+    ) {
+        let Some(owned) = self.owned.get(slot) else { return };
+        let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
+        let is_member = owned.channel.members().contains(new.addr);
+        let is_alone = owned.channel.members().len() == 1;
+        match (done, new.welcome) {
+            (Err(reject), _) if !is_member => self.turn_away(key, new, reject),
+            (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
+            (Ok(Announced::Updated), Welcome::Set(_)) => {}
+            (Ok(entered), Welcome::Set(feed)) => {
+                self.outbox.send(shard, Envelope::Admitted { to, conn });
+                if entered == Announced::Returned && !is_alone {
+                    self.send_snapshot(now, slot, feed, new.addr, to);
+                }
+            }
+            (done, Welcome::Entered(request) | Welcome::Updated(request)) => {
+                let answer = done.map_or_else(Answer::Refused, |_| Answer::Done);
+                self.send_answer(shard, Asker::Session { conn, request }, key, answer);
+            }
+        }
+    }
+
+    /// The author of an announcement is no member.
+    fn turn_away(&mut self, key: &Arc<ChannelKey>, new: &Announcement, reject: Reject) {
+        let request = match new.welcome {
+            Welcome::Set(_) => NO_REQUEST,
+            Welcome::Entered(request) | Welcome::Updated(request) => request,
+        };
+        let (to, conn, number) = (new.home, new.addr.conn, new.number);
+        let channel = Arc::clone(key);
+        let refused = Envelope::Refused { to, channel, conn, number, request, reject };
+        self.outbox.send(new.addr.shard, refused);
+    }
+
+    /// A subscriber begins to watch: who is present, then the changes. What has changed already is
+    /// told to the others first, unless they are told at intervals only.
+    fn own_watch(
+        &mut self,
+        now: Now,
+        from: ShardId,
+        key: &Arc<ChannelKey>,
+        asker: Asker,
+        feed: Feed,
+    ) {
+        let Some(slot) = self.interested(key, from, feed) else {
+            return self.send_answer(from, asker, key, Answer::Refused(Reject::ServerFull));
+        };
+        self.flush_presence(now, slot);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        owned.channel.set_shown();
+        let members = owned.channel.members().iter().map(|member| Present {
+            identity: Arc::clone(&member.identity),
+            state: member.state.clone(),
+            announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+        });
+        let members = members.collect();
+        self.send_answer(from, asker, key, Answer::Watched { left: Vec::new(), members });
     }
 
     fn own_leave(&mut self, key: &ChannelKey, addr: ConnAddr) {
@@ -246,7 +326,7 @@ impl Shard {
         }
     }
 
-    fn mark_dirty(&mut self, slot: u32) {
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
         if let Some(owned) = self.owned.get_mut(slot)
             && !owned.dirty
         {
@@ -256,6 +336,12 @@ impl Shard {
     }
 
     fn flush_channel(&mut self, now: Now, slot: u32) {
+        self.flush_messages(now, slot);
+        self.flush_presence(now, slot);
+    }
+
+    /// Tells watchers what changed, unless they were told too lately.
+    fn flush_presence(&mut self, now: Now, slot: u32) {
         self.repay_stale_homes(now, slot);
         let generation = self.owned.generation(slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
@@ -283,10 +369,14 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let mut missed = false;
         for interest in &mut owned.interest {
-            let (to, feeds) = (interest.home, interest.feeds);
+            let (to, feeds) = (interest.home, interest.feeds.and(Feed::PRESENCE));
+            if feeds.is_empty() {
+                continue;
+            }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
             if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
                 interest.stale = true;
+                interest.miss_departures(&tick.changes);
                 missed = true;
                 self.counters.drop(Dropped::EventMailboxFull);
             }
@@ -303,41 +393,39 @@ impl Shard {
         }
     }
 
-    /// Sends the whole set to homes that missed a tick.
+    /// Sends the whole set to homes that missed a tick, and the names of those who left meanwhile.
     fn repay_stale_homes(&mut self, now: Now, slot: u32) {
-        let Some(owned) = self.owned.get(slot) else { return };
-        let stale: Vec<_> = owned.interest.iter().filter(|i| i.stale).copied().collect();
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let mut stale = Vec::new();
+        for interest in owned.interest.iter_mut().filter(|interest| interest.stale) {
+            stale.push(Interest { left: std::mem::take(&mut interest.left), ..interest.clone() });
+        }
         let mut owing = false;
         for interest in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
             owned.channel.set_shown();
-            let owned = &*owned;
-            let set = PresenceTick {
-                changes: Vec::new(),
-                encoded: encode_each(owned, |feed| {
-                    presence::set(feed, now, &owned.key.name, owned.channel.members())
-                }),
-                except: None,
-            };
-            let (to, feeds) = (interest.home, interest.feeds);
-            let envelope = Envelope::Presence { to, feeds, tick: Arc::new(set) };
+            let feeds = interest.feeds.and(Feed::PRESENCE);
+            let tick = Arc::new(make_repayment(now, owned, &interest));
+            let envelope = Envelope::Presence { to: interest.home, feeds, tick };
             let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
             if sent && interest.feeds.contains(Feed::Changes) {
                 let to = MembersFor::Watcher(interest.home);
                 self.send_members(now, Some(slot), interest.shard, to);
             }
             owing |= !sent;
-            self.set_stale(slot, interest.shard, !sent);
+            self.set_stale(slot, interest, !sent);
         }
         if owing {
             self.stale_channels.push(slot);
         }
     }
 
-    fn set_stale(&mut self, slot: u32, shard: ShardId, stale: bool) {
-        if let Some(owned) = self.owned.get_mut(slot) {
-            for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
-                interest.stale = stale;
+    fn set_stale(&mut self, slot: u32, owed: Interest, stale: bool) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        for interest in owned.interest.iter_mut().filter(|i| i.shard == owed.shard) {
+            interest.stale = stale;
+            if stale {
+                interest.left.extend_from_slice(&owed.left);
             }
         }
     }
@@ -367,9 +455,10 @@ impl Shard {
 fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
     let view = |member: &crate::channel::Member| MemberView {
         addr: member.addr,
-        user: Arc::clone(&member.identity.user),
+        identity: Arc::clone(&member.identity),
         state: member.state.clone(),
         age_ms: member.age_ms(now),
+        announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
         lingering: member.lingering_until_ms.is_some(),
     };
     owned.channel.members().iter().map(view).collect()
@@ -387,9 +476,44 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
     let members = owned.channel.members();
     let shown = presence::Shown::of(&changes, members, owned.policy.presence_interval_ms);
     let name = &owned.key.name;
-    let encoded = encode_each(owned, |feed| presence::tick(feed, now, name, members, &shown));
-    let changes = if owned.is_wanted(Feed::Changes) { changes } else { Vec::<Change>::new() };
+    let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
+        Some(_) => presence::tick(feed, now, name, members, &shown),
+        None => encode::changes(feed, now, name, &changes),
+    });
+    let wants_changes = owned.is_any_wanted(Feed::PRESENCE_CHANGES);
+    let changes = match wants_changes || owned.is_wanted(Feed::Changes) {
+        true => changes,
+        false => Vec::<Change>::new(),
+    };
     PresenceTick { changes, encoded, except }
+}
+
+/// What a home that missed something is sent: sets for those who read sets; for the others, and in
+/// the tick itself, who left and is not back, then everybody as if they had just entered.
+fn make_repayment(now: Now, owned: &OwnedChannel, interest: &Interest) -> PresenceTick {
+    let members = owned.channel.members();
+    let is_back = |gone: &Change| {
+        let is_same = |m: &crate::channel::Member| {
+            m.identity.user == gone.identity.user
+                && m.identity.connection == gone.identity.connection
+        };
+        members.sessions_of(&gone.identity.user) > 0 && members.iter().any(is_same)
+    };
+    let mut changes = Vec::new();
+    if !interest.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
+        changes.extend(interest.left.iter().filter(|gone| !is_back(gone)).cloned());
+        changes.extend(members.iter().map(|member| Change {
+            kind: ChangeKind::Enter,
+            addr: member.addr,
+            identity: Arc::clone(&member.identity),
+            state: member.state.clone(),
+        }));
+    }
+    let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
+        Some(_) => presence::set(feed, now, &owned.key.name, members),
+        None => encode::changes(feed, now, &owned.key.name, &changes),
+    });
+    PresenceTick { changes, encoded, except: None }
 }
 
 /// A joiner is told nothing when it is alone, or when the namespace says so.
@@ -399,10 +523,11 @@ fn withholds_set(owned: &OwnedChannel) -> bool {
 
 fn encode_each(
     owned: &OwnedChannel,
+    feeds: FeedSet,
     encode: impl Fn(Feed) -> Bytes,
 ) -> [Option<Bytes>; Feed::COUNT] {
     let mut encoded = [const { None }; Feed::COUNT];
-    for feed in Feed::ENCODED {
+    for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
         if owned.is_wanted(feed) {
             encoded[feed as usize] = Some(encode(feed));
         }

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+/// Memory that copies are gathered in.
+const COPY_BYTES: usize = 16 * 1024;
+
 /// A run of bytes of the queue.
 #[derive(Debug)]
 enum Chunk {
@@ -56,6 +59,32 @@ impl SendQueue {
         let queue = self.inner.get_or_insert_default();
         queue.len += bytes.len();
         queue.chunks.push_back(Chunk::Shared(bytes));
+    }
+
+    /// Whether `bytes` more may be queued where `most` may wait. What is larger than that has to
+    /// wait for an empty queue.
+    pub fn has_room(&self, bytes: usize, most: usize) -> bool {
+        self.is_empty() || self.len() + bytes <= most
+    }
+
+    /// Queues a copy of memory shared with other connections, in pieces of its own: the queue of a
+    /// receiver that does not read then holds little more than what waits in it.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        let queue = self.inner.get_or_insert_default();
+        queue.len += bytes.len();
+        match queue.chunks.back_mut() {
+            Some(Chunk::Own(tail)) if tail.len() + bytes.len() <= tail.capacity() => {
+                tail.extend_from_slice(bytes);
+            }
+            _ => {
+                let mut piece = Vec::with_capacity(bytes.len().max(COPY_BYTES));
+                piece.extend_from_slice(bytes);
+                queue.chunks.push_back(Chunk::Own(piece));
+            }
+        }
+        if queue.len == 0 {
+            self.inner = None;
+        }
     }
 
     /// Lets `write` append this connection's own bytes.

@@ -36,6 +36,11 @@ impl<T: Keyed> ChannelTable<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Slots, free ones included.
+    pub fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub fn find(&self, app: &str, name: &str, hash: u64) -> Option<u32> {
         let is_named = |slot: u32| {
             self.get(slot).is_some_and(|entry| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::envelope::HomeChannelId;
 use super::table::Keyed;
-use crate::channel::Channel;
+use crate::channel::{Change, ChangeKind, Channel, Message, Messages};
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
@@ -15,6 +15,8 @@ pub struct OwnedChannel {
     pub key: Arc<ChannelKey>,
     pub policy: Arc<Policy>,
     pub channel: Channel,
+    /// Set from the first publish on.
+    pub published: Option<Box<Published>>,
     pub interest: Vec<Interest>,
     /// In the list of channels to flush this turn.
     pub dirty: bool,
@@ -24,8 +26,16 @@ pub struct OwnedChannel {
     pub told_ms: Option<u64>,
 }
 
+/// What is published in an owned channel.
+#[derive(Debug, Default)]
+pub struct Published {
+    pub messages: Messages,
+    /// Not yet routed; at most what one turn brings.
+    pub pending: Vec<Arc<Message>>,
+}
+
 /// A home shard that has subscribers of an owned channel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Interest {
     pub shard: ShardId,
     pub home: HomeChannelId,
@@ -33,6 +43,21 @@ pub struct Interest {
     pub feeds: FeedSet,
     /// It missed a tick, because its mailbox was full; it is owed the whole set.
     pub stale: bool,
+    /// Members whose leaving it missed, for subscribers whom a set does not tell. Bounded by the
+    /// members that leave while one mailbox is full.
+    pub left: Vec<Change>,
+    /// It missed the messages after this serial, because its mailbox was full.
+    pub missed_after: Option<u64>,
+}
+
+impl Interest {
+    /// Remembers who left, for the time when the home can be told.
+    pub fn miss_departures(&mut self, changes: &[Change]) {
+        if !self.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
+            let left = changes.iter().filter(|change| change.kind == ChangeKind::Leave);
+            self.left.extend(left.cloned());
+        }
+    }
 }
 
 impl Keyed for OwnedChannel {
@@ -47,6 +72,7 @@ impl OwnedChannel {
             key,
             policy,
             channel: Channel::default(),
+            published: None,
             interest: Vec::new(),
             dirty: false,
             timed: false,
@@ -56,7 +82,13 @@ impl OwnedChannel {
 
     /// True when nothing would be lost by forgetting the channel.
     pub fn is_unused(&self) -> bool {
-        self.channel.members().is_empty() && self.interest.is_empty() && !self.dirty && !self.timed
+        self.published.is_none() && self.is_unused_but_for_messages()
+    }
+
+    /// True when nobody is there and nothing is to be told.
+    pub fn is_unused_but_for_messages(&self) -> bool {
+        let is_idle = !self.dirty && !self.timed;
+        self.channel.members().is_empty() && self.interest.is_empty() && is_idle
     }
 
     pub fn subscribe(&mut self, shard: ShardId, feed: Feed, home: HomeChannelId) {
@@ -68,7 +100,14 @@ impl OwnedChannel {
             None => {
                 let mut feeds = FeedSet::default();
                 feeds.insert(feed);
-                self.interest.push(Interest { shard, home, feeds, stale: false });
+                self.interest.push(Interest {
+                    shard,
+                    home,
+                    feeds,
+                    stale: false,
+                    left: Vec::new(),
+                    missed_after: None,
+                });
             }
         }
     }
@@ -80,9 +119,8 @@ impl OwnedChannel {
         self.interest.retain(|interest| !interest.feeds.is_empty());
     }
 
-    /// The entry of a home shard that has subscribers.
-    pub fn home_of(&self, shard: ShardId) -> Option<HomeChannelId> {
-        self.interest.iter().find(|interest| interest.shard == shard).map(|i| i.home)
+    pub fn is_any_wanted(&self, feeds: FeedSet) -> bool {
+        self.interest.iter().any(|interest| !interest.feeds.and(feeds).is_empty())
     }
 
     pub fn is_wanted(&self, feed: Feed) -> bool {
@@ -96,8 +134,12 @@ pub struct HomeChannel {
     pub key: Arc<ChannelKey>,
     pub owner: ShardId,
     pub policy: Arc<Policy>,
-    /// Connection slots per encoded feed, in no particular order.
+    /// Per encoded feed, the slots of connections that are delivered to, in no particular order.
     pub subscribers: [Vec<u32>; Feed::ENCODED.len()],
+    /// Per encoded feed, subscriptions, those included that nothing is delivered to yet.
+    pub subscriptions: [u32; Feed::ENCODED.len()],
+    /// Connections that are members, or about to be.
+    pub members: u32,
     /// Other shards were told that further subscribers should stay where they are.
     pub hot: bool,
 }
@@ -110,10 +152,23 @@ impl Keyed for HomeChannel {
 
 impl HomeChannel {
     pub fn new(key: Arc<ChannelKey>, owner: ShardId, policy: Arc<Policy>) -> Self {
-        HomeChannel { key, owner, policy, subscribers: Default::default(), hot: false }
+        HomeChannel {
+            key,
+            owner,
+            policy,
+            subscribers: Default::default(),
+            subscriptions: Default::default(),
+            members: 0,
+            hot: false,
+        }
     }
 
-    pub fn subscriber_count(&self) -> usize {
-        self.subscribers.iter().map(Vec::len).sum()
+    /// True when no connection of this shard has to do with the channel.
+    pub fn is_unused(&self) -> bool {
+        self.members == 0 && self.subscription_count() == 0
+    }
+
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.iter().map(|&count| count as usize).sum()
     }
 }

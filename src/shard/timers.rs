@@ -17,10 +17,12 @@ pub enum Timer {
     /// Send held-back presence to a connection that asked for fewer frames, or to the owner what a
     /// fast sender announced meanwhile.
     Pace { conn: ConnId },
+    /// Look for messages and channels that need not be kept any longer.
+    Retention,
 }
 
 /// Earliest first. Bounded: one sweep, one flush per channel, one grace per loss, one pace per
-/// connection.
+/// connection, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

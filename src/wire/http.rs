@@ -40,6 +40,7 @@ pub struct Upgrade<'a> {
     pub key: AcceptKey,
     pub host: &'a str,
     pub origin: Option<&'a str>,
+    pub user_agent: Option<&'a str>,
     /// The first `Sec-WebSocket-Protocol` header: names separated by commas.
     pub protocols: Option<&'a str>,
     /// Bytes up to and with the empty line. What follows are frames.
@@ -214,6 +215,7 @@ fn upgrade<'a>(
         key,
         host: text(host)?,
         origin: headers.first("origin").map(text).transpose()?,
+        user_agent: headers.first("user-agent").and_then(|value| text(value).ok()),
         protocols: headers.first("sec-websocket-protocol").map(text).transpose()?,
         head_bytes,
     })

@@ -113,7 +113,7 @@ checks('refusals', ({ once }) => {
     const [channel, data] = [scene.name(), 'x'.repeat(300 * 1024)];
     await refuses(client, { t: 'pub', channel, name: 'n', data }, 40001);
     await refuses(client, { t: 'pub', channel, name: 'n', data, ephemeral: true }, 40001);
-    const messages = range(1, 300).map(() => ({ name: 'n', data: 'x'.repeat(1024) }));
+    const messages = [{ name: 'n', data: 1 }, { name: 'n', data }];
     await refuses(client, { t: 'pub', channel, name: '', messages }, 40001);
     assert.equal((await client.ask({ t: 'pub', channel, name: 'n', data: 1 })).seq, 1);
   });

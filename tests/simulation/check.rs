@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount::counters::Counters;
+use headcount::session::message_pack_state;
 
 use super::profile::{APPS, CHANNELS};
 use super::run::{Owed, Run, View};
@@ -163,10 +164,14 @@ impl Run {
         let shown = self.world.members(app, channel);
         let mut owned = BTreeMap::new();
         for member in &shown {
-            let state = std::str::from_utf8(&member.state).expect("a state").to_owned();
+            let state =
+                std::str::from_utf8(message_pack_state(&member.state)).expect("a state").to_owned();
             assert!(!member.lingering, "a ghost lingers in {app} {channel}: {state}");
-            self.check_name(author(&state).client, &member.user);
-            assert!(owned.insert(state, member.user.to_string()).is_none(), "{member:?} twice");
+            self.check_name(author(&state).client, &member.identity.user);
+            assert!(
+                owned.insert(state, member.identity.user.to_string()).is_none(),
+                "{member:?} twice"
+            );
         }
         let found: BTreeSet<(usize, u64)> =
             owned.keys().map(|state| (author(state).client, author(state).seq)).collect();

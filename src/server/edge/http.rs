@@ -1,26 +1,35 @@
 //! Requests and responses of the edge.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_lite::future;
 use futures_lite::stream::{self, BoxedLocal, StreamExt};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
-use super::Edge;
-use super::io::HyperIo;
-use super::links::{self, Next, WatchItem};
+use super::connections::{Activity, Counted};
+use super::io::{HyperIo, linger};
+use super::links::NoAnswer;
+use super::upgrade::{HandOver, upgrade_head};
+use super::watch::{self, Next, Watch, WatchItem};
+use super::{Edge, rest};
 use crate::admin::{self, Process, Route, Surface, route};
-use crate::ids::{ChannelKey, ShardId};
+use crate::ids::ShardId;
 use crate::limits::REQUEST_HEAD_BYTES_MAX;
+use crate::rest::{CORS_HEADERS, Reply};
 
 type Body = Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
 
@@ -35,24 +44,90 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 const PAGE: &str = include_str!("page.html");
 
-/// Serves one connection; `requested` is set once its request is complete.
-pub async fn serve(edge: Rc<Edge>, surface: Surface, io: HyperIo, requested: Rc<Cell<bool>>) {
+/// Serves the requests of one connection. Returns it when one of them is for a shard.
+pub async fn serve(
+    edge: Rc<Edge>,
+    surface: Surface,
+    io: HyperIo,
+    activity: Rc<Activity>,
+) -> Option<HandOver> {
+    let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
+    let asked = Rc::clone(&upgrade);
     let service = service_fn(move |request| {
-        requested.set(true);
-        let edge = Rc::clone(&edge);
-        async move { Ok::<_, Infallible>(respond(&edge, surface, &request).await) }
+        let counted = activity.count_request();
+        let (edge, asked) = (Rc::clone(&edge), Rc::clone(&asked));
+        async move {
+            if let Some(head) = upgrade_head(&request).filter(|_| surface == Surface::Public) {
+                *asked.borrow_mut() = Some(head);
+                future::pending::<()>().await;
+            }
+            let response = respond(&edge, surface, request).await;
+            Ok::<_, Infallible>(response.map(|body| counted_body(body, counted)))
+        }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .keep_alive(false)
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(2 * REQUEST_HEAD_BYTES_MAX)
         .serve_connection(io, service);
-    // A connection that fails has nobody left to be told.
-    let _ = connection.await;
+    poll_fn(|cx| {
+        // A connection that fails has nobody left to be told.
+        let ended = Pin::new(&mut connection).poll(cx).is_ready();
+        if ended || upgrade.borrow().is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    let parts = connection.into_parts();
+    let Some(mut unread) = upgrade.take() else {
+        linger(parts.io).await;
+        return None;
+    };
+    let (socket, rest) = parts.io.detach().ok()?;
+    unread.extend_from_slice(&parts.read_buf);
+    unread.extend_from_slice(&rest);
+    Some(HandOver { socket, unread })
 }
 
-async fn respond(edge: &Rc<Edge>, surface: Surface, request: &Request<Incoming>) -> Response<Body> {
+/// A request whose answer is a stream is under way until the stream ends.
+fn counted_body(body: Body, counted: Counted) -> Body {
+    match body {
+        Either::Left(whole) => Either::Left(whole),
+        Either::Right(stream) => {
+            let counted_frames = stream.map(move |frame| {
+                let _counted = &counted;
+                frame
+            });
+            Either::Right(StreamBody::new(counted_frames.boxed_local()))
+        }
+    }
+}
+
+async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
+    let _counted = edge.connections.count_request();
+    let mut response = match request.version() {
+        // RFC 9112 section 3.2.
+        Version::HTTP_11 if !request.headers().contains_key(HOST) => {
+            text(StatusCode::BAD_REQUEST, TEXT, "the Host header is missing\n")
+        }
+        _ => dispatch(edge, surface, request).await,
+    };
+    edge.connections.count_response(response.status().as_u16());
+    let headers = response.headers_mut();
+    if surface == Surface::Public {
+        for (name, value) in CORS_HEADERS {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+    }
+    if !edge.ready.load(Ordering::Relaxed) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
     match route(surface, request.method().as_str(), request.uri().path()) {
+        Route::NotFound if surface == Surface::Public => whole(rest::respond(edge, request).await),
+        _ if surface == Surface::Public && *request.method() == Method::OPTIONS => {
+            whole(rest::respond(edge, request).await)
+        }
         Route::Page => page(surface),
         Route::Health => text(StatusCode::OK, TEXT, "ok\n"),
         Route::Ready => readiness(edge),
@@ -69,6 +144,21 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: &Request<Incoming>)
             response
         }
     }
+}
+
+/// A reply as hyper wants it.
+fn whole(reply: Reply) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(reply.body))));
+    *response.status_mut() =
+        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in reply.headers {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
@@ -105,7 +195,7 @@ async fn metrics(edge: &Edge) -> Response<Body> {
     for shard in 0..edge.settings.router.shards() {
         match edge.links.counters(ShardId(shard)).await {
             Ok(of_shard) => counters.push(of_shard),
-            Err(links::NoAnswer) => return no_answer(),
+            Err(NoAnswer) => return no_answer(),
         }
     }
     let process = Process {
@@ -113,33 +203,30 @@ async fn metrics(edge: &Edge) -> Response<Body> {
         silent_executors: edge.health.silent.load(Ordering::Relaxed),
         executor_stalls: edge.health.stalls.load(Ordering::Relaxed),
         uptime_s: edge.started.elapsed().as_secs(),
+        http_connections: edge.connections.open(),
+        http_refused: edge.connections.refused(),
+        http_responses: edge.connections.responses(),
     };
-    text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, process))
+    text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, &process))
 }
 
 fn no_answer() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard does not answer, try again\n")
 }
 
-fn locate(edge: &Edge, app: &str, channel: &str) -> (Arc<ChannelKey>, ShardId) {
-    let key = Arc::new(edge.settings.router.key(&app.into(), channel));
-    let owner = edge.settings.router.shard_of(&key);
-    (key, owner)
-}
-
 async fn members(edge: &Edge, app: &str, channel: &str) -> Response<Body> {
-    let (key, owner) = locate(edge, app, channel);
+    let (key, owner) = edge.locate(&app.into(), channel);
     match edge.links.members(owner, key).await {
         Ok(members) => {
             text(StatusCode::OK, JSON, admin::members(app, channel, &members).to_string())
         }
-        Err(links::NoAnswer) => no_answer(),
+        Err(NoAnswer) => no_answer(),
     }
 }
 
 fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
-    let (key, owner) = locate(edge, app, channel);
-    let watch = links::watch(edge, key, owner);
+    let (key, owner) = edge.locate(&app.into(), channel);
+    let watch = watch::watch(edge, key, owner);
     let edge = Rc::clone(edge);
     let lines = stream::unfold((edge, watch), |(edge, mut watch)| async move {
         let line = next_lines(&edge, &mut watch).await;
@@ -152,7 +239,7 @@ fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
     response
 }
 
-async fn next_lines(edge: &Edge, watch: &mut links::Watch) -> String {
+async fn next_lines(edge: &Edge, watch: &mut Watch) -> String {
     let keep_alive = async {
         glommio::timer::sleep(KEEP_ALIVE).await;
         None

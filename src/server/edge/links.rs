@@ -1,8 +1,7 @@
-//! The edge's conversations with shards: questions and their answers, watched channels.
+//! The edge's conversations with shards: envelopes both ways, questions and their answers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,31 +10,24 @@ use std::time::Duration;
 
 use futures_lite::future;
 
+use super::watch::{WatchItem, WatchedChannels, Watcher};
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
-use crate::session::Feed;
+use crate::session;
 use crate::shard::{
-    Command, Envelope, HomeChannelId, MemberView, MembersFor, Parcel, PresenceTick,
+    Asker, Command, Envelope, MemberView, MembersFor, Parcel, PollAsk, PollOutcome,
 };
 
 /// How long a shard may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-
-/// Events that wait for one watcher. When there are more it starts over with the present set.
-const EVENTS_MAX: usize = 4096;
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a question is answered with.
 pub enum Answer {
     Counters(Box<Counters>),
     Members(Vec<MemberView>),
-}
-
-/// What a watcher is sent.
-pub enum WatchItem {
-    /// The whole set; whatever came before is superseded.
-    Members(Vec<MemberView>),
-    Changes(Arc<PresenceTick>),
+    Channel(session::Answer),
+    Polled(PollOutcome),
 }
 
 /// A shard did not answer in time, or there was no room to ask.
@@ -44,134 +36,49 @@ pub struct NoAnswer;
 
 pub struct Links {
     mailboxes: RefCell<Mailboxes>,
-    /// Envelopes that found no room; sent before any other. Bounded by the HTTP connections, each
-    /// of which asks one thing at a time, and one goodbye per watched channel.
-    waiting: RefCell<VecDeque<(ShardId, Envelope)>>,
-    questions: RefCell<HashMap<u64, Rc<Question>>>,
-    watched: RefCell<HashMap<u32, Watched>>,
+    /// Envelopes that found no room, by shard; sent before any other. Questions are refused
+    /// instead, so what waits is bounded by the watched channels and the sessions that nobody
+    /// waited for.
+    waiting: RefCell<Vec<VecDeque<Envelope>>>,
+    pub(super) questions: RefCell<HashMap<u64, Rc<Question>>>,
+    pub(super) watched: RefCell<WatchedChannels>,
     next_number: Cell<u64>,
-    http_connections: Rc<Cell<usize>>,
 }
 
 /// Somebody who waits for an answer, or a watcher that asked for the set.
-enum Question {
+pub enum Question {
     Once { answer: RefCell<Option<Answer>>, waker: RefCell<Option<Waker>> },
     Watcher(Rc<Watcher>),
 }
 
-/// A channel that somebody at the edge watches, under the number owners know it by.
-struct Watched {
-    key: Arc<ChannelKey>,
-    owner: ShardId,
-    watchers: Vec<Rc<Watcher>>,
+/// A question that is taken back when nobody waits for its answer any more.
+struct Asked<'l> {
+    links: &'l Links,
+    number: u64,
 }
 
-/// One watcher's queue.
-pub struct Watcher {
-    items: RefCell<VecDeque<WatchItem>>,
-    /// Items were lost; only a whole set makes sense now.
-    overrun: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Watcher {
-    fn new() -> Self {
-        // Nothing makes sense before the first whole set.
-        Watcher { items: RefCell::default(), overrun: Cell::new(true), waker: RefCell::default() }
-    }
-
-    fn push(&self, item: WatchItem) {
-        let mut items = self.items.borrow_mut();
-        match &item {
-            WatchItem::Members(_) => {
-                items.clear();
-                self.overrun.set(false);
-            }
-            WatchItem::Changes(_) if self.overrun.get() => return,
-            WatchItem::Changes(_) if items.len() >= EVENTS_MAX => {
-                items.clear();
-                self.overrun.set(true);
-                return wake(&self.waker);
-            }
-            WatchItem::Changes(_) => {}
-        }
-        items.push_back(item);
-        wake(&self.waker);
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.links.questions.borrow_mut().remove(&self.number);
     }
 }
 
-fn wake(waker: &RefCell<Option<Waker>>) {
+pub fn wake(waker: &RefCell<Option<Waker>>) {
     if let Some(waker) = waker.borrow_mut().take() {
         waker.wake();
     }
 }
 
-/// A watcher's end of a watch; the watch ends with it.
-pub struct Watch {
-    links: Rc<super::Edge>,
-    channel: u32,
-    watcher: Rc<Watcher>,
-}
-
-/// What comes next in a watch.
-pub enum Next {
-    Item(WatchItem),
-    /// Items were lost and the set was asked for again.
-    Restarted,
-}
-
-impl Watch {
-    /// Waits for the next item.
-    pub async fn next(&mut self) -> Next {
-        let watcher = Rc::clone(&self.watcher);
-        let was_overrun = watcher.overrun.get();
-        let item = poll_fn(|cx| {
-            if let Some(item) = watcher.items.borrow_mut().pop_front() {
-                return Poll::Ready(Some(item));
-            }
-            if watcher.overrun.get() && !was_overrun {
-                return Poll::Ready(None);
-            }
-            *watcher.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        });
-        match item.await {
-            Some(item) => Next::Item(item),
-            None => {
-                self.links.links.ask_set(self.channel, &self.watcher);
-                Next::Restarted
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.links.links.unwatch(self.channel, &self.watcher);
-    }
-}
-
 impl Links {
     pub fn new(mailboxes: Mailboxes) -> Self {
+        let peers = mailboxes.peers();
         Links {
             mailboxes: RefCell::new(mailboxes),
-            waiting: RefCell::default(),
+            waiting: RefCell::new((0..peers).map(|_| VecDeque::new()).collect()),
             questions: RefCell::default(),
             watched: RefCell::default(),
             next_number: Cell::new(1),
-            http_connections: Rc::default(),
         }
-    }
-
-    /// HTTP connections being served.
-    pub fn http_connections(&self) -> usize {
-        self.http_connections.get()
-    }
-
-    /// Counts one HTTP connection for as long as the result lives.
-    pub fn count_http_connection(&self) -> Counted {
-        self.http_connections.set(self.http_connections.get() + 1);
-        Counted(Rc::clone(&self.http_connections))
     }
 
     /// Moves envelopes both ways. Returns the connections that arrived.
@@ -206,7 +113,8 @@ impl Links {
             registered = true;
             mailboxes.station().task.register(cx.waker());
             mailboxes.station().set_sleeping();
-            if !mailboxes.is_empty() || has_work() || !self.waiting.borrow().is_empty() {
+            let waits = self.waiting.borrow().iter().any(|waiting| !waiting.is_empty());
+            if !mailboxes.is_empty() || has_work() || waits {
                 mailboxes.station().set_awake();
                 cx.waker().wake_by_ref();
             }
@@ -218,9 +126,10 @@ impl Links {
     /// Asks one shard for its counters.
     pub async fn counters(&self, shard: ShardId) -> Result<Counters, NoAnswer> {
         let from = self.me();
-        match self.ask(shard, |request| Envelope::Inspect { from, request }).await? {
+        let question = |request| Envelope::Inspect { from, request };
+        match self.ask(shard, ANSWER_WITHIN, question).await? {
             Answer::Counters(counters) => Ok(*counters),
-            Answer::Members(_) => Err(NoAnswer),
+            _ => Err(NoAnswer),
         }
     }
 
@@ -230,37 +139,79 @@ impl Links {
         owner: ShardId,
         channel: Arc<ChannelKey>,
     ) -> Result<Vec<MemberView>, NoAnswer> {
-        let from = self.me();
-        let question = |request| {
-            let command = Command::Members { to: MembersFor::Request(request) };
-            Envelope::Command { from, channel, command }
-        };
-        match self.ask(owner, question).await? {
+        let question =
+            |request| self.command(channel, Command::Members { to: MembersFor::Request(request) });
+        match self.ask(owner, ANSWER_WITHIN, question).await? {
             Answer::Members(members) => Ok(members),
-            Answer::Counters(_) => Err(NoAnswer),
+            _ => Err(NoAnswer),
         }
+    }
+
+    /// Asks the owner of a channel to do something with it.
+    pub async fn order(
+        &self,
+        owner: ShardId,
+        channel: Arc<ChannelKey>,
+        command: impl FnOnce(Asker) -> Command,
+    ) -> Result<session::Answer, NoAnswer> {
+        let question = |number| self.command(channel, command(Asker::Edge(number)));
+        match self.ask(owner, ANSWER_WITHIN, question).await? {
+            Answer::Channel(answer) => Ok(answer),
+            _ => Err(NoAnswer),
+        }
+    }
+
+    /// Asks a shard on behalf of a long-polling client.
+    pub async fn poll(
+        &self,
+        shard: ShardId,
+        within: Duration,
+        ask: PollAsk,
+    ) -> Result<PollOutcome, NoAnswer> {
+        let from = self.me();
+        let question = |number| Envelope::Poll { from, number, ask };
+        match self.ask(shard, within, question).await? {
+            Answer::Polled(outcome) => Ok(outcome),
+            _ => Err(NoAnswer),
+        }
+    }
+
+    /// A number that was not given out before.
+    pub fn number(&self) -> u64 {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        number
+    }
+
+    pub(super) fn command(&self, channel: Arc<ChannelKey>, command: Command) -> Envelope {
+        Envelope::Command { from: self.me(), channel, command }
+    }
+
+    /// Sends what must arrive; it waits here while there is no room.
+    pub(super) fn send(&self, to: ShardId, envelope: Envelope) {
+        self.waiting.borrow_mut()[to.index()].push_back(envelope);
+        self.send_waiting();
+        self.mailboxes.borrow_mut().wake_touched();
     }
 
     fn me(&self) -> ShardId {
         ShardId((self.mailboxes.borrow().peers() - 1) as u16)
     }
 
-    fn number(&self) -> u64 {
-        let number = self.next_number.get();
-        self.next_number.set(number + 1);
-        number
-    }
-
+    /// Waits for the answer to a question. A shard that does not keep up is not asked: whoever asks
+    /// can try again, and knows that nothing was done.
     async fn ask(
         &self,
         shard: ShardId,
+        within: Duration,
         envelope: impl FnOnce(u64) -> Envelope,
     ) -> Result<Answer, NoAnswer> {
         let number = self.number();
         let question =
             Rc::new(Question::Once { answer: RefCell::default(), waker: RefCell::default() });
         self.questions.borrow_mut().insert(number, Rc::clone(&question));
-        self.send(shard, envelope(number));
+        let _asked = Asked { links: self, number };
+        self.try_send(shard, envelope(number))?;
         let answered = poll_fn(|cx| {
             let Question::Once { answer, waker } = &*question else { return Poll::Pending };
             if let Some(answer) = answer.borrow_mut().take() {
@@ -270,26 +221,31 @@ impl Links {
             Poll::Pending
         });
         let late = async {
-            glommio::timer::sleep(ANSWER_WITHIN).await;
+            glommio::timer::sleep(within).await;
             Err(NoAnswer)
         };
-        let result = future::or(answered, late).await;
-        self.questions.borrow_mut().remove(&number);
-        result
+        future::or(answered, late).await
     }
 
-    fn send(&self, to: ShardId, envelope: Envelope) {
-        self.waiting.borrow_mut().push_back((to, envelope));
-        self.send_waiting();
-        self.mailboxes.borrow_mut().wake_touched();
+    /// Sends unless there is no room.
+    pub(super) fn try_send(&self, to: ShardId, envelope: Envelope) -> Result<(), NoAnswer> {
+        if !self.waiting.borrow()[to.index()].is_empty() {
+            return Err(NoAnswer);
+        }
+        let mut mailboxes = self.mailboxes.borrow_mut();
+        mailboxes.post(to, envelope).map_err(|_| NoAnswer)?;
+        mailboxes.wake_touched();
+        Ok(())
     }
 
     fn send_waiting(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        while let Some((to, envelope)) = waiting.pop_front() {
-            if let Err(envelope) = self.mailboxes.borrow_mut().post(to, envelope) {
-                waiting.push_front((to, envelope));
-                break;
+        let mut mailboxes = self.mailboxes.borrow_mut();
+        for (to, waiting) in self.waiting.borrow_mut().iter_mut().enumerate() {
+            while let Some(envelope) = waiting.pop_front() {
+                if let Err(envelope) = mailboxes.post(ShardId(to as u16), envelope) {
+                    waiting.push_front(envelope);
+                    break;
+                }
             }
         }
     }
@@ -310,92 +266,114 @@ impl Links {
                     self.tell(to, || WatchItem::Changes(Arc::clone(&tick)));
                 }
             }
+            Envelope::Answer { to: Asker::Edge(number), answer, .. } => {
+                self.answer(number, Answer::Channel(answer));
+            }
+            Envelope::Polled { number, outcome } => {
+                let unclaimed = self.answer(number, Answer::Polled(outcome));
+                if let Some(Answer::Polled(PollOutcome::Connected { session, .. })) = unclaimed {
+                    let (from, number) = (self.me(), self.number());
+                    let ask = PollAsk::Disconnect { session };
+                    self.send(session.shard, Envelope::Poll { from, number, ask });
+                }
+            }
             other => debug_assert!(false, "the edge was sent {other:?}"),
         }
     }
 
-    fn answer(&self, request: u64, given: Answer) {
-        let Some(question) = self.questions.borrow_mut().remove(&request) else { return };
+    /// Hands an answer to whoever asked; gives it back when nobody waits for it any more.
+    fn answer(&self, number: u64, given: Answer) -> Option<Answer> {
+        let Some(question) = self.questions.borrow_mut().remove(&number) else {
+            return Some(given);
+        };
         match (&*question, given) {
             (Question::Once { answer, waker }, given) => {
                 *answer.borrow_mut() = Some(given);
                 wake(waker);
+                None
             }
             (Question::Watcher(watcher), Answer::Members(members)) => {
                 watcher.push(WatchItem::Members(members));
+                None
             }
-            (Question::Watcher(_), Answer::Counters(_)) => {}
+            (Question::Watcher(_), given) => Some(given),
         }
     }
+}
 
-    fn tell(&self, channel: HomeChannelId, item: impl Fn() -> WatchItem) {
-        if let Some(watched) = self.watched.borrow().get(&channel.slot) {
-            for watcher in &watched.watchers {
-                watcher.push(item());
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::server::mesh;
+    use crate::shard::PollSession;
+
+    const SHARD: ShardId = ShardId(0);
+    const EDGE: usize = 1;
+
+    /// The edge's links, and the mailboxes of the one shard, with room for one envelope each way.
+    fn links() -> (Links, Mailboxes) {
+        let (_, mut ends) = mesh::build(2, 1).unwrap();
+        let edge = Links::new(ends.pop().unwrap());
+        (edge, ends.pop().unwrap())
     }
 
-    fn subscribe(&self, channel: Arc<ChannelKey>, owner: ShardId) -> (u32, Rc<Watcher>) {
-        let watcher = Rc::new(Watcher::new());
-        let known = self.watched.borrow().iter().find(|(_, w)| *w.key == *channel).map(|w| *w.0);
-        let number = known.unwrap_or_else(|| self.number() as u32);
-        let mut watched = self.watched.borrow_mut();
-        let entry = watched.entry(number).or_insert_with(|| Watched {
-            key: Arc::clone(&channel),
-            owner,
-            watchers: Vec::new(),
-        });
-        entry.watchers.push(Rc::clone(&watcher));
-        drop(watched);
-        if known.is_none() {
-            let home = HomeChannelId { slot: number, generation: 1 };
-            let command = Command::Subscribe { feed: Feed::Changes, home };
-            self.send(owner, Envelope::Command { from: self.me(), channel, command });
-        }
-        (number, watcher)
+    fn session() -> PollSession {
+        PollSession { shard: SHARD, conn: ConnId { slot: 1, generation: 2 }, secret: 3 }
     }
 
-    /// Asks for the whole set on behalf of one watcher; it comes in order with the changes.
-    fn ask_set(&self, channel: u32, watcher: &Rc<Watcher>) {
-        let Some((owner, key)) =
-            self.watched.borrow().get(&channel).map(|w| (w.owner, Arc::clone(&w.key)))
-        else {
-            return;
+    #[test]
+    fn a_shard_without_room_is_not_asked() {
+        let (links, mut shard) = links();
+        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 0 });
+        let asked = future::block_on(links.counters(SHARD));
+        assert!(asked.is_err(), "at once: there is no timer here");
+        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 1 });
+        assert!(shard.take(EDGE).is_some());
+        let asked = links.try_send(SHARD, Envelope::Inspect { from: links.me(), request: 2 });
+        assert!(asked.is_err(), "what waits goes first");
+        links.pump();
+        assert!(matches!(shard.take(EDGE), Some(Envelope::Inspect { request: 1, .. })));
+        assert!(links.questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn an_answer_finds_who_asked_and_a_question_ends_with_who_asked() {
+        let (links, mut shard) = links();
+        let conversation = async {
+            let asking = links.poll(SHARD, ANSWER_WITHIN, PollAsk::Receive { session: session() });
+            let answering = async {
+                let Some(Envelope::Poll { number, .. }) = shard.take(EDGE) else { panic!("none") };
+                let polled = Envelope::Polled { number, outcome: PollOutcome::Gone };
+                shard.post(ShardId(EDGE as u16), polled).unwrap();
+                links.pump();
+                future::pending().await
+            };
+            let outcome = future::or(asking, answering).await;
+            assert!(matches!(outcome, Ok(PollOutcome::Gone)), "{outcome:?}");
+            let asking = links.counters(SHARD);
+            let gone = async { Err(NoAnswer) };
+            assert!(future::or(asking, gone).await.is_err());
+            assert!(links.questions.borrow().is_empty(), "nobody asks any more");
+            let late =
+                links.poll(SHARD, Duration::from_millis(1), PollAsk::Connect { bytes: Vec::new() });
+            shard.take(EDGE);
+            assert!(late.await.is_err(), "no answer in time");
         };
-        let number = self.number();
-        let question = Rc::new(Question::Watcher(Rc::clone(watcher)));
-        self.questions.borrow_mut().insert(number, question);
-        let command = Command::Members { to: MembersFor::Request(number) };
-        self.send(owner, Envelope::Command { from: self.me(), channel: key, command });
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(conversation);
     }
 
-    fn unwatch(&self, channel: u32, watcher: &Rc<Watcher>) {
-        let mut watched = self.watched.borrow_mut();
-        let Some(entry) = watched.get_mut(&channel) else { return };
-        entry.watchers.retain(|other| !Rc::ptr_eq(other, watcher));
-        if !entry.watchers.is_empty() {
-            return;
-        }
-        let Some(Watched { key, owner, .. }) = watched.remove(&channel) else { return };
-        drop(watched);
-        let command = Command::Unsubscribe { feed: Feed::Changes };
-        self.send(owner, Envelope::Command { from: self.me(), channel: key, command });
-    }
-}
-
-/// Begins to watch a channel: its members, then every change.
-pub fn watch(edge: &Rc<super::Edge>, channel: Arc<ChannelKey>, owner: ShardId) -> Watch {
-    let (number, watcher) = edge.links.subscribe(channel, owner);
-    edge.links.ask_set(number, &watcher);
-    Watch { links: Rc::clone(edge), channel: number, watcher }
-}
-
-/// One HTTP connection, counted while it lives.
-pub struct Counted(Rc<Cell<usize>>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+    #[test]
+    fn a_session_that_nobody_waited_for_is_ended() {
+        let (links, mut shard) = links();
+        let outcome = PollOutcome::Connected { session: session(), bytes: Vec::new() };
+        let polled = Envelope::Polled { number: 7, outcome };
+        shard.post(ShardId(EDGE as u16), polled).unwrap();
+        links.pump();
+        let sent = shard.take(EDGE);
+        let Some(Envelope::Poll { ask: PollAsk::Disconnect { session: ended }, .. }) = sent else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(ended, session());
     }
 }

@@ -1,12 +1,28 @@
-//! The edge: plain HTTP on a glommio executor of its own. It owns no channel and asks shards
-//! through its mailboxes like any shard does.
+//! The edge: plain HTTP on a glommio executor of its own, for operators and for applications (REST,
+//! long-polling). It owns no channel and no session, and asks shards through its mailboxes like any
+//! shard does.
 //!
 //! Invariant: nothing here can slow a shard down; what a slow reader misses it is told to forget.
+//!
+//! | full | what happens | who is told | counter |
+//! |---|---|---|---|
+//! | mailbox edge -> shard, question | refused, nothing was done | client: 503 | `http_responses{503}` |
+//! | mailbox edge -> shard, end of a watch or of an unclaimed session | waits here, in order | nobody | - |
+//! | bytes of request bodies, one or all together | refused | client: 413 or 503 | `http_responses{..}` |
+//! | connections | closed at once | nobody | `http_refused` |
+//! | events for one watcher | it starts over with the present set | reader: `reset` | - |
 
+mod body;
+mod connections;
 mod http;
 mod io;
 mod links;
+mod poll;
+mod rest;
+mod upgrade;
+mod watch;
 
+use std::cell::Cell;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,17 +38,21 @@ use super::mesh::Mailboxes;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
 use crate::admin::Surface;
+use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Parcel, Settings};
+use body::BodyBudget;
+use connections::{Activity, Connections, Counted};
 use links::Links;
-
-/// How long a connection may take to send its request.
-const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+use upgrade::HandOver;
 
 /// Pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// HTTP connections at the same time; further ones are closed at once.
-const CONNECTIONS_MAX: usize = 1024;
+/// How long answers may take that are being made when the server stops.
+const FINISH_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether they are made; also what the last one has to reach its socket.
+const FINISH_EVERY: Duration = Duration::from_millis(10);
 
 /// What the edge's thread is started with.
 pub struct EdgeParts {
@@ -49,36 +69,59 @@ pub struct EdgeParts {
 /// What every request can ask.
 pub(super) struct Edge {
     links: Links,
+    connections: Connections,
+    bodies: BodyBudget,
     settings: Arc<Settings>,
     clock: Clock,
     started: Instant,
     budget: Arc<DescriptorBudget>,
     health: Arc<Health>,
     ready: Arc<AtomicBool>,
+    next_shard: Cell<u16>,
+}
+
+impl Edge {
+    /// A channel and its owner.
+    fn locate(&self, app: &Arc<str>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
+        let key = Arc::new(self.settings.router.key(app, channel));
+        let owner = self.settings.router.shard_of(&key);
+        (key, owner)
+    }
+
+    /// Shards by turns, for what any of them can do.
+    fn next_shard(&self) -> ShardId {
+        let shard = self.next_shard.get();
+        self.next_shard.set((shard + 1) % self.settings.router.shards());
+        ShardId(shard)
+    }
 }
 
 /// Serves until told to drain. Must run inside a glommio executor.
 pub async fn run(parts: EdgeParts) {
     let edge = Rc::new(Edge {
         links: Links::new(parts.mailboxes),
+        connections: Connections::default(),
+        bodies: BodyBudget::default(),
         settings: parts.settings,
         clock: parts.clock,
         started: Instant::now(),
         budget: parts.budget,
         health: parts.health,
         ready: parts.ready,
+        next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
     let listener = unsafe { TcpListener::from_raw_fd(parts.admin.into_raw_fd()) };
     glommio::spawn_local(accept_admin(Rc::clone(&edge), listener)).detach();
-    pump(edge, parts.control).await;
+    pump(&edge, parts.control).await;
+    finish(&edge).await;
 }
 
 /// Takes envelopes whenever somebody wakes the edge.
-async fn pump(edge: Rc<Edge>, control: Receiver<Control>) {
+async fn pump(edge: &Rc<Edge>, control: Receiver<Control>) {
     loop {
         for parcel in edge.links.pump() {
-            adopt(&edge, parcel);
+            adopt(edge, parcel);
         }
         if let Ok(Control::Drain) = control.try_recv() {
             return;
@@ -87,10 +130,29 @@ async fn pump(edge: Rc<Edge>, control: Receiver<Control>) {
     }
 }
 
+/// The shards have ended. What they answered at last still goes out.
+async fn finish(edge: &Rc<Edge>) {
+    let deadline = Instant::now() + FINISH_WITHIN;
+    loop {
+        let waits = edge.connections.answering() > 0;
+        glommio::timer::sleep(FINISH_EVERY).await;
+        if !waits || Instant::now() >= deadline {
+            return;
+        }
+        edge.links.pump();
+    }
+}
+
 async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok(stream) => spawn_connection(&edge, Surface::Admin, stream, Vec::new()),
+            Ok(stream) => {
+                if let Some(counted) = edge.connections.admit(Surface::Admin) {
+                    let edge = Rc::clone(&edge);
+                    let served = serve(edge, Surface::Admin, stream, Vec::new(), counted);
+                    glommio::spawn_local(async move { drop(served.await) }).detach();
+                }
+            }
             Err(_) => glommio::timer::sleep(ACCEPT_PAUSE).await,
         };
     }
@@ -102,14 +164,16 @@ fn adopt(edge: &Rc<Edge>, parcel: Parcel) {
     // SAFETY: the shard gave the descriptor up when it sent the parcel.
     let stream = unsafe { TcpStream::from_raw_fd(socket) };
     let budgeted = Budgeted(Arc::clone(&edge.budget));
-    let served = serve(Rc::clone(edge), Surface::Public, stream, parcel.unread);
-    if edge.links.http_connections() < CONNECTIONS_MAX {
-        glommio::spawn_local(async move {
-            served.await;
-            drop(budgeted);
-        })
-        .detach();
-    }
+    let Some(counted) = edge.connections.admit(Surface::Public) else { return };
+    let served = serve(Rc::clone(edge), Surface::Public, stream, parcel.unread, counted);
+    let edge = Rc::clone(edge);
+    glommio::spawn_local(async move {
+        if let Some(connection) = served.await {
+            upgrade::hand_over(&edge, connection);
+        }
+        drop(budgeted);
+    })
+    .detach();
 }
 
 /// Gives a descriptor back to the budget of the shards.
@@ -121,23 +185,20 @@ impl Drop for Budgeted {
     }
 }
 
-fn spawn_connection(edge: &Rc<Edge>, surface: Surface, stream: TcpStream, unread: Vec<u8>) {
-    if edge.links.http_connections() < CONNECTIONS_MAX {
-        glommio::spawn_local(serve(Rc::clone(edge), surface, stream, unread)).detach();
-    }
-}
-
-/// Serves one connection until it ends, or its request is too late.
-async fn serve(edge: Rc<Edge>, surface: Surface, stream: TcpStream, unread: Vec<u8>) {
-    let _counted = edge.links.count_http_connection();
+/// Serves one connection until it ends, has been quiet for too long, or is for a shard.
+async fn serve(
+    edge: Rc<Edge>,
+    surface: Surface,
+    stream: TcpStream,
+    unread: Vec<u8>,
+    _counted: Counted,
+) -> Option<HandOver> {
     let _ = stream.set_nodelay(true);
-    let requested = Rc::new(std::cell::Cell::new(false));
-    let served = http::serve(edge, surface, io::HyperIo::new(stream, unread), requested.clone());
-    let too_late = async {
-        glommio::timer::sleep(REQUEST_WITHIN).await;
-        if requested.get() {
-            future::pending::<()>().await;
-        }
+    let activity = Rc::new(Activity::begin());
+    let io = io::HyperIo::new(stream, unread, Rc::clone(&activity));
+    let quiet = async {
+        activity.idle().await;
+        None
     };
-    future::or(served, too_late).await;
+    future::or(http::serve(edge, surface, io, Rc::clone(&activity)), quiet).await
 }

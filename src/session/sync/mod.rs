@@ -38,9 +38,9 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::{Context, Feed, Framing, Pace, Principal, Step, append_message};
+use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
 use crate::auth::Operation;
-use crate::channel::{Identity, ResumeKey};
+use crate::channel::{Identity, ResumeKey, SessionName};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Now;
@@ -67,7 +67,7 @@ pub struct Session {
     header: Header,
     framing: Framing,
     layout: Layout,
-    name: String,
+    name: Arc<str>,
     principal: Option<Principal>,
     clocks: BTreeMap<Box<str>, u64>,
 }
@@ -79,7 +79,7 @@ impl Session {
             Header::Ten => cx.settings.ten_byte_layout,
             Header::Five => Layout::V0_1,
         };
-        let name = cx.names.next_name();
+        let name = cx.names.next_name().into();
         Session { header, framing, layout, name, principal: None, clocks: BTreeMap::new() }
     }
 
@@ -170,7 +170,8 @@ impl Session {
             let app = app.ok_or("anonymous sessions are not allowed here: send a token")?;
             let user = format!("anonymous-{}", &self.name[..8]);
             let resume = resume_key(app, None, greeting.lite_id);
-            let identity = Arc::new(Identity { user: user.into(), resume });
+            let identity =
+                Arc::new(Identity { user: user.into(), connection: self.name.clone(), resume });
             let app = Arc::clone(app);
             return Ok(Principal { app, identity, capability: None, expires_wall_ms: None });
         }
@@ -179,7 +180,11 @@ impl Session {
         let resume = resume_key(&bearer.app, Some(&bearer.user), greeting.lite_id);
         Ok(Principal {
             app: bearer.app,
-            identity: Arc::new(Identity { user: bearer.user, resume }),
+            identity: Arc::new(Identity {
+                user: bearer.user,
+                connection: self.name.clone(),
+                resume,
+            }),
             capability: Some(bearer.capability),
             expires_wall_ms: bearer.expires_at_wall_ms,
         })
@@ -208,8 +213,12 @@ impl Session {
             self.renew(principal);
             return Step::Renewed;
         }
+        let arrival = match principal.resume_key() {
+            Some(_) => Arrival::Returning,
+            None => Arrival::New,
+        };
         self.principal = Some(principal);
-        Step::Greeted
+        Step::Greeted(arrival)
     }
 
     /// Answers a greeting that failed; whoever the session was before, it is nobody then.
@@ -298,7 +307,11 @@ impl Session {
         }
         Ok(Principal {
             app: bearer.app,
-            identity: Arc::new(Identity { user: bearer.user, resume: None }),
+            identity: Arc::new(Identity {
+                user: bearer.user,
+                connection: self.name.clone(),
+                resume: None,
+            }),
             capability: Some(bearer.capability),
             expires_wall_ms: bearer.expires_at_wall_ms,
         })
@@ -388,7 +401,11 @@ fn is_same_session(old: &Principal, new: &Principal) -> bool {
 
 fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<ResumeKey> {
     let user = user.cloned();
-    (!lite_id.is_empty()).then(|| ResumeKey { app: Arc::clone(app), user, device: lite_id.into() })
+    (!lite_id.is_empty()).then(|| ResumeKey {
+        app: Arc::clone(app),
+        user,
+        session: SessionName::Device(lite_id.into()),
+    })
 }
 
 /// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says

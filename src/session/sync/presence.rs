@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::{Feed, Framing, append_message};
+use super::super::{Feed, Framing, append_message, message_pack_state};
 use crate::channel::{Change, ChangeKind, Members};
 use crate::ids::Now;
 use crate::wire::sync::{
@@ -83,7 +83,7 @@ fn append_set(
 ) {
     let peers = members.iter().map(|member| Peer {
         user_id: &member.identity.user,
-        state: &member.state,
+        state: message_pack_state(&member.state),
         last_seen_ms: member.age_ms(now),
     });
     append_message(framing, out, |out| {

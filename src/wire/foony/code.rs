@@ -74,9 +74,11 @@ impl From<Reject> for ErrorCode {
             Reject::Forbidden | Reject::TooManyChannels | Reject::ChannelFull => {
                 ErrorCode::Forbidden
             }
-            Reject::ChannelName | Reject::StateTooLarge | Reject::Unsupported => {
-                ErrorCode::BadFrame
-            }
+            Reject::ChannelName
+            | Reject::StateTooLarge
+            | Reject::MessageTooLarge
+            | Reject::Unsupported => ErrorCode::BadFrame,
+            Reject::ServerFull => ErrorCode::Bootstrap,
             Reject::Busy => ErrorCode::RateLimited,
         }
     }

@@ -43,12 +43,25 @@ pub fn records(message: &[u8]) -> Records<'_> {
     Records { rest: message }
 }
 
+/// Does a client's first message belong to this protocol?
+pub fn begins(message: &[u8]) -> bool {
+    let first = records(message).next();
+    first.and_then(Result::ok).is_some_and(|record| !record.is_noise())
+}
+
 /// Iterator over the records of a message. An error is the last item: the length of a record is
 /// broken, or reaches past the end ([`FrameError::Truncated`]), and the rest is lost. The records
 /// before it are sound, and the SDKs use them.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// The records that have not been read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -76,6 +89,11 @@ impl<'a> Record<'a> {
     /// Opcode and fields.
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Is it none that clients send? Such records are skipped: nothing in them names a request.
+    pub fn is_noise(self) -> bool {
+        !self.bytes.first().is_some_and(|opcode| (AUTH..=PING).contains(opcode))
     }
 
     /// Reads what a client says. Bytes after the last field are ignored, as the SDKs do.

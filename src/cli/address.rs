@@ -1,0 +1,131 @@
+//! Where a server is asked, and how a name is written in its paths.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// An IP address or a host name, with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address(String);
+
+impl Address {
+    /// Does it name this host by itself? No other machine is asked what it means.
+    pub fn is_loopback(&self) -> bool {
+        match self.0.parse::<SocketAddr>() {
+            Ok(address) => address.ip().is_loopback(),
+            Err(_) => self.0.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+        }
+    }
+
+    /// What to connect to, as the standard library resolves it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.parse::<SocketAddr>().is_ok() || is_host_and_port(text) {
+            return Ok(Address(text.to_owned()));
+        }
+        Err("write it as 127.0.0.1:PORT, [::1]:PORT or localhost:PORT")
+    }
+}
+
+/// Where to reach a server that listens there: all addresses of a host stand for its loopback.
+impl From<SocketAddr> for Address {
+    fn from(mut listening: SocketAddr) -> Self {
+        match listening.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => listening.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        Address(listening.to_string())
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && host.bytes().all(is_host_byte) && port.parse::<u16>().is_ok()
+    })
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything but unreserved characters (RFC 3986 section 2.3) as `%XX`.
+pub(super) fn percent_encoded(name: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a `String` cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_path_segment_each_whatever_they_contain() {
+        for (name, encoded) in [
+            ("doc:1", "doc%3A1"),
+            ("a-b._~9", "a-b._~9"),
+            ("a/b?c#d%e f", "a%2Fb%3Fc%23d%25e%20f"),
+            ("ж", "%D0%B6"),
+            ("\n", "%0A"),
+        ] {
+            assert_eq!(percent_encoded(name), encoded);
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for address in ["127.0.0.1:7402", "[::1]:7402", "localhost:7402", "a-b.example:1"] {
+            assert!(address.parse::<Address>().is_ok(), "{address}");
+        }
+        for address in
+            ["", "7402", ":7402", "localhost", "localhost:x", "::1:7402", "a b:1", "u@h:1"]
+        {
+            assert!(address.parse::<Address>().is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn this_host_is_told_from_others_without_asking() {
+        for (address, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("192.0.2.1:1", false),
+            ("localhost.example:1", false),
+            ("0.0.0.0:1", false),
+        ] {
+            assert_eq!(address.parse::<Address>().unwrap().is_loopback(), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_server_on_every_address_is_reached_on_loopback() {
+        for (listening, reached) in [
+            ("0.0.0.0:7400", "127.0.0.1:7400"),
+            ("[::]:7400", "[::1]:7400"),
+            ("192.0.2.1:7400", "192.0.2.1:7400"),
+        ] {
+            assert_eq!(Address::from(listening.parse::<SocketAddr>().unwrap()).as_str(), reached);
+        }
+    }
+}

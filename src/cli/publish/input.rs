@@ -1,0 +1,173 @@
+//! Standard input -> messages, on a thread of its own: a line may be long in coming.
+
+use std::io::{self, BufRead, Read};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::wire::foony::validate_json;
+
+/// Longest line in bytes. Servers take less.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Lines that wait to be published. When they are that many no more are read.
+const WAITING_MAX: usize = 256;
+
+/// What a text is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Json,
+    /// Any text; it becomes a JSON string.
+    Text,
+}
+
+impl Encoding {
+    /// The text as the payload of a message.
+    ///
+    /// # Errors
+    /// Why it is no JSON, and what to do.
+    pub fn encode(self, text: &str) -> Result<Vec<u8>, String> {
+        match self {
+            Encoding::Text => Ok(Value::from(text).to_string().into_bytes()),
+            Encoding::Json => {
+                let text = text.trim();
+                let Some(why) = flaw(text) else { return Ok(text.as_bytes().to_vec()) };
+                Err(format!("not JSON: {why}: put a string in double quotes, or give --text"))
+            }
+        }
+    }
+
+    fn skips(self, line: &str) -> bool {
+        self == Encoding::Json && line.trim().is_empty()
+    }
+}
+
+/// What makes a text no JSON value. The server judges by the same rules.
+fn flaw(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some("it is empty".to_owned());
+    }
+    let error = validate_json(text.as_bytes()).err()?;
+    let explained = serde_json::from_str::<IgnoredAny>(text).err();
+    Some(explained.map_or_else(|| error.to_string(), |explained| explained.to_string()))
+}
+
+/// One line of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Message {
+        /// From 1.
+        number: u64,
+        data: Vec<u8>,
+    },
+    /// Nothing follows.
+    Bad { number: u64, why: String },
+}
+
+/// Reads standard input until it ends or nobody listens.
+///
+/// # Errors
+/// When no thread can be had.
+pub(super) fn read(encoding: Encoding) -> io::Result<Receiver<Line>> {
+    let (sender, lines) = bounded(WAITING_MAX);
+    let reader = thread::Builder::new().name("publish-input".to_owned());
+    reader.spawn(move || read_lines(io::stdin().lock(), encoding, &sender))?;
+    Ok(lines)
+}
+
+fn read_lines(mut input: impl BufRead, encoding: Encoding, lines: &Sender<Line>) {
+    for number in 1.. {
+        let line = match read_line(&mut input) {
+            Ok(None) => return,
+            Ok(Some(line)) if encoding.skips(&line) => continue,
+            Ok(Some(line)) => encoding.encode(&line),
+            Err(why) => Err(why),
+        };
+        let (line, is_last) = match line {
+            Ok(data) => (Line::Message { number, data }, false),
+            Err(why) => (Line::Bad { number, why }, true),
+        };
+        if lines.send(line).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The next line without its end; `None` when there is none.
+fn read_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
+    let mut line = Vec::new();
+    let mut limited = input.take(LINE_BYTES_MAX as u64 + 1);
+    limited.read_until(b'\n', &mut line).map_err(|error| format!("cannot be read: {error}"))?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let has_end = line.pop_if(|last| *last == b'\n').is_some();
+    if !has_end && line.len() > LINE_BYTES_MAX {
+        return Err(format!("longer than {LINE_BYTES_MAX} bytes"));
+    }
+    line.pop_if(|last| *last == b'\r');
+    String::from_utf8(line).map(Some).map_err(|_| "not UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+
+    fn lines(input: &[u8], encoding: Encoding) -> Vec<Line> {
+        let (sender, lines) = unbounded();
+        read_lines(input, encoding, &sender);
+        lines.try_iter().collect()
+    }
+
+    fn message(number: u64, data: &str) -> Line {
+        Line::Message { number, data: data.into() }
+    }
+
+    #[test]
+    fn every_line_is_a_message() {
+        let json = lines(b"{\"a\": 1}\n\n  \r\n [2] \r\nnull", Encoding::Json);
+        assert_eq!(json, [message(1, "{\"a\": 1}"), message(4, "[2]"), message(5, "null")]);
+        let text = lines("a \"b\"\n\nж\r\n".as_bytes(), Encoding::Text);
+        assert_eq!(text, [message(1, r#""a \"b\"""#), message(2, "\"\""), message(3, "\"ж\"")]);
+        assert_eq!(lines(b"", Encoding::Text), []);
+    }
+
+    #[test]
+    fn a_line_that_is_no_message_is_the_last() {
+        for (input, named) in [
+            (&b"1\nhello\n2\n"[..], "not JSON: expected value at line 1 column 1"),
+            (b"1\n\xff\n2\n", "not UTF-8"),
+            (b"1\n{\"a\":\n2\n", "not JSON: EOF"),
+        ] {
+            let seen = lines(input, Encoding::Json);
+            let [first, Line::Bad { number: 2, why }] = &seen[..] else { panic!("{seen:?}") };
+            assert_eq!(*first, message(1, "1"));
+            assert!(why.starts_with(named), "{why}");
+        }
+    }
+
+    #[test]
+    fn lines_have_a_longest() {
+        let longest = "x".repeat(LINE_BYTES_MAX);
+        let seen = lines(format!("{longest}\n{longest}x\n").as_bytes(), Encoding::Text);
+        assert!(matches!(&seen[0], Line::Message { data, .. } if data.len() == LINE_BYTES_MAX + 2));
+        let why = format!("longer than {LINE_BYTES_MAX} bytes");
+        assert_eq!(seen[1..], [Line::Bad { number: 2, why }]);
+    }
+
+    #[test]
+    fn json_is_what_the_server_takes_for_it() {
+        for good in ["1", " {\"a\":[1,2]} ", "\"x\"", "null"] {
+            assert_eq!(Encoding::Json.encode(good), Ok(good.trim().into()));
+        }
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        for bad in ["", " ", "x", "{'a':1}", "1 2", "\"\n\"", &deep] {
+            let why = Encoding::Json.encode(bad).unwrap_err();
+            assert!(why.starts_with("not JSON: ") && why.ends_with("--text"), "{why}");
+        }
+    }
+}

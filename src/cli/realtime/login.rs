@@ -1,0 +1,198 @@
+//! The arguments that say which server, and as whom.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::{NonEmptyStringValueParser, OsStringValueParser};
+
+use super::caller::{Caller, Credential, Secret};
+use crate::auth::{Capability, Key};
+use crate::cli::address::Address;
+use crate::cli::config::load;
+use crate::cli::failure::Failure;
+use crate::config::{Config, dev_key};
+
+/// Where to connect, and with which credentials.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Login {
+    /// Address of the server for WebSocket and HTTP, HOST:PORT
+    /// [default: that of --config, else 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<Address>,
+    /// API key, `app.keyId:secret` [env: HEADCOUNT_KEY]
+    /// [default: on this host, the development key in the data directory]
+    #[arg(long, value_name = "KEY", conflicts_with = "token")]
+    key: Option<String>,
+    /// Bearer token instead of a key, as made by `headcount token` [env: HEADCOUNT_TOKEN]
+    #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
+    token: Option<String>,
+    /// Who to be towards others; a token has that in it [default: a name that the server makes]
+    #[arg(long, value_name = "NAME", conflicts_with = "token")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    client_id: Option<String>,
+    /// Configuration file of the server, TOML; names its address and its data directory
+    #[arg(long, value_name = "FILE", env = "HEADCOUNT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Data directory of the server, for its development key
+    /// [default: that of --config, else headcount-data]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new())]
+    data_dir: Option<OsString>,
+    /// Fail when the connection is lost, instead of connecting again
+    #[arg(long)]
+    once: bool,
+}
+
+/// What to do about a lost connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum WhenLost {
+    Fail,
+    Reconnect,
+}
+
+impl Login {
+    /// # Errors
+    /// No credentials, or ones that no server would accept.
+    pub fn caller(&self) -> Result<Caller, Failure> {
+        let config = || load(self.config.as_deref());
+        let address = match &self.http {
+            Some(address) => address.clone(),
+            None => config()?.listen.http.into(),
+        };
+        let credential = match self.given(|name| env::var(name).ok())? {
+            Some(credential) => credential,
+            None => self.development_key(&address, &config()?)?,
+        };
+        if let (Secret::Token(_), Some(_)) = (&credential.secret, &self.client_id) {
+            let why = format!("{} says who you are: leave it out", credential.origin);
+            return Err(Failure::usage("--client-id", why));
+        }
+        Ok(Caller::new(address, credential, self.client_id.clone().unwrap_or_default()))
+    }
+
+    pub fn when_lost(&self) -> WhenLost {
+        if self.once { WhenLost::Fail } else { WhenLost::Reconnect }
+    }
+
+    /// The credentials of the command line, else those of the environment. A token there is more
+    /// specific than a key, which may be there to make tokens with.
+    fn given(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Credential>, Failure> {
+        let env = |name| env(name).filter(|text| !text.is_empty());
+        if let Some(token) = &self.token {
+            return Ok(Some(token_of(token.clone(), "--token")));
+        }
+        if let Some(key) = &self.key {
+            return key_of(key.clone(), "--key").map(Some);
+        }
+        if let Some(token) = env("HEADCOUNT_TOKEN") {
+            return Ok(Some(token_of(token, "HEADCOUNT_TOKEN")));
+        }
+        env("HEADCOUNT_KEY").map(|key| key_of(key, "HEADCOUNT_KEY")).transpose()
+    }
+
+    /// The key that `serve` keeps for servers without keys, which are those on loopback. No other
+    /// machine is shown it.
+    fn development_key(&self, address: &Address, config: &Config) -> Result<Credential, Failure> {
+        let no_key =
+            |why: &str| Failure::request("no key", format!("{why}: give --key or --token"));
+        if !address.is_loopback() {
+            return Err(no_key(&format!("{address} is not on this host")));
+        }
+        let dir = match &self.data_dir {
+            Some(dir) => Path::new(dir),
+            None if !config.auth.key.is_empty() => {
+                return Err(no_key("the configuration has keys of its own"));
+            }
+            None => config.data.dir.as_path(),
+        };
+        if dir.as_os_str().is_empty() {
+            return Err(no_key("a server without a data directory prints its key at start-up"));
+        }
+        match dev_key::load_kept(dir)? {
+            Some(kept) => {
+                let origin = format!("the development key in {}", dir.display());
+                Ok(Credential { secret: Secret::Key(kept.text), origin })
+            }
+            None => {
+                let dir = dir.display();
+                let why = format!("no development key in {dir} (--data-dir names another place)");
+                Err(no_key(&why))
+            }
+        }
+    }
+}
+
+fn token_of(token: String, origin: &str) -> Credential {
+    Credential { secret: Secret::Token(token), origin: format!("the token of {origin}") }
+}
+
+fn key_of(key: String, origin: &str) -> Result<Credential, Failure> {
+    Key::from_text(&key, Capability::all()).map_err(|error| Failure::usage(origin, error))?;
+    Ok(Credential { secret: Secret::Key(key), origin: format!("the key of {origin}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        login: Login,
+    }
+
+    fn login(arguments: &[&str]) -> Login {
+        Line::try_parse_from(std::iter::once(&"publish").chain(arguments)).unwrap().login
+    }
+
+    fn origin(arguments: &[&str], variables: &[(&str, &str)]) -> Option<String> {
+        let env = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        login(arguments).given(env).unwrap().map(|credential| credential.origin)
+    }
+
+    const KEY: &str = "demo.k:s";
+
+    #[test]
+    fn the_command_line_wins_over_the_environment_and_a_token_over_a_key() {
+        let both = [("HEADCOUNT_KEY", KEY), ("HEADCOUNT_TOKEN", "t")];
+        let key = [("HEADCOUNT_KEY", KEY), ("HEADCOUNT_TOKEN", "")];
+        for (arguments, variables, expected) in [
+            (&["--key", KEY][..], &both[..], Some("the key of --key")),
+            (&["--token", "t"], &both, Some("the token of --token")),
+            (&[], &both, Some("the token of HEADCOUNT_TOKEN")),
+            (&[], &key, Some("the key of HEADCOUNT_KEY")),
+            (&[], &[], None),
+        ] {
+            assert_eq!(origin(arguments, variables).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_wrong_usage() {
+        let failure = login(&["--key", "nonsense"]).given(|_| None).unwrap_err();
+        assert!(failure.message().starts_with("--key: "), "{failure:?}");
+    }
+
+    #[test]
+    fn the_development_key_is_for_this_host_only() {
+        let elsewhere = "192.0.2.1:7400".parse().unwrap();
+        let failure = login(&[]).development_key(&elsewhere, &Config::default()).unwrap_err();
+        assert!(failure.message().contains("is not on this host"), "{failure:?}");
+        let here = "127.0.0.1:7400".parse().unwrap();
+        let login = login(&["--data-dir", "/no/such/dir"]);
+        let failure = login.development_key(&here, &Config::default()).unwrap_err();
+        assert!(failure.message().contains("/no/such/dir"), "{failure:?}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let credential = login(&["--key", KEY]).given(|_| None).unwrap();
+        assert!(!format!("{credential:?}").contains(KEY));
+    }
+}

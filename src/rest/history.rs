@@ -1,0 +1,228 @@
+//! `GET /channels/{channel}/messages`: kept messages -> a page and the way to the next one.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::query::{HistoryQuery, Walk};
+use super::reply::{Reply, push_string};
+use crate::channel::{Message, Part};
+
+/// What `encodeURIComponent` lets be of the characters that channel names have.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+/// A page of messages, each member of a batch an item with the id and serial of the batch.
+///
+/// `messages`: oldest first, no more than were asked for; `more`: there are further ones in the
+/// direction of the walk.
+pub fn history(
+    channel: &str,
+    query: &HistoryQuery,
+    messages: &[Arc<Message>],
+    more: bool,
+) -> Reply {
+    let (messages, more) = match query.walk {
+        Walk::Forwards { before: Some(before), .. } => {
+            let wanted = messages.partition_point(|message| message.serial < before);
+            (&messages[..wanted], more && wanted == messages.len())
+        }
+        _ => (messages, more),
+    };
+    let mut body = b"[".to_vec();
+    let last = match query.walk {
+        Walk::Backwards { .. } => {
+            messages.iter().rev().for_each(|message| push_backwards(&mut body, message));
+            messages.first()
+        }
+        Walk::Forwards { .. } => {
+            messages.iter().for_each(|message| push_forwards(&mut body, message));
+            messages.last()
+        }
+    };
+    body.push(b']');
+    let reply = Reply::json(body);
+    match last {
+        Some(last) if more => reply.with_header("link", link(channel, query, last.serial)),
+        _ => reply,
+    }
+}
+
+fn push_forwards(out: &mut Vec<u8>, message: &Message) {
+    message.content.parts().iter().for_each(|part| push_item(out, message, part));
+}
+
+fn push_backwards(out: &mut Vec<u8>, message: &Message) {
+    message.content.parts().iter().rev().for_each(|part| push_item(out, message, part));
+}
+
+fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    out.extend_from_slice(b"{\"id\":");
+    push_string(out, &message.id);
+    out.extend_from_slice(b",\"name\":");
+    push_string(out, &part.name);
+    if !part.data.is_empty() {
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(&part.data);
+    }
+    out.extend_from_slice(format!(",\"timestamp\":{}", message.timestamp_ms).as_bytes());
+    if !message.client_id.is_empty() {
+        out.extend_from_slice(b",\"clientId\":");
+        push_string(out, &message.client_id);
+    }
+    if !part.encoding.is_empty() {
+        out.extend_from_slice(b",\"encoding\":");
+        push_string(out, &part.encoding);
+    }
+    if message.serial > 0 {
+        out.extend_from_slice(format!(",\"serial\":{}", message.serial).as_bytes());
+    }
+    out.push(b'}');
+}
+
+/// Clients append the target to their base address as it is and split the header at commas, so it
+/// is an absolute path without one.
+fn link(channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
+    let channel = utf8_percent_encode(channel, SEGMENT);
+    let mut target = format!("/channels/{channel}/messages?limit={}", query.limit);
+    // Writing to a string does not fail.
+    let _ = match query.walk {
+        Walk::Backwards { .. } => write!(target, "&before={last_serial}"),
+        Walk::Forwards { before, .. } => {
+            let _ = write!(target, "&direction=forwards&after={last_serial}");
+            before.map_or(Ok(()), |before| write!(target, "&before={before}"))
+        }
+    };
+    format!("<{target}>; rel=\"next\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Content;
+    use bytes::Bytes;
+    use serde_json::Value;
+
+    fn part(name: &str, data: &str) -> Part {
+        let data = Bytes::copy_from_slice(data.as_bytes());
+        Part { name: name.into(), data, encoding: "".into() }
+    }
+
+    fn message(serial: u64, content: Content) -> Arc<Message> {
+        let id = format!("m{serial}").into();
+        Arc::new(Message { serial, timestamp_ms: 5, id, client_id: "".into(), content })
+    }
+
+    fn messages(serials: std::ops::RangeInclusive<u64>) -> Vec<Arc<Message>> {
+        serials.map(|serial| message(serial, Content::One(part("n", "1")))).collect()
+    }
+
+    fn query(text: &str) -> HistoryQuery {
+        HistoryQuery::parse(Some(text)).unwrap()
+    }
+
+    fn items(reply: &Reply) -> Vec<Value> {
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    fn serials(reply: &Reply) -> Vec<u64> {
+        items(reply).iter().map(|item| item["serial"].as_u64().unwrap()).collect()
+    }
+
+    fn next(reply: &Reply) -> Option<&str> {
+        let header = reply.headers.iter().find(|(name, _)| *name == "link");
+        header.map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn an_item_has_what_the_message_has_and_its_payload_to_the_byte() {
+        let full = Message {
+            serial: 3,
+            timestamp_ms: 1_700_000_000_123,
+            id: "m\"1".into(),
+            client_id: "bob".into(),
+            content: Content::One(Part { encoding: "e".into(), ..part("n\n", "{ \"a\": 1e999 }") }),
+        };
+        let reply = history("a", &query(""), &[Arc::new(full)], false);
+        let expected = "[{\"id\":\"m\\\"1\",\"name\":\"n\\n\",\"data\":{ \"a\": 1e999 },\
+            \"timestamp\":1700000000123,\"clientId\":\"bob\",\"encoding\":\"e\",\"serial\":3}]";
+        assert_eq!(String::from_utf8(reply.body.clone()).unwrap(), expected);
+        assert_eq!(reply.status, 200);
+        let bare = message(0, Content::One(part("", "")));
+        let reply = history("a", &query(""), &[bare], false);
+        assert_eq!(reply.body, b"[{\"id\":\"m0\",\"name\":\"\",\"timestamp\":5}]");
+        assert_eq!(history("a", &query(""), &[], false).body, b"[]");
+    }
+
+    #[test]
+    fn members_of_a_batch_are_items_that_share_id_and_serial() {
+        let batch = Content::Batch(vec![part("a", "1"), part("b", "2")]);
+        let kept = [message(1, batch), message(2, Content::One(part("c", "3")))];
+        let seen = |query_text: &str| -> Vec<(String, u64, u64)> {
+            let reply = history("a", &query(query_text), &kept, false);
+            let item = |item: &Value| {
+                let number = |name: &str| item[name].as_u64().unwrap();
+                (item["id"].as_str().unwrap().to_owned(), number("data"), number("serial"))
+            };
+            items(&reply).iter().map(item).collect()
+        };
+        let forwards = [("m1".into(), 1, 1), ("m1".into(), 2, 1), ("m2".into(), 3, 2)];
+        let mut backwards = forwards.clone();
+        backwards.reverse();
+        assert_eq!(seen("direction=forwards"), forwards);
+        assert_eq!(seen(""), backwards);
+    }
+
+    #[test]
+    fn the_next_page_begins_where_this_one_ends() {
+        let channel = "chat:a_b-c";
+        for (asked, kept, more, expected, link) in [
+            ("limit=2", 8..=9, true, vec![9, 8], Some("limit=2&before=8")),
+            ("limit=2&before=3", 1..=2, false, vec![2, 1], None),
+            (
+                "limit=2&direction=forwards",
+                1..=2,
+                true,
+                vec![1, 2],
+                Some("limit=2&direction=forwards&after=2"),
+            ),
+            (
+                "limit=2&direction=forwards&before=9",
+                1..=2,
+                true,
+                vec![1, 2],
+                Some("limit=2&direction=forwards&after=2&before=9"),
+            ),
+            ("limit=3&direction=forwards&before=3&after=1", 2..=4, true, vec![2], None),
+            ("limit=3&direction=forwards&before=1", 1..=3, true, vec![], None),
+        ] {
+            let reply = history(channel, &query(asked), &messages(kept), more);
+            assert_eq!(serials(&reply), expected, "{asked}");
+            let link = link
+                .map(|target| format!("</channels/chat%3Aa_b-c/messages?{target}>; rel=\"next\""));
+            assert_eq!(next(&reply), link.as_deref(), "{asked}");
+            assert!(link.is_none_or(|link| !link.contains(',')));
+        }
+    }
+
+    #[test]
+    fn a_link_leads_back_to_its_query() {
+        for text in ["limit=7&before=9", "limit=7&direction=forwards&after=4&before=9"] {
+            let reply = history("chat:a", &query(text), &messages(5..=6), true);
+            let header = next(&reply).unwrap();
+            let target = header.trim_start_matches('<').split('>').next().unwrap();
+            let (path, query_text) = target.split_once('?').unwrap();
+            let route = super::super::route("GET", path, Some(query_text)).unwrap();
+            let walk = match query(text).walk {
+                Walk::Backwards { .. } => Walk::Backwards { before: Some(5) },
+                Walk::Forwards { before, .. } => Walk::Forwards { after: 6, before },
+            };
+            let query = HistoryQuery { limit: 7, walk };
+            let expected = super::super::Route::History { channel: "chat:a".into(), query };
+            assert_eq!(route, expected);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Query strings of the pages that can be asked for.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use super::refusal::Refusal;
+use crate::session::foony::HISTORY_LIMIT_MAX;
+
+/// Messages on a page when nothing else is asked for.
+const MESSAGES_PER_PAGE: usize = 100;
+
+/// Which messages of a channel are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// 1 to [`HISTORY_LIMIT_MAX`]; a batch counts as one.
+    pub limit: usize,
+    pub walk: Walk,
+}
+
+/// Where a page begins, and in which order it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// Newest first, from below a serial.
+    Backwards { before: Option<u64> },
+    /// Oldest first, from above `after` (0: from the oldest) to below `before`.
+    Forwards { after: u64, before: Option<u64> },
+}
+
+impl HistoryQuery {
+    /// Reads `limit`, `before`, `direction` and, from our own links, `after`. A serial of 0 is
+    /// none, as everywhere in the protocol. Unknown names are let be.
+    ///
+    /// # Errors
+    /// A value that cannot be read.
+    pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
+        let (mut limit, mut before, mut after) = (0, 0, 0);
+        let mut is_forwards = false;
+        for (name, value) in pairs(query) {
+            match &*name {
+                "limit" => limit = number(&value, "limit")?,
+                "before" => before = number(&value, "before")?,
+                "after" => after = number(&value, "after")?,
+                "direction" => is_forwards = parse_direction(&value)?,
+                _ => {}
+            }
+        }
+        let before = (before > 0).then_some(before);
+        let walk = match is_forwards {
+            true => Walk::Forwards { after, before },
+            false => Walk::Backwards { before },
+        };
+        Ok(HistoryQuery { limit: page_limit(limit), walk })
+    }
+}
+
+fn parse_direction(value: &str) -> Result<bool, Refusal> {
+    match value {
+        "forwards" => Ok(true),
+        "backwards" => Ok(false),
+        _ => Err(Refusal::bad("direction must be `backwards` or `forwards`")),
+    }
+}
+
+fn page_limit(asked: u64) -> usize {
+    match asked {
+        0 => MESSAGES_PER_PAGE,
+        asked => usize::try_from(asked).unwrap_or(usize::MAX).min(HISTORY_LIMIT_MAX),
+    }
+}
+
+/// Which members of a channel are asked for; without a field, all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PresenceQuery {
+    pub limit: Option<usize>,
+    pub client_id: Option<String>,
+    pub connection_id: Option<String>,
+}
+
+impl PresenceQuery {
+    /// Reads `limit`, `clientId` and `connectionId`. Unknown names are let be.
+    ///
+    /// # Errors
+    /// A limit that cannot be read.
+    pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut parsed = PresenceQuery::default();
+        for (name, value) in pairs(query) {
+            match &*name {
+                "limit" => {
+                    let limit = number(&value, "limit")?;
+                    parsed.limit = usize::try_from(limit).ok().filter(|limit| *limit > 0);
+                }
+                "clientId" => parsed.client_id = Some(value.into_owned()),
+                "connectionId" => parsed.connection_id = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Names and values, decoded as `URLSearchParams` and Go's `url.Values` encode them.
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
+}
+
+fn decode(text: &str) -> Cow<'_, str> {
+    match text.contains('+') {
+        true => {
+            let spaced = text.replace('+', " ");
+            Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
+        }
+        false => percent_decode_str(text).decode_utf8_lossy(),
+    }
+}
+
+fn number(value: &str, name: &str) -> Result<u64, Refusal> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(number) if digits => Ok(number),
+        _ => Err(Refusal::bad(format!("{name} must be a whole number"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEWEST: Walk = Walk::Backwards { before: None };
+
+    fn forwards(after: u64, before: Option<u64>) -> Walk {
+        Walk::Forwards { after, before }
+    }
+
+    #[test]
+    fn pages_of_history_are_asked_for() {
+        for (query, limit, walk) in [
+            ("", 100, NEWEST),
+            ("limit=2", 2, NEWEST),
+            ("limit=0", 100, NEWEST),
+            ("limit=1000", 1000, NEWEST),
+            ("limit=1001", 1000, NEWEST),
+            ("limit=18446744073709551615", 1000, NEWEST),
+            ("before=7", 100, Walk::Backwards { before: Some(7) }),
+            ("before=0", 100, NEWEST),
+            ("direction=backwards&before=7&limit=3", 3, Walk::Backwards { before: Some(7) }),
+            ("direction=forwards", 100, forwards(0, None)),
+            ("direction=forwards&before=7", 100, forwards(0, Some(7))),
+            ("direction=forwards&after=3", 100, forwards(3, None)),
+            ("after=3", 100, NEWEST),
+            ("limit=%32&&x&y=%ff", 2, NEWEST),
+        ] {
+            let parsed = HistoryQuery::parse(Some(query));
+            assert_eq!(parsed, Ok(HistoryQuery { limit, walk }), "{query}");
+        }
+        assert_eq!(HistoryQuery::parse(None), Ok(HistoryQuery { limit: 100, walk: NEWEST }));
+    }
+
+    #[test]
+    fn values_that_cannot_be_read_are_refused() {
+        for query in [
+            "limit=",
+            "limit",
+            "limit=-1",
+            "limit=%2B1",
+            "limit=+1",
+            "limit=1.5",
+            "limit=x",
+            "limit=18446744073709551616",
+            "before=m1",
+            "after=x",
+            "direction=",
+            "direction=up",
+        ] {
+            let refusal = HistoryQuery::parse(Some(query)).unwrap_err();
+            assert_eq!(refusal.status(), 400, "{query}");
+        }
+        assert_eq!(PresenceQuery::parse(Some("limit=x")).unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn members_are_asked_for_by_name_and_connection() {
+        let parsed = PresenceQuery::parse(Some("clientId=a+b%2Bc%20%C3%A9&connectionId=x&limit=2"));
+        let expected = PresenceQuery {
+            limit: Some(2),
+            client_id: Some("a b+c é".to_string()),
+            connection_id: Some("x".to_string()),
+        };
+        assert_eq!(parsed, Ok(expected));
+        assert_eq!(PresenceQuery::parse(Some("limit=0")), Ok(PresenceQuery::default()));
+    }
+}

@@ -1,0 +1,130 @@
+//! REST: reads what is asked, asks the owner of the channel, writes what it says.
+
+use std::sync::atomic::Ordering;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use hyper::http::request::Parts;
+
+use super::links::NoAnswer;
+use super::{Edge, body, poll};
+use crate::auth::Operation;
+use crate::channel::{Position, Room};
+use crate::rest::{
+    self, Caller, FreshId, HistoryQuery, PresenceQuery, Refusal, Reply, Route, Walk,
+};
+use crate::session::Answer;
+use crate::shard::Command;
+
+/// Most bytes of messages in one page of history; the rest is on the next.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest body of a request for a token, bytes.
+const TOKEN_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+impl From<NoAnswer> for Refusal {
+    fn from(_: NoAnswer) -> Self {
+        Refusal::no_answer()
+    }
+}
+
+/// Answers a request to the surface of applications.
+pub async fn respond(edge: &Edge, request: Request<Incoming>) -> Reply {
+    answer(edge, request).await.unwrap_or_else(Reply::from)
+}
+
+async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    if !edge.ready.load(Ordering::Relaxed) {
+        return Err(Refusal::stopping());
+    }
+    let (head, body) = request.into_parts();
+    match rest::route(head.method.as_str(), head.uri.path(), head.uri.query())? {
+        Route::Preflight => Ok(rest::preflight()),
+        Route::Time => Ok(rest::time(edge.clock.now().wall_ms)),
+        Route::Publish { channel } => publish(edge, &head, body, &channel).await,
+        Route::History { channel, query } => history(edge, &head, &channel, query).await,
+        Route::Presence { channel, query } => presence(edge, &head, &channel, &query).await,
+        Route::RequestToken { key_name } => request_token(edge, &head, body, &key_name).await,
+        Route::Poll(route) => poll::respond(edge, route, &head.headers, body).await,
+    }
+}
+
+fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
+    let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    Caller::identify(&edge.settings.session.keyring, header, edge.clock.now().wall_ms)
+}
+
+async fn publish(
+    edge: &Edge,
+    head: &Parts,
+    body: Incoming,
+    channel: &str,
+) -> Result<Reply, Refusal> {
+    let caller = caller(edge, head)?;
+    caller.check(channel, Operation::Publish, &edge.settings.limits)?;
+    let body = body::read(&edge.bodies, body, edge.settings.limits.message_bytes_max).await?;
+    let now = edge.clock.now();
+    let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
+    let bytes_max = edge.settings.limits.publish_bytes_max;
+    let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
+    let id = draft.id.clone();
+    let (key, owner) = edge.locate(caller.app(), channel);
+    let order = |asker| Command::Publish { asker, draft: Box::new(draft) };
+    match edge.links.order(owner, key, order).await? {
+        Answer::Published { serial } => Ok(rest::published(channel, &id, serial)),
+        answer => Err(refused(answer)),
+    }
+}
+
+async fn history(
+    edge: &Edge,
+    head: &Parts,
+    channel: &str,
+    query: HistoryQuery,
+) -> Result<Reply, Refusal> {
+    let caller = caller(edge, head)?;
+    caller.check(channel, Operation::History, &edge.settings.limits)?;
+    let (key, owner) = edge.locate(caller.app(), channel);
+    let room = Room { messages: query.limit, bytes: PAGE_BYTES_MAX };
+    let order = |asker| match query.walk {
+        Walk::Backwards { before } => {
+            Command::History { asker, before: before.map(Position::Serial), room }
+        }
+        Walk::Forwards { after, .. } => Command::HistoryForward { asker, after, room },
+    };
+    match edge.links.order(owner, key, order).await? {
+        Answer::History { messages, more } => Ok(rest::history(channel, &query, &messages, more)),
+        answer => Err(refused(answer)),
+    }
+}
+
+async fn presence(
+    edge: &Edge,
+    head: &Parts,
+    channel: &str,
+    query: &PresenceQuery,
+) -> Result<Reply, Refusal> {
+    let caller = caller(edge, head)?;
+    caller.check(channel, Operation::Presence, &edge.settings.limits)?;
+    let (key, owner) = edge.locate(caller.app(), channel);
+    Ok(rest::presence(query, &edge.links.members(owner, key).await?))
+}
+
+async fn request_token(
+    edge: &Edge,
+    head: &Parts,
+    body: Incoming,
+    key_name: &str,
+) -> Result<Reply, Refusal> {
+    let key = caller(edge, head)?.key_named(key_name)?;
+    let body = body::read(&edge.bodies, body, TOKEN_REQUEST_BYTES_MAX).await?;
+    rest::request_token(key, &body.bytes, edge.clock.now().wall_ms)
+}
+
+fn refused(answer: Answer) -> Refusal {
+    match answer {
+        Answer::Refused(reject) => reject.into(),
+        _ => Refusal::no_answer(),
+    }
+}

@@ -1,0 +1,87 @@
+//! A request for a WebSocket on a connection that has served plain HTTP: it goes back to a shard.
+//! Proxies that keep connections open for their next request, of whatever kind, do this.
+
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use hyper::Request;
+use hyper::header::UPGRADE;
+
+use super::Edge;
+use crate::ids::ShardId;
+use crate::shard::{Envelope, Parcel};
+use crate::wire::http::{self, Parsed};
+
+/// A connection that shards serve from here on.
+pub struct HandOver {
+    pub socket: OwnedFd,
+    /// The request and what came after it.
+    pub unread: Vec<u8>,
+}
+
+/// The head of a request that a shard does not take for plain HTTP; it answers those that are wrong
+/// as well. No other may be handed over, or the connection would go to and fro.
+pub fn upgrade_head<B>(request: &Request<B>) -> Option<Vec<u8>> {
+    request.headers().get(UPGRADE)?;
+    let line = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
+    let mut head = line.into_bytes();
+    for (name, value) in request.headers() {
+        for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(bytes);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    match http::parse(&head) {
+        Ok(Parsed::Plain(_) | Parsed::Incomplete) => None,
+        Ok(Parsed::Upgrade(_)) | Err(_) => Some(head),
+    }
+}
+
+/// Sends a connection to a shard; its descriptor stays in the budget. A shard without room does not
+/// get it, and the connection ends.
+pub fn hand_over(edge: &Edge, connection: HandOver) {
+    let HandOver { socket, unread } = connection;
+    let to = hinted_home(edge, &unread).unwrap_or_else(|| edge.next_shard());
+    let now_ms = edge.clock.now().mono_ms;
+    let deadline_ms = now_ms + edge.settings.limits.greeting_ms;
+    let parcel = Parcel::of_http(socket.as_raw_fd(), unread, now_ms, deadline_ms);
+    if edge.links.try_send(to, Envelope::Adopt(Box::new(parcel))).is_ok() {
+        edge.budget.used.fetch_add(1, Ordering::Relaxed);
+        // The shard owns it.
+        let _: RawFd = socket.into_raw_fd();
+    }
+}
+
+fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {
+    let Ok(Parsed::Upgrade(upgrade)) = http::parse(unread) else { return None };
+    let channel = http::channel_hint(upgrade.query?)?;
+    Some(edge.locate(&edge.settings.hint_app, &channel).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(headers: &[(&str, &str)]) -> Option<String> {
+        let mut request = Request::get("/sync?channel=a%20b").header("host", "x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let head = upgrade_head(&request.body(()).unwrap());
+        head.map(|head| String::from_utf8(head).unwrap())
+    }
+
+    #[test]
+    fn only_what_a_shard_would_answer_is_handed_over() {
+        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let (upgrade, connection) = (("upgrade", "websocket"), ("connection", "upgrade"));
+        let (ours, older) = (("sec-websocket-version", "13"), ("sec-websocket-version", "12"));
+        let whole = "GET /sync?channel=a%20b HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\
+            connection: upgrade\r\nsec-websocket-version: 13\r\n\
+            sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        assert_eq!(head(&[upgrade, connection, ours, key]).as_deref(), Some(whole));
+        assert!(head(&[upgrade, connection, older, key]).is_some(), "the shard says 426");
+        assert_eq!(head(&[("upgrade", "h2c"), connection]), None);
+        assert_eq!(head(&[]), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! What is said to Foony clients, in the form that each of them reads.
+
+use bytes::Bytes;
+
+use super::super::{Feed, Present, json_state};
+use crate::channel::{Change, ChangeKind, Content, Identity, Message, Part};
+use crate::ids::Now;
+use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
+use crate::wire::websocket::{Opcode, append_frame};
+
+/// How events become bytes on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Records, many per WebSocket message.
+    Records,
+    /// Records back to back, for HTTP bodies.
+    Stream,
+    /// JSON objects, one per WebSocket message.
+    Json,
+}
+
+impl Form {
+    /// The feed of published messages in this form.
+    pub fn messages(self) -> Feed {
+        match self {
+            Form::Records => Feed::FoonyMessages,
+            Form::Stream => Feed::FoonyMessagesStream,
+            Form::Json => Feed::FoonyMessagesJson,
+        }
+    }
+
+    /// The feed of changes of members in this form.
+    pub fn presence(self) -> Feed {
+        match self {
+            Form::Records => Feed::FoonyPresence,
+            Form::Stream => Feed::FoonyPresenceStream,
+            Form::Json => Feed::FoonyPresenceJson,
+        }
+    }
+
+    fn of_feed(feed: Feed) -> Option<Form> {
+        [Form::Records, Form::Stream, Form::Json]
+            .into_iter()
+            .find(|form| form.messages() == feed || form.presence() == feed)
+    }
+}
+
+/// Appends events to an output, framed; as few WebSocket messages as the form allows.
+#[derive(Debug)]
+pub struct Writer<'o> {
+    form: Form,
+    coalescer: Coalescer,
+    out: &'o mut Vec<u8>,
+}
+
+impl<'o> Writer<'o> {
+    pub fn new(form: Form, out: &'o mut Vec<u8>) -> Self {
+        Writer { form, coalescer: Coalescer::default(), out }
+    }
+
+    pub fn event(&mut self, event: &Event<'_>) {
+        match self.form {
+            Form::Records => {
+                self.coalescer.append(self.out, |out| binary::append_event(event, out));
+            }
+            Form::Stream => binary::append_event(event, self.out),
+            Form::Json => {
+                let mut text = Vec::new();
+                json::append_event(event, &mut text);
+                append_frame(self.out, Opcode::Text, &text);
+            }
+        }
+    }
+}
+
+/// Everything that was published in a channel at once, for one feed.
+pub fn messages<'m>(
+    feed: Feed,
+    channel: &str,
+    messages: impl IntoIterator<Item = &'m Message>,
+) -> Bytes {
+    let mut out = Vec::new();
+    let Some(form) = Form::of_feed(feed) else { return Bytes::new() };
+    let mut writer = Writer::new(form, &mut out);
+    for message in messages {
+        writer.event(&Event::Delivery(delivery(channel, message)));
+    }
+    out.into()
+}
+
+/// Everything that happened to the members of a channel at once, for one feed.
+pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Bytes {
+    let mut out = Vec::new();
+    let Some(form) = Form::of_feed(feed) else { return Bytes::new() };
+    let mut writer = Writer::new(form, &mut out);
+    for change in changes {
+        let json = json_state(&change.state);
+        writer.event(&Event::Member(foony::Member {
+            action: action(change.kind),
+            timestamp_ms: now.wall_ms,
+            channel: channel.into(),
+            client_id: (&*change.identity.user).into(),
+            connection_id: (&*change.identity.connection).into(),
+            data: &json.data,
+            encoding: (&*json.encoding).into(),
+        }));
+    }
+    out.into()
+}
+
+/// A member as whoever begins to watch is shown it: there is no other word for it than enter.
+pub fn present<'p>(channel: &'p str, member: &'p Present) -> Event<'p> {
+    let json = json_state(&member.state);
+    Event::Member(foony::Member {
+        action: Action::Enter,
+        timestamp_ms: member.announced_wall_ms,
+        channel: channel.into(),
+        client_id: (&*member.identity.user).into(),
+        connection_id: (&*member.identity.connection).into(),
+        data: &json.data,
+        encoding: (&*json.encoding).into(),
+    })
+}
+
+/// A member that left while nobody could be told; its last state is not known any longer.
+pub fn gone<'g>(now: Now, channel: &'g str, identity: &'g Identity) -> Event<'g> {
+    Event::Member(foony::Member {
+        action: Action::Leave,
+        timestamp_ms: now.wall_ms,
+        channel: channel.into(),
+        client_id: (&*identity.user).into(),
+        connection_id: (&*identity.connection).into(),
+        data: &[],
+        encoding: "".into(),
+    })
+}
+
+/// A message as it is delivered, replayed and listed.
+pub fn delivery<'m>(channel: &'m str, message: &'m Message) -> Delivery<'m> {
+    Delivery {
+        channel: channel.into(),
+        message_id: (&*message.id).into(),
+        client_id: (&*message.client_id).into(),
+        timestamp_ms: message.timestamp_ms,
+        serial: message.serial,
+        ephemeral: message.serial == 0,
+        content: match &message.content {
+            Content::One(part) => foony::Content::One(wire_message(part)),
+            Content::Batch(parts) => {
+                foony::Content::Batch(parts.iter().map(wire_message).collect())
+            }
+        },
+    }
+}
+
+fn wire_message(part: &Part) -> foony::Message<'_> {
+    foony::Message {
+        name: (&*part.name).into(),
+        data: &part.data,
+        encoding: (&*part.encoding).into(),
+    }
+}
+
+fn action(kind: ChangeKind) -> Action {
+    match kind {
+        ChangeKind::Enter => Action::Enter,
+        ChangeKind::Update => Action::Update,
+        ChangeKind::Leave => Action::Leave,
+    }
+}

@@ -1,0 +1,420 @@
+//! A session on the Foony protocol, binary or JSON, over WebSocket or long-polling.
+//!
+//! What a client can do wrong, and what happens then. `id` is the request's.
+//!
+//! | input | answer | connection | counter |
+//! |---|---|---|---|
+//! | first message is of no known protocol | - | closed 1003 | `disconnect{unknown_protocol}` |
+//! | message of the other kind (text after binary) | - | kept | `ignored{text_message}` |
+//! | record that reaches past its message | err 0 40001 | kept, records before it count | `ignored{malformed_*}` |
+//! | record or frame that does not decode | err `id` 40001 | kept | `ignored{malformed_*}` |
+//! | request without an id | err 0 40001 | kept | `ignored{malformed_body}` |
+//! | no auth in time | - | closed 1008 | `disconnect{greeting_timeout}` |
+//! | anything before auth | err `id` 40101 | kept until that deadline | `ignored{unauthenticated}` |
+//! | bad key or token, more than its key may do, other client id | err 0 40101 | closed 1008 | `disconnect{bad_credentials}` |
+//! | expired token | err 0 40102 | closed 1008 | `disconnect{bad_credentials}` |
+//! | token expires during the session | err 0 40102 | closed 1008 | `disconnect{token_expired}` |
+//! | a second auth | err 0 40001 | kept | `ignored{unsupported}` |
+//! | channel name outside the grammar or too long | err `id` 40001 | kept | `ignored{channel_name}` |
+//! | channel not granted | err `id` 40302 | kept | `ignored{forbidden}` |
+//! | channel granted, operation not | err `id` 40301 | kept | `ignored{forbidden}` |
+//! | message above `publish_bytes_max`, id above 255 bytes | err `id` 40001 | kept | `ignored{message_too_large}` |
+//! | presence data above `state_bytes_max` | err `id` 40001 | kept | `ignored{state_too_large}` |
+//! | more channels than `channels_per_session_max` | err `id` 40300 | kept | `ignored{too_many_channels}` |
+//! | channel full | err `id` 40300 | kept | `ignored{channel_full}` |
+//! | presence faster than `updates_per_second_max` | err `id` 42900 | kept | `ignored{busy}` |
+//! | WebSocket message above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
+//! | answers not read | - | closed 1013 | `disconnect{slow}` |
+//!
+//! Sources: `protocols/foony.md` sections 0, 2, 4 and 5.
+
+mod connection_id;
+pub mod encode;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use self::connection_id::secret;
+
+use self::encode::{Form, Writer};
+use super::{Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, Step};
+use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
+use crate::channel::{
+    Content, Draft, Identity, JsonState, Keeping, Part, Position, ResumeKey, SessionName, State,
+};
+use crate::counters::Ignored;
+use crate::error::{Disconnect, Reject};
+use crate::ids::Now;
+use crate::limits::MESSAGE_ID_BYTES_MAX;
+use crate::wire::foony::{
+    self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, check_channel_name,
+};
+
+/// Messages of history that are sent when the client does not say how many, and at most
+/// (`protocols/foony.md` section 5.6).
+pub const HISTORY_LIMIT_DEFAULT: usize = 100;
+pub const HISTORY_LIMIT_MAX: usize = 1000;
+
+/// The request number of what the server does by itself; nobody is told when it is done.
+pub const NO_REQUEST: u64 = 0;
+
+/// Protocol state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    form: Form,
+    principal: Option<Principal>,
+}
+
+/// Why a request is not passed on.
+enum Refusal {
+    Reject(Reject),
+    Denied(Denied),
+}
+
+impl Session {
+    /// A session that has not authenticated.
+    pub fn new(form: Form) -> Self {
+        Session { form, principal: None }
+    }
+
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Who the session is; `None` before its auth.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    /// The feed of messages that this session can read.
+    pub fn messages(&self) -> Feed {
+        self.form.messages()
+    }
+
+    /// The feed of presence that this session can read.
+    pub fn presence(&self) -> Feed {
+        self.form.presence()
+    }
+
+    /// Acts on one request; what can be answered at once is appended to `out`.
+    pub fn handle_request<'m>(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: Request<'m>,
+        out: &mut Writer<'_>,
+    ) -> Step<'m> {
+        let (id, is_first) = (request.id(), self.principal.is_none());
+        let prepared = match request {
+            Request::Auth(auth) if is_first => return self.authenticate(cx, &auth, out),
+            Request::Auth(_) => Err(Refusal::Reject(Reject::Unsupported)),
+            Request::Ping if !is_first => {
+                out.event(&Event::Pong);
+                return Step::Done;
+            }
+            _ if is_first => Err(Refusal::Reject(Reject::Unauthenticated)),
+            _ if id == NO_REQUEST => {
+                let error = crate::error::FrameError::Body;
+                return self.refuse_malformed(Malformed { error, id }, out);
+            }
+            request => self.prepare(cx, request),
+        };
+        match prepared {
+            Ok((channel, request)) => Step::Request { id, channel, request },
+            Err(refusal) => refuse(id, &refusal, out),
+        }
+    }
+
+    /// Answers what could not be read.
+    pub fn refuse_malformed(&self, malformed: Malformed, out: &mut Writer<'_>) -> Step<'static> {
+        let message = malformed.error.to_string().into();
+        out.event(&Event::Error { id: malformed.id, code: ErrorCode::BadFrame, message });
+        Step::Ignored(Ignored::Malformed(malformed.error))
+    }
+
+    /// Tells the client what became of a request; nothing for [`NO_REQUEST`] but what it brought.
+    pub fn answer(&self, now: Now, id: u64, channel: &str, answer: &Answer, out: &mut Writer<'_>) {
+        let acknowledge = |out: &mut Writer<'_>, serial, resumed| {
+            if id != NO_REQUEST {
+                out.event(&Event::Ack { id, serial, resumed });
+            }
+        };
+        match answer {
+            Answer::Done => acknowledge(out, 0, None),
+            Answer::Published { serial } => acknowledge(out, *serial, None),
+            Answer::Refused(reject) if id != NO_REQUEST => {
+                let message = reject.to_string().into();
+                out.event(&Event::Error { id, code: ErrorCode::from(*reject), message });
+            }
+            Answer::Refused(_) => {}
+            Answer::Subscribed { messages, resumed } => {
+                for message in messages {
+                    out.event(&Event::Delivery(encode::delivery(channel, message)));
+                }
+                acknowledge(out, 0, *resumed);
+            }
+            Answer::Watched { left, members } => {
+                left.iter().for_each(|gone| out.event(&encode::gone(now, channel, gone)));
+                members.iter().for_each(|member| out.event(&encode::present(channel, member)));
+                acknowledge(out, 0, None);
+            }
+            Answer::History { messages, more } => {
+                let messages = messages.iter().map(|m| encode::delivery(channel, m)).collect();
+                let channel = channel.into();
+                out.event(&Event::History { id, channel, messages, more: *more });
+            }
+            Answer::Fetched { messages, resumed } => {
+                let messages = messages.iter().map(|m| encode::delivery(channel, m)).collect();
+                let channel = channel.into();
+                out.event(&Event::Fetched { id, channel, messages, resumed: *resumed });
+            }
+        }
+    }
+
+    /// What a client must be told before its connection ends, so that it does the right thing next.
+    pub fn farewell(&self, reason: Disconnect, out: &mut Writer<'_>) {
+        if reason == Disconnect::TokenExpired {
+            refuse(NO_REQUEST, &Refusal::Reject(Reject::TokenExpired), out);
+        }
+    }
+
+    fn authenticate(
+        &mut self,
+        cx: &mut Context<'_>,
+        auth: &Auth<'_>,
+        out: &mut Writer<'_>,
+    ) -> Step<'static> {
+        let name = cx.names.next_name();
+        let bearer = match identify(cx, auth, &name) {
+            Ok(bearer) => bearer,
+            Err(error) => {
+                refuse(NO_REQUEST, &Refusal::Reject(error.into()), out);
+                return Step::Close(Disconnect::BadCredentials);
+            }
+        };
+        let key = cx.settings.connection_key;
+        let shown = &*auth.resume_connection_id;
+        let is_ours = connection_id::is_ours(key, &bearer.app, &bearer.user, shown);
+        let (connection, arrival): (Arc<str>, Arrival) = match is_ours {
+            true => (shown.into(), Arrival::Returning),
+            false => {
+                let made = connection_id::make(key, &bearer.app, &bearer.user, &name);
+                (made.into(), Arrival::New)
+            }
+        };
+        out.event(&Event::Connected {
+            connection_id: (&*connection).into(),
+            keep_alive_ms: cx.limits.keep_alive_ms,
+            client_id: (&*bearer.user).into(),
+        });
+        self.principal = Some(principal(bearer, connection));
+        Step::Greeted(arrival)
+    }
+
+    /// Checks a request and puts it in the words of channels.
+    fn prepare<'m>(
+        &self,
+        cx: &mut Context<'_>,
+        request: Request<'m>,
+    ) -> Result<(Cow<'m, str>, Asked), Refusal> {
+        match request {
+            Request::Auth(_) | Request::Ping => Err(Refusal::Reject(Reject::Unsupported)),
+            Request::Subscribe { channel, cursor, .. } => {
+                self.check(cx, &channel, Some(Operation::Subscribe))?;
+                let scope = self.scope(&channel);
+                Ok((channel, Asked::Subscribe { after: position(cursor), scope }))
+            }
+            Request::Unsubscribe { channel, .. } => {
+                self.check(cx, &channel, None)?;
+                Ok((channel, Asked::Unsubscribe))
+            }
+            Request::Publish(publish) => {
+                self.check(cx, &publish.channel, Some(Operation::Publish))?;
+                let channel = publish.channel.clone();
+                Ok((channel, Asked::Publish(Box::new(self.draft(cx, publish)?))))
+            }
+            Request::Presence(presence) => {
+                self.check(cx, &presence.channel, Some(Operation::Presence))?;
+                self.prepare_presence(cx, presence)
+            }
+            Request::PresenceSubscribe { channel, .. } => {
+                self.check(cx, &channel, Some(Operation::Presence))?;
+                Ok((channel, Asked::Watch))
+            }
+            Request::PresenceUnsubscribe { channel, .. } => {
+                self.check(cx, &channel, None)?;
+                Ok((channel, Asked::Unwatch))
+            }
+            Request::History { channel, limit, before, .. } => {
+                self.check(cx, &channel, Some(Operation::History))?;
+                let limit = match limit {
+                    0 => HISTORY_LIMIT_DEFAULT,
+                    limit => limit.min(HISTORY_LIMIT_MAX as u64) as usize,
+                };
+                Ok((channel, Asked::History { limit, before: position(before) }))
+            }
+            Request::Fetch { channel, from_serial, .. } => {
+                self.check(cx, &channel, Some(Operation::Subscribe))?;
+                Ok((channel, Asked::Fetch { after: from_serial }))
+            }
+        }
+    }
+
+    fn prepare_presence<'m>(
+        &self,
+        cx: &Context<'_>,
+        presence: foony::Presence<'m>,
+    ) -> Result<(Cow<'m, str>, Asked), Refusal> {
+        if presence.action == Action::Leave {
+            return Ok((presence.channel, Asked::Leave));
+        }
+        if presence.data.len() + presence.encoding.len() > cx.limits.state_bytes_max {
+            return Err(Refusal::Reject(Reject::StateTooLarge));
+        }
+        let data = Bytes::copy_from_slice(presence.data);
+        let state = State::from_json(JsonState { data, encoding: presence.encoding.into() });
+        let request = match presence.action {
+            Action::Update => Asked::Update(state),
+            Action::Enter | Action::Leave => Asked::Enter(state),
+        };
+        Ok((presence.channel, request))
+    }
+
+    /// May this be done to this channel, if it is a channel at all?
+    fn check(
+        &self,
+        cx: &Context<'_>,
+        channel: &str,
+        operation: Option<Operation>,
+    ) -> Result<(), Refusal> {
+        let grammar = match self.form {
+            Form::Json => Grammar::ColonsOrDots,
+            Form::Records | Form::Stream => Grammar::Colons,
+        };
+        check_channel_name(channel, grammar).map_err(Refusal::Reject)?;
+        if channel.len() > cx.limits.channel_name_bytes_max {
+            return Err(Refusal::Reject(Reject::ChannelName));
+        }
+        operation.map_or(Ok(()), |operation| self.allows(channel, operation))
+    }
+
+    fn allows(&self, channel: &str, operation: Operation) -> Result<(), Refusal> {
+        let capability = self.principal.as_ref().and_then(|p| p.capability.as_ref());
+        match capability {
+            Some(capability) => capability.allows(channel, operation).map_err(Refusal::Denied),
+            None => Ok(()),
+        }
+    }
+
+    /// JSON clients are sent the presence of every channel that they subscribe to
+    /// (`protocols/foony.md` section 2.1), as far as they may see it.
+    fn scope(&self, channel: &str) -> Scope {
+        match self.form {
+            Form::Json if self.allows(channel, Operation::Presence).is_ok() => {
+                Scope::MessagesAndPresence
+            }
+            _ => Scope::Messages,
+        }
+    }
+
+    fn draft(&self, cx: &mut Context<'_>, publish: foony::Publish<'_>) -> Result<Draft, Refusal> {
+        let content = publish.content;
+        let too_large = |message: &foony::Message<'_>| {
+            let bytes = message.name.len() + message.data.len() + message.encoding.len();
+            bytes > cx.limits.publish_bytes_max
+        };
+        let is_too_large = content.messages().iter().any(too_large);
+        if is_too_large || publish.message_id.len() > MESSAGE_ID_BYTES_MAX {
+            return Err(Refusal::Reject(Reject::MessageTooLarge));
+        }
+        let client_id = self.principal.as_ref().map(|p| Arc::clone(&p.identity.user));
+        let id = match publish.message_id.is_empty() {
+            // Clients before SDK 0.4 send none, but are told one.
+            true => format!("{}-{}", cx.now.wall_ms, &cx.names.next_name()[..8]).into(),
+            false => publish.message_id.into(),
+        };
+        Ok(Draft {
+            id,
+            client_id: client_id.unwrap_or_default(),
+            content: match content.unwrapped() {
+                foony::Content::One(message) => Content::One(part(message)),
+                foony::Content::Batch(messages) => {
+                    Content::Batch(messages.into_iter().map(part).collect())
+                }
+            },
+            keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
+        })
+    }
+}
+
+fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
+    let (code, message, reject) = match refusal {
+        Refusal::Reject(reject) => (ErrorCode::from(*reject), reject.to_string(), *reject),
+        Refusal::Denied(denied @ Denied::NoPattern) => {
+            (ErrorCode::ChannelDenied, denied.to_string(), Reject::Forbidden)
+        }
+        Refusal::Denied(denied @ Denied::NotThisOperation) => {
+            (ErrorCode::Capability, denied.to_string(), Reject::Forbidden)
+        }
+    };
+    out.event(&Event::Error { id, code, message: message.into() });
+    Step::Ignored(Ignored::Refused(reject))
+}
+
+/// The user whom the credential names. A key may speak for anybody; a token for its subject only.
+/// Who presents a key and no name is named after its connection, `name` or the one that it shows:
+/// clients that are given a name do not say it when they return.
+fn identify(cx: &Context<'_>, auth: &Auth<'_>, name: &str) -> Result<Bearer, CredentialError> {
+    let keyring = &cx.settings.keyring;
+    if auth.token.is_empty() {
+        let key = keyring.verify_key(&auth.key)?;
+        if !auth.client_id.is_empty() {
+            return key.identity(&auth.client_id);
+        }
+        let shown = &*auth.resume_connection_id;
+        let earlier = connection_id::name_in(shown).map(client_named_after).filter(|client| {
+            connection_id::is_ours(cx.settings.connection_key, key.app(), client, shown)
+        });
+        return key.identity(&earlier.unwrap_or_else(|| client_named_after(name)));
+    }
+    let bearer = keyring.verify_token(&auth.token, cx.now.wall_ms)?;
+    if !auth.client_id.is_empty() && *auth.client_id != *bearer.user {
+        return Err(CredentialError::Subject);
+    }
+    Ok(bearer)
+}
+
+fn client_named_after(connection: &str) -> String {
+    format!("client-{}", &connection[..8])
+}
+
+fn principal(bearer: Bearer, connection: Arc<str>) -> Principal {
+    let resume = ResumeKey {
+        app: Arc::clone(&bearer.app),
+        user: Some(Arc::clone(&bearer.user)),
+        session: SessionName::Connection(Arc::clone(&connection)),
+    };
+    Principal {
+        app: bearer.app,
+        identity: Arc::new(Identity { user: bearer.user, connection, resume: Some(resume) }),
+        capability: Some(bearer.capability),
+        expires_wall_ms: bearer.expires_at_wall_ms,
+    }
+}
+
+fn position(cursor: Cursor<'_>) -> Option<Position> {
+    match cursor {
+        Cursor::None => None,
+        Cursor::Serial(serial) => Some(Position::Serial(serial)),
+        Cursor::MessageId(id) => Some(Position::MessageId(id.into())),
+    }
+}
+
+fn part(message: foony::Message<'_>) -> Part {
+    Part {
+        name: message.name.into(),
+        data: Bytes::copy_from_slice(message.data),
+        encoding: message.encoding.into(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Requests that wait: a client that asks for much at once is answered in turns, and one that does
+//! not read its answers is not asked for more of them.
+//!
+//! Only Foony clients have a backlog. What waits is the rest of one message, and behind it, unread,
+//! what came after; whoever lets more than `message_bytes_max` wait there is closed as slow.
+
+use super::Shard;
+use super::connection::Connection;
+use crate::error::Disconnect;
+use crate::ids::{ConnId, Now};
+
+/// Requests of one connection that are carried out in one go.
+pub(super) const REQUESTS_AT_ONCE: usize = 512;
+
+/// Questions with large answers that one connection may have on their way. With the send queue's
+/// budget they bound what waits for a client.
+const LARGE_QUESTIONS_MAX: usize = 4;
+
+/// What a connection is owed, and what it wants next.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// Requests in the session's form that have not been looked at.
+    pub requests: Vec<u8>,
+    /// Numbers of the questions with large answers that are on their way.
+    pub questions: Vec<u64>,
+}
+
+impl Connection {
+    /// Requests wait; whatever comes has to wait behind them.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.requests.is_empty())
+    }
+
+    /// Must the next request wait until something has been written, or answered?
+    fn must_wait(&self, queue_bytes_max: usize) -> bool {
+        let questions = self.backlog.as_ref().map_or(0, |backlog| backlog.questions.len());
+        questions >= LARGE_QUESTIONS_MAX || self.queue.len() > queue_bytes_max
+    }
+}
+
+impl Shard {
+    pub(super) fn must_wait(&self, id: ConnId) -> bool {
+        let most = self.settings.limits.send_queue_bytes_max;
+        self.connections.get(id).is_some_and(|connection| connection.must_wait(most))
+    }
+
+    /// Keeps requests for later: for the next turn, unless something has to happen first.
+    pub(super) fn put_off(&mut self, now: Now, id: ConnId, requests: &[u8]) {
+        let most = self.settings.limits.message_bytes_max;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let backlog = connection.backlog.get_or_insert_default();
+        if backlog.requests.len() + requests.len() > 2 * most {
+            return self.disconnect(now, id, Disconnect::Slow);
+        }
+        backlog.requests.extend_from_slice(requests);
+        self.schedule_backlog(id);
+    }
+
+    /// Notes that the answer to a question will be large.
+    pub(super) fn expect_large_answer(&mut self, id: ConnId, question: u64) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.backlog.get_or_insert_default().questions.push(question);
+        }
+    }
+
+    /// An answer has come.
+    pub(super) fn note_answer(&mut self, id: ConnId, question: u64) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(backlog) = &mut connection.backlog else { return };
+        if let Some(at) = backlog.questions.iter().position(|&asked| asked == question) {
+            backlog.questions.swap_remove(at);
+            self.schedule_backlog(id);
+        }
+    }
+
+    /// Sees to it that a backlog is looked at, if it can be.
+    pub(super) fn schedule_backlog(&mut self, id: ConnId) {
+        if self.must_wait(id) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.has_backlog() && !connection.flags.scheduled {
+            connection.flags.scheduled = true;
+            self.backlogged.push(id);
+        } else if connection.backlog.as_ref().is_some_and(|b| b.questions.is_empty())
+            && !connection.has_backlog()
+        {
+            connection.backlog = None;
+        }
+    }
+
+    /// Carries out what has waited.
+    pub(super) fn work_off_backlogs(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.backlogged) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.flags.scheduled = false;
+            }
+            self.work_off(now, id);
+        }
+    }
+
+    /// Carries out all that waits, as far as it need not wait for anything.
+    pub(super) fn work_off_all(&mut self, now: Now, id: ConnId) {
+        let has_backlog = |shard: &Shard| {
+            shard.connections.get(id).is_some_and(|connection| connection.has_backlog())
+        };
+        while has_backlog(self) && !self.must_wait(id) {
+            self.work_off(now, id);
+            self.drain_local(now);
+        }
+    }
+
+    fn work_off(&mut self, now: Now, id: ConnId) {
+        if self.must_wait(id) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
+        let Some(backlog) = &mut connection.backlog else { return };
+        let requests = std::mem::take(&mut backlog.requests);
+        if !requests.is_empty() {
+            self.handle_foony_payload(now, id, &requests);
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if !connection.has_backlog() && !connection.unread.is_empty() {
+            self.take_bytes(now, id, &mut []);
+        }
+        self.schedule_backlog(id);
+    }
+}

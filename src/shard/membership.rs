@@ -1,0 +1,443 @@
+//! The memberships of this home's sessions: announced to owners, lost, and taken over.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::connection::{Membership, Session};
+use super::envelope::{Announcement, Command, Envelope, HomeChannelId, Welcome};
+use super::placement::Placed;
+use super::timers::Timer;
+use crate::channel::{Identity, State};
+use crate::counters::{Conflated, Dropped};
+use crate::error::{Disconnect, Reject};
+use crate::ids::{ChannelKey, ConnAddr, ConnId, Now, ShardId};
+use crate::policy::Heartbeat;
+use crate::session::Feed;
+
+/// How members leave when their connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    AtOnce,
+    AfterGrace,
+    /// The owner knows already.
+    Refused,
+}
+
+impl Shard {
+    /// A sync session announces itself in a channel, for the first time or again.
+    ///
+    /// # Errors
+    /// The reason why it may not; nothing has changed then.
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        channel: &str,
+        state: &[u8],
+    ) -> Result<Placed, Reject> {
+        let (app, feed) = self.check_announce(id, channel, state)?;
+        let hash = self.settings.router.hash(&app, channel);
+        let known = self.homes.find(&app, channel, hash);
+        let slot = match known.filter(|&slot| self.is_subscribed(id, slot, feed)) {
+            Some(slot) => slot,
+            None => {
+                let key = ChannelKey { app, name: channel.into(), hash };
+                if let Some(to) = self.better_home(id, &key) {
+                    return Ok(Placed::Elsewhere(to));
+                }
+                self.check_channel_count(id)?;
+                let slot = known.unwrap_or_else(|| self.home_open(Arc::new(key)));
+                self.subscribe(now, id, slot, feed, 0);
+                self.enlist(id, slot);
+                slot
+            }
+        };
+        self.counters.presence_updates += 1;
+        self.heard_announcement(now, id, slot);
+        let state = State::from_message_pack(bytes::Bytes::copy_from_slice(state));
+        self.submit_state(now, id, slot, state);
+        Ok(Placed::Here)
+    }
+
+    /// A Foony session announces itself, with a request that the owner answers.
+    ///
+    /// # Errors
+    /// [`Reject::Busy`] when it does so too often.
+    pub(super) fn announce_by_request(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        slot: u32,
+        state: State,
+        welcome: Welcome,
+    ) -> Result<(), Reject> {
+        if !self.spend_update_credit(now, id) {
+            self.close_home_if_unused(slot);
+            return Err(Reject::Busy);
+        }
+        self.enlist(id, slot);
+        self.counters.presence_updates += 1;
+        self.heard_announcement(now, id, slot);
+        self.send_state(id, slot, state, welcome);
+        Ok(())
+    }
+
+    /// A sync session leaves one channel for good. Nothing happens when it is no member.
+    pub(super) fn leave(&mut self, id: ConnId, channel: &str) {
+        let app = self.app_of(id);
+        let hash = self.settings.router.hash(&app, channel);
+        if let Some(slot) = self.homes.find(&app, channel, hash) {
+            self.quit(id, slot, Departure::AtOnce);
+        }
+        self.note_left(id, hash);
+    }
+
+    /// Remembers that a session has left, for the memberships that it may still get back.
+    pub(super) fn note_left(&mut self, id: ConnId, hash: u64) {
+        let most = self.settings.limits.channels_per_session_max;
+        let connection = self.connections.get_mut(id);
+        if let Some(resuming) = connection.and_then(|c| c.resuming.as_mut())
+            && resuming.left.len() < most
+        {
+            resuming.left.push(hash);
+        }
+    }
+
+    /// Ends a membership, and with it the presence feed of a sync session.
+    pub(super) fn quit(&mut self, id: ConnId, slot: u32, departure: Departure) {
+        self.withdraw(id, slot, departure);
+        if let Some(feed) = self.sync_feed_of_any(id) {
+            self.unsubscribe(id, slot, feed);
+        }
+    }
+
+    /// Ends a membership and nothing else.
+    pub(super) fn withdraw(&mut self, id: ConnId, slot: u32, departure: Departure) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let at = connection.memberships.iter().position(|m| m.channel == slot);
+        let Some(at) = at else { return };
+        connection.memberships.swap_remove(at);
+        if connection.memberships.is_empty() {
+            connection.memberships = Vec::new();
+        }
+        let addr = ConnAddr { shard: self.id, conn: id };
+        match departure {
+            Departure::AtOnce => self.command_home(slot, Command::Leave { addr }),
+            Departure::AfterGrace => self.command_home(slot, Command::Linger { addr }),
+            Departure::Refused => {}
+        }
+        if let Some(home) = self.homes.get_mut(slot) {
+            home.members -= 1;
+        }
+        self.close_home_if_unused(slot);
+    }
+
+    /// Ends all memberships and subscriptions of a session that goes on, or ends, as `reason` says.
+    pub(super) fn leave_all(&mut self, id: ConnId, reason: Disconnect) {
+        let is_foony = self
+            .connections
+            .get(id)
+            .is_some_and(|connection| matches!(connection.session, Session::Foony(_)));
+        let departure = match reason {
+            Disconnect::Lost | Disconnect::Slow | Disconnect::Replaced => Departure::AfterGrace,
+            // The client is about to return with a new token.
+            Disconnect::TokenExpired if is_foony => Departure::AfterGrace,
+            _ => Departure::AtOnce,
+        };
+        while let Some(slot) = self.last_membership(id) {
+            self.withdraw(id, slot, departure);
+        }
+        self.unsubscribe_all(id);
+    }
+
+    /// Looks for memberships that an earlier connection of this session lost.
+    pub(super) fn resume(&mut self, id: ConnId) {
+        let shards = self.settings.router.shards();
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
+        let Some(key) = key.map(Arc::new) else { return };
+        let resuming = connection.resuming.get_or_insert_default();
+        resuming.answers += u32::from(shards);
+        resuming.left.clear();
+        let addr = ConnAddr { shard: self.id, conn: id };
+        for shard in (0..shards).map(ShardId) {
+            self.outbox.send(shard, Envelope::Resume { key: Arc::clone(&key), addr });
+        }
+    }
+
+    /// An owner's answer to a resume: the session is a member again where it was.
+    pub(super) fn handle_resumed(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
+    ) {
+        for (key, identity) in memberships {
+            let goes_on = self.is_open(id) && self.is_session(id, &identity);
+            match goes_on {
+                _ if self.has_left(id, &key) => self.forgo(id, key),
+                true => self.take_over(now, id, key, identity),
+                false => self.give_back(id, key),
+            }
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(resuming) = &mut connection.resuming else { return };
+        resuming.answers -= 1;
+        if resuming.answers == 0 {
+            connection.resuming = None;
+        }
+    }
+
+    /// The owner refused an announcement: the connection is no member after all, unless it has
+    /// announced itself again since, which will be judged by itself.
+    pub(super) fn handle_refused(&mut self, to: HomeChannelId, id: ConnId, number: u32) {
+        if self.homes.get_tenant(to.slot, to.generation).is_none() {
+            return;
+        }
+        let connection = self.connections.get_mut(id);
+        let membership = connection.and_then(|c| c.membership_mut(to.slot));
+        if membership.is_some_and(|m| m.number == number && m.unsent_state.is_none()) {
+            self.quit(id, to.slot, Departure::Refused);
+        }
+    }
+
+    /// The owner has let a member in: it is shown what happens from here on.
+    pub(super) fn handle_admitted(&mut self, to: HomeChannelId, id: ConnId) {
+        if self.homes.get_tenant(to.slot, to.generation).is_some()
+            && let Some(feed) = self.sync_feed_of(id)
+        {
+            self.admit(id, to.slot, feed);
+        }
+    }
+
+    /// Ends memberships whose connection has shown no sign of life for the channel's TTL. Returns
+    /// when the next one could end. Foony members live as long as their connection does.
+    pub(super) fn expire_memberships(&mut self, now: Now, id: ConnId) -> u64 {
+        let mut expired = Vec::new();
+        let mut next_ms = u64::MAX;
+        let Some(connection) = self.connections.get(id) else { return next_ms };
+        if matches!(connection.session, Session::Foony(_)) {
+            return next_ms;
+        }
+        for membership in &connection.memberships {
+            let Some(home) = self.homes.get(membership.channel) else { continue };
+            let alive_ms = match home.policy.heartbeat {
+                Heartbeat::AnyFrame => connection.heard_ms.max(membership.announced_ms),
+                Heartbeat::Update => membership.announced_ms,
+            };
+            let due_ms = alive_ms + home.policy.presence_ttl_ms;
+            if due_ms <= now.mono_ms {
+                expired.push(membership.channel);
+            } else {
+                next_ms = next_ms.min(due_ms);
+            }
+        }
+        for slot in expired {
+            self.counters.expired_members += 1;
+            self.quit(id, slot, Departure::AtOnce);
+        }
+        next_ms
+    }
+
+    /// Sends what was held back, as far as mailboxes and allowances permit.
+    pub(super) fn resubmit_states(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let held: Vec<_> = connection
+            .memberships
+            .iter_mut()
+            .filter_map(|m| m.unsent_state.take().map(|state| (m.channel, state)))
+            .collect();
+        for (slot, state) in held {
+            self.submit_state(now, id, slot, state);
+        }
+    }
+
+    pub(super) fn retry_later(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.flags.retrying
+        {
+            connection.flags.retrying = true;
+            self.retries.push(id);
+        }
+    }
+
+    pub(super) fn set_pace_timer(&mut self, id: ConnId, due_ms: u64) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if !connection.flags.pacing {
+            connection.flags.pacing = true;
+            self.timers.set(due_ms, Timer::Pace { conn: id });
+        }
+    }
+
+    fn check_announce(
+        &self,
+        id: ConnId,
+        channel: &str,
+        state: &[u8],
+    ) -> Result<(Arc<str>, Feed), Reject> {
+        let feed = self.sync_feed_of(id).ok_or(Reject::Unauthenticated)?;
+        if channel.is_empty() || channel.len() > self.settings.limits.channel_name_bytes_max {
+            return Err(Reject::ChannelName);
+        }
+        if state.len() > self.settings.limits.state_bytes_max {
+            return Err(Reject::StateTooLarge);
+        }
+        Ok((self.app_of(id), feed))
+    }
+
+    fn check_channel_count(&self, id: ConnId) -> Result<(), Reject> {
+        let count = self.connections.get(id).map_or(0, |c| c.memberships.len());
+        if count >= self.settings.limits.channels_per_session_max {
+            return Err(Reject::TooManyChannels);
+        }
+        Ok(())
+    }
+
+    /// Adds a membership, unless there is one.
+    fn enlist(&mut self, id: ConnId, slot: u32) {
+        let (Some(home), Some(connection)) =
+            (self.homes.get_mut(slot), self.connections.get_mut(id))
+        else {
+            return;
+        };
+        if !connection.is_member(slot) {
+            home.members += 1;
+            connection.memberships.push(Membership {
+                channel: slot,
+                announced_ms: 0,
+                number: 0,
+                unsent_state: None,
+            });
+        }
+    }
+
+    fn heard_announcement(&mut self, now: Now, id: ConnId, slot: u32) {
+        let connection = self.connections.get_mut(id);
+        if let Some(membership) = connection.and_then(|c| c.membership_mut(slot)) {
+            membership.announced_ms = now.mono_ms;
+        }
+    }
+
+    /// The presence feed of a sync session, whether or not it is open and greeted.
+    fn sync_feed_of_any(&self, id: ConnId) -> Option<Feed> {
+        match &self.connections.get(id)?.session {
+            Session::Sync(session) => Some(session.feed()),
+            _ => None,
+        }
+    }
+
+    fn last_membership(&self, id: ConnId) -> Option<u32> {
+        Some(self.connections.get(id)?.memberships.last()?.channel)
+    }
+
+    fn is_open(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| connection.is_open())
+    }
+
+    /// Sends a state to the owner, or keeps it as the newest one until it may be sent. What the
+    /// mailbox cannot take costs no allowance, however often it is tried.
+    fn submit_state(&mut self, now: Now, id: ConnId, slot: u32, state: State) {
+        let Some(owner) = self.homes.get(slot).map(|home| home.owner) else { return };
+        let Some(feed) = self.sync_feed_of(id) else { return };
+        if !self.outbox.has_room(owner) {
+            self.counters.drop(Dropped::RequestMailboxFull);
+            self.hold_state(id, slot, state);
+            self.retry_later(id);
+        } else if self.spend_update_credit(now, id) {
+            self.send_state(id, slot, state, Welcome::Set(feed));
+        } else {
+            self.counters.conflate(Conflated::UpdateRate);
+            self.hold_state(id, slot, state);
+            self.set_pace_timer(id, (now.mono_ms / 1000 + 1) * 1000);
+        }
+    }
+
+    fn send_state(&mut self, id: ConnId, slot: u32, state: State, welcome: Welcome) {
+        let home = self.home_id(slot);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(principal) = connection.principal() else { return };
+        let identity = Arc::clone(&principal.identity);
+        connection.announcements = connection.announcements.wrapping_add(1);
+        let number = connection.announcements;
+        let Some(membership) = connection.membership_mut(slot) else { return };
+        membership.unsent_state = None;
+        membership.number = number;
+        let addr = ConnAddr { shard: self.id, conn: id };
+        let announcement = Announcement { addr, home, identity, state, number, welcome };
+        self.command_home(slot, Command::Announce(Box::new(announcement)));
+    }
+
+    fn hold_state(&mut self, id: ConnId, slot: u32, state: State) {
+        let connection = self.connections.get_mut(id);
+        if let Some(membership) = connection.and_then(|c| c.membership_mut(slot)) {
+            membership.unsent_state = Some(state);
+        }
+    }
+
+    /// Takes one update off the connection's allowance of this second.
+    fn spend_update_credit(&mut self, now: Now, id: ConnId) -> bool {
+        let most = self.settings.limits.updates_per_second_max;
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        let second = (now.mono_ms / 1000) as u32;
+        if connection.credit_second != second {
+            connection.credit_second = second;
+            connection.update_credit = most;
+        }
+        if connection.update_credit == 0 {
+            return false;
+        }
+        connection.update_credit -= 1;
+        true
+    }
+
+    fn take_over(&mut self, now: Now, id: ConnId, key: Arc<ChannelKey>, identity: Arc<Identity>) {
+        let slot = self.home_open(key);
+        self.enlist(id, slot);
+        self.heard_announcement(now, id, slot);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Session::Sync(session) = &mut connection.session else { return };
+        session.adopt_identity(identity);
+        let feed = session.feed();
+        if !self.is_subscribed(id, slot, feed) {
+            self.subscribe(now, id, slot, feed, 0);
+        }
+        self.admit(id, slot, feed);
+        self.request_snapshot(now, id, slot, feed);
+    }
+
+    /// The session has left the channel since it asked, and not entered it again.
+    fn has_left(&self, id: ConnId, key: &ChannelKey) -> bool {
+        let resuming = self.connections.get(id).and_then(|c| c.resuming.as_ref());
+        let left = resuming.is_some_and(|resuming| resuming.left.contains(&key.hash));
+        left && !self.is_member_of(id, key)
+    }
+
+    fn is_member_of(&self, id: ConnId, key: &ChannelKey) -> bool {
+        let slot = self.homes.find_key(key);
+        let connection = self.connections.get(id);
+        slot.zip(connection).is_some_and(|(slot, connection)| connection.is_member(slot))
+    }
+
+    /// The connection's session is still the one that asked.
+    fn is_session(&self, id: ConnId, identity: &Identity) -> bool {
+        let principal = self.connections.get(id).and_then(|connection| connection.principal());
+        principal.is_some_and(|principal| principal.identity.is_same_session(identity))
+    }
+
+    fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        let owner = self.settings.router.shard_of(&key);
+        let addr = ConnAddr { shard: self.id, conn: id };
+        self.command(owner, key, Command::Leave { addr });
+    }
+
+    /// The session that asked is gone; its memberships linger once more. Where the connection has
+    /// entered as somebody else, the owner has made room for it.
+    fn give_back(&mut self, id: ConnId, key: Arc<ChannelKey>) {
+        if self.is_member_of(id, &key) {
+            return;
+        }
+        let owner = self.settings.router.shard_of(&key);
+        let addr = ConnAddr { shard: self.id, conn: id };
+        self.command(owner, key, Command::Linger { addr });
+    }
+}

@@ -1,0 +1,351 @@
+//! Requests of this home's sessions that name a channel, and the answers to them. Every request is
+//! answered once: here, or by the owner of the channel.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Shard;
+use super::connection::Session;
+use super::envelope::{Asker, Command, Replaying, Welcome};
+use super::membership::Departure;
+use super::placement::Placed;
+use crate::channel::{Identity, Position, Room};
+use crate::error::{Disconnect, Reject};
+use crate::ids::{ChannelKey, ConnId, Now};
+use crate::session::foony::NO_REQUEST;
+use crate::session::foony::encode::Writer;
+use crate::session::{Answer, Feed, FeedSet, Request, Scope};
+
+/// Most bytes of messages in a page of history, and in the answer to a fetch. Who asks for more is
+/// told that there is more, or fetches again at the next message.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+const FETCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Both, for clients that end the connection at 32 KiB (`protocols/foony.md` section 5.11).
+const SMALL_ANSWER_BYTES_MAX: usize = 24 * 1024;
+
+/// Answers above this are queued as they are; smaller ones are gathered.
+const LARGE_ANSWER_BYTES: usize = 16 * 1024;
+
+/// Who asks, under which number, about which channel of this home.
+#[derive(Clone, Copy)]
+struct Asking {
+    id: ConnId,
+    number: u64,
+    slot: u32,
+}
+
+impl Shard {
+    /// Carries a request out, or begins to. Refused ones are answered.
+    pub(super) fn handle_request(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        number: u64,
+        channel: &str,
+        request: Request,
+    ) -> Placed {
+        let app = self.app_of(id);
+        let hash = self.settings.router.hash(&app, channel);
+        let known = self.homes.find(&app, channel, hash);
+        let attached = known.filter(|&slot| self.is_attached(id, slot));
+        let key = match attached.and_then(|slot| self.homes.get(slot)) {
+            Some(home) => Arc::clone(&home.key),
+            None => {
+                let key = ChannelKey { app, name: channel.into(), hash };
+                if let Some(to) = self.better_home(id, &key) {
+                    return Placed::Elsewhere(to);
+                }
+                Arc::new(key)
+            }
+        };
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.flags.settled = true;
+        }
+        match request {
+            Request::Publish(_) | Request::History { .. } | Request::Fetch { .. } => {
+                self.pass_on(id, number, key, request);
+            }
+            request => {
+                if let Err(reject) = self.attach(now, id, number, key, request) {
+                    self.answer(now, id, number, channel, &Answer::Refused(reject));
+                }
+            }
+        }
+        Placed::Here
+    }
+
+    /// Tells a session what became of a request.
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        number: u64,
+        key: &ChannelKey,
+        answer: Answer,
+    ) {
+        self.note_answer(id, number);
+        let slot = self.homes.find_key(key);
+        let answer = match (answer, slot) {
+            (Answer::Subscribed { messages, resumed }, slot) => {
+                let begins = slot.is_some_and(|slot| self.begin_messages(id, slot, number));
+                let messages = if begins { messages } else { Vec::new() };
+                Answer::Subscribed { messages, resumed }
+            }
+            (Answer::Watched { members, .. }, Some(slot)) => {
+                return self.begin_watching(now, id, number, slot, members);
+            }
+            (Answer::Watched { .. }, None) => {
+                Answer::Watched { left: Vec::new(), members: Vec::new() }
+            }
+            (Answer::Refused(reject), Some(slot)) => {
+                self.abandon(id, slot, number);
+                Answer::Refused(reject)
+            }
+            (answer, _) => answer,
+        };
+        self.answer(now, id, number, &key.name, &answer);
+    }
+
+    /// Appends an answer in the session's own words.
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        number: u64,
+        channel: &str,
+        answer: &Answer,
+    ) {
+        if let Answer::Refused(reject) = answer {
+            self.counters.ignore(crate::counters::Ignored::Refused(*reject));
+        }
+        let Some(connection) = self.connections.get(id).filter(|c| c.is_open()) else { return };
+        let Session::Foony(session) = &connection.session else { return };
+        self.reply.clear();
+        let mut out = Writer::new(session.form(), &mut self.reply);
+        session.answer(now, number, channel, answer, &mut out);
+        self.send_reply(now, id);
+    }
+
+    /// Queues what `reply` holds. Answers are never dropped: a peer that asks without reading them
+    /// ends, or is not listened to before it has.
+    pub(super) fn send_reply(&mut self, now: Now, id: ConnId) {
+        let most = self.settings.limits.send_queue_bytes_max;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if self.reply.is_empty() {
+            return;
+        }
+        let has_turns = matches!(connection.session, Session::Foony(_));
+        if connection.queue.len() > most && !has_turns {
+            self.reply.clear();
+            return self.disconnect(now, id, Disconnect::Slow);
+        }
+        if self.reply.len() > LARGE_ANSWER_BYTES {
+            connection.queue.push(std::mem::take(&mut self.reply).into());
+        } else {
+            let reply = &self.reply;
+            connection.queue.append(|out| out.extend_from_slice(reply));
+            self.reply.clear();
+        }
+        self.mark_connection_dirty(id);
+    }
+
+    /// Hands a request to the owner, who answers it.
+    fn pass_on(&mut self, id: ConnId, number: u64, key: Arc<ChannelKey>, request: Request) {
+        let asker = Asker::Session { conn: id, request: number };
+        let is_small = self.connections.get(id).is_some_and(|c| c.flags.small_reader);
+        let room = |messages, bytes| match is_small {
+            true => Room { messages, bytes: SMALL_ANSWER_BYTES_MAX },
+            false => Room { messages, bytes },
+        };
+        let command = match request {
+            Request::Publish(draft) => Command::Publish { asker, draft },
+            Request::History { limit, before } => {
+                Command::History { asker, before, room: room(limit, PAGE_BYTES_MAX) }
+            }
+            Request::Fetch { after } => {
+                Command::Fetch { asker, after, room: room(usize::MAX, FETCH_BYTES_MAX) }
+            }
+            _ => return,
+        };
+        if !matches!(command, Command::Publish { .. }) {
+            self.expect_large_answer(id, number);
+        }
+        let owner = self.settings.router.shard_of(&key);
+        self.command(owner, key, command);
+    }
+
+    /// Requests that change what the connection has to do with the channel.
+    fn attach(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        number: u64,
+        key: Arc<ChannelKey>,
+        request: Request,
+    ) -> Result<(), Reject> {
+        let name = Arc::clone(&key);
+        let asking = |slot| Asking { id, number, slot };
+        match request {
+            Request::Subscribe { after, scope } => {
+                let slot = self.open_for(id, key, Feed::MESSAGES)?;
+                self.begin_subscription(now, &asking(slot), after, scope);
+            }
+            Request::Watch => {
+                let slot = self.open_for(id, key, Feed::PRESENCE_CHANGES)?;
+                self.watch(now, &asking(slot));
+            }
+            Request::Enter(state) => {
+                let slot = self.open_for_member(id, key)?;
+                self.announce_by_request(now, id, slot, state, Welcome::Entered(number))?;
+            }
+            Request::Update(state) => {
+                let slot = self.open_for_member(id, key)?;
+                self.announce_by_request(now, id, slot, state, Welcome::Updated(number))?;
+            }
+            Request::Unsubscribe | Request::Unwatch | Request::Leave => {
+                self.detach(id, &key, &request);
+                self.answer(now, id, number, &name.name, &Answer::Done);
+            }
+            Request::Publish(_) | Request::History { .. } | Request::Fetch { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The channel's entry for one more subscription, if the session may have it.
+    fn open_for(&mut self, id: ConnId, key: Arc<ChannelKey>, kind: FeedSet) -> Result<u32, Reject> {
+        let most = self.settings.limits.subscriptions_per_session_max;
+        let Some(connection) = self.connections.get(id) else { return Err(Reject::Unsupported) };
+        let known = self.homes.find_key(&key);
+        let is_subscribed = |slot| {
+            let of_kind = connection.subscriptions.iter().filter(|s| kind.contains(s.feed));
+            of_kind.into_iter().any(|s| s.channel == slot)
+        };
+        if !known.is_some_and(is_subscribed) && connection.subscriptions_to(kind) >= most {
+            return Err(Reject::TooManyChannels);
+        }
+        Ok(self.home_open(key))
+    }
+
+    fn open_for_member(&mut self, id: ConnId, key: Arc<ChannelKey>) -> Result<u32, Reject> {
+        let most = self.settings.limits.subscriptions_per_session_max;
+        let Some(connection) = self.connections.get(id) else { return Err(Reject::Unsupported) };
+        let known = self.homes.find_key(&key);
+        let is_member = known.is_some_and(|slot| connection.is_member(slot));
+        if !is_member && connection.memberships.len() >= most {
+            return Err(Reject::TooManyChannels);
+        }
+        Ok(self.home_open(key))
+    }
+
+    fn begin_subscription(
+        &mut self,
+        now: Now,
+        asking: &Asking,
+        after: Option<Position>,
+        scope: Scope,
+    ) {
+        let Some(feed) = self.foony_feeds(asking.id).map(|feeds| feeds.0) else { return };
+        if scope == Scope::MessagesAndPresence {
+            self.watch(now, &Asking { number: NO_REQUEST, ..*asking });
+        }
+        let replay = match self.is_subscribed(asking.id, asking.slot, feed) {
+            true => Replaying::Needless,
+            false => {
+                self.subscribe(now, asking.id, asking.slot, feed, asking.number);
+                Replaying::Wanted
+            }
+        };
+        if after.is_some() {
+            self.expect_large_answer(asking.id, asking.number);
+        }
+        let asker = Asker::Session { conn: asking.id, request: asking.number };
+        self.command_home(asking.slot, Command::Attach { asker, feed, after, replay });
+    }
+
+    fn watch(&mut self, now: Now, asking: &Asking) {
+        let Some(feed) = self.foony_feeds(asking.id).map(|feeds| feeds.1) else { return };
+        if !self.is_subscribed(asking.id, asking.slot, feed) {
+            self.subscribe(now, asking.id, asking.slot, feed, asking.number);
+        }
+        self.expect_large_answer(asking.id, asking.number);
+        let asker = Asker::Session { conn: asking.id, request: asking.number };
+        self.command_home(asking.slot, Command::Watch { asker, feed });
+    }
+
+    fn detach(&mut self, id: ConnId, key: &ChannelKey, request: &Request) {
+        if !matches!(request, Request::Unwatch) {
+            self.note_left(id, key.hash);
+        }
+        let slot = self.homes.find_key(key);
+        let (Some(slot), Some((messages, presence))) = (slot, self.foony_feeds(id)) else { return };
+        if !matches!(request, Request::Unwatch) {
+            self.withdraw(id, slot, Departure::AtOnce);
+        }
+        if matches!(request, Request::Unsubscribe) {
+            self.unsubscribe(id, slot, messages);
+        }
+        if matches!(request, Request::Unsubscribe | Request::Unwatch) {
+            self.unsubscribe(id, slot, presence);
+        }
+    }
+
+    /// The feeds of messages and of presence that a session reads.
+    fn foony_feeds(&self, id: ConnId) -> Option<(Feed, Feed)> {
+        match &self.connections.get(id)?.session {
+            Session::Foony(session) => Some((session.messages(), session.presence())),
+            _ => None,
+        }
+    }
+
+    /// Messages flow from here on, if this is the answer that the subscription waits for.
+    fn begin_messages(&mut self, id: ConnId, slot: u32, number: u64) -> bool {
+        let Some((feed, _)) = self.foony_feeds(id) else { return false };
+        let connection = self.connections.get(id);
+        let subscription = connection.and_then(|c| c.subscription(slot, feed));
+        let awaited = subscription.is_some_and(|s| s.place.is_none() && s.request == number);
+        if awaited {
+            self.admit(id, slot, feed);
+        }
+        awaited
+    }
+
+    /// The owner cannot take the subscriptions that a request began with.
+    fn abandon(&mut self, id: ConnId, slot: u32, number: u64) {
+        let Some((messages, presence)) = self.foony_feeds(id) else { return };
+        for feed in [messages, presence] {
+            let connection = self.connections.get(id);
+            let subscription = connection.and_then(|c| c.subscription(slot, feed));
+            if subscription.is_some_and(|s| s.place.is_none() && s.request == number) {
+                self.unsubscribe(id, slot, feed);
+            }
+        }
+    }
+
+    /// Shows who is present, and those to have left of whom the session was not told.
+    fn begin_watching(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        number: u64,
+        slot: u32,
+        members: Vec<crate::session::Present>,
+    ) {
+        let Some((_, feed)) = self.foony_feeds(id) else { return };
+        let Some(name) = self.homes.get(slot).map(|home| Arc::clone(&home.key)) else { return };
+        let is_watching = self.is_subscribed(id, slot, feed);
+        self.admit(id, slot, feed);
+        let mut left = self.take_departures(id, slot);
+        if !left.is_empty() {
+            let present: HashSet<_> = members.iter().map(|m| member_name(&m.identity)).collect();
+            left.retain(|gone| !present.contains(&member_name(gone)));
+        }
+        let members = if is_watching { members } else { Vec::new() };
+        self.answer(now, id, number, &name.name, &Answer::Watched { left, members });
+    }
+}
+
+/// What tells members apart for those who watch.
+fn member_name(identity: &Identity) -> (&str, &str) {
+    (&identity.user, &identity.connection)
+}

@@ -1,0 +1,124 @@
+//! What an owner keeps of its channels when nobody is there: messages until they are too old, then
+//! the serial to go on from.
+
+use std::collections::HashMap;
+
+use super::Shard;
+use super::tables::Published;
+use super::timers::Timer;
+use crate::channel::Messages;
+use crate::ids::Now;
+use crate::limits::Limits;
+
+/// Time between two looks, and channels that are looked at each time.
+const LOOK_EVERY_MS: u64 = 1_000;
+const CHANNELS_AT_ONCE: u32 = 2_048;
+
+/// Memory for messages, and the heads of channels that were closed.
+#[derive(Debug)]
+pub(super) struct Retention {
+    bytes: u64,
+    bytes_max: u64,
+    /// Heads by the hash of the channel. At most `heads_max`; with as many they are forgotten, and
+    /// every log begins at `base`.
+    heads: HashMap<u64, u64>,
+    heads_max: usize,
+    /// Above every serial of a channel whose head was forgotten.
+    base: u64,
+    /// Where the next look begins.
+    next_slot: u32,
+    /// A look is due.
+    timed: bool,
+}
+
+impl Retention {
+    /// `serial_base`: what no serial of an earlier process is above.
+    pub(super) fn new(limits: &Limits, serial_base: u64) -> Self {
+        Retention {
+            bytes: 0,
+            bytes_max: limits.history_bytes_per_shard_max,
+            heads: HashMap::new(),
+            heads_max: limits.channels_per_shard_max,
+            base: serial_base,
+            next_slot: 0,
+            timed: false,
+        }
+    }
+
+    /// An empty log that goes on where the channel with this hash ended when it was closed.
+    pub(super) fn reopen(&mut self, hash: u64) -> Box<Published> {
+        let messages = Messages::starting_after(self.heads.remove(&hash).unwrap_or(self.base));
+        Box::new(Published { messages, pending: Vec::new() })
+    }
+
+    /// Remembers where a log ended. When there are too many to remember, no serial of the past can
+    /// be above the time in microseconds: nobody publishes a message per microsecond for long.
+    fn remember_head(&mut self, now: Now, hash: u64, head: u64) {
+        if self.heads.len() >= self.heads_max {
+            self.heads.clear();
+            self.base = self.base.max(serial_base(now));
+        }
+        self.heads.insert(hash, head);
+    }
+
+    /// Accounts for a log that took `before` bytes, and makes it forget what there is no memory
+    /// for. Returns how many messages and publishes were forgotten.
+    pub(super) fn account(&mut self, before: u64, messages: &mut Messages) -> u32 {
+        self.bytes = self.bytes - before + messages.bytes();
+        let mut forgotten = 0;
+        while self.bytes > self.bytes_max {
+            let bytes = messages.bytes();
+            if !messages.forget_oldest() {
+                break;
+            }
+            forgotten += 1;
+            self.bytes = self.bytes - bytes + messages.bytes();
+        }
+        forgotten
+    }
+}
+
+/// A serial that no channel has reached, if it was numbered from 1 or from an earlier such serial:
+/// the time in microseconds. Below 2^53 until the year 2255.
+pub fn serial_base(now: Now) -> u64 {
+    now.wall_ms.saturating_mul(1000)
+}
+
+impl Shard {
+    /// Sees to it that what was published is forgotten in time.
+    pub(super) fn begin_retention(&mut self, now: Now) {
+        if !self.retention.timed {
+            self.retention.timed = true;
+            self.timers.set(now.mono_ms + LOOK_EVERY_MS, Timer::Retention);
+        }
+    }
+
+    /// Looks at some of the channels: forgets messages that are too old, and closes channels of
+    /// which only the head is left and which nobody uses.
+    pub(super) fn retain(&mut self, now: Now) {
+        self.retention.timed = false;
+        let slots = self.owned.slot_count();
+        for _ in 0..CHANNELS_AT_ONCE.min(slots) {
+            let slot = self.retention.next_slot % slots;
+            self.retention.next_slot = slot + 1;
+            self.retain_channel(now, slot);
+        }
+        if self.owned.len() > 0 {
+            self.begin_retention(now);
+        }
+    }
+
+    fn retain_channel(&mut self, now: Now, slot: u32) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let is_unused = owned.is_unused_but_for_messages();
+        let Some(published) = &mut owned.published else { return };
+        let before = published.messages.bytes();
+        let is_over = published.messages.expire(now, &owned.policy) && published.pending.is_empty();
+        self.retention.account(before, &mut published.messages);
+        if is_over && is_unused {
+            let (hash, head) = (owned.key.hash, published.messages.head());
+            self.retention.remember_head(now, hash, head);
+            self.owned.remove(slot);
+        }
+    }
+}

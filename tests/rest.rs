@@ -1,0 +1,365 @@
+//! REST and the HTTP half of long-polling, asked of the real binary over plain sockets.
+#![cfg(feature = "server")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use headcount::wire::foony::{Auth, Cursor, ErrorCode, Event, Request, binary};
+use serde_json::{Value, json};
+
+/// Longest that anything here may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const CONFIG: &str = r#"
+    [cores]
+    shards = 2
+    [listen]
+    http = "127.0.0.1:0"
+    sync_tcp = "127.0.0.1:0"
+    admin = "127.0.0.1:0"
+    [data]
+    dir = ""
+    [[auth.key]]
+    name = "demo.main"
+    secret = "sk_main"
+    [[auth.key]]
+    name = "demo.chat"
+    secret = "sk_chat"
+    capability = { "chat:*" = ["publish"] }
+"#;
+
+const MAIN: &str = "demo.main:sk_main";
+const CHAT: &str = "demo.chat:sk_chat";
+
+/// A server that ends with this value.
+struct Server {
+    child: Child,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(test: &str) -> Server {
+    let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rest-{test}.toml"));
+    fs::write(&config, CONFIG).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
+        .args(["serve", "--quiet", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = |name: &str| {
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+        word.unwrap_or_else(|| panic!("no {name} in {line:?}")).parse().unwrap()
+    };
+    Server { http: address("http="), admin: address("admin="), child }
+}
+
+/// A connection that is kept for the next request.
+struct Connection(BufReader<TcpStream>);
+
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    /// Lower case, one header a line.
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let of_name = |line: &'_ str| line.starts_with(&format!("{name}:"));
+        let line = self.head.lines().find(|line| of_name(line))?;
+        Some(line[name.len() + 1..].trim())
+    }
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Connection(BufReader::new(stream))
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn read_head(&mut self) -> (u16, String) {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.0.read_line(&mut head).unwrap(), 0, "ended inside a head: {head:?}");
+        }
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        (status.unwrap_or_else(|| panic!("no status: {head}")), head.to_ascii_lowercase())
+    }
+
+    fn read(&mut self) -> Response {
+        let (status, head) = self.read_head();
+        let mut response = Response { status, head, body: Vec::new() };
+        let length = response.header("content-length").map_or(0, |text| text.parse().unwrap());
+        response.body.resize(length, 0);
+        self.0.read_exact(&mut response.body).unwrap();
+        response
+    }
+
+    /// `line`: method and target; `headers`: lines, each with its end.
+    fn ask(&mut self, line: &str, headers: &str, body: &[u8]) -> Response {
+        let length = body.len();
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n");
+        self.send(&[head.as_bytes(), body].concat());
+        self.read()
+    }
+}
+
+fn basic(key: &str) -> String {
+    format!("Authorization: Basic {}\r\n", STANDARD.encode(key))
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+fn code(response: &Response) -> (u16, u64) {
+    let body = response.json();
+    assert_eq!(body["error"]["statusCode"], response.status, "{response:?}");
+    (response.status, body["error"]["code"].as_u64().unwrap())
+}
+
+#[test]
+fn what_is_published_is_in_the_history_to_the_byte() {
+    let server = serve("history");
+    let mut connection = Connection::open(server.http);
+    let key = basic(MAIN);
+    let path = "/channels/chat%3A1/messages";
+    let one = br#"{"name":"a","data":{ "x": 1e999 },"id":"m1","clientId":"bob"}"#;
+    let published = connection.ask(&format!("POST {path}"), &key, one);
+    assert_eq!(published.status, 201, "{published:?}");
+    let expected = json!({ "channel": "chat:1", "messageId": "m1", "serial": 1 });
+    assert_eq!(published.json(), expected);
+    let again = connection.ask("POST /channels/chat:1/messages", &key, one);
+    assert_eq!(again.json(), expected, "the same publish");
+    let batch = connection.ask(&format!("POST {path}"), &key, br#"[{"name":"b"},{"name":"c"}]"#);
+    assert_eq!(batch.json()["serial"], 2);
+    let ephemeral = connection.ask(&format!("POST {path}"), &key, br#"{"ephemeral":true}"#);
+    assert_eq!((ephemeral.status, ephemeral.json().get("serial")), (201, None));
+
+    let page = connection.ask(&format!("GET {path}?limit=1"), &key, b"");
+    let names: Vec<Value> =
+        page.json().as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
+    assert_eq!(names, ["c", "b"]);
+    let link = page.header("link").unwrap();
+    let target = link.strip_prefix('<').and_then(|rest| rest.split_once('>')).unwrap().0;
+    // The header was made lower case for comparison; the escape in it means the same.
+    let last = connection.ask(&format!("GET {target}"), &key, b"");
+    let text = String::from_utf8(last.body.clone()).unwrap();
+    assert!(text.starts_with(r#"[{"id":"m1","name":"a","data":{ "x": 1e999 },"timestamp":"#));
+    assert!(text.ends_with(r#","clientId":"bob","serial":1}]"#), "{text}");
+    assert_eq!(last.header("link"), None);
+}
+
+#[test]
+fn a_token_is_made_and_then_speaks_for_its_client_only() {
+    let server = serve("token");
+    let mut connection = Connection::open(server.http);
+    let line = "POST /keys/demo.chat/requestToken";
+    let answer = connection.ask(line, &basic(CHAT), br#"{"clientId":"alice"}"#);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = answer.json();
+    assert_eq!(answer["capability"], r#"{"chat:*":["publish"]}"#);
+    let alice = bearer(answer["token"].as_str().unwrap());
+    let publish = "POST /channels/chat:1/messages";
+    let published = connection.ask(publish, &alice, br#"{"clientId":"alice"}"#);
+    assert_eq!(published.status, 201, "{published:?}");
+    for (line, headers, body, expected) in [
+        (publish, &alice, &br#"{"clientId":"bob"}"#[..], (403, 40300)),
+        (publish, &alice, b"no", (400, 40001)),
+        ("POST /channels/game/messages", &alice, b"{}", (403, 40302)),
+        ("GET /channels/chat:1/messages", &alice, b"", (403, 40301)),
+        ("GET /channels/chat:1/presence", &alice, b"", (403, 40301)),
+        (line, &alice, br#"{"clientId":"eve"}"#, (401, 40101)),
+        (line, &basic(MAIN), br#"{"clientId":"eve"}"#, (403, 40300)),
+        (line, &basic(CHAT), br#"{"clientId":"a","capability":{"*":["*"]}}"#, (403, 40301)),
+        (publish, &basic("demo.chat:wrong"), b"{}", (401, 40101)),
+        (publish, &String::new(), b"{}", (401, 40101)),
+        ("GET /channels/a.b/messages", &basic(MAIN), b"", (400, 40001)),
+        ("GET /channels/a/messages?limit=x", &basic(MAIN), b"", (400, 40001)),
+        ("GET /nothing", &basic(MAIN), b"", (404, 40400)),
+        ("PUT /time", &basic(MAIN), b"", (405, 40001)),
+    ] {
+        assert_eq!(code(&connection.ask(line, headers, body)), expected, "{line} {headers}");
+    }
+}
+
+#[test]
+fn nobody_is_present_in_an_empty_channel() {
+    let server = serve("presence");
+    let mut connection = Connection::open(server.http);
+    let answer = connection.ask("GET /channels/chat:1/presence?limit=5", &basic(MAIN), b"");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"[]"[..]));
+}
+
+#[test]
+fn browsers_are_let_through_and_may_read_what_they_need() {
+    let server = serve("cors");
+    let mut connection = Connection::open(server.http);
+    for line in ["OPTIONS /lp/send", "OPTIONS /channels/a/messages", "OPTIONS /"] {
+        let preflight = connection.ask(line, "Origin: http://page\r\n", b"");
+        assert_eq!(preflight.status, 204, "{line}");
+        let allowed = preflight.header("access-control-allow-headers").unwrap();
+        assert!(allowed.contains("foony-lp-session") && allowed.contains("authorization"));
+        assert!(preflight.header("access-control-allow-methods").unwrap().contains("post"));
+    }
+    for line in ["GET /time", "GET /", "GET /nothing", "POST /lp/poll", "POST /channels/a/messages"]
+    {
+        let answer = connection.ask(line, "", b"");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{line}");
+        let exposed = answer.header("access-control-expose-headers").unwrap();
+        assert!(exposed.contains("foony-lp-session") && exposed.contains("link"), "{line}");
+    }
+    let admin = Connection::open(server.admin).ask("GET /healthz", "", b"");
+    assert_eq!(admin.header("access-control-allow-origin"), None, "operators are no web page");
+}
+
+fn records(requests: &[Request<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for request in requests {
+        binary::append_request(request, &mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn greeting(key: &str) -> Vec<u8> {
+    let (key, client_id) = (key.to_owned().into(), "alice".into());
+    records(&[Request::Auth(Auth { key, client_id, ..Auth::default() })])
+}
+
+fn events(response: &Response) -> Vec<Event<'_>> {
+    assert_eq!(response.status, 200, "{response:?}");
+    let records = binary::records(&response.body);
+    records.map(|record| record.unwrap().event().unwrap()).collect()
+}
+
+#[test]
+fn a_client_without_a_websocket_is_sent_what_it_subscribes_to() {
+    let server = serve("poll");
+    let mut connection = Connection::open(server.http);
+    let connected = connection.ask("POST /lp/connect", "", &greeting(MAIN));
+    assert!(matches!(events(&connected)[..], [Event::Connected { .. }]), "{connected:?}");
+    let header = format!("Foony-LP-Session: {}\r\n", connected.header("foony-lp-session").unwrap());
+    let subscribe =
+        Request::Subscribe { id: 1, channel: "chat:1".into(), cursor: Cursor::default() };
+    let sent = connection.ask("POST /lp/send", &header, &records(&[subscribe]));
+    assert_eq!((sent.status, sent.body.len()), (204, 0));
+    let mut polling = Connection::open(server.http);
+    let acknowledged = polling.ask("POST /lp/poll", &header, b"");
+    assert!(matches!(events(&acknowledged)[..], [Event::Ack { id: 1, .. }]), "{acknowledged:?}");
+
+    let poll = format!("POST /lp/poll HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 0\r\n\r\n");
+    polling.send(poll.as_bytes());
+    let publish = "POST /channels/chat:1/messages";
+    let published = connection.ask(publish, &basic(MAIN), br#"{"name":"n","data": 1}"#);
+    assert_eq!(published.status, 201);
+    let answer = polling.read();
+    let [Event::Delivery(delivery)] = &events(&answer)[..] else { panic!("{answer:?}") };
+    assert_eq!((delivery.serial, delivery.content.messages()[0].data), (1, &b"1"[..]));
+
+    polling.send(poll.as_bytes());
+    assert_eq!(connection.ask("POST /lp/disconnect", &header, b"").status, 204);
+    assert_eq!(code(&polling.read()), (410, 40400), "whoever waits is told");
+    assert_eq!(code(&connection.ask("POST /lp/send", &header, b"")), (410, 40400));
+}
+
+#[test]
+fn a_refused_greeting_is_no_error_of_http() {
+    let server = serve("refused");
+    let mut connection = Connection::open(server.http);
+    let refused = connection.ask("POST /lp/connect", "", &greeting("demo.main:wrong"));
+    assert_eq!(refused.header("foony-lp-session"), None);
+    let events = events(&refused);
+    assert!(matches!(events[..], [Event::Error { code: ErrorCode::BadAuth, .. }]), "{events:?}");
+}
+
+#[test]
+fn a_session_that_never_was_is_gone() {
+    let server = serve("gone");
+    let mut connection = Connection::open(server.http);
+    for session in ["", "x", "00000000000100000001ffffffffffffffff", &"f".repeat(36)] {
+        for path in ["/lp/send", "/lp/poll"] {
+            let header = format!("Foony-LP-Session: {session}\r\n");
+            let answer = connection.ask(&format!("POST {path}"), &header, b"");
+            assert_eq!(code(&answer), (410, 40400), "{path} {session}");
+        }
+    }
+}
+
+#[test]
+fn bodies_have_a_limit_whether_or_not_they_say_how_long_they_are() {
+    let server = serve("limit");
+    let head = format!("POST /channels/a/messages HTTP/1.1\r\nHost: x\r\n{}", basic(MAIN));
+    let mut declared = Connection::open(server.http);
+    declared.send(format!("{head}Content-Length: 9999999\r\n\r\n").as_bytes());
+    assert_eq!(code(&declared.read()), (413, 40001));
+    let mut endless = Connection::open(server.http);
+    endless.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+    let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
+    for _ in 0..65 {
+        // It may be refused before all of it was sent.
+        let _ = endless.0.get_mut().write_all(&chunk);
+    }
+    assert_eq!(code(&endless.read()), (413, 40001));
+}
+
+#[test]
+fn a_connection_is_kept_and_can_still_become_a_websocket() {
+    let server = serve("kept");
+    let mut connection = Connection::open(server.http);
+    assert_eq!(connection.ask("GET /time", "", b"").status, 200);
+    connection.send("GET /time HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3).as_bytes());
+    for _ in 0..3 {
+        assert!(connection.read().json()[0].is_u64());
+    }
+    connection.send(b"GET /time HTTP/1.1\r\n\r\n");
+    assert_eq!(connection.read().status, 400, "no Host");
+    let upgrade = "GET /sync HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let ping = b"\x89\x80\0\0\0\0";
+    connection.send(&[upgrade.as_bytes(), ping].concat());
+    let (status, head) = connection.read_head();
+    assert_eq!(status, 101, "{head}");
+    let mut pong = [0; 2];
+    connection.0.read_exact(&mut pong).unwrap();
+    assert_eq!(pong, *b"\x8a\0");
+}
+
+#[test]
+fn a_wrong_upgrade_on_a_kept_connection_is_told_what_is_wrong() {
+    let server = serve("wrong");
+    let mut connection = Connection::open(server.http);
+    assert_eq!(connection.ask("GET /time", "", b"").status, 200);
+    let headers = "Connection: Upgrade\r\nUpgrade: h2c\r\n";
+    assert_eq!(connection.ask("GET /time", headers, b"").status, 200, "another protocol");
+    let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 12\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(connection.ask("GET /", headers, b"").status, 426);
+}
