@@ -293,3 +293,31 @@ fn a_cursor_is_replayed_before_its_answer_and_live_messages_follow() {
         assert_eq!(seen, [5, 6, 7, 8, 9, 10, -1, 11]);
     }
 }
+
+#[test]
+fn a_cursor_from_before_a_restart_is_not_mistaken_for_a_good_one() {
+    let server = Server::start("[cores]\nshards = 2\n");
+    let mut publisher = Client::connect(&server, "publisher", "");
+    publish_many(&mut publisher, "room:1", 500);
+    drop(publisher);
+    let server = server.restart();
+    let mut publisher = Client::connect(&server, "publisher", "");
+    publish_many(&mut publisher, "room:1", 1_000);
+    let mut client = Client::connect(&server, "alice", "");
+    let id = client.next_id();
+    let cursor = Cursor::Serial(499);
+    client.send(&[Request::Subscribe { id, channel: "room:1".into(), cursor }]);
+    let resumed = client.until(|event| match event {
+        Event::Ack { resumed, .. } => Some(*resumed),
+        _ => None,
+    });
+    assert_eq!(resumed, Some(false), "what was published in between is not kept");
+    let id = client.next_id();
+    let (channel, limit, before) = ("room:1".into(), 1, Cursor::None);
+    client.send(&[Request::History { id, channel, limit, before }]);
+    let newest = client.until(|event| match event {
+        Event::History { messages, .. } => messages.first().map(|message| message.serial),
+        _ => None,
+    });
+    assert!((1_001..1 << 53).contains(&newest), "{newest} is above all earlier ones");
+}

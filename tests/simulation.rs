@@ -49,10 +49,37 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use simulation::foony;
 use simulation::run::Run;
 
-/// Seeds that one `cargo test` tries unless `HEADCOUNT_SEEDS` says otherwise.
+/// Seeds that one `cargo test` tries of each kind unless `HEADCOUNT_SEEDS` says otherwise.
 const SEEDS: u64 = 2000;
+const FOONY_SEEDS: u64 = 4000;
+
+/// Which clients a run is about, and the test that runs it.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sync,
+    Foony,
+}
+
+impl Kind {
+    fn run(self, seed: u64, trace: bool, step: Arc<AtomicU64>) {
+        match (self, trace) {
+            (Kind::Sync, false) => Run::new(seed, step).run(),
+            (Kind::Sync, true) => Run::new(seed, step).tracing().run(),
+            (Kind::Foony, false) => foony::run::Run::new(seed, step).run(),
+            (Kind::Foony, true) => foony::run::Run::new(seed, step).tracing().run(),
+        };
+    }
+
+    fn test(self) -> &'static str {
+        match self {
+            Kind::Sync => "every_seed",
+            Kind::Foony => "every_foony_seed",
+        }
+    }
+}
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -60,11 +87,10 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// Why the run of a seed failed, and how to see it again.
-fn failure(seed: u64, trace: bool) -> Option<String> {
+fn failure(kind: Kind, seed: u64, trace: bool) -> Option<String> {
     let step = Arc::new(AtomicU64::new(0));
-    let run = Run::new(seed, Arc::clone(&step));
-    let run = if trace { run.tracing() } else { run };
-    let error = catch_unwind(AssertUnwindSafe(|| run.run())).err()?;
+    let run = || kind.run(seed, trace, Arc::clone(&step));
+    let error = catch_unwind(AssertUnwindSafe(run)).err()?;
     let message = match (error.downcast_ref::<String>(), error.downcast_ref::<&str>()) {
         (Some(text), _) => text.clone(),
         (None, Some(text)) => (*text).to_owned(),
@@ -73,22 +99,23 @@ fn failure(seed: u64, trace: bool) -> Option<String> {
     let step = step.load(Ordering::Relaxed);
     Some(format!(
         "seed {seed} failed at step {step}: {message}\nreplay with: HEADCOUNT_SEED={seed} \
-         cargo test --no-default-features --test simulation every_seed -- --nocapture"
+         cargo test --no-default-features --test simulation {} -- --nocapture",
+        kind.test()
     ))
 }
 
-#[test]
-fn every_seed_converges_without_ghosts_or_false_leaves() {
+/// Tries the seeds that the environment says, else `seeds`.
+fn search(kind: Kind, seeds: u64) {
     if let Some(seed) = variable("HEADCOUNT_SEED") {
-        return assert_eq!(failure(seed, true), None);
+        return assert_eq!(failure(kind, seed, true), None);
     }
-    let seeds = variable("HEADCOUNT_SEEDS").unwrap_or(SEEDS);
+    let seeds = variable("HEADCOUNT_SEEDS").unwrap_or(seeds);
     let next = AtomicU64::new(0);
     let search = || {
         std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)))
             .take_while(|&seed| seed < seeds)
             .find_map(|seed| {
-                let failure = failure(seed, false);
+                let failure = failure(kind, seed, false);
                 if failure.is_some() {
                     next.store(seeds, Ordering::Relaxed);
                 }
@@ -103,9 +130,22 @@ fn every_seed_converges_without_ghosts_or_false_leaves() {
 }
 
 #[test]
+fn every_seed_converges_without_ghosts_or_false_leaves() {
+    search(Kind::Sync, SEEDS);
+}
+
+#[test]
+fn every_foony_seed_loses_repeats_and_reorders_nothing() {
+    search(Kind::Foony, FOONY_SEEDS);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_effects_and_bytes() {
     for seed in 0..40 {
         let hash = || catch_unwind(|| Run::new(seed, Arc::default()).hashing().run()).ok();
         assert_eq!(hash(), hash(), "seed {seed}");
+        let hash =
+            || catch_unwind(|| foony::run::Run::new(seed, Arc::default()).hashing().run()).ok();
+        assert_eq!(hash(), hash(), "Foony seed {seed}");
     }
 }

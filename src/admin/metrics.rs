@@ -59,7 +59,7 @@ const GAUGES: [Column; 4] = [
     ("subscriptions", "Subscriptions of local connections", |c| c.subscriptions),
 ];
 
-const COUNTERS: [Column; 13] = [
+const COUNTERS: [Column; 16] = [
     ("accepted", "Connections accepted", |c| c.accepted),
     ("adopted", "Connections taken over from other shards", |c| c.adopted),
     ("handed_off", "Connections handed to other shards or the edge", |c| c.handed_off),
@@ -68,6 +68,9 @@ const COUNTERS: [Column; 13] = [
     ("bytes_out", "Bytes sent", |c| c.bytes_out),
     ("presence_updates", "Presence announcements received", |c| c.presence_updates),
     ("presence_ticks", "Presence events sent by owners", |c| c.presence_ticks),
+    ("messages_published", "Messages accepted", |c| c.messages_published),
+    ("messages_resent", "Publishes sent again and acknowledged only", |c| c.messages_resent),
+    ("messages_delivered", "Message deliveries queued to connections", |c| c.messages_delivered),
     ("deliveries", "Presence deliveries queued to connections", |c| c.deliveries),
     ("expired_members", "Members that left by time-out", |c| c.expired_members),
     ("resumed_members", "Members that came back within their grace", |c| c.resumed_members),

@@ -63,6 +63,8 @@ pub struct Member {
     pub state: State,
     /// When the member last announced its state.
     pub announced_ms: u64,
+    /// When its session greeted over the connection it has; 0 when that does not matter.
+    pub greeted_ms: u64,
     /// Set while the connection is lost and the grace runs: when it ends.
     pub lingering_until_ms: Option<u64>,
 }
@@ -146,6 +148,23 @@ impl Members {
         members.find(replaceable).map(|member| member.addr)
     }
 
+    /// Has this session greeted over a later connection, and is a member by that one?
+    pub(super) fn has_later(&self, identity: &Identity, greeted_ms: u64) -> bool {
+        let places = self.users.get(&identity.user).map_or(&[][..], Vec::as_slice);
+        let mut members = places.iter().filter_map(|place| self.by_place.get(place));
+        identity.is_named_by_connection()
+            && members.any(|member| {
+                member.greeted_ms > greeted_ms && member.identity.resume == identity.resume
+            })
+    }
+
+    pub(super) fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
+        let place = self.places.get(&addr);
+        if let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) {
+            member.greeted_ms = greeted_ms;
+        }
+    }
+
     pub(super) fn insert(
         &mut self,
         now: Now,
@@ -156,8 +175,9 @@ impl Members {
         let place = self.joined;
         self.joined += 1;
         self.users.entry(Arc::clone(&identity.user)).or_default().push(place);
+        let (announced_ms, lingering_until_ms) = (now.mono_ms, None);
         let member =
-            Member { addr, identity, state, announced_ms: now.mono_ms, lingering_until_ms: None };
+            Member { addr, identity, state, announced_ms, greeted_ms: 0, lingering_until_ms };
         self.bytes += member.encoded_bytes();
         self.places.insert(addr, place);
         self.by_place.insert(place, member);

@@ -95,6 +95,17 @@ impl Channel {
         }
     }
 
+    /// Is this said over a connection that its session has left for a later one, which is a member?
+    /// Nothing of it counts any longer.
+    pub fn is_outdated(&self, addr: ConnAddr, identity: &Identity, greeted_ms: u64) -> bool {
+        !self.members.contains(addr) && self.members.has_later(identity, greeted_ms)
+    }
+
+    /// Notes when a member's session greeted over the connection it has.
+    pub fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
+        self.members.set_greeted(addr, greeted_ms);
+    }
+
     /// Removes the member at `addr` if it is somebody else: the connection took over a lost session
     /// and has greeted as another one since.
     pub fn remove_stranger(&mut self, addr: ConnAddr, identity: &Identity) -> Option<Member> {

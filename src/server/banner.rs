@@ -53,6 +53,10 @@ fn text(
     if let Some(key) = development_key {
         let _ = writeln!(
             text,
+            "  @foony/realtime   new Realtime({{ endpoint: 'ws://{http}', key: '{key}' }})"
+        );
+        let _ = writeln!(
+            text,
             "  publish, REST     curl -u {key} -d '{{\"name\":\"hi\",\"data\":1}}' \\\n\
              \x20                   http://{http}/channels/chat:1/messages"
         );

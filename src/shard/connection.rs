@@ -84,9 +84,12 @@ pub struct Parcel {
     pub unread: Vec<u8>,
     pub unsent: SendQueue,
     pub pace: Pace,
-    pub small_reader: bool,
     pub heard_ms: u64,
     pub greeting_deadline_ms: u64,
+    /// As in [`Connection`].
+    pub greeted_ms: u64,
+    /// As in [`Flags`].
+    pub small_reader: bool,
 }
 
 impl Parcel {
@@ -102,6 +105,7 @@ impl Parcel {
             unread,
             unsent: SendQueue::default(),
             pace: Pace::AtOnce,
+            greeted_ms: 0,
             small_reader: false,
             heard_ms: now_ms,
             greeting_deadline_ms: deadline_ms,
@@ -198,6 +202,9 @@ pub struct Connection {
     pub alive_ms: u64,
     /// When the first request or greeting must be complete; 0 once it is.
     pub greeting_deadline_ms: u64,
+    /// When the session last greeted: of two connections that show the same name, the one that
+    /// greeted later is the session's.
+    pub greeted_ms: u64,
     pub pace: Pace,
     /// Set while a resume is under way; until it is over the connection stays here.
     pub resuming: Option<Box<Resuming>>,
@@ -251,6 +258,7 @@ impl Connection {
             heard_ms: now_ms,
             alive_ms: now_ms,
             greeting_deadline_ms: now_ms + greeting_ms,
+            greeted_ms: 0,
             pace: Pace::AtOnce,
             resuming: None,
             backlog: None,

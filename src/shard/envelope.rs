@@ -49,8 +49,9 @@ pub enum Envelope {
         request: u64,
         reject: Reject,
     },
-    /// Home -> every shard: this session is here; give it the memberships it lost.
-    Resume { key: Arc<ResumeKey>, addr: ConnAddr },
+    /// Home -> every shard: this session is here; give it the memberships it lost. `greeted_ms`:
+    /// when it greeted, on the clock that all shards share.
+    Resume { key: Arc<ResumeKey>, addr: ConnAddr, greeted_ms: u64 },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
     Resumed { conn: ConnId, memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
@@ -141,6 +142,8 @@ pub struct Announcement {
     pub addr: ConnAddr,
     pub home: HomeChannelId,
     pub identity: Arc<Identity>,
+    /// When the session greeted over this connection.
+    pub greeted_ms: u64,
     pub state: State,
     /// Tells the announcements of a connection apart when one is refused.
     pub number: u32,

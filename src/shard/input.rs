@@ -90,11 +90,12 @@ impl Shard {
         connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
         connection.flags.settled = true;
         connection.flags.small_reader = parcel.small_reader;
+        connection.greeted_ms = parcel.greeted_ms;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
-        if self.is_superseded(id) {
-            return self.disconnect(now, id, Disconnect::Replaced);
+        if !self.outlives_rivals(now, id) {
+            return;
         }
         self.note_name(id);
         match parcel.first {
@@ -498,6 +499,7 @@ impl Shard {
         self.leave_all(id, Disconnect::Clean);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.greeting_deadline_ms = 0;
+            connection.greeted_ms = now.mono_ms;
         }
         self.connections.set_check(id, now.mono_ms);
         self.end_earlier_local(now, id);

@@ -159,9 +159,11 @@ impl Shard {
         let resuming = connection.resuming.get_or_insert_default();
         resuming.answers += u32::from(shards);
         resuming.left.clear();
+        let greeted_ms = connection.greeted_ms;
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
-            self.outbox.send(shard, Envelope::Resume { key: Arc::clone(&key), addr });
+            let key = Arc::clone(&key);
+            self.outbox.send(shard, Envelope::Resume { key, addr, greeted_ms });
         }
     }
 
@@ -358,12 +360,13 @@ impl Shard {
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
         connection.announcements = connection.announcements.wrapping_add(1);
-        let number = connection.announcements;
+        let (number, greeted_ms) = (connection.announcements, connection.greeted_ms);
         let Some(membership) = connection.membership_mut(slot) else { return };
         membership.unsent_state = None;
         membership.number = number;
         let addr = ConnAddr { shard: self.id, conn: id };
-        let announcement = Announcement { addr, home, identity, state, number, welcome };
+        let announcement =
+            Announcement { addr, home, identity, greeted_ms, state, number, welcome };
         self.command_home(slot, Command::Announce(Box::new(announcement)));
     }
 

@@ -17,10 +17,11 @@
 //! | mailbox home -> home, hand-off | the connection stays where it was accepted | nobody | `dropped{handoff,mailbox_full}` |
 //! | mailbox owner -> home, tick | (channel, home) is stale; the whole set follows | the set replaces what was missed | `dropped{event,mailbox_full}` |
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
-//! | send queue over `send_queue_bytes_max`, answers | connection closed, 1013 | close reason | `disconnect{slow}` |
+//! | send queue over `send_queue_bytes_max`, answers on the sync wire | connection closed, 1013 | close reason | `disconnect{slow}` |
+//! | the same, Foony answers | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
 //! | mailbox home -> owner, Foony requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
-//! | mailbox owner -> home, messages | the home gets them on a later turn, or the newest one alone when some are no longer kept | a gap | `dropped{message,mailbox_full}` |
-//! | send queue over `send_queue_bytes_max`, messages | dropped; it catches up, or sees a gap, when it reads again; or closed, 1013, as `slow_consumer` says | a gap, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
+//! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
+//! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
 //! | send queue over `send_queue_bytes_max`, changes of members | it is shown who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second | nobody | `conflated{update_rate}` |
 
@@ -372,6 +373,7 @@ impl Shard {
             unread: connection.unread,
             unsent: connection.queue,
             pace: connection.pace,
+            greeted_ms: connection.greeted_ms,
             small_reader: connection.flags.small_reader,
             heard_ms: connection.heard_ms,
             greeting_deadline_ms: connection.greeting_deadline_ms,
@@ -434,7 +436,9 @@ impl Shard {
                 self.handle_answer(now, conn, request, &channel, answer);
             }
             Envelope::Poll { from, number, ask } => self.handle_poll(now, from, number, ask),
-            Envelope::Resume { key, addr } => self.handle_resume(now, &key, addr),
+            Envelope::Resume { key, addr, greeted_ms } => {
+                self.handle_resume(now, &key, addr, greeted_ms);
+            }
             Envelope::Resumed { conn, memberships } => self.handle_resumed(now, conn, memberships),
             Envelope::Heat { hash, heat: Heat::Hot } => {
                 self.hot.insert(hash);

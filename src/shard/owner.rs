@@ -200,8 +200,10 @@ impl Shard {
             self.counters.members -= 1;
         }
         let known = owned.channel.members().find(new.addr);
-        let is_no_news = matches!(new.welcome, Welcome::Entered(_))
+        let is_entered = matches!(new.welcome, Welcome::Entered(_))
             && known.is_some_and(|member| member.state == new.state);
+        let is_no_news =
+            is_entered || owned.channel.is_outdated(new.addr, &new.identity, new.greeted_ms);
         let limits = &self.settings.limits;
         let done = match is_no_news {
             true => Ok(Announced::Updated),
@@ -210,6 +212,7 @@ impl Shard {
                 owned.channel.announce(now, new.addr, &new.identity, state, limits)
             }
         };
+        owned.channel.set_greeted(new.addr, new.greeted_ms);
         match done {
             Ok(Announced::Entered) => self.counters.members += 1,
             Ok(Announced::Returned) => self.counters.resumed_members += 1,

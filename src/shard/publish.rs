@@ -18,9 +18,6 @@ use crate::session::{Answer, Feed};
 /// Most that is sent at once to a subscriber, or a home, that catches up.
 const CATCH_UP: Room = Room { messages: usize::MAX, bytes: 256 * 1024 };
 
-/// Only the newest message: who sees it knows what is missing.
-const NEWEST: Room = Room { messages: 1, bytes: usize::MAX };
-
 /// What a new subscriber asks for.
 #[derive(Clone, Copy)]
 struct Attaching<'a> {
@@ -257,8 +254,7 @@ impl Shard {
         });
     }
 
-    /// Sends one home what it missed; when that is no longer kept, the newest message, so that the
-    /// gap shows. True when nothing is owed any longer.
+    /// Sends one home what it missed, as far as it is kept. True when nothing is owed any longer.
     fn repay(
         &mut self,
         now: Now,
@@ -290,16 +286,10 @@ impl Shard {
         }
     }
 
-    /// The next messages after a serial; the newest one alone when some are no longer kept.
+    /// The next messages after a serial, as far as they are kept; what is not leaves a gap.
     fn take_missed(&mut self, now: Now, slot: u32, after: u64) -> (Vec<Arc<Message>>, Left) {
         let page = self.with_messages(Some(slot), |messages, policy| {
-            match messages.after(now, &Position::Serial(after), CATCH_UP, policy) {
-                Replay::Complete(page) => page,
-                Replay::AgedOut => {
-                    let newest = messages.before(now, None, NEWEST, policy);
-                    Page { more: false, ..newest }
-                }
-            }
+            messages.following(now, after, CATCH_UP, policy)
         });
         let page = page.unwrap_or_default();
         (page.messages, if page.more { Left::More } else { Left::Nothing })

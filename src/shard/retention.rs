@@ -54,6 +54,9 @@ impl Retention {
     /// Remembers where a log ended. When there are too many to remember, no serial of the past can
     /// be above the time in microseconds: nobody publishes a message per microsecond for long.
     fn remember_head(&mut self, now: Now, hash: u64, head: u64) {
+        if head <= self.base {
+            return;
+        }
         if self.heads.len() >= self.heads_max {
             self.heads.clear();
             self.base = self.base.max(serial_base(now));

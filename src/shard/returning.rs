@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::Session;
+use super::connection::{Connection, Session};
 use crate::channel::{ResumeKey, SessionName};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, Now};
@@ -12,9 +12,19 @@ use crate::ids::{ConnAddr, ConnId, Now};
 impl Shard {
     /// Some shard has a session that may have lost memberships here, and may still have a
     /// connection here.
-    pub(super) fn handle_resume(&mut self, now: Now, key: &Arc<ResumeKey>, addr: ConnAddr) {
-        let is_newer = |id| addr == ConnAddr { shard: self.id, conn: id };
-        if let Some(earlier) = self.find_named(key).filter(|&id| !is_newer(id)) {
+    pub(super) fn handle_resume(
+        &mut self,
+        now: Now,
+        key: &Arc<ResumeKey>,
+        addr: ConnAddr,
+        greeted_ms: u64,
+    ) {
+        let is_earlier = |&id: &ConnId| {
+            let is_asker = addr == ConnAddr { shard: self.id, conn: id };
+            // The question may have been long under way.
+            !is_asker && self.connections.get(id).is_some_and(|c| c.greeted_ms <= greeted_ms)
+        };
+        if let Some(earlier) = self.find_named(key).filter(is_earlier) {
             self.disconnect(now, earlier, Disconnect::Replaced);
         }
         match key.session {
@@ -45,9 +55,16 @@ impl Shard {
         }
     }
 
-    /// A connection that was in the mail while its session returned over another one.
-    pub(super) fn is_superseded(&self, id: ConnId) -> bool {
-        self.name_of(id).is_some_and(|key| self.find_named(&key).is_some())
+    /// Of two connections of one session the one that greeted earlier ends. Both may be found in
+    /// one place when they were in the mail while the session returned. False when it is `id`.
+    pub(super) fn outlives_rivals(&mut self, now: Now, id: ConnId) -> bool {
+        let Some(rival) = self.name_of(id).and_then(|key| self.find_named(&key)) else {
+            return true;
+        };
+        let greeted_ms = |id| self.connections.get(id).map_or(0, |c: &Connection| c.greeted_ms);
+        let is_later = greeted_ms(id) >= greeted_ms(rival);
+        self.disconnect(now, if is_later { rival } else { id }, Disconnect::Replaced);
+        is_later
     }
 
     fn find_named(&self, key: &ResumeKey) -> Option<ConnId> {

@@ -19,21 +19,32 @@ pub struct Server {
     child: Child,
     pub http: SocketAddr,
     pub admin: SocketAddr,
-    _dir: tempdir::Dir,
+    dir: Option<tempdir::Dir>,
 }
 
 impl Server {
     /// Starts with the test's key and this much more configuration.
     pub fn start(more: &str) -> Self {
         let dir = tempdir::Dir::new();
-        let config = dir.path().join("headcount.toml");
         let text = format!(
             "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
-             admin = \"127.0.0.1:0\"\n\
-             [data]\ndir = \"\"\n[[auth.key]]\nname = \"demo.kid_main\"\n\
-             secret = \"sk_main_secret\"\ncapability = {{ \"*\" = [\"*\"] }}\n{more}"
+             admin = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n\
+             [[auth.key]]\nname = \"demo.kid_main\"\nsecret = \"sk_main_secret\"\n\
+             capability = {{ \"*\" = [\"*\"] }}\n{more}",
+            dir.path().join("data")
         );
-        std::fs::write(&config, text).expect("a configuration");
+        std::fs::write(dir.path().join("headcount.toml"), text).expect("a configuration");
+        Server::start_in(dir)
+    }
+
+    /// Ends it, and starts another one in the same place.
+    pub fn restart(mut self) -> Self {
+        self.end();
+        Server::start_in(self.dir.take().expect("a folder"))
+    }
+
+    fn start_in(dir: tempdir::Dir) -> Self {
+        let config = dir.path().join("headcount.toml");
         let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
             .args(["serve", "--config"])
             .arg(&config)
@@ -49,7 +60,7 @@ impl Server {
             let found = ready.split(' ').find_map(|word| word.strip_prefix(name));
             found.and_then(|text| text.strip_prefix('=')?.parse().ok()).expect("an address")
         };
-        Server { http: address("http"), admin: address("admin"), child, _dir: dir }
+        Server { http: address("http"), admin: address("admin"), child, dir: Some(dir) }
     }
 
     /// Resident memory, bytes.
@@ -72,10 +83,16 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 pub mod check;
+pub mod foony;
 pub mod model;
 pub mod profile;
 pub mod rng;

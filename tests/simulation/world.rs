@@ -5,8 +5,10 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use headcount::ids::{ConnId, Now, ShardId};
+use headcount::session::Answer;
 use headcount::shard::{
-    Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, Settings, Shard,
+    Asker, Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollAsk,
+    PollOutcome, Settings, Shard,
 };
 use siphasher::sip::SipHasher13;
 
@@ -113,6 +115,10 @@ pub struct World {
     closing: Vec<VecDeque<(u64, ConnId)>>,
     edge: Vec<Envelope>,
     asked: u64,
+    /// Answers to long-polling clients that they have not taken, and the standstill before each.
+    polled: BTreeMap<u64, (PollOutcome, u64)>,
+    /// Bytes that may wait for a connection, one answer included; checked every turn.
+    pub queue_bytes_max: usize,
     pub rng: Rng,
     pub faults: Faults,
     /// Standstills before the last turn of each shard.
@@ -143,6 +149,8 @@ impl World {
             closing: vec![VecDeque::new(); count],
             edge: Vec::new(),
             asked: 0,
+            polled: BTreeMap::new(),
+            queue_bytes_max: usize::MAX,
             rng: Rng::new(seed),
             faults: Faults::NONE,
             turned: vec![0; count],
@@ -206,6 +214,7 @@ impl World {
         }
         self.shards[s].end_turn(self.now);
         self.drain(s);
+        self.look_at_queues(s);
         self.flush(s);
         self.finish_closing(s);
         self.turned[s] = self.standstills;
@@ -293,6 +302,47 @@ impl World {
         }
     }
 
+    /// Asks on behalf of a long-polling client; the number of the question.
+    pub fn ask(&mut self, shard: usize, ask: PollAsk) -> u64 {
+        self.asked += 1;
+        let (edge, number) = (self.settings.edge, self.asked);
+        let envelope = Envelope::Poll { from: edge, number, ask };
+        self.links[edge.index()][shard].queue.push_back(envelope);
+        number
+    }
+
+    /// What a long-polling client is answered, once.
+    pub fn take_polled(&mut self, number: u64) -> Option<(PollOutcome, u64)> {
+        self.polled.remove(&number)
+    }
+
+    /// What the owner answers when the edge asks it something about a channel.
+    pub fn query(
+        &mut self,
+        app: &str,
+        channel: &str,
+        command: impl FnOnce(Asker) -> Command,
+    ) -> Answer {
+        let key = Arc::new(self.settings.router.key(&app.into(), channel));
+        let owner = self.settings.router.shard_of(&key).index();
+        self.asked += 1;
+        let asked = Asker::Edge(self.asked);
+        let (from, command) = (self.settings.edge, command(asked));
+        let envelope = Envelope::Command { from, channel: key, command };
+        self.shards[owner].handle_envelope(self.now, envelope);
+        self.drain(owner);
+        for _ in 0..TURNS_MAX {
+            let is_answer = |e: &Envelope| matches!(e, Envelope::Answer { to, .. } if *to == asked);
+            if let Some(at) = self.edge.iter().position(is_answer)
+                && let Envelope::Answer { answer, .. } = self.edge.remove(at)
+            {
+                return answer;
+            }
+            self.turn(owner);
+        }
+        panic!("no answer of {owner} to the edge");
+    }
+
     /// The standstill before which nothing of the stream up to `offset` had been made.
     pub fn made_after(&self, socket: usize, offset: usize) -> u64 {
         let queued = &self.sockets[socket].queued;
@@ -346,7 +396,24 @@ impl World {
                 self.sockets[parcel.socket as usize].place = Place::AtEdge;
                 self.sockets[parcel.socket as usize].shut = true;
             }
+            Envelope::Polled { number, outcome } => {
+                self.polled.insert(number, (outcome, self.standstills));
+            }
             other => self.edge.push(other),
+        }
+    }
+
+    /// Notes how much waits for each connection, also for those whose socket takes no more.
+    fn look_at_queues(&mut self, s: usize) {
+        for (&id, &at) in &self.homes[s] {
+            let waiting = self.shards[s].queue(id).map_or(0, |queue| queue.len());
+            let most = self.queue_bytes_max;
+            assert!(waiting <= most, "{waiting} of {most} bytes wait for {id:?} of shard {s}");
+            let socket = &mut self.sockets[at];
+            let end = socket.written + waiting;
+            if socket.blocked && socket.queued.last().is_none_or(|(last, _)| *last < end) {
+                socket.queued.push((end, self.turned[s]));
+            }
         }
     }
 

@@ -24,7 +24,7 @@
 //! | channel full | err `id` 40300 | kept | `ignored{channel_full}` |
 //! | presence faster than `updates_per_second_max` | err `id` 42900 | kept | `ignored{busy}` |
 //! | WebSocket message above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
-//! | answers not read | - | closed 1013 | `disconnect{slow}` |
+//! | answers not read, more asked | - | closed 1013 once `message_bytes_max` of requests wait | `disconnect{slow}` |
 //!
 //! Sources: `protocols/foony.md` sections 0, 2, 4 and 5.
 

@@ -1,0 +1,251 @@
+//! What random runs of Foony clients have found once, one scene each.
+
+#[path = "simulation/mod.rs"]
+mod simulation;
+
+use std::sync::Arc;
+
+use headcount::limits::Limits;
+use headcount::policy::{Policies, Policy};
+use headcount::shard::Listener;
+use headcount::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
+use simulation::foony::line::{Heard, Line, Mode};
+use simulation::profile::settings;
+use simulation::world::{Ending, World};
+
+const APP: &str = "alpha";
+
+/// A server and the clients of one scene.
+struct Scene {
+    world: World,
+    peers: Vec<(Line, usize)>,
+    requests: u64,
+}
+
+type Who = usize;
+
+impl Scene {
+    fn new(shards: u16, policy: Policy) -> Self {
+        let policies = Policies { rules: Vec::new(), default: Arc::new(policy) };
+        let limits = Limits { home_subscribers_max: 0, ..Limits::default() };
+        let world = World::new(settings(shards, 7, limits, policies), 7);
+        Scene { world, peers: Vec::new(), requests: 0 }
+    }
+
+    /// A channel that this shard owns.
+    fn channel_on(&self, shard: usize) -> String {
+        let router = &self.world.settings.router;
+        let owner = |name: &str| router.shard_of(&router.key(&APP.into(), name)).index();
+        (0..).map(|i| format!("room:{i}")).find(|name| owner(name) == shard).expect("a name")
+    }
+
+    /// Comes with this connection id, or as a new one.
+    fn come(&mut self, shard: usize, mode: Mode, user: &str, connection: &str) -> Who {
+        let socket = self.world.open(shard, Listener::Http).expect("room for a connection");
+        let line = Line::new(mode);
+        let opening = line.opening("/");
+        self.world.send(socket, &opening);
+        self.peers.push((line, socket));
+        let who = self.peers.len() - 1;
+        let auth = Auth {
+            key: format!("{APP}.k:sk_{APP}_0123456789abcdef").into(),
+            client_id: user.into(),
+            resume_connection_id: connection.into(),
+            ..Auth::default()
+        };
+        self.say(who, &Request::Auth(auth));
+        who
+    }
+
+    /// Comes and stays where it was accepted; its connection id.
+    fn join(&mut self, shard: usize, user: &str) -> (Who, String) {
+        let who = self.come(shard, Mode::Binary, user, "");
+        self.world.settle();
+        (who, connection(&self.hear(who)))
+    }
+
+    fn say(&mut self, who: Who, request: &Request<'_>) {
+        let (line, socket) = &mut self.peers[who];
+        let bytes = line.request(request);
+        self.world.send(*socket, &bytes);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    fn publish(&mut self, who: Who, channel: &str, data: &str) {
+        let id = self.number();
+        let message = Message { name: "n".into(), data: data.as_bytes(), encoding: "".into() };
+        let publish = Publish {
+            id,
+            channel: channel.into(),
+            message_id: format!("m{id}").into(),
+            ephemeral: false,
+            ttl_ms: 0,
+            content: Content::One(message),
+        };
+        self.say(who, &Request::Publish(publish));
+    }
+
+    fn subscribe(&mut self, who: Who, channel: &str, serial: u64) {
+        let (id, cursor) = (self.number(), Cursor::at(serial));
+        self.say(who, &Request::Subscribe { id, channel: channel.into(), cursor });
+    }
+
+    fn enter(&mut self, who: Who, channel: &str, data: &str) {
+        let (id, action) = (self.number(), Action::Enter);
+        let (channel, data) = (channel.into(), data.as_bytes());
+        self.say(
+            who,
+            &Request::Presence(Presence { id, channel, action, data, encoding: "".into() }),
+        );
+    }
+
+    fn hear(&mut self, who: Who) -> Vec<Heard> {
+        let (line, socket) = &mut self.peers[who];
+        let bytes = std::mem::take(&mut self.world.sockets[*socket].outbound);
+        line.read(&bytes).into_iter().map(|(_, heard)| heard).collect()
+    }
+
+    fn serials(&mut self, who: Who) -> Vec<u64> {
+        let heard = self.hear(who).into_iter();
+        let serial = |heard| match heard {
+            Heard::Message(message) => Some(message.serial),
+            _ => None,
+        };
+        heard.filter_map(serial).collect()
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            (0..self.world.count()).for_each(|shard| self.world.turn(shard));
+        }
+    }
+}
+
+fn connection(heard: &[Heard]) -> String {
+    let connected = heard.iter().find_map(|heard| match heard {
+        Heard::Connected { connection, .. } => Some(connection.clone()),
+        _ => None,
+    });
+    connected.expect("connected")
+}
+
+/// Keeps a connection on the shard where it was accepted: it asks first about a channel there.
+fn settle_on(scene: &mut Scene, who: Who, shard: usize) {
+    let channel = scene.channel_on(shard);
+    let id = scene.number();
+    scene.say(
+        who,
+        &Request::History { id, channel: channel.into(), limit: 1, before: Cursor::None },
+    );
+    scene.world.settle();
+}
+
+#[test]
+fn a_reader_of_small_messages_remains_one_on_another_shard() {
+    let mut scene = Scene::new(2, Policy::default());
+    let channel = scene.channel_on(1);
+    let (author, _) = scene.join(1, "ann");
+    for _ in 0..5 {
+        scene.publish(author, &channel, &format!("\"{}\"", "x".repeat(10_000)));
+    }
+    scene.world.settle();
+    let reader = scene.come(0, Mode::Go, "bob", "");
+    scene.world.settle();
+    let id = scene.number();
+    let (limit, before) = (10, Cursor::None);
+    scene.say(reader, &Request::History { id, channel: (&*channel).into(), limit, before });
+    scene.world.settle();
+    let heard = scene.hear(reader);
+    let Some(Heard::History { messages, more, .. }) = heard.last() else { panic!("{heard:?}") };
+    assert_eq!((messages.len(), *more), (2, true));
+}
+
+#[test]
+fn a_home_that_was_behind_is_sent_nothing_twice() {
+    let mut scene = Scene::new(2, Policy::default());
+    let channel = scene.channel_on(1);
+    let (author, _) = scene.join(1, "ann");
+    let (reader, _) = scene.join(0, "bob");
+    settle_on(&mut scene, reader, 0);
+    scene.subscribe(reader, &channel, 0);
+    scene.world.settle();
+    scene.world.links[1][0].capacity = 0;
+    scene.publish(author, &channel, "1");
+    scene.turns(2);
+    scene.world.links[1][0].capacity = 10;
+    scene.publish(author, &channel, "2");
+    scene.world.settle();
+    assert_eq!(scene.serials(reader), [1, 2]);
+}
+
+#[test]
+fn what_was_replayed_is_not_repaid() {
+    let mut scene = Scene::new(2, Policy::default());
+    let channel = scene.channel_on(1);
+    let (author, _) = scene.join(1, "ann");
+    let (first, _) = scene.join(0, "bob");
+    let (second, _) = scene.join(0, "cat");
+    for who in [first, second] {
+        settle_on(&mut scene, who, 0);
+    }
+    scene.publish(author, &channel, "1");
+    scene.subscribe(first, &channel, 0);
+    scene.world.settle();
+    scene.serials(first);
+    scene.world.links[1][0].capacity = 0;
+    for data in ["2", "3"] {
+        scene.publish(author, &channel, data);
+        scene.turns(2);
+    }
+    scene.subscribe(second, &channel, 1);
+    scene.turns(2);
+    scene.world.links[1][0].capacity = 10;
+    scene.world.settle();
+    assert_eq!(scene.serials(first), [2, 3]);
+    assert_eq!(scene.serials(second), [2, 3]);
+}
+
+#[test]
+fn a_late_question_of_an_earlier_connection_does_not_end_the_later_one() {
+    let mut scene = Scene::new(2, Policy::default());
+    let (_, id) = scene.join(1, "ann");
+    scene.world.links[1][0].hold = true;
+    scene.world.advance(10);
+    scene.come(1, Mode::Binary, "ann", &id);
+    scene.turns(2);
+    scene.world.advance(10);
+    let latest = scene.come(0, Mode::Binary, "ann", &id);
+    scene.turns(2);
+    scene.world.links[1][0].hold = false;
+    scene.world.settle();
+    let heard = scene.hear(latest);
+    assert!(!heard.iter().any(|heard| matches!(heard, Heard::Close(_))), "{heard:?}");
+}
+
+#[test]
+fn what_an_earlier_connection_said_late_does_not_cost_the_later_one_its_place() {
+    let mut scene = Scene::new(3, Policy::default());
+    let channel = scene.channel_on(2);
+    let (earlier, id) = scene.join(0, "ann");
+    settle_on(&mut scene, earlier, 0);
+    scene.world.links[0][2].hold = true;
+    scene.enter(earlier, &channel, "1");
+    scene.turns(1);
+    scene.world.sockets[scene.peers[earlier].1].ending = Some(Ending::Reset);
+    scene.turns(2);
+    scene.world.advance(1_000);
+    let later = scene.come(1, Mode::Binary, "ann", &id);
+    scene.enter(later, &channel, "2");
+    scene.turns(3);
+    scene.world.links[0][2].hold = false;
+    scene.world.settle();
+    for _ in 0..10 {
+        scene.world.advance(1_000);
+        scene.world.settle();
+    }
+    assert_eq!(scene.world.members(APP, &channel).len(), 1);
+}
