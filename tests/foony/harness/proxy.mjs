@@ -118,7 +118,7 @@ export class Proxy {
   }
 }
 
-/** Ends a connection with RST. Node 20 spins for ever at its exit if one that is ending is reset. */
+/** RST, unless the connection is ending: resetting it then makes Node 20 spin at its exit. */
 function reset(socket) {
   if (socket.writableEnded) socket.destroy();
   else socket.resetAndDestroy();
