@@ -36,6 +36,7 @@ checks('history', ({ each }) => {
       pages.unshift(data(page));
       if (!page.more) break;
       before = page.messages[0].seq;
+      assert.ok(before > 1, 'there is more before the oldest of the page');
     }
     assert.deepEqual(pages.map((page) => page.length), [4, 7, 7, 7]);
     assert.deepEqual(pages.flat(), range(1, 25));

@@ -51,9 +51,10 @@ checks('clients of every kind', ({ once, each }) => {
       watches.push(watch);
     }
     for (const watch of watches) {
-      const shown = () => [...watch.members.values()].map(({ clientId, data }) => [clientId, data]);
-      await until(() => `all members, got ${watch.story}`, () => watch.members.size === users.length);
-      assert.deepEqual(shown().sort(), users.map((user) => [user, { from: user }]).sort());
+      const isFull = () => watch.members.size === users.length;
+      await until(() => `all members, got ${watch.story}`, isFull);
+      const shown = [...watch.members.values()].map(({ clientId, data }) => [clientId, data]);
+      assert.deepEqual(shown.sort(), users.map((user) => [user, { from: user }]).sort());
     }
     await device.set('the full set', room, sameSet(users));
     for (const user of users.slice(1)) {

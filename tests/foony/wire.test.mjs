@@ -84,6 +84,13 @@ checks('greeting', ({ once }) => {
     });
   }
 
+  once('a client id beside a token does not replace its subject', async (scene) => {
+    const client = await scene.socket();
+    client.send({ t: 'auth', token: token('eve'), clientId: 'alice' });
+    const answer = await client.next('first frame');
+    assert.ok(answer.t === 'err' || answer.clientId === 'eve', JSON.stringify(answer));
+  });
+
   once('a client id of 300 bytes is refused as the first record', async (scene) => {
     const client = await scene.socket();
     client.send({ ...AUTH, clientId: 'x'.repeat(300) });

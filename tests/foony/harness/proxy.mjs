@@ -41,7 +41,7 @@ export class Proxy {
 
   /** Resets every connection, both ends. */
   cut() {
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    this.#sockets.forEach(reset);
   }
 
   /** Resets every connection and whoever connects, until `accept`. */
@@ -80,7 +80,7 @@ export class Proxy {
     this.connections += 1;
     this.#keep(client);
     if (this.#mode === 'refuse') {
-      client.resetAndDestroy();
+      reset(client);
     } else if (this.#mode === 'no upgrades') {
       client.once('data', (head) => {
         if (UPGRADE.test(head.toString('latin1'))) client.end(FORBIDDEN);
@@ -106,7 +106,7 @@ export class Proxy {
     for (const [from, to] of [[client, server], [server, client]]) {
       from.on('drain', () => this.#stalled || to.resume());
       from.on('end', () => to.end());
-      from.on('close', (failed) => (failed ? to.resetAndDestroy() : to.destroySoon()));
+      from.on('close', (failed) => (failed ? reset(to) : to.destroySoon()));
       if (this.#stalled) from.pause();
     }
   }
@@ -116,6 +116,12 @@ export class Proxy {
     socket.on('error', () => {});
     socket.on('close', () => this.#sockets.delete(socket));
   }
+}
+
+/** RST, unless the connection is ending: resetting it then makes Node 20 spin at its exit. */
+function reset(socket) {
+  if (socket.writableEnded) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 /** With back pressure: what cannot be passed on is not read. */

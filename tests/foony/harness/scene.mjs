@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import { Proxy } from './proxy.mjs';
 import { RawClient } from './raw.mjs';
 import { Relay } from './relay.mjs';
-import { QUICK, SDKS } from './sdk.mjs';
+import { QUICK, SDKS, bounded } from './sdk.mjs';
 import { KEYS, Server, credential } from './server.mjs';
 import { within } from './wait.mjs';
 
@@ -32,7 +32,7 @@ class Scene {
     const key = hasCredential ? {} : { key: credential(KEYS.main) };
     const client = new sdk.Realtime({ endpoint: this.server.ws, ...QUICK, ...key, ...options });
     this.atEnd(() => client.close());
-    return client;
+    return bounded(client, sdk);
   }
 
   /** A client that is connected as `clientId`. */
@@ -45,7 +45,7 @@ class Scene {
   rest({ sdk = this.sdk, ...options } = {}) {
     const hasCredential = options.token ?? options.authCallback;
     const key = hasCredential ? {} : { key: credential(KEYS.main) };
-    return new sdk.Rest({ endpoint: this.server.http, ...key, ...options });
+    return bounded(new sdk.Rest({ endpoint: this.server.http, ...key, ...options }), sdk);
   }
 
   async proxy() {
@@ -81,8 +81,10 @@ class Scene {
     this.#ends.push(end);
   }
 
-  async end() {
-    for (const end of this.#ends.reverse()) await within('end of a client or proxy', end());
+  /** Ends everything, whatever fails; gives the outcomes. */
+  end() {
+    const ending = (end) => within('end of a client or proxy', end());
+    return Promise.allSettled(this.#ends.reverse().map(ending));
   }
 }
 
@@ -105,13 +107,12 @@ export function checks(title, define, { together = 8 } = {}) {
     const check = (name, body, sdk) =>
       test(name, { timeout: CHECK_MS }, async () => {
         const scene = new Scene(server, sdk);
-        try {
-          await body(scene);
-        } catch (error) {
+        const [outcome] = await Promise.allSettled([body(scene)]);
+        const outcomes = [outcome, ...(await scene.end())];
+        const failure = outcomes.find(({ status }) => status === 'rejected');
+        if (failure) {
           isGood = false;
-          throw error;
-        } finally {
-          await scene.end();
+          throw failure.reason;
         }
       });
     define({

@@ -1,7 +1,7 @@
 // The real packages, and how the tests speak about their versions.
 
 import assert from 'node:assert/strict';
-import { until } from './wait.mjs';
+import { until, within } from './wait.mjs';
 
 const VERSIONS = ['0.14.0', '0.15.2', '0.16.0'];
 
@@ -11,6 +11,30 @@ export const SDKS = await Promise.all(
 
 /** Fast enough for tests; the doubling stays. */
 export const QUICK = { initialReconnectDelayMs: 20, maxReconnectDelayMs: 200 };
+
+/**
+ * An object of an SDK as it is, but that whoever waits for its promises does not wait for ever:
+ * the SDKs would.
+ */
+export function bounded(object, sdk) {
+  const isOfTheSdk = (value) => Object.values(sdk).includes(value?.constructor);
+  const wrap = (value, key) => {
+    if (value instanceof Promise) return given(within(`answer to ${key}`, value), key);
+    return isOfTheSdk(value) || key === 'channels' ? bounded(value, sdk) : value;
+  };
+  const given = (promise, key) => {
+    const wrapped = promise.then((value) => wrap(value, key));
+    wrapped.catch(() => {}); // Not everything that is begun is waited for.
+    return wrapped;
+  };
+  return new Proxy(object, {
+    get(_, key) {
+      const value = object[key];
+      if (typeof value !== 'function') return wrap(value, key);
+      return (...args) => wrap(value.apply(object, args), key);
+    },
+  });
+}
 
 /** Listens to a channel and keeps what comes, in order. */
 export class Inbox {
