@@ -311,7 +311,7 @@ impl TurnLoop {
         }
     }
 
-    /// Reads its share of a turn from a connection, so that a flooding peer costs the others no more
+    /// Reads its share of a turn from a connection, so that a flooding peer costs others no more
     /// than that; what it sent beyond waits, in order.
     fn take_received(
         &mut self,
