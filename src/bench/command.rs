@@ -10,7 +10,8 @@ use super::compare::compare;
 use super::error::BenchError;
 use super::launch::{self, Addresses, Launched};
 use super::options::{
-    ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions, Scenario,
+    ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions,
+    Scenario,
 };
 use super::plot::plot;
 use super::progress::Progress;

@@ -47,7 +47,6 @@ pub struct Who {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     Room,
-    Fanout,
     Flood,
     Churn,
 }

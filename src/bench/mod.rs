@@ -6,7 +6,7 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
 //!                                                 |            thread = engine(client...) + load
-//!                                                 |            load   = room | fanout | flood | churn
+//!                                                 |            load = room, fanout, flood, churn
 //!                                              report -> table, record, compare, plot
 //! ```
 //!

@@ -103,7 +103,7 @@ pub struct Common {
     )]
     #[serde(skip)]
     pub token: String,
-    /// API key, app.keyId:secret, of a running server; the one that this command starts gets its own.
+    /// API key, app.keyId:secret, of a running server; a server of our own gets a fresh one.
     #[arg(
         long,
         env = "HEADCOUNT_KEY",

@@ -167,6 +167,8 @@ impl Rooms {
 impl Room {
     fn deliver(&self, records: &[u8]) {
         // One that left is told by its own thread.
-        self.subscribers.iter().for_each(|stream| drop(send(stream, records)));
+        for stream in &self.subscribers {
+            let _ = send(stream, records);
+        }
     }
 }

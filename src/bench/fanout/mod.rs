@@ -47,9 +47,15 @@ pub struct FanoutPlan {
 /// One connection to be, by the numbers of channels.
 #[derive(Clone, Debug)]
 pub enum RolePlan {
-    Publisher { index: usize, channels: Vec<usize> },
+    Publisher {
+        index: usize,
+        channels: Vec<usize>,
+    },
     /// A witness knows every publisher of its channel.
-    Subscriber { channel: usize, witness_of: Option<usize> },
+    Subscriber {
+        channel: usize,
+        witness_of: Option<usize>,
+    },
 }
 
 /// What one thread measured.
@@ -203,7 +209,7 @@ impl Fanout {
             };
             let greeting = Greeting::Foony { key: self.plan.key.clone(), client_id };
             let target = Target { greeting, ..self.plan.target.clone() };
-            let who = Who { group: Group::Fanout, index: self.opened };
+            let who = Who { group: Group::Room, index: self.opened };
             let source = self.sources.next().flatten();
             member.client = Some(clients.open(&target, source, who, Lane::Foreground)?);
             member.stage = Stage::Authenticating;

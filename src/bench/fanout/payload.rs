@@ -39,7 +39,9 @@ pub fn read(payload: &[u8]) -> Option<Stamp> {
 }
 
 fn append_hex(out: &mut Vec<u8>, value: u64, digits: usize) {
-    out.extend((0..digits).rev().map(|digit| b"0123456789abcdef"[(value >> (4 * digit)) as usize & 15]));
+    out.extend(
+        (0..digits).rev().map(|digit| b"0123456789abcdef"[(value >> (4 * digit)) as usize & 15]),
+    );
 }
 
 fn hex(digits: &[u8]) -> Option<u64> {

@@ -77,10 +77,7 @@ pub fn read<'a>(mut message: &'a [u8], mut take: impl FnMut(Said<'a>)) -> Result
     Ok(())
 }
 
-fn read_bundle<'a>(
-    mut rest: &'a [u8],
-    take: &mut impl FnMut(Said<'a>),
-) -> Result<(), FrameError> {
+fn read_bundle<'a>(mut rest: &'a [u8], take: &mut impl FnMut(Said<'a>)) -> Result<(), FrameError> {
     for _ in 0..uvarint(&mut rest)? {
         let (flags, members) = rest.split_first().ok_or(FrameError::Truncated)?;
         rest = members;

@@ -209,8 +209,13 @@ mod tests {
 
     /// Channels of each publisher, and what each first subscriber of a channel is told.
     fn spread(channels: usize, publishers: usize, spread: Spread) -> (Vec<Vec<usize>>, Vec<usize>) {
-        let options =
-            FanoutOptions { channels, publishers, subscribers: 1, spread, ..FanoutOptions::default() };
+        let options = FanoutOptions {
+            channels,
+            publishers,
+            subscribers: 1,
+            spread,
+            ..FanoutOptions::default()
+        };
         let (mut of_publishers, mut witnesses) = (Vec::new(), Vec::new());
         for role in roles(&options) {
             match role {
