@@ -1,6 +1,7 @@
 //! The load generator against a small server whose faults are known.
 #![cfg(feature = "server")]
 
+mod fake_foony;
 mod fake_server;
 
 use std::path::PathBuf;
@@ -10,8 +11,8 @@ use fake_server::{FakeServer, Fault};
 use headcount::bench::client::Transport;
 use headcount::bench::compare::{Verdict, compare};
 use headcount::bench::options::{
-    ChurnOptions, Common, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions, Scenario,
-    Span,
+    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions,
+    PresenceOptions, Scenario, Span, Spread,
 };
 use headcount::bench::scenarios::{self, Server};
 use headcount::bench::{Addresses, BenchError, FloodKind, Metric, Progress, Report, Wait, plot};
@@ -246,6 +247,115 @@ fn polite_clients_are_measured_beside_flooders() {
         let pongs = metric(&report, Metric::FloodPongsPerS);
         assert_eq!(pongs > 1_000.0, flood == FloodKind::Pings, "{}", report.table());
     }
+}
+
+fn fanout() -> FanoutOptions {
+    let mut common = common(Transport::Ws);
+    common.key = "demo.kid_main:sk_main_secret".to_owned();
+    FanoutOptions {
+        subscribers: 5,
+        window: 4,
+        duration: DURATION,
+        warm_up: WARM_UP,
+        common,
+        ..FanoutOptions::default()
+    }
+}
+
+fn run_foony(scenario: Scenario, fault: fake_foony::Fault) -> Result<Report, BenchError> {
+    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None };
+    let server = Server { addresses, pid: Some(std::process::id()) };
+    scenarios::run(&scenario, &server, &Progress::hidden())
+}
+
+#[test]
+fn every_message_of_a_good_server_is_heard_once_by_every_subscriber() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    let shapes = [
+        (1, 1, Spread::All, 1),
+        (1, 3, Spread::All, 2),
+        (6, 2, Spread::All, 1),
+        (3, 2, Spread::One, 2),
+    ];
+    for (channels, publishers, spread, threads) in shapes {
+        let mut options = FanoutOptions { channels, publishers, spread, ..fanout() };
+        options.common.client_cpus = vec![cpu; threads];
+        let report = run_foony(Scenario::Fanout(options), fake_foony::Fault::None).unwrap();
+        assert_faultless(&report);
+        let (published, delivered) =
+            (metric(&report, Metric::PublishesPerS), metric(&report, Metric::DeliveredPerS));
+        assert!(published > 100.0, "{}", report.table());
+        // What is on its way when the measurement begins and ends.
+        assert!((delivered / published / 5.0 - 1.0).abs() < 0.1, "{}", report.table());
+        assert!(metric(&report, Metric::PublishesMin) > 0.0, "{}", report.table());
+        assert!(delay(&report, "acknowledgement").count > 50, "{}", report.table());
+        assert!(delay(&report, "delivery").count > 10, "{}", report.table());
+        assert!(report.notes.iter().all(|note| !note.contains("serials")), "{}", report.table());
+    }
+}
+
+#[test]
+fn what_a_bad_foony_server_does_is_counted() {
+    use fake_foony::Fault;
+    let cases = [
+        (Fault::SkipAt(50), Metric::Lost, 5.0),
+        (Fault::RepeatAt(50), Metric::Duplicated, 5.0),
+        (Fault::SwapAt(50), Metric::Reordered, 5.0),
+        (Fault::NeverAcknowledge(50), Metric::Lost, 1.0),
+        (Fault::WrongContentAt(50), Metric::Reordered, 1.0),
+    ];
+    for (fault, expected, count) in cases {
+        let report = run_foony(Scenario::Fanout(fanout()), fault).unwrap();
+        assert!(metric(&report, expected) >= count, "{fault:?}: {}", report.table());
+    }
+}
+
+#[test]
+fn messages_are_measured_at_a_rate_from_when_they_should_have_been_sent() {
+    let mut options =
+        LatencyOptions { publishers: 2, watchers: 3, dialect: Dialect::Foony, ..latency() };
+    options.common.key = fanout().common.key;
+    let report = run_foony(Scenario::Latency(options), fake_foony::Fault::None).unwrap();
+    assert_faultless(&report);
+    assert_eq!(delay(&report, "delivery").count, 2 * 200 * 3, "{}", report.table());
+    assert_eq!(delay(&report, "acknowledgement").count, 2 * 200, "{}", report.table());
+}
+
+#[test]
+fn a_key_is_needed_and_its_refusal_is_told() {
+    let told = run_foony(Scenario::Fanout(fanout()), fake_foony::Fault::RefuseKey).unwrap_err();
+    assert!(told.to_string().contains("40101 no such key"), "{told}");
+    let keyless = FanoutOptions { common: common(Transport::Ws), ..fanout() };
+    let senseless = [
+        keyless,
+        FanoutOptions { common: common(Transport::Tcp), ..fanout() },
+        FanoutOptions { subscribers: 0, ..fanout() },
+        FanoutOptions { window: 0, ..fanout() },
+        FanoutOptions { rate: Some(f64::NAN), ..fanout() },
+        FanoutOptions { payload: 33, ..fanout() },
+    ];
+    for options in senseless {
+        let refused = run_foony(Scenario::Fanout(options.clone()), fake_foony::Fault::None);
+        assert!(matches!(refused, Err(BenchError::Options(_))), "{options:?}");
+    }
+}
+
+/// The real binary starts another one, gives it a key and measures it.
+#[test]
+fn the_command_measures_a_server_of_its_own() {
+    let folder = Folder::new("fanout");
+    let record = folder.0.join("fanout.json");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_headcount"))
+        .args("bench fanout --subscribers 20 --channels 2 --publishers 3 --window 8".split(' '))
+        .args("--duration 300ms --warm-up 100ms --wait sleep --record".split(' '))
+        .arg(&record)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = Report::load(&record).unwrap();
+    assert_faultless(&report);
+    assert!(metric(&report, Metric::DeliveredPerS) > 1_000.0, "{}", report.table());
+    assert!(!std::fs::read_to_string(&record).unwrap().contains("sk_"), "the key is not kept");
 }
 
 struct Folder(PathBuf);

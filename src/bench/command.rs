@@ -8,9 +8,10 @@ use clap::{Args, Subcommand};
 
 use super::compare::compare;
 use super::error::BenchError;
-use super::launch::{Addresses, Launched};
+use super::launch::{self, Addresses, Launched};
 use super::options::{
-    ChurnOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions, Scenario,
+    ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions,
+    Scenario,
 };
 use super::plot::plot;
 use super::progress::Progress;
@@ -33,6 +34,10 @@ enum BenchCommand {
     /// Delay of presence updates sent at a fixed rate, from when each should have been sent
     #[command(after_help = "Example: headcount bench latency --watchers 100 --plot delay.svg")]
     Latency(Run<LatencyOptions>),
+    /// Messages per second that reach all subscribers of their channels
+    #[command(after_help = "Example: headcount bench fanout --subscribers 1000 --window 256 \
+                            --server-cpus 0 --client-cpus 1")]
+    Fanout(Run<FanoutOptions>),
     /// Most presence updates per second that every member of a channel sees
     #[command(after_help = "Example: headcount bench presence --members 1000 --window 32")]
     Presence(Run<PresenceOptions>),
@@ -91,6 +96,7 @@ struct CompareArgs {
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Latency(run) => measure(run.map(Scenario::Latency)),
+        BenchCommand::Fanout(run) => measure(run.map(Scenario::Fanout)),
         BenchCommand::Presence(run) => measure(run.map(Scenario::Presence)),
         BenchCommand::Idle(run) => measure(run.map(Scenario::Idle)),
         BenchCommand::Churn(run) => measure(run.map(Scenario::Churn)),
@@ -125,12 +131,14 @@ impl<O: Args> Run<O> {
     }
 }
 
-fn measure(job: Job) -> Result<(), BenchError> {
-    let common = job.scenario.common();
+fn measure(mut job: Job) -> Result<(), BenchError> {
+    let common = job.scenario.common_mut();
     let launched = match job.addresses {
         Addresses { http: None, sync_tcp: None } => {
             let binary = std::env::current_exe()?;
-            Some(Launched::start(&binary, job.config.as_deref(), &common.server_cpus)?)
+            common.key = launch::fresh_key()?;
+            let (config, cpus) = (job.config.as_deref(), &common.server_cpus);
+            Some(Launched::start(&binary, config, cpus, &common.key)?)
         }
         _ => None,
     };

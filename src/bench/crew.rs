@@ -44,6 +44,8 @@ pub struct Window {
     pub server_cpu_ns: Option<u64>,
     /// Time that its threads waited for a CPU.
     pub server_waited_ns: Option<u64>,
+    /// Share of its CPU time that the server spent outside the kernel, 0 to 1.
+    pub server_user_share: Option<f64>,
     pub before: Totals,
     pub after: Totals,
 }
@@ -141,6 +143,7 @@ impl<L: Load> Crew<L> {
         Ok(Window {
             seconds: from.elapsed().as_secs_f64(),
             server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
+            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
             server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
             before,
             after,
@@ -152,11 +155,23 @@ impl<L: Load> Crew<L> {
     /// # Errors
     /// A thread failed.
     pub fn settle(&mut self, progress: &Progress) -> Result<(), BenchError> {
+        self.settle_when(progress, |_| true)
+    }
+
+    /// As [`Crew::settle`], and until `enough` is true of what all threads have.
+    ///
+    /// # Errors
+    /// A thread failed.
+    pub fn settle_when(
+        &mut self,
+        progress: &Progress,
+        enough: impl Fn(&Totals) -> bool,
+    ) -> Result<(), BenchError> {
         progress.stage("settling", 0);
         let deadline = Instant::now() + SETTLE_WITHIN;
-        while (self.signals.totals().settled as usize) < self.threads.len()
-            && Instant::now() < deadline
-        {
+        let threads = self.threads.len() as u64;
+        let settled = |totals: &Totals| totals.settled >= threads && enough(totals);
+        while !settled(&self.signals.totals()) && Instant::now() < deadline {
             self.look()?;
         }
         Ok(())

@@ -149,6 +149,11 @@ impl Clients {
         self.with(id, |out| out.update(channel, state))
     }
 
+    /// Sends records of the Foony protocol as one message; leaves within this turn.
+    pub fn records(&mut self, id: ClientId, records: &[u8]) -> Queued {
+        self.with(id, |out| out.records(records))
+    }
+
     /// Asks for a pong that echoes `stamp`.
     pub fn ping(&mut self, id: ClientId, stamp: u64) -> Queued {
         self.with(id, |out| out.ping(stamp))
@@ -217,6 +222,7 @@ pub struct Engine<L> {
     signals: Arc<Signals>,
     thread: usize,
     bytes_in: u64,
+    reads: u64,
     usage: Usage,
 }
 
@@ -245,6 +251,7 @@ impl<L: Load> Engine<L> {
             signals,
             thread,
             bytes_in: 0,
+            reads: 0,
             usage: Usage::default(),
         })
     }
@@ -258,15 +265,22 @@ impl<L: Load> Engine<L> {
         let (began_ns, waited_ns) = (self.clock.now_ns(), this_thread_waited_ns());
         let mut next = Next::Now;
         while !self.signals.is_finished() {
+            let asked_ns = self.clock.now_ns();
             self.await_events(&mut events, next)?;
-            let turn_ns = self.clock.now_ns();
+            let turn_ns = match self.wait {
+                // It did not wait: finding out about many sockets is work, too.
+                Wait::Spin if !events.is_empty() => asked_ns,
+                _ => self.clock.now_ns(),
+            };
             let happened = self.note(&events) | self.read_ready();
             next = self.load.turn(self.clock.now_ns(), &mut self.clients)?;
             if self.flush() | happened {
                 let took_ns = self.clock.now_ns() - turn_ns;
                 self.usage.busy_ns += took_ns;
                 self.usage.turns.record(took_ns);
-                self.signals.gauges(self.thread).bytes_in.set(self.bytes_in);
+                let gauges = self.signals.gauges(self.thread);
+                gauges.bytes_in.set(self.bytes_in);
+                gauges.reads.set(self.reads);
             }
         }
         self.usage.total_ns = self.clock.now_ns() - began_ns;
@@ -345,6 +359,7 @@ impl<L: Load> Engine<L> {
             load.event(read_ns, who, out, event);
         });
         self.bytes_in += slot.client.bytes_in - before;
+        self.reads += 1;
         let answers = slot.client.out.pending() > 0 || slot.client.out.is_closing();
         let read_closed = slot.read_closed;
         if answers {

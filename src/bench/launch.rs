@@ -10,11 +10,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use toml::{Table, Value};
 
 use super::error::BenchError;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Of the key's secret.
+const SECRET_RANDOM_BYTES: usize = 24;
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 /// The most that a configuration may say: a benchmark measures the server, not its brakes.
 const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
@@ -33,9 +37,20 @@ pub struct Launched {
     pub addresses: Addresses,
 }
 
+/// An API key, `app.keyId:secret`, that nobody knew before.
+///
+/// # Errors
+/// The kernel gives no randomness.
+pub fn fresh_key() -> Result<String, BenchError> {
+    let mut random = [0; SECRET_RANDOM_BYTES];
+    getrandom::fill(&mut random).map_err(|error| BenchError::Launch(error.to_string()))?;
+    Ok(format!("bench.kid_bench:sk_{}", URL_SAFE_NO_PAD.encode(random)))
+}
+
 impl Launched {
     /// Starts `binary serve` and waits until it is ready. `config`: a configuration to start from;
-    /// `cpus`: one shard on each, or what the configuration says when empty.
+    /// `cpus`: one shard on each, or what the configuration says when empty; `key`: an API key for
+    /// everything.
     ///
     /// # Errors
     /// The process cannot be started, ends, or is not ready within ten seconds.
@@ -43,9 +58,10 @@ impl Launched {
         binary: &Path,
         config: Option<&Path>,
         cpus: &[usize],
+        key: &str,
     ) -> Result<Launched, BenchError> {
         let base = config.map(read_config).transpose()?.unwrap_or_default();
-        let text = adapt(base, cpus).map_err(BenchError::Launch)?;
+        let text = adapt(base, cpus, key).map_err(BenchError::Launch)?;
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
         static LAUNCHES: AtomicU32 = AtomicU32::new(0);
         let launch = LAUNCHES.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +120,7 @@ fn read_config(path: &Path) -> Result<Table, BenchError> {
 }
 
 /// The configuration with what a benchmark needs, unless it says otherwise.
-fn adapt(mut config: Table, cpus: &[usize]) -> Result<String, String> {
+fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String> {
     if !cpus.is_empty() {
         let cores = section(&mut config, "cores")?;
         let pins = cpus.iter().map(|&cpu| Value::Integer(cpu as i64));
@@ -113,6 +129,12 @@ fn adapt(mut config: Table, cpus: &[usize]) -> Result<String, String> {
     }
     let auth = section(&mut config, "auth")?;
     auth.entry("anonymous").or_insert(Value::Boolean(true));
+    let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
+    let entry = [("name", name), ("secret", secret)];
+    let entry = entry.map(|(field, text)| (field.to_owned(), Value::String(text.to_owned())));
+    let keys = auth.entry("key").or_insert_with(|| Value::Array(Vec::new()));
+    let keys = keys.as_array_mut().ok_or("`auth.key` is not an array")?;
+    keys.push(Value::Table(entry.into_iter().collect()));
     let limits = section(&mut config, "limits")?;
     limits.entry("updates_per_second_max").or_insert(Value::Integer(UPDATES_PER_SECOND_MAX));
     Ok(config.to_string())
@@ -179,6 +201,8 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
 mod tests {
     use super::*;
 
+    const KEY: &str = "bench.kid_bench:sk_secret";
+
     #[test]
     fn the_ready_line_gives_addresses() {
         let line = "ready http=127.0.0.1:1 sync_tcp=127.0.0.1:2 admin=127.0.0.1:3";
@@ -192,12 +216,16 @@ mod tests {
     #[test]
     fn a_configuration_keeps_what_it_says() {
         let base = "[cores]\nspin_us = 5\n[limits]\nupdates_per_second_max = 7\n";
-        let adapted: Table = adapt(base.parse().unwrap(), &[0, 2]).unwrap().parse().unwrap();
+        let adapted: Table = adapt(base.parse().unwrap(), &[0, 2], KEY).unwrap().parse().unwrap();
         assert_eq!(adapted["cores"]["spin_us"].as_integer(), Some(5));
         assert_eq!(adapted["cores"]["shards"].as_integer(), Some(2));
         assert_eq!(adapted["limits"]["updates_per_second_max"].as_integer(), Some(7));
         assert_eq!(adapted["auth"]["anonymous"].as_bool(), Some(true));
-        assert!(adapt("cores = 1".parse().unwrap(), &[0]).is_err());
+        assert_eq!(adapted["auth"]["key"][0]["name"].as_str(), Some("bench.kid_bench"));
+        for broken in ["cores = 1", "auth = { key = 1 }"] {
+            assert!(adapt(broken.parse().unwrap(), &[0], KEY).is_err(), "{broken}");
+        }
+        assert!(adapt(Table::new(), &[0], "no secret").is_err());
     }
 
     /// A script in place of a server.
@@ -222,7 +250,7 @@ mod tests {
                  while :; do sleep 0.05; done"
             ),
         );
-        let launched = Launched::start(&server, None, &[0]).unwrap();
+        let launched = Launched::start(&server, None, &[0], KEY).unwrap();
         let copy = base.with_extension("toml");
         let deadline = Instant::now() + Duration::from_secs(5);
         while !copy.exists() && Instant::now() < deadline {
@@ -239,14 +267,14 @@ mod tests {
     #[test]
     fn a_server_that_ends_at_once_is_an_error() {
         let server = script("headcount-bad", "exit 78");
-        let error = Launched::start(&server, None, &[]).map(|_| ()).unwrap_err();
+        let error = Launched::start(&server, None, &[], KEY).map(|_| ()).unwrap_err();
         remove(&server);
         assert!(error.to_string().contains("ended before it was ready"), "{error}");
     }
 
     #[test]
     fn what_is_adapted_is_a_valid_configuration() {
-        let text = adapt(Table::new(), &[0]).unwrap();
+        let text = adapt(Table::new(), &[0], &fresh_key().unwrap()).unwrap();
         crate::config::Config::from_toml(&text, Path::new("bench.toml")).unwrap();
     }
 }

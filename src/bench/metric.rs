@@ -17,6 +17,7 @@ pub enum Unit {
     PerSecond,
     BytesPerSecond,
     Count,
+    Ratio,
     Percent,
     Nanoseconds,
     Microseconds,
@@ -61,11 +62,20 @@ macro_rules! metrics {
 
 metrics! {
     UpdatesPerS "updates sent" PerSecond Higher;
+    PublishesPerS "publishes acknowledged" PerSecond Higher;
     DeliveredPerS "delivered" PerSecond Higher
-        /// States seen for the first time, summed over receivers.
+        /// States seen for the first time, or messages, summed over receivers.
         ;
     FramesPerS "frames received" PerSecond Neither;
     BytesPerS "bytes received" BytesPerSecond Neither;
+    ReadsPerS "generator reads" PerSecond Neither;
+    DeliveredPerRead "delivered per read" Ratio Neither
+        /// How much the server coalesced, and what the generator found at once.
+        ;
+    PublishesMin "publishes of the slowest publisher" Count Neither
+        /// Acknowledged within the measurement.
+        ;
+    PublishesMax "publishes of the fastest publisher" Count Neither;
     CyclesPerS "connections" PerSecond Higher
         /// Connected, greeted, entered and closed again.
         ;
@@ -80,10 +90,14 @@ metrics! {
     ServerCpuPercent "server CPU" Percent Lower
         /// 100 is one core.
         ;
+    ServerUserPercent "server CPU outside the kernel" Percent Lower;
+    ServerSystemPercent "server CPU in the kernel" Percent Lower;
+    ServerUserSharePercent "user share of server CPU" Percent Lower;
     ServerWaitedPercent "server waited for a CPU" Percent Neither
         /// Its threads were ready to run and something else had the CPU: a noisy machine.
         ;
     ServerNsPerDelivery "server CPU per delivery" Nanoseconds Lower;
+    ServerUserNsPerDelivery "server user CPU per delivery" Nanoseconds Lower;
     ServerNsPerConnection "server CPU per connection" Nanoseconds Lower;
     ServerRssBytes "server resident" Bytes Lower;
     ServerBytesPerGreeted "resident per greeted connection" Bytes Lower;

@@ -6,7 +6,7 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
 //!                                                 |            thread = engine(client...) + load
-//!                                                 |            load   = room | flood | churn
+//!                                                 |            load = room, fanout, flood, churn
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod compare;
 mod crew;
 mod engine;
 mod error;
+mod fanout;
 mod flood;
 mod latencies;
 mod launch;
@@ -44,6 +45,7 @@ mod window;
 pub use command::{BenchArgs, run};
 pub use engine::Wait;
 pub use error::BenchError;
+pub use fanout::payload;
 pub use flood::FloodKind;
 pub use latencies::{Latencies, LatencySummary};
 pub use launch::Addresses;

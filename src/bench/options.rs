@@ -66,6 +66,27 @@ pub enum ChannelHint {
     None,
 }
 
+/// What clients speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// Presence updates on the sync wire.
+    #[default]
+    Sync,
+    /// Messages on the Foony protocol.
+    Foony,
+}
+
+/// Which channels a publisher publishes to when there are more of them than publishers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// The publishers share all channels; each takes turns through its part.
+    All,
+    /// Every publisher stays in one channel; the others are quiet.
+    One,
+}
+
 /// What every scenario can be told.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Common {
@@ -82,6 +103,16 @@ pub struct Common {
     )]
     #[serde(skip)]
     pub token: String,
+    /// API key, app.keyId:secret, of a running server; a server of our own gets a fresh one.
+    #[arg(
+        long,
+        env = "HEADCOUNT_KEY",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    #[serde(skip)]
+    pub key: String,
     /// Process whose CPU and memory are measured, when the server was not started by this command.
     #[arg(long)]
     #[serde(skip)]
@@ -119,9 +150,48 @@ pub struct LatencyOptions {
     /// Updates per second and publisher, sent on schedule whatever the server does.
     #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
     pub rate: f64,
-    /// Size of a published state in bytes, 24 or more.
+    /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
+    /// What is sent: presence updates or messages.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Messages to all subscribers of their channels, on the Foony protocol over WebSocket.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FanoutOptions {
+    /// Channels.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub channels: usize,
+    /// Subscribers of each channel, one connection each.
+    #[arg(long, default_value_t = 1000, value_name = "COUNT")]
+    pub subscribers: usize,
+    /// Connections that publish.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub publishers: usize,
+    /// Publishes per publisher that the server has not acknowledged.
+    #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
+    pub window: u64,
+    /// Publishes per second and publisher, sent on schedule whatever the server does, instead of a
+    /// window.
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
+    pub rate: Option<f64>,
+    /// Size of a payload in bytes, 34 or more.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub payload: usize,
+    /// Where publishers publish when there are more channels than publishers.
+    #[arg(long, value_enum, default_value = "all")]
+    pub spread: Spread,
     /// Time that is measured.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
@@ -247,7 +317,7 @@ macro_rules! default_as_on_the_command_line {
 }
 
 default_as_on_the_command_line! {
-    LatencyOptions, PresenceOptions, IdleOptions, ChurnOptions, MixedOptions
+    LatencyOptions, FanoutOptions, PresenceOptions, IdleOptions, ChurnOptions, MixedOptions
 }
 
 fn parse_nothing<A: Args>() -> A {
@@ -264,6 +334,7 @@ fn parse_nothing<A: Args>() -> A {
 #[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
 pub enum Scenario {
     Latency(LatencyOptions),
+    Fanout(FanoutOptions),
     Presence(PresenceOptions),
     Idle(IdleOptions),
     Churn(ChurnOptions),
@@ -274,6 +345,7 @@ impl Scenario {
     pub fn name(&self) -> &'static str {
         match self {
             Scenario::Latency(_) => "latency",
+            Scenario::Fanout(_) => "fanout",
             Scenario::Presence(_) => "presence",
             Scenario::Idle(_) => "idle",
             Scenario::Churn(_) => "churn",
@@ -284,10 +356,22 @@ impl Scenario {
     pub fn common(&self) -> &Common {
         match self {
             Scenario::Latency(options) => &options.common,
+            Scenario::Fanout(options) => &options.common,
             Scenario::Presence(options) => &options.common,
             Scenario::Idle(options) => &options.common,
             Scenario::Churn(options) => &options.common,
             Scenario::Mixed(options) => &options.common,
+        }
+    }
+
+    pub fn common_mut(&mut self) -> &mut Common {
+        match self {
+            Scenario::Latency(options) => &mut options.common,
+            Scenario::Fanout(options) => &mut options.common,
+            Scenario::Presence(options) => &mut options.common,
+            Scenario::Idle(options) => &mut options.common,
+            Scenario::Churn(options) => &mut options.common,
+            Scenario::Mixed(options) => &mut options.common,
         }
     }
 
@@ -297,6 +381,14 @@ impl Scenario {
             Scenario::Latency(o) => format!(
                 "{} publishers at {}/s each, {} watchers, {} B",
                 o.publishers, o.rate, o.watchers, o.state_bytes
+            ),
+            Scenario::Fanout(o) => format!(
+                "{} publishers with {}, {} channels of {} subscribers, {} B",
+                o.publishers,
+                o.rate.map_or(format!("window {}", o.window), |rate| format!("{rate}/s each")),
+                o.channels,
+                o.subscribers,
+                o.payload
             ),
             Scenario::Presence(o) => format!(
                 "{} publishers with window {}, {} members, {} B",
@@ -341,6 +433,7 @@ mod tests {
     fn a_scenario_survives_its_record() {
         let scenarios = [
             Scenario::Latency(LatencyOptions::default()),
+            Scenario::Fanout(FanoutOptions::default()),
             Scenario::Presence(PresenceOptions::default()),
             Scenario::Idle(IdleOptions::default()),
             Scenario::Churn(ChurnOptions::default()),
@@ -357,6 +450,7 @@ mod tests {
     fn a_token_is_not_recorded() {
         let mut options = LatencyOptions::default();
         options.common.token = "secret".to_owned();
+        options.common.key = "a.b:secret".to_owned();
         assert!(!serde_json::to_string(&options).unwrap().contains("secret"));
     }
 }

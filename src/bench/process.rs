@@ -13,10 +13,31 @@ const KIB: u64 = 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuTime {
     /// User and system time of the process; to 10 ms.
-    stat_ns: u64,
+    stat: StatTime,
     /// Each living thread, exact. The sum of what they ran is what `stat` shows, only finer, as
     /// long as no thread ends.
     threads: BTreeMap<u32, ThreadTime>,
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct StatTime {
+    user_ns: u64,
+    system_ns: u64,
+}
+
+impl StatTime {
+    /// The fields are counted after the name, which may hold anything but ends with the last
+    /// parenthesis.
+    fn parse(stat: &str) -> Option<StatTime> {
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut ticks = || fields.next()?.parse::<u64>().ok();
+        Some(StatTime { user_ns: ticks()? * TICK_NS, system_ns: ticks()? * TICK_NS })
+    }
+
+    fn sum_ns(self) -> u64 {
+        self.user_ns + self.system_ns
+    }
 }
 
 /// The first two fields of `/proc/PID/task/TID/schedstat`.
@@ -44,16 +65,25 @@ impl CpuTime {
     /// `None`: there is no such process, or it is not ours to look at.
     pub fn of(pid: u32) -> Option<CpuTime> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(CpuTime { stat_ns: stat_ns(&stat)?, threads: threads(pid).unwrap_or_default() })
+        Some(CpuTime { stat: StatTime::parse(&stat)?, threads: threads(pid).unwrap_or_default() })
     }
 
     /// Time spent since an earlier moment.
     pub fn since_ns(&self, earlier: &CpuTime) -> u64 {
         if !self.has_all_threads_of(earlier) {
-            return self.stat_ns.saturating_sub(earlier.stat_ns);
+            return self.stat.sum_ns().saturating_sub(earlier.stat.sum_ns());
         }
         let sum = |time: &CpuTime| time.threads.values().map(|thread| thread.ran_ns).sum::<u64>();
         sum(self).saturating_sub(sum(earlier))
+    }
+
+    /// Share of the time since an earlier moment that was spent outside the kernel; `None` when
+    /// there was none.
+    pub fn user_share(&self, earlier: &CpuTime) -> Option<f64> {
+        let user_ns = self.stat.user_ns.saturating_sub(earlier.stat.user_ns);
+        let system_ns = self.stat.system_ns.saturating_sub(earlier.stat.system_ns);
+        let all_ns = user_ns + system_ns;
+        (all_ns > 0).then(|| user_ns as f64 / all_ns as f64)
     }
 
     /// Time that its threads waited for a CPU since an earlier moment; `None` when one has ended.
@@ -66,14 +96,6 @@ impl CpuTime {
         let all_live = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
         all_live && !earlier.threads.is_empty()
     }
-}
-
-/// Fields 14 and 15 of proc(5), counted after the name, which may hold anything but ends with the
-/// last parenthesis.
-fn stat_ns(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some((ticks()? + ticks()?) * TICK_NS)
 }
 
 fn threads(pid: u32) -> Option<BTreeMap<u32, ThreadTime>> {
@@ -107,14 +129,25 @@ mod tests {
     #[test]
     fn stat_is_read_past_any_process_name() {
         let stat = "7 (a) b (c) R 1 1 1 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 100 1 1";
-        assert_eq!(stat_ns(stat), Some(42 * TICK_NS));
-        assert_eq!(stat_ns("7 (a"), None);
+        let time = StatTime { user_ns: 12 * TICK_NS, system_ns: 30 * TICK_NS };
+        assert_eq!(StatTime::parse(stat), Some(time));
+        assert_eq!(StatTime::parse("7 (a"), None);
+    }
+
+    #[test]
+    fn the_share_of_user_time_is_of_what_was_spent_in_between() {
+        let time = |user_ns, system_ns| CpuTime {
+            stat: StatTime { user_ns, system_ns },
+            threads: BTreeMap::new(),
+        };
+        assert_eq!(time(110, 230).user_share(&time(100, 200)), Some(0.25));
+        assert_eq!(time(1, 1).user_share(&time(1, 1)), None);
     }
 
     #[test]
     fn a_thread_that_ended_makes_the_coarse_clock_count() {
-        let time = |stat_ns, threads: &[(u32, u64)]| CpuTime {
-            stat_ns,
+        let time = |user_ns, threads: &[(u32, u64)]| CpuTime {
+            stat: StatTime { user_ns, system_ns: 0 },
             threads: threads
                 .iter()
                 .map(|&(tid, ran_ns)| (tid, ThreadTime { ran_ns, waited_ns: 2 * ran_ns }))

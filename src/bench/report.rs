@@ -77,7 +77,7 @@ impl Report {
         self.append_latencies(&mut text);
         text.push('\n');
         for (metric, value) in &self.metrics {
-            let _ = writeln!(text, "  {:<32} {:>14}", metric.label(), show(*value, metric.unit()));
+            let _ = writeln!(text, "  {:<34} {:>14}", metric.label(), show(*value, metric.unit()));
         }
         for note in &self.notes {
             let _ = writeln!(text, "\nnote: {note}");
@@ -123,6 +123,7 @@ pub fn show(value: f64, unit: Unit) -> String {
         Unit::PerSecond => format!("{}/s", scaled(value)),
         Unit::BytesPerSecond => format!("{}B/s", scaled(value)),
         Unit::Count => format!("{value:.0}"),
+        Unit::Ratio => format!("{value:.1}"),
         Unit::Percent => format!("{value:.1} %"),
         Unit::Nanoseconds => format!("{value:.0} ns"),
         Unit::Microseconds => format!("{value:.1} us"),

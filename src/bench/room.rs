@@ -507,7 +507,7 @@ impl Load for Room {
                     self.tally.ping_delay.record(now_ns.saturating_sub(stamp));
                 }
             }
-            Event::Leave { .. } | Event::Other(_) => {}
+            Event::Leave { .. } | Event::Records(_) | Event::Other(_) => {}
         }
     }
 

@@ -55,10 +55,14 @@ gauges! {
     delivered,
     /// Updates sent.
     updates,
-    /// Presence frames received.
+    /// Presence frames, or messages of a Foony server, received.
     frames,
     /// Bytes received.
     bytes_in,
+    /// Reads of sockets.
+    reads,
+    /// Publishes that the server has accepted.
+    acknowledged,
     /// Connections opened and closed again.
     cycles,
     /// Pongs received by flooders.

@@ -17,6 +17,8 @@ pub enum Event<'a> {
     Leave { channel: &'a str, user_id: &'a str },
     /// Answer to a ping, with the ping's stamp.
     Pong { stamp: u64 },
+    /// One message of a Foony server: records, each with its length.
+    Records(&'a [u8]),
     /// Something that no benchmark looks at.
     Other(MessageType),
 }

@@ -1,7 +1,7 @@
 //! Bytes from the server -> frames.
 
 use super::outbound::WEBSOCKET_ACCEPT;
-use super::{Closed, Transport};
+use super::{Closed, Greeting, Target, Transport};
 use crate::error::FrameError;
 use crate::wire::sync::frame::Header;
 use crate::wire::sync::{self, Parsed, RawFrame};
@@ -17,22 +17,42 @@ const RESPONSE_HEADERS_MAX: usize = 32;
 
 pub(super) enum Arrived<'a> {
     Frame(RawFrame<'a>),
+    /// One message of a Foony server.
+    Records(&'a [u8]),
     /// A WebSocket ping, to be answered.
     Ping(&'a [u8]),
     /// A WebSocket close.
     Close(Option<u16>),
 }
 
+/// What a stream of the server is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    SyncMessages,
+    SyncStream,
+    FoonyMessages,
+}
+
+impl Cut {
+    pub(super) fn of(target: &Target) -> Cut {
+        match (&target.greeting, target.transport) {
+            (Greeting::Foony { .. }, _) => Cut::FoonyMessages,
+            (Greeting::Sync { .. }, Transport::Ws) => Cut::SyncMessages,
+            (Greeting::Sync { .. }, Transport::Tcp) => Cut::SyncStream,
+        }
+    }
+}
+
 /// Cuts a stream into frames. It owns memory only for a frame that is not all there.
 pub(super) struct Inbound {
-    transport: Transport,
+    cut: Cut,
     decoder: Decoder,
     held: Vec<u8>,
 }
 
 impl Inbound {
-    pub(super) fn new(transport: Transport) -> Self {
-        Inbound { transport, decoder: Decoder::new(Role::Client), held: Vec::new() }
+    pub(super) fn new(cut: Cut) -> Self {
+        Inbound { cut, decoder: Decoder::new(Role::Client), held: Vec::new() }
     }
 
     /// Puts the unfinished frame of this connection at the front of `scratch`, with room for
@@ -63,9 +83,9 @@ impl Inbound {
         bytes: &mut [u8],
         take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
     ) -> Result<usize, FrameError> {
-        match self.transport {
-            Transport::Ws => self.decode_messages(bytes, take),
-            Transport::Tcp => decode_stream(bytes, take),
+        match self.cut {
+            Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, take),
+            Cut::SyncStream => decode_stream(bytes, take),
         }
     }
 
@@ -82,6 +102,9 @@ impl Inbound {
             }
             used += decoded.consumed;
             match decoded.incoming {
+                Some(Incoming::Message { payload, .. }) if self.cut == Cut::FoonyMessages => {
+                    take(Arrived::Records(&payload))?;
+                }
                 Some(Incoming::Message { payload, .. }) => {
                     take(Arrived::Frame(sync::parse_message(Header::Ten, &payload)?))?;
                 }

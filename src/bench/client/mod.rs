@@ -1,4 +1,4 @@
-//! One nonblocking connection that speaks the sync wire as a client would.
+//! One nonblocking connection that speaks the sync wire or the Foony protocol as a client would.
 //!
 //! Owns its socket, its greeting and its two bounded buffers. Invariant: a client that does not
 //! read in time costs the server, never this process: what waits here is at most one frame in and
@@ -22,7 +22,7 @@ use crate::error::FrameError;
 
 pub use connect::{Sources, connect};
 pub use event::{Event, Presence};
-use inbound::{Arrived, Inbound};
+use inbound::{Arrived, Cut, Inbound};
 pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued};
 
 /// How sync frames travel.
@@ -35,6 +35,15 @@ pub enum Transport {
     Tcp,
 }
 
+/// How a client says who it is, and what it speaks from then on.
+#[derive(Clone, Debug)]
+pub enum Greeting {
+    /// Empty token: anonymous.
+    Sync { token: Arc<str> },
+    /// An API key, `app.keyId:secret`, and the client id of our choice. WebSocket only.
+    Foony { key: Arc<str>, client_id: Arc<str> },
+}
+
 /// Whom to connect to, and as whom.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -42,8 +51,7 @@ pub struct Target {
     pub transport: Transport,
     /// Path and query of the WebSocket upgrade.
     pub path: Arc<str>,
-    /// Empty: anonymous.
-    pub token: Arc<str>,
+    pub greeting: Greeting,
 }
 
 /// Why a connection is no more.
@@ -111,7 +119,7 @@ impl Client {
         Client {
             stream,
             out: Outbound::new(target.transport, mask_seed),
-            inbound: Inbound::new(target.transport),
+            inbound: Inbound::new(Cut::of(&target)),
             phase: Phase::Connecting,
             target,
             bytes_in: 0,
@@ -160,7 +168,10 @@ impl Client {
     }
 
     fn greet(&mut self) {
-        self.out.greet(&self.target.token);
+        match &self.target.greeting {
+            Greeting::Sync { token } => self.out.greet(token),
+            Greeting::Foony { key, client_id } => self.out.authenticate(key, client_id),
+        }
         self.phase = Phase::Open;
     }
 
@@ -212,6 +223,10 @@ impl Client {
         let out = &mut self.out;
         let used = self.inbound.decode(&mut bytes[at..], |arrived| match arrived {
             Arrived::Frame(frame) => Event::read(frame).map(|event| on_event(out, event)),
+            Arrived::Records(records) => {
+                on_event(out, Event::Records(records));
+                Ok(())
+            }
             Arrived::Ping(body) => {
                 out.pong(body);
                 Ok(())

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 
 use super::Transport;
+use crate::wire::foony::{Auth, Request, binary};
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::presence::PresenceUpdate;
 use crate::wire::sync::message::session::{Handshake, PingPong};
@@ -63,6 +64,23 @@ impl Outbound {
             wire_version: 1,
         };
         let _ = self.send(&Message::Handshake(handshake));
+    }
+
+    pub(super) fn authenticate(&mut self, key: &str, client_id: &str) {
+        let auth = Auth { key: key.into(), client_id: client_id.into(), ..Auth::default() };
+        let mut records = Vec::new();
+        let appended = binary::append_request(&Request::Auth(auth), &mut records);
+        assert!(appended.is_ok(), "a key and a client id can be said: {appended:?}");
+        let _ = self.records(&records);
+    }
+
+    /// Sends records of the Foony protocol as one message.
+    pub fn records(&mut self, records: &[u8]) -> Queued {
+        if self.closing || self.pending() >= OUTBOUND_BYTES_MAX {
+            return Queued::Full;
+        }
+        self.append_masked(Opcode::Binary, records);
+        Queued::Yes
     }
 
     /// Enters the channel or replaces our state in it.

@@ -37,6 +37,7 @@ impl Findings {
             let percent = cpu_ns as f64 / (window.seconds * 1e9) * 100.0;
             findings.set(Metric::ServerCpuPercent, percent);
         }
+        findings.set_split(window);
         if let Some(waited_ns) = window.server_waited_ns {
             let percent = waited_ns as f64 / (window.seconds * 1e9) * 100.0;
             findings.set(Metric::ServerWaitedPercent, percent);
@@ -50,6 +51,16 @@ impl Findings {
         findings.set(Metric::GeneratorWaitedPercent, waited);
         findings.set(Metric::GeneratorTurnP999Us, usage.turns.at_us(99.9));
         findings
+    }
+
+    fn set_split(&mut self, window: &Window) {
+        let Some((cpu_ns, share)) = window.server_cpu_ns.zip(window.server_user_share) else {
+            return;
+        };
+        let percent = cpu_ns as f64 / (window.seconds * 1e9) * 100.0;
+        self.set(Metric::ServerUserPercent, percent * share);
+        self.set(Metric::ServerSystemPercent, percent * (1.0 - share));
+        self.set(Metric::ServerUserSharePercent, share * 100.0);
     }
 
     /// Keeps three decimals, which survive any reader of JSON unchanged.

@@ -1,6 +1,7 @@
 //! What is measured, scenario by scenario, and how a report is made of it.
 
 mod churn;
+mod fanout;
 mod findings;
 mod idle;
 mod mixed;
@@ -10,12 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::{Target, Transport};
+use super::client::{Greeting, Target, Transport};
 use super::crew::Watched;
 use super::error::BenchError;
 use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Scenario};
+use super::options::{ChannelHint, Common, Dialect, Scenario};
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::stamp::STAMP_BYTES;
@@ -50,7 +51,7 @@ impl Server {
             address: self.address(common.transport)?,
             transport: common.transport,
             path: path.into(),
-            token: common.token.as_str().into(),
+            greeting: Greeting::Sync { token: common.token.as_str().into() },
         })
     }
 }
@@ -67,6 +68,10 @@ pub fn run(
     check(scenario)?;
     let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let findings = match scenario {
+        Scenario::Fanout(options) => fanout::fanout(options, server, progress),
+        Scenario::Latency(options) if options.dialect == Dialect::Foony => {
+            fanout::latency(options, server, progress)
+        }
         Scenario::Latency(options) => rooms::latency(options, server, progress),
         Scenario::Presence(options) => rooms::presence(options, server, progress),
         Scenario::Idle(options) => idle::idle(options, server, progress),
@@ -92,9 +97,14 @@ pub fn run(
 }
 
 fn check(scenario: &Scenario) -> Result<(), BenchError> {
+    if let Scenario::Fanout(options) = scenario {
+        return fanout::check(options);
+    }
     let (count, rate, state_bytes) = match scenario {
         Scenario::Latency(o) => (o.publishers.min(o.watchers), o.rate, o.state_bytes),
         Scenario::Presence(o) => (o.publishers.min(o.members), o.window as f64, o.state_bytes),
+        // Checked above.
+        Scenario::Fanout(_) => (1, 1.0, STAMP_BYTES),
         Scenario::Idle(o) => (o.connections, 1.0, STAMP_BYTES),
         Scenario::Churn(o) => (o.concurrency, 1.0, STAMP_BYTES),
         Scenario::Mixed(o) => (o.polite.saturating_sub(1), o.rate, o.state_bytes),
@@ -111,6 +121,21 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
         _ => return Ok(()),
     };
     Err(BenchError::Options(problem))
+}
+
+/// Share of the asked rate below which a note says that it was not reached.
+const RATE_REACHED: f64 = 0.98;
+
+/// As [`fresh_channel`], but short: it travels with every message.
+fn fresh_word() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut left = since.as_millis() as u64;
+    let mut word = String::new();
+    while left > 0 {
+        word.extend(char::from_digit((left % 36) as u32, 36));
+        left /= 36;
+    }
+    word
 }
 
 /// Part of a channel name that no earlier run on the same server had.

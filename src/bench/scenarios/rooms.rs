@@ -13,13 +13,10 @@ use super::super::progress::Progress;
 use super::super::room::{Drive, MemberPlan, Room, RoomPlan, Tally};
 use super::super::signals::Signals;
 use super::findings::Findings;
-use super::{Server, deal, fresh_channel};
+use super::{RATE_REACHED, Server, deal, fresh_channel};
 
 /// Well below the 30 s after which a silent member expires by default.
 const HEARTBEAT_S: f64 = 10.0;
-
-/// Share of the asked rate below which a note says that it was not reached.
-const RATE_REACHED: f64 = 0.98;
 
 struct Shape {
     publishers: usize,

@@ -1,0 +1,115 @@
+//! What one subscriber has received, by the serials of its channel: they have no holes.
+
+/// Continuity of serials. A message costs one comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// 0 before the first message.
+    first: u64,
+    last: u64,
+    /// Serials that were jumped over and have not come since.
+    missing: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
+}
+
+impl Heard {
+    #[inline]
+    pub fn note(&mut self, serial: u64) {
+        if serial == self.last + 1 && self.first != 0 {
+            self.last = serial;
+        } else {
+            self.note_odd(serial);
+        }
+    }
+
+    #[cold]
+    fn note_odd(&mut self, serial: u64) {
+        if self.first == 0 {
+            (self.first, self.last) = (serial, serial);
+        } else if serial > self.last {
+            self.missing += serial - self.last - 1;
+            self.last = serial;
+        } else if serial == self.last || self.missing == 0 {
+            self.duplicated += 1;
+        } else {
+            self.reordered += 1;
+            self.missing -= 1;
+        }
+    }
+
+    /// Serials of `accepted` that never came.
+    pub fn lost(&self, accepted: &Accepted) -> u64 {
+        if accepted.count == 0 {
+            return 0;
+        }
+        if self.first == 0 {
+            return accepted.count;
+        }
+        let before = self.first.saturating_sub(accepted.first);
+        before + self.missing + accepted.last.saturating_sub(self.last)
+    }
+}
+
+/// Serials that a channel gave to publishes, by the acknowledgements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    first: u64,
+    last: u64,
+    count: u64,
+}
+
+impl Accepted {
+    pub fn note(&mut self, serial: u64) {
+        self.merge(&Accepted { first: serial, last: serial, count: 1 });
+    }
+
+    pub fn merge(&mut self, other: &Accepted) {
+        if other.count == 0 {
+            return;
+        }
+        let first = if self.count == 0 { other.first } else { self.first.min(other.first) };
+        let last = self.last.max(other.last);
+        *self = Accepted { first, last, count: self.count + other.count };
+    }
+
+    /// Serials between the first and the last that no publish was given.
+    pub fn holes(&self) -> u64 {
+        if self.count == 0 { 0 } else { (self.last - self.first + 1).abs_diff(self.count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_counted_once() {
+        // Serials heard of the accepted 5 to 10; lost, duplicated, reordered.
+        let table: [(&[u64], [u64; 3]); 7] = [
+            (&[5, 6, 7, 8, 9, 10], [0, 0, 0]),
+            (&[], [6, 0, 0]),
+            (&[7, 8, 9, 10], [2, 0, 0]),
+            (&[5, 6, 7], [3, 0, 0]),
+            (&[5, 8, 9, 10], [2, 0, 0]),
+            (&[5, 6, 6, 7, 8, 9, 10, 8], [0, 2, 0]),
+            (&[5, 7, 6, 8, 9, 10], [0, 0, 1]),
+        ];
+        let mut accepted = Accepted::default();
+        (5..=10).rev().for_each(|serial| accepted.note(serial));
+        assert_eq!(accepted.holes(), 0);
+        for (serials, expected) in table {
+            let mut heard = Heard::default();
+            serials.iter().for_each(|&serial| heard.note(serial));
+            let counts = [heard.lost(&accepted), heard.duplicated, heard.reordered];
+            assert_eq!(counts, expected, "{serials:?}");
+        }
+    }
+
+    #[test]
+    fn serials_that_no_publish_was_given_are_holes() {
+        let mut accepted = Accepted::default();
+        assert_eq!((accepted.holes(), Heard::default().lost(&accepted)), (0, 0));
+        [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
+        assert_eq!(accepted.holes(), 2);
+    }
+}

@@ -1,0 +1,498 @@
+//! Publishers and subscribers of the Foony protocol: the load of `fanout`.
+//!
+//! Owns what it takes to receive tens of millions of messages per second on one thread. Invariant:
+//! every delivery is checked against the serials of its channel; one subscriber of each channel,
+//! its witness, reads every stamp as well; of the others only every n-th is read, for its delay.
+//! Must never know: how a connection is made or cut into messages.
+
+mod heard;
+pub mod payload;
+mod publisher;
+mod said;
+
+use std::sync::Arc;
+
+use super::client::{Closed, Event, Greeting, Outbound, Queued, Sources, Target};
+use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::error::BenchError;
+use super::latencies::Latencies;
+use super::room::Drive;
+use super::signals::{Signals, Timeline};
+use crate::error::FrameError;
+use crate::wire::foony::{self, Cursor, Request, binary};
+pub use heard::Accepted;
+use heard::Heard;
+use publisher::{Desk, Publisher};
+use said::{Delivered, Said};
+
+/// Connections of one thread whose greeting is under way at once; below every listen backlog.
+const GREETING_MAX: usize = 128;
+const SUBSCRIBE_ID: u64 = 1;
+
+/// What all threads of a run have in common.
+#[derive(Clone, Debug)]
+pub struct FanoutPlan {
+    pub target: Target,
+    /// `app.keyId:secret`.
+    pub key: Arc<str>,
+    pub channels: Arc<[Arc<str>]>,
+    /// In the whole run.
+    pub publishers: usize,
+    pub drive: Drive,
+    pub payload_bytes: usize,
+    /// Of how many deliveries the delay of one is recorded.
+    pub sampled_of: u64,
+}
+
+/// One connection to be, by the numbers of channels.
+#[derive(Clone, Debug)]
+pub enum RolePlan {
+    Publisher {
+        index: usize,
+        channels: Vec<usize>,
+    },
+    /// A witness knows every publisher of its channel.
+    Subscriber {
+        channel: usize,
+        witness_of: Option<usize>,
+    },
+}
+
+/// What one thread measured.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub lost: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
+    pub disconnected: u64,
+    /// Publishes that were never acknowledged.
+    pub unacknowledged: u64,
+    /// Acknowledged within the measured time, one number per publisher.
+    pub publishes: Vec<u64>,
+    pub delivery_delay: Latencies,
+    pub acknowledgement_delay: Latencies,
+}
+
+impl Tally {
+    pub fn merge(&mut self, other: &Tally) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.disconnected += other.disconnected;
+        self.unacknowledged += other.unacknowledged;
+        self.publishes.extend(&other.publishes);
+        self.delivery_delay.merge(&other.delivery_delay);
+        self.acknowledgement_delay.merge(&other.acknowledgement_delay);
+    }
+}
+
+struct Subscriber {
+    channel: usize,
+    heard: Heard,
+    witness: Option<Witness>,
+}
+
+/// Reads every stamp: no publish may be missing or change places.
+struct Witness {
+    /// Sequence of the newest message by publisher of the channel.
+    newest: Vec<u64>,
+    /// Publishers of a channel are numbered by their index divided by the number of channels.
+    channels: usize,
+}
+
+enum Role {
+    Publisher(Publisher),
+    Subscriber(Subscriber),
+}
+
+struct Member {
+    role: Role,
+    client: Option<ClientId>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Unopened,
+    Authenticating,
+    Subscribing,
+    Joined,
+    Gone,
+}
+
+/// One thread's publishers and subscribers.
+pub struct Fanout {
+    plan: FanoutPlan,
+    signals: Arc<Signals>,
+    thread: usize,
+    sources: Sources,
+    members: Vec<Member>,
+    /// Members that publish.
+    publishers: Vec<usize>,
+    opened: usize,
+    authenticating: usize,
+    greeted: u64,
+    joined: u64,
+    published: u64,
+    acknowledged: u64,
+    messages: u64,
+    delivered: u64,
+    until_sample: u64,
+    timeline: Option<Timeline>,
+    desk: Desk,
+    /// By channel; of the publishers of this thread.
+    pub accepted: Vec<Accepted>,
+    failure: Option<BenchError>,
+    pub tally: Tally,
+}
+
+impl Fanout {
+    pub fn new(
+        plan: FanoutPlan,
+        roles: Vec<RolePlan>,
+        sources: Sources,
+        signals: Arc<Signals>,
+        thread: usize,
+    ) -> Self {
+        let channels = plan.channels.len();
+        let member = |role| Member { role, client: None, stage: Stage::Unopened };
+        let members: Vec<Member> =
+            roles.into_iter().map(|role| member(Role::of(role, channels))).collect();
+        let publishes = |at: &usize| matches!(members[*at].role, Role::Publisher(_));
+        Fanout {
+            publishers: (0..members.len()).filter(publishes).collect(),
+            until_sample: plan.sampled_of,
+            accepted: vec![Accepted::default(); channels],
+            plan,
+            signals,
+            thread,
+            sources,
+            members,
+            opened: 0,
+            authenticating: 0,
+            greeted: 0,
+            joined: 0,
+            published: 0,
+            acknowledged: 0,
+            messages: 0,
+            delivered: 0,
+            timeline: None,
+            desk: Desk::default(),
+            failure: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Counts what never came, by what all threads were accepted. After the engine has stopped.
+    pub fn conclude(&mut self, accepted: &[Accepted]) {
+        for member in &self.members {
+            match &member.role {
+                Role::Publisher(publisher) => {
+                    self.tally.publishes.push(publisher.measured);
+                    self.tally.unacknowledged += publisher.in_flight();
+                }
+                Role::Subscriber(subscriber) => {
+                    self.tally.lost += subscriber.heard.lost(&accepted[subscriber.channel]);
+                    self.tally.duplicated += subscriber.heard.duplicated;
+                    self.tally.reordered += subscriber.heard.reordered;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
+        while self.opened < self.members.len() && self.authenticating < GREETING_MAX {
+            let member = &mut self.members[self.opened];
+            let client_id = match &member.role {
+                Role::Publisher(publisher) => format!("p{}", publisher.index).into(),
+                Role::Subscriber(_) => "s".into(),
+            };
+            let greeting = Greeting::Foony { key: self.plan.key.clone(), client_id };
+            let target = Target { greeting, ..self.plan.target.clone() };
+            let who = Who { group: Group::Room, index: self.opened };
+            let source = self.sources.next().flatten();
+            member.client = Some(clients.open(&target, source, who, Lane::Foreground)?);
+            member.stage = Stage::Authenticating;
+            self.opened += 1;
+            self.authenticating += 1;
+        }
+        Ok(())
+    }
+
+    fn set_paces(&mut self, timeline: Timeline) {
+        self.timeline = Some(timeline);
+        let Drive::Rate(per_second) = self.plan.drive else { return };
+        for &at in &self.publishers {
+            if let Role::Publisher(publisher) = &mut self.members[at].role {
+                let phase = publisher.index as f64 / self.plan.publishers as f64;
+                publisher.set_pace(per_second, phase, timeline);
+            }
+        }
+    }
+
+    /// Sends what may be sent, one message per publisher.
+    fn play(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
+        let mut next = Next::WhenSomethingHappens;
+        let plan = &self.plan;
+        for &at in &self.publishers {
+            let member = &mut self.members[at];
+            let (Role::Publisher(publisher), Some(client)) = (&mut member.role, member.client)
+            else {
+                continue;
+            };
+            if clients.pending(client) > 0 {
+                continue;
+            }
+            let (drive, bytes) = (plan.drive, plan.payload_bytes);
+            let sent = publisher.write_due(now_ns, drive, bytes, &plan.channels, &mut self.desk);
+            if sent > 0 {
+                self.published += sent;
+                let queued = clients.records(client, &self.desk.records);
+                assert_eq!(queued, Queued::Yes, "nothing was waiting");
+            }
+            next = next.sooner(publisher.next_ns().map_or(next, Next::AtNs));
+        }
+        next
+    }
+
+    /// The number of deliveries is known to the conductor only, who sees all threads.
+    fn settle(&self, now_ns: u64) {
+        let over = self.timeline.is_some_and(|timeline| now_ns >= timeline.until_ns);
+        if over && self.published == self.acknowledged {
+            self.signals.gauges(self.thread).settled.set(1);
+        }
+    }
+
+    fn show(&self) {
+        let gauges = self.signals.gauges(self.thread);
+        gauges.greeted.set(self.greeted);
+        gauges.joined.set(self.joined);
+        gauges.updates.set(self.published);
+        gauges.acknowledged.set(self.acknowledged);
+        gauges.frames.set(self.messages);
+        gauges.delivered.set(self.delivered);
+    }
+
+    /// What matters once everybody is in, as fast as it can be.
+    fn hear(&mut self, now_ns: u64, at: usize, message: &[u8]) -> Result<(), FrameError> {
+        let Role::Subscriber(subscriber) = &mut self.members[at].role else {
+            return Ok(());
+        };
+        let (tally, until_sample) = (&mut self.tally, &mut self.until_sample);
+        let (timeline, sampled_of) = (self.timeline, self.plan.sampled_of);
+        let (mut delivered, mut other, mut broken) = (0, None, false);
+        said::read(message, |said| match said {
+            Said::Delivered(delivery) => {
+                delivered += 1;
+                subscriber.heard.note(delivery.serial);
+                if let Some(witness) = &mut subscriber.witness {
+                    broken |= !witness.hear(&delivery, tally);
+                }
+                *until_sample -= 1;
+                if *until_sample == 0 {
+                    *until_sample = sampled_of;
+                    broken |= !tally.sample(now_ns, &delivery, timeline);
+                }
+            }
+            Said::Acknowledged { .. } => {}
+            Said::Other(record) => other = Some(record),
+        })?;
+        self.delivered += delivered;
+        if let Some(record) = other {
+            self.note(record)?;
+        }
+        if broken { Err(FrameError::Body) } else { Ok(()) }
+    }
+
+    fn note_acknowledgements(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        message: &[u8],
+    ) -> Result<(), FrameError> {
+        let Role::Publisher(publisher) = &mut self.members[at].role else {
+            return Ok(());
+        };
+        let (timeline, tally) = (self.timeline, &mut self.tally);
+        let (mut acknowledged, mut other, mut broken) = (0, None, false);
+        said::read(message, |said| match said {
+            Said::Acknowledged { id, serial } => {
+                let Some((channel, intended_ns)) = publisher.acknowledge(id) else {
+                    broken = true;
+                    return;
+                };
+                acknowledged += 1;
+                self.accepted[channel].note(serial);
+                if timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
+                    publisher.measured += 1;
+                }
+                if timeline.is_some_and(|timeline| timeline.measures(intended_ns)) {
+                    tally.acknowledgement_delay.record(now_ns.saturating_sub(intended_ns));
+                }
+            }
+            Said::Delivered(_) => broken = true,
+            Said::Other(record) => other = Some(record),
+        })?;
+        self.acknowledged += acknowledged;
+        if let Some(record) = other {
+            self.note(record)?;
+        }
+        if broken { Err(FrameError::Body) } else { Ok(()) }
+    }
+
+    /// Everything until a member is in.
+    fn greet(&mut self, at: usize, out: &mut Outbound, message: &[u8]) -> Result<(), FrameError> {
+        for record in binary::records(message) {
+            match (record?.event()?, self.members[at].stage) {
+                (foony::Event::Connected { .. }, Stage::Authenticating) => {
+                    self.authenticating -= 1;
+                    self.greeted += 1;
+                    self.members[at].stage = Stage::Subscribing;
+                    match &self.members[at].role {
+                        Role::Publisher(_) => self.join(at),
+                        Role::Subscriber(subscriber) => {
+                            subscribe(&self.plan.channels[subscriber.channel], out);
+                        }
+                    }
+                }
+                (foony::Event::Ack { id: SUBSCRIBE_ID, .. }, Stage::Subscribing) => self.join(at),
+                (foony::Event::Error { code, message, .. }, _) => {
+                    self.refuse(code.code(), &message);
+                }
+                (foony::Event::Pong, _) => {}
+                _ => return Err(FrameError::Body),
+            }
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, at: usize) {
+        self.members[at].stage = Stage::Joined;
+        self.joined += 1;
+    }
+
+    /// A record of a server in the middle of the run that is neither delivery nor acknowledgement.
+    fn note(&mut self, record: &[u8]) -> Result<(), FrameError> {
+        for record in binary::records(record) {
+            if let foony::Event::Error { code, message, .. } = record?.event()? {
+                self.refuse(code.code(), &message);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, code: u32, message: &str) {
+        let address = self.plan.target.address;
+        self.fail(BenchError::Refused { address, reason: format!("{code} {message}") });
+    }
+
+    fn fail(&mut self, error: BenchError) {
+        self.failure.get_or_insert(error);
+    }
+}
+
+impl Tally {
+    /// Records the delay of a delivery; `false`: it has no stamp.
+    #[inline(never)]
+    fn sample(
+        &mut self,
+        now_ns: u64,
+        delivery: &Delivered<'_>,
+        timeline: Option<Timeline>,
+    ) -> bool {
+        let Some(stamp) = delivery.data().and_then(payload::read) else { return false };
+        if timeline.is_some_and(|timeline| timeline.measures(stamp.intended_ns)) {
+            self.delivery_delay.record(now_ns.saturating_sub(stamp.intended_ns));
+        }
+        true
+    }
+}
+
+impl Witness {
+    /// `false`: the delivery has no stamp of this run.
+    fn hear(&mut self, delivery: &Delivered<'_>, tally: &mut Tally) -> bool {
+        let Some(stamp) = delivery.data().and_then(payload::read) else { return false };
+        let publisher = stamp.publisher as usize / self.channels;
+        let Some(newest) = self.newest.get_mut(publisher) else { return false };
+        if stamp.sequence <= *newest {
+            tally.reordered += 1;
+        }
+        *newest = stamp.sequence.max(*newest);
+        true
+    }
+}
+
+impl Role {
+    fn of(plan: RolePlan, channels: usize) -> Role {
+        match plan {
+            RolePlan::Publisher { index, channels } => {
+                Role::Publisher(Publisher::new(index, channels))
+            }
+            RolePlan::Subscriber { channel, witness_of } => {
+                let witness = |publishers| Witness { newest: vec![0; publishers], channels };
+                let (heard, witness) = (Heard::default(), witness_of.map(witness));
+                Role::Subscriber(Subscriber { channel, heard, witness })
+            }
+        }
+    }
+}
+
+fn subscribe(channel: &str, out: &mut Outbound) {
+    let (id, cursor) = (SUBSCRIBE_ID, Cursor::None);
+    let mut records = Vec::new();
+    let request = Request::Subscribe { id, channel: channel.into(), cursor };
+    let appended = binary::append_request(&request, &mut records);
+    assert!(appended.is_ok(), "a fresh subscription can be said: {appended:?}");
+    let queued = out.records(&records);
+    assert_eq!(queued, Queued::Yes, "nothing was waiting");
+}
+
+impl Load for Fanout {
+    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        self.open(clients)?;
+        if self.timeline.is_none()
+            && let Some(timeline) = self.signals.timeline()
+        {
+            self.set_paces(timeline);
+        }
+        let next = match self.timeline {
+            Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
+            Some(timeline) if now_ns < timeline.until_ns => self.play(now_ns, clients),
+            _ => Next::WhenSomethingHappens,
+        };
+        self.show();
+        self.settle(now_ns);
+        Ok(next)
+    }
+
+    fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
+        let Event::Records(message) = event else { return };
+        self.messages += 1;
+        let member = &self.members[who.index];
+        let heard = match (member.stage, &member.role) {
+            (Stage::Joined, Role::Subscriber(_)) => self.hear(now_ns, who.index, message),
+            (Stage::Joined, Role::Publisher(_)) => {
+                self.note_acknowledgements(now_ns, who.index, message)
+            }
+            _ => self.greet(who.index, out, message),
+        };
+        if let Err(error) = heard {
+            let address = self.plan.target.address;
+            self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
+        }
+    }
+
+    fn closed(&mut self, _: u64, who: Who, closed: Closed) {
+        let member = &mut self.members[who.index];
+        member.stage = Stage::Gone;
+        member.client = None;
+        if self.timeline.is_none() {
+            let address = self.plan.target.address;
+            return self.fail(BenchError::Ended { address, closed });
+        }
+        self.tally.disconnected += 1;
+    }
+}

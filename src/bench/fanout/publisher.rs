@@ -1,0 +1,192 @@
+//! One publisher: what it may send, and what it waits for.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::super::pace::Pace;
+use super::super::room::Drive;
+use super::super::signals::Timeline;
+use super::super::stamp::Stamp;
+use super::payload;
+use crate::wire::foony::{Content, Message, Publish, Request, binary};
+
+/// Publishes that one publisher may catch up in one turn.
+const CATCH_UP_MAX: usize = 4096;
+/// Bytes of one WebSocket message from which no further publish is put into it.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// In place of the intended time of a publish that was acknowledged before an earlier one.
+const ACKNOWLEDGED: u64 = u64::MAX;
+
+/// What the publishers of a thread write with.
+#[derive(Default)]
+pub struct Desk {
+    pub records: Vec<u8>,
+    payload: Vec<u8>,
+    message_id: String,
+}
+
+pub struct Publisher {
+    /// Among the publishers of the run.
+    pub index: usize,
+    /// Its channels, in turn.
+    channels: Vec<usize>,
+    sent: u64,
+    acknowledged: u64,
+    /// Intended times from the oldest publish without acknowledgement on.
+    waiting: VecDeque<u64>,
+    pace: Option<Pace>,
+    /// Acknowledged within the measured time.
+    pub measured: u64,
+}
+
+impl Publisher {
+    pub fn new(index: usize, channels: Vec<usize>) -> Self {
+        Publisher {
+            index,
+            channels,
+            sent: 0,
+            acknowledged: 0,
+            waiting: VecDeque::new(),
+            pace: None,
+            measured: 0,
+        }
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.sent - self.acknowledged
+    }
+
+    /// Begins an open loop.
+    pub fn set_pace(&mut self, per_second: f64, phase: f64, timeline: Timeline) {
+        self.pace = Some(Pace::new(timeline.start_ns, per_second, phase));
+    }
+
+    /// When the next publish is due in an open loop.
+    pub fn next_ns(&self) -> Option<u64> {
+        self.pace.as_ref().map(Pace::next_ns)
+    }
+
+    /// Replaces the records of the desk by all publishes that may be sent, and tells how many.
+    pub fn write_due(
+        &mut self,
+        now_ns: u64,
+        drive: Drive,
+        payload_bytes: usize,
+        channels: &[Arc<str>],
+        desk: &mut Desk,
+    ) -> u64 {
+        desk.records.clear();
+        let before = self.sent;
+        for _ in 0..CATCH_UP_MAX {
+            if desk.records.len() >= MESSAGE_BYTES {
+                break;
+            }
+            let Some(intended_ns) = self.take_due(now_ns, drive) else { break };
+            self.write(intended_ns, payload_bytes, channels, desk);
+        }
+        self.sent - before
+    }
+
+    fn take_due(&mut self, now_ns: u64, drive: Drive) -> Option<u64> {
+        match (drive, &mut self.pace) {
+            (Drive::Window(window), _) => (self.in_flight() < window).then_some(now_ns),
+            (Drive::Rate(_), Some(pace)) => pace.take_due(now_ns),
+            (Drive::Rate(_), None) => None,
+        }
+    }
+
+    fn write(
+        &mut self,
+        intended_ns: u64,
+        payload_bytes: usize,
+        channels: &[Arc<str>],
+        desk: &mut Desk,
+    ) {
+        let (channel, sequence) = self.place_of(self.sent + 1);
+        self.sent += 1;
+        self.waiting.push_back(intended_ns);
+        let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
+        payload::write(&stamp, &mut desk.payload, payload_bytes);
+        desk.message_id.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(desk.message_id, "{:x}", self.sent);
+        let message = Message { name: "m".into(), data: &desk.payload, encoding: "".into() };
+        let publish = Request::Publish(Publish {
+            id: self.sent,
+            channel: (*channels[channel]).into(),
+            message_id: desk.message_id.as_str().into(),
+            ephemeral: false,
+            ttl_ms: 0,
+            content: Content::One(message),
+        });
+        let appended = binary::append_request(&publish, &mut desk.records);
+        assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
+    }
+
+    /// Channel, and sequence in it from 1 on, of the publish with this id. Ids count from 1.
+    fn place_of(&self, id: u64) -> (usize, u64) {
+        let channels = self.channels.len() as u64;
+        (self.channels[((id - 1) % channels) as usize], (id - 1) / channels + 1)
+    }
+
+    /// The server has accepted a publish. Its channel and intended time; `None` when there was
+    /// none to be accepted.
+    pub fn acknowledge(&mut self, id: u64) -> Option<(usize, u64)> {
+        let oldest = self.sent + 1 - self.waiting.len() as u64;
+        let at = usize::try_from(id.checked_sub(oldest)?).ok()?;
+        let waiting = self.waiting.get_mut(at)?;
+        let intended_ns = std::mem::replace(waiting, ACKNOWLEDGED);
+        if intended_ns == ACKNOWLEDGED {
+            return None;
+        }
+        while self.waiting.front() == Some(&ACKNOWLEDGED) {
+            self.waiting.pop_front();
+        }
+        self.acknowledged += 1;
+        Some((self.place_of(id).0, intended_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
+        let channels: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
+        publisher.write_due(now_ns, drive, 64, &channels, &mut Desk::default())
+    }
+
+    #[test]
+    fn a_window_is_refilled_by_acknowledgements_in_any_order() {
+        let mut publisher = Publisher::new(0, vec![0, 2]);
+        let window = Drive::Window(3);
+        assert_eq!((write(&mut publisher, 10, window), write(&mut publisher, 11, window)), (3, 0));
+        assert_eq!(publisher.acknowledge(2), Some((2, 10)));
+        assert_eq!(publisher.acknowledge(2), None);
+        assert_eq!(write(&mut publisher, 12, window), 1);
+        assert_eq!(publisher.acknowledge(1), Some((0, 10)));
+        assert_eq!(publisher.acknowledge(4), Some((2, 12)));
+        assert_eq!((publisher.acknowledge(5), publisher.acknowledge(0)), (None, None));
+        assert_eq!(publisher.in_flight(), 1);
+        assert_eq!(publisher.acknowledge(3), Some((0, 10)));
+        assert!(publisher.waiting.is_empty());
+    }
+
+    #[test]
+    fn an_open_loop_does_not_wait() {
+        let mut publisher = Publisher::new(0, vec![0]);
+        let rate = Drive::Rate(1e6);
+        assert_eq!(write(&mut publisher, 10_000, rate), 0);
+        publisher.set_pace(1e6, 0.0, Timeline { start_ns: 0, from_ns: 0, until_ns: 1 });
+        assert_eq!(write(&mut publisher, 2_500, rate), 3);
+        assert_eq!(publisher.next_ns(), Some(3_000));
+    }
+
+    #[test]
+    fn sequences_are_dense_in_every_channel() {
+        let publisher = Publisher::new(0, vec![4, 5]);
+        let places: Vec<_> = (1..=4).map(|id| publisher.place_of(id)).collect();
+        assert_eq!(places, [(4, 1), (5, 1), (4, 2), (5, 2)]);
+    }
+}

@@ -1,0 +1,246 @@
+//! `fanout`, and `latency` in the Foony dialect: publishers and subscribers of channels.
+
+use std::sync::Arc;
+
+use super::super::client::{Greeting, Sources, Target, Transport};
+use super::super::crew::{Crew, Window};
+use super::super::engine::Usage;
+use super::super::error::BenchError;
+use super::super::fanout::payload::PAYLOAD_BYTES_MIN;
+use super::super::fanout::{Accepted, Fanout, FanoutPlan, RolePlan, Tally};
+use super::super::metric::Metric;
+use super::super::options::{FanoutOptions, LatencyOptions, Spread};
+use super::super::progress::Progress;
+use super::super::room::Drive;
+use super::super::signals::Signals;
+use super::findings::Findings;
+use super::{RATE_REACHED, Server, deal, fresh_word};
+
+/// Delays recorded per second from which a thread would notice what recording costs.
+const SAMPLES_PER_S: f64 = 200_000.0;
+/// Of how many deliveries a closed loop records one delay; odd and prime, so that it meets every
+/// place of a batch.
+const SAMPLED_OF: u64 = 61;
+/// Subscribers above which a closed loop does not record every delay.
+const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
+
+/// # Errors
+/// The options make no sense.
+pub(super) fn check(options: &FanoutOptions) -> Result<(), BenchError> {
+    let counts = options.channels.min(options.subscribers).min(options.publishers);
+    let rate = options.rate.unwrap_or(1.0);
+    let problem = match options.common.transport {
+        Transport::Tcp => "the Foony protocol has no --transport tcp".to_owned(),
+        Transport::Ws if counts == 0 => "every count must be 1 or more".to_owned(),
+        Transport::Ws if options.window == 0 || !(rate.is_finite() && rate > 0.0) => {
+            "--rate and --window must be above 0".to_owned()
+        }
+        Transport::Ws if options.payload < PAYLOAD_BYTES_MIN => {
+            format!("--payload must be {PAYLOAD_BYTES_MIN} or more")
+        }
+        Transport::Ws => return Ok(()),
+    };
+    Err(BenchError::Options(problem))
+}
+
+pub(super) fn latency(
+    options: &LatencyOptions,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let options = FanoutOptions {
+        channels: 1,
+        subscribers: options.watchers,
+        publishers: options.publishers,
+        rate: Some(options.rate),
+        payload: options.state_bytes,
+        duration: options.duration,
+        warm_up: options.warm_up,
+        common: options.common.clone(),
+        ..FanoutOptions::default()
+    };
+    check(&options)?;
+    fanout(&options, server, progress)
+}
+
+pub(super) fn fanout(
+    options: &FanoutOptions,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let common = &options.common;
+    let plan = plan(options, server)?;
+    let roles = roles(options);
+    let count = roles.len() as u64;
+    let signals = Arc::new(Signals::new(common.threads(), 0));
+    let hands = deal(roles.into_iter(), common.threads()).into_iter().enumerate();
+    let loads = hands.map(|(thread, roles)| {
+        let sources = Sources::for_connections(plan.target.address, roles.len());
+        Fanout::new(plan.clone(), roles, sources, signals.clone(), thread)
+    });
+    let mut crew = Crew::start(loads.collect(), common, signals.clone())?;
+    crew.reach("connecting", count, progress, |totals| totals.greeted)?;
+    crew.reach("subscribing", count, progress, |totals| totals.joined)?;
+    let window = crew.measure(options.warm_up.0, options.duration.0, server.watched(), progress)?;
+    let each = options.subscribers as u64;
+    crew.settle_when(progress, |totals| totals.delivered >= totals.acknowledged * each)?;
+    let (tally, usage, holes) = conclude(crew.finish()?);
+    let mut findings = Findings::of(&window, &usage, server);
+    add(&mut findings, &window, &tally);
+    if holes > 0 {
+        findings.note(format!("{holes} serials between acknowledged ones were given to nobody"));
+    }
+    note_rate(&mut findings, options, &window);
+    findings.note_bottleneck();
+    Ok(findings)
+}
+
+fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchError> {
+    let common = &options.common;
+    if common.key.is_empty() {
+        let why = "the Foony protocol needs --key app.keyId:secret of that server";
+        return Err(BenchError::Options(why.to_owned()));
+    }
+    let key: Arc<str> = common.key.as_str().into();
+    let run = fresh_word();
+    let target = Target {
+        address: server.address(Transport::Ws)?,
+        transport: Transport::Ws,
+        path: "/".into(),
+        greeting: Greeting::Foony { key: key.clone(), client_id: "".into() },
+    };
+    Ok(FanoutPlan {
+        target,
+        key,
+        channels: (0..options.channels).map(|index| format!("{run}-{index}").into()).collect(),
+        publishers: options.publishers,
+        drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
+        payload_bytes: options.payload,
+        sampled_of: sampled_of(options),
+    })
+}
+
+fn sampled_of(options: &FanoutOptions) -> u64 {
+    let publishes_per_s = |rate: f64| rate * options.publishers as f64;
+    match options.rate {
+        Some(rate) => {
+            let delivered_per_s = publishes_per_s(rate) * options.subscribers as f64;
+            (delivered_per_s / SAMPLES_PER_S).ceil().max(1.0) as u64 | 1
+        }
+        None if options.channels * options.subscribers > ALL_SAMPLED_SUBSCRIBERS_MAX => SAMPLED_OF,
+        None => 1,
+    }
+}
+
+/// Publishers first, so that every thread gets some.
+fn roles(options: &FanoutOptions) -> Vec<RolePlan> {
+    let (channels, publishers) = (options.channels, options.publishers);
+    let publisher = |index: usize| RolePlan::Publisher {
+        index,
+        channels: match options.spread {
+            Spread::All if channels > publishers => (index..channels).step_by(publishers).collect(),
+            Spread::All | Spread::One => vec![index % channels],
+        },
+    };
+    let publishers_of = |channel: usize| (channel..publishers).step_by(channels).len().max(1);
+    let subscriber = |index: usize| RolePlan::Subscriber {
+        channel: index % channels,
+        witness_of: (index < channels).then(|| publishers_of(index % channels)),
+    };
+    let subscribers = (0..channels * options.subscribers).map(subscriber);
+    (0..publishers).map(publisher).chain(subscribers).collect()
+}
+
+fn conclude(mut ended: Vec<(Fanout, Usage)>) -> (Tally, Usage, u64) {
+    let channels = ended.first().map_or(0, |(fanout, _)| fanout.accepted.len());
+    let mut accepted = vec![Accepted::default(); channels];
+    for (fanout, _) in &ended {
+        accepted.iter_mut().zip(&fanout.accepted).for_each(|(all, own)| all.merge(own));
+    }
+    let (mut tally, mut usage) = (Tally::default(), Usage::default());
+    for (fanout, used) in &mut ended {
+        fanout.conclude(&accepted);
+        tally.merge(&fanout.tally);
+        usage.merge(used);
+    }
+    (tally, usage, accepted.iter().map(Accepted::holes).sum())
+}
+
+fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
+    findings.set(Metric::PublishesPerS, window.per_second(|totals| totals.acknowledged));
+    findings.set(Metric::DeliveredPerS, window.per_second(|totals| totals.delivered));
+    findings.set(Metric::ReadsPerS, window.per_second(|totals| totals.reads));
+    let delivered = window.after.delivered - window.before.delivered;
+    let reads = window.after.reads - window.before.reads;
+    findings.set(Metric::DeliveredPerRead, delivered as f64 / reads.max(1) as f64);
+    let counts = [
+        (Metric::PublishesMin, tally.publishes.iter().copied().min().unwrap_or_default()),
+        (Metric::PublishesMax, tally.publishes.iter().copied().max().unwrap_or_default()),
+        (Metric::Lost, tally.lost + tally.unacknowledged),
+        (Metric::Duplicated, tally.duplicated),
+        (Metric::Reordered, tally.reordered),
+        (Metric::Disconnected, tally.disconnected),
+    ];
+    counts.into_iter().for_each(|(metric, count)| findings.set(metric, count as f64));
+    findings.add_cpu_per(Metric::ServerNsPerDelivery, window, delivered);
+    let per_delivery = findings.metrics.get(&Metric::ServerNsPerDelivery).copied();
+    if let Some((ns, share)) = per_delivery.zip(window.server_user_share) {
+        findings.set(Metric::ServerUserNsPerDelivery, ns * share);
+    }
+    findings.add_latency("delivery", &tally.delivery_delay);
+    findings.add_latency("acknowledgement", &tally.acknowledgement_delay);
+    if tally.unacknowledged > 0 {
+        findings.note(format!("{} publishes were never acknowledged", tally.unacknowledged));
+    }
+}
+
+fn note_rate(findings: &mut Findings, options: &FanoutOptions, window: &Window) {
+    let Some(rate) = options.rate else { return };
+    let asked = rate * options.publishers as f64;
+    let sent = window.per_second(|totals| totals.updates);
+    if sent < asked * RATE_REACHED {
+        findings.note(format!("{sent:.0} of {asked:.0} publishes/s were sent: overload"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Channels of each publisher, and what each first subscriber of a channel is told.
+    fn spread(channels: usize, publishers: usize, spread: Spread) -> (Vec<Vec<usize>>, Vec<usize>) {
+        let options = FanoutOptions {
+            channels,
+            publishers,
+            subscribers: 1,
+            spread,
+            ..FanoutOptions::default()
+        };
+        let (mut of_publishers, mut witnesses) = (Vec::new(), Vec::new());
+        for role in roles(&options) {
+            match role {
+                RolePlan::Publisher { channels, .. } => of_publishers.push(channels),
+                RolePlan::Subscriber { witness_of, .. } => witnesses.extend(witness_of),
+            }
+        }
+        (of_publishers, witnesses)
+    }
+
+    #[test]
+    fn publishers_share_the_channels() {
+        assert_eq!(spread(1, 3, Spread::All), (vec![vec![0]; 3], vec![3]));
+        assert_eq!(spread(2, 3, Spread::All), (vec![vec![0], vec![1], vec![0]], vec![2, 1]));
+        let all = vec![vec![0, 2, 4], vec![1, 3]];
+        assert_eq!(spread(5, 2, Spread::All), (all, vec![1; 5]));
+        assert_eq!(spread(5, 2, Spread::One), (vec![vec![0], vec![1]], vec![1; 5]));
+    }
+
+    #[test]
+    fn delays_are_sampled_as_often_as_it_costs_nothing() {
+        let sampled = |rate, subscribers| {
+            sampled_of(&FanoutOptions { rate, subscribers, ..FanoutOptions::default() })
+        };
+        assert_eq!([sampled(Some(1000.0), 100), sampled(Some(1000.0), 1000)], [1, 5]);
+        assert_eq!([sampled(None, 1), sampled(None, 1000)], [1, SAMPLED_OF]);
+    }
+}

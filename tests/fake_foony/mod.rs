@@ -1,0 +1,174 @@
+//! A Foony server of one thread per connection: slow, simple, and faulty on demand.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use headcount::wire::foony::{Content, Delivery, ErrorCode, Event, Publish, Request, binary};
+use headcount::wire::http;
+use headcount::wire::websocket::{self, Decoder, Incoming, MessageLimits, Opcode, Role};
+
+const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 1 << 20, fragments_max: 1 };
+
+/// What the server does wrong, once in every channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    RefuseKey,
+    /// Delivers it to nobody.
+    SkipAt(u64),
+    RepeatAt(u64),
+    /// Delivers the next one before it.
+    SwapAt(u64),
+    /// Delivers it, and says nothing to its publisher.
+    NeverAcknowledge(u64),
+    /// Gives another publish's content to this serial.
+    WrongContentAt(u64),
+}
+
+/// Lives until the process ends.
+pub fn start(fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let rooms = Arc::new(Mutex::new(Rooms { fault, rooms: BTreeMap::new() }));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, rooms) = (stream.unwrap(), rooms.clone());
+            stream.set_nodelay(true).unwrap();
+            std::thread::spawn(move || {
+                // A connection that broke is one that ended.
+                let _ = serve(&stream, &rooms);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+struct Rooms {
+    fault: Fault,
+    rooms: BTreeMap<String, Room>,
+}
+
+#[derive(Default)]
+struct Room {
+    serial: u64,
+    subscribers: Vec<TcpStream>,
+    /// Delivered after the next one.
+    held: Vec<u8>,
+    first_data: Vec<u8>,
+}
+
+fn serve(mut stream: &TcpStream, rooms: &Mutex<Rooms>) -> Option<()> {
+    let mut bytes = Vec::new();
+    let upgrade = loop {
+        fill(stream, &mut bytes)?;
+        if let http::Parsed::Upgrade(upgrade) = http::parse(&bytes).ok()? {
+            break upgrade;
+        }
+    };
+    stream.write_all(&http::switching_protocols(&upgrade.key, None)).ok()?;
+    let head_bytes = upgrade.head_bytes;
+    drop(bytes.drain(..head_bytes));
+    let mut decoder = Decoder::new(Role::Server);
+    loop {
+        let decoded = decoder.decode(&mut bytes, &LIMITS).ok()?;
+        if let Some(Incoming::Message { payload, .. }) = decoded.incoming {
+            // Every write happens under the lock, so that messages never mix.
+            let mut rooms = rooms.lock().unwrap();
+            for record in binary::records(&payload) {
+                let mut answer = Vec::new();
+                rooms.take(stream, record.ok()?.request().ok()?, &mut answer);
+                send(stream, &answer)?;
+            }
+        }
+        let consumed = decoded.consumed;
+        bytes.drain(..consumed);
+        if consumed == 0 {
+            fill(stream, &mut bytes)?;
+        }
+    }
+}
+
+fn fill(mut stream: &TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
+    let mut buffer = [0; 4096];
+    let got = stream.read(&mut buffer).ok().filter(|&got| got > 0)?;
+    bytes.extend_from_slice(&buffer[..got]);
+    Some(())
+}
+
+fn send(mut stream: &TcpStream, records: &[u8]) -> Option<()> {
+    let mut message = Vec::new();
+    websocket::append_frame(&mut message, Opcode::Binary, records);
+    if records.is_empty() { Some(()) } else { stream.write_all(&message).ok() }
+}
+
+impl Rooms {
+    fn take(&mut self, stream: &TcpStream, request: Request<'_>, answer: &mut Vec<u8>) {
+        match request {
+            Request::Auth(_) if self.fault == Fault::RefuseKey => {
+                let (code, message) = (ErrorCode::BadAuth, "no such key".into());
+                binary::append_event(&Event::Error { id: 0, code, message }, answer);
+            }
+            Request::Auth(auth) => {
+                let (connection_id, client_id) = ("c".into(), auth.client_id);
+                let event = Event::Connected { connection_id, keep_alive_ms: 15_000, client_id };
+                binary::append_event(&event, answer);
+            }
+            Request::Subscribe { id, channel, .. } => {
+                let room = self.rooms.entry(channel.into_owned()).or_default();
+                room.subscribers.push(stream.try_clone().unwrap());
+                binary::append_event(&Event::Ack { id, serial: 0, resumed: None }, answer);
+            }
+            Request::Publish(publish) => self.publish(&publish, answer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>, answer: &mut Vec<u8>) {
+        let room = self.rooms.entry(publish.channel.clone().into_owned()).or_default();
+        room.serial += 1;
+        let serial = room.serial;
+        let Content::One(mut message) = publish.content.clone() else { panic!("a batch") };
+        if serial == 1 {
+            room.first_data = message.data.to_vec();
+        }
+        let first_data = room.first_data.clone();
+        if self.fault == Fault::WrongContentAt(serial) {
+            message.data = &first_data;
+        }
+        let delivery = Delivery {
+            channel: publish.channel.clone(),
+            message_id: publish.message_id.clone(),
+            client_id: "p".into(),
+            timestamp_ms: 1_763_000_000_000,
+            serial,
+            ephemeral: false,
+            content: Content::One(message),
+        };
+        let mut record = Vec::new();
+        binary::append_event(&Event::Delivery(delivery), &mut record);
+        match self.fault {
+            Fault::SkipAt(at) if at == serial => {}
+            Fault::RepeatAt(at) if at == serial => room.deliver(&[&record[..], &record].concat()),
+            Fault::SwapAt(at) if at == serial => room.held = record,
+            _ => {
+                record.append(&mut room.held);
+                room.deliver(&record);
+            }
+        }
+        if self.fault != Fault::NeverAcknowledge(serial) {
+            binary::append_event(&Event::Ack { id: publish.id, serial, resumed: None }, answer);
+        }
+    }
+}
+
+impl Room {
+    fn deliver(&self, records: &[u8]) {
+        // One that left is told by its own thread.
+        for stream in &self.subscribers {
+            let _ = send(stream, records);
+        }
+    }
+}
