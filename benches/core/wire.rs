@@ -86,14 +86,14 @@ fn sync_presence(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sync_presence_encode");
     for members in [10, 1000] {
         let users: Vec<String> = (0..members).map(|at| format!("user{at}")).collect();
-        let peer = |user: &'static str| Peer { user_id: user, state: &[7; 32], last_seen_ms: 300 };
-        let users: Vec<&'static str> = users.into_iter().map(|user| &*user.leak()).collect();
+        let peer = |user| Peer { user_id: user, state: &[7; 32], last_seen_ms: 300 };
         let mut out = Vec::new();
         group.throughput(Throughput::Elements(members));
         group.bench_function(BenchmarkId::from_parameter(members), |bencher| {
             bencher.iter(|| {
                 out.clear();
-                append_presence_broadcast(&mut out, "room:1", users.iter().map(|user| peer(user)));
+                let peers = users.iter().map(|user| peer(user.as_str()));
+                append_presence_broadcast(&mut out, "room:1", peers);
                 black_box(out.len())
             });
         });
