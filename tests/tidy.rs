@@ -30,6 +30,12 @@ const CONFINED: [(&str, &[&str]); 6] = [
     ("thread::spawn", &["src/server", "src/bench", "src/cli", "src/client"]),
 ];
 
+/// What may not be on the way of an event from a home to its subscribers: whatever is named is named
+/// by number, and belongs to one thread.
+const FAN_OUT: [&str; 2] = ["src/shard/deliver.rs", "src/shard/send_queue.rs"];
+const NOT_PER_DELIVERY: [&str; 7] =
+    ["router", "find_key", ".find(&", "HashMap", "Mutex", "RwLock", "RefCell"];
+
 /// What nothing outside tests may contain, with the replacement.
 const BANNED: [(&str, &str); 5] = [
     (".unwrap()", "return an error, or `assert!` with the value"),
@@ -120,6 +126,22 @@ fn dangerous_things_stay_where_they_belong() {
         }
     }
     report("only the shell may do this", findings);
+}
+
+#[test]
+fn fan_out_neither_locks_nor_looks_names_up() {
+    let mut fan_out = sources("src");
+    fan_out.retain(|source| FAN_OUT.iter().any(|file| source.path == Path::new(file)));
+    assert_eq!(fan_out.len(), FAN_OUT.len(), "{FAN_OUT:?} are where it happens");
+    let mut findings = Vec::new();
+    for source in &fan_out {
+        for (at, line) in code_lines(source) {
+            for thing in NOT_PER_DELIVERY.iter().filter(|thing| line.contains(**thing)) {
+                findings.push(format!("{}:{at}: `{thing}`", source.path.display()));
+            }
+        }
+    }
+    report("locks, and hashes of names, have no place in fan-out", findings);
 }
 
 #[test]

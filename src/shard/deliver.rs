@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Shard;
 use super::connection::{Asked, Missed, Session, Subscription};
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick};
@@ -61,7 +59,13 @@ impl Shard {
     }
 
     /// Delivers the present set to one subscriber.
-    pub(super) fn deliver_snapshot(&mut self, now: Now, to: HomeChannelId, id: ConnId, set: Bytes) {
+    pub(super) fn deliver_snapshot(
+        &mut self,
+        now: Now,
+        to: HomeChannelId,
+        id: ConnId,
+        set: Arc<[u8]>,
+    ) {
         let present = self.homes.get_tenant(to.slot, to.generation).is_some();
         let Some(feed) = self.sync_feed_of(id).filter(|_| present) else { return };
         let connection = self.connections.get(id);
@@ -218,7 +222,7 @@ impl Shard {
         id: ConnId,
         slot: u32,
         feed: Feed,
-        bytes: &Bytes,
+        bytes: &Arc<[u8]>,
     ) -> Result<(), Disconnect> {
         let most = self.settings.limits.send_queue_bytes_max;
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else {
@@ -231,7 +235,7 @@ impl Shard {
             self.miss_set(now, id, slot, feed);
             return Ok(());
         }
-        connection.queue.push(bytes.clone());
+        connection.queue.push(Arc::clone(bytes));
         self.counters.deliveries += 1;
         self.mark_connection_dirty(id);
         Ok(())
@@ -244,7 +248,7 @@ impl Shard {
         id: ConnId,
         slot: u32,
         feed: Feed,
-        bytes: &Bytes,
+        bytes: &Arc<[u8]>,
         changes: &[Change],
     ) -> Result<(), Disconnect> {
         if self.deliver_in_order(id, slot, feed, bytes) {
@@ -268,7 +272,7 @@ impl Shard {
         id: ConnId,
         slot: u32,
         feed: Feed,
-        bytes: &Bytes,
+        bytes: &Arc<[u8]>,
         batch: &MessageBatch,
     ) -> Result<(), Disconnect> {
         if self.deliver_in_order(id, slot, feed, bytes) {
@@ -290,7 +294,7 @@ impl Shard {
 
     /// Queues bytes none of which may be missing. False when there is no room for them, or for what
     /// came before them.
-    fn deliver_in_order(&mut self, id: ConnId, slot: u32, feed: Feed, bytes: &Bytes) -> bool {
+    fn deliver_in_order(&mut self, id: ConnId, slot: u32, feed: Feed, bytes: &Arc<[u8]>) -> bool {
         let most = self.settings.limits.send_queue_bytes_max;
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else {
             return true;
@@ -306,7 +310,7 @@ impl Shard {
         if connection.flags.blocked {
             connection.queue.push_copy(bytes);
         } else {
-            connection.queue.push(bytes.clone());
+            connection.queue.push(Arc::clone(bytes));
             self.mark_connection_dirty(id);
         }
         true

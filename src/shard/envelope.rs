@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::connection::Parcel;
 use super::poll::{PollAsk, PollOutcome};
 use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
@@ -36,7 +34,7 @@ pub enum Envelope {
     /// Owner -> whoever asked: what became of a request.
     Answer { to: Asker, channel: Arc<ChannelKey>, answer: Answer },
     /// Owner -> home: the present set for one connection.
-    Snapshot { to: HomeChannelId, conn: ConnId, frames: Bytes },
+    Snapshot { to: HomeChannelId, conn: ConnId, frames: Arc<[u8]> },
     /// Owner -> home: a connection has become a member; what follows is meant for it as well.
     Admitted { to: HomeChannelId, conn: ConnId },
     /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
@@ -173,7 +171,7 @@ pub enum Replaying {
 #[derive(Debug)]
 pub struct MessageBatch {
     /// One entry per feed that somebody subscribes to; indexed by [`Feed`].
-    pub encoded: [Option<Bytes>; Feed::COUNT],
+    pub encoded: [Option<Arc<[u8]>>; Feed::COUNT],
     /// Of the first stored message; `None` when none is.
     pub first_serial: Option<u64>,
     pub messages: u32,
@@ -184,7 +182,7 @@ pub struct MessageBatch {
 pub struct PresenceTick {
     pub changes: Vec<Change>,
     /// One entry per feed that somebody subscribes to; indexed by [`Feed`].
-    pub encoded: [Option<Bytes>; Feed::COUNT],
+    pub encoded: [Option<Arc<[u8]>>; Feed::COUNT],
     /// The one connection that need not be told, because it did all this itself.
     pub except: Option<ConnAddr>,
 }

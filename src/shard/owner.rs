@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Shard;
 use super::envelope::{
     Announcement, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
@@ -527,8 +525,8 @@ fn withholds_set(owned: &OwnedChannel) -> bool {
 fn encode_each(
     owned: &OwnedChannel,
     feeds: FeedSet,
-    encode: impl Fn(Feed) -> Bytes,
-) -> [Option<Bytes>; Feed::COUNT] {
+    encode: impl Fn(Feed) -> Arc<[u8]>,
+) -> [Option<Arc<[u8]>>; Feed::COUNT] {
     let mut encoded = [const { None }; Feed::COUNT];
     for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
         if owned.is_wanted(feed) {

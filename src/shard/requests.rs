@@ -141,7 +141,7 @@ impl Shard {
             return self.disconnect(now, id, Disconnect::Slow);
         }
         if self.reply.len() > LARGE_ANSWER_BYTES {
-            connection.queue.push(std::mem::take(&mut self.reply).into());
+            connection.queue.push_own(std::mem::take(&mut self.reply));
         } else {
             let reply = &self.reply;
             connection.queue.append(|out| out.extend_from_slice(reply));

@@ -1,39 +1,30 @@
-//! What waits to be written to one connection, in order. Empty queues own no memory.
+//! What waits to be written to one connection, in order.
+//!
+//! Two words per connection, and an empty queue owns no memory. Neither does one that holds a
+//! single run which other connections are sent as well: fan-out meets that, and allocates nothing
+//! for it.
 
 use std::collections::VecDeque;
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 /// Memory that copies are gathered in.
 const COPY_BYTES: usize = 16 * 1024;
 
-/// A run of bytes of the queue.
-#[derive(Debug)]
-enum Chunk {
-    /// Memory that other connections may be sent as well.
-    Shared(Bytes),
-    /// Replies of this connection, appended to each other.
-    Own(Vec<u8>),
-}
-
-impl Chunk {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Chunk::Shared(bytes) => bytes,
-            Chunk::Own(bytes) => bytes,
-        }
-    }
-}
-
 /// Bounded by its owner: [`SendQueue::len`] is checked against `send_queue_bytes_max` by whoever
 /// appends; the connection pays (presence is conflated, else it is closed as slow).
 #[derive(Debug, Default)]
-pub struct SendQueue {
-    inner: Option<Box<Queue>>,
+pub struct SendQueue(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    /// One run of memory that other connections may be sent as well, none of it written yet.
+    Shared(Arc<[u8]>),
+    /// Anything else; `None` when nothing waits.
+    Runs(Option<Box<Runs>>),
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct Runs {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are already written.
     written: usize,
@@ -41,24 +32,44 @@ struct Queue {
     len: usize,
 }
 
+/// A run of bytes of the queue.
+#[derive(Debug)]
+enum Chunk {
+    /// Memory that other connections may be sent as well.
+    Shared(Arc<[u8]>),
+    /// Replies of this connection, appended to each other.
+    Own(Vec<u8>),
+}
+
 impl SendQueue {
     /// Bytes still to be written.
     pub fn len(&self) -> usize {
-        self.inner.as_ref().map_or(0, |queue| queue.len)
+        match &self.0 {
+            Waiting::Shared(bytes) => bytes.len(),
+            Waiting::Runs(runs) => runs.as_ref().map_or(0, |runs| runs.len),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.inner.is_none()
+        matches!(self.0, Waiting::Runs(None))
     }
 
     /// Queues memory shared with other connections; nothing is copied.
-    pub fn push(&mut self, bytes: Bytes) {
+    pub fn push(&mut self, bytes: Arc<[u8]>) {
         if bytes.is_empty() {
             return;
         }
-        let queue = self.inner.get_or_insert_default();
-        queue.len += bytes.len();
-        queue.chunks.push_back(Chunk::Shared(bytes));
+        match self.is_empty() {
+            true => self.0 = Waiting::Shared(bytes),
+            false => self.runs_mut().push(Chunk::Shared(bytes)),
+        }
+    }
+
+    /// Queues bytes of this connection's own where they are.
+    pub fn push_own(&mut self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.runs_mut().push(Chunk::Own(bytes));
+        }
     }
 
     /// Whether `bytes` more may be queued where `most` may wait. What is larger than that has to
@@ -70,87 +81,138 @@ impl SendQueue {
     /// Queues a copy of memory shared with other connections, in pieces of its own: the queue of a
     /// receiver that does not read then holds little more than what waits in it.
     pub fn push_copy(&mut self, bytes: &[u8]) {
-        let queue = self.inner.get_or_insert_default();
-        queue.len += bytes.len();
-        match queue.chunks.back_mut() {
+        let runs = self.runs_mut();
+        match runs.chunks.back_mut() {
             Some(Chunk::Own(tail)) if tail.len() + bytes.len() <= tail.capacity() => {
                 tail.extend_from_slice(bytes);
+                runs.len += bytes.len();
             }
             _ => {
                 let mut piece = Vec::with_capacity(bytes.len().max(COPY_BYTES));
                 piece.extend_from_slice(bytes);
-                queue.chunks.push_back(Chunk::Own(piece));
+                runs.push(Chunk::Own(piece));
             }
         }
-        if queue.len == 0 {
-            self.inner = None;
-        }
+        self.forget_if_written();
     }
 
     /// Lets `write` append this connection's own bytes.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let queue = self.inner.get_or_insert_default();
-        if !matches!(queue.chunks.back(), Some(Chunk::Own(_))) {
-            queue.chunks.push_back(Chunk::Own(Vec::new()));
+        let runs = self.runs_mut();
+        if !matches!(runs.chunks.back(), Some(Chunk::Own(_))) {
+            runs.push(Chunk::Own(Vec::new()));
         }
-        if let Some(Chunk::Own(tail)) = queue.chunks.back_mut() {
+        if let Some(Chunk::Own(tail)) = runs.chunks.back_mut() {
             let before = tail.len();
             write(tail);
-            queue.len += tail.len() - before;
+            runs.len += tail.len() - before;
         }
-        if queue.len == 0 {
-            self.inner = None;
-        }
+        self.forget_if_written();
     }
 
     /// The unwritten runs, in order. They stay where they are until [`SendQueue::advance`].
     pub fn runs(&self) -> impl Iterator<Item = &[u8]> {
-        let written = self.inner.as_ref().map_or(0, |queue| queue.written);
-        let chunks = self.inner.iter().flat_map(|queue| queue.chunks.iter());
-        chunks.enumerate().map(
-            move |(i, chunk)| {
-                if i == 0 { &chunk.bytes()[written..] } else { chunk.bytes() }
-            },
-        )
+        let (only, runs) = match &self.0 {
+            Waiting::Shared(bytes) => (Some(&**bytes), None),
+            Waiting::Runs(runs) => (None, runs.as_deref()),
+        };
+        only.into_iter().chain(runs.into_iter().flat_map(Runs::unwritten))
     }
 
     /// `count` bytes more have been written; at most [`SendQueue::len`].
     pub fn advance(&mut self, count: usize) {
-        let Some(queue) = self.inner.as_mut() else { return };
-        assert!(count <= queue.len, "wrote {count} of {} queued bytes", queue.len);
-        queue.len -= count;
-        if queue.len == 0 {
-            self.inner = None;
-            return;
+        let len = self.len();
+        assert!(count <= len, "wrote {count} of {len} queued bytes");
+        match count == len {
+            true => self.clear(),
+            false => self.runs_mut().advance(count),
         }
-        let mut left = queue.written + count;
-        while let Some(first) = queue.chunks.front() {
-            let bytes = first.bytes().len();
-            if left < bytes {
-                break;
-            }
-            left -= bytes;
-            queue.chunks.pop_front();
-        }
-        queue.written = left;
     }
 
     /// Copies what others share, so that a receiver that stopped reading pins only its own bytes.
     pub fn own(&mut self) {
-        if let Some(queue) = self.inner.as_mut() {
-            let mut bytes = Vec::with_capacity(queue.len);
-            for (i, chunk) in queue.chunks.iter().enumerate() {
-                bytes.extend_from_slice(&chunk.bytes()[if i == 0 { queue.written } else { 0 }..]);
-            }
-            queue.chunks.clear();
-            queue.chunks.push_back(Chunk::Own(bytes));
-            queue.written = 0;
+        if !self.is_empty() {
+            self.runs_mut().own();
         }
     }
 
     /// Forgets everything; used when the socket is gone.
     pub fn clear(&mut self) {
-        self.inner = None;
+        self.0 = Waiting::default();
+    }
+
+    /// What waits as a list, to which something is about to be added.
+    fn runs_mut(&mut self) -> &mut Runs {
+        let runs = match std::mem::take(&mut self.0) {
+            Waiting::Shared(bytes) => Box::new(Runs::of(bytes)),
+            Waiting::Runs(runs) => runs.unwrap_or_default(),
+        };
+        match &mut self.0 {
+            Waiting::Runs(place) => place.insert(runs),
+            Waiting::Shared(_) => unreachable!("nothing waits after a take"),
+        }
+    }
+
+    fn forget_if_written(&mut self) {
+        if self.len() == 0 {
+            self.clear();
+        }
+    }
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting::Runs(None)
+    }
+}
+
+impl Runs {
+    fn of(bytes: Arc<[u8]>) -> Self {
+        let mut runs = Runs::default();
+        runs.push(Chunk::Shared(bytes));
+        runs
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        self.len += chunk.bytes().len();
+        self.chunks.push_back(chunk);
+    }
+
+    fn unwritten(&self) -> impl Iterator<Item = &[u8]> {
+        let mut written = self.written;
+        self.chunks.iter().map(move |chunk| &chunk.bytes()[std::mem::take(&mut written)..])
+    }
+
+    /// `count` bytes more have been written, and some have not.
+    fn advance(&mut self, count: usize) {
+        self.len -= count;
+        let mut left = self.written + count;
+        while let Some(first) = self.chunks.front() {
+            let bytes = first.bytes().len();
+            if left < bytes {
+                break;
+            }
+            left -= bytes;
+            self.chunks.pop_front();
+        }
+        self.written = left;
+    }
+
+    fn own(&mut self) {
+        let mut bytes = Vec::with_capacity(self.len);
+        self.unwritten().for_each(|run| bytes.extend_from_slice(run));
+        self.chunks.clear();
+        self.chunks.push_back(Chunk::Own(bytes));
+        self.written = 0;
+    }
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Shared(bytes) => bytes,
+            Chunk::Own(bytes) => bytes,
+        }
     }
 }
 
@@ -168,8 +230,9 @@ mod tests {
             let mut queue = SendQueue::default();
             queue.append(|out| out.extend_from_slice(b"ab"));
             queue.append(|out| out.extend_from_slice(b"c"));
-            queue.push(Bytes::from_static(b"defg"));
-            queue.append(|out| out.extend_from_slice(b"hijk"));
+            queue.push(Arc::from(*b"defg"));
+            queue.push_own(b"hi".to_vec());
+            queue.append(|out| out.extend_from_slice(b"jk"));
             let mut seen = Vec::new();
             while !queue.is_empty() {
                 let left = flat(&queue);
@@ -189,8 +252,23 @@ mod tests {
     fn an_empty_queue_owns_nothing() {
         let mut queue = SendQueue::default();
         queue.append(|_| ());
-        queue.push(Bytes::new());
+        queue.push(Arc::default());
+        queue.push_own(Vec::new());
+        queue.push_copy(b"");
         assert!(queue.is_empty());
-        assert_eq!(std::mem::size_of::<SendQueue>(), 8);
+        assert_eq!(size_of::<SendQueue>(), 16);
+    }
+
+    #[test]
+    fn a_single_shared_run_may_leave_in_pieces_and_be_followed() {
+        for cut in 0..=4 {
+            let mut queue = SendQueue::default();
+            queue.push(Arc::from(*b"abcd"));
+            queue.advance(cut);
+            assert_eq!((flat(&queue), queue.len()), (b"abcd"[cut..].to_vec(), 4 - cut));
+            queue.push(Arc::from(*b"ef"));
+            queue.push_copy(b"g");
+            assert_eq!(flat(&queue), [&b"abcd"[cut..], b"efg"].concat(), "cut at {cut}");
+        }
     }
 }

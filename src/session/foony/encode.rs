@@ -1,6 +1,6 @@
 //! What is said to Foony clients, in the form that each of them reads.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::super::{Feed, Present, json_state};
 use crate::channel::{Change, ChangeKind, Content, Identity, Message, Part};
@@ -78,9 +78,9 @@ pub fn messages<'m>(
     feed: Feed,
     channel: &str,
     messages: impl IntoIterator<Item = &'m Message>,
-) -> Bytes {
+) -> Arc<[u8]> {
     let mut out = Vec::new();
-    let Some(form) = Form::of_feed(feed) else { return Bytes::new() };
+    let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
     for message in messages {
         writer.event(&Event::Delivery(delivery(channel, message)));
@@ -89,9 +89,9 @@ pub fn messages<'m>(
 }
 
 /// Everything that happened to the members of a channel at once, for one feed.
-pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Bytes {
+pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Arc<[u8]> {
     let mut out = Vec::new();
-    let Some(form) = Form::of_feed(feed) else { return Bytes::new() };
+    let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
     for change in changes {
         let json = json_state(&change.state);

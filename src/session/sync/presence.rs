@@ -1,6 +1,6 @@
 //! Presence events as frames of the sync wire: the full set of members, or who left.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::super::{Feed, Framing, append_message, message_pack_state};
 use crate::channel::{Change, ChangeKind, Members};
@@ -49,8 +49,14 @@ impl<'c> Shown<'c> {
 }
 
 /// Encodes a tick for every subscriber of one feed.
-pub fn tick(feed: Feed, now: Now, channel: &str, members: &Members, shown: &Shown<'_>) -> Bytes {
-    let Some((header, framing)) = feed.sync_parts() else { return Bytes::new() };
+pub fn tick(
+    feed: Feed,
+    now: Now,
+    channel: &str,
+    members: &Members,
+    shown: &Shown<'_>,
+) -> Arc<[u8]> {
+    let Some((header, framing)) = feed.sync_parts() else { return Arc::default() };
     let mut out = Vec::new();
     for user in &shown.leaves {
         append_message(framing, &mut out, |out| {
@@ -66,8 +72,8 @@ pub fn tick(feed: Feed, now: Now, channel: &str, members: &Members, shown: &Show
 }
 
 /// Encodes the full set of members for one feed.
-pub fn set(feed: Feed, now: Now, channel: &str, members: &Members) -> Bytes {
-    let Some((header, framing)) = feed.sync_parts() else { return Bytes::new() };
+pub fn set(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+    let Some((header, framing)) = feed.sync_parts() else { return Arc::default() };
     let mut out = Vec::new();
     append_set(header, framing, now, channel, members, &mut out);
     out.into()

@@ -1,0 +1,40 @@
+//! What the pure core costs on one thread, without sockets: `cargo bench --bench core`.
+//!
+//! `cargo bench --no-default-features --bench core -- fan_out` builds less and runs a part.
+
+mod channel;
+mod fan_out;
+#[path = "../../tests/one_shard/mod.rs"]
+mod one_shard;
+mod wire;
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+
+/// JSON text of about so many bytes, as applications send it.
+fn json_text(bytes: usize) -> String {
+    let mut text = String::from(r#"[{"id":0}"#);
+    for id in 1.. {
+        let item = format!(r#","ann",{{"id":{id},"on":true,"x":{}.5}}"#, id % 100);
+        if text.len() + item.len() >= bytes {
+            break;
+        }
+        text.push_str(&item);
+    }
+    text + "]"
+}
+
+fn short_runs() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+}
+
+criterion_group! {
+    name = core;
+    config = short_runs();
+    targets = wire::bench, channel::bench, fan_out::bench
+}
+criterion_main!(core);

@@ -1,0 +1,152 @@
+//! What a delivery costs in memory: nothing is allocated per subscriber.
+
+mod one_shard;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use headcount::wire::foony::{Action, Presence, Request};
+use one_shard::{Client, Mode, OneShard};
+
+const CHANNEL: &str = "room:1";
+
+/// Turns after which every list has the size that it keeps, the log of messages included.
+const WARM_UP_TURNS: usize = 300;
+
+const TURNS: u64 = 50;
+
+/// The system's allocator, and how often the calling thread has asked it for memory.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+thread_local! {
+    static ALLOCATED: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATED.with(|allocated| allocated.set(allocated.get() + 1));
+}
+
+// SAFETY: everything is passed on to `System`; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: what the caller has promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: what the caller has promised.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: what the caller has promised.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: what the caller has promised.
+        unsafe { System.realloc(ptr, layout, bytes) }
+    }
+}
+
+/// Subscribers of some channels, and somebody whom they hear.
+struct Scene {
+    shard: OneShard,
+    author: Client,
+    mode: Mode,
+    subscribers: usize,
+}
+
+impl Scene {
+    fn new(subscribers: usize, mode: Mode, channels: &[&str]) -> Self {
+        let mut shard = OneShard::new();
+        let clients = shard.subscribers(subscribers, mode, channels);
+        for client in clients.into_iter().filter(|_| mode == Mode::Binary) {
+            // JSON clients are sent presence with their messages.
+            let (id, channel) = (shard.next_request(), CHANNEL.into());
+            shard.ask(client, &Request::PresenceSubscribe { id, channel });
+        }
+        let author = shard.connect("ann", mode);
+        Scene { shard, author, mode, subscribers }
+    }
+
+    /// Allocations of turns in which the author's requests are carried out, and what they make is
+    /// written to everybody.
+    fn allocations(&mut self, requests: impl Fn(&mut OneShard, Mode) -> Vec<Vec<u8>>) -> u64 {
+        for _ in 0..WARM_UP_TURNS {
+            self.turn(&requests);
+        }
+        (0..TURNS).map(|_| self.turn(&requests)).sum()
+    }
+
+    fn turn(&mut self, requests: impl Fn(&mut OneShard, Mode) -> Vec<Vec<u8>>) -> u64 {
+        let mut requests = requests(&mut self.shard, self.mode);
+        let before = ALLOCATED.get();
+        self.shard.begin_turn();
+        for request in &mut requests {
+            self.shard.receive(self.author, request);
+        }
+        self.shard.end_turn();
+        let taken = self.shard.flush();
+        let allocated = ALLOCATED.get() - before;
+        assert_eq!(taken.sends, self.subscribers + 1, "everybody is sent something: {taken:?}");
+        allocated
+    }
+}
+
+fn publish(shard: &mut OneShard, mode: Mode) -> Vec<Vec<u8>> {
+    vec![shard.publish_bytes(mode, CHANNEL, "{\"text\":\"hello\"}")]
+}
+
+/// The author enters, or says something new about itself.
+fn announce(shard: &mut OneShard, mode: Mode) -> Vec<Vec<u8>> {
+    let id = shard.next_request();
+    let (action, channel) = (Action::Update, CHANNEL.into());
+    let data = id.to_string();
+    let presence = Presence { id, channel, action, data: data.as_bytes(), encoding: "".into() };
+    vec![one_shard::request_bytes(mode, &Request::Presence(presence))]
+}
+
+#[test]
+fn a_delivery_allocates_nothing() {
+    type Requests = fn(&mut OneShard, Mode) -> Vec<Vec<u8>>;
+    let cases: [(&str, Requests); 2] = [("messages", publish), ("changes of members", announce)];
+    for mode in [Mode::Binary, Mode::Json] {
+        for (name, requests) in cases {
+            let few = Scene::new(10, mode, &[CHANNEL]).allocations(requests);
+            let many = Scene::new(1_000, mode, &[CHANNEL]).allocations(requests);
+            println!(
+                "{name}, {mode:?}: per turn {} for 10 subscribers, {} for 1,000",
+                few as f64 / TURNS as f64,
+                many as f64 / TURNS as f64
+            );
+            assert_eq!(few, many, "{name}, {mode:?}: allocations grow with the subscribers");
+        }
+    }
+}
+
+/// Several runs wait in a list, which is two pieces of memory however many they are.
+#[test]
+fn a_subscriber_of_several_channels_costs_one_list_a_turn() {
+    const CHANNELS: [&str; 4] = [CHANNEL, "room:2", "room:3", "room:4"];
+    let requests = |shard: &mut OneShard, mode: Mode| {
+        let publish = |channel: &&str| shard.publish_bytes(mode, channel, "1");
+        CHANNELS.iter().map(publish).collect()
+    };
+    let few = Scene::new(10, Mode::Binary, &CHANNELS).allocations(requests);
+    let many = Scene::new(1_000, Mode::Binary, &CHANNELS).allocations(requests);
+    assert!(many - few <= 2 * 990 * TURNS, "{} per subscriber", (many - few) as f64 / 990.0);
+}
+
+#[test]
+fn the_allocator_counts() {
+    let before = ALLOCATED.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATED.get() - before, 1);
+}

@@ -1,0 +1,242 @@
+//! One shard without a shell, and Foony clients of it. Drives it as `src/server/turn.rs` does.
+#![allow(dead_code, reason = "each user takes its part")]
+
+use std::sync::Arc;
+
+use headcount::auth::{Capability, Key, Keyring, Material};
+use headcount::channel::{Content, Message, Part};
+use headcount::ids::{ConnId, Now, Router, ShardId};
+use headcount::limits::Limits;
+use headcount::policy::Policies;
+use headcount::session::foony::encode;
+use headcount::session::{self, Feed};
+use headcount::shard::{Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
+use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary, json};
+use headcount::wire::sync::Layout;
+use headcount::wire::websocket::{Opcode, append_masked_frame};
+
+const APP: &str = "alpha";
+const SECRET: &str = "sk_alpha_0123456789abcdef";
+
+/// Free places in the mailbox of the edge, which nothing here is sent to.
+const ROOM: usize = 8192;
+
+/// Connections whose runs are gathered before they are submitted, as in the shell.
+const GATHERED_MAX: usize = 512;
+
+/// A prime, so that its multiples come to every place of a list of another length.
+const SCATTER: usize = 7919;
+
+/// How a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Binary,
+    Json,
+}
+
+/// A connection and how it speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub conn: ConnId,
+    mode: Mode,
+}
+
+/// What the sockets took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    pub sends: usize,
+    pub bytes: usize,
+}
+
+/// A shard that owns every channel, at a time that stands still.
+pub struct OneShard {
+    shard: Shard,
+    now: Now,
+    requests: u64,
+    flushing: Vec<(ConnId, usize)>,
+}
+
+impl OneShard {
+    pub fn new() -> Self {
+        let shard = Shard::new(ShardId(0), Arc::new(settings()));
+        let now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
+        OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
+    }
+
+    /// A client that has authenticated.
+    pub fn connect(&mut self, user: &str, mode: Mode) -> Client {
+        let conn = self.shard.handle_open(self.now, Listener::Http).expect("room");
+        let client = Client { conn, mode };
+        let mut bytes = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            .to_vec();
+        let key = format!("{APP}.k:{SECRET}").into();
+        let auth = Auth { key, client_id: user.into(), ..Auth::default() };
+        append_request(mode, &Request::Auth(auth), &mut bytes);
+        self.receive(client, &mut bytes);
+        client
+    }
+
+    /// Connections of which each subscribes to all the channels, in another order than they came:
+    /// fan-out does not walk through memory from one end to the other.
+    pub fn subscribers(&mut self, count: usize, mode: Mode, channels: &[&str]) -> Vec<Client> {
+        let clients: Vec<Client> =
+            (0..count).map(|at| self.connect(&format!("user{at}"), mode)).collect();
+        for client in (0..count).map(|at| clients[at * SCATTER % count]) {
+            for channel in channels {
+                let (id, channel) = (self.next_request(), (*channel).into());
+                self.ask(client, &Request::Subscribe { id, channel, cursor: Cursor::None });
+            }
+        }
+        self.end_turn();
+        self.flush();
+        clients
+    }
+
+    pub fn next_request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    /// A publish as it comes in, which is no resend of an earlier one.
+    pub fn publish_bytes(&mut self, mode: Mode, channel: &str, data: &str) -> Vec<u8> {
+        let id = self.next_request();
+        let message =
+            foony::Message { name: "n".into(), data: data.as_bytes(), encoding: "".into() };
+        let publish = Publish {
+            id,
+            channel: channel.into(),
+            message_id: format!("m{id}").into(),
+            ephemeral: false,
+            ttl_ms: 0,
+            content: foony::Content::One(message),
+        };
+        request_bytes(mode, &Request::Publish(publish))
+    }
+
+    pub fn ask(&mut self, client: Client, request: &Request<'_>) {
+        self.receive(client, &mut request_bytes(client.mode, request));
+    }
+
+    /// Bytes arrive.
+    pub fn receive(&mut self, client: Client, bytes: &mut [u8]) {
+        self.shard.handle_bytes(self.now, client.conn, bytes);
+        self.drain();
+    }
+
+    pub fn begin_turn(&mut self) {
+        let load = self.shard.connection_count() as u32;
+        self.shard.begin_turn(self.now, &[0, ROOM], &[load]);
+        self.drain();
+    }
+
+    pub fn end_turn(&mut self) {
+        self.shard.end_turn(self.now);
+        self.drain();
+    }
+
+    /// A batch arrives from the owner of a channel.
+    pub fn deliver(&mut self, to: HomeChannelId, batch: &Arc<MessageBatch>) {
+        let batch = Arc::clone(batch);
+        let envelope = Envelope::Messages { to, feeds: Feed::MESSAGES, batch };
+        self.shard.handle_envelope(self.now, envelope);
+        self.drain();
+    }
+
+    /// Sockets take everything that waits for them.
+    pub fn flush(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        while let Some(id) = self.shard.next_dirty() {
+            if self.flushing.len() == GATHERED_MAX {
+                self.complete_flush();
+            }
+            let queue = self.shard.queue(id).expect("the queue of a dirty connection");
+            let bytes = queue.runs().map(<[u8]>::len).sum();
+            self.flushing.push((id, bytes));
+            taken.sends += 1;
+            taken.bytes += bytes;
+        }
+        self.complete_flush();
+        taken
+    }
+
+    fn complete_flush(&mut self) {
+        for (id, bytes) in self.flushing.drain(..) {
+            self.shard.handle_written(self.now, id, bytes);
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        if let Some(effect) = self.shard.poll_effect() {
+            panic!("nothing leaves this shard but {effect:?}");
+        }
+    }
+}
+
+/// The home's entry of the channel that was subscribed to first.
+pub const FIRST_HOME: HomeChannelId = HomeChannelId { slot: 0, generation: 1 };
+
+/// One message as the owner of a channel routes it to subscribers of `mode`.
+pub fn batch(mode: Mode, channel: &str, data: &str) -> Arc<MessageBatch> {
+    let data = data.as_bytes().to_vec().into();
+    let part = Part { name: "n".into(), data, encoding: "".into() };
+    let message = Message {
+        serial: 1,
+        timestamp_ms: 1_700_000_000_000,
+        id: "m1".into(),
+        client_id: "ann".into(),
+        content: Content::One(part),
+    };
+    let feed = match mode {
+        Mode::Binary => Feed::FoonyMessages,
+        Mode::Json => Feed::FoonyMessagesJson,
+    };
+    let mut encoded = [const { None }; Feed::COUNT];
+    encoded[feed as usize] = Some(encode::messages(feed, channel, [&message]));
+    Arc::new(MessageBatch { encoded, first_serial: Some(1), messages: 1 })
+}
+
+/// A request as it comes in.
+pub fn request_bytes(mode: Mode, request: &Request<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append_request(mode, request, &mut bytes);
+    bytes
+}
+
+fn append_request(mode: Mode, request: &Request<'_>, out: &mut Vec<u8>) {
+    let mut payload = Vec::new();
+    let opcode = match mode {
+        Mode::Binary => {
+            binary::append_request(request, &mut payload).expect("expressible");
+            Opcode::Binary
+        }
+        Mode::Json => {
+            json::append_request(request, &mut payload);
+            Opcode::Text
+        }
+    };
+    append_masked_frame(out, opcode, &payload, [1, 2, 3, 4]);
+}
+
+fn settings() -> Settings {
+    let secret = Material::Hs256(SECRET.into());
+    let key = Key::new(&format!("{APP}.k"), secret, Capability::all()).expect("a key");
+    Settings {
+        router: Router::new((1, 2), 1),
+        edge: ShardId(1),
+        limits: Limits { home_subscribers_max: u32::MAX, ..Limits::default() },
+        policies: Policies::default(),
+        session: session::Settings {
+            keyring: Keyring::new(vec![key]).expect("keys"),
+            anonymous_app: None,
+            ten_byte_layout: Layout::V0_6,
+            connection_key: (3, 4),
+        },
+        hint_app: APP.into(),
+        serial_base: 0,
+        name_key: 5,
+        echo: false,
+    }
+}
