@@ -74,6 +74,7 @@ impl Shard {
         };
         let subscription =
             Subscription { channel: slot, feed, place: None, request, shown_ms: 0, missed: None };
+        reserve_first(&mut connection.subscriptions);
         connection.subscriptions.push(subscription);
         home.subscriptions[feed as usize] += 1;
         let is_first = home.subscriptions[feed as usize] == 1;
@@ -143,5 +144,13 @@ impl Shard {
         if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
             moved.place = Some(place);
         }
+    }
+}
+
+/// Makes room for exactly one: most connections have one channel, and the list would have room for
+/// four.
+pub(super) fn reserve_first<T>(list: &mut Vec<T>) {
+    if list.is_empty() {
+        list.reserve_exact(1);
     }
 }

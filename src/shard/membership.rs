@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::connection::{Membership, Session};
 use super::envelope::{Announcement, Command, Envelope, HomeChannelId, Welcome};
+use super::home::reserve_first;
 use super::placement::Placed;
 use super::timers::Timer;
 use crate::channel::{Identity, State};
@@ -304,6 +305,7 @@ impl Shard {
         };
         if !connection.is_member(slot) {
             home.members += 1;
+            reserve_first(&mut connection.memberships);
             connection.memberships.push(Membership {
                 channel: slot,
                 announced_ms: 0,
