@@ -448,6 +448,9 @@ fn subscribe(channel: &str, out: &mut Outbound) {
 }
 
 impl Load for Fanout {
+    /// Few: a server that has acknowledged must not idle while a thousand subscribers are read.
+    const EVENTS_MAX: usize = 64;
+
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
