@@ -21,7 +21,6 @@ use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
 use super::signals::Signals;
 
-const EVENTS_MAX: usize = 1024;
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
 const BACKGROUND_READ_BYTES: usize = 16 * 1024;
 /// Longest sleep in the kernel: how late a thread sees what another one signalled.
@@ -78,6 +77,9 @@ impl Next {
 
 /// What one thread plays.
 pub trait Load: Send + 'static {
+    /// Most sockets that are read between two turns.
+    const EVENTS_MAX: usize = 1024;
+
     /// Opens what is to be opened and sends what is due.
     ///
     /// # Errors
@@ -261,7 +263,7 @@ impl<L: Load> Engine<L> {
     /// # Errors
     /// Those of the load.
     pub fn run(mut self) -> Result<(L, Usage), BenchError> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut events = Events::with_capacity(L::EVENTS_MAX);
         let (began_ns, waited_ns) = (self.clock.now_ns(), this_thread_waited_ns());
         let mut next = Next::Now;
         while !self.signals.is_finished() {

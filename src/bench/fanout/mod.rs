@@ -10,6 +10,7 @@ pub mod payload;
 mod publisher;
 mod said;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::client::{Closed, Event, Greeting, Outbound, Queued, Sources, Target};
@@ -96,6 +97,8 @@ struct Subscriber {
 struct Witness {
     /// Sequence of the newest message by publisher of the channel.
     newest: Vec<u64>,
+    /// Sequences that were jumped over and have not come since.
+    missing: u64,
     /// Publishers of a channel are numbered by their index divided by the number of channels.
     channels: usize,
 }
@@ -192,7 +195,9 @@ impl Fanout {
                     self.tally.unacknowledged += publisher.in_flight();
                 }
                 Role::Subscriber(subscriber) => {
-                    self.tally.lost += subscriber.heard.lost(&accepted[subscriber.channel]);
+                    let by_serial = subscriber.heard.lost(&accepted[subscriber.channel]);
+                    let by_content = subscriber.witness.as_ref().map_or(0, |w| w.missing);
+                    self.tally.lost += by_serial.max(by_content);
                     self.tally.duplicated += subscriber.heard.duplicated;
                     self.tally.reordered += subscriber.heard.reordered;
                 }
@@ -414,8 +419,13 @@ impl Witness {
         let Some(stamp) = delivery.data().and_then(payload::read) else { return false };
         let publisher = stamp.publisher as usize / self.channels;
         let Some(newest) = self.newest.get_mut(publisher) else { return false };
-        if stamp.sequence <= *newest {
-            tally.reordered += 1;
+        match stamp.sequence.cmp(newest) {
+            Ordering::Greater => self.missing += stamp.sequence - *newest - 1,
+            Ordering::Equal => tally.duplicated += 1,
+            Ordering::Less => {
+                self.missing = self.missing.saturating_sub(1);
+                tally.reordered += 1;
+            }
         }
         *newest = stamp.sequence.max(*newest);
         true
@@ -429,7 +439,8 @@ impl Role {
                 Role::Publisher(Publisher::new(index, channels))
             }
             RolePlan::Subscriber { channel, witness_of } => {
-                let witness = |publishers| Witness { newest: vec![0; publishers], channels };
+                let witness =
+                    |publishers| Witness { newest: vec![0; publishers], missing: 0, channels };
                 let (heard, witness) = (Heard::default(), witness_of.map(witness));
                 Role::Subscriber(Subscriber { channel, heard, witness })
             }
@@ -448,6 +459,9 @@ fn subscribe(channel: &str, out: &mut Outbound) {
 }
 
 impl Load for Fanout {
+    /// Few: a server that has acknowledged must not idle while a thousand subscribers are read.
+    const EVENTS_MAX: usize = 64;
+
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);

@@ -133,8 +133,18 @@ fn bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FrameError> {
     Ok(bytes)
 }
 
-#[inline]
+/// Nearly all lengths and counts are below 128.
+#[inline(always)]
 fn uvarint(rest: &mut &[u8]) -> Result<u64, FrameError> {
+    if let [byte @ ..0x80, after @ ..] = rest {
+        *rest = after;
+        return Ok(u64::from(*byte));
+    }
+    long_uvarint(rest)
+}
+
+#[inline(never)]
+fn long_uvarint(rest: &mut &[u8]) -> Result<u64, FrameError> {
     let mut value = 0;
     for shift in (0..u64::BITS).step_by(7) {
         let (&byte, after) = rest.split_first().ok_or(FrameError::Truncated)?;
