@@ -3,10 +3,10 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Throughput};
 
-use super::json_text;
 use super::one_shard::{FIRST_HOME, Mode, OneShard, Taken, batch};
+use super::{Criterion, json_text};
 
 const SUBSCRIBERS: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const CHANNEL: &str = "room:1";
