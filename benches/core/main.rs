@@ -1,4 +1,5 @@
-//! What the pure core costs on one thread, without sockets, in CPU time: `cargo bench --bench core`.
+//! What the pure core costs on one thread, without sockets, in CPU time. Run with
+//! `cargo bench --bench core`.
 //!
 //! `cargo bench --no-default-features --bench core -- fan_out` builds less and runs a part.
 
