@@ -30,8 +30,8 @@ const CONFINED: [(&str, &[&str]); 6] = [
     ("thread::spawn", &["src/server", "src/bench", "src/cli", "src/client"]),
 ];
 
-/// What may not be on the way of an event from a home to its subscribers: whatever is named is named
-/// by number, and belongs to one thread.
+/// What may not be on the way of an event from a home to its subscribers: whatever is named is
+/// named by number, and belongs to one thread.
 const FAN_OUT: [&str; 2] = ["src/shard/deliver.rs", "src/shard/send_queue.rs"];
 const NOT_PER_DELIVERY: [&str; 7] =
     ["router", "find_key", ".find(&", "HashMap", "Mutex", "RwLock", "RefCell"];

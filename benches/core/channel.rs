@@ -4,11 +4,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use criterion::{BatchSize, BenchmarkId, Throughput};
 use headcount::channel::{Channel, Content, Draft, Identity, Keeping, Messages, Part, State};
 use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::Policy;
+
+use super::Criterion;
 
 const MEMBERS: [u32; 3] = [10, 1_000, 100_000];
 

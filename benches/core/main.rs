@@ -1,8 +1,10 @@
-//! What the pure core costs on one thread, without sockets: `cargo bench --bench core`.
+//! What the pure core costs on one thread, without sockets, in CPU time. Run with
+//! `cargo bench --bench core`.
 //!
 //! `cargo bench --no-default-features --bench core -- fan_out` builds less and runs a part.
 
 mod channel;
+mod cpu_time;
 mod fan_out;
 #[path = "../../tests/one_shard/mod.rs"]
 mod one_shard;
@@ -10,7 +12,11 @@ mod wire;
 
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{criterion_group, criterion_main};
+
+use cpu_time::CpuTime;
+
+type Criterion = criterion::Criterion<CpuTime>;
 
 /// JSON text of about so many bytes, as applications send it.
 fn json_text(bytes: usize) -> String {
@@ -26,7 +32,8 @@ fn json_text(bytes: usize) -> String {
 }
 
 fn short_runs() -> Criterion {
-    Criterion::default()
+    criterion::Criterion::default()
+        .with_measurement(CpuTime)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(20)

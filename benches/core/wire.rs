@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Throughput};
 use headcount::wire::foony::{Content, Delivery, Event, Message, Publish, Request, binary, json};
 use headcount::wire::msgpack::{self, Reader};
 use headcount::wire::sync::message::presence::PresenceUpdate;
@@ -11,7 +11,7 @@ use headcount::wire::websocket::{
     Decoder, MessageLimits, Opcode, Role, append_masked_frame, apply_mask,
 };
 
-use super::json_text;
+use super::{Criterion, json_text};
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 4 << 20, fragments_max: 1024 };
 

@@ -25,10 +25,11 @@ impl Shard {
         now: Now,
         to: HomeChannelId,
         feeds: FeedSet,
-        tick: &PresenceTick,
+        tick: &Arc<PresenceTick>,
     ) {
         for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
             let Some(bytes) = &tick.encoded[feed as usize] else { continue };
+            let bytes = &unshared(bytes, tick);
             let is_set = Feed::PRESENCE_SETS.contains(feed);
             self.each_subscriber(now, to, feed, |shard, conn| {
                 if !is_set {
@@ -48,10 +49,11 @@ impl Shard {
         now: Now,
         to: HomeChannelId,
         feeds: FeedSet,
-        batch: &MessageBatch,
+        batch: &Arc<MessageBatch>,
     ) {
         for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
             let Some(bytes) = &batch.encoded[feed as usize] else { continue };
+            let bytes = &unshared(bytes, batch);
             self.each_subscriber(now, to, feed, |shard, conn| {
                 shard.deliver_batch(conn, to.slot, feed, bytes, batch)
             });
@@ -359,5 +361,14 @@ impl Shard {
         if let Some(subscription) = connection.and_then(|c| c.subscription_mut(slot, feed)) {
             subscription.missed = missed;
         }
+    }
+}
+
+/// Memory that no other shard counts references to. Every delivery changes the count twice, and
+/// cores that change the same one wait for each other: a copy costs less than a second delivery.
+fn unshared<T>(bytes: &Arc<[u8]>, whole: &Arc<T>) -> Arc<[u8]> {
+    match Arc::strong_count(whole) {
+        1 => Arc::clone(bytes),
+        _ => Arc::from(&**bytes),
     }
 }

@@ -93,7 +93,7 @@ impl SendQueue {
                 runs.push(Chunk::Own(piece));
             }
         }
-        self.forget_if_written();
+        self.forget_empty_list();
     }
 
     /// Lets `write` append this connection's own bytes.
@@ -107,7 +107,7 @@ impl SendQueue {
             write(tail);
             runs.len += tail.len() - before;
         }
-        self.forget_if_written();
+        self.forget_empty_list();
     }
 
     /// The unwritten runs, in order. They stay where they are until [`SendQueue::advance`].
@@ -153,8 +153,9 @@ impl SendQueue {
         }
     }
 
-    fn forget_if_written(&mut self) {
-        if self.len() == 0 {
+    /// Nothing was added to what was empty before.
+    fn forget_empty_list(&mut self) {
+        if matches!(&self.0, Waiting::Runs(Some(runs)) if runs.len == 0) {
             self.clear();
         }
     }
