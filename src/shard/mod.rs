@@ -54,7 +54,7 @@ pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
 pub use send_queue::SendQueue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use connection::{Connections, Phase};
@@ -126,8 +126,9 @@ pub struct Shard {
     dirty_channels: Vec<u32>,
     /// Owned channels some of whose homes missed a tick.
     stale_channels: Vec<u32>,
-    /// Connections with bytes to write; each once.
-    dirty_connections: Vec<ConnId>,
+    /// Connections with bytes to write; each once. In the order in which they were first given some,
+    /// so that nobody is always written to last.
+    dirty_connections: VecDeque<ConnId>,
     /// Connections with something that a full mailbox refused; each once.
     retries: Vec<ConnId>,
     /// Hashes of channels whose further subscribers stay where they were accepted. Bounded by all
@@ -165,7 +166,7 @@ impl Shard {
             counters: Counters::default(),
             dirty_channels: Vec::new(),
             stale_channels: Vec::new(),
-            dirty_connections: Vec::new(),
+            dirty_connections: VecDeque::new(),
             retries: Vec::new(),
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
@@ -306,7 +307,7 @@ impl Shard {
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
-        while let Some(id) = self.dirty_connections.pop() {
+        while let Some(id) = self.dirty_connections.pop_front() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             connection.flags.dirty = false;
             if !connection.flags.blocked && !connection.queue.is_empty() {
@@ -485,9 +486,10 @@ impl Shard {
         {
             connection.flags.dirty = true;
             let is_polling = connection.is_polling();
-            let dirty =
-                if is_polling { &mut self.dirty_polling } else { &mut self.dirty_connections };
-            dirty.push(id);
+            match is_polling {
+                true => self.dirty_polling.push(id),
+                false => self.dirty_connections.push_back(id),
+            }
         }
     }
 
