@@ -126,8 +126,8 @@ pub struct Shard {
     dirty_channels: Vec<u32>,
     /// Owned channels some of whose homes missed a tick.
     stale_channels: Vec<u32>,
-    /// Connections with bytes to write; each once. In the order in which they were first given some,
-    /// so that nobody is always written to last.
+    /// Connections with bytes to write; each once, in the order in which they were given some, so
+    /// that nobody is always written to last.
     dirty_connections: VecDeque<ConnId>,
     /// Connections with something that a full mailbox refused; each once.
     retries: Vec<ConnId>,
