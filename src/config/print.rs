@@ -26,7 +26,6 @@ impl Config {
         for (key, address) in self.listen.all() {
             page.key(key, &address.to_string());
         }
-        page.key("congestion", &self.listen.congestion);
         page.table("data");
         page.key("dir", &self.data.dir);
         self.print_auth(&mut page);

@@ -98,19 +98,12 @@ pub struct Listen {
     pub sync_tcp: SocketAddr,
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
-    /// Congestion control of client connections; empty for the host's.
-    pub congestion: String,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Listen {
-            http: loopback(7400),
-            sync_tcp: loopback(7401),
-            admin: loopback(7402),
-            congestion: "cubic".to_string(),
-        }
+        Listen { http: loopback(7400), sync_tcp: loopback(7401), admin: loopback(7402) }
     }
 }
 

@@ -83,8 +83,7 @@ impl ShardListeners {
     }
 }
 
-/// Binds `count` sockets to one address; port 0 is resolved by the first. `congestion`: the
-/// congestion control of their connections, empty for the host's. Returns the address.
+/// Binds `count` sockets to one address; port 0 is resolved by the first. Returns the address.
 ///
 /// # Errors
 /// The address and what to do about it.
@@ -92,7 +91,6 @@ pub fn bind(
     address: SocketAddr,
     count: usize,
     takeover: Takeover,
-    congestion: &str,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
     if takeover == Takeover::Refused && address.port() != 0 {
         check_free(address).map_err(|error| ListenError::new(address, &error))?;
@@ -101,7 +99,6 @@ pub fn bind(
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = listen(bound).map_err(|error| ListenError::new(address, &error))?;
-        set_congestion(&socket, congestion);
         bound = local_address(&socket).map_err(|error| ListenError::new(address, &error))?;
         sockets.push(OwnedFd::from(socket));
     }
@@ -141,17 +138,6 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
-}
-
-/// What the kernel does not offer, or not to this user, is left as the host has it: connections
-/// work all the same.
-fn set_congestion(socket: &Socket, congestion: &str) {
-    if congestion.is_empty() {
-        return;
-    }
-    if let Err(error) = socket.set_tcp_congestion(congestion.as_bytes()) {
-        tracing::warn!(congestion, %error, "congestion control is left as the host has it");
-    }
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

@@ -226,10 +226,9 @@ struct Listening {
 
 fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
     let (listen, takeover) = (&options.config.listen, options.takeover);
-    let congestion = listen.congestion.as_str();
-    let (http, http_fds) = listen::bind(listen.http, shards, takeover, congestion)?;
-    let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover, congestion)?;
-    let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover, "")?;
+    let (http, http_fds) = listen::bind(listen.http, shards, takeover)?;
+    let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover)?;
+    let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover)?;
     let both = http_fds.into_iter().zip(tcp_fds);
     let admin_fd = admin_fds.into_iter().next();
     Ok(Listening {
