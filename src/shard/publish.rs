@@ -73,26 +73,32 @@ impl Shard {
             Err(reject) => return self.send_answer(from, asker, key, Answer::Refused(reject)),
         };
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let published = owned.published.get_or_insert_with(|| self.retention.reopen(key.hash));
-        let before = published.messages.bytes();
-        let outcome = published.messages.publish(now, draft, &owned.policy);
-        let forgotten = self.retention.account(before, &mut published.messages);
-        self.counters.drop_many(Dropped::MessageHistoryFull, forgotten);
+        owned.published.get_or_insert_with(|| self.retention.reopen(key.hash));
+        let outcome =
+            self.with_messages(Some(slot), |messages, policy| messages.publish(now, draft, policy));
         let serial = match outcome {
-            channel::Published::Resent { serial } => {
+            None => return,
+            Some(channel::Published::Resent { serial }) => {
                 self.counters.messages_resent += 1;
                 serial
             }
-            channel::Published::Fresh(message) => {
-                self.counters.messages_published += 1;
+            Some(channel::Published::Fresh(message)) => {
                 let serial = message.serial;
-                published.pending.push(message);
-                self.mark_dirty(slot);
+                self.deliver_later(slot, message);
                 serial
             }
         };
         self.send_answer(from, asker, key, Answer::Published { serial });
         self.begin_retention(now);
+    }
+
+    /// A message goes out with all others of this turn.
+    fn deliver_later(&mut self, slot: u32, message: Arc<Message>) {
+        self.counters.messages_published += 1;
+        if let Some(published) = self.owned.get_mut(slot).and_then(|o| o.published.as_mut()) {
+            published.pending.push(message);
+        }
+        self.mark_dirty(slot);
     }
 
     /// A subscriber begins: what it has missed, then the word from when on it is delivered to.
@@ -315,17 +321,19 @@ impl Shard {
         })
     }
 
-    /// Reads the messages of a channel, which may make it forget some; `None` when there are none.
-    fn with_messages<T>(
+    /// Does something with the messages of a channel, and accounts for what it keeps then; `None`
+    /// when nothing was ever published in it.
+    pub(super) fn with_messages<T>(
         &mut self,
         slot: Option<u32>,
-        read: impl FnOnce(&mut channel::Messages, &Policy) -> T,
+        act: impl FnOnce(&mut channel::Messages, &Policy) -> T,
     ) -> Option<T> {
         let owned = self.owned.get_mut(slot?)?;
         let messages = &mut owned.published.as_mut()?.messages;
         let before = messages.bytes();
-        let result = read(messages, &owned.policy);
-        self.retention.account(before, messages);
+        let result = act(messages, &owned.policy);
+        let forgotten = self.retention.account(before, messages);
+        self.counters.drop_many(Dropped::MessageHistoryFull, forgotten);
         Some(result)
     }
 }

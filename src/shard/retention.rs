@@ -112,15 +112,17 @@ impl Shard {
     }
 
     fn retain_channel(&mut self, now: Now, slot: u32) {
-        let Some(owned) = self.owned.get_mut(slot) else { return };
-        let is_unused = owned.is_unused_but_for_messages();
-        let Some(published) = &mut owned.published else { return };
-        let before = published.messages.bytes();
-        let is_over = published.messages.expire(now, &owned.policy) && published.pending.is_empty();
-        self.retention.account(before, &mut published.messages);
-        if is_over && is_unused {
-            let (hash, head) = (owned.key.hash, published.messages.head());
-            self.retention.remember_head(now, hash, head);
+        let is_over =
+            self.with_messages(Some(slot), |messages, policy| messages.expire(now, policy));
+        let Some(owned) = self.owned.get(slot).filter(|owned| owned.is_unused_but_for_messages())
+        else {
+            return;
+        };
+        let Some(published) = owned.published.as_ref().filter(|p| p.pending.is_empty()) else {
+            return;
+        };
+        if is_over == Some(true) {
+            self.retention.remember_head(now, owned.key.hash, published.messages.head());
             self.owned.remove(slot);
         }
     }
