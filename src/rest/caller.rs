@@ -9,7 +9,6 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::refusal::Refusal;
 use crate::auth::{Capability, Identity, Key, Keyring, Operation};
-use crate::error::Reject;
 use crate::limits::{Limits, USER_ID_BYTES_MAX};
 use crate::wire::foony::{ErrorCode, Grammar, check_channel_name};
 
@@ -79,10 +78,7 @@ impl<'k> Caller<'k> {
         operation: Operation,
         limits: &Limits,
     ) -> Result<(), Refusal> {
-        check_channel_name(channel, Grammar::Colons)?;
-        if channel.len() > limits.channel_name_bytes_max {
-            return Err(Reject::ChannelName.into());
-        }
+        check_channel_name(channel, Grammar::Colons, limits.channel_name_bytes_max)?;
         Ok(self.capability().allows(channel, operation)?)
     }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::reply::Reply;
 use crate::auth::{CredentialError, Denied};
 use crate::error::Reject;
+use crate::session::foony::denied_code;
 use crate::wire::foony::ErrorCode;
 
 /// Why a request is not done.
@@ -121,11 +122,7 @@ impl From<CredentialError> for Refusal {
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
-        let code = match denied {
-            Denied::NoPattern => ErrorCode::ChannelDenied,
-            Denied::NotThisOperation => ErrorCode::Capability,
-        };
-        Refusal::new(code, denied.to_string())
+        Refusal::new(denied_code(denied), denied.to_string())
     }
 }
 

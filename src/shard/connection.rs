@@ -323,6 +323,11 @@ impl Connection {
         self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel == channel)
     }
 
+    /// Whether it subscribes to a feed of this kind in the channel.
+    pub fn is_subscribed(&self, channel: u32, kind: FeedSet) -> bool {
+        self.subscriptions.iter().any(|s| s.channel == channel && kind.contains(s.feed))
+    }
+
     /// Subscriptions to feeds of one kind.
     pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
         self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed)).count()

@@ -174,7 +174,7 @@ impl Shard {
             } else if due_ms > now.mono_ms {
                 self.miss_set(now, id, slot, feed);
             } else {
-                self.set_missed(id, slot, feed, None);
+                self.set_fresh(id, slot, feed);
                 self.request_snapshot(now, id, slot, feed);
             }
         }
@@ -356,10 +356,10 @@ impl Shard {
         connection.subscription_mut(slot, feed)
     }
 
-    fn set_missed(&mut self, id: ConnId, slot: u32, feed: Feed, missed: Option<Box<Missed>>) {
+    fn set_fresh(&mut self, id: ConnId, slot: u32, feed: Feed) {
         let connection = self.connections.get_mut(id);
         if let Some(subscription) = connection.and_then(|c| c.subscription_mut(slot, feed)) {
-            subscription.missed = missed;
+            subscription.missed = None;
         }
     }
 }

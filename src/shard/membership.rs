@@ -78,7 +78,6 @@ impl Shard {
         }
         self.enlist(id, slot);
         self.counters.presence_updates += 1;
-        self.heard_announcement(now, id, slot);
         self.send_state(id, slot, state, welcome);
         Ok(())
     }
@@ -94,7 +93,7 @@ impl Shard {
     }
 
     /// Remembers that a session has left, for the memberships that it may still get back.
-    pub(super) fn note_left(&mut self, id: ConnId, hash: u64) {
+    fn note_left(&mut self, id: ConnId, hash: u64) {
         let most = self.settings.limits.channels_per_session_max;
         let connection = self.connections.get_mut(id);
         if let Some(resuming) = connection.and_then(|c| c.resuming.as_mut())
@@ -396,13 +395,13 @@ impl Shard {
     }
 
     fn take_over(&mut self, now: Now, id: ConnId, key: Arc<ChannelKey>, identity: Arc<Identity>) {
-        let slot = self.home_open(key);
-        self.enlist(id, slot);
-        self.heard_announcement(now, id, slot);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Session::Sync(session) = &mut connection.session else { return };
         session.adopt_identity(identity);
         let feed = session.feed();
+        let slot = self.home_open(key);
+        self.enlist(id, slot);
+        self.heard_announcement(now, id, slot);
         if !self.is_subscribed(id, slot, feed) {
             self.subscribe(now, id, slot, feed, 0);
         }

@@ -107,21 +107,15 @@ impl Shard {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.flags.dirty = false;
             }
-            if let Some(held) = self.take_held(now, id) {
-                let bytes = self.take_queue(now, id);
-                self.answer_poll(held.number, PollOutcome::Frames { bytes });
-            }
+            self.answer_held(now, id);
         }
     }
 
     /// A question has been held long enough; the client asks again.
     pub(super) fn end_long_hold(&mut self, now: Now, id: ConnId) {
-        let is_due = self.polling(id).and_then(|polling| polling.held);
-        if is_due.is_some_and(|held| held.until_ms <= now.mono_ms)
-            && let Some(held) = self.take_held(now, id)
-        {
-            let bytes = self.take_queue(now, id);
-            self.answer_poll(held.number, PollOutcome::Frames { bytes });
+        let held = self.polling(id).and_then(|polling| polling.held);
+        if held.is_some_and(|held| held.until_ms <= now.mono_ms) {
+            self.answer_held(now, id);
         }
     }
 
@@ -133,8 +127,8 @@ impl Shard {
 
     /// When a long-polling connection must be looked at again; `None` for others.
     pub(super) fn poll_check_ms(&self, id: ConnId) -> Option<u64> {
-        let polling = self.polling(id)?;
-        Some(polling.held.map_or(polling.asked_ms + ABSENCE_MS, |held| held.until_ms))
+        let held = self.polling(id)?.held;
+        held.map(|held| held.until_ms).or_else(|| self.poll_absent_ms(id))
     }
 
     /// The session is over: whoever waits is told the last it has to say. Frees the slot, since
@@ -244,6 +238,14 @@ impl Shard {
         let bytes: Vec<u8> = connection.queue.runs().flatten().copied().collect();
         self.written(now, id, bytes.len());
         bytes
+    }
+
+    /// Answers the question that is held, if one is, with all that waits.
+    fn answer_held(&mut self, now: Now, id: ConnId) {
+        if let Some(held) = self.take_held(now, id) {
+            let bytes = self.take_queue(now, id);
+            self.answer_poll(held.number, PollOutcome::Frames { bytes });
+        }
     }
 
     fn answer_poll(&mut self, number: u64, outcome: PollOutcome) {

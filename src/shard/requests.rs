@@ -10,11 +10,12 @@ use super::envelope::{Asker, Command, Replaying, Welcome};
 use super::membership::Departure;
 use super::placement::Placed;
 use crate::channel::{Identity, Position, Room};
+use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnId, Now};
 use crate::session::foony::ON_BEHALF;
 use crate::session::foony::encode::Writer;
-use crate::session::{Answer, Feed, FeedSet, Request, Scope};
+use crate::session::{Answer, Feed, FeedSet, Present, Request, Scope};
 
 /// Most bytes of messages in a page of history, and in the answer to a fetch. Who asks for more is
 /// told that there is more, or fetches again at the next message.
@@ -33,6 +34,13 @@ struct Asking {
     id: ConnId,
     number: u64,
     slot: u32,
+}
+
+/// What a session may have of as many channels as its limit says.
+#[derive(Clone, Copy)]
+enum Wish {
+    Subscription(FeedSet),
+    Membership,
 }
 
 impl Shard {
@@ -62,15 +70,8 @@ impl Shard {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.flags.settled = true;
         }
-        match request {
-            Request::Publish(_) | Request::History { .. } | Request::Fetch { .. } => {
-                self.pass_on(id, number, key, request);
-            }
-            request => {
-                if let Err(reject) = self.attach(now, id, number, key, request) {
-                    self.answer(now, id, number, channel, &Answer::Refused(reject));
-                }
-            }
+        if let Err(reject) = self.carry_out(now, id, number, key, request) {
+            self.answer(now, id, number, channel, &Answer::Refused(reject));
         }
         Placed::Here
     }
@@ -117,7 +118,7 @@ impl Shard {
         answer: &Answer,
     ) {
         if let Answer::Refused(reject) = answer {
-            self.counters.ignore(crate::counters::Ignored::Refused(*reject));
+            self.counters.ignore(Ignored::Refused(*reject));
         }
         let Some(connection) = self.connections.get(id).filter(|c| c.is_open()) else { return };
         let Session::Foony(session) = &connection.session else { return };
@@ -150,33 +151,11 @@ impl Shard {
         self.mark_connection_dirty(id);
     }
 
-    /// Hands a request to the owner, who answers it.
-    fn pass_on(&mut self, id: ConnId, number: u64, key: Arc<ChannelKey>, request: Request) {
-        let asker = Asker::Session { conn: id, request: number };
-        let is_small = self.connections.get(id).is_some_and(|c| c.flags.small_reader);
-        let room = |messages, bytes| match is_small {
-            true => Room { messages, bytes: SMALL_ANSWER_BYTES_MAX },
-            false => Room { messages, bytes },
-        };
-        let command = match request {
-            Request::Publish(draft) => Command::Publish { asker, draft },
-            Request::History { limit, before } => {
-                Command::History { asker, before, room: room(limit, PAGE_BYTES_MAX) }
-            }
-            Request::Fetch { after } => {
-                Command::Fetch { asker, after, room: room(usize::MAX, FETCH_BYTES_MAX) }
-            }
-            _ => return,
-        };
-        if !matches!(command, Command::Publish { .. }) {
-            self.expect_large_answer(id, number);
-        }
-        let owner = self.settings.router.shard_of(&key);
-        self.command(owner, key, command);
-    }
-
-    /// Requests that change what the connection has to do with the channel.
-    fn attach(
+    /// Does what a request asks for, or asks the owner to do it and to answer.
+    ///
+    /// # Errors
+    /// Why it is refused here; that is the answer then.
+    fn carry_out(
         &mut self,
         now: Now,
         id: ConnId,
@@ -184,55 +163,68 @@ impl Shard {
         key: Arc<ChannelKey>,
         request: Request,
     ) -> Result<(), Reject> {
-        let name = Arc::clone(&key);
+        let asker = Asker::Session { conn: id, request: number };
         let asking = |slot| Asking { id, number, slot };
         match request {
+            Request::Publish(draft) => self.pass_on(key, Command::Publish { asker, draft }),
+            Request::History { limit, before } => {
+                let room = self.room(id, limit, PAGE_BYTES_MAX);
+                self.expect_large_answer(id, number);
+                self.pass_on(key, Command::History { asker, before, room });
+            }
+            Request::Fetch { after } => {
+                let room = self.room(id, usize::MAX, FETCH_BYTES_MAX);
+                self.expect_large_answer(id, number);
+                self.pass_on(key, Command::Fetch { asker, after, room });
+            }
             Request::Subscribe { after, scope } => {
-                let slot = self.open_for(id, key, Feed::MESSAGES)?;
+                let slot = self.open_for(id, key, Wish::Subscription(Feed::MESSAGES))?;
                 self.begin_subscription(now, &asking(slot), after, scope);
             }
             Request::Watch => {
-                let slot = self.open_for(id, key, Feed::PRESENCE_CHANGES)?;
+                let slot = self.open_for(id, key, Wish::Subscription(Feed::PRESENCE_CHANGES))?;
                 self.watch(now, &asking(slot));
             }
             Request::Enter(state) => {
-                let slot = self.open_for_member(id, key)?;
+                let slot = self.open_for(id, key, Wish::Membership)?;
                 self.announce_by_request(now, id, slot, state, Welcome::Entered(number))?;
             }
             Request::Update(state) => {
-                let slot = self.open_for_member(id, key)?;
+                let slot = self.open_for(id, key, Wish::Membership)?;
                 self.announce_by_request(now, id, slot, state, Welcome::Updated(number))?;
             }
             Request::Unsubscribe | Request::Unwatch | Request::Leave => {
                 self.detach(id, &key, &request);
-                self.answer(now, id, number, &name.name, &Answer::Done);
+                self.answer(now, id, number, &key.name, &Answer::Done);
             }
-            Request::Publish(_) | Request::History { .. } | Request::Fetch { .. } => {}
         }
         Ok(())
     }
 
-    /// The channel's entry for one more subscription, if the session may have it.
-    fn open_for(&mut self, id: ConnId, key: Arc<ChannelKey>, kind: FeedSet) -> Result<u32, Reject> {
-        let most = self.settings.limits.subscriptions_per_session_max;
-        let Some(connection) = self.connections.get(id) else { return Err(Reject::Unsupported) };
-        let known = self.homes.find_key(&key);
-        let is_subscribed = |slot| {
-            let of_kind = connection.subscriptions.iter().filter(|s| kind.contains(s.feed));
-            of_kind.into_iter().any(|s| s.channel == slot)
-        };
-        if !known.is_some_and(is_subscribed) && connection.subscriptions_to(kind) >= most {
-            return Err(Reject::TooManyChannels);
-        }
-        Ok(self.home_open(key))
+    fn pass_on(&mut self, key: Arc<ChannelKey>, command: Command) {
+        let owner = self.settings.router.shard_of(&key);
+        self.command(owner, key, command);
     }
 
-    fn open_for_member(&mut self, id: ConnId, key: Arc<ChannelKey>) -> Result<u32, Reject> {
+    /// How much the answer to a client may hold.
+    fn room(&self, id: ConnId, messages: usize, bytes: usize) -> Room {
+        let is_small = self.connections.get(id).is_some_and(|c| c.flags.small_reader);
+        Room { messages, bytes: if is_small { SMALL_ANSWER_BYTES_MAX } else { bytes } }
+    }
+
+    /// The channel's entry, if the session may have what it wishes there, or has it already.
+    fn open_for(&mut self, id: ConnId, key: Arc<ChannelKey>, wish: Wish) -> Result<u32, Reject> {
         let most = self.settings.limits.subscriptions_per_session_max;
         let Some(connection) = self.connections.get(id) else { return Err(Reject::Unsupported) };
-        let known = self.homes.find_key(&key);
-        let is_member = known.is_some_and(|slot| connection.is_member(slot));
-        if !is_member && connection.memberships.len() >= most {
+        let has = |slot| match wish {
+            Wish::Membership => connection.is_member(slot),
+            Wish::Subscription(kind) => connection.is_subscribed(slot, kind),
+        };
+        let count = match wish {
+            Wish::Membership => connection.memberships.len(),
+            Wish::Subscription(kind) => connection.subscriptions_to(kind),
+        };
+        if !self.homes.find_key(&key).is_some_and(has) && count >= most {
             return Err(Reject::TooManyChannels);
         }
         Ok(self.home_open(key))
@@ -273,20 +265,18 @@ impl Shard {
         self.command_home(asking.slot, Command::Watch { asker, feed });
     }
 
+    /// Gives up what the session has of a channel; nothing happens where it has nothing.
     fn detach(&mut self, id: ConnId, key: &ChannelKey, request: &Request) {
-        if !matches!(request, Request::Unwatch) {
-            self.note_left(id, key.hash);
-        }
         let slot = self.homes.find_key(key);
         let (Some(slot), Some((messages, presence))) = (slot, self.foony_feeds(id)) else { return };
-        if !matches!(request, Request::Unwatch) {
-            self.withdraw(id, slot, Departure::AtOnce);
-        }
-        if matches!(request, Request::Unsubscribe) {
-            self.unsubscribe(id, slot, messages);
-        }
-        if matches!(request, Request::Unsubscribe | Request::Unwatch) {
-            self.unsubscribe(id, slot, presence);
+        match request {
+            Request::Unwatch => self.unsubscribe(id, slot, presence),
+            Request::Leave => self.withdraw(id, slot, Departure::AtOnce),
+            _ => {
+                self.withdraw(id, slot, Departure::AtOnce);
+                self.unsubscribe(id, slot, messages);
+                self.unsubscribe(id, slot, presence);
+            }
         }
     }
 
@@ -301,9 +291,7 @@ impl Shard {
     /// Messages flow from here on, if this is the answer that the subscription waits for.
     fn begin_messages(&mut self, id: ConnId, slot: u32, number: u64) -> bool {
         let Some((feed, _)) = self.foony_feeds(id) else { return false };
-        let connection = self.connections.get(id);
-        let subscription = connection.and_then(|c| c.subscription(slot, feed));
-        let awaited = subscription.is_some_and(|s| s.place.is_none() && s.request == number);
+        let awaited = self.awaits(id, slot, feed, number);
         if awaited {
             self.admit(id, slot, feed);
         }
@@ -314,12 +302,16 @@ impl Shard {
     fn abandon(&mut self, id: ConnId, slot: u32, number: u64) {
         let Some((messages, presence)) = self.foony_feeds(id) else { return };
         for feed in [messages, presence] {
-            let connection = self.connections.get(id);
-            let subscription = connection.and_then(|c| c.subscription(slot, feed));
-            if subscription.is_some_and(|s| s.place.is_none() && s.request == number) {
+            if self.awaits(id, slot, feed, number) {
                 self.unsubscribe(id, slot, feed);
             }
         }
+    }
+
+    /// Is there a subscription that begins with the answer to this request?
+    fn awaits(&self, id: ConnId, slot: u32, feed: Feed, number: u64) -> bool {
+        let subscription = self.connections.get(id).and_then(|c| c.subscription(slot, feed));
+        subscription.is_some_and(|s| s.place.is_none() && s.request == number)
     }
 
     /// Shows who is present, and those to have left of whom the session was not told.
@@ -329,7 +321,7 @@ impl Shard {
         id: ConnId,
         number: u64,
         slot: u32,
-        members: Vec<crate::session::Present>,
+        members: Vec<Present>,
     ) {
         let Some((_, feed)) = self.foony_feeds(id) else { return };
         let Some(name) = self.homes.get(slot).map(|home| Arc::clone(&home.key)) else { return };

@@ -300,10 +300,8 @@ impl Session {
             Form::Json => Grammar::ColonsOrDots,
             Form::Records | Form::Stream => Grammar::Colons,
         };
-        check_channel_name(channel, grammar).map_err(Refusal::Reject)?;
-        if channel.len() > cx.limits.channel_name_bytes_max {
-            return Err(Refusal::Reject(Reject::ChannelName));
-        }
+        let most = cx.limits.channel_name_bytes_max;
+        check_channel_name(channel, grammar, most).map_err(Refusal::Reject)?;
         operation.map_or(Ok(()), |operation| self.allows(channel, operation))
     }
 
@@ -356,6 +354,14 @@ impl Session {
     }
 }
 
+/// The code of an operation that the capability does not cover.
+pub fn denied_code(denied: Denied) -> ErrorCode {
+    match denied {
+        Denied::NoPattern => ErrorCode::ChannelDenied,
+        Denied::NotThisOperation => ErrorCode::Capability,
+    }
+}
+
 /// Is nobody told what became of the request with this number?
 fn is_silent(id: u64) -> bool {
     id == NO_REQUEST || id & ON_BEHALF != 0
@@ -364,12 +370,7 @@ fn is_silent(id: u64) -> bool {
 fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
     let (code, message, reject) = match refusal {
         Refusal::Reject(reject) => (ErrorCode::from(*reject), reject.to_string(), *reject),
-        Refusal::Denied(denied @ Denied::NoPattern) => {
-            (ErrorCode::ChannelDenied, denied.to_string(), Reject::Forbidden)
-        }
-        Refusal::Denied(denied @ Denied::NotThisOperation) => {
-            (ErrorCode::Capability, denied.to_string(), Reject::Forbidden)
-        }
+        Refusal::Denied(denied) => (denied_code(*denied), denied.to_string(), Reject::Forbidden),
     };
     out.event(&Event::Error { id, code, message: message.into() });
     Step::Ignored(Ignored::Refused(reject))

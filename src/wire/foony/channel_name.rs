@@ -12,16 +12,16 @@ pub enum Grammar {
     ColonsOrDots,
 }
 
-/// Checks a channel name.
+/// Checks a channel name. `bytes_max`: the operator's limit; the protocol's own holds besides.
 ///
 /// # Errors
 /// [`Reject::ChannelName`].
-pub fn check_channel_name(name: &str, grammar: Grammar) -> Result<(), Reject> {
+pub fn check_channel_name(name: &str, grammar: Grammar, bytes_max: usize) -> Result<(), Reject> {
     let valid = match grammar {
         Grammar::Colons => is_name_with_colons(name),
         Grammar::ColonsOrDots => is_name_with_colons(name) || is_name_with_dots(name),
     };
-    if valid && (1..=CHANNEL_NAME_BYTES_MAX).contains(&name.len()) {
+    if valid && (1..=CHANNEL_NAME_BYTES_MAX.min(bytes_max)).contains(&name.len()) {
         Ok(())
     } else {
         Err(Reject::ChannelName)
@@ -69,8 +69,12 @@ mod tests {
             ("ä", false, false),
             (&too_long, false, false),
         ] {
-            assert_eq!(check_channel_name(name, Grammar::Colons).is_ok(), colons, "{name}");
-            assert_eq!(check_channel_name(name, Grammar::ColonsOrDots).is_ok(), either, "{name}");
+            let most = CHANNEL_NAME_BYTES_MAX;
+            let is_ok = |grammar| check_channel_name(name, grammar, most).is_ok();
+            assert_eq!(is_ok(Grammar::Colons), colons, "{name}");
+            assert_eq!(is_ok(Grammar::ColonsOrDots), either, "{name}");
         }
+        assert!(check_channel_name("abc", Grammar::Colons, 3).is_ok());
+        assert!(check_channel_name("abcd", Grammar::Colons, 3).is_err());
     }
 }
