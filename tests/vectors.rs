@@ -1,5 +1,8 @@
 //! Golden bytes of the sync wire: every line of `vectors/nodedb.jsonl`, both ways.
 
+mod golden;
+
+use golden::{hex, text};
 use headcount::error::FrameError;
 use headcount::wire::sync::{
     self, Detection, Engine, Header, Layout, Message, MessageType, Parsed, RawFrame, Refusal,
@@ -9,15 +12,7 @@ use serde_json::{Value, json};
 const LINES_MIN: usize = 242;
 
 fn lines() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/nodedb.jsonl");
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let lines: Vec<Value> = text
-        .lines()
-        .enumerate()
-        .map(|(i, line)| serde_json::from_str(line).unwrap_or_else(|e| panic!("line {i}: {e}")))
-        .collect();
-    assert!(lines.len() >= LINES_MIN, "{} lines, {LINES_MIN} expected", lines.len());
-    lines
+    golden::lines("nodedb.jsonl", LINES_MIN)
 }
 
 fn is_positive(line: &Value) -> bool {
@@ -28,18 +23,6 @@ fn of_type(wanted: &str) -> Vec<Value> {
     let found: Vec<Value> = lines().into_iter().filter(|line| line["type"] == wanted).collect();
     assert!(!found.is_empty(), "no line of type {wanted}");
     found
-}
-
-fn text<'a>(line: &'a Value, key: &str) -> &'a str {
-    line[key].as_str().unwrap_or_else(|| panic!("no text {key} in {line}"))
-}
-
-fn hex(digits: &str) -> Vec<u8> {
-    assert!(digits.len().is_multiple_of(2), "odd number of hex digits");
-    (0..digits.len())
-        .step_by(2)
-        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).expect("hex digits"))
-        .collect()
 }
 
 fn layout_of(line: &Value) -> Layout {

@@ -1,6 +1,9 @@
 //! Golden bytes of the Foony protocol: every line of `vectors/foony.jsonl`, both ways and in both
 //! codecs. The frames in memory of the SDK are the frames of the JSON protocol.
 
+mod golden;
+
+use golden::{hex, text};
 use headcount::error::FrameError;
 use headcount::wire::foony::{Content, Event, Malformed, Message, Request, binary, json};
 use serde_json::{Value, json};
@@ -8,15 +11,7 @@ use serde_json::{Value, json};
 const LINES_MIN: usize = 70;
 
 fn lines() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/foony.jsonl");
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let lines: Vec<Value> = text
-        .lines()
-        .enumerate()
-        .map(|(i, line)| serde_json::from_str(line).unwrap_or_else(|e| panic!("line {i}: {e}")))
-        .collect();
-    assert!(lines.len() >= LINES_MIN, "{} lines, {LINES_MIN} expected", lines.len());
-    lines
+    golden::lines("foony.jsonl", LINES_MIN)
 }
 
 fn frames(direction: &str) -> Vec<Value> {
@@ -28,18 +23,6 @@ fn frames(direction: &str) -> Vec<Value> {
 
 fn is_stream(line: &Value) -> bool {
     line["kind"] == "stream"
-}
-
-fn text<'a>(line: &'a Value, key: &str) -> &'a str {
-    line[key].as_str().unwrap_or_else(|| panic!("no text {key} in {line}"))
-}
-
-fn hex(digits: &str) -> Vec<u8> {
-    assert!(digits.len().is_multiple_of(2), "odd number of hex digits");
-    (0..digits.len())
-        .step_by(2)
-        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).expect("hex digits"))
-        .collect()
 }
 
 /// The only record of a message.

@@ -2,8 +2,8 @@
 //! not read its answers is not asked for more of them.
 //!
 //! Only Foony clients have a backlog. What waits is the rest of one message, and behind it, unread,
-//! what came after. Whoever lets more than `message_bytes_max` wait unread, or twice that of requests
-//! (which only pollers can add to), is closed as slow.
+//! what came after. Whoever lets more than `message_bytes_max` wait unread, or twice that of
+//! requests (which only pollers can add to), is closed as slow.
 
 use super::Shard;
 use super::connection::Connection;

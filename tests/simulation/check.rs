@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headcount::counters::Counters;
 use headcount::session::message_pack_state;
 
 use super::profile::{APPS, CHANNELS};
@@ -153,7 +152,7 @@ impl Run {
                 members += self.check_channel(app, channel);
             }
         }
-        let total = self.total();
+        let total = self.world.total();
         assert_eq!(total.members, members, "the gauge of members");
         assert_eq!(total.subscriptions, members, "the gauge of subscriptions");
         self.check_answers();
@@ -231,7 +230,7 @@ impl Run {
 
     /// Everybody has gone: so has every trace of them.
     pub fn check_emptiness(&mut self) {
-        let total = self.total();
+        let total = self.world.total();
         assert_eq!(total.members, 0, "members");
         assert_eq!(total.subscriptions, 0, "subscriptions");
         assert_eq!(total.channels, 0, "owned channels");
@@ -246,20 +245,5 @@ impl Run {
     fn at_edge(&self) -> u64 {
         let at_edge = |s: &&super::world::Socket| s.place == super::world::Place::AtEdge;
         self.world.sockets.iter().filter(at_edge).count() as u64
-    }
-
-    /// The gauges of all shards together.
-    fn total(&self) -> Counters {
-        let mut total = Counters::default();
-        for shard in &self.world.shards {
-            let counters = shard.counters();
-            total.members = total.members.wrapping_add(counters.members);
-            total.subscriptions += counters.subscriptions;
-            total.channels += counters.channels;
-            total.connections += counters.connections;
-            total.handed_off += counters.handed_off;
-            total.adopted += counters.adopted;
-        }
-        total
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use headcount::counters::Counters;
 use headcount::ids::{ConnId, Now, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
@@ -279,6 +280,21 @@ impl World {
         let Socket { place, stage, .. } = &self.sockets[socket];
         let here = matches!(place, Place::On(..) | Place::InMail);
         !here || matches!(stage, Stage::Flushing | Stage::Shut)
+    }
+
+    /// The gauges of all shards together.
+    pub fn total(&self) -> Counters {
+        let mut total = Counters::default();
+        for shard in &self.shards {
+            let counters = shard.counters();
+            total.members = total.members.wrapping_add(counters.members);
+            total.subscriptions += counters.subscriptions;
+            total.channels += counters.channels;
+            total.connections += counters.connections;
+            total.handed_off += counters.handed_off;
+            total.adopted += counters.adopted;
+        }
+        total
     }
 
     /// What the owner says are the members of a channel. Call at a standstill.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use headcount::channel::Room as Space;
-use headcount::counters::Counters;
 use headcount::session::{Answer, json_state};
 use headcount::shard::Command;
 
@@ -22,7 +21,7 @@ impl Run {
                 members += self.check_members(app, channel);
             }
         }
-        assert_eq!(self.total().members, members, "the gauge of members");
+        assert_eq!(self.world.total().members, members, "the gauge of members");
         for id in 0..self.clients.len() {
             self.check_client(id);
         }
@@ -136,7 +135,7 @@ impl Run {
 
     /// Everybody has gone: so has every trace of them but what was published.
     pub fn check_emptiness(&mut self) {
-        let total = self.total();
+        let total = self.world.total();
         assert_eq!(total.members, 0, "members");
         assert_eq!(total.subscriptions, 0, "subscriptions");
         assert_eq!(total.connections, 0, "connections");
@@ -148,20 +147,5 @@ impl Run {
             assert_eq!(shard.lost_member_count(), 0, "lost members");
             assert_eq!(shard.home_channel_count(), 0, "channels with subscribers");
         }
-    }
-
-    /// The gauges of all shards together.
-    fn total(&self) -> Counters {
-        let mut total = Counters::default();
-        for shard in &self.world.shards {
-            let counters = shard.counters();
-            total.members = total.members.wrapping_add(counters.members);
-            total.subscriptions += counters.subscriptions;
-            total.channels += counters.channels;
-            total.connections += counters.connections;
-            total.handed_off += counters.handed_off;
-            total.adopted += counters.adopted;
-        }
-        total
     }
 }
