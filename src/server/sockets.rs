@@ -32,15 +32,15 @@ pub struct Socket {
     pub stage: Stage,
     /// A receive entry is armed.
     pub receiving: bool,
-    /// It sends more than its share, and so is read once per turn.
+    /// It sends more than its share, and so is read one buffer at a time.
     pub eager: bool,
-    /// The last turn in which something was read, and how many bytes.
-    pub read_turn: u64,
+    /// The last pass in which something was read, and how many bytes.
+    pub read_pass: u64,
     read_bytes: usize,
-    /// Receive completions that wait for a later turn.
+    /// Receive completions that wait for a later pass.
     deferred: u32,
-    /// The last turn in which a completion was put off.
-    held_turn: u64,
+    /// The last pass in which a completion was put off.
+    held_pass: u64,
     /// A poll for writability is armed.
     pub polling: bool,
     /// The peer has sent its last byte, or the socket failed.
@@ -57,29 +57,29 @@ impl Socket {
     }
 
     /// True while something that came earlier has to be read first.
-    pub fn must_wait(&self, arrival: Arrival, turn: u64) -> bool {
+    pub fn must_wait(&self, arrival: Arrival, pass: u64) -> bool {
         match arrival {
             Arrival::Fresh => self.deferred > 0,
-            Arrival::Deferred => self.held_turn == turn,
+            Arrival::Deferred => self.held_pass == pass,
         }
     }
 
-    /// Bytes that may still be read from this socket in `turn`, of `share` in all.
-    pub fn share_left(&mut self, turn: u64, share: usize) -> usize {
-        if self.read_turn != turn {
-            self.read_turn = turn;
+    /// Bytes that may still be read from this socket in `pass`, of `share` in all.
+    pub fn share_left(&mut self, pass: u64, share: usize) -> usize {
+        if self.read_pass != pass {
+            self.read_pass = pass;
             self.read_bytes = 0;
         }
         share.saturating_sub(self.read_bytes)
     }
 
-    /// A completion waits for a later turn, and so does what came after it.
-    pub fn put_off(&mut self, arrival: Arrival, turn: u64) {
-        self.held_turn = turn;
+    /// A completion waits for a later pass, and so does what came after it.
+    pub fn put_off(&mut self, arrival: Arrival, pass: u64) {
+        self.held_pass = pass;
         self.deferred += u32::from(arrival == Arrival::Fresh);
     }
 
-    /// A completion of `bytes` bytes is read in the turn that `share_left` was last asked for. An
+    /// A completion of `bytes` bytes is read in the pass that `share_left` was last asked for. An
     /// end, a cancellation or a want of buffers says nothing about how fast the peer sends.
     pub fn take(&mut self, arrival: Arrival, bytes: usize) {
         self.deferred -= u32::from(arrival == Arrival::Deferred);
@@ -121,10 +121,10 @@ impl Sockets {
             stage: Stage::Open,
             receiving: false,
             eager: false,
-            read_turn: 0,
+            read_pass: 0,
             read_bytes: 0,
             deferred: 0,
-            held_turn: 0,
+            held_pass: 0,
             polling: false,
             ended: false,
             failed: false,

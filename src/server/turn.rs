@@ -28,13 +28,13 @@ const ENVELOPES_PER_PEER: usize = 1024;
 /// Runs of one connection that are given to the socket at once.
 const RUNS_MAX: usize = 64;
 
-/// Connections whose runs are gathered before they are submitted.
-const GATHERED_MAX: usize = 512;
+/// Connections written to in one turn; the rest have theirs after what has come in meanwhile.
+const WRITES_PER_TURN: usize = 512;
 
-/// Bytes that are read from all connections together in one turn, about. One that sends alone may
+/// Bytes that are read from all connections together in one pass, about. One that sends alone may
 /// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
 /// buffer's worth.
-const TURN_BYTES: usize = 64 * 1024;
+const PASS_BYTES: usize = 64 * 1024;
 
 /// How long a closed connection may take to let go of its socket.
 const CLOSE_MS: u64 = 2_000;
@@ -88,10 +88,11 @@ pub struct TurnLoop {
     spin: Duration,
     budget: Arc<DescriptorBudget>,
     completions: Vec<Completion>,
-    /// Receive completions of connections that have had their share of a turn.
+    /// Receive completions of connections that have had their share of a pass.
     deferred: VecDeque<Completion>,
-    turn: u64,
-    /// Connections that something was read from in this turn, and what each may be read in it.
+    /// The pass of the shard, which is a turn unless there is much to write.
+    pass: u64,
+    /// Connections that something was read from in this pass, and what each may be read in it.
     readers: usize,
     share: usize,
     rooms: Vec<usize>,
@@ -108,22 +109,18 @@ pub struct TurnLoop {
     draining: bool,
 }
 
-/// Memory for sends from several places; fixed, because the kernel is given addresses in it.
+/// Memory for sends from several places; never moved, because the kernel is given addresses in it.
 struct Gathered {
-    vectors: Vec<[libc::iovec; RUNS_MAX]>,
+    vectors: Vec<libc::iovec>,
     messages: Vec<libc::msghdr>,
 }
 
 impl Gathered {
     fn new() -> Self {
         Gathered {
-            vectors: Vec::with_capacity(GATHERED_MAX),
-            messages: Vec::with_capacity(GATHERED_MAX),
+            vectors: Vec::with_capacity(WRITES_PER_TURN * RUNS_MAX),
+            messages: Vec::with_capacity(WRITES_PER_TURN),
         }
-    }
-
-    fn is_full(&self) -> bool {
-        self.messages.len() == GATHERED_MAX
     }
 
     fn clear(&mut self) {
@@ -160,9 +157,9 @@ impl TurnLoop {
             budget: parts.budget,
             completions: Vec::new(),
             deferred: VecDeque::new(),
-            turn: 0,
+            pass: 0,
             readers: 0,
-            share: TURN_BYTES,
+            share: PASS_BYTES,
             rooms: Vec::new(),
             loads: vec![0; shards],
             unarmed: Vec::new(),
@@ -194,14 +191,10 @@ impl TurnLoop {
 
     fn turn(&mut self) -> io::Result<Activity> {
         let now = self.clock.now();
-        self.turn += 1;
-        self.share = (TURN_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
-        self.readers = 0;
         self.mailboxes.station().count_turn();
         self.ring.submit()?;
         self.begin(now);
-        let completions = self.take_completions(now)?;
-        let envelopes = self.take_envelopes(now)?;
+        let arrived = self.shard.has_room() && self.take_arrived(now)?;
         self.take_control(now)?;
         if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             self.shard.handle_timeout(now);
@@ -215,8 +208,7 @@ impl TurnLoop {
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || !self.deferred.is_empty();
         let pending = pending || self.shard.has_dirty_connections() || self.shard.has_backlog();
-        let busy = completions || envelopes || pending;
-        Ok(if busy { Activity::Busy } else { Activity::Idle })
+        Ok(if arrived || pending { Activity::Busy } else { Activity::Idle })
     }
 
     fn begin(&mut self, now: Now) {
@@ -228,6 +220,18 @@ impl TurnLoop {
         self.mailboxes.station().connections.store(count, Ordering::Relaxed);
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
+        if self.pass != self.shard.pass() {
+            self.pass = self.shard.pass();
+            self.share = (PASS_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
+            self.readers = 0;
+        }
+    }
+
+    /// Takes what has come in through sockets and mailboxes. False when nothing has.
+    fn take_arrived(&mut self, now: Now) -> io::Result<bool> {
+        let completions = self.take_completions(now)?;
+        let envelopes = self.take_envelopes(now)?;
+        Ok(completions || envelopes)
     }
 
     fn take_completions(&mut self, now: Now) -> io::Result<bool> {
@@ -311,7 +315,7 @@ impl TurnLoop {
         }
     }
 
-    /// Reads its share of a turn from a connection, so that a flooding peer costs others no more
+    /// Reads its share of a pass from a connection, so that a flooding peer costs others no more
     /// than that; what it sent beyond waits, in order.
     fn take_received(
         &mut self,
@@ -326,10 +330,10 @@ impl TurnLoop {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let congested = self.shard.is_congested() && completion.buffer.is_some();
-        self.readers += usize::from(socket.read_turn != self.turn && bytes > 0);
-        let is_over = socket.share_left(self.turn, self.share) < bytes;
-        if congested || socket.must_wait(arrival, self.turn) || is_over {
-            socket.put_off(arrival, self.turn);
+        self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
+        let is_over = socket.share_left(self.pass, self.share) < bytes;
+        if congested || socket.must_wait(arrival, self.pass) || is_over {
+            socket.put_off(arrival, self.pass);
             let was_eager = std::mem::replace(&mut socket.eager, true);
             self.deferred.push_back(completion);
             let armed = completion.more && !was_eager;
@@ -515,15 +519,14 @@ impl TurnLoop {
         }
     }
 
-    /// Writes to every connection that has something queued, as far as its socket takes it.
+    /// Writes to connections that have something queued, as far as their sockets take it.
     fn flush(&mut self, now: Now) -> io::Result<()> {
-        while let Some(id) = self.shard.next_dirty() {
-            if self.gathered.is_full() {
-                self.complete_flush(now)?;
-            }
+        for _ in 0..WRITES_PER_TURN {
+            let Some(id) = self.shard.next_dirty() else { break };
             self.prepare_send(id)?;
         }
-        // What this makes dirty again is written in the next turn, which follows at once.
+        // What is left, or made dirty again by this, is written in the next turn, which follows at
+        // once.
         self.complete_flush(now)
     }
 
@@ -540,26 +543,21 @@ impl TurnLoop {
             // SAFETY: the queue is not touched before `complete_flush` has submitted.
             return unsafe { self.ring.send(fd, first, token) };
         };
-        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut vector = [empty; RUNS_MAX];
-        let mut count = 0;
-        let mut len = 0;
+        let Gathered { vectors, messages } = &mut self.gathered;
+        let from = vectors.len();
         for run in [first, second].into_iter().chain(runs).take(RUNS_MAX) {
-            vector[count] = libc::iovec { iov_base: run.as_ptr() as *mut _, iov_len: run.len() };
-            count += 1;
-            len += run.len();
+            vectors.push(libc::iovec { iov_base: run.as_ptr() as *mut _, iov_len: run.len() });
         }
-        self.flushing.push((id, len));
-        self.gathered.vectors.push(vector);
-        let at = self.gathered.vectors.len() - 1;
+        let runs = &mut vectors[from..];
+        self.flushing.push((id, runs.iter().map(|run| run.iov_len).sum()));
         // SAFETY: an all-zero msghdr is valid and names nothing.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = self.gathered.vectors[at].as_mut_ptr();
-        message.msg_iovlen = count as _;
-        self.gathered.messages.push(message);
-        let message = &raw const self.gathered.messages[at];
-        // SAFETY: `gathered` has room for GATHERED_MAX and is not cleared, and the queue is not
-        // touched, before `complete_flush` has submitted.
+        message.msg_iov = runs.as_mut_ptr();
+        message.msg_iovlen = runs.len() as _;
+        messages.push(message);
+        let message = &raw const messages[messages.len() - 1];
+        // SAFETY: `gathered` has room for what one turn writes, so it does not move, and it is not
+        // cleared, nor the queue touched, before `complete_flush` has submitted.
         unsafe { self.ring.send_message(fd, message, token) }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::backlog::Backlog;
 use super::poll::Polling;
 use super::send_queue::SendQueue;
+use super::write_order::Due;
 use crate::channel::{Identity, State};
 use crate::error::Disconnect;
 use crate::ids::{ConnId, ShardId};
@@ -221,8 +222,8 @@ pub struct Connection {
 /// Small facts about a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flags {
-    /// In the list of connections to flush.
-    pub dirty: bool,
+    /// In the order of connections to write to.
+    pub due: Option<Due>,
     /// The socket took less than it was given; nothing is written until it can take more.
     pub blocked: bool,
     /// A WebSocket ping was sent since the peer was last heard.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::connection::{Asked, Missed, Session, Subscription};
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick};
+use super::write_order::Due;
 use crate::channel::{Change, ChangeKind, Identity, Message};
 use crate::counters::{Conflated, Dropped};
 use crate::error::Disconnect;
@@ -103,9 +104,9 @@ impl Shard {
             }
             _ => subscription.missed = None,
         }
-        connection.queue.push(bytes);
+        connection.queue.push(bytes, &mut self.spares);
         self.counters.messages_delivered += messages.len() as u64;
-        self.mark_connection_dirty(id);
+        self.mark_due(id, Due::Delivery);
         if self.connections.get(id).is_some_and(|connection| connection.queue.is_empty()) {
             self.refresh_stale(now, id);
         }
@@ -237,9 +238,9 @@ impl Shard {
             self.miss_set(now, id, slot, feed);
             return Ok(());
         }
-        connection.queue.push(Arc::clone(bytes));
+        connection.queue.push(Arc::clone(bytes), &mut self.spares);
         self.counters.deliveries += 1;
-        self.mark_connection_dirty(id);
+        self.mark_due(id, Due::Delivery);
         Ok(())
     }
 
@@ -312,8 +313,8 @@ impl Shard {
         if connection.flags.blocked {
             connection.queue.push_copy(bytes);
         } else {
-            connection.queue.push(Arc::clone(bytes));
-            self.mark_connection_dirty(id);
+            connection.queue.push(Arc::clone(bytes), &mut self.spares);
+            self.mark_due(id, Due::Delivery);
         }
         true
     }

@@ -7,6 +7,7 @@ use super::backlog::REQUESTS_AT_ONCE;
 use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::placement::Placed;
+use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError};
 use crate::ids::{ConnId, Now};
@@ -111,7 +112,7 @@ impl Shard {
             self.take_bytes(now, id, &mut unread);
         }
         if self.connections.get(id).is_some_and(|connection| !connection.queue.is_empty()) {
-            self.mark_connection_dirty(id);
+            self.mark_due(id, Due::Answer);
         }
     }
 
@@ -192,7 +193,7 @@ impl Shard {
         connection.flags.small_reader = upgrade.user_agent.is_some_and(is_small_reader);
         connection.heard_ms = now.mono_ms;
         self.connections.set_check(id, now.mono_ms);
-        self.mark_connection_dirty(id);
+        self.mark_due(id, Due::Answer);
         upgrade.head_bytes
     }
 

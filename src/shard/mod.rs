@@ -44,6 +44,7 @@ mod send_queue;
 mod table;
 mod tables;
 mod timers;
+mod write_order;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
@@ -52,9 +53,9 @@ pub use envelope::{
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
-pub use send_queue::SendQueue;
+pub use send_queue::{SendQueue, Spares};
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use connection::{Connections, Phase};
@@ -64,6 +65,7 @@ use retention::Retention;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
+use write_order::{Due, WriteOrder};
 
 use crate::counters::Counters;
 use crate::error::Disconnect;
@@ -126,9 +128,9 @@ pub struct Shard {
     dirty_channels: Vec<u32>,
     /// Owned channels some of whose homes missed a tick.
     stale_channels: Vec<u32>,
-    /// Connections with bytes to write; each once, in the order in which they were given some, so
-    /// that nobody is always written to last.
-    dirty_connections: VecDeque<ConnId>,
+    /// Connections with bytes to write.
+    write_order: WriteOrder,
+    spares: Spares,
     /// Connections with something that a full mailbox refused; each once.
     retries: Vec<ConnId>,
     /// Hashes of channels whose further subscribers stay where they were accepted. Bounded by all
@@ -166,7 +168,8 @@ impl Shard {
             counters: Counters::default(),
             dirty_channels: Vec::new(),
             stale_channels: Vec::new(),
-            dirty_connections: VecDeque::new(),
+            write_order: WriteOrder::default(),
+            spares: Spares::default(),
             retries: Vec::new(),
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
@@ -221,9 +224,12 @@ impl Shard {
         for (peer, &room) in rooms.iter().enumerate() {
             self.outbox.set_room(ShardId(peer as u16), room);
         }
+        self.write_order.begin_turn();
         self.retry_stale_channels();
         self.retry_refused(now);
-        self.work_off_backlogs(now);
+        if self.has_room() {
+            self.work_off_backlogs(now);
+        }
         self.drain_local(now);
     }
 
@@ -236,6 +242,7 @@ impl Shard {
             self.flush_polling(now);
             self.drain_local(now);
         }
+        self.write_order.begin_writing();
     }
 
     /// A connection was accepted. It is refused by `None` when the shard is full.
@@ -297,7 +304,19 @@ impl Shard {
 
     /// True while some connection has bytes to write.
     pub fn has_dirty_connections(&self) -> bool {
-        !self.dirty_connections.is_empty()
+        !self.write_order.is_empty()
+    }
+
+    /// False while so many connections are to be written to that no more should be taken from
+    /// sockets and mailboxes.
+    pub fn has_room(&self) -> bool {
+        self.write_order.has_room()
+    }
+
+    /// The number of this pass: a pass is over when everybody who had bytes to write at its
+    /// beginning has been written to. How much is read from each connection is bounded by pass.
+    pub fn pass(&self) -> u64 {
+        self.write_order.pass()
     }
 
     /// The next thing the shell must do.
@@ -307,9 +326,12 @@ impl Shard {
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
-        while let Some(id) = self.dirty_connections.pop_front() {
+        while let Some((id, due)) = self.write_order.pop() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            connection.flags.dirty = false;
+            if connection.flags.due != Some(due) {
+                continue;
+            }
+            connection.flags.due = None;
             if !connection.flags.blocked && !connection.queue.is_empty() {
                 return Some(id);
             }
@@ -330,12 +352,12 @@ impl Shard {
 
     fn written(&mut self, now: Now, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.queue.advance(count);
+        connection.queue.advance(count, &mut self.spares);
         self.counters.bytes_out += count as u64;
         self.schedule_backlog(id);
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.queue.is_empty() {
-            self.mark_connection_dirty(id);
+            self.mark_due(id, Due::Delivery);
         } else if connection.flags.stale {
             self.refresh_stale(now, id);
         }
@@ -357,7 +379,7 @@ impl Shard {
             self.refresh_stale(now, id);
             self.drain_local(now);
         } else {
-            self.mark_connection_dirty(id);
+            self.mark_due(id, Due::Delivery);
         }
     }
 
@@ -480,16 +502,18 @@ impl Shard {
         self.connections.insert(connection)
     }
 
-    fn mark_connection_dirty(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id)
-            && !connection.flags.dirty
-        {
-            connection.flags.dirty = true;
-            let is_polling = connection.is_polling();
-            match is_polling {
-                true => self.dirty_polling.push(id),
-                false => self.dirty_connections.push_back(id),
-            }
+    /// Notes that a connection has bytes to write.
+    fn mark_due(&mut self, id: ConnId, due: Due) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let earlier = connection.flags.due;
+        if earlier >= Some(due) {
+            return;
+        }
+        connection.flags.due = Some(due);
+        match connection.is_polling() {
+            false => self.write_order.push(id, due),
+            true if earlier.is_none() => self.dirty_polling.push(id),
+            true => {}
         }
     }
 
@@ -520,7 +544,7 @@ impl Shard {
         if connection.is_polling() {
             return self.close_polling(now, id);
         }
-        self.mark_connection_dirty(id);
+        self.mark_due(id, Due::Answer);
         self.outbox.effect(Effect::Close { conn: id });
     }
 

@@ -105,7 +105,7 @@ impl Shard {
     pub(super) fn flush_polling(&mut self, now: Now) {
         for id in std::mem::take(&mut self.dirty_polling) {
             if let Some(connection) = self.connections.get_mut(id) {
-                connection.flags.dirty = false;
+                connection.flags.due = None;
             }
             self.answer_held(now, id);
         }

@@ -9,6 +9,7 @@ use super::connection::Session;
 use super::envelope::{Asker, Command, Replaying, Welcome};
 use super::membership::Departure;
 use super::placement::Placed;
+use super::write_order::Due;
 use crate::channel::{Identity, Position, Room};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
@@ -148,7 +149,7 @@ impl Shard {
             connection.queue.append(|out| out.extend_from_slice(reply));
             self.reply.clear();
         }
-        self.mark_connection_dirty(id);
+        self.mark_due(id, Due::Answer);
     }
 
     /// Does what a request asks for, or asks the owner to do it and to answer.

@@ -1,14 +1,34 @@
 //! What waits to be written to one connection, in order.
 //!
 //! Two words per connection, and an empty queue owns no memory. Neither does one that holds a
-//! single run which other connections are sent as well: fan-out meets that, and allocates nothing
-//! for it.
+//! single run which other connections are sent as well. Several such runs wait in a list, which
+//! goes back to a store of them when they are written: fan-out allocates nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Memory that copies are gathered in.
 const COPY_BYTES: usize = 16 * 1024;
+
+/// Lists that are kept for later, 144 bytes each.
+const SPARES_MAX: usize = 4096;
+
+/// Runs that a list which is kept has memory for, at most.
+const SPARE_RUNS_MAX: usize = 8;
+
+/// Empty lists of one shard, to be used again.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Box<Runs>>);
+
+impl Spares {
+    fn keep(&mut self, mut runs: Box<Runs>) {
+        if self.0.len() < SPARES_MAX && runs.chunks.capacity() <= SPARE_RUNS_MAX {
+            runs.chunks.clear();
+            (runs.written, runs.len) = (0, 0);
+            self.0.push(runs);
+        }
+    }
+}
 
 /// Bounded by its owner: [`SendQueue::len`] is checked against `send_queue_bytes_max` by whoever
 /// appends; the connection pays (presence is conflated, else it is closed as slow).
@@ -55,14 +75,23 @@ impl SendQueue {
     }
 
     /// Queues memory shared with other connections; nothing is copied.
-    pub fn push(&mut self, bytes: Arc<[u8]>) {
+    pub fn push(&mut self, bytes: Arc<[u8]>, spares: &mut Spares) {
         if bytes.is_empty() {
             return;
         }
-        match self.is_empty() {
-            true => self.0 = Waiting::Shared(bytes),
-            false => self.runs_mut().push(Chunk::Shared(bytes)),
-        }
+        self.0 = match std::mem::take(&mut self.0) {
+            Waiting::Runs(None) => Waiting::Shared(bytes),
+            Waiting::Runs(Some(mut runs)) => {
+                runs.push(Chunk::Shared(bytes));
+                Waiting::Runs(Some(runs))
+            }
+            Waiting::Shared(first) => {
+                let mut runs = spares.0.pop().unwrap_or_default();
+                runs.push(Chunk::Shared(first));
+                runs.push(Chunk::Shared(bytes));
+                Waiting::Runs(Some(runs))
+            }
+        };
     }
 
     /// Queues bytes of this connection's own where they are.
@@ -120,12 +149,13 @@ impl SendQueue {
     }
 
     /// `count` bytes more have been written; at most [`SendQueue::len`].
-    pub fn advance(&mut self, count: usize) {
+    pub fn advance(&mut self, count: usize, spares: &mut Spares) {
         let len = self.len();
         assert!(count <= len, "wrote {count} of {len} queued bytes");
-        match count == len {
-            true => self.clear(),
-            false => self.runs_mut().advance(count),
+        if count < len {
+            self.runs_mut().advance(count);
+        } else if let Waiting::Runs(Some(runs)) = std::mem::take(&mut self.0) {
+            spares.keep(runs);
         }
     }
 
@@ -227,11 +257,12 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_they_came_whatever_the_steps() {
+        let mut spares = Spares::default();
         for step in 1..12 {
             let mut queue = SendQueue::default();
             queue.append(|out| out.extend_from_slice(b"ab"));
             queue.append(|out| out.extend_from_slice(b"c"));
-            queue.push(Arc::from(*b"defg"));
+            queue.push(Arc::from(*b"defg"), &mut spares);
             queue.push_own(b"hi".to_vec());
             queue.append(|out| out.extend_from_slice(b"jk"));
             let mut seen = Vec::new();
@@ -240,7 +271,7 @@ mod tests {
                 assert_eq!(left.len(), queue.len());
                 let count = step.min(left.len());
                 seen.extend_from_slice(&left[..count]);
-                queue.advance(count);
+                queue.advance(count, &mut spares);
                 if step % 2 == 0 {
                     queue.own();
                 }
@@ -253,7 +284,7 @@ mod tests {
     fn an_empty_queue_owns_nothing() {
         let mut queue = SendQueue::default();
         queue.append(|_| ());
-        queue.push(Arc::default());
+        queue.push(Arc::default(), &mut Spares::default());
         queue.push_own(Vec::new());
         queue.push_copy(b"");
         assert!(queue.is_empty());
@@ -262,14 +293,27 @@ mod tests {
 
     #[test]
     fn a_single_shared_run_may_leave_in_pieces_and_be_followed() {
+        let mut spares = Spares::default();
         for cut in 0..=4 {
             let mut queue = SendQueue::default();
-            queue.push(Arc::from(*b"abcd"));
-            queue.advance(cut);
+            queue.push(Arc::from(*b"abcd"), &mut spares);
+            queue.advance(cut, &mut spares);
             assert_eq!((flat(&queue), queue.len()), (b"abcd"[cut..].to_vec(), 4 - cut));
-            queue.push(Arc::from(*b"ef"));
+            queue.push(Arc::from(*b"ef"), &mut spares);
             queue.push_copy(b"g");
             assert_eq!(flat(&queue), [&b"abcd"[cut..], b"efg"].concat(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lists_are_used_again_unless_they_have_grown() {
+        let mut spares = Spares::default();
+        for (runs, kept) in [(1, 0), (2, 1), (SPARE_RUNS_MAX, 1), (100 * SPARE_RUNS_MAX, 0)] {
+            let mut queue = SendQueue::default();
+            (0..runs).for_each(|_| queue.push(Arc::from(*b"ab"), &mut spares));
+            assert_eq!(flat(&queue), b"ab".repeat(runs));
+            queue.advance(2 * runs, &mut spares);
+            assert_eq!(spares.0.len(), kept, "{runs} runs");
         }
     }
 }

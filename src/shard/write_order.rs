@@ -1,0 +1,105 @@
+//! In which order connections are written to, and when more is read meanwhile.
+//!
+//! Whoever waits for an answer is written to before those who are sent what others did: an answer
+//! costs one write and lets its client go on, while a delivery is one of hundreds. What clients
+//! then send is read between the writes, so that a connection that has not had its turn yet is
+//! sent the later messages in the same write. Only when few are to be written to, deliveries come
+//! first: the answer is late by those few writes, and news travel without waiting for it.
+//!
+//! A pass is over when everybody who waited for a delivery at its beginning has been written to.
+//! How much is read from a connection is bounded by pass, so that queues are bounded by it too.
+
+use std::collections::VecDeque;
+
+use crate::ids::ConnId;
+
+/// Deliveries that are made before answers are written.
+const FEW: usize = 16;
+
+/// Answers written in a turn while deliveries wait.
+const ANSWERS_PER_TURN: usize = 256;
+
+/// Nothing more is read while more connections than this wait for deliveries. They are written in
+/// about 20 ms, and nobody gains when they become more.
+const WAITING_MAX: usize = 8192;
+
+/// What a connection is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// What others did.
+    Delivery,
+    /// An answer of its own, and deliveries before and after it.
+    Answer,
+}
+
+/// Connections with bytes to write, in the order in which they were given some, so that nobody is
+/// always written to last.
+#[derive(Debug, Default)]
+pub struct WriteOrder {
+    answers: VecDeque<ConnId>,
+    deliveries: VecDeque<ConnId>,
+    pass: u64,
+    /// Entries of `deliveries` that belong to this pass; `None` until its first write.
+    pass_left: Option<usize>,
+    /// Answers written in this turn.
+    answered: usize,
+    deliveries_first: bool,
+}
+
+impl WriteOrder {
+    pub fn push(&mut self, id: ConnId, due: Due) {
+        match due {
+            Due::Answer => self.answers.push_back(id),
+            Due::Delivery => self.deliveries.push_back(id),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.deliveries.is_empty()
+    }
+
+    /// A turn begins; with it a pass, when the last one is over.
+    pub fn begin_turn(&mut self) {
+        if self.pass_left == Some(0) || self.deliveries.is_empty() {
+            self.pass += 1;
+            self.pass_left = None;
+        }
+    }
+
+    pub fn pass(&self) -> u64 {
+        self.pass
+    }
+
+    /// Whether so little waits that more may be read.
+    pub fn has_room(&self) -> bool {
+        self.deliveries.len() <= WAITING_MAX
+    }
+
+    /// The writing of a turn begins.
+    pub fn begin_writing(&mut self) {
+        self.pass_left.get_or_insert(self.deliveries.len());
+        self.deliveries_first = self.deliveries.len() <= FEW;
+        self.answered = 0;
+    }
+
+    /// Who is next, and as what it was noted; it may have been written to since.
+    pub fn pop(&mut self) -> Option<(ConnId, Due)> {
+        let answers_wait = self.deliveries_first || self.answered >= ANSWERS_PER_TURN;
+        if answers_wait && let Some(id) = self.pop_delivery() {
+            return Some((id, Due::Delivery));
+        }
+        match self.answers.pop_front() {
+            Some(id) => {
+                self.answered += 1;
+                Some((id, Due::Answer))
+            }
+            None => self.pop_delivery().map(|id| (id, Due::Delivery)),
+        }
+    }
+
+    fn pop_delivery(&mut self) -> Option<ConnId> {
+        let id = self.deliveries.pop_front()?;
+        self.pass_left = self.pass_left.map(|left| left.saturating_sub(1));
+        Some(id)
+    }
+}
