@@ -131,9 +131,9 @@ fn a_delivery_allocates_nothing() {
     }
 }
 
-/// Several runs wait in a list, which is two pieces of memory however many they are.
+/// Several runs wait in a list, which is used again.
 #[test]
-fn a_subscriber_of_several_channels_costs_one_list_a_turn() {
+fn a_subscriber_of_several_channels_allocates_nothing_either() {
     const CHANNELS: [&str; 4] = [CHANNEL, "room:2", "room:3", "room:4"];
     let requests = |shard: &mut OneShard, mode: Mode| {
         let publish = |channel: &&str| shard.publish_bytes(mode, channel, "1");
@@ -141,7 +141,7 @@ fn a_subscriber_of_several_channels_costs_one_list_a_turn() {
     };
     let few = Scene::new(10, Mode::Binary, &CHANNELS).allocations(requests);
     let many = Scene::new(1_000, Mode::Binary, &CHANNELS).allocations(requests);
-    assert!(many - few <= 2 * 990 * TURNS, "{} per subscriber", (many - few) as f64 / 990.0);
+    assert_eq!(few, many, "allocations grow with the subscribers");
 }
 
 #[test]
