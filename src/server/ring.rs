@@ -163,9 +163,16 @@ impl Ring {
     ///
     /// # Safety
     /// `bytes` stay valid and unchanged until [`Ring::submit`] has returned.
-    pub unsafe fn send(&mut self, socket: RawFd, bytes: &[u8], token: Token) -> io::Result<()> {
+    pub unsafe fn send(
+        &mut self,
+        socket: RawFd,
+        bytes: &[u8],
+        after: After,
+        token: Token,
+    ) -> io::Result<()> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(SEND_FLAGS).build();
+        let flags = SEND_FLAGS | after.flag();
+        let entry = opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(flags).build();
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token)
     }
 
@@ -178,9 +185,11 @@ impl Ring {
         &mut self,
         socket: RawFd,
         message: *const libc::msghdr,
+        after: After,
         token: Token,
     ) -> io::Result<()> {
-        let entry = opcode::SendMsg::new(Fd(socket), message).flags(SEND_FLAGS as u32).build();
+        let flags = SEND_FLAGS | after.flag();
+        let entry = opcode::SendMsg::new(Fd(socket), message).flags(flags as u32).build();
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token)
     }
 
@@ -265,6 +274,24 @@ impl Ring {
     fn check_progress(&mut self) -> io::Result<()> {
         self.spins += 1;
         if self.spins < 1_000_000 { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+}
+
+/// What follows a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing that is known of: the bytes leave at once.
+    Nothing,
+    /// Our side is shut: the bytes leave together with that.
+    Shutdown,
+}
+
+impl After {
+    fn flag(self) -> i32 {
+        match self {
+            After::Nothing => 0,
+            After::Shutdown => libc::MSG_MORE,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crossbeam_channel::Receiver;
 use super::clock::Clock;
 use super::listen::ShardListeners;
 use super::mesh::Mailboxes;
-use super::ring::{BUFFER_BYTES, Completion, Operation, Ring};
+use super::ring::{After, BUFFER_BYTES, Completion, Operation, Ring};
 use super::sockets::{Arrival, Sockets, Stage, token};
 use crate::counters::Dropped;
 use crate::ids::{ConnId, Now, ShardId};
@@ -536,12 +536,16 @@ impl TurnLoop {
         };
         socket.send_result = None;
         let (fd, token) = (socket.fd(), token(Operation::Send, id));
+        let after = match socket.stage {
+            Stage::Flushing => After::Shutdown,
+            _ => After::Nothing,
+        };
         let mut runs = queue.runs();
         let (Some(first), second) = (runs.next(), runs.next()) else { return Ok(()) };
         let Some(second) = second else {
             self.flushing.push((id, first.len()));
             // SAFETY: the queue is not touched before `complete_flush` has submitted.
-            return unsafe { self.ring.send(fd, first, token) };
+            return unsafe { self.ring.send(fd, first, after, token) };
         };
         let Gathered { vectors, messages } = &mut self.gathered;
         let from = vectors.len();
@@ -558,7 +562,7 @@ impl TurnLoop {
         let message = &raw const messages[messages.len() - 1];
         // SAFETY: `gathered` has room for what one turn writes, so it does not move, and it is not
         // cleared, nor the queue touched, before `complete_flush` has submitted.
-        unsafe { self.ring.send_message(fd, message, token) }
+        unsafe { self.ring.send_message(fd, message, after, token) }
     }
 
     /// Submits the prepared sends, learns which were short, and tells the core.
