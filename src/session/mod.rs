@@ -12,6 +12,7 @@ pub use feed::{Feed, FeedSet};
 pub use state::{json_state, message_pack_state};
 
 use std::borrow::Cow;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::auth::Keyring;
@@ -174,7 +175,7 @@ pub struct Present {
 pub enum Pace {
     AtOnce,
     /// At most one presence frame per channel and this many milliseconds.
-    Every(u64),
+    Every(NonZeroU16),
 }
 
 /// Who a greeted session is.

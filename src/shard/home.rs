@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::{Session, Subscription};
+use super::connection::Session;
 use super::envelope::{Command, Envelope, HomeChannelId};
+use super::subscription::Subscription;
 use super::tables::HomeChannel;
 use crate::ids::{ChannelKey, ConnId, Now, ShardId};
 use crate::session::Feed;
@@ -72,10 +73,7 @@ impl Shard {
         else {
             return;
         };
-        let subscription =
-            Subscription { channel: slot, feed, place: None, request, shown_ms: 0, missed: None };
-        reserve_first(&mut connection.subscriptions);
-        connection.subscriptions.push(subscription);
+        connection.subscriptions.push(Subscription::new(slot, feed, request));
         home.subscriptions[feed as usize] += 1;
         let is_first = home.subscriptions[feed as usize] == 1;
         self.counters.subscriptions += 1;
@@ -93,9 +91,9 @@ impl Shard {
         let (Some(subscription), Some(home)) = (subscription, self.homes.get_mut(slot)) else {
             return;
         };
-        if subscription.place.is_none() {
+        if subscription.place().is_none() {
             let list = &mut home.subscribers[feed as usize];
-            subscription.place = Some(list.len() as u32);
+            subscription.admit(list.len() as u32);
             list.push(id.slot);
         }
     }
@@ -103,13 +101,10 @@ impl Shard {
     /// Removes a subscription, and tells the owner if it was the last one of its feed.
     pub(super) fn unsubscribe(&mut self, id: ConnId, slot: u32, feed: Feed) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let at = connection.subscriptions.iter().position(|s| s.channel == slot && s.feed == feed);
+        let at = connection.subscriptions.iter().position(|s| s.is_to(slot, feed));
         let Some(at) = at else { return };
         let gone = connection.subscriptions.swap_remove(at);
-        if connection.subscriptions.is_empty() {
-            connection.subscriptions = Vec::new();
-        }
-        if let Some(place) = gone.place {
+        if let Some(place) = gone.place() {
             self.vacate(slot, feed, place);
         }
         self.counters.subscriptions -= 1;
@@ -131,7 +126,7 @@ impl Shard {
 
     fn last_subscription(&self, id: ConnId) -> Option<(u32, Feed)> {
         let last = self.connections.get(id)?.subscriptions.last()?;
-        Some((last.channel, last.feed))
+        Some((last.channel(), last.feed()))
     }
 
     /// Takes one out of the list of subscribers; the last one takes its place.
@@ -142,15 +137,7 @@ impl Shard {
         let moved = list.get(place as usize).and_then(|&slot| self.connections.tenant(slot));
         let moved = moved.and_then(|id| self.connections.get_mut(id));
         if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
-            moved.place = Some(place);
+            moved.move_to(place);
         }
-    }
-}
-
-/// Makes room for exactly one: most connections have one channel, and the list would have room for
-/// four.
-pub(super) fn reserve_first<T>(list: &mut Vec<T>) {
-    if list.is_empty() {
-        list.reserve_exact(1);
     }
 }

@@ -22,7 +22,8 @@ impl Shard {
         let is_earlier = |&id: &ConnId| {
             let is_asker = addr == ConnAddr { shard: self.id, conn: id };
             // The question may have been long under way.
-            !is_asker && self.connections.get(id).is_some_and(|c| c.greeted_ms <= greeted_ms)
+            !is_asker
+                && self.connections.get(id).is_some_and(|c| c.greeting.done_ms() <= greeted_ms)
         };
         if let Some(earlier) = self.find_named(key).filter(is_earlier) {
             self.disconnect(now, earlier, Disconnect::Replaced);
@@ -61,7 +62,8 @@ impl Shard {
         let Some(rival) = self.name_of(id).and_then(|key| self.find_named(&key)) else {
             return true;
         };
-        let greeted_ms = |id| self.connections.get(id).map_or(0, |c: &Connection| c.greeted_ms);
+        let greeted_ms =
+            |id| self.connections.get(id).map_or(0, |c: &Connection| c.greeting.done_ms());
         let is_later = greeted_ms(id) >= greeted_ms(rival);
         self.disconnect(now, if is_later { rival } else { id }, Disconnect::Replaced);
         is_later

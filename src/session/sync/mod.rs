@@ -34,6 +34,7 @@ pub mod presence;
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
@@ -423,8 +424,9 @@ fn producer_id(app: &str, lite_id: &str) -> u64 {
 
 /// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
 fn pace(throttle: Throttle) -> Pace {
-    match throttle.throttle {
-        true => Pace::Every(1000 / throttle.suggested_rate.clamp(1, 1000)),
-        false => Pace::AtOnce,
-    }
+    let pause_ms = match throttle.throttle {
+        true => 1000 / throttle.suggested_rate.clamp(1, 1000) as u16,
+        false => 0,
+    };
+    NonZeroU16::new(pause_ms).map_or(Pace::AtOnce, Pace::Every)
 }
