@@ -55,6 +55,7 @@ pub use envelope::{
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
+pub(crate) use segments::Segments;
 pub use send_queue::SendQueue;
 
 use std::collections::{HashMap, HashSet, VecDeque};
