@@ -45,8 +45,8 @@ impl From<Listener> for Transport {
 pub enum Session {
     /// The first message decides.
     Undecided,
-    Sync(Box<sync::Session>),
-    Foony(Box<foony::Session>),
+    Sync(sync::Session),
+    Foony(foony::Session),
     /// Sends every message back (the debug endpoint for conformance suites).
     Echo,
 }
@@ -177,7 +177,7 @@ pub struct Connection {
     pub flags: Flags,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 152, "every idle connection pays for it");
+const _: () = assert!(size_of::<Connection>() <= 160, "every idle connection pays for it");
 
 /// What most connections have none of, most of the time.
 #[derive(Debug, Default)]
@@ -361,7 +361,7 @@ struct Slot {
     connection: Option<Connection>,
 }
 
-const _: () = assert!(size_of::<Slot>() <= 160, "every idle connection pays for it");
+const _: () = assert!(size_of::<Slot>() <= 168, "every idle connection pays for it");
 
 /// A time in steps of 64 ms, rounded down: whoever looks so much too early looks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

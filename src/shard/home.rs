@@ -14,7 +14,7 @@ impl Shard {
     /// The app of a greeted session; empty before.
     pub(super) fn app_of(&self, id: ConnId) -> Arc<str> {
         let principal = self.connections.get(id).and_then(|connection| connection.principal());
-        principal.map_or_else(|| Arc::from(""), |principal| Arc::clone(&principal.app))
+        principal.map_or_else(|| Arc::from(""), |principal| Arc::clone(&principal.grant.app))
     }
 
     /// The presence feed of a greeted sync session.

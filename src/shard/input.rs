@@ -311,7 +311,7 @@ impl Shard {
         let mut cx = Context { now, settings, limits, names: &mut self.names };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session = Session::Sync(Box::new(session));
+            connection.session = Session::Sync(session);
         }
     }
 
@@ -386,7 +386,7 @@ impl Shard {
 
     fn open_foony_session(&mut self, id: ConnId, form: Form) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session = Session::Foony(Box::new(foony::Session::new(form)));
+            connection.session = Session::Foony(foony::Session::new(form));
         }
     }
 

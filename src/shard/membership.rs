@@ -13,7 +13,7 @@ use crate::counters::{Conflated, Dropped};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Moment, Now, ShardId};
 use crate::policy::Heartbeat;
-use crate::session::Feed;
+use crate::session::{Feed, Principal};
 
 /// How members leave when their connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Shard {
     pub(super) fn resume(&mut self, id: ConnId) {
         let shards = self.settings.router.shards();
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
+        let key = connection.principal().and_then(Principal::resume_key);
         let Some(key) = key.map(Arc::new) else { return };
         let resuming = connection.rare_mut().resuming.get_or_insert_default();
         resuming.answers += u32::from(shards);
@@ -173,7 +173,7 @@ impl Shard {
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
     ) {
         for (key, identity) in memberships {
-            let goes_on = self.is_open(id) && self.is_session(id, &identity);
+            let goes_on = self.is_open(id) && self.is_session(id, &key, &identity);
             match goes_on {
                 _ if self.has_left(id, &key) => self.forgo(id, key),
                 true => self.take_over(now, id, key, identity),
@@ -423,9 +423,11 @@ impl Shard {
     }
 
     /// The connection's session is still the one that asked.
-    fn is_session(&self, id: ConnId, identity: &Identity) -> bool {
+    fn is_session(&self, id: ConnId, key: &ChannelKey, identity: &Identity) -> bool {
         let principal = self.connections.get(id).and_then(|connection| connection.principal());
-        principal.is_some_and(|principal| principal.identity.is_same_session(identity))
+        principal.is_some_and(|principal| {
+            principal.grant.app == key.app && principal.identity.is_same_session(identity)
+        })
     }
 
     fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {

@@ -75,7 +75,7 @@ use crate::ids::{ConnId, Moment, Now, Router, ShardId};
 use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
-use crate::session::{self, Answer, SessionNames};
+use crate::session::{self, Answer, Principal, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
@@ -570,7 +570,7 @@ impl Shard {
         if connection.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             return Some(Disconnect::GreetingTimeout);
         }
-        let expires = connection.principal().and_then(|principal| principal.expires_wall_ms);
+        let expires = connection.principal().and_then(Principal::expires_wall_ms);
         if expires.is_some_and(|end_ms| end_ms <= now.wall_ms) {
             return Some(Disconnect::TokenExpired);
         }
@@ -596,7 +596,7 @@ impl Shard {
         if let Some(deadline_ms) = connection.greeting.deadline_ms() {
             next_ms = next_ms.min(deadline_ms);
         }
-        if let Some(end_ms) = connection.principal().and_then(|p| p.expires_wall_ms) {
+        if let Some(end_ms) = connection.principal().and_then(Principal::expires_wall_ms) {
             next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
         }
         if let Some(check_ms) = poll_check_ms {

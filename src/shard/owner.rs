@@ -307,7 +307,8 @@ impl Shard {
         if !owned.channel.linger(addr, until_ms) {
             return;
         }
-        let resume = owned.channel.members().find(addr).and_then(|m| m.identity.resume.clone());
+        let member = owned.channel.members().find(addr);
+        let resume = member.and_then(|member| member.identity.resume_key(&owned.key.app));
         let generation = self.owned.generation(slot);
         let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
         self.timers.set(until_ms, Timer::Grace { grace });

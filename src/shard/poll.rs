@@ -170,7 +170,7 @@ impl Shard {
         let connection = self.connections.get_mut(id)?;
         connection.transport =
             Transport::Poll(Box::new(Polling { secret, held: None, asked_ms: now.mono_ms }));
-        connection.session = Session::Foony(Box::new(foony::Session::new(Form::Stream)));
+        connection.session = Session::Foony(foony::Session::new(Form::Stream));
         connection.flags.settled = true;
         Some(id)
     }

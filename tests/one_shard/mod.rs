@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use headcount::auth::{Capability, Key, Keyring, Material};
+use headcount::auth::{Capability, Grant, Key, Keyring, Material};
 use headcount::channel::{self, Content, Part};
 use headcount::ids::{ConnId, Now, Router, ShardId};
 use headcount::limits::Limits;
@@ -270,7 +270,7 @@ fn settings() -> Settings {
         policies: Policies::default(),
         session: session::Settings {
             keyring: Keyring::new(vec![key]).expect("keys"),
-            anonymous_app: Some(APP.into()),
+            anonymous: Some(Arc::new(Grant::anonymous(APP))),
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
         },
