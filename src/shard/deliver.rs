@@ -204,16 +204,18 @@ impl Shard {
         mut deliver: impl FnMut(&mut Shard, ConnId) -> Result<(), Disconnect>,
     ) {
         let Some(home) = self.homes.get_tenant(to.slot, to.generation) else { return };
-        let subscribers = std::mem::take(&mut home.subscribers[feed as usize]);
+        let Some(list) = home.subscribers_mut(feed) else { return };
+        let subscribers = std::mem::take(list);
         let mut failed = Vec::new();
-        for &slot in &subscribers {
+        for &slot in subscribers.slots() {
             let Some(conn) = self.connections.tenant(slot) else { continue };
             if let Err(reason) = deliver(self, conn) {
                 failed.push((conn, reason));
             }
         }
-        if let Some(home) = self.homes.get_tenant(to.slot, to.generation) {
-            home.subscribers[feed as usize] = subscribers;
+        let home = self.homes.get_tenant(to.slot, to.generation);
+        if let Some(list) = home.and_then(|home| home.subscribers_mut(feed)) {
+            *list = subscribers;
         }
         for (conn, reason) in failed {
             self.disconnect(now, conn, reason);

@@ -74,10 +74,9 @@ impl Shard {
             return;
         };
         connection.subscriptions.push(Subscription::new(slot, feed, request));
-        home.subscriptions[feed as usize] += 1;
-        let is_first = home.subscriptions[feed as usize] == 1;
+        let count = home.begin_subscription(feed);
         self.counters.subscriptions += 1;
-        if is_first {
+        if count == 1 {
             self.command_home(slot, Command::Subscribe { feed, home: home_id });
         }
         self.update_heat(slot);
@@ -91,10 +90,10 @@ impl Shard {
         let (Some(subscription), Some(home)) = (subscription, self.homes.get_mut(slot)) else {
             return;
         };
-        if subscription.place().is_none() {
-            let list = &mut home.subscribers[feed as usize];
-            subscription.admit(list.len() as u32);
-            list.push(id.slot);
+        if subscription.place().is_none()
+            && let Some(list) = home.subscribers_mut(feed)
+        {
+            subscription.admit(list.push(id.slot));
         }
     }
 
@@ -109,8 +108,7 @@ impl Shard {
         }
         self.counters.subscriptions -= 1;
         let Some(home) = self.homes.get_mut(slot) else { return };
-        home.subscriptions[feed as usize] -= 1;
-        if home.subscriptions[feed as usize] == 0 {
+        if home.end_subscription(feed) == 0 {
             self.command_home(slot, Command::Unsubscribe { feed });
         }
         self.update_heat(slot);
@@ -132,9 +130,8 @@ impl Shard {
     /// Takes one out of the list of subscribers; the last one takes its place.
     fn vacate(&mut self, slot: u32, feed: Feed, place: u32) {
         let Some(home) = self.homes.get_mut(slot) else { return };
-        let list = &mut home.subscribers[feed as usize];
-        list.swap_remove(place as usize);
-        let moved = list.get(place as usize).and_then(|&slot| self.connections.tenant(slot));
+        let Some(list) = home.subscribers_mut(feed) else { return };
+        let moved = list.swap_remove(place).and_then(|slot| self.connections.tenant(slot));
         let moved = moved.and_then(|id| self.connections.get_mut(id));
         if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
             moved.move_to(place);

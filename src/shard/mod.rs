@@ -43,6 +43,7 @@ mod retention;
 mod returning;
 mod segments;
 mod send_queue;
+mod slot_list;
 mod subscription;
 mod table;
 mod tables;
@@ -55,6 +56,7 @@ pub use envelope::{
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
+#[cfg(feature = "server")]
 pub(crate) use segments::Segments;
 pub use send_queue::SendQueue;
 
