@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::Hasher;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
@@ -38,6 +39,44 @@ pub struct ConnAddr {
     pub conn: ConnId,
 }
 
+/// What the server calls a connection where members see it: 16 or 32 hexadecimal digits, kept
+/// where it is used instead of in memory of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionName {
+    /// Bytes of `text` that count; the others are 0.
+    len: u8,
+    text: [u8; CONNECTION_NAME_BYTES_MAX],
+}
+
+/// Longest name that is given to a connection.
+const CONNECTION_NAME_BYTES_MAX: usize = 32;
+
+/// # Panics
+/// For names longer than those that are given.
+impl From<&str> for ConnectionName {
+    fn from(name: &str) -> Self {
+        let mut text = [0; CONNECTION_NAME_BYTES_MAX];
+        let len = name.len();
+        assert!(len <= text.len(), "a connection's name of {len} bytes");
+        text[..len].copy_from_slice(name.as_bytes());
+        ConnectionName { len: len as u8, text }
+    }
+}
+
+impl Deref for ConnectionName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        str::from_utf8(&self.text[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for ConnectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
 /// The time of one turn, read once by the shell and handed to the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
@@ -45,6 +84,23 @@ pub struct Now {
     pub mono_ms: u64,
     /// Milliseconds since the Unix epoch. Token expiry and timestamps for people are read off it.
     pub wall_ms: u64,
+}
+
+/// A time on either clock in six bytes, milliseconds: good for 8,900 years from its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment([u16; 3]);
+
+impl Moment {
+    /// Times that cannot come are taken for the last one that can.
+    pub fn at(ms: u64) -> Self {
+        let ms = ms.min((1 << 48) - 1);
+        Moment([ms as u16, (ms >> 16) as u16, (ms >> 32) as u16])
+    }
+
+    pub fn ms(self) -> u64 {
+        let [low, middle, high] = self.0;
+        u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+    }
 }
 
 /// An application and a channel name in it, with the routing hash computed once.
@@ -122,6 +178,24 @@ mod tests {
             owned[router.shard_of(&router.key(&app, &format!("doc:{i}"))).index()] += 1;
         }
         assert!(owned.iter().all(|&n| (850..1150).contains(&n)), "{owned:?}");
+    }
+
+    #[test]
+    fn a_connection_is_called_what_it_was_named() {
+        for name in ["", "0123456789abcdef", "0123456789abcdef0123456789abcdef"] {
+            let named = ConnectionName::from(name);
+            assert_eq!((&*named, format!("{named:?}")), (name, format!("{name:?}")));
+        }
+        assert_ne!(ConnectionName::from("a"), ConnectionName::from("a\0"));
+    }
+
+    #[test]
+    fn a_moment_is_as_exact_as_the_clock() {
+        for ms in [0, 1, 0xffff, 0x1_0000, 0x1234_5678_9abc, (1 << 48) - 1] {
+            assert_eq!(Moment::at(ms).ms(), ms);
+        }
+        assert_eq!(Moment::at(u64::MAX).ms(), (1 << 48) - 1);
+        assert_eq!(size_of::<Moment>(), 6);
     }
 
     #[test]

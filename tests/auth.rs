@@ -113,8 +113,8 @@ fn golden_tokens_are_minted_byte_for_byte_and_accepted() {
         let ring = Keyring::new(vec![key]).unwrap();
         let identity = ring.verify_token(&token, now_ms).unwrap();
         let expires_at_ms = vector["payload"]["exp"].as_u64().unwrap() * 1000;
-        assert_eq!((&*identity.user, &identity.app), (user, &app), "{name}");
-        assert_eq!(*identity.capability, cap, "{name}");
+        assert_eq!((&*identity.user, &identity.grant.app), (user, &app), "{name}");
+        assert_eq!(*identity.grant.capability, cap, "{name}");
         assert_eq!(identity.expires_at_wall_ms, Some(expires_at_ms), "{name}");
     }
 }
@@ -131,7 +131,8 @@ fn tokens_of_every_kind_of_key_are_accepted() {
     for (kid, algorithm, key, key_name, app) in cases {
         let header = json!({"alg": algorithm, "kid": kid});
         let identity = verify(&sign(header, payload(json!({})), &key, algorithm)).unwrap();
-        assert_eq!((&*identity.key_name, &*identity.app, &*identity.user), (key_name, app, "u"));
+        let (grant, user) = (&identity.grant, &*identity.user);
+        assert_eq!((grant.key_name.as_deref(), &*grant.app, user), (Some(key_name), app, "u"));
     }
 }
 
@@ -282,8 +283,8 @@ fn a_token_grants_no_more_than_its_key() {
         assert_eq!(outcome, expected, "{cap}");
     }
     let without = verify(&hs256(payload(json!({})))).unwrap();
-    assert!(without.capability.allows("chat:a", Operation::Publish).is_ok());
-    assert!(without.capability.allows("chat:a", Operation::History).is_err());
+    assert!(without.grant.capability.allows("chat:a", Operation::Publish).is_ok());
+    assert!(without.grant.capability.allows("chat:a", Operation::History).is_err());
 }
 
 #[test]
@@ -360,7 +361,7 @@ fn a_key_is_presented_as_name_and_secret() {
     let ring = keyring();
     let key = ring.verify_key("demo.hs:sk_secret").unwrap();
     let identity = key.identity("someone").unwrap();
-    assert_eq!((&*identity.app, &*identity.user), ("demo", "someone"));
+    assert_eq!((&*identity.grant.app, &*identity.user), ("demo", "someone"));
     assert_eq!(identity.expires_at_wall_ms, None);
     assert_eq!(key.identity(""), Err(CredentialError::Subject));
     assert_eq!(key.identity(&"x".repeat(256)), Err(CredentialError::Subject));

@@ -272,7 +272,7 @@ fn a_token_is_printed_alone_and_the_key_ring_accepts_it() {
         .expect("a time after 1970")
         .as_millis() as u64;
     let identity = ring.verify_token(text.trim_end(), now_ms).expect("a good token");
-    assert_eq!((&*identity.user, &*identity.app), ("alice", "demo"));
+    assert_eq!((&*identity.user, &*identity.grant.app), ("alice", "demo"));
     assert!(identity.expires_at_wall_ms.is_some_and(|end| end <= now_ms + 61_000));
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Throughput};
-use headcount::channel::{Channel, Content, Draft, Identity, Keeping, Messages, Part, State};
+use headcount::channel::{
+    Channel, Content, Draft, Identity, Keeping, Messages, Part, Resume, State,
+};
 use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::Policy;
@@ -127,7 +129,7 @@ fn addr(slot: u32) -> ConnAddr {
 }
 
 fn who(user: &str) -> Arc<Identity> {
-    Arc::new(Identity { user: user.into(), connection: "".into(), resume: None })
+    Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
 }
 
 fn draft(number: u64) -> Draft {

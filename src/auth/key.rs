@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-use super::keyring::Identity;
+use super::keyring::{Grant, Identity};
 use super::{Capability, CredentialError, KeyError};
 use crate::limits::USER_ID_BYTES_MAX;
 
@@ -145,7 +145,7 @@ pub struct Key {
     name: KeyName,
     material: Material,
     secret: Option<Secret>,
-    capability: Arc<Capability>,
+    grant: Arc<Grant>,
     rules: TokenRules,
 }
 
@@ -158,13 +158,13 @@ impl Key {
             Material::Hs256(text) => Some(Secret::new(text)?),
             Material::PublicKey { .. } | Material::Jwks { .. } => None,
         };
-        Ok(Key {
-            name: KeyName::parse(name)?,
-            material,
-            secret,
+        let name = KeyName::parse(name)?;
+        let grant = Arc::new(Grant {
+            app: Arc::clone(&name.app),
+            key_name: Some(Arc::clone(&name.text)),
             capability: Arc::new(capability),
-            rules: TokenRules::default(),
-        })
+        });
+        Ok(Key { name, material, secret, grant, rules: TokenRules::default() })
     }
 
     /// Reads `app.keyId:secret`, split at the first colon.
@@ -189,7 +189,7 @@ impl Key {
     }
 
     pub fn capability(&self) -> &Arc<Capability> {
-        &self.capability
+        &self.grant.capability
     }
 
     pub(super) fn material(&self) -> &Material {
@@ -211,10 +211,8 @@ impl Key {
     /// [`CredentialError::Subject`] for a user id that is empty or too long.
     pub fn identity(&self, user: &str) -> Result<Identity, CredentialError> {
         Ok(Identity {
-            app: Arc::clone(&self.name.app),
             user: user_id(user)?,
-            key_name: Arc::clone(&self.name.text),
-            capability: Arc::clone(&self.capability),
+            grant: Arc::clone(&self.grant),
             expires_at_wall_ms: None,
         })
     }

@@ -13,13 +13,27 @@ use super::{Capability, CredentialError, Key, KeyError};
 /// Longest token in bytes. A longer one is refused before anything of it is read.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
+/// What a credential allows, and by whose leave. All who present the same key share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub app: Arc<str>,
+    /// `None` for those who presented nothing, where that is allowed.
+    pub key_name: Option<Arc<str>>,
+    pub capability: Arc<Capability>,
+}
+
+impl Grant {
+    /// Everything in an app, for nobody in particular.
+    pub fn anonymous(app: &str) -> Self {
+        Grant { app: app.into(), key_name: None, capability: Arc::new(Capability::all()) }
+    }
+}
+
 /// A user whom a credential names, and what that user may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    pub app: Arc<str>,
     pub user: Arc<str>,
-    pub key_name: Arc<str>,
-    pub capability: Arc<Capability>,
+    pub grant: Arc<Grant>,
     /// Milliseconds since the Unix epoch from which the identity is void; `None` for a client that
     /// presented a key.
     pub expires_at_wall_ms: Option<u64>,
@@ -126,7 +140,8 @@ fn admit(key: &Key, claims: Claims, now_wall_ms: u64) -> Result<Identity, Creden
     match claims.cap {
         None => Ok(Identity { expires_at_wall_ms, ..owner }),
         Some(asked) if key.capability().covers(&asked) => {
-            Ok(Identity { capability: Arc::new(asked), expires_at_wall_ms, ..owner })
+            let grant = Grant { capability: Arc::new(asked), ..Grant::clone(&owner.grant) };
+            Ok(Identity { grant: Arc::new(grant), expires_at_wall_ms, ..owner })
         }
         Some(_) => Err(CredentialError::ExceedsKey),
     }

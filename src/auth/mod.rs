@@ -14,5 +14,5 @@ mod verifier;
 pub use capability::{CAPABILITY_PATTERNS_MAX, Capability, Denied, Operation};
 pub use error::{CredentialError, KeyError};
 pub use key::{Key, KeyName, Material, SignatureAlgorithm, TokenRules};
-pub use keyring::{Identity, Keyring, TOKEN_BYTES_MAX};
+pub use keyring::{Grant, Identity, Keyring, TOKEN_BYTES_MAX};
 pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};

@@ -3,57 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::State;
+use super::{Identity, Resume, State};
 use crate::ids::{ConnAddr, Now};
-
-/// Who a member is, shared by every channel its session is in.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The name other members see.
-    pub user: Arc<str>,
-    /// Tells the sessions of one user apart where members see it.
-    pub connection: Arc<str>,
-    /// Present when the session can be told from others of its user, and so be resumed.
-    pub resume: Option<ResumeKey>,
-}
-
-impl Identity {
-    /// Is this who the other is, as far as can be told? A session that can be resumed is told by
-    /// its device, whatever it is called meanwhile.
-    pub fn is_same_session(&self, other: &Identity) -> bool {
-        match (&self.resume, &other.resume) {
-            (None, None) => self.user == other.user,
-            (mine, theirs) => mine == theirs,
-        }
-    }
-
-    /// Is the session known by its connection's name, which it keeps when it returns? Then there is
-    /// never more than one of it.
-    fn is_named_by_connection(&self) -> bool {
-        let key = self.resume.as_ref();
-        key.is_some_and(|key| matches!(key.session, SessionName::Connection(_)))
-    }
-}
-
-/// What a returning session must show to take its memberships over.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResumeKey {
-    pub app: Arc<str>,
-    /// The authenticated user; `None` for anonymous sessions, whose names are never shared.
-    pub user: Option<Arc<str>>,
-    pub session: SessionName,
-}
-
-/// What a session is called by those who must know it again.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SessionName {
-    /// The device's own stable id (`lite_id`). A device may have several sessions, and one that
-    /// returns takes over what another lost.
-    Device(Arc<str>),
-    /// The connection's name, which the session keeps when it returns; there is never more than
-    /// one. It enters again by itself where it wants to be a member.
-    Connection(Arc<str>),
-}
 
 /// One member as the owner of the channel knows it.
 #[derive(Debug)]
@@ -139,9 +90,9 @@ impl Members {
         let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
-            let is_same = lost.resume == newcomer.resume;
+            let is_same = lost.is_resumed_as(newcomer);
             match member.lingering_until_ms {
-                Some(_) => lost.resume.is_none() || is_same,
+                Some(_) => lost.resume == Resume::Never || is_same,
                 None => is_same && newcomer.is_named_by_connection(),
             }
         };
@@ -154,7 +105,7 @@ impl Members {
         let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         identity.is_named_by_connection()
             && members.any(|member| {
-                member.greeted_ms > greeted_ms && member.identity.resume == identity.resume
+                member.greeted_ms > greeted_ms && member.identity.is_resumed_as(identity)
             })
     }
 

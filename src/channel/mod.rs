@@ -4,6 +4,7 @@
 //! Must never know who is connected where, or how a change is shown to anybody.
 
 mod changes;
+mod identity;
 mod log;
 mod members;
 mod messages;
@@ -11,8 +12,9 @@ mod state;
 mod window;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
+pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
 pub use log::{Content, Log, MemoryLog, Message, Page, Part, Position, Replay, Room};
-pub use members::{Identity, Member, Members, ResumeKey, SessionName};
+pub use members::{Member, Members};
 pub use messages::{Draft, Keeping, Messages, Published};
 pub use state::{JsonState, State};
 
@@ -217,7 +219,7 @@ mod tests {
     }
 
     fn who(user: &str) -> Arc<Identity> {
-        Arc::new(Identity { user: user.into(), connection: "".into(), resume: None })
+        Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
     }
 
     fn says(text: &str) -> State {
@@ -317,10 +319,9 @@ mod tests {
     #[test]
     fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
         let device = |name: &str| {
-            let user: Arc<str> = "a".into();
-            let session = SessionName::Device(name.into());
-            let key = ResumeKey { app: "x".into(), user: Some(user.clone()), session };
-            Arc::new(Identity { user, connection: "".into(), resume: Some(key) })
+            let device = Device { id: name.into(), owner: DeviceOwner::User };
+            let resume = Resume::Device(Box::new(device));
+            Arc::new(Identity { user: "a".into(), connection: "".into(), resume })
         };
         for (newcomer, expected) in [
             (device("phone"), Announced::Returned),

@@ -57,14 +57,14 @@ impl<'k> Caller<'k> {
     pub fn app(&self) -> &Arc<str> {
         match self {
             Caller::Key(key) => key.app(),
-            Caller::Token(identity) => &identity.app,
+            Caller::Token(identity) => &identity.grant.app,
         }
     }
 
     fn capability(&self) -> &Capability {
         match self {
             Caller::Key(key) => key.capability(),
-            Caller::Token(identity) => &identity.capability,
+            Caller::Token(identity) => &identity.grant.capability,
         }
     }
 

@@ -48,12 +48,13 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::channel::{Identity, JsonState, State};
+    use crate::channel::{Identity, JsonState, Resume, State};
     use crate::ids::{ConnAddr, ConnId, ShardId};
     use bytes::Bytes;
 
     fn member(user: &str, connection: &str, state: &'static [u8]) -> MemberView {
-        let identity = Identity { user: user.into(), connection: connection.into(), resume: None };
+        let identity =
+            Identity { user: user.into(), connection: connection.into(), resume: Resume::Never };
         MemberView {
             addr: ConnAddr { shard: ShardId(0), conn: ConnId { slot: 1, generation: 1 } },
             identity: Arc::new(identity),

@@ -104,7 +104,7 @@ mod tests {
             let token = answer["token"].as_str().unwrap();
             let identity = keyring().verify_token(token, NOW_MS).unwrap();
             assert_eq!(&*identity.user, "alice", "{body}");
-            assert_eq!(identity.capability.to_string(), capability, "{body}");
+            assert_eq!(identity.grant.capability.to_string(), capability, "{body}");
             assert_eq!(identity.expires_at_wall_ms, Some(NOW_MS + ttl_ms), "{body}");
         }
     }

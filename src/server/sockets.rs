@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
+use crate::shard::Segments;
 
 /// Where a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Stage {
     Shut,
 }
 
-/// Whether a completion is new or has waited since an earlier turn.
+/// Whether a completion is new or has waited since an earlier pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     Fresh,
@@ -35,12 +36,12 @@ pub struct Socket {
     /// It sends more than its share, and so is read one buffer at a time.
     pub eager: bool,
     /// The last pass in which something was read, and how many bytes.
-    pub read_pass: u64,
-    read_bytes: usize,
-    /// Receive completions that wait for a later pass.
-    deferred: u32,
+    pub read_pass: Pass,
+    read_bytes: u32,
     /// The last pass in which a completion was put off.
-    held_pass: u64,
+    held_pass: Pass,
+    /// Receive completions that wait for a later pass; each has a buffer, and those are few.
+    deferred: u16,
     /// A poll for writability is armed.
     pub polling: bool,
     /// The peer has sent its last byte, or the socket failed.
@@ -49,6 +50,25 @@ pub struct Socket {
     pub failed: bool,
     /// What the last send reported, when that was not success.
     pub send_result: Option<i32>,
+}
+
+const _: () = assert!(size_of::<Option<Socket>>() <= 40, "every idle connection pays for it");
+
+/// The number of a pass in four bytes. After 2^32 passes a number comes again; whoever has been
+/// silent for exactly so long is read one pass later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pass(u32);
+
+impl From<u64> for Pass {
+    fn from(pass: u64) -> Self {
+        Pass(pass as u32)
+    }
+}
+
+impl PartialEq<u64> for Pass {
+    fn eq(&self, pass: &u64) -> bool {
+        *self == Pass::from(*pass)
+    }
 }
 
 impl Socket {
@@ -67,23 +87,23 @@ impl Socket {
     /// Bytes that may still be read from this socket in `pass`, of `share` in all.
     pub fn share_left(&mut self, pass: u64, share: usize) -> usize {
         if self.read_pass != pass {
-            self.read_pass = pass;
+            self.read_pass = pass.into();
             self.read_bytes = 0;
         }
-        share.saturating_sub(self.read_bytes)
+        share.saturating_sub(self.read_bytes as usize)
     }
 
     /// A completion waits for a later pass, and so does what came after it.
     pub fn put_off(&mut self, arrival: Arrival, pass: u64) {
-        self.held_pass = pass;
-        self.deferred += u32::from(arrival == Arrival::Fresh);
+        self.held_pass = pass.into();
+        self.deferred += u16::from(arrival == Arrival::Fresh);
     }
 
     /// A completion of `bytes` bytes is read in the pass that `share_left` was last asked for. An
     /// end, a cancellation or a want of buffers says nothing about how fast the peer sends.
     pub fn take(&mut self, arrival: Arrival, bytes: usize) {
-        self.deferred -= u32::from(arrival == Arrival::Deferred);
-        self.read_bytes += bytes;
+        self.deferred -= u16::from(arrival == Arrival::Deferred);
+        self.read_bytes = self.read_bytes.saturating_add(bytes as u32);
         if bytes > 0 {
             self.eager &= bytes >= BUFFER_BYTES || self.deferred > 0;
         }
@@ -104,7 +124,7 @@ impl Socket {
 /// Sockets by connection slot, parallel to the core's connections.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    slots: Vec<Option<Socket>>,
+    slots: Segments<Option<Socket>>,
 }
 
 impl Sockets {
@@ -112,24 +132,27 @@ impl Sockets {
     pub fn insert(&mut self, id: ConnId, fd: RawFd) {
         // SAFETY: the descriptor came from accept or from a parcel, whose sender gave it up.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        if self.slots.len() <= id.slot as usize {
-            self.slots.resize_with(id.slot as usize + 1, || None);
+        while self.slots.len() <= id.slot as usize {
+            self.slots.push(None);
         }
-        self.slots[id.slot as usize] = Some(Socket {
+        let socket = Socket {
             fd,
             generation: id.generation,
             stage: Stage::Open,
             receiving: false,
             eager: false,
-            read_pass: 0,
+            read_pass: Pass::default(),
             read_bytes: 0,
+            held_pass: Pass::default(),
             deferred: 0,
-            held_pass: 0,
             polling: false,
             ended: false,
             failed: false,
             send_result: None,
-        });
+        };
+        if let Some(slot) = self.slots.get_mut(id.slot as usize) {
+            *slot = Some(socket);
+        }
     }
 
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Socket> {
@@ -146,18 +169,19 @@ impl Sockets {
 
     /// Closes the descriptor.
     pub fn close(&mut self, id: ConnId) {
-        if self.get_mut(id).is_some() {
-            self.slots[id.slot as usize] = None;
-        }
+        drop(self.take(id));
     }
 
     /// Gives the descriptor up without closing it.
     pub fn release(&mut self, id: ConnId) {
-        if self.get_mut(id).is_some()
-            && let Some(socket) = self.slots[id.slot as usize].take()
-        {
+        if let Some(socket) = self.take(id) {
             let _: RawFd = socket.fd.into_raw_fd();
         }
+    }
+
+    fn take(&mut self, id: ConnId) -> Option<Socket> {
+        self.get_mut(id)?;
+        self.slots.get_mut(id.slot as usize)?.take()
     }
 }
 

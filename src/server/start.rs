@@ -22,6 +22,7 @@ use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
+use crate::auth::Grant;
 use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
@@ -190,9 +191,10 @@ fn settings(
     getrandom::fill(&mut random)
         .map_err(|error| StartError::thread("without randomness", error))?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
-    let app: Arc<str> = config.anonymous_app().into();
-    let anonymous_app = match config.anonymous().0 {
-        Anonymous::Allowed => Some(Arc::clone(&app)),
+    let everybody = Arc::new(Grant::anonymous(config.anonymous_app()));
+    let hint_app = Arc::clone(&everybody.app);
+    let anonymous = match config.anonymous().0 {
+        Anonymous::Allowed => Some(everybody),
         Anonymous::Refused => None,
     };
     let ten_byte_layout = match config.sync.ten_byte_layout {
@@ -206,11 +208,11 @@ fn settings(
         policies: config.policies(),
         session: session::Settings {
             keyring,
-            anonymous_app,
+            anonymous,
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
-        hint_app: app,
+        hint_app,
         serial_base,
         name_key: word(2),
         echo: config.debug.echo,

@@ -12,13 +12,14 @@ pub use feed::{Feed, FeedSet};
 pub use state::{json_state, message_pack_state};
 
 use std::borrow::Cow;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::auth::Keyring;
+use crate::auth::{Grant, Keyring};
 use crate::channel::{Draft, Identity, Message, Position, ResumeKey, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
-use crate::ids::Now;
+use crate::ids::{Moment, Now};
 use crate::limits::Limits;
 use crate::wire::sync::Layout;
 use crate::wire::websocket::{Opcode, frame_header};
@@ -46,8 +47,8 @@ pub fn append_message(framing: Framing, out: &mut Vec<u8>, write: impl FnOnce(&m
 #[derive(Debug)]
 pub struct Settings {
     pub keyring: Keyring,
-    /// The app of sessions without a token; `None` refuses them.
-    pub anonymous_app: Option<Arc<str>>,
+    /// What sessions without a token may do; `None` refuses them.
+    pub anonymous: Option<Arc<Grant>>,
     /// Layout of 10-byte-header sessions that greet with wire version 1.
     pub ten_byte_layout: Layout,
     /// Secret and random per process: proves that this process named a connection.
@@ -174,23 +175,34 @@ pub struct Present {
 pub enum Pace {
     AtOnce,
     /// At most one presence frame per channel and this many milliseconds.
-    Every(u64),
+    Every(NonZeroU16),
 }
 
 /// Who a greeted session is.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    pub app: Arc<str>,
     pub identity: Arc<Identity>,
-    /// What the session may do; `None` = everything (anonymous sessions where they are allowed).
-    pub capability: Option<Arc<crate::auth::Capability>>,
-    /// When the token ends, milliseconds since the Unix epoch.
-    pub expires_wall_ms: Option<u64>,
+    /// What the session may do.
+    pub grant: Arc<Grant>,
+    /// When the token ends, on the wall clock.
+    pub expires: Option<Moment>,
 }
 
+const _: () = assert!(size_of::<Principal>() <= 24, "every greeted connection has one");
+
 impl Principal {
-    pub fn resume_key(&self) -> Option<&ResumeKey> {
-        self.identity.resume.as_ref()
+    pub fn resume_key(&self) -> Option<ResumeKey> {
+        self.identity.resume_key(&self.grant.app)
+    }
+
+    /// When the token ends, milliseconds since the Unix epoch.
+    pub fn expires_wall_ms(&self) -> Option<u64> {
+        self.expires.map(Moment::ms)
+    }
+
+    /// Did it present nothing?
+    pub fn is_anonymous(&self) -> bool {
+        self.grant.key_name.is_none()
     }
 }
 
@@ -209,14 +221,19 @@ impl SessionNames {
         SessionNames { key, shard: u32::from(shard), shards: u32::from(shards), made: 0 }
     }
 
-    /// 16 hexadecimal digits. The first 8 differ between any two of the first 2^32 names made by
-    /// all shards together, because `scramble` is a permutation.
-    pub fn next_name(&mut self) -> String {
+    /// A number of which the high half differs between any two of the first 2^32 made by all
+    /// shards together, because `scramble` is a permutation.
+    pub fn next_number(&mut self) -> u64 {
         let number = self.made.wrapping_mul(self.shards).wrapping_add(self.shard);
         self.made = self.made.wrapping_add(1);
         let head = scramble(number ^ self.key as u32);
         let tail = scramble(head ^ (self.key >> 32) as u32);
-        format!("{head:08x}{tail:08x}")
+        u64::from(head) << 32 | u64::from(tail)
+    }
+
+    /// 16 hexadecimal digits: [`SessionNames::next_number`] as text.
+    pub fn next_name(&mut self) -> String {
+        format!("{:016x}", self.next_number())
     }
 }
 

@@ -27,14 +27,22 @@ pub struct Backlog {
 }
 
 impl Connection {
+    fn backlog(&self) -> Option<&Backlog> {
+        self.rare()?.backlog.as_ref()
+    }
+
+    fn backlog_mut(&mut self) -> &mut Backlog {
+        self.rare_mut().backlog.get_or_insert_default()
+    }
+
     /// Requests wait; whatever comes has to wait behind them.
     pub(super) fn has_backlog(&self) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| !backlog.requests.is_empty())
+        self.backlog().is_some_and(|backlog| !backlog.requests.is_empty())
     }
 
     /// Must the next request wait until something has been written, or answered?
     fn must_wait(&self, queue_bytes_max: usize) -> bool {
-        let questions = self.backlog.as_ref().map_or(0, |backlog| backlog.questions.len());
+        let questions = self.backlog().map_or(0, |backlog| backlog.questions.len());
         questions >= LARGE_QUESTIONS_MAX || self.queue.len() > queue_bytes_max
     }
 }
@@ -49,7 +57,7 @@ impl Shard {
     pub(super) fn put_off(&mut self, now: Now, id: ConnId, requests: &[u8]) {
         let most = self.settings.limits.message_bytes_max;
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let backlog = connection.backlog.get_or_insert_default();
+        let backlog = connection.backlog_mut();
         if backlog.requests.len() + requests.len() > 2 * most {
             return self.disconnect(now, id, Disconnect::Slow);
         }
@@ -60,14 +68,17 @@ impl Shard {
     /// Notes that the answer to a question will be large.
     pub(super) fn expect_large_answer(&mut self, id: ConnId, question: u64) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.backlog.get_or_insert_default().questions.push(question);
+            connection.backlog_mut().questions.push(question);
         }
     }
 
     /// An answer has come.
     pub(super) fn note_answer(&mut self, id: ConnId, question: u64) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(backlog) = &mut connection.backlog else { return };
+        if connection.backlog().is_none() {
+            return;
+        }
+        let backlog = connection.backlog_mut();
         if let Some(at) = backlog.questions.iter().position(|&asked| asked == question) {
             backlog.questions.swap_remove(at);
             self.schedule_backlog(id);
@@ -83,10 +94,10 @@ impl Shard {
         if connection.has_backlog() && !connection.flags.scheduled {
             connection.flags.scheduled = true;
             self.backlogged.push(id);
-        } else if connection.backlog.as_ref().is_some_and(|b| b.questions.is_empty())
+        } else if connection.backlog().is_some_and(|b| b.questions.is_empty())
             && !connection.has_backlog()
         {
-            connection.backlog = None;
+            connection.change_rare(|rare| rare.backlog = None);
         }
     }
 
@@ -116,13 +127,15 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
-        let Some(backlog) = &mut connection.backlog else { return };
-        let requests = std::mem::take(&mut backlog.requests);
+        if connection.backlog().is_none() {
+            return;
+        }
+        let requests = std::mem::take(&mut connection.backlog_mut().requests);
         if !requests.is_empty() {
             self.handle_foony_payload(now, id, &requests);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if !connection.has_backlog() && !connection.unread.is_empty() {
+        if !connection.has_backlog() && !connection.unread().is_empty() {
             self.take_bytes(now, id, &mut []);
         }
         self.schedule_backlog(id);

@@ -1,14 +1,14 @@
 //! The connections of a shard: transport state, session, subscriptions, send queue.
 
-use std::sync::Arc;
-
 use super::backlog::Backlog;
+use super::few::Few;
 use super::poll::Polling;
+use super::segments::Segments;
 use super::send_queue::SendQueue;
+use super::subscription::{Membership, Subscription};
 use super::write_order::Due;
-use crate::channel::{Identity, State};
 use crate::error::Disconnect;
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, Moment, ShardId};
 use crate::session::{Feed, FeedSet, Pace, Principal, foony, sync};
 use crate::wire::sync::{Header, MessageType};
 use crate::wire::websocket;
@@ -29,7 +29,16 @@ pub enum Transport {
     /// Sync frames back to back; the header generation once it is known.
     Stream(Option<Header>),
     /// Requests and events in bodies of HTTP requests that the edge serves.
-    Poll(Polling),
+    Poll(Box<Polling>),
+}
+
+impl From<Listener> for Transport {
+    fn from(listener: Listener) -> Self {
+        match listener {
+            Listener::Http => Transport::Http,
+            Listener::SyncTcp => Transport::Stream(None),
+        }
+    }
 }
 
 /// Which protocol a connection speaks.
@@ -37,18 +46,18 @@ pub enum Transport {
 pub enum Session {
     /// The first message decides.
     Undecided,
-    Sync(Box<sync::Session>),
-    Foony(Box<foony::Session>),
+    Sync(sync::Session),
+    Foony(foony::Session),
     /// Sends every message back (the debug endpoint for conformance suites).
     Echo,
 }
 
 /// Where a connection is in its life.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Open,
-    /// Receiving is being stopped; then it goes to another shard, or to the edge.
-    Moving(Box<Move>),
+    /// Receiving is being stopped; then it goes where its [`Move`] says.
+    Moving,
     /// The session is over; the socket is being closed.
     Closing,
 }
@@ -56,6 +65,7 @@ pub enum Phase {
 /// A hand-off under way.
 #[derive(Debug)]
 pub struct Move {
+    /// Another shard, or the edge.
     pub to: ShardId,
     /// The message that named the channel, already unmasked; the new home begins with it.
     pub first: Option<FirstMessage>,
@@ -77,7 +87,6 @@ pub enum FirstMessage {
 pub struct Parcel {
     /// Descriptor number, owned by the receiver of the parcel.
     pub socket: i32,
-    pub listener: Listener,
     pub transport: Transport,
     pub session: Session,
     pub first: Option<FirstMessage>,
@@ -85,94 +94,29 @@ pub struct Parcel {
     pub unread: Vec<u8>,
     pub unsent: SendQueue,
     pub pace: Pace,
-    pub heard_ms: u64,
-    pub greeting_deadline_ms: u64,
-    /// As in [`Connection`].
-    pub greeted_ms: u64,
+    pub heard: Moment,
+    pub greeting: Greeting,
     /// As in [`Flags`].
     pub small_reader: bool,
 }
 
 impl Parcel {
-    /// A connection of [`Listener::Http`] whose next request is in `unread`. `deadline_ms`: when
+    /// A connection that speaks HTTP, whose next request is in `unread`. `deadline_ms`: when
     /// its greeting must be complete.
     pub fn of_http(socket: i32, unread: Vec<u8>, now_ms: u64, deadline_ms: u64) -> Self {
         Parcel {
             socket,
-            listener: Listener::Http,
             transport: Transport::Http,
             session: Session::Undecided,
             first: None,
             unread,
             unsent: SendQueue::default(),
             pace: Pace::AtOnce,
-            greeted_ms: 0,
             small_reader: false,
-            heard_ms: now_ms,
-            greeting_deadline_ms: deadline_ms,
+            heard: Moment::at(now_ms),
+            greeting: Greeting::Due(Moment::at(deadline_ms)),
         }
     }
-}
-
-/// A connection's wish to receive a channel's feed.
-#[derive(Debug)]
-pub struct Subscription {
-    /// Slot of the channel in this home's table.
-    pub channel: u32,
-    pub feed: Feed,
-    /// Where this connection stands in the channel's list of subscribers; `None` until the owner
-    /// has said from when on. Before that nothing is delivered.
-    pub place: Option<u32>,
-    /// The request that it began with.
-    pub request: u64,
-    /// When presence of this channel was last queued; what the session's pace is measured from.
-    pub shown_ms: u64,
-    /// Set while the subscriber has not been sent everything; made good when it can take it.
-    pub missed: Option<Box<Missed>>,
-}
-
-impl Subscription {
-    /// The owner has been asked for what was missed, and has not answered.
-    pub fn is_asked_for(&self) -> bool {
-        match self.missed.as_deref() {
-            Some(Missed::Changes { asked, .. } | Missed::Messages { asked, .. }) => {
-                *asked == Asked::Waiting
-            }
-            Some(Missed::Set) | None => false,
-        }
-    }
-}
-
-/// What a subscriber was not sent.
-#[derive(Debug)]
-pub enum Missed {
-    /// The newest set of members.
-    Set,
-    /// Changes of members. Those who left must be named, for the set does not tell of them; when
-    /// there are more than `DEPARTURES_MAX` the subscriber is closed as slow.
-    Changes { left: Vec<Arc<Identity>>, asked: Asked },
-    /// Messages after a serial.
-    Messages { after: u64, asked: Asked },
-}
-
-/// Has the owner been asked for what was missed?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    NotYet,
-    Waiting,
-}
-
-/// A session's being a member of a channel, or about to become one.
-#[derive(Debug)]
-pub struct Membership {
-    /// Slot of the channel in this home's table.
-    pub channel: u32,
-    /// When the member last announced its state.
-    pub announced_ms: u64,
-    /// Number of the last announcement that was sent to the owner.
-    pub number: u32,
-    /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
-    pub unsent_state: Option<State>,
 }
 
 /// A search for the memberships that an earlier connection of the session lost.
@@ -185,38 +129,75 @@ pub struct Resuming {
     pub left: Vec<u64>,
 }
 
-/// One connection. An idle one owns no heap memory but its session and subscriptions.
+/// Has the session said who it is?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// The first request or greeting must be complete by then.
+    Due(Moment),
+    /// It was at that time: of two connections that show the same name, the one that greeted later
+    /// is the session's.
+    Done(Moment),
+}
+
+impl Greeting {
+    pub fn deadline_ms(self) -> Option<u64> {
+        match self {
+            Greeting::Due(deadline) => Some(deadline.ms()),
+            Greeting::Done(_) => None,
+        }
+    }
+
+    /// When the session last greeted; 0 while it has to.
+    pub fn done_ms(self) -> u64 {
+        match self {
+            Greeting::Due(_) => 0,
+            Greeting::Done(at) => at.ms(),
+        }
+    }
+}
+
+/// One connection. An idle one owns no heap memory but its session's names and its subscriptions.
 #[derive(Debug)]
 pub struct Connection {
-    pub listener: Listener,
     pub transport: Transport,
     pub session: Session,
-    pub phase: Phase,
-    /// An incomplete request head or frame.
-    pub unread: Vec<u8>,
     pub queue: SendQueue,
-    pub subscriptions: Vec<Subscription>,
-    pub memberships: Vec<Membership>,
+    pub subscriptions: Few<Subscription>,
+    pub memberships: Few<Membership>,
+    rare: Option<Box<Rare>>,
+    pub greeting: Greeting,
     /// When a valid message last arrived: a heartbeat of its memberships.
-    pub heard_ms: u64,
+    pub heard: Moment,
     /// When anything at all last arrived.
-    pub alive_ms: u64,
-    /// When the first request or greeting must be complete; 0 once it is.
-    pub greeting_deadline_ms: u64,
-    /// When the session last greeted: of two connections that show the same name, the one that
-    /// greeted later is the session's.
-    pub greeted_ms: u64,
-    pub pace: Pace,
-    /// Set while a resume is under way; until it is over the connection stays here.
-    pub resuming: Option<Box<Resuming>>,
-    /// Set while requests wait, or large answers are on their way.
-    pub backlog: Option<Box<Backlog>>,
-    /// Announcements sent to owners so far.
-    pub announcements: u32,
+    pub alive: Moment,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
     pub credit_second: u32,
+    pub pace: Pace,
+    pub phase: Phase,
     pub flags: Flags,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 160, "every idle connection pays for it");
+
+/// What most connections have none of, most of the time.
+#[derive(Debug, Default)]
+pub struct Rare {
+    /// An incomplete request head or frame.
+    pub unread: Vec<u8>,
+    /// Set while requests wait, or large answers are on their way.
+    pub backlog: Option<Backlog>,
+    /// Set while a resume is under way; until it is over the connection stays here.
+    pub resuming: Option<Resuming>,
+    /// Set in [`Phase::Moving`].
+    pub hand_off: Option<Move>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Rare { unread, backlog, resuming, hand_off } = self;
+        unread.is_empty() && backlog.is_none() && resuming.is_none() && hand_off.is_none()
+    }
 }
 
 /// Small facts about a connection.
@@ -243,31 +224,53 @@ pub struct Flags {
 }
 
 impl Connection {
-    pub fn new(listener: Listener, now_ms: u64, greeting_ms: u64) -> Self {
+    /// A connection that has greeted nobody yet.
+    pub fn new(transport: Transport, now_ms: u64, greeting: Greeting) -> Self {
         Connection {
-            listener,
-            transport: match listener {
-                Listener::Http => Transport::Http,
-                Listener::SyncTcp => Transport::Stream(None),
-            },
+            transport,
             session: Session::Undecided,
-            phase: Phase::Open,
-            unread: Vec::new(),
             queue: SendQueue::default(),
-            subscriptions: Vec::new(),
-            memberships: Vec::new(),
-            heard_ms: now_ms,
-            alive_ms: now_ms,
-            greeting_deadline_ms: now_ms + greeting_ms,
-            greeted_ms: 0,
-            pace: Pace::AtOnce,
-            resuming: None,
-            backlog: None,
-            announcements: 0,
+            subscriptions: Few::None,
+            memberships: Few::None,
+            rare: None,
+            greeting,
+            heard: Moment::at(now_ms),
+            alive: Moment::at(now_ms),
             update_credit: 0,
             credit_second: 0,
+            pace: Pace::AtOnce,
+            phase: Phase::Open,
             flags: Flags::default(),
         }
+    }
+
+    /// What it has of the rare things; `None` when it has none of them.
+    pub fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    /// The rare things, to add one to them.
+    pub fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Lets `change` take away from the rare things; `None` when there are none.
+    pub fn change_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> Option<T> {
+        let rare = self.rare.as_mut()?;
+        let result = change(rare);
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        Some(result)
+    }
+
+    /// An incomplete request head or frame.
+    pub fn unread(&self) -> &[u8] {
+        self.rare().map_or(&[], |rare| &rare.unread)
+    }
+
+    pub fn resuming(&self) -> Option<&Resuming> {
+        self.rare()?.resuming.as_ref()
     }
 
     pub fn is_open(&self) -> bool {
@@ -287,7 +290,7 @@ impl Connection {
     pub fn due_ms(&self, subscription: &Subscription) -> u64 {
         match self.pace {
             Pace::AtOnce => 0,
-            Pace::Every(ms) => subscription.shown_ms + ms,
+            Pace::Every(ms) => subscription.shown_ms() + u64::from(ms.get()),
         }
     }
 
@@ -296,19 +299,19 @@ impl Connection {
     pub fn may_show(&mut self, now_ms: u64, channel: u32, feed: Feed) -> bool {
         let Pace::Every(ms) = self.pace else { return true };
         let Some(subscription) = self.subscription_mut(channel, feed) else { return true };
-        let due = subscription.shown_ms + ms <= now_ms;
+        let due = subscription.shown_ms() + u64::from(ms.get()) <= now_ms;
         if due {
-            subscription.shown_ms = now_ms;
+            subscription.set_shown(now_ms);
         }
         due
     }
 
     pub fn subscription(&self, channel: u32, feed: Feed) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|s| s.channel == channel && s.feed == feed)
+        self.subscriptions.iter().find(|s| s.is_to(channel, feed))
     }
 
     pub fn subscription_mut(&mut self, channel: u32, feed: Feed) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|s| s.channel == channel && s.feed == feed)
+        self.subscriptions.iter_mut().find(|s| s.is_to(channel, feed))
     }
 
     pub fn membership_mut(&mut self, channel: u32) -> Option<&mut Membership> {
@@ -321,23 +324,23 @@ impl Connection {
 
     /// Whether it subscribes to the channel, or is a member of it.
     pub fn is_attached(&self, channel: u32) -> bool {
-        self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel == channel)
+        self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel() == channel)
     }
 
     /// Whether it subscribes to a feed of this kind in the channel.
     pub fn is_subscribed(&self, channel: u32, kind: FeedSet) -> bool {
-        self.subscriptions.iter().any(|s| s.channel == channel && kind.contains(s.feed))
+        self.subscriptions.iter().any(|s| s.channel() == channel && kind.contains(s.feed()))
     }
 
     /// Subscriptions to feeds of one kind.
     pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
-        self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed)).count()
+        self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed())).count()
     }
 
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.
     pub fn end_of_stream(&self) -> Disconnect {
         match self.transport {
-            Transport::Stream(_) if self.unread.is_empty() => Disconnect::Clean,
+            Transport::Stream(_) if self.unread().is_empty() => Disconnect::Clean,
             Transport::Http => Disconnect::Clean,
             _ => Disconnect::Lost,
         }
@@ -347,9 +350,9 @@ impl Connection {
 /// Slots for connections. A slot is used again with the next generation.
 #[derive(Debug, Default)]
 pub struct Connections {
-    slots: Vec<Slot>,
+    slots: Segments<Slot>,
     /// When each slot must be looked at again; kept apart so that a sweep reads little memory.
-    check_ms: Vec<u64>,
+    checks: Segments<Check>,
     free: Vec<u32>,
 }
 
@@ -357,6 +360,21 @@ pub struct Connections {
 struct Slot {
     generation: u32,
     connection: Option<Connection>,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 168, "every idle connection pays for it");
+
+/// A time in steps of 64 ms, rounded down: whoever looks so much too early looks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Check(u32);
+
+impl Check {
+    const NOW: Check = Check(0);
+    const NEVER: Check = Check(u32::MAX);
+
+    fn at(mono_ms: u64) -> Self {
+        u32::try_from(mono_ms / 64).map_or(Check::NEVER, Check)
+    }
 }
 
 impl Connections {
@@ -367,21 +385,24 @@ impl Connections {
     pub fn insert(&mut self, connection: Connection) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
-            self.check_ms.push(u64::MAX);
+            self.checks.push(Check::NEVER);
             (self.slots.len() - 1) as u32
         });
-        let entry = &mut self.slots[slot as usize];
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.connection = Some(connection);
-        self.check_ms[slot as usize] = 0;
-        ConnId { slot, generation: entry.generation }
+        let mut generation = 0;
+        if let Some(entry) = self.slots.get_mut(slot as usize) {
+            entry.generation = entry.generation.wrapping_add(1);
+            entry.connection = Some(connection);
+            generation = entry.generation;
+        }
+        self.note_check(slot, Check::NOW);
+        ConnId { slot, generation }
     }
 
     pub fn remove(&mut self, id: ConnId) -> Option<Connection> {
-        self.get(id)?;
+        let gone = self.slot_mut(id)?.connection.take()?;
         self.free.push(id.slot);
-        self.check_ms[id.slot as usize] = u64::MAX;
-        self.slots[id.slot as usize].connection.take()
+        self.note_check(id.slot, Check::NEVER);
+        Some(gone)
     }
 
     pub fn get(&self, id: ConnId) -> Option<&Connection> {
@@ -390,8 +411,7 @@ impl Connections {
     }
 
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation { slot.connection.as_mut() } else { None }
+        self.slot_mut(id)?.connection.as_mut()
     }
 
     /// The present tenant of a slot.
@@ -401,21 +421,83 @@ impl Connections {
         Some(ConnId { slot, generation: entry.generation })
     }
 
+    /// Looks at a connection again at the time, or as much as 64 ms earlier.
     pub fn set_check(&mut self, id: ConnId, at_ms: u64) {
         if self.get(id).is_some() {
-            self.check_ms[id.slot as usize] = at_ms;
+            self.note_check(id.slot, Check::at(at_ms));
         }
     }
 
     /// The next tenant at or after `slot` whose check is due.
     pub fn next_due(&self, slot: u32, now_ms: u64) -> Option<ConnId> {
-        let checks = self.check_ms.get(slot as usize..)?;
-        let ahead = checks.iter().position(|&at_ms| at_ms <= now_ms)?;
-        self.tenant(slot + ahead as u32)
+        let now = Check::at(now_ms);
+        let due = self.checks.position(slot as usize, |&check| check <= now)?;
+        self.tenant(due as u32)
     }
 
     /// All present tenants.
     pub fn ids(&self) -> impl Iterator<Item = ConnId> {
         (0..self.slots.len() as u32).filter_map(|slot| self.tenant(slot))
+    }
+
+    fn slot_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation)
+    }
+
+    fn note_check(&mut self, slot: u32, check: Check) {
+        if let Some(place) = self.checks.get_mut(slot as usize) {
+            *place = check;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        let deadline = Greeting::Due(Moment::at(1000));
+        Connection::new(Transport::from(Listener::Http), 0, deadline)
+    }
+
+    #[test]
+    fn a_check_is_never_late_and_less_than_a_step_early() {
+        for at_ms in [0, 1, 63, 64, 65, 1_000_000, 40_000_123] {
+            let mut connections = Connections::default();
+            let id = connections.insert(connection());
+            connections.set_check(id, at_ms);
+            assert_eq!(connections.next_due(0, at_ms), Some(id), "{at_ms}");
+            if let Some(early_ms) = at_ms.checked_sub(64) {
+                assert_eq!(connections.next_due(0, early_ms), None, "{at_ms}");
+            }
+            connections.set_check(id, u64::MAX);
+            assert_eq!(connections.next_due(0, u64::from(u32::MAX)), None);
+            assert_eq!(connections.next_due(1, at_ms), None, "nobody after the last one");
+        }
+    }
+
+    #[test]
+    fn an_earlier_tenant_is_not_found() {
+        let mut connections = Connections::default();
+        let first = connections.insert(connection());
+        assert!(connections.remove(first).is_some());
+        assert!(connections.remove(first).is_none());
+        let second = connections.insert(connection());
+        assert_eq!((first.slot, connections.len()), (second.slot, 1));
+        assert!(connections.get(first).is_none() && connections.get_mut(first).is_none());
+        assert_eq!(connections.tenant(first.slot), Some(second));
+    }
+
+    #[test]
+    fn rare_things_take_no_memory_once_they_are_gone() {
+        let mut connection = connection();
+        assert!(connection.rare().is_none());
+        connection.rare_mut().unread.push(1);
+        connection.rare_mut().resuming = Some(Resuming::default());
+        connection.change_rare(|rare| rare.unread = Vec::new());
+        assert!(connection.resuming().is_some());
+        connection.change_rare(|rare| rare.resuming = None);
+        assert!(connection.rare().is_none());
+        assert_eq!(connection.change_rare(|_| ()), None);
     }
 }

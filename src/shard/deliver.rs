@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::{Asked, Missed, Session, Subscription};
+use super::connection::Session;
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick};
+use super::subscription::{Asked, Missed, Subscription};
 use super::write_order::Due;
 use crate::channel::{Change, ChangeKind, Identity, Message};
 use crate::counters::{Conflated, Dropped};
@@ -73,7 +74,7 @@ impl Shard {
         let Some(feed) = self.sync_feed_of(id).filter(|_| present) else { return };
         let connection = self.connections.get(id);
         let subscription = connection.and_then(|c| c.subscription(to.slot, feed));
-        if subscription.is_some_and(|subscription| subscription.place.is_some())
+        if subscription.is_some_and(|subscription| subscription.place().is_some())
             && let Err(reason) = self.deliver_set(now, id, to.slot, feed, &set)
         {
             self.disconnect(now, id, reason);
@@ -116,8 +117,9 @@ impl Shard {
     /// it has missed. From then on it has missed nothing.
     pub(super) fn take_departures(&mut self, id: ConnId, slot: u32) -> Vec<Arc<Identity>> {
         let Some(connection) = self.connections.get_mut(id) else { return Vec::new() };
-        let is_changes =
-            |s: &&mut Subscription| s.channel == slot && Feed::PRESENCE_CHANGES.contains(s.feed);
+        let is_changes = |s: &&mut Subscription| {
+            s.channel() == slot && Feed::PRESENCE_CHANGES.contains(s.feed())
+        };
         let subscription = connection.subscriptions.iter_mut().find(is_changes);
         match subscription.and_then(|subscription| subscription.missed.take()).map(|m| *m) {
             Some(Missed::Changes { left, .. }) => left,
@@ -161,7 +163,8 @@ impl Shard {
         connection.flags.stale = false;
         let connection = &*connection;
         let missed = connection.subscriptions.iter().filter(|s| s.missed.is_some());
-        let missed: Vec<_> = missed.map(|s| (s.channel, s.feed, connection.due_ms(s))).collect();
+        let missed: Vec<_> =
+            missed.map(|s| (s.channel(), s.feed(), connection.due_ms(s))).collect();
         // Messages and changes are asked for one channel at a time, so that no more than one answer
         // waits for a client that has just begun to read again.
         let mut is_waiting = connection.subscriptions.iter().any(Subscription::is_asked_for);
@@ -202,16 +205,18 @@ impl Shard {
         mut deliver: impl FnMut(&mut Shard, ConnId) -> Result<(), Disconnect>,
     ) {
         let Some(home) = self.homes.get_tenant(to.slot, to.generation) else { return };
-        let subscribers = std::mem::take(&mut home.subscribers[feed as usize]);
+        let Some(list) = home.subscribers_mut(feed) else { return };
+        let subscribers = std::mem::take(list);
         let mut failed = Vec::new();
-        for &slot in &subscribers {
+        for &slot in subscribers.slots() {
             let Some(conn) = self.connections.tenant(slot) else { continue };
             if let Err(reason) = deliver(self, conn) {
                 failed.push((conn, reason));
             }
         }
-        if let Some(home) = self.homes.get_tenant(to.slot, to.generation) {
-            home.subscribers[feed as usize] = subscribers;
+        let home = self.homes.get_tenant(to.slot, to.generation);
+        if let Some(list) = home.and_then(|home| home.subscribers_mut(feed)) {
+            *list = subscribers;
         }
         for (conn, reason) in failed {
             self.disconnect(now, conn, reason);
@@ -323,9 +328,9 @@ impl Shard {
     fn miss_set(&mut self, now: Now, id: ConnId, slot: u32, feed: Feed) {
         let Some(subscription) = self.note_stale(id, slot, feed) else { return };
         subscription.missed.get_or_insert_with(|| Box::new(Missed::Set));
-        let shown_ms = subscription.shown_ms;
+        let shown_ms = subscription.shown_ms();
         if let Some(Pace::Every(ms)) = self.connections.get(id).map(|c| c.pace) {
-            self.set_pace_timer(id, (shown_ms + ms).max(now.mono_ms + 1));
+            self.set_pace_timer(id, (shown_ms + u64::from(ms.get())).max(now.mono_ms + 1));
         }
     }
 

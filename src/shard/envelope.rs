@@ -143,7 +143,7 @@ pub struct Announcement {
     /// When the session greeted over this connection.
     pub greeted_ms: u64,
     pub state: State,
-    /// Tells the announcements of a connection apart when one is refused.
+    /// Tells the announcements of a home apart when one is refused.
     pub number: u32,
     pub welcome: Welcome,
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::{Session, Subscription};
+use super::connection::Session;
 use super::envelope::{Command, Envelope, HomeChannelId};
+use super::subscription::Subscription;
 use super::tables::HomeChannel;
 use crate::ids::{ChannelKey, ConnId, Now, ShardId};
 use crate::session::Feed;
@@ -13,7 +14,7 @@ impl Shard {
     /// The app of a greeted session; empty before.
     pub(super) fn app_of(&self, id: ConnId) -> Arc<str> {
         let principal = self.connections.get(id).and_then(|connection| connection.principal());
-        principal.map_or_else(|| Arc::from(""), |principal| Arc::clone(&principal.app))
+        principal.map_or_else(|| Arc::from(""), |principal| Arc::clone(&principal.grant.app))
     }
 
     /// The presence feed of a greeted sync session.
@@ -72,14 +73,10 @@ impl Shard {
         else {
             return;
         };
-        let subscription =
-            Subscription { channel: slot, feed, place: None, request, shown_ms: 0, missed: None };
-        reserve_first(&mut connection.subscriptions);
-        connection.subscriptions.push(subscription);
-        home.subscriptions[feed as usize] += 1;
-        let is_first = home.subscriptions[feed as usize] == 1;
+        connection.subscriptions.push(Subscription::new(slot, feed, request));
+        let count = home.begin_subscription(feed);
         self.counters.subscriptions += 1;
-        if is_first {
+        if count == 1 {
             self.command_home(slot, Command::Subscribe { feed, home: home_id });
         }
         self.update_heat(slot);
@@ -93,29 +90,25 @@ impl Shard {
         let (Some(subscription), Some(home)) = (subscription, self.homes.get_mut(slot)) else {
             return;
         };
-        if subscription.place.is_none() {
-            let list = &mut home.subscribers[feed as usize];
-            subscription.place = Some(list.len() as u32);
-            list.push(id.slot);
+        if subscription.place().is_none()
+            && let Some(list) = home.subscribers_mut(feed)
+        {
+            subscription.admit(list.push(id.slot));
         }
     }
 
     /// Removes a subscription, and tells the owner if it was the last one of its feed.
     pub(super) fn unsubscribe(&mut self, id: ConnId, slot: u32, feed: Feed) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let at = connection.subscriptions.iter().position(|s| s.channel == slot && s.feed == feed);
+        let at = connection.subscriptions.iter().position(|s| s.is_to(slot, feed));
         let Some(at) = at else { return };
         let gone = connection.subscriptions.swap_remove(at);
-        if connection.subscriptions.is_empty() {
-            connection.subscriptions = Vec::new();
-        }
-        if let Some(place) = gone.place {
+        if let Some(place) = gone.place() {
             self.vacate(slot, feed, place);
         }
         self.counters.subscriptions -= 1;
         let Some(home) = self.homes.get_mut(slot) else { return };
-        home.subscriptions[feed as usize] -= 1;
-        if home.subscriptions[feed as usize] == 0 {
+        if home.end_subscription(feed) == 0 {
             self.command_home(slot, Command::Unsubscribe { feed });
         }
         self.update_heat(slot);
@@ -131,26 +124,17 @@ impl Shard {
 
     fn last_subscription(&self, id: ConnId) -> Option<(u32, Feed)> {
         let last = self.connections.get(id)?.subscriptions.last()?;
-        Some((last.channel, last.feed))
+        Some((last.channel(), last.feed()))
     }
 
     /// Takes one out of the list of subscribers; the last one takes its place.
     fn vacate(&mut self, slot: u32, feed: Feed, place: u32) {
         let Some(home) = self.homes.get_mut(slot) else { return };
-        let list = &mut home.subscribers[feed as usize];
-        list.swap_remove(place as usize);
-        let moved = list.get(place as usize).and_then(|&slot| self.connections.tenant(slot));
+        let Some(list) = home.subscribers_mut(feed) else { return };
+        let moved = list.swap_remove(place).and_then(|slot| self.connections.tenant(slot));
         let moved = moved.and_then(|id| self.connections.get_mut(id));
         if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
-            moved.place = Some(place);
+            moved.move_to(place);
         }
-    }
-}
-
-/// Makes room for exactly one: most connections have one channel, and the list would have room for
-/// four.
-pub(super) fn reserve_first<T>(list: &mut Vec<T>) {
-    if list.is_empty() {
-        list.reserve_exact(1);
     }
 }

@@ -4,13 +4,13 @@
 use super::Connection;
 use super::Shard;
 use super::backlog::REQUESTS_AT_ONCE;
-use super::connection::{FirstMessage, Parcel, Phase, Session, Transport};
+use super::connection::{FirstMessage, Greeting, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError};
-use crate::ids::{ConnId, Now};
+use crate::ids::{ConnId, Moment, Now};
 use crate::session::foony::encode::{Form, Writer};
 use crate::session::{Arrival, Context, Framing, Step, foony, sync};
 use crate::wire::foony::{Malformed, Request, binary, json};
@@ -39,25 +39,26 @@ impl Shard {
 
     pub(super) fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.alive_ms = now.mono_ms;
+        connection.alive = Moment::at(now.mono_ms);
         connection.flags.pinged = false;
         match connection.phase {
             Phase::Closing => return,
-            Phase::Moving(_) => return connection.unread.extend_from_slice(bytes),
+            Phase::Moving => return connection.rare_mut().unread.extend_from_slice(bytes),
             Phase::Open => {}
         }
         if connection.has_backlog() {
-            connection.unread.extend_from_slice(bytes);
-            if connection.unread.len() > self.settings.limits.message_bytes_max {
+            connection.rare_mut().unread.extend_from_slice(bytes);
+            if connection.unread().len() > self.settings.limits.message_bytes_max {
                 self.disconnect(now, id, Disconnect::Slow);
             }
             return;
         }
-        if connection.unread.is_empty() {
+        if connection.unread().is_empty() {
             let consumed = self.read(now, id, bytes);
             self.keep_unread(id, &bytes[consumed..]);
         } else {
-            let mut unread = std::mem::take(&mut connection.unread);
+            let unread = connection.change_rare(|rare| std::mem::take(&mut rare.unread));
+            let mut unread = unread.unwrap_or_default();
             unread.extend_from_slice(bytes);
             let consumed = self.read(now, id, &mut unread);
             unread.drain(..consumed);
@@ -82,16 +83,13 @@ impl Shard {
 
     /// A connection arrives from another shard, with what it has sent and not been answered.
     pub(super) fn adopt(&mut self, now: Now, parcel: Parcel) {
-        let mut connection = Connection::new(parcel.listener, now.mono_ms, 0);
-        connection.transport = parcel.transport;
+        let mut connection = Connection::new(parcel.transport, now.mono_ms, parcel.greeting);
         connection.session = parcel.session;
         connection.queue = parcel.unsent;
         connection.pace = parcel.pace;
-        connection.heard_ms = parcel.heard_ms;
-        connection.greeting_deadline_ms = parcel.greeting_deadline_ms;
+        connection.heard = parcel.heard;
         connection.flags.settled = true;
         connection.flags.small_reader = parcel.small_reader;
-        connection.greeted_ms = parcel.greeted_ms;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
@@ -117,16 +115,15 @@ impl Shard {
     }
 
     fn keep_unread(&mut self, id: ConnId, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.restore_unread(id, rest.to_vec());
-        }
+        self.restore_unread(id, rest.to_vec());
     }
 
     fn restore_unread(&mut self, id: ConnId, unread: Vec<u8>) {
         if let Some(connection) = self.connections.get_mut(id)
-            && !matches!(connection.phase, Phase::Closing)
+            && connection.phase != Phase::Closing
+            && !unread.is_empty()
         {
-            connection.unread = if unread.is_empty() { Vec::new() } else { unread };
+            connection.rare_mut().unread = unread;
         }
     }
 
@@ -185,13 +182,13 @@ impl Shard {
         let response = http::switching_protocols(&upgrade.key, None);
         connection.queue.append(|out| out.extend_from_slice(&response));
         connection.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
-        connection.greeting_deadline_ms = now.mono_ms + auth_ms;
+        connection.greeting = Greeting::Due(Moment::at(now.mono_ms + auth_ms));
         if self.settings.echo && upgrade.path == ECHO_PATH {
             connection.session = Session::Echo;
-            connection.greeting_deadline_ms = 0;
+            connection.greeting = Greeting::Done(Moment::at(0));
         }
         connection.flags.small_reader = upgrade.user_agent.is_some_and(is_small_reader);
-        connection.heard_ms = now.mono_ms;
+        connection.heard = Moment::at(now.mono_ms);
         self.connections.set_check(id, now.mono_ms);
         self.mark_due(id, Due::Answer);
         upgrade.head_bytes
@@ -301,8 +298,10 @@ impl Shard {
         };
         let limits = &self.settings.limits;
         let more_ms = limits.greeting_ms.saturating_sub(limits.auth_ms);
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.greeting_deadline_ms += more_ms;
+        if let Some(connection) = self.connections.get_mut(id)
+            && let Some(deadline_ms) = connection.greeting.deadline_ms()
+        {
+            connection.greeting = Greeting::Due(Moment::at(deadline_ms + more_ms));
         }
         self.open_sync_session(now, id, header, Framing::WebSocket);
         self.handle_sync_message(now, id, header, message);
@@ -313,7 +312,7 @@ impl Shard {
         let mut cx = Context { now, settings, limits, names: &mut self.names };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session = Session::Sync(Box::new(session));
+            connection.session = Session::Sync(session);
         }
     }
 
@@ -380,7 +379,7 @@ impl Shard {
         self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
         if !matches!(step, Step::Ignored(Ignored::Malformed(_))) {
-            connection.heard_ms = now.mono_ms;
+            connection.heard = Moment::at(now.mono_ms);
         }
         self.send_reply(now, id);
         self.take_sync_step(now, id, step, frame);
@@ -388,7 +387,7 @@ impl Shard {
 
     fn open_foony_session(&mut self, id: ConnId, form: Form) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session = Session::Foony(Box::new(foony::Session::new(form)));
+            connection.session = Session::Foony(foony::Session::new(form));
         }
     }
 
@@ -459,7 +458,7 @@ impl Shard {
             Ok(request) => session.handle_request(&mut cx, request, &mut out),
             Err(malformed) => session.refuse_malformed(malformed, &mut out),
         };
-        connection.heard_ms = now.mono_ms;
+        connection.heard = Moment::at(now.mono_ms);
         self.send_reply(now, id);
         match step {
             Step::Request { id: number, channel, request } => {
@@ -504,8 +503,7 @@ impl Shard {
     fn greeted(&mut self, now: Now, id: ConnId, arrival: Arrival) {
         self.leave_all(id, Disconnect::Clean);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.greeting_deadline_ms = 0;
-            connection.greeted_ms = now.mono_ms;
+            connection.greeting = Greeting::Done(Moment::at(now.mono_ms));
         }
         self.connections.set_check(id, now.mono_ms);
         self.end_earlier_local(now, id);
@@ -519,7 +517,7 @@ impl Shard {
         self.leave_all(id, Disconnect::Clean);
         let deadline_ms = now.mono_ms + self.settings.limits.greeting_ms;
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.greeting_deadline_ms = deadline_ms;
+            connection.greeting = Greeting::Due(Moment::at(deadline_ms));
         }
         self.connections.set_check(id, now.mono_ms);
     }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::{Membership, Session};
+use super::connection::Session;
 use super::envelope::{Announcement, Command, Envelope, HomeChannelId, Welcome};
-use super::home::reserve_first;
 use super::placement::Placed;
+use super::subscription::Membership;
 use super::timers::Timer;
 use crate::channel::{Identity, State};
 use crate::counters::{Conflated, Dropped};
 use crate::error::{Disconnect, Reject};
-use crate::ids::{ChannelKey, ConnAddr, ConnId, Now, ShardId};
+use crate::ids::{ChannelKey, ConnAddr, ConnId, Moment, Now, ShardId};
 use crate::policy::Heartbeat;
-use crate::session::Feed;
+use crate::session::{Feed, Principal};
 
 /// How members leave when their connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,8 @@ impl Shard {
     fn note_left(&mut self, id: ConnId, hash: u64) {
         let most = self.settings.limits.channels_per_session_max;
         let connection = self.connections.get_mut(id);
-        if let Some(resuming) = connection.and_then(|c| c.resuming.as_mut())
+        if let Some(connection) = connection.filter(|c| c.resuming().is_some())
+            && let Some(resuming) = &mut connection.rare_mut().resuming
             && resuming.left.len() < most
         {
             resuming.left.push(hash);
@@ -117,9 +118,6 @@ impl Shard {
         let at = connection.memberships.iter().position(|m| m.channel == slot);
         let Some(at) = at else { return };
         connection.memberships.swap_remove(at);
-        if connection.memberships.is_empty() {
-            connection.memberships = Vec::new();
-        }
         let addr = ConnAddr { shard: self.id, conn: id };
         match departure {
             Departure::AtOnce => self.command_home(slot, Command::Leave { addr }),
@@ -154,12 +152,12 @@ impl Shard {
     pub(super) fn resume(&mut self, id: ConnId) {
         let shards = self.settings.router.shards();
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let key = connection.principal().and_then(|principal| principal.resume_key()).cloned();
+        let key = connection.principal().and_then(Principal::resume_key);
         let Some(key) = key.map(Arc::new) else { return };
-        let resuming = connection.resuming.get_or_insert_default();
+        let resuming = connection.rare_mut().resuming.get_or_insert_default();
         resuming.answers += u32::from(shards);
         resuming.left.clear();
-        let greeted_ms = connection.greeted_ms;
+        let greeted_ms = connection.greeting.done_ms();
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
             let key = Arc::clone(&key);
@@ -175,7 +173,7 @@ impl Shard {
         memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
     ) {
         for (key, identity) in memberships {
-            let goes_on = self.is_open(id) && self.is_session(id, &identity);
+            let goes_on = self.is_open(id) && self.is_session(id, &key, &identity);
             match goes_on {
                 _ if self.has_left(id, &key) => self.forgo(id, key),
                 true => self.take_over(now, id, key, identity),
@@ -183,11 +181,13 @@ impl Shard {
             }
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(resuming) = &mut connection.resuming else { return };
-        resuming.answers -= 1;
-        if resuming.answers == 0 {
-            connection.resuming = None;
-        }
+        connection.change_rare(|rare| {
+            let Some(resuming) = &mut rare.resuming else { return };
+            resuming.answers -= 1;
+            if resuming.answers == 0 {
+                rare.resuming = None;
+            }
+        });
     }
 
     /// The owner refused an announcement: the connection is no member after all, unless it has
@@ -221,11 +221,12 @@ impl Shard {
         if matches!(connection.session, Session::Foony(_)) {
             return next_ms;
         }
-        for membership in &connection.memberships {
+        for membership in connection.memberships.iter() {
             let Some(home) = self.homes.get(membership.channel) else { continue };
+            let announced_ms = membership.announced.ms();
             let alive_ms = match home.policy.heartbeat {
-                Heartbeat::AnyFrame => connection.heard_ms.max(membership.announced_ms),
-                Heartbeat::Update => membership.announced_ms,
+                Heartbeat::AnyFrame => connection.heard.ms().max(announced_ms),
+                Heartbeat::Update => announced_ms,
             };
             let due_ms = alive_ms + home.policy.presence_ttl_ms;
             if due_ms <= now.mono_ms {
@@ -304,11 +305,10 @@ impl Shard {
         };
         if !connection.is_member(slot) {
             home.members += 1;
-            reserve_first(&mut connection.memberships);
             connection.memberships.push(Membership {
                 channel: slot,
-                announced_ms: 0,
                 number: 0,
+                announced: Moment::default(),
                 unsent_state: None,
             });
         }
@@ -317,7 +317,7 @@ impl Shard {
     fn heard_announcement(&mut self, now: Now, id: ConnId, slot: u32) {
         let connection = self.connections.get_mut(id);
         if let Some(membership) = connection.and_then(|c| c.membership_mut(slot)) {
-            membership.announced_ms = now.mono_ms;
+            membership.announced = Moment::at(now.mono_ms);
         }
     }
 
@@ -360,8 +360,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
-        connection.announcements = connection.announcements.wrapping_add(1);
-        let (number, greeted_ms) = (connection.announcements, connection.greeted_ms);
+        self.announcements = self.announcements.wrapping_add(1);
+        let (number, greeted_ms) = (self.announcements, connection.greeting.done_ms());
         let Some(membership) = connection.membership_mut(slot) else { return };
         membership.unsent_state = None;
         membership.number = number;
@@ -411,7 +411,7 @@ impl Shard {
 
     /// The session has left the channel since it asked, and not entered it again.
     fn has_left(&self, id: ConnId, key: &ChannelKey) -> bool {
-        let resuming = self.connections.get(id).and_then(|c| c.resuming.as_ref());
+        let resuming = self.connections.get(id).and_then(|c| c.resuming());
         let left = resuming.is_some_and(|resuming| resuming.left.contains(&key.hash));
         left && !self.is_member_of(id, key)
     }
@@ -423,9 +423,11 @@ impl Shard {
     }
 
     /// The connection's session is still the one that asked.
-    fn is_session(&self, id: ConnId, identity: &Identity) -> bool {
+    fn is_session(&self, id: ConnId, key: &ChannelKey, identity: &Identity) -> bool {
         let principal = self.connections.get(id).and_then(|connection| connection.principal());
-        principal.is_some_and(|principal| principal.identity.is_same_session(identity))
+        principal.is_some_and(|principal| {
+            principal.grant.app == key.app && principal.identity.is_same_session(identity)
+        })
     }
 
     fn forgo(&mut self, id: ConnId, key: Arc<ChannelKey>) {

@@ -29,6 +29,7 @@ mod backlog;
 mod connection;
 mod deliver;
 mod envelope;
+mod few;
 mod home;
 mod input;
 mod membership;
@@ -40,7 +41,10 @@ mod publish;
 mod requests;
 mod retention;
 mod returning;
+mod segments;
 mod send_queue;
+mod slot_list;
+mod subscription;
 mod table;
 mod tables;
 mod timers;
@@ -53,12 +57,14 @@ pub use envelope::{
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
+#[cfg(feature = "server")]
+pub(crate) use segments::Segments;
 pub use send_queue::{SendQueue, Spares};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use connection::{Connections, Phase};
+use connection::{Connections, Greeting, Phase, Rare};
 use outbox::Outbox;
 use owner::LostMembers;
 use retention::Retention;
@@ -69,11 +75,11 @@ use write_order::{Due, WriteOrder};
 
 use crate::counters::Counters;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Now, Router, ShardId};
+use crate::ids::{ConnId, Moment, Now, Router, ShardId};
 use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
-use crate::session::{self, Answer, SessionNames};
+use crate::session::{self, Answer, Principal, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
@@ -123,6 +129,8 @@ pub struct Shard {
     outbox: Outbox,
     timers: Timers,
     names: SessionNames,
+    /// Announcements sent to owners so far.
+    announcements: u32,
     counters: Counters,
     /// Owned channels with something to tell; each once.
     dirty_channels: Vec<u32>,
@@ -165,6 +173,7 @@ impl Shard {
             outbox: Outbox::new(id, usize::from(shards) + 1),
             timers: Timers::default(),
             names: SessionNames::new(settings.name_key, id.0, shards),
+            announcements: 0,
             counters: Counters::default(),
             dirty_channels: Vec::new(),
             stale_channels: Vec::new(),
@@ -251,8 +260,10 @@ impl Shard {
             return None;
         }
         self.counters.accepted += 1;
-        let greeting_ms = self.settings.limits.greeting_ms;
-        Some(self.insert(now, Connection::new(listener, now.mono_ms, greeting_ms)))
+        let deadline = Moment::at(now.mono_ms + self.settings.limits.greeting_ms);
+        let transport = Transport::from(listener);
+        let connection = Connection::new(transport, now.mono_ms, Greeting::Due(deadline));
+        Some(self.insert(now, connection))
     }
 
     /// Takes an envelope from another shard.
@@ -386,25 +397,24 @@ impl Shard {
     /// Nothing is under way any more for a connection that is to move: makes it a parcel and sends
     /// it off. False when the connection has ended meanwhile; then the shell closes the socket.
     pub fn handle_detached(&mut self, now: Now, id: ConnId, socket: i32) -> bool {
-        let moving = self.connections.get(id).is_some_and(|c| matches!(c.phase, Phase::Moving(_)));
-        if !moving {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        if connection.phase != Phase::Moving {
             return false;
         }
+        let Rare { hand_off, unread, .. } = std::mem::take(connection.rare_mut());
+        let Some(hand_off) = hand_off else { return false };
         let Some(connection) = self.connections.remove(id) else { return false };
-        let Phase::Moving(hand_off) = connection.phase else { return false };
         let parcel = Parcel {
             socket,
-            listener: connection.listener,
             transport: connection.transport,
             session: connection.session,
             first: hand_off.first,
-            unread: connection.unread,
+            unread,
             unsent: connection.queue,
             pace: connection.pace,
-            greeted_ms: connection.greeted_ms,
             small_reader: connection.flags.small_reader,
-            heard_ms: connection.heard_ms,
-            greeting_deadline_ms: connection.greeting_deadline_ms,
+            heard: connection.heard,
+            greeting: connection.greeting,
         };
         self.counters.handed_off += 1;
         self.outbox.send(hand_off.to, Envelope::Adopt(Box::new(parcel)));
@@ -521,7 +531,7 @@ impl Shard {
     /// after what is queued has been tried.
     fn disconnect(&mut self, now: Now, id: ConnId, reason: Disconnect) {
         let Some(connection) = self.connections.get(id) else { return };
-        if matches!(connection.phase, Phase::Closing) {
+        if connection.phase == Phase::Closing {
             return;
         }
         self.counters.disconnect(reason);
@@ -533,7 +543,7 @@ impl Shard {
             connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
         }
         connection.phase = Phase::Closing;
-        connection.unread = Vec::new();
+        connection.change_rare(|rare| rare.unread = Vec::new());
         if says_goodbye(&connection.transport, reason) {
             let body = close_body(reason.close_code(), &reason.to_string());
             connection
@@ -571,7 +581,7 @@ impl Shard {
             }
             return u64::MAX;
         }
-        if self.connections.get(id).is_none_or(|c| matches!(c.phase, Phase::Closing)) {
+        if self.connections.get(id).is_none_or(|c| c.phase == Phase::Closing) {
             return u64::MAX;
         }
         self.end_long_hold(now, id);
@@ -583,11 +593,10 @@ impl Shard {
     /// Why a connection has to end now, if it has to.
     fn overdue(&self, now: Now, id: ConnId) -> Option<Disconnect> {
         let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
-        let deadline_ms = connection.greeting_deadline_ms;
-        if deadline_ms != 0 && deadline_ms <= now.mono_ms {
+        if connection.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             return Some(Disconnect::GreetingTimeout);
         }
-        let expires = connection.principal().and_then(|principal| principal.expires_wall_ms);
+        let expires = connection.principal().and_then(Principal::expires_wall_ms);
         if expires.is_some_and(|end_ms| end_ms <= now.wall_ms) {
             return Some(Disconnect::TokenExpired);
         }
@@ -596,7 +605,7 @@ impl Shard {
             return absent.then_some(Disconnect::Lost);
         }
         let (_, idle_ms) = self.silences(connection);
-        let idle = idle_ms != 0 && connection.alive_ms + idle_ms <= now.mono_ms;
+        let idle = idle_ms != 0 && connection.alive.ms() + idle_ms <= now.mono_ms;
         idle.then_some(Disconnect::IdleTimeout)
     }
 
@@ -606,13 +615,14 @@ impl Shard {
         let Some(connection) = self.connections.get(id) else { return u64::MAX };
         let (ping_after_ms, idle_ms) = self.silences(connection);
         let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
-        let ping_ms = connection.alive_ms + ping_after_ms;
+        let alive_ms = connection.alive.ms();
+        let ping_ms = alive_ms + ping_after_ms;
         let can_ping = matches!(connection.transport, Transport::WebSocket(_));
-        let mut next_ms = if idle_ms == 0 { u64::MAX } else { connection.alive_ms + idle_ms };
-        if connection.greeting_deadline_ms != 0 {
-            next_ms = next_ms.min(connection.greeting_deadline_ms);
+        let mut next_ms = if idle_ms == 0 { u64::MAX } else { alive_ms + idle_ms };
+        if let Some(deadline_ms) = connection.greeting.deadline_ms() {
+            next_ms = next_ms.min(deadline_ms);
         }
-        if let Some(end_ms) = connection.principal().and_then(|p| p.expires_wall_ms) {
+        if let Some(end_ms) = connection.principal().and_then(Principal::expires_wall_ms) {
             next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
         }
         if let Some(check_ms) = poll_check_ms {

@@ -9,12 +9,12 @@ use super::envelope::{
     Welcome,
 };
 use super::outbox::Full;
-use super::tables::{Interest, OwnedChannel};
+use super::tables::OwnedChannel;
 use super::timers::Timer;
 use crate::channel::{Announced, Author, Change, ChangeKind, ResumeKey};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
-use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
+use crate::ids::{ChannelKey, ConnAddr, Moment, Now, ShardId};
 use crate::policy::SnapshotOnJoin;
 use crate::session::foony::{NO_REQUEST, encode};
 use crate::session::sync::presence;
@@ -160,7 +160,7 @@ impl Shard {
             if let Some(owned) = self.owned.get_mut(slot) {
                 owned.dirty = false;
                 self.flush_channel(now, slot);
-                self.close_if_unused(slot);
+                self.forget_unused(slot);
             }
         }
         if self.dirty_channels.is_empty() {
@@ -277,7 +277,9 @@ impl Shard {
         };
         self.flush_presence(now, slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        owned.channel.set_shown();
+        if owned.channel.has_changes() {
+            owned.channel.set_shown();
+        }
         let members = owned.channel.members().iter().map(|member| Present {
             identity: Arc::clone(&member.identity),
             state: member.state.clone(),
@@ -307,7 +309,8 @@ impl Shard {
         if !owned.channel.linger(addr, until_ms) {
             return;
         }
-        let resume = owned.channel.members().find(addr).and_then(|m| m.identity.resume.clone());
+        let member = owned.channel.members().find(addr);
+        let resume = member.and_then(|member| member.identity.resume_key(&owned.key.app));
         let generation = self.owned.generation(slot);
         let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
         self.timers.set(until_ms, Timer::Grace { grace });
@@ -319,6 +322,14 @@ impl Shard {
             owned.unsubscribe(from, feed);
             self.close_if_unused(slot);
         }
+    }
+
+    /// Forgets of a channel what is not needed any longer, which may be all.
+    fn forget_unused(&mut self, slot: u32) {
+        if let Some(owned) = self.owned.get_mut(slot) {
+            owned.channel.forget_if_empty();
+        }
+        self.close_if_unused(slot);
     }
 
     fn close_if_unused(&mut self, slot: u32) {
@@ -350,7 +361,7 @@ impl Shard {
             return;
         }
         let interval_ms = owned.policy.presence_interval_ms;
-        let due_ms = owned.told_ms.map_or(0, |told_ms| told_ms + interval_ms);
+        let due_ms = owned.told.map_or(0, |told| told.ms() + interval_ms);
         if now.mono_ms < due_ms {
             if !owned.timed {
                 owned.timed = true;
@@ -359,7 +370,7 @@ impl Shard {
             self.counters.conflate(Conflated::Interval);
             return;
         }
-        owned.told_ms = Some(now.mono_ms);
+        owned.told = Some(Moment::at(now.mono_ms));
         let tick = Arc::new(make_tick(now, owned));
         self.counters.presence_ticks += 1;
         self.route(slot, &tick);
@@ -369,15 +380,14 @@ impl Shard {
     fn route(&mut self, slot: u32, tick: &Arc<PresenceTick>) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let mut missed = false;
-        for interest in &mut owned.interest {
+        for interest in owned.interest.iter_mut() {
             let (to, feeds) = (interest.home, interest.feeds.and(Feed::PRESENCE));
             if feeds.is_empty() {
                 continue;
             }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
             if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
-                interest.stale = true;
-                interest.miss_departures(&tick.changes);
+                interest.miss_tick(&tick.changes);
                 missed = true;
                 self.counters.drop(Dropped::EventMailboxFull);
             }
@@ -398,36 +408,36 @@ impl Shard {
     fn repay_stale_homes(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let mut stale = Vec::new();
-        for interest in owned.interest.iter_mut().filter(|interest| interest.stale) {
-            stale.push(Interest { left: std::mem::take(&mut interest.left), ..interest.clone() });
+        for interest in owned.interest.iter_mut().filter(|interest| interest.is_stale()) {
+            let left = interest.take_left();
+            stale.push((interest.clone(), left));
         }
         let mut owing = false;
-        for interest in stale {
+        for (interest, left) in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
             owned.channel.set_shown();
             let feeds = interest.feeds.and(Feed::PRESENCE);
-            let tick = Arc::new(make_repayment(now, owned, &interest));
+            let tick = Arc::new(make_repayment(now, owned, interest.feeds, &left));
             let envelope = Envelope::Presence { to: interest.home, feeds, tick };
             let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
             if sent && interest.feeds.contains(Feed::Changes) {
                 let to = MembersFor::Watcher(interest.home);
                 self.send_members(now, Some(slot), interest.shard, to);
             }
-            owing |= !sent;
-            self.set_stale(slot, interest, !sent);
+            if !sent {
+                owing = true;
+                self.owe_tick(slot, interest.shard, left);
+            }
         }
         if owing {
             self.stale_channels.push(slot);
         }
     }
 
-    fn set_stale(&mut self, slot: u32, owed: Interest, stale: bool) {
+    fn owe_tick(&mut self, slot: u32, shard: ShardId, left: Vec<Change>) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        for interest in owned.interest.iter_mut().filter(|i| i.shard == owed.shard) {
-            interest.stale = stale;
-            if stale {
-                interest.left.extend_from_slice(&owed.left);
-            }
+        if let Some(interest) = owned.interest.iter_mut().find(|i| i.shard == shard) {
+            interest.owe_tick(left);
         }
     }
 
@@ -491,7 +501,7 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
 
 /// What a home that missed something is sent: sets for those who read sets; for the others, and in
 /// the tick itself, who left and is not back, then everybody as if they had just entered.
-fn make_repayment(now: Now, owned: &OwnedChannel, interest: &Interest) -> PresenceTick {
+fn make_repayment(now: Now, owned: &OwnedChannel, feeds: FeedSet, left: &[Change]) -> PresenceTick {
     let members = owned.channel.members();
     let is_back = |gone: &Change| {
         let is_same = |m: &crate::channel::Member| {
@@ -501,8 +511,8 @@ fn make_repayment(now: Now, owned: &OwnedChannel, interest: &Interest) -> Presen
         members.sessions_of(&gone.identity.user) > 0 && members.iter().any(is_same)
     };
     let mut changes = Vec::new();
-    if !interest.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
-        changes.extend(interest.left.iter().filter(|gone| !is_back(gone)).cloned());
+    if !feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
+        changes.extend(left.iter().filter(|gone| !is_back(gone)).cloned());
         changes.extend(members.iter().map(|member| Change {
             kind: ChangeKind::Enter,
             addr: member.addr,

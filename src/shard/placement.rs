@@ -20,7 +20,7 @@ impl Shard {
         let connection = self.connections.get(id)?;
         let may_move = connection.subscriptions.is_empty()
             && connection.memberships.is_empty()
-            && connection.resuming.is_none()
+            && connection.resuming().is_none()
             && !connection.flags.settled
             && !connection.flags.blocked;
         if may_move && self.should_move(owner, key.hash) { Some(owner) } else { None }
@@ -41,7 +41,8 @@ impl Shard {
     /// Begins a hand-off; `first` is what the new home must act on.
     pub(super) fn begin_move(&mut self, id: ConnId, to: ShardId, first: Option<FirstMessage>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.phase = Phase::Moving(Box::new(Move { to, first }));
+        connection.phase = Phase::Moving;
+        connection.rare_mut().hand_off = Some(Move { to, first });
         self.forget_name(id);
         self.outbox.effect(Effect::Detach { conn: id });
     }

@@ -5,7 +5,7 @@ use super::Shard;
 use super::connection::{Connection, Listener, Session, Transport};
 use super::envelope::Envelope;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Now, ShardId};
+use crate::ids::{ConnId, Moment, Now, ShardId};
 use crate::session::foony;
 use crate::session::foony::encode::Form;
 
@@ -169,8 +169,8 @@ impl Shard {
         let secret = foony::secret(self.settings.session.connection_key, &name);
         let connection = self.connections.get_mut(id)?;
         connection.transport =
-            Transport::Poll(Polling { secret, held: None, asked_ms: now.mono_ms });
-        connection.session = Session::Foony(Box::new(foony::Session::new(Form::Stream)));
+            Transport::Poll(Box::new(Polling { secret, held: None, asked_ms: now.mono_ms }));
+        connection.session = Session::Foony(foony::Session::new(Form::Stream));
         connection.flags.settled = true;
         Some(id)
     }
@@ -179,7 +179,7 @@ impl Shard {
         let Some(id) = self.find_polling(session) else { return PollOutcome::Gone };
         self.counters.bytes_in += bytes.len() as u64;
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.alive_ms = now.mono_ms;
+            connection.alive = Moment::at(now.mono_ms);
         }
         match self.connections.get(id).is_some_and(Connection::has_backlog) {
             true => self.put_off(now, id, bytes),
@@ -196,8 +196,8 @@ impl Shard {
             self.answer_poll(earlier.number, PollOutcome::Frames { bytes: Vec::new() });
         }
         let connection = self.connections.get_mut(id)?;
-        connection.alive_ms = now.mono_ms;
-        connection.heard_ms = now.mono_ms;
+        connection.alive = Moment::at(now.mono_ms);
+        connection.heard = Moment::at(now.mono_ms);
         if !connection.queue.is_empty() {
             let bytes = self.take_queue(now, id);
             return Some(PollOutcome::Frames { bytes });

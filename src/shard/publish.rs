@@ -218,17 +218,17 @@ impl Shard {
     fn route_messages(&mut self, slot: u32, messages: &[Arc<Message>]) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let batch = Arc::new(make_batch(owned, messages));
-        for interest in &mut owned.interest {
+        for interest in owned.interest.iter_mut() {
             let feeds = interest.feeds.and(Feed::MESSAGES);
             if feeds.is_empty() {
                 continue;
             }
             let envelope =
                 Envelope::Messages { to: interest.home, feeds, batch: Arc::clone(&batch) };
-            let is_behind = interest.missed_after.is_some();
-            if is_behind || self.outbox.try_send(interest.shard, envelope).is_err() {
+            let behind = interest.missed_after();
+            if behind.is_some() || self.outbox.try_send(interest.shard, envelope).is_err() {
                 let missed = batch.first_serial.map(|first| first - 1);
-                interest.missed_after = interest.missed_after.or(missed);
+                interest.set_missed_after(behind.or(missed));
                 self.counters.drop_many(Dropped::MessageMailboxFull, batch.messages);
             }
         }
@@ -238,7 +238,7 @@ impl Shard {
     /// room.
     fn repay_missed_messages(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get(slot) else { return };
-        let behind = owned.interest.iter().filter(|interest| interest.missed_after.is_some());
+        let behind = owned.interest.iter().filter(|interest| interest.missed_after().is_some());
         let behind: Vec<Interest> = behind.cloned().collect();
         for interest in behind {
             let repaid = self.repay(now, slot, interest.shard, |outbox, to, envelope| {
@@ -271,10 +271,8 @@ impl Shard {
         loop {
             let Some(owned) = self.owned.get(slot) else { return true };
             let owed = owned.interest.iter().find(|i| i.shard == shard);
-            let Some(interest) = owed.filter(|i| i.missed_after.is_some()).cloned() else {
-                return true;
-            };
-            let after = interest.missed_after.unwrap_or_default();
+            let Some(interest) = owed.cloned() else { return true };
+            let Some(after) = interest.missed_after() else { return true };
             let (messages, left) = self.take_missed(now, slot, after);
             let feeds = interest.feeds.and(Feed::MESSAGES);
             let Some(owned) = self.owned.get_mut(slot) else { return true };
@@ -287,7 +285,7 @@ impl Shard {
             }
             let last = messages.last().map(|message| message.serial);
             for interest in owned.interest.iter_mut().filter(|i| i.shard == shard) {
-                interest.missed_after = last.filter(|_| left == Left::More);
+                interest.set_missed_after(last.filter(|_| left == Left::More));
             }
         }
     }

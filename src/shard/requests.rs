@@ -312,7 +312,7 @@ impl Shard {
     /// Is there a subscription that begins with the answer to this request?
     fn awaits(&self, id: ConnId, slot: u32, feed: Feed, number: u64) -> bool {
         let subscription = self.connections.get(id).and_then(|c| c.subscription(slot, feed));
-        subscription.is_some_and(|s| s.place.is_none() && s.request == number)
+        subscription.is_some_and(|s| s.awaits(number))
     }
 
     /// Shows who is present, and those to have left of whom the session was not told.
@@ -328,7 +328,7 @@ impl Shard {
         let Some(name) = self.homes.get(slot).map(|home| Arc::clone(&home.key)) else { return };
         let connection = self.connections.get(id);
         let subscription = connection.and_then(|c| c.subscription(slot, feed));
-        if !subscription.is_some_and(|s| s.place.is_some() || s.request == number) {
+        if !subscription.is_some_and(|s| s.place().is_some() || s.awaits(number)) {
             // An answer to a wish that the session has given up since.
             let nobody = Answer::Watched { left: Vec::new(), members: Vec::new() };
             return self.answer(now, id, number, &name.name, &nobody);

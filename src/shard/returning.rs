@@ -5,9 +5,16 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::connection::{Connection, Session};
-use crate::channel::{ResumeKey, SessionName};
+use crate::channel::{Identity, ResumeKey, SessionName};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, Now};
+
+/// An app, and a session that is known by its connection's name there.
+#[derive(Clone, Copy)]
+struct Named<'s> {
+    app: &'s Arc<str>,
+    identity: &'s Identity,
+}
 
 impl Shard {
     /// Some shard has a session that may have lost memberships here, and may still have a
@@ -22,7 +29,8 @@ impl Shard {
         let is_earlier = |&id: &ConnId| {
             let is_asker = addr == ConnAddr { shard: self.id, conn: id };
             // The question may have been long under way.
-            !is_asker && self.connections.get(id).is_some_and(|c| c.greeted_ms <= greeted_ms)
+            !is_asker
+                && self.connections.get(id).is_some_and(|c| c.greeting.done_ms() <= greeted_ms)
         };
         if let Some(earlier) = self.find_named(key).filter(is_earlier) {
             self.disconnect(now, earlier, Disconnect::Replaced);
@@ -35,21 +43,20 @@ impl Shard {
 
     /// Ends a connection of this shard that a session has left for a newer one here.
     pub(super) fn end_earlier_local(&mut self, now: Now, newer: ConnId) {
-        let Some(key) = self.name_of(newer) else { return };
-        if let Some(earlier) = self.find_named(&key).filter(|&earlier| earlier != newer) {
+        if let Some(earlier) = self.find_rival(newer) {
             self.disconnect(now, earlier, Disconnect::Replaced);
         }
     }
 
     /// Lets a session be found by the name of its connection.
     pub(super) fn note_name(&mut self, id: ConnId) {
-        if let Some(key) = self.name_of(id) {
-            self.named.insert(self.hash_of(&key), id);
+        if let Some(hash) = self.named(id).map(|named| self.hash_of(named)) {
+            self.named.insert(hash, id);
         }
     }
 
     pub(super) fn forget_name(&mut self, id: ConnId) {
-        let Some(hash) = self.name_of(id).map(|key| self.hash_of(&key)) else { return };
+        let Some(hash) = self.named(id).map(|named| self.hash_of(named)) else { return };
         if self.named.get(&hash) == Some(&id) {
             self.named.remove(&hash);
         }
@@ -58,30 +65,43 @@ impl Shard {
     /// Of two connections of one session the one that greeted earlier ends. Both may be found in
     /// one place when they were in the mail while the session returned. False when it is `id`.
     pub(super) fn outlives_rivals(&mut self, now: Now, id: ConnId) -> bool {
-        let Some(rival) = self.name_of(id).and_then(|key| self.find_named(&key)) else {
-            return true;
-        };
-        let greeted_ms = |id| self.connections.get(id).map_or(0, |c: &Connection| c.greeted_ms);
+        let Some(rival) = self.find_rival(id) else { return true };
+        let greeted_ms =
+            |id| self.connections.get(id).map_or(0, |c: &Connection| c.greeting.done_ms());
         let is_later = greeted_ms(id) >= greeted_ms(rival);
         self.disconnect(now, if is_later { rival } else { id }, Disconnect::Replaced);
         is_later
     }
 
+    /// The connection of this shard, if any, whose session shows this when it returns.
     fn find_named(&self, key: &ResumeKey) -> Option<ConnId> {
-        let id = *self.named.get(&self.hash_of(key))?;
-        (self.name_of(id).as_ref() == Some(key)).then_some(id)
+        let SessionName::Connection(name) = &key.session else { return None };
+        let id = *self.named.get(&self.settings.router.hash(&key.app, name))?;
+        let Named { app, identity } = self.named(id)?;
+        let is_same = identity.connection == *name
+            && key.user.as_ref() == Some(&identity.user)
+            && *app == key.app;
+        is_same.then_some(id)
+    }
+
+    /// Another connection of this shard with the same session.
+    fn find_rival(&self, id: ConnId) -> Option<ConnId> {
+        let mine = self.named(id)?;
+        let other = *self.named.get(&self.hash_of(mine))?;
+        let theirs = self.named(other).filter(|_| other != id)?;
+        let is_same = mine.app == theirs.app && mine.identity.is_resumed_as(theirs.identity);
+        is_same.then_some(other)
     }
 
     /// What a Foony session is recognised by.
-    fn name_of(&self, id: ConnId) -> Option<ResumeKey> {
-        match &self.connections.get(id)?.session {
-            Session::Foony(session) => session.principal()?.resume_key().cloned(),
-            _ => None,
-        }
+    fn named(&self, id: ConnId) -> Option<Named<'_>> {
+        let connection = self.connections.get(id)?;
+        let Session::Foony(session) = &connection.session else { return None };
+        let principal = session.principal()?;
+        Some(Named { app: &principal.grant.app, identity: &principal.identity })
     }
 
-    fn hash_of(&self, key: &ResumeKey) -> u64 {
-        let (SessionName::Device(name) | SessionName::Connection(name)) = &key.session;
-        self.settings.router.hash(&key.app, name)
+    fn hash_of(&self, named: Named<'_>) -> u64 {
+        self.settings.router.hash(named.app, &named.identity.connection)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::segments::Segments;
 use crate::ids::ChannelKey;
 
 /// What the table needs to know of an entry.
@@ -14,7 +15,7 @@ pub trait Keyed {
 
 #[derive(Debug)]
 pub struct ChannelTable<T> {
-    slots: Vec<Slot<T>>,
+    slots: Segments<Slot<T>>,
     free: Vec<u32>,
     by_name: HashTable<u32>,
 }
@@ -22,13 +23,26 @@ pub struct ChannelTable<T> {
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    entry: Option<Box<T>>,
+    /// Of the entry's name, so that nothing else is looked at when `by_name` grows.
+    hash: u32,
+    entry: Option<T>,
 }
 
 impl<T> Default for ChannelTable<T> {
     fn default() -> Self {
-        ChannelTable { slots: Vec::new(), free: Vec::new(), by_name: HashTable::new() }
+        let (slots, free, by_name) = (Segments::default(), Vec::new(), HashTable::new());
+        ChannelTable { slots, free, by_name }
     }
+}
+
+/// The part of a name's hash that is kept; the other half chooses the shard.
+fn kept(hash: u64) -> u32 {
+    hash as u32
+}
+
+/// What is kept of a hash as a hash: tables look at its highest and its lowest bits.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl<T: Keyed> ChannelTable<T> {
@@ -48,7 +62,7 @@ impl<T: Keyed> ChannelTable<T> {
                 &*key.name == name && &*key.app == app
             })
         };
-        self.by_name.find(hash, |&slot| is_named(slot)).copied()
+        self.by_name.find(spread(kept(hash)), |&slot| is_named(slot)).copied()
     }
 
     pub fn find_key(&self, key: &ChannelKey) -> Option<u32> {
@@ -56,11 +70,11 @@ impl<T: Keyed> ChannelTable<T> {
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {
-        self.slots.get(slot as usize)?.entry.as_deref()
+        self.slots.get(slot as usize)?.entry.as_ref()
     }
 
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.slots.get_mut(slot as usize)?.entry.as_deref_mut()
+        self.slots.get_mut(slot as usize)?.entry.as_mut()
     }
 
     /// Tells the tenants of one slot apart.
@@ -75,24 +89,26 @@ impl<T: Keyed> ChannelTable<T> {
 
     /// Adds an entry whose name is not in the table yet.
     pub fn insert(&mut self, entry: T) -> u32 {
-        let hash = entry.key().hash;
+        let hash = kept(entry.key().hash);
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, entry: None });
+            self.slots.push(Slot { generation: 0, hash: 0, entry: None });
             (self.slots.len() - 1) as u32
         });
-        let place = &mut self.slots[slot as usize];
-        place.generation = place.generation.wrapping_add(1);
-        place.entry = Some(Box::new(entry));
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            let generation = place.generation.wrapping_add(1);
+            *place = Slot { generation, hash, entry: Some(entry) };
+        }
         let slots = &self.slots;
-        self.by_name.insert_unique(hash, slot, |&slot| {
-            slots[slot as usize].entry.as_ref().map_or(0, |entry| entry.key().hash)
+        self.by_name.insert_unique(spread(hash), slot, |&slot| {
+            slots.get(slot as usize).map_or(0, |place| spread(place.hash))
         });
         slot
     }
 
-    pub fn remove(&mut self, slot: u32) -> Option<Box<T>> {
-        let entry = self.slots.get_mut(slot as usize)?.entry.take()?;
-        if let Ok(place) = self.by_name.find_entry(entry.key().hash, |&other| other == slot) {
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let place = self.slots.get_mut(slot as usize)?;
+        let (entry, hash) = (place.entry.take()?, spread(place.hash));
+        if let Ok(place) = self.by_name.find_entry(hash, |&other| other == slot) {
             place.remove();
         }
         self.free.push(slot);

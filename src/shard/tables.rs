@@ -1,11 +1,14 @@
 //! What a shard knows of a channel: as its owner, and as the home of subscribers.
 
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 
 use super::envelope::HomeChannelId;
+use super::few::Few;
+use super::slot_list::SlotList;
 use super::table::Keyed;
 use crate::channel::{Change, ChangeKind, Channel, Message, Messages};
-use crate::ids::{ChannelKey, ShardId};
+use crate::ids::{ChannelKey, Moment, ShardId};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
 
@@ -14,16 +17,49 @@ use crate::session::{Feed, FeedSet};
 pub struct OwnedChannel {
     pub key: Arc<ChannelKey>,
     pub policy: Arc<Policy>,
-    pub channel: Channel,
+    pub channel: Presence,
     /// Set from the first publish on.
     pub published: Option<Box<Published>>,
-    pub interest: Vec<Interest>,
+    pub interest: Few<Interest>,
     /// In the list of channels to flush this turn.
     pub dirty: bool,
     /// A flush timer is set.
     pub timed: bool,
     /// When watchers were last told something; `None` before the first time.
-    pub told_ms: Option<u64>,
+    pub told: Option<Moment>,
+}
+
+const _: () =
+    assert!(size_of::<OwnedChannel>() <= 64, "subscribers with a channel each pay for it");
+
+/// Who is present in a channel. Takes no memory of its own until somebody is.
+#[derive(Debug, Default)]
+pub struct Presence(Option<Box<Channel>>);
+
+/// A channel in which nobody ever was.
+static NOBODY: LazyLock<Channel> = LazyLock::new(Channel::default);
+
+impl Presence {
+    /// Gives the memory back when nobody is there and nothing is to be told.
+    pub fn forget_if_empty(&mut self) {
+        if self.members().is_empty() && !self.has_changes() {
+            self.0 = None;
+        }
+    }
+}
+
+impl Deref for Presence {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        self.0.as_deref().unwrap_or_else(|| &NOBODY)
+    }
+}
+
+impl DerefMut for Presence {
+    fn deref_mut(&mut self) -> &mut Channel {
+        self.0.get_or_insert_default()
+    }
 }
 
 /// What is published in an owned channel.
@@ -37,26 +73,86 @@ pub struct Published {
 /// A home shard that has subscribers of an owned channel.
 #[derive(Clone, Debug)]
 pub struct Interest {
-    pub shard: ShardId,
     pub home: HomeChannelId,
+    pub shard: ShardId,
     /// What subscribers there are sent.
     pub feeds: FeedSet,
-    /// It missed a tick, because its mailbox was full; it is owed the whole set.
-    pub stale: bool,
+    /// Set while it has missed something, because its mailbox was full.
+    owed: Option<Box<Owed>>,
+}
+
+const _: () = assert!(size_of::<Interest>() <= 24, "a block of every channel with subscribers");
+
+/// What a home has missed.
+#[derive(Clone, Debug, Default)]
+struct Owed {
+    /// A tick: it is owed the whole set.
+    is_stale: bool,
     /// Members whose leaving it missed, for subscribers whom a set does not tell. Bounded by the
     /// members that leave while one mailbox is full.
-    pub left: Vec<Change>,
-    /// It missed the messages after this serial, because its mailbox was full.
-    pub missed_after: Option<u64>,
+    left: Vec<Change>,
+    /// The messages after this serial.
+    after: Option<u64>,
+}
+
+impl Owed {
+    fn is_nothing(&self) -> bool {
+        !self.is_stale && self.left.is_empty() && self.after.is_none()
+    }
 }
 
 impl Interest {
-    /// Remembers who left, for the time when the home can be told.
-    pub fn miss_departures(&mut self, changes: &[Change]) {
-        if !self.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
-            let left = changes.iter().filter(|change| change.kind == ChangeKind::Leave);
-            self.left.extend(left.cloned());
+    pub fn new(shard: ShardId, home: HomeChannelId, feed: Feed) -> Self {
+        Interest { home, shard, feeds: FeedSet::from_iter([feed]), owed: None }
+    }
+
+    /// It missed a tick: it is owed the whole set, and who left since.
+    pub fn miss_tick(&mut self, changes: &[Change]) {
+        let is_told = !self.feeds.and(Feed::PRESENCE_CHANGES).is_empty();
+        let left = changes.iter().filter(|change| is_told && change.kind == ChangeKind::Leave);
+        self.owe_tick(left.cloned());
+    }
+
+    /// It is owed the whole set, and is to be told that these have left.
+    pub fn owe_tick(&mut self, left: impl IntoIterator<Item = Change>) {
+        let owed = self.owed.get_or_insert_default();
+        owed.is_stale = true;
+        owed.left.extend(left);
+    }
+
+    pub fn is_stale(&self) -> bool {
+        self.owed.as_ref().is_some_and(|owed| owed.is_stale)
+    }
+
+    /// Who left while it was stale. From here on it is owed no tick any longer.
+    pub fn take_left(&mut self) -> Vec<Change> {
+        let left = self.change_owed(|owed| {
+            owed.is_stale = false;
+            std::mem::take(&mut owed.left)
+        });
+        left.unwrap_or_default()
+    }
+
+    /// The serial after which it missed messages.
+    pub fn missed_after(&self) -> Option<u64> {
+        self.owed.as_ref().and_then(|owed| owed.after)
+    }
+
+    pub fn set_missed_after(&mut self, after: Option<u64>) {
+        match after {
+            Some(_) => self.owed.get_or_insert_default().after = after,
+            None => _ = self.change_owed(|owed| owed.after = None),
         }
+    }
+
+    /// Lets `change` take away from what is owed; `None` when nothing is.
+    fn change_owed<T>(&mut self, change: impl FnOnce(&mut Owed) -> T) -> Option<T> {
+        let owed = self.owed.as_mut()?;
+        let result = change(owed);
+        if owed.is_nothing() {
+            self.owed = None;
+        }
+        Some(result)
     }
 }
 
@@ -71,12 +167,12 @@ impl OwnedChannel {
         OwnedChannel {
             key,
             policy,
-            channel: Channel::default(),
+            channel: Presence::default(),
             published: None,
-            interest: Vec::new(),
+            interest: Few::None,
             dirty: false,
             timed: false,
-            told_ms: None,
+            told: None,
         }
     }
 
@@ -97,26 +193,16 @@ impl OwnedChannel {
                 interest.home = home;
                 interest.feeds.insert(feed);
             }
-            None => {
-                let mut feeds = FeedSet::default();
-                feeds.insert(feed);
-                self.interest.push(Interest {
-                    shard,
-                    home,
-                    feeds,
-                    stale: false,
-                    left: Vec::new(),
-                    missed_after: None,
-                });
-            }
+            None => self.interest.push(Interest::new(shard, home, feed)),
         }
     }
 
     pub fn unsubscribe(&mut self, shard: ShardId, feed: Feed) {
-        for interest in self.interest.iter_mut().filter(|interest| interest.shard == shard) {
-            interest.feeds.remove(feed);
+        let Some(at) = self.interest.iter().position(|i| i.shard == shard) else { return };
+        self.interest[at].feeds.remove(feed);
+        if self.interest[at].feeds.is_empty() {
+            self.interest.swap_remove(at);
         }
-        self.interest.retain(|interest| !interest.feeds.is_empty());
     }
 
     pub fn is_any_wanted(&self, feeds: FeedSet) -> bool {
@@ -132,16 +218,25 @@ impl OwnedChannel {
 #[derive(Debug)]
 pub struct HomeChannel {
     pub key: Arc<ChannelKey>,
-    pub owner: ShardId,
     pub policy: Arc<Policy>,
-    /// Per encoded feed, the slots of connections that are delivered to, in no particular order.
-    pub subscribers: [Vec<u32>; Feed::ENCODED.len()],
-    /// Per encoded feed, subscriptions, those included that nothing is delivered to yet.
-    pub subscriptions: [u32; Feed::ENCODED.len()],
+    audiences: Few<Audience>,
     /// Connections that are members, or about to be.
     pub members: u32,
+    pub owner: ShardId,
     /// Other shards were told that further subscribers should stay where they are.
     pub hot: bool,
+}
+
+const _: () = assert!(size_of::<HomeChannel>() <= 40, "subscribers with a channel each pay for it");
+
+/// Those who subscribe to one encoded feed of a channel.
+#[derive(Debug)]
+struct Audience {
+    feed: Feed,
+    /// Subscriptions, those included that nothing is delivered to yet; not 0.
+    subscriptions: u32,
+    /// The connections that are delivered to.
+    subscribers: SlotList,
 }
 
 impl Keyed for HomeChannel {
@@ -152,23 +247,46 @@ impl Keyed for HomeChannel {
 
 impl HomeChannel {
     pub fn new(key: Arc<ChannelKey>, owner: ShardId, policy: Arc<Policy>) -> Self {
-        HomeChannel {
-            key,
-            owner,
-            policy,
-            subscribers: Default::default(),
-            subscriptions: Default::default(),
-            members: 0,
-            hot: false,
-        }
+        HomeChannel { key, policy, audiences: Few::None, members: 0, owner, hot: false }
     }
 
     /// True when no connection of this shard has to do with the channel.
     pub fn is_unused(&self) -> bool {
-        self.members == 0 && self.subscription_count() == 0
+        self.members == 0 && self.audiences.is_empty()
     }
 
     pub fn subscription_count(&self) -> usize {
-        self.subscriptions.iter().map(|&count| count as usize).sum()
+        self.audiences.iter().map(|audience| audience.subscriptions as usize).sum()
+    }
+
+    /// A subscription begins; returns how many there are of its feed.
+    pub fn begin_subscription(&mut self, feed: Feed) -> u32 {
+        if let Some(audience) = self.audience_mut(feed) {
+            audience.subscriptions += 1;
+            return audience.subscriptions;
+        }
+        self.audiences.push(Audience { feed, subscriptions: 1, subscribers: SlotList::None });
+        1
+    }
+
+    /// A subscription has ended, and is not delivered to any longer; returns how many are left.
+    pub fn end_subscription(&mut self, feed: Feed) -> u32 {
+        let Some(at) = self.audiences.iter().position(|a| a.feed == feed) else { return 0 };
+        let audience = &mut self.audiences[at];
+        audience.subscriptions -= 1;
+        let left = audience.subscriptions;
+        if left == 0 {
+            self.audiences.swap_remove(at);
+        }
+        left
+    }
+
+    /// Those who are delivered to, slots of connections; `None` when nobody subscribes.
+    pub fn subscribers_mut(&mut self, feed: Feed) -> Option<&mut SlotList> {
+        Some(&mut self.audience_mut(feed)?.subscribers)
+    }
+
+    fn audience_mut(&mut self, feed: Feed) -> Option<&mut Audience> {
+        self.audiences.iter_mut().find(|audience| audience.feed == feed)
     }
 }

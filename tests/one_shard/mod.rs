@@ -1,10 +1,10 @@
-//! One shard without a shell, and Foony clients of it. Drives it as `src/server/turn.rs` does.
+//! One shard without a shell, and clients of it. Drives it as `src/server/turn.rs` does.
 #![allow(dead_code, reason = "each user takes its part")]
 
 use std::sync::Arc;
 
-use headcount::auth::{Capability, Key, Keyring, Material};
-use headcount::channel::{Content, Message, Part};
+use headcount::auth::{Capability, Grant, Key, Keyring, Material};
+use headcount::channel::{self, Content, Part};
 use headcount::ids::{ConnId, Now, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::Policies;
@@ -12,7 +12,10 @@ use headcount::session::foony::encode;
 use headcount::session::{self, Feed};
 use headcount::shard::{Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
 use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary, json};
-use headcount::wire::sync::Layout;
+use headcount::wire::sync::message::Map;
+use headcount::wire::sync::message::presence::PresenceUpdate;
+use headcount::wire::sync::message::session::Handshake;
+use headcount::wire::sync::{self, Layout, Message};
 use headcount::wire::websocket::{Opcode, append_masked_frame};
 
 const APP: &str = "alpha";
@@ -63,19 +66,52 @@ impl OneShard {
         OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
     }
 
-    /// A client that has authenticated.
-    pub fn connect(&mut self, user: &str, mode: Mode) -> Client {
+    /// A client whose connection has become a WebSocket, and no more.
+    pub fn open(&mut self) -> ConnId {
         let conn = self.shard.handle_open(self.now, Listener::Http).expect("room");
-        let client = Client { conn, mode };
-        let mut bytes = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
+        let mut head = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             .to_vec();
+        self.receive_on(conn, &mut head);
+        conn
+    }
+
+    /// A client that has authenticated; without a name it is given one.
+    pub fn connect(&mut self, user: &str, mode: Mode) -> Client {
+        let client = Client { conn: self.open(), mode };
         let key = format!("{APP}.k:{SECRET}").into();
         let auth = Auth { key, client_id: user.into(), ..Auth::default() };
-        append_request(mode, &Request::Auth(auth), &mut bytes);
-        self.receive(client, &mut bytes);
+        self.ask(client, &Request::Auth(auth));
         client
+    }
+
+    /// A client of the sync wire that has greeted, anonymously.
+    pub fn greet(&mut self) -> ConnId {
+        let conn = self.open();
+        let handshake = Handshake {
+            jwt_token: "",
+            vector_clock: Map::default(),
+            subscribed_shapes: Vec::new(),
+            client_version: "test",
+            lite_id: "",
+            epoch: 0,
+            wire_version: 1,
+        };
+        self.say(conn, &Message::Handshake(handshake));
+        conn
+    }
+
+    /// A client of the sync wire enters a channel.
+    pub fn announce(&mut self, conn: ConnId, channel: &str, state: &[u8]) {
+        self.say(conn, &Message::PresenceUpdate(PresenceUpdate { channel, state }));
+    }
+
+    fn say(&mut self, conn: ConnId, message: &Message<'_>) {
+        let (mut frame, mut bytes) = (Vec::new(), Vec::new());
+        sync::append_message(message, Layout::V0_6, &mut frame).expect("expressible");
+        append_masked_frame(&mut bytes, Opcode::Binary, &frame, [1, 2, 3, 4]);
+        self.receive_on(conn, &mut bytes);
     }
 
     /// Connections of which each subscribes to all the channels, in another order than they came:
@@ -121,7 +157,11 @@ impl OneShard {
 
     /// Bytes arrive.
     pub fn receive(&mut self, client: Client, bytes: &mut [u8]) {
-        self.shard.handle_bytes(self.now, client.conn, bytes);
+        self.receive_on(client.conn, bytes);
+    }
+
+    fn receive_on(&mut self, conn: ConnId, bytes: &mut [u8]) {
+        self.shard.handle_bytes(self.now, conn, bytes);
         self.drain();
     }
 
@@ -182,7 +222,7 @@ pub const FIRST_HOME: HomeChannelId = HomeChannelId { slot: 0, generation: 1 };
 pub fn batch(mode: Mode, channel: &str, data: &str) -> Arc<MessageBatch> {
     let data = data.as_bytes().to_vec().into();
     let part = Part { name: "n".into(), data, encoding: "".into() };
-    let message = Message {
+    let message = channel::Message {
         serial: 1,
         timestamp_ms: 1_700_000_000_000,
         id: "m1".into(),
@@ -230,7 +270,7 @@ fn settings() -> Settings {
         policies: Policies::default(),
         session: session::Settings {
             keyring: Keyring::new(vec![key]).expect("keys"),
-            anonymous_app: None,
+            anonymous: Some(Arc::new(Grant::anonymous(APP))),
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
         },

@@ -41,12 +41,10 @@ pub use self::connection_id::secret;
 use self::encode::{Form, Writer};
 use super::{Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, Step};
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
-use crate::channel::{
-    Content, Draft, Identity, JsonState, Keeping, Part, Position, ResumeKey, SessionName, State,
-};
+use crate::channel::{Content, Draft, Identity, JsonState, Keeping, Part, Position, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::Now;
+use crate::ids::{ConnectionName, Moment, Now};
 use crate::limits::MESSAGE_ID_BYTES_MAX;
 use crate::wire::foony::{
     self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, check_channel_name,
@@ -73,6 +71,8 @@ pub struct Session {
     form: Form,
     principal: Option<Principal>,
 }
+
+const _: () = assert!(size_of::<Session>() <= 32, "part of every connection");
 
 /// Why a request is not passed on.
 enum Refusal {
@@ -203,12 +203,12 @@ impl Session {
         };
         let key = cx.settings.connection_key;
         let shown = &*auth.resume_connection_id;
-        let is_ours = connection_id::is_ours(key, &bearer.app, &bearer.user, shown);
-        let (connection, arrival): (Arc<str>, Arrival) = match is_ours {
-            true => (shown.into(), Arrival::Returning),
+        let app = &bearer.grant.app;
+        let (connection, arrival) = match connection_id::is_ours(key, app, &bearer.user, shown) {
+            true => (ConnectionName::from(shown), Arrival::Returning),
             false => {
-                let made = connection_id::make(key, &bearer.app, &bearer.user, &name);
-                (made.into(), Arrival::New)
+                let made = connection_id::make(key, app, &bearer.user, &name);
+                (ConnectionName::from(made.as_str()), Arrival::New)
             }
         };
         out.event(&Event::Connected {
@@ -306,11 +306,8 @@ impl Session {
     }
 
     fn allows(&self, channel: &str, operation: Operation) -> Result<(), Refusal> {
-        let capability = self.principal.as_ref().and_then(|p| p.capability.as_ref());
-        match capability {
-            Some(capability) => capability.allows(channel, operation).map_err(Refusal::Denied),
-            None => Ok(()),
-        }
+        let Some(principal) = &self.principal else { return Ok(()) };
+        principal.grant.capability.allows(channel, operation).map_err(Refusal::Denied)
     }
 
     /// JSON clients are sent the presence of every channel that they subscribe to
@@ -403,17 +400,12 @@ fn client_named_after(connection: &str) -> String {
     format!("client-{}", &connection[..8])
 }
 
-fn principal(bearer: Bearer, connection: Arc<str>) -> Principal {
-    let resume = ResumeKey {
-        app: Arc::clone(&bearer.app),
-        user: Some(Arc::clone(&bearer.user)),
-        session: SessionName::Connection(Arc::clone(&connection)),
-    };
+fn principal(bearer: Bearer, connection: ConnectionName) -> Principal {
+    let resume = Resume::Connection;
     Principal {
-        app: bearer.app,
-        identity: Arc::new(Identity { user: bearer.user, connection, resume: Some(resume) }),
-        capability: Some(bearer.capability),
-        expires_wall_ms: bearer.expires_at_wall_ms,
+        identity: Arc::new(Identity { user: bearer.user, connection, resume }),
+        grant: bearer.grant,
+        expires: bearer.expires_at_wall_ms.map(Moment::at),
     }
 }
 

@@ -34,16 +34,17 @@ pub mod presence;
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
 use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
-use crate::auth::Operation;
-use crate::channel::{Identity, ResumeKey, SessionName};
+use crate::auth::{Identity as Bearer, Operation};
+use crate::channel::{Device, DeviceOwner, Identity, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::Now;
+use crate::ids::{Moment, Now};
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
     Handshake, HandshakeAck, PingPong, Throttle, TokenRefreshAck, VectorClockSync,
@@ -67,10 +68,16 @@ pub struct Session {
     header: Header,
     framing: Framing,
     layout: Layout,
-    name: Arc<str>,
+    /// The connection's name as a number.
+    number: u64,
     principal: Option<Principal>,
-    clocks: BTreeMap<Box<str>, u64>,
+    clocks: Option<Box<Clocks>>,
 }
+
+const _: () = assert!(size_of::<Session>() <= 48, "part of every connection");
+
+/// What the client has seen, by the name of its peers; at most [`CLOCKS_MAX`].
+type Clocks = BTreeMap<Box<str>, u64>;
 
 impl Session {
     /// A session whose header generation is known and which has not greeted.
@@ -79,8 +86,13 @@ impl Session {
             Header::Ten => cx.settings.ten_byte_layout,
             Header::Five => Layout::V0_1,
         };
-        let name = cx.names.next_name().into();
-        Session { header, framing, layout, name, principal: None, clocks: BTreeMap::new() }
+        let number = cx.names.next_number();
+        Session { header, framing, layout, number, principal: None, clocks: None }
+    }
+
+    /// What the connection is called: 16 hexadecimal digits.
+    fn name(&self) -> String {
+        format!("{:016x}", self.number)
     }
 
     pub fn header(&self) -> Header {
@@ -166,28 +178,27 @@ impl Session {
         greeting: &Handshake<'_>,
     ) -> Result<Principal, &'static str> {
         if greeting.jwt_token.is_empty() {
-            let app = cx.settings.anonymous_app.as_ref();
-            let app = app.ok_or("anonymous sessions are not allowed here: send a token")?;
-            let user = format!("anonymous-{}", &self.name[..8]);
-            let resume = resume_key(app, None, greeting.lite_id);
-            let identity =
-                Arc::new(Identity { user: user.into(), connection: self.name.clone(), resume });
-            let app = Arc::clone(app);
-            return Ok(Principal { app, identity, capability: None, expires_wall_ms: None });
+            let grant = cx.settings.anonymous.as_ref();
+            let grant = grant.ok_or("anonymous sessions are not allowed here: send a token")?;
+            let name = self.name();
+            let user = format!("anonymous-{}", &name[..8]).into();
+            let resume = resume(DeviceOwner::Nobody, greeting.lite_id);
+            let identity = Identity { user, connection: name.as_str().into(), resume };
+            let (identity, grant) = (Arc::new(identity), Arc::clone(grant));
+            return Ok(Principal { identity, grant, expires: None });
         }
         let token = cx.settings.keyring.verify_token(greeting.jwt_token, cx.now.wall_ms);
         let bearer = token.map_err(|_| "invalid bearer token")?;
-        let resume = resume_key(&bearer.app, Some(&bearer.user), greeting.lite_id);
-        Ok(Principal {
-            app: bearer.app,
-            identity: Arc::new(Identity {
-                user: bearer.user,
-                connection: self.name.clone(),
-                resume,
-            }),
-            capability: Some(bearer.capability),
-            expires_wall_ms: bearer.expires_at_wall_ms,
-        })
+        Ok(self.principal_of(bearer, resume(DeviceOwner::User, greeting.lite_id)))
+    }
+
+    fn principal_of(&self, bearer: Bearer, resume: Resume) -> Principal {
+        let connection = self.name().as_str().into();
+        Principal {
+            identity: Arc::new(Identity { user: bearer.user, connection, resume }),
+            grant: bearer.grant,
+            expires: bearer.expires_at_wall_ms.map(Moment::at),
+        }
     }
 
     fn accept_greeting(
@@ -196,14 +207,15 @@ impl Session {
         principal: Principal,
         out: &mut Vec<u8>,
     ) -> Step<'static> {
+        let name = self.name();
         let ack = HandshakeAck {
             success: true,
-            session_id: &self.name,
+            session_id: &name,
             server_clock: Default::default(),
             error: None,
             fork_detected: false,
             server_wire_version: greeting.wire_version,
-            producer_id: producer_id(&principal.app, greeting.lite_id),
+            producer_id: producer_id(&principal.grant.app, greeting.lite_id),
             accepted_epoch: greeting.epoch,
             delta_signing_key: [0; 32],
         };
@@ -213,9 +225,9 @@ impl Session {
             self.renew(principal);
             return Step::Renewed;
         }
-        let arrival = match principal.resume_key() {
-            Some(_) => Arrival::Returning,
-            None => Arrival::New,
+        let arrival = match principal.identity.resume {
+            Resume::Never => Arrival::New,
+            _ => Arrival::Returning,
         };
         self.principal = Some(principal);
         Step::Greeted(arrival)
@@ -228,9 +240,10 @@ impl Session {
         error: &str,
         reason: Ignored,
     ) -> Step<'static> {
+        let name = self.name();
         let ack = HandshakeAck {
             success: false,
-            session_id: &self.name,
+            session_id: &name,
             server_clock: Default::default(),
             error: Some(error),
             fork_detected: false,
@@ -270,7 +283,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Step<'static> {
         let outcome = self.verify_refresh(cx, token);
-        let expires_wall_ms = outcome.as_ref().ok().and_then(|new| new.expires_wall_ms);
+        let expires_wall_ms = outcome.as_ref().ok().and_then(Principal::expires_wall_ms);
         let ack = TokenRefreshAck {
             success: outcome.is_ok(),
             error: outcome.as_ref().err().copied(),
@@ -298,44 +311,37 @@ impl Session {
         let bearer = cx.settings.keyring.verify_token(token, cx.now.wall_ms);
         let bearer = bearer.map_err(|_| "invalid bearer token")?;
         if let Some(principal) = &self.principal {
-            if principal.app != bearer.app {
+            if principal.grant.app != bearer.grant.app {
                 return Err("tenant mismatch");
             }
-            if principal.capability.is_none() || principal.identity.user != bearer.user {
+            if principal.is_anonymous() || principal.identity.user != bearer.user {
                 return Err("user mismatch");
             }
         }
-        Ok(Principal {
-            app: bearer.app,
-            identity: Arc::new(Identity {
-                user: bearer.user,
-                connection: self.name.clone(),
-                resume: None,
-            }),
-            capability: Some(bearer.capability),
-            expires_wall_ms: bearer.expires_at_wall_ms,
-        })
+        Ok(self.principal_of(bearer, Resume::Never))
     }
 
     /// New rights and a new end, the same identity.
     fn renew(&mut self, renewed: Principal) {
         if let Some(principal) = &mut self.principal {
-            principal.capability = renewed.capability;
-            principal.expires_wall_ms = renewed.expires_wall_ms;
+            principal.grant = renewed.grant;
+            principal.expires = renewed.expires;
         }
     }
 
     fn merge_clocks(&mut self, theirs: &VectorClockSync<'_>, out: &mut Vec<u8>) -> Step<'static> {
+        let mut known = self.clocks.take().unwrap_or_default();
         for &(name, clock) in &theirs.clocks.0 {
-            if let Some(known) = self.clocks.get_mut(name) {
+            if let Some(known) = known.get_mut(name) {
                 *known = clock.max(*known);
-            } else if self.clocks.len() < CLOCKS_MAX && name.len() <= CLOCK_NAME_BYTES_MAX {
-                self.clocks.insert(name.into(), clock);
+            } else if known.len() < CLOCKS_MAX && name.len() <= CLOCK_NAME_BYTES_MAX {
+                known.insert(name.into(), clock);
             }
         }
-        let merged = self.clocks.iter().map(|(name, &clock)| (&**name, clock));
+        let merged = known.iter().map(|(name, &clock)| (&**name, clock));
         let clocks = Map(merged.collect());
         self.reply(out, &Message::VectorClockSync(VectorClockSync { clocks, sender_id: 0 }));
+        self.clocks = Some(known).filter(|known| !known.is_empty());
         Step::Done
     }
 
@@ -343,11 +349,8 @@ impl Session {
         let Some(principal) = &self.principal else {
             return Step::Ignored(Ignored::Refused(Reject::Unauthenticated));
         };
-        let allowed = principal
-            .capability
-            .as_ref()
-            .is_none_or(|capability| capability.allows(channel, Operation::Presence).is_ok());
-        match allowed {
+        let allowed = principal.grant.capability.allows(channel, Operation::Presence);
+        match allowed.is_ok() {
             true => Step::Announce { channel, state },
             false => Step::Ignored(Ignored::Refused(Reject::Forbidden)),
         }
@@ -393,19 +396,17 @@ fn is_question(message_type: MessageType) -> bool {
 }
 
 fn is_same_session(old: &Principal, new: &Principal) -> bool {
-    old.app == new.app
-        && old.capability.is_some() == new.capability.is_some()
-        && old.identity.resume == new.identity.resume
-        && (old.capability.is_none() || old.identity.user == new.identity.user)
+    old.grant.app == new.grant.app
+        && old.is_anonymous() == new.is_anonymous()
+        && old.identity.is_resumed_as(&new.identity)
+        && (old.is_anonymous() || old.identity.user == new.identity.user)
 }
 
-fn resume_key(app: &Arc<str>, user: Option<&Arc<str>>, lite_id: &str) -> Option<ResumeKey> {
-    let user = user.cloned();
-    (!lite_id.is_empty()).then(|| ResumeKey {
-        app: Arc::clone(app),
-        user,
-        session: SessionName::Device(lite_id.into()),
-    })
+fn resume(owner: DeviceOwner, lite_id: &str) -> Resume {
+    match lite_id {
+        "" => Resume::Never,
+        id => Resume::Device(Box::new(Device { id: id.into(), owner })),
+    }
 }
 
 /// A number that a device keeps across sessions, restarts and servers: a hash of its id. 0 says
@@ -423,8 +424,9 @@ fn producer_id(app: &str, lite_id: &str) -> u64 {
 
 /// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
 fn pace(throttle: Throttle) -> Pace {
-    match throttle.throttle {
-        true => Pace::Every(1000 / throttle.suggested_rate.clamp(1, 1000)),
-        false => Pace::AtOnce,
-    }
+    let pause_ms = match throttle.throttle {
+        true => 1000 / throttle.suggested_rate.clamp(1, 1000) as u16,
+        false => 0,
+    };
+    NonZeroU16::new(pause_ms).map_or(Pace::AtOnce, Pace::Every)
 }

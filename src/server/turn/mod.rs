@@ -3,6 +3,9 @@
 //! A turn: completions into the core, mailbox into the core, timers, end of turn, writes, sleep if
 //! there was nothing to do. The loop never waits for anything but its own ring.
 
+mod close;
+mod write;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -12,32 +15,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use write::Gathered;
 
-use super::clock::Clock;
-use super::listen::ShardListeners;
-use super::mesh::Mailboxes;
-use super::ring::{After, BUFFER_BYTES, Completion, Operation, Ring};
-use super::sockets::{Arrival, Sockets, Stage, token};
 use crate::counters::Dropped;
 use crate::ids::{ConnId, Now, ShardId};
+use crate::server::clock::Clock;
+use crate::server::listen::ShardListeners;
+use crate::server::mesh::Mailboxes;
+use crate::server::ring::{BUFFER_BYTES, Completion, Operation, Ring};
+use crate::server::sockets::{Arrival, Sockets, Stage, token};
 use crate::shard::{Effect, Listener, Shard};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
 
-/// Runs of one connection that are given to the socket at once.
-const RUNS_MAX: usize = 64;
-
-/// Connections written to in one turn; the rest have theirs after what has come in meanwhile.
-const WRITES_PER_TURN: usize = 512;
-
 /// Bytes that are read from all connections together in one pass, about. One that sends alone may
 /// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
 /// buffer's worth.
 const PASS_BYTES: usize = 64 * 1024;
-
-/// How long a closed connection may take to let go of its socket.
-const CLOSE_MS: u64 = 2_000;
 
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
@@ -107,26 +102,6 @@ pub struct TurnLoop {
     /// When to accept again on a listener that failed to.
     accept_again_ms: [Option<u64>; LISTENERS.len()],
     draining: bool,
-}
-
-/// Memory for sends from several places; never moved, because the kernel is given addresses in it.
-struct Gathered {
-    vectors: Vec<libc::iovec>,
-    messages: Vec<libc::msghdr>,
-}
-
-impl Gathered {
-    fn new() -> Self {
-        Gathered {
-            vectors: Vec::with_capacity(WRITES_PER_TURN * RUNS_MAX),
-            messages: Vec::with_capacity(WRITES_PER_TURN),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.vectors.clear();
-        self.messages.clear();
-    }
 }
 
 /// How much happened in a turn.
@@ -448,15 +423,6 @@ impl TurnLoop {
         assert!(posted.is_ok(), "the core sent to shard {to}, whose mailbox it knew to be full");
     }
 
-    fn begin_close(&mut self, now: Now, id: ConnId) {
-        if let Some(socket) = self.sockets.get_mut(id) {
-            socket.stage = Stage::Flushing;
-            self.closing.push_back((now.mono_ms + CLOSE_MS, id));
-        } else {
-            self.shard.handle_released(id);
-        }
-    }
-
     fn begin_detach(&mut self, now: Now, id: ConnId) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         socket.stage = Stage::Detaching;
@@ -517,144 +483,6 @@ impl TurnLoop {
             Some(fd) => self.ring.accept(fd, operation),
             None => Ok(()),
         }
-    }
-
-    /// Writes to connections that have something queued, as far as their sockets take it.
-    fn flush(&mut self, now: Now) -> io::Result<()> {
-        for _ in 0..WRITES_PER_TURN {
-            let Some(id) = self.shard.next_dirty() else { break };
-            self.prepare_send(id)?;
-        }
-        // What is left, or made dirty again by this, is written in the next turn, which follows at
-        // once.
-        self.complete_flush(now)
-    }
-
-    fn prepare_send(&mut self, id: ConnId) -> io::Result<()> {
-        let (Some(socket), Some(queue)) = (self.sockets.get_mut(id), self.shard.queue(id)) else {
-            return Ok(());
-        };
-        socket.send_result = None;
-        let (fd, token) = (socket.fd(), token(Operation::Send, id));
-        let after = match socket.stage {
-            Stage::Flushing => After::Shutdown,
-            _ => After::Nothing,
-        };
-        let mut runs = queue.runs();
-        let (Some(first), second) = (runs.next(), runs.next()) else { return Ok(()) };
-        let Some(second) = second else {
-            self.flushing.push((id, first.len()));
-            // SAFETY: the queue is not touched before `complete_flush` has submitted.
-            return unsafe { self.ring.send(fd, first, after, token) };
-        };
-        let Gathered { vectors, messages } = &mut self.gathered;
-        let from = vectors.len();
-        for run in [first, second].into_iter().chain(runs).take(RUNS_MAX) {
-            vectors.push(libc::iovec { iov_base: run.as_ptr() as *mut _, iov_len: run.len() });
-        }
-        let runs = &mut vectors[from..];
-        self.flushing.push((id, runs.iter().map(|run| run.iov_len).sum()));
-        // SAFETY: an all-zero msghdr is valid and names nothing.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = runs.as_mut_ptr();
-        message.msg_iovlen = runs.len() as _;
-        messages.push(message);
-        let message = &raw const messages[messages.len() - 1];
-        // SAFETY: `gathered` has room for what one turn writes, so it does not move, and it is not
-        // cleared, nor the queue touched, before `complete_flush` has submitted.
-        unsafe { self.ring.send_message(fd, message, after, token) }
-    }
-
-    /// Submits the prepared sends, learns which were short, and tells the core.
-    fn complete_flush(&mut self, now: Now) -> io::Result<()> {
-        if self.flushing.is_empty() {
-            return Ok(());
-        }
-        self.ring.submit()?;
-        let seen = self.completions.len();
-        self.ring.reap(&mut self.completions)?;
-        let fresh = self.completions.split_off(seen);
-        for completion in fresh {
-            match completion.token.operation {
-                Operation::Send => self.take_send_result(completion),
-                _ => self.completions.push(completion),
-            }
-        }
-        let mut flushing = std::mem::take(&mut self.flushing);
-        for (id, len) in flushing.drain(..) {
-            self.report_send(now, id, len)?;
-            self.drain_effects(now)?;
-        }
-        self.flushing = flushing;
-        self.gathered.clear();
-        Ok(())
-    }
-
-    fn report_send(&mut self, now: Now, id: ConnId, len: usize) -> io::Result<()> {
-        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
-        let taken = match socket.send_result.take() {
-            None => len,
-            Some(result) if result >= 0 => (result as usize).min(len),
-            Some(error) if error == -libc::EAGAIN => 0,
-            Some(_) => {
-                socket.ended = true;
-                socket.failed = true;
-                self.shard.handle_lost(now, id);
-                return Ok(());
-            }
-        };
-        self.shard.handle_written(now, id, taken);
-        if taken < len && !socket.polling && socket.stage != Stage::Detaching {
-            socket.polling = true;
-            self.shard.handle_blocked(id);
-            let fd = socket.fd();
-            self.ring.poll_writable(fd, token(Operation::Writable, id))?;
-        }
-        Ok(())
-    }
-
-    /// Moves closing connections on: flushed ones are shut, quiet ones closed, late ones forced.
-    fn finish_closing(&mut self, now: Now) -> io::Result<()> {
-        for _ in 0..self.closing.len() {
-            let Some((deadline_ms, id)) = self.closing.pop_front() else { break };
-            let late = deadline_ms <= now.mono_ms;
-            if !self.advance_close(id, late)? {
-                self.closing.push_back((deadline_ms, id));
-            }
-        }
-        Ok(())
-    }
-
-    /// True when the socket is closed and the connection released.
-    fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
-        let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
-        let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
-        if socket.stage == Stage::Flushing && (flushed || late || socket.failed) {
-            socket.shut_down_sending();
-            socket.stage = Stage::Shut;
-        }
-        if socket.stage != Stage::Shut {
-            return Ok(false);
-        }
-        let (receiving, polling) = (socket.receiving, socket.polling);
-        if late || socket.ended {
-            if receiving {
-                self.ring.cancel(token(Operation::Receive, id))?;
-            }
-            if polling {
-                self.ring.cancel(token(Operation::Writable, id))?;
-            }
-            if late && let Some(socket) = self.sockets.get_mut(id) {
-                socket.ended = true;
-            }
-        }
-        if receiving || polling || !self.sockets.get_mut(id).is_some_and(|s| s.ended) {
-            return Ok(false);
-        }
-        self.budget.used.fetch_sub(1, Ordering::Relaxed);
-        self.sockets.close(id);
-        self.shard.handle_released(id);
-        Ok(true)
     }
 
     /// Busy-polls for the configured time; true when there is work.
