@@ -343,7 +343,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queue.advance(count);
         self.counters.bytes_out += count as u64;
-        self.schedule_backlog(id);
+        if connection.rare().is_some() {
+            self.schedule_backlog(id);
+        }
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.queue.is_empty() {
             self.mark_connection_dirty(id);
