@@ -60,13 +60,14 @@ pub use retention::serial_base;
 pub(crate) use segments::Segments;
 pub use send_queue::SendQueue;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use connection::{Connections, Greeting, Phase, Rare};
 use outbox::Outbox;
 use owner::LostMembers;
 use retention::Retention;
+use returning::NamedSlots;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
@@ -146,7 +147,7 @@ pub struct Shard {
     loads: Vec<u32>,
     /// Connections whose sessions can be continued elsewhere, by the hash of their names. At most
     /// one entry per connection.
-    named: HashMap<u64, ConnId>,
+    named: NamedSlots,
     /// Connections whose backlog can be looked at; each once.
     backlogged: Vec<ConnId>,
     /// Long-polling connections with something to say; each once.
@@ -179,7 +180,7 @@ impl Shard {
             retries: Vec::new(),
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
-            named: HashMap::new(),
+            named: NamedSlots::default(),
             backlogged: Vec::new(),
             dirty_polling: Vec::new(),
             last_words: Vec::new(),
