@@ -18,52 +18,50 @@ pub struct JsonState {
 #[derive(Clone, Debug)]
 pub struct State(Arc<Forms>);
 
-#[derive(Debug, Default)]
-struct Forms {
-    announced: Form,
-    message_pack: OnceLock<Bytes>,
-    json: OnceLock<JsonState>,
+/// The announced form first.
+#[derive(Debug)]
+enum Forms {
+    MessagePack(Box<[u8]>, OnceLock<Box<JsonState>>),
+    Json(Box<JsonState>, OnceLock<Box<[u8]>>),
 }
 
-/// Which form the member itself wrote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Form {
-    #[default]
-    MessagePack,
-    Json,
-}
+const _: () = assert!(size_of::<Forms>() <= 40, "every member has one");
 
 impl State {
     /// One MessagePack value, unchecked; or no bytes.
     pub fn from_message_pack(bytes: Bytes) -> Self {
-        let message_pack = OnceLock::from(bytes);
-        State(Arc::new(Forms { announced: Form::MessagePack, message_pack, ..Forms::default() }))
+        State(Arc::new(Forms::MessagePack(Vec::from(bytes).into(), OnceLock::new())))
     }
 
     /// JSON text that has been checked.
     pub fn from_json(json: JsonState) -> Self {
-        let json = OnceLock::from(json);
-        State(Arc::new(Forms { announced: Form::Json, json, ..Forms::default() }))
+        State(Arc::new(Forms::Json(Box::new(json), OnceLock::new())))
     }
 
     /// The MessagePack form; `convert` makes it of the JSON form when it is asked for first.
-    pub fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Bytes) -> &Bytes {
-        let forms = &*self.0;
-        forms.message_pack.get_or_init(|| forms.json.get().map(convert).unwrap_or_default())
+    pub fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
+        match &*self.0 {
+            Forms::MessagePack(bytes, _) => bytes,
+            Forms::Json(json, converted) => converted.get_or_init(|| convert(json).into()),
+        }
     }
 
     /// The JSON form; `convert` makes it of the MessagePack form when it is asked for first.
-    pub fn json(&self, convert: impl FnOnce(&Bytes) -> JsonState) -> &JsonState {
-        let forms = &*self.0;
-        forms.json.get_or_init(|| forms.message_pack.get().map(convert).unwrap_or_default())
+    pub fn json(&self, convert: impl FnOnce(&[u8]) -> JsonState) -> &JsonState {
+        match &*self.0 {
+            Forms::Json(json, _) => json,
+            Forms::MessagePack(bytes, converted) => {
+                converted.get_or_init(|| Box::new(convert(bytes)))
+            }
+        }
     }
 
     /// Upper bound of the MessagePack form in bytes, whether or not it was made. A JSON number of
     /// two characters and the comma after it become nine bytes; an encoding adds a map around.
     pub fn message_pack_bytes_max(&self) -> usize {
-        match (self.0.announced, self.0.json.get()) {
-            (Form::Json, Some(json)) => 3 * json.data.len() + json.encoding.len() + 32,
-            _ => self.0.message_pack.get().map_or(0, Bytes::len),
+        match &*self.0 {
+            Forms::Json(json, _) => 3 * json.data.len() + json.encoding.len() + 32,
+            Forms::MessagePack(bytes, _) => bytes.len(),
         }
     }
 }
@@ -71,12 +69,11 @@ impl State {
 /// Equal as announced: the same bytes in the same form.
 impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
-        let (mine, theirs) = (&*self.0, &*other.0);
-        mine.announced == theirs.announced
-            && match mine.announced {
-                Form::MessagePack => mine.message_pack.get() == theirs.message_pack.get(),
-                Form::Json => mine.json.get() == theirs.json.get(),
-            }
+        match (&*self.0, &*other.0) {
+            (Forms::MessagePack(mine, _), Forms::MessagePack(theirs, _)) => mine == theirs,
+            (Forms::Json(mine, _), Forms::Json(theirs, _)) => mine == theirs,
+            _ => false,
+        }
     }
 }
 

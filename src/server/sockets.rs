@@ -133,7 +133,7 @@ impl Sockets {
         // SAFETY: the descriptor came from accept or from a parcel, whose sender gave it up.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         while self.slots.len() <= id.slot as usize {
-            self.slots.push(None);
+            self.slots.grow();
         }
         let socket = Socket {
             fd,

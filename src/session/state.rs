@@ -2,7 +2,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde_json::Value;
 
 use crate::channel::{JsonState, State};
@@ -14,10 +13,10 @@ const BASE64: &str = "base64";
 
 /// The state for dialects that carry MessagePack. Data with an `encoding` becomes a map of both;
 /// no data remains no bytes.
-pub fn message_pack_state(state: &State) -> &Bytes {
+pub fn message_pack_state(state: &State) -> &[u8] {
     state.message_pack(|json| {
         if json.data.is_empty() && json.encoding.is_empty() {
-            return Bytes::new();
+            return Vec::new();
         }
         let value = if json.data.is_empty() { Some(Value::Null) } else { parse(&json.data) };
         let mut out = Vec::new();
@@ -33,7 +32,7 @@ pub fn message_pack_state(state: &State) -> &Bytes {
             out.clear();
             msgpack::write_bin(&mut out, &json.data);
         }
-        out.into()
+        out
     })
 }
 
@@ -62,6 +61,8 @@ fn parse(data: &[u8]) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn json(data: &str, encoding: &str) -> State {
@@ -85,7 +86,7 @@ mod tests {
             ("1", "e", b"\x82\xa4data\x01\xa8encoding\xa1e"),
             ("", "e", b"\x82\xa4data\xc0\xa8encoding\xa1e"),
         ] {
-            assert_eq!(&message_pack_state(&json(data, encoding))[..], expected, "{data}");
+            assert_eq!(message_pack_state(&json(data, encoding)), expected, "{data}");
         }
     }
 

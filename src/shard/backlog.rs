@@ -87,10 +87,11 @@ impl Shard {
 
     /// Sees to it that a backlog is looked at, if it can be.
     pub(super) fn schedule_backlog(&mut self, id: ConnId) {
-        if self.must_wait(id) {
+        let most = self.settings.limits.send_queue_bytes_max;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.backlog().is_none() || connection.must_wait(most) {
             return;
         }
-        let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.has_backlog() && !connection.flags.scheduled {
             connection.flags.scheduled = true;
             self.backlogged.push(id);

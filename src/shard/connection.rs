@@ -368,6 +368,12 @@ const _: () = assert!(size_of::<Slot>() <= 168, "every idle connection pays for 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Check(u32);
 
+impl Default for Check {
+    fn default() -> Self {
+        Check::NEVER
+    }
+}
+
 impl Check {
     const NOW: Check = Check(0);
     const NEVER: Check = Check(u32::MAX);
@@ -384,9 +390,8 @@ impl Connections {
 
     pub fn insert(&mut self, connection: Connection) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.checks.push(Check::NEVER);
-            (self.slots.len() - 1) as u32
+            self.checks.grow();
+            self.slots.grow() as u32
         });
         let mut generation = 0;
         if let Some(entry) = self.slots.get_mut(slot as usize) {

@@ -61,13 +61,14 @@ pub use retention::serial_base;
 pub(crate) use segments::Segments;
 pub use send_queue::{SendQueue, Spares};
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use connection::{Connections, Greeting, Phase, Rare};
 use outbox::Outbox;
 use owner::LostMembers;
 use retention::Retention;
+use returning::NamedSlots;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
@@ -148,7 +149,7 @@ pub struct Shard {
     loads: Vec<u32>,
     /// Connections whose sessions can be continued elsewhere, by the hash of their names. At most
     /// one entry per connection.
-    named: HashMap<u64, ConnId>,
+    named: NamedSlots,
     /// Connections whose backlog can be looked at; each once.
     backlogged: Vec<ConnId>,
     /// Long-polling connections with something to say; each once.
@@ -182,7 +183,7 @@ impl Shard {
             retries: Vec::new(),
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
-            named: HashMap::new(),
+            named: NamedSlots::default(),
             backlogged: Vec::new(),
             dirty_polling: Vec::new(),
             last_words: Vec::new(),
@@ -365,7 +366,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queue.advance(count, &mut self.spares);
         self.counters.bytes_out += count as u64;
-        self.schedule_backlog(id);
+        if connection.rare().is_some() {
+            self.schedule_backlog(id);
+        }
         let Some(connection) = self.connections.get_mut(id) else { return };
         if !connection.queue.is_empty() {
             self.mark_due(id, Due::Delivery);

@@ -3,11 +3,46 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+
 use super::Shard;
 use super::connection::{Connection, Session};
+use super::table::{kept, spread};
 use crate::channel::{Identity, ResumeKey, SessionName};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, Now};
+
+/// Slots of connections by the hash of a name. Half of the hash is kept beside each, so that
+/// nothing else is looked at when the table grows.
+#[derive(Debug, Default)]
+pub(super) struct NamedSlots(HashTable<NamedSlot>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NamedSlot {
+    hash: u32,
+    slot: u32,
+}
+
+impl NamedSlots {
+    fn insert(&mut self, hash: u64, slot: u32) {
+        let hash = kept(hash);
+        let entry = NamedSlot { hash, slot };
+        self.0.insert_unique(spread(hash), entry, |entry| spread(entry.hash));
+    }
+
+    fn remove(&mut self, hash: u64, slot: u32) {
+        let gone = NamedSlot { hash: kept(hash), slot };
+        if let Ok(entry) = self.0.find_entry(spread(gone.hash), |entry| *entry == gone) {
+            entry.remove();
+        }
+    }
+
+    /// Slots whose names may have this hash.
+    fn find(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let hash = kept(hash);
+        self.0.iter_hash(spread(hash)).filter(move |entry| entry.hash == hash).map(|e| e.slot)
+    }
+}
 
 /// An app, and a session that is known by its connection's name there.
 #[derive(Clone, Copy)]
@@ -51,14 +86,13 @@ impl Shard {
     /// Lets a session be found by the name of its connection.
     pub(super) fn note_name(&mut self, id: ConnId) {
         if let Some(hash) = self.named(id).map(|named| self.hash_of(named)) {
-            self.named.insert(hash, id);
+            self.named.insert(hash, id.slot);
         }
     }
 
     pub(super) fn forget_name(&mut self, id: ConnId) {
-        let Some(hash) = self.named(id).map(|named| self.hash_of(named)) else { return };
-        if self.named.get(&hash) == Some(&id) {
-            self.named.remove(&hash);
+        if let Some(hash) = self.named(id).map(|named| self.hash_of(named)) {
+            self.named.remove(hash, id.slot);
         }
     }
 
@@ -76,21 +110,30 @@ impl Shard {
     /// The connection of this shard, if any, whose session shows this when it returns.
     fn find_named(&self, key: &ResumeKey) -> Option<ConnId> {
         let SessionName::Connection(name) = &key.session else { return None };
-        let id = *self.named.get(&self.settings.router.hash(&key.app, name))?;
-        let Named { app, identity } = self.named(id)?;
-        let is_same = identity.connection == *name
-            && key.user.as_ref() == Some(&identity.user)
-            && *app == key.app;
-        is_same.then_some(id)
+        let hash = self.settings.router.hash(&key.app, name);
+        self.find_in_slots(hash, |_, Named { app, identity }| {
+            identity.connection == *name
+                && key.user.as_ref() == Some(&identity.user)
+                && *app == key.app
+        })
     }
 
     /// Another connection of this shard with the same session.
     fn find_rival(&self, id: ConnId) -> Option<ConnId> {
         let mine = self.named(id)?;
-        let other = *self.named.get(&self.hash_of(mine))?;
-        let theirs = self.named(other).filter(|_| other != id)?;
-        let is_same = mine.app == theirs.app && mine.identity.is_resumed_as(theirs.identity);
-        is_same.then_some(other)
+        self.find_in_slots(self.hash_of(mine), |other, theirs| {
+            let is_same = mine.app == theirs.app && mine.identity.is_resumed_as(theirs.identity);
+            is_same && other != id
+        })
+    }
+
+    fn find_in_slots(
+        &self,
+        hash: u64,
+        is_wanted: impl Fn(ConnId, Named<'_>) -> bool,
+    ) -> Option<ConnId> {
+        let mut found = self.named.find(hash).filter_map(|slot| self.connections.tenant(slot));
+        found.find(|&id| self.named(id).is_some_and(|named| is_wanted(id, named)))
     }
 
     /// What a Foony session is recognised by.

@@ -28,6 +28,12 @@ struct Slot<T> {
     entry: Option<T>,
 }
 
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Slot { generation: 0, hash: 0, entry: None }
+    }
+}
+
 impl<T> Default for ChannelTable<T> {
     fn default() -> Self {
         let (slots, free, by_name) = (Segments::default(), Vec::new(), HashTable::new());
@@ -36,12 +42,12 @@ impl<T> Default for ChannelTable<T> {
 }
 
 /// The part of a name's hash that is kept; the other half chooses the shard.
-fn kept(hash: u64) -> u32 {
+pub(super) fn kept(hash: u64) -> u32 {
     hash as u32
 }
 
 /// What is kept of a hash as a hash: tables look at its highest and its lowest bits.
-fn spread(hash: u32) -> u64 {
+pub(super) fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
@@ -90,10 +96,7 @@ impl<T: Keyed> ChannelTable<T> {
     /// Adds an entry whose name is not in the table yet.
     pub fn insert(&mut self, entry: T) -> u32 {
         let hash = kept(entry.key().hash);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, hash: 0, entry: None });
-            (self.slots.len() - 1) as u32
-        });
+        let slot = self.free.pop().unwrap_or_else(|| self.slots.grow() as u32);
         if let Some(place) = self.slots.get_mut(slot as usize) {
             let generation = place.generation.wrapping_add(1);
             *place = Slot { generation, hash, entry: Some(entry) };
