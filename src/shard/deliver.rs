@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::Session;
+use super::connection::{FETCHED, Session};
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick};
 use super::subscription::{Asked, Missed, Subscription};
 use super::write_order::Due;
@@ -208,10 +208,13 @@ impl Shard {
         let Some(list) = home.subscribers_mut(feed) else { return };
         let subscribers = std::mem::take(list);
         let mut failed = Vec::new();
-        for &slot in subscribers.slots() {
-            let Some(conn) = self.connections.tenant(slot) else { continue };
-            if let Err(reason) = deliver(self, conn) {
-                failed.push((conn, reason));
+        for slots in subscribers.slots().chunks(FETCHED) {
+            self.connections.fetch(slots.iter().copied());
+            for &slot in slots {
+                let Some(conn) = self.connections.tenant(slot) else { continue };
+                if let Err(reason) = deliver(self, conn) {
+                    failed.push((conn, reason));
+                }
             }
         }
         let home = self.homes.get_tenant(to.slot, to.generation);

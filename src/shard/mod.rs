@@ -338,6 +338,7 @@ impl Shard {
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
+        self.connections.fetch(self.write_order.upcoming());
         while let Some((id, due)) = self.write_order.pop() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.flags.due != Some(due) {
@@ -518,15 +519,11 @@ impl Shard {
     /// Notes that a connection has bytes to write.
     fn mark_due(&mut self, id: ConnId, due: Due) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let earlier = connection.flags.due;
-        if earlier >= Some(due) {
-            return;
+        if !connection.is_polling() {
+            return self.write_order.note(id, &mut connection.flags.due, due);
         }
-        connection.flags.due = Some(due);
-        match connection.is_polling() {
-            false => self.write_order.push(id, due),
-            true if earlier.is_none() => self.dirty_polling.push(id),
-            true => {}
+        if connection.flags.due.replace(due).is_none() {
+            self.dirty_polling.push(id);
         }
     }
 

@@ -17,6 +17,7 @@ const SPARES_MAX: usize = 4096;
 const SPARE_RUNS_MAX: usize = 8;
 
 /// Empty lists of one shard, to be used again.
+#[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
 #[derive(Debug, Default)]
 pub struct Spares(Vec<Box<Runs>>);
 

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use super::connection::FETCHED;
 use crate::ids::ConnId;
 
 /// Deliveries that are made before answers are written.
@@ -45,10 +46,17 @@ pub struct WriteOrder {
     /// Answers written in this turn.
     answered: usize,
     deliveries_first: bool,
+    /// Deliveries to be popped before `upcoming` names more.
+    named: usize,
 }
 
 impl WriteOrder {
-    pub fn push(&mut self, id: ConnId, due: Due) {
+    /// Somebody has bytes to write. `noted`: as what it waits already.
+    pub fn note(&mut self, id: ConnId, noted: &mut Option<Due>, due: Due) {
+        if *noted >= Some(due) {
+            return;
+        }
+        *noted = Some(due);
         match due {
             Due::Answer => self.answers.push_back(id),
             Due::Delivery => self.deliveries.push_back(id),
@@ -98,8 +106,17 @@ impl WriteOrder {
         }
     }
 
+    /// Those whose deliveries are written next, `FETCHED` at a time: empty unless the last ones
+    /// named have been popped.
+    pub fn upcoming(&mut self) -> impl Iterator<Item = u32> {
+        let count = if self.named == 0 { FETCHED } else { 0 };
+        self.named += count;
+        self.deliveries.iter().take(count).map(|id| id.slot)
+    }
+
     fn pop_delivery(&mut self) -> Option<ConnId> {
         let id = self.deliveries.pop_front()?;
+        self.named = self.named.saturating_sub(1);
         self.pass_left = self.pass_left.map(|left| left.saturating_sub(1));
         Some(id)
     }
@@ -116,8 +133,8 @@ mod tests {
     fn order(answers: usize, deliveries: usize) -> WriteOrder {
         let mut order = WriteOrder::default();
         order.begin_turn();
-        (0..deliveries).for_each(|slot| order.push(id(slot), Due::Delivery));
-        (0..answers).for_each(|slot| order.push(id(slot), Due::Answer));
+        (0..deliveries).for_each(|slot| order.note(id(slot), &mut None, Due::Delivery));
+        (0..answers).for_each(|slot| order.note(id(slot), &mut None, Due::Answer));
         order
     }
 
@@ -152,7 +169,7 @@ mod tests {
         write(&mut order, 600);
         order.begin_turn();
         assert_eq!(order.pass(), pass);
-        (0..600).for_each(|slot| order.push(id(slot), Due::Delivery));
+        (0..600).for_each(|slot| order.note(id(slot), &mut None, Due::Delivery));
         write(&mut order, 400);
         order.begin_turn();
         assert_eq!(order.pass(), pass + 1);
