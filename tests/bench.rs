@@ -192,6 +192,47 @@ fn a_closed_loop_sends_no_more_than_its_window() {
     assert_eq!(metric(&report, Metric::Lost), 2.0);
 }
 
+fn joins() -> PresenceOptions {
+    PresenceOptions {
+        members: 3,
+        joins: Some(40),
+        within: Span(Duration::from_millis(200)),
+        state_bytes: 1000,
+        duration: DURATION,
+        common: common(Transport::Ws),
+        ..PresenceOptions::default()
+    }
+}
+
+#[test]
+fn joins_are_measured_until_everybody_sees_everybody() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    for (transport, threads) in [(Transport::Ws, 1), (Transport::Tcp, 2)] {
+        let mut options = PresenceOptions { common: common(transport), ..joins() };
+        options.common.client_cpus = vec![cpu; threads];
+        let report = run(Scenario::Presence(options), Fault::None).unwrap();
+        for fault in [Metric::Lost, Metric::Reordered, Metric::Disconnected] {
+            assert_eq!(metric(&report, fault), 0.0, "{fault:?}: {}", report.table());
+        }
+        // The fake shows every join to everybody who is there.
+        assert_eq!(metric(&report, Metric::FramesPerWatcher), 40.0, "{}", report.table());
+        assert_eq!(metric(&report, Metric::FramesPerJoiner), 20.5, "{}", report.table());
+        // Sets of 4 to 43 members, 40 of which have a state.
+        let bytes = metric(&report, Metric::BytesPerWatcher);
+        assert!((820.0..=860.0).contains(&(bytes / 1000.0)), "{}", report.table());
+        assert_eq!(delay(&report, "join to watcher").count, 3 * 40, "{}", report.table());
+        assert!(report.measured_s >= 0.19, "{}", report.table());
+        assert!(metric(&report, Metric::WatchersCompleteMs) < 500.0, "{}", report.table());
+    }
+}
+
+#[test]
+fn who_never_sees_everybody_is_lost() {
+    let report = run(Scenario::Presence(joins()), Fault::SilentFrom { sequence: 1 }).unwrap();
+    assert_eq!(metric(&report, Metric::Lost), 43.0, "{}", report.table());
+    assert!(report.notes.iter().any(|note| note.starts_with("3 of 3 watchers")), "{report:?}");
+}
+
 #[test]
 fn idle_connections_are_weighed() {
     let options = IdleOptions {

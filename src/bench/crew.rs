@@ -51,6 +51,18 @@ pub struct Window {
 }
 
 impl Window {
+    /// `cpu`: that of the server after and before.
+    fn of(seconds: f64, before: Totals, after: Totals, cpu: Option<(CpuTime, CpuTime)>) -> Window {
+        Window {
+            seconds,
+            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
+            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
+            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
+            before,
+            after,
+        }
+    }
+
     /// How much a gauge rose per second.
     pub fn per_second(&self, gauge: impl Fn(&Totals) -> u64) -> f64 {
         gauge(&self.after).saturating_sub(gauge(&self.before)) as f64 / self.seconds
@@ -139,15 +151,39 @@ impl<L: Load> Crew<L> {
             progress.rate(from.elapsed(), count(totals) - count(&before), "done");
         })?;
         let (after, cpu_after) = (self.signals.totals(), watched.cpu());
-        let cpu = cpu_after.zip(cpu_before);
-        Ok(Window {
-            seconds: from.elapsed().as_secs_f64(),
-            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
-            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
-            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
-            before,
-            after,
-        })
+        let seconds = from.elapsed().as_secs_f64();
+        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
+    }
+
+    /// Lets the load begin and measures it until a gauge reaches `goal`, or for `limit`.
+    ///
+    /// # Errors
+    /// A thread failed.
+    pub fn measure_until(
+        &mut self,
+        what: &'static str,
+        goal: u64,
+        limit: Duration,
+        watched: Watched,
+        progress: &Progress,
+        gauge: impl Fn(&Totals) -> u64,
+    ) -> Result<Window, BenchError> {
+        let started = Instant::now() + LEAD;
+        let start_ns = self.clock.now_ns() + LEAD.as_nanos() as u64;
+        self.signals.begin(start_ns, Duration::ZERO, limit);
+        progress.stage(what, goal);
+        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
+        loop {
+            let reached = gauge(&self.signals.totals());
+            progress.at(reached);
+            if reached >= goal || Instant::now() >= started + limit {
+                break;
+            }
+            self.look()?;
+        }
+        let (after, cpu_after) = (self.signals.totals(), watched.cpu());
+        let seconds = from.elapsed().as_secs_f64();
+        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
     }
 
     /// Waits for final states; those that do not come are lost.

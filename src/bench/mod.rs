@@ -6,7 +6,7 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
 //!                                                 |            thread = engine(client...) + load
-//!                                                 |            load = room, fanout, flood, churn
+//!                                                 |            load = room, joins, fanout, flood, churn
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -26,6 +26,7 @@ mod engine;
 mod error;
 mod fanout;
 mod flood;
+mod joins;
 mod latencies;
 mod launch;
 mod machine;

@@ -214,6 +214,15 @@ pub struct PresenceOptions {
     /// Updates per publisher that not every member has seen.
     #[arg(long, default_value_t = 2, value_name = "UPDATES")]
     pub window: u64,
+    /// Instead of updates: members that join, evenly over --within, while the others look on. The
+    /// run ends when everybody was shown everybody, or --duration after the last join.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["publishers", "window", "warm_up"])]
+    #[serde(default)]
+    pub joins: Option<usize>,
+    /// Time from the first to the last join.
+    #[arg(long, default_value = "1s", value_name = "TIME", requires = "joins")]
+    #[serde(default = "one_second")]
+    pub within: Span,
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -225,6 +234,11 @@ pub struct PresenceOptions {
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// What records from before the option leave out.
+fn one_second() -> Span {
+    Span(Duration::from_secs(1))
 }
 
 /// Connections that do nothing.
@@ -390,6 +404,9 @@ impl Scenario {
                 o.subscribers,
                 o.payload
             ),
+            Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
+                format!("{joins} joins within {within}, {members} watchers")
+            }
             Scenario::Presence(o) => format!(
                 "{} publishers with window {}, {} members, {} B",
                 o.publishers, o.window, o.members, o.state_bytes

@@ -67,6 +67,8 @@ gauges! {
     cycles,
     /// Pongs received by flooders.
     flood_pongs,
+    /// Receivers that were shown a set with everybody in it.
+    complete,
     /// Threads whose receivers have seen every publisher's final state.
     settled,
 }

@@ -26,7 +26,7 @@ pub enum Event<'a> {
 impl<'a> Event<'a> {
     pub(super) fn read(frame: RawFrame<'a>) -> Result<Self, FrameError> {
         if frame.message_type == MessageType::PresenceBroadcast {
-            return Presence::read(frame.body).map(Event::Presence);
+            return Presence::read(&frame).map(Event::Presence);
         }
         Ok(match sync::decode(frame.message_type, frame.body, Layout::V0_6)? {
             Message::HandshakeAck(ack) if ack.success => Event::Ready,
@@ -47,17 +47,19 @@ impl<'a> Event<'a> {
 #[derive(Clone, Debug)]
 pub struct Presence<'a> {
     pub channel: &'a str,
+    /// Length of the frame on the sync wire.
+    pub frame_bytes: usize,
     members: Reader<'a>,
     left: usize,
 }
 
 impl<'a> Presence<'a> {
-    fn read(body: &'a [u8]) -> Result<Self, FrameError> {
-        let mut reader = Reader::new(body);
+    fn read(frame: &RawFrame<'a>) -> Result<Self, FrameError> {
+        let mut reader = Reader::new(frame.body);
         reader.array_of(2)?;
         let channel = reader.str()?;
         let left = reader.array_len()?;
-        Ok(Presence { channel, members: reader, left })
+        Ok(Presence { channel, frame_bytes: frame.frame_bytes, members: reader, left })
     }
 
     /// Members that [`Presence::next_member`] has not given yet.

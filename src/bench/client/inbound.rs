@@ -1,6 +1,7 @@
 //! Bytes from the server -> frames.
 
 use super::outbound::WEBSOCKET_ACCEPT;
+use super::skim::{Look, Skim};
 use super::{Closed, Greeting, Target, Transport};
 use crate::error::FrameError;
 use crate::wire::sync::frame::Header;
@@ -27,14 +28,14 @@ pub(super) enum Arrived<'a> {
 
 /// What a stream of the server is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+enum Cut {
     SyncMessages,
     SyncStream,
     FoonyMessages,
 }
 
 impl Cut {
-    pub(super) fn of(target: &Target) -> Cut {
+    fn of(target: &Target) -> Cut {
         match (&target.greeting, target.transport) {
             (Greeting::Foony { .. }, _) => Cut::FoonyMessages,
             (Greeting::Sync { .. }, Transport::Ws) => Cut::SyncMessages,
@@ -48,11 +49,19 @@ pub(super) struct Inbound {
     cut: Cut,
     decoder: Decoder,
     held: Vec<u8>,
+    look: Look,
+    skim: Skim,
 }
 
 impl Inbound {
-    pub(super) fn new(cut: Cut) -> Self {
-        Inbound { cut, decoder: Decoder::new(Role::Client), held: Vec::new() }
+    pub(super) fn new(target: &Target) -> Self {
+        Inbound {
+            cut: Cut::of(target),
+            decoder: Decoder::new(Role::Client),
+            held: Vec::new(),
+            look: target.look,
+            skim: Skim::default(),
+        }
     }
 
     /// Puts the unfinished frame of this connection at the front of `scratch`, with room for
@@ -81,11 +90,27 @@ impl Inbound {
     pub(super) fn decode(
         &mut self,
         bytes: &mut [u8],
-        take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
+        mut take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
     ) -> Result<usize, FrameError> {
-        match self.cut {
-            Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, take),
-            Cut::SyncStream => decode_stream(bytes, take),
+        let dropped = self.skim.drop_rest(bytes);
+        let bytes = &mut bytes[dropped..];
+        let used = match self.cut {
+            Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, &mut take)?,
+            Cut::SyncStream => decode_stream(bytes, &mut take)?,
+        };
+        if self.look == Look::Whole {
+            return Ok(dropped + used);
+        }
+        let transport = match self.cut {
+            Cut::SyncMessages | Cut::FoonyMessages => Transport::Ws,
+            Cut::SyncStream => Transport::Tcp,
+        };
+        match self.skim.begin(transport, &bytes[used..])? {
+            None => Ok(dropped + used),
+            Some(beginning) => {
+                take(Arrived::Frame(beginning))?;
+                Ok(dropped + bytes.len())
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod connect;
 mod event;
 mod inbound;
 mod outbound;
+mod skim;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
@@ -22,8 +23,9 @@ use crate::error::FrameError;
 
 pub use connect::{Sources, connect};
 pub use event::{Event, Presence};
-use inbound::{Arrived, Cut, Inbound};
+use inbound::{Arrived, Inbound};
 pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued};
+pub use skim::Look;
 
 /// How sync frames travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -52,6 +54,7 @@ pub struct Target {
     /// Path and query of the WebSocket upgrade.
     pub path: Arc<str>,
     pub greeting: Greeting,
+    pub look: Look,
 }
 
 /// Why a connection is no more.
@@ -119,7 +122,7 @@ impl Client {
         Client {
             stream,
             out: Outbound::new(target.transport, mask_seed),
-            inbound: Inbound::new(Cut::of(&target)),
+            inbound: Inbound::new(&target),
             phase: Phase::Connecting,
             target,
             bytes_in: 0,

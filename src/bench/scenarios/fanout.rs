@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::client::{Greeting, Sources, Target, Transport};
+use super::super::client::{Greeting, Look, Sources, Target, Transport};
 use super::super::crew::{Crew, Window};
 use super::super::engine::Usage;
 use super::super::error::BenchError;
@@ -108,6 +108,7 @@ fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchErr
         transport: Transport::Ws,
         path: "/".into(),
         greeting: Greeting::Foony { key: key.clone(), client_id: "".into() },
+        look: Look::Whole,
     };
     Ok(FanoutPlan {
         target,

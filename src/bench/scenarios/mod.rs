@@ -4,6 +4,7 @@ mod churn;
 mod fanout;
 mod findings;
 mod idle;
+mod joins;
 mod mixed;
 mod rooms;
 
@@ -11,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::{Greeting, Target, Transport};
+use super::client::{Greeting, Look, Target, Transport};
 use super::crew::Watched;
 use super::error::BenchError;
 use super::launch::Addresses;
@@ -52,6 +53,7 @@ impl Server {
             transport: common.transport,
             path: path.into(),
             greeting: Greeting::Sync { token: common.token.as_str().into() },
+            look: Look::Whole,
         })
     }
 }
@@ -73,7 +75,10 @@ pub fn run(
             fanout::latency(options, server, progress)
         }
         Scenario::Latency(options) => rooms::latency(options, server, progress),
-        Scenario::Presence(options) => rooms::presence(options, server, progress),
+        Scenario::Presence(options) => match options.joins {
+            Some(joiners) => joins::joins(options, joiners, server, progress),
+            None => rooms::presence(options, server, progress),
+        },
         Scenario::Idle(options) => idle::idle(options, server, progress),
         Scenario::Churn(options) => churn::churn(options, server, progress),
         Scenario::Mixed(options) => mixed::mixed(options, server, progress),
@@ -102,7 +107,10 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
     }
     let (count, rate, state_bytes) = match scenario {
         Scenario::Latency(o) => (o.publishers.min(o.watchers), o.rate, o.state_bytes),
-        Scenario::Presence(o) => (o.publishers.min(o.members), o.window as f64, o.state_bytes),
+        Scenario::Presence(o) => {
+            let count = o.publishers.min(o.members).min(o.joins.unwrap_or(1));
+            (count, o.window as f64, o.state_bytes)
+        }
         // Checked above.
         Scenario::Fanout(_) => (1, 1.0, STAMP_BYTES),
         Scenario::Idle(o) => (o.connections, 1.0, STAMP_BYTES),
