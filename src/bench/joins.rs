@@ -12,6 +12,7 @@ use super::clock::nanos;
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
 use super::error::BenchError;
 use super::latencies::Latencies;
+use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 use super::stamp::Stamp;
 use crate::error::FrameError;
@@ -21,6 +22,9 @@ const GREETING_MAX: usize = 128;
 /// Joins of one thread in one turn, so that nobody goes unread.
 const JOINS_PER_TURN: usize = 64;
 const JOIN_PING: u64 = 1;
+const HEARTBEAT_PING: u64 = 2;
+/// Time between two pings of a member: well below the 30 s after which a silent one expires.
+const HEARTBEAT_S: f64 = 10.0;
 
 /// What all threads of a run have in common.
 #[derive(Clone, Debug)]
@@ -143,6 +147,9 @@ pub struct Joins {
     /// Joiners among the members, the next one last.
     to_join: Vec<usize>,
     timeline: Option<Timeline>,
+    heartbeat: Option<Pace>,
+    heartbeat_of: usize,
+    frames: u64,
     state: Vec<u8>,
     failure: Option<BenchError>,
     tally: Tally,
@@ -181,6 +188,9 @@ impl Joins {
             joined: 0,
             complete: 0,
             timeline: None,
+            heartbeat: None,
+            heartbeat_of: 0,
+            frames: 0,
             state: Vec::new(),
             failure: None,
             tally: Tally::default(),
@@ -265,6 +275,21 @@ impl Joins {
         gauges.greeted.set(self.greeted);
         gauges.joined.set(self.joined);
         gauges.complete.set(self.complete);
+        gauges.frames.set(self.frames);
+    }
+
+    /// Pings one member after the other.
+    fn beat(&mut self, now_ns: u64, timeline: Timeline, clients: &mut Clients) {
+        let count = self.members.len();
+        let per_second = count as f64 / HEARTBEAT_S;
+        let heartbeat =
+            self.heartbeat.get_or_insert_with(|| Pace::new(timeline.start_ns, per_second, 0.0));
+        while heartbeat.take_due(now_ns).is_some() {
+            if let Some(client) = self.members[self.heartbeat_of].client {
+                let _ = clients.ping(client, HEARTBEAT_PING);
+            }
+            self.heartbeat_of = (self.heartbeat_of + 1) % count;
+        }
     }
 
     fn receive(
@@ -279,6 +304,7 @@ impl Joins {
         let (watchers, everybody) = (self.plan.watchers, self.plan.watchers + self.plan.joiners);
         let (set, before) = (presence.left(), self.members[at].seen);
         let is_watcher = self.members[at].role == RolePlan::Watcher;
+        self.frames += 1;
         self.members[at].frames += 1;
         self.members[at].bytes += presence.frame_bytes as u64;
         self.tally.reordered += u64::from(set < before);
@@ -329,7 +355,10 @@ impl Load for Joins {
         self.timeline = self.timeline.or_else(|| self.signals.timeline());
         let next = match self.timeline {
             Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
-            Some(_) => self.join_due(now_ns, clients),
+            Some(timeline) => {
+                self.beat(now_ns, timeline, clients);
+                self.join_due(now_ns, clients)
+            }
             None => Next::WhenSomethingHappens,
         };
         self.show();

@@ -50,7 +50,7 @@ pub(super) struct Inbound {
     decoder: Decoder,
     held: Vec<u8>,
     look: Look,
-    skim: Skim,
+    pub(super) skim: Skim,
 }
 
 impl Inbound {
@@ -92,24 +92,22 @@ impl Inbound {
         bytes: &mut [u8],
         mut take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
     ) -> Result<usize, FrameError> {
-        let dropped = self.skim.drop_rest(bytes);
-        let bytes = &mut bytes[dropped..];
         let used = match self.cut {
             Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, &mut take)?,
             Cut::SyncStream => decode_stream(bytes, &mut take)?,
         };
         if self.look == Look::Whole {
-            return Ok(dropped + used);
+            return Ok(used);
         }
         let transport = match self.cut {
             Cut::SyncMessages | Cut::FoonyMessages => Transport::Ws,
             Cut::SyncStream => Transport::Tcp,
         };
         match self.skim.begin(transport, &bytes[used..])? {
-            None => Ok(dropped + used),
+            None => Ok(used),
             Some(beginning) => {
                 take(Arrived::Frame(beginning))?;
-                Ok(dropped + bytes.len())
+                Ok(bytes.len())
             }
         }
     }

@@ -25,6 +25,7 @@ pub use connect::{Sources, connect};
 pub use event::{Event, Presence};
 use inbound::{Arrived, Inbound};
 pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued};
+use skim::Dropped;
 pub use skim::Look;
 
 /// How sync frames travel.
@@ -190,6 +191,9 @@ impl Client {
         if self.phase == Phase::Connecting {
             return Progress::Drained;
         }
+        if self.inbound.skim.is_inside() {
+            return self.drop_rest();
+        }
         let held = self.inbound.restore(scratch, budget);
         let window = &mut scratch[held..];
         let room = window.len().min(budget);
@@ -205,6 +209,19 @@ impl Client {
             Err(closed) => Progress::Closed(closed),
             Ok(()) if got < room => Progress::Drained,
             Ok(()) => Progress::More,
+        }
+    }
+
+    fn drop_rest(&mut self) -> Progress {
+        match self.inbound.skim.drop_rest(&self.stream) {
+            Ok(Dropped { bytes: 0, .. }) => Progress::Closed(self.ended(None)),
+            Ok(Dropped { bytes, all }) => {
+                self.bytes_in += bytes as u64;
+                if all { Progress::More } else { Progress::Drained }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Drained,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Progress::More,
+            Err(error) => Progress::Closed(Closed::Failed(error.kind())),
         }
     }
 

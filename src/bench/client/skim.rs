@@ -1,6 +1,12 @@
 //! Large frames of which only the beginning is looked at: what it takes to be ten thousand
 //! receivers of a megabyte each, none of which keeps what is not all there.
 
+use std::io;
+use std::mem::MaybeUninit;
+
+use mio::net::TcpStream;
+use socket2::SockRef;
+
 use crate::error::FrameError;
 use crate::wire::sync::{MessageType, RawFrame};
 
@@ -19,12 +25,24 @@ pub enum Look {
 const WHOLE_BYTES_MAX: usize = 4096;
 /// Room for a channel name and the number of members.
 const BEGINNING_BYTES: usize = 512;
+/// Most bytes that are dropped at once. The kernel does not copy them, so they need no memory but
+/// an untouched part of the stack.
+const DROPPED_BYTES_MAX: usize = 256 * 1024;
 const SYNC_HEADER_BYTES: usize = 10;
 /// First byte of a binary message in one frame.
 const WHOLE_BINARY_MESSAGE: u8 = 0x82;
 /// In place of a length of two, and of eight bytes.
 const LENGTH_OF_TWO: u8 = 126;
 const LENGTH_OF_EIGHT: u8 = 127;
+
+/// What became of one attempt to drop bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dropped {
+    /// 0: the server ended the stream.
+    pub(super) bytes: usize,
+    /// As many as were asked for: there may be more.
+    pub(super) all: bool,
+}
 
 /// Where a stream is inside a frame whose rest is of no interest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,11 +52,22 @@ pub(super) struct Skim {
 }
 
 impl Skim {
-    /// Drops what belongs to the frame begun before; returns the bytes that took.
-    pub(super) fn drop_rest(&mut self, bytes: &[u8]) -> usize {
-        let dropped = self.left.min(bytes.len());
-        self.left -= dropped;
-        dropped
+    /// Drops what belongs to the frame begun before, without looking at it.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(super) fn drop_rest(&mut self, stream: &TcpStream) -> io::Result<Dropped> {
+        let mut room = [MaybeUninit::uninit(); DROPPED_BYTES_MAX];
+        let asked = self.left.min(room.len());
+        let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+        let got = SockRef::from(stream).recv_with_flags(&mut room[..asked], flags)?;
+        self.left -= got;
+        Ok(Dropped { bytes: got, all: got == asked })
+    }
+
+    /// Is the stream inside such a frame?
+    pub(super) fn is_inside(&self) -> bool {
+        self.left > 0
     }
 
     /// The beginning of the frame at the front of `bytes`, which is large and not all there. All
@@ -104,6 +133,8 @@ fn extent(transport: Transport, bytes: &[u8]) -> Option<Extent> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
     use crate::wire::sync::Peer;
     use crate::wire::sync::{Header, append_frame, append_presence_broadcast};
@@ -125,6 +156,26 @@ mod tests {
         }
     }
 
+    /// How much of what a socket holds is dropped, and what is left in it.
+    fn dropped(skim: &mut Skim, bytes: &[u8]) -> (usize, Vec<u8>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut server = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        server.write_all(bytes).unwrap();
+        drop(server);
+        let mut client = TcpStream::from_std(client);
+        let (mut sum, mut rest) = (0, Vec::new());
+        while skim.is_inside() {
+            let dropped = skim.drop_rest(&client).unwrap();
+            if dropped.bytes == 0 {
+                break;
+            }
+            sum += dropped.bytes;
+        }
+        client.read_to_end(&mut rest).unwrap();
+        (sum, rest)
+    }
+
     #[test]
     fn a_large_frame_is_known_by_its_beginning_and_then_dropped() {
         for transport in [Transport::Ws, Transport::Tcp] {
@@ -135,9 +186,10 @@ mod tests {
                 let begun = skim.begin(transport, &bytes[..cut]).unwrap().unwrap();
                 let header_bytes = bytes.len() - begun.frame_bytes;
                 assert_eq!(begun.body, &bytes[header_bytes + SYNC_HEADER_BYTES..cut]);
-                assert_eq!(skim.drop_rest(&bytes[cut..1000]), 1000 - cut);
-                assert_eq!(skim.drop_rest(&[&bytes[1000..], b"next"].concat()), bytes.len() - 1000);
-                assert_eq!(skim, Skim::default());
+                assert_eq!(dropped(&mut skim, &bytes[cut..1000]), (1000 - cut, b"".to_vec()));
+                let rest = [&bytes[1000..], b"next"].concat();
+                assert_eq!(dropped(&mut skim, &rest), (bytes.len() - 1000, b"next".to_vec()));
+                assert!(!skim.is_inside());
             }
         }
     }

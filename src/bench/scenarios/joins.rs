@@ -69,8 +69,6 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
     let (watchers, joiners) = (&tally.watchers, &tally.joiners);
     let each = |sum: u64, shown: &Shown| sum as f64 / shown.receivers.max(1) as f64;
     let numbers = [
-        (Metric::WatchersCompleteMs, watchers.complete_ns as f64 / NS_PER_MS),
-        (Metric::JoinersCompleteMs, joiners.complete_ns as f64 / NS_PER_MS),
         (Metric::FramesPerWatcher, each(watchers.frames, watchers)),
         (Metric::FramesPerWatcherMax, watchers.frames_max as f64),
         (Metric::BytesPerWatcher, each(watchers.bytes, watchers)),
@@ -86,8 +84,14 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
     }
     findings.add_cpu_per(Metric::ServerNsPerJoin, window, joiners.receivers);
     findings.add_latency("join to watcher", &tally.join_delay);
-    for (shown, whom) in [(watchers, "watchers"), (joiners, "joiners")] {
-        if shown.incomplete > 0 {
+    let kinds = [
+        (watchers, Metric::WatchersCompleteMs, "watchers"),
+        (joiners, Metric::JoinersCompleteMs, "joiners"),
+    ];
+    for (shown, complete_ms, whom) in kinds {
+        if shown.incomplete == 0 {
+            findings.set(complete_ms, shown.complete_ns as f64 / NS_PER_MS);
+        } else {
             let (incomplete, all) = (shown.incomplete, shown.receivers);
             findings.note(format!("{incomplete} of {all} {whom} never saw the complete set"));
         }
