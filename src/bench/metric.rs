@@ -116,8 +116,12 @@ metrics! {
     ServerUserNsPerDelivery "server user CPU per delivery" Nanoseconds Lower;
     ServerNsPerConnection "server CPU per connection" Nanoseconds Lower;
     ServerRssBytes "server resident" Bytes Lower;
+    ServerNsPerIdleSecond "server CPU per connection and second" Nanoseconds Lower;
+    ServerBytesPerOpen "resident per open connection" Bytes Lower
+        /// Upgraded where that applies; it has said nothing yet.
+        ;
     ServerBytesPerGreeted "resident per greeted connection" Bytes Lower;
-    ServerBytesPerMember "resident per member" Bytes Lower;
+    ServerBytesPerMember "resident per member or subscriber" Bytes Lower;
     GeneratorBusyPercent "generator busy" Percent Neither
         /// Of its threads. Near 100 it is the generator that was measured.
         ;

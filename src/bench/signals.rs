@@ -45,6 +45,8 @@ macro_rules! gauges {
 }
 
 gauges! {
+    /// Connections that are open and have not greeted.
+    opened,
     /// Sessions whose handshake was accepted.
     greeted,
     /// Members whose first update was processed.
@@ -97,6 +99,7 @@ pub struct Signals {
     start_ns: AtomicU64,
     from_ns: AtomicU64,
     until_ns: AtomicU64,
+    may_greet: AtomicBool,
     may_join: AtomicBool,
     finished: AtomicBool,
     /// Last sequence of each publisher, once it will send no more.
@@ -113,6 +116,7 @@ impl Signals {
             start_ns: AtomicU64::new(NOT_YET),
             from_ns: AtomicU64::new(NOT_YET),
             until_ns: AtomicU64::new(NOT_YET),
+            may_greet: AtomicBool::new(false),
             may_join: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             finals: numbers(publishers),
@@ -128,6 +132,14 @@ impl Signals {
         let mut totals = Totals::default();
         self.gauges.iter().for_each(|gauges| totals.add(gauges));
         totals
+    }
+
+    pub fn allow_greet(&self) {
+        self.may_greet.store(true, Ordering::Release);
+    }
+
+    pub fn may_greet(&self) -> bool {
+        self.may_greet.load(Ordering::Acquire)
     }
 
     pub fn allow_join(&self) {

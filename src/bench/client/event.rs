@@ -7,6 +7,8 @@ use crate::wire::sync::{self, Layout, Message, MessageType, Peer, RawFrame};
 /// One frame from the server; borrows from the bytes that were read.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
+    /// Connected and upgraded, whether or not it has greeted.
+    Open,
     /// The handshake was accepted.
     Ready,
     /// The handshake was refused.
@@ -17,7 +19,7 @@ pub enum Event<'a> {
     Leave { channel: &'a str, user_id: &'a str },
     /// Answer to a ping, with the ping's stamp.
     Pong { stamp: u64 },
-    /// One message of a Foony server: records, each with its length.
+    /// One message of a Foony server: records, each with its length. Or replies of Redis.
     Records(&'a [u8]),
     /// Something that no benchmark looks at.
     Other(MessageType),

@@ -1,5 +1,6 @@
 //! Bytes from the server -> frames.
 
+use super::super::redis;
 use super::outbound::WEBSOCKET_ACCEPT;
 use super::skim::{Look, Skim};
 use super::{Closed, Greeting, Target, Transport};
@@ -18,7 +19,7 @@ const RESPONSE_HEADERS_MAX: usize = 32;
 
 pub(super) enum Arrived<'a> {
     Frame(RawFrame<'a>),
-    /// One message of a Foony server.
+    /// One message of a Foony server, or whole replies of Redis.
     Records(&'a [u8]),
     /// A WebSocket ping, to be answered.
     Ping(&'a [u8]),
@@ -32,11 +33,13 @@ enum Cut {
     SyncMessages,
     SyncStream,
     FoonyMessages,
+    RedisStream,
 }
 
 impl Cut {
     fn of(target: &Target) -> Cut {
         match (&target.greeting, target.transport) {
+            (Greeting::Redis, _) => Cut::RedisStream,
             (Greeting::Foony { .. }, _) => Cut::FoonyMessages,
             (Greeting::Sync { .. }, Transport::Ws) => Cut::SyncMessages,
             (Greeting::Sync { .. }, Transport::Tcp) => Cut::SyncStream,
@@ -95,13 +98,14 @@ impl Inbound {
         let used = match self.cut {
             Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, &mut take)?,
             Cut::SyncStream => decode_stream(bytes, &mut take)?,
+            Cut::RedisStream => decode_replies(bytes, &mut take)?,
         };
         if self.look == Look::Whole {
             return Ok(used);
         }
         let transport = match self.cut {
             Cut::SyncMessages | Cut::FoonyMessages => Transport::Ws,
-            Cut::SyncStream => Transport::Tcp,
+            Cut::SyncStream | Cut::RedisStream => Transport::Tcp,
         };
         match self.skim.begin(transport, &bytes[used..])? {
             None => Ok(used),
@@ -137,6 +141,17 @@ impl Inbound {
             }
         }
     }
+}
+
+fn decode_replies(
+    bytes: &[u8],
+    mut take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
+) -> Result<usize, FrameError> {
+    let used = redis::whole(bytes)?;
+    if used > 0 {
+        take(Arrived::Records(&bytes[..used]))?;
+    }
+    Ok(used)
 }
 
 fn decode_stream(

@@ -1,4 +1,5 @@
-//! One nonblocking connection that speaks the sync wire or the Foony protocol as a client would.
+//! One nonblocking connection that speaks the sync wire, the Foony protocol or Redis' as a client
+//! would.
 //!
 //! Owns its socket, its greeting and its two bounded buffers. Invariant: a client that does not
 //! read in time costs the server, never this process: what waits here is at most one frame in and
@@ -19,6 +20,7 @@ use clap::ValueEnum;
 use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 
+use super::options::Dialect;
 use crate::error::FrameError;
 
 pub use connect::{Sources, connect};
@@ -45,6 +47,17 @@ pub enum Greeting {
     Sync { token: Arc<str> },
     /// An API key, `app.keyId:secret`, and the client id of our choice. WebSocket only.
     Foony { key: Arc<str>, client_id: Arc<str> },
+    /// Redis asks nothing. TCP only.
+    Redis,
+}
+
+/// When a client greets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// As soon as it is connected.
+    AtOnce,
+    /// When it is told to.
+    WhenTold,
 }
 
 /// Whom to connect to, and as whom.
@@ -55,7 +68,18 @@ pub struct Target {
     /// Path and query of the WebSocket upgrade.
     pub path: Arc<str>,
     pub greeting: Greeting,
+    pub opening: Opening,
     pub look: Look,
+}
+
+impl Target {
+    pub fn dialect(&self) -> Dialect {
+        match self.greeting {
+            Greeting::Sync { .. } => Dialect::Sync,
+            Greeting::Foony { .. } => Dialect::Foony,
+            Greeting::Redis => Dialect::Redis,
+        }
+    }
 }
 
 /// Why a connection is no more.
@@ -134,10 +158,13 @@ impl Client {
     ///
     /// # Errors
     /// The connection is over.
-    pub fn write(&mut self) -> Result<(), Closed> {
+    pub fn write(
+        &mut self,
+        mut on_event: impl FnMut(&mut Outbound, Event<'_>),
+    ) -> Result<(), Closed> {
         if self.phase == Phase::Connecting {
             match self.finish_connect() {
-                Ok(true) => self.begin(),
+                Ok(true) => self.begin(&mut on_event),
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(Closed::Failed(error.kind())),
             }
@@ -161,22 +188,31 @@ impl Client {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
         match self.target.transport {
             Transport::Ws => {
                 self.out.upgrade(&self.target.path, self.target.address);
                 self.phase = Phase::Upgrading;
             }
-            Transport::Tcp => self.greet(),
+            Transport::Tcp => self.open(on_event),
         }
     }
 
-    fn greet(&mut self) {
+    fn open(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
+        self.phase = Phase::Open;
+        if self.target.opening == Opening::AtOnce {
+            self.greet();
+        }
+        on_event(&mut self.out, Event::Open);
+    }
+
+    /// Says who it is. Once, when it is open.
+    pub fn greet(&mut self) {
         match &self.target.greeting {
             Greeting::Sync { token } => self.out.greet(token),
             Greeting::Foony { key, client_id } => self.out.authenticate(key, client_id),
+            Greeting::Redis => {}
         }
-        self.phase = Phase::Open;
     }
 
     /// Reads once, at most `budget` bytes, and hands over what that completed. Frames are parsed
@@ -237,7 +273,7 @@ impl Client {
                 return Ok(());
             };
             at = head_bytes;
-            self.greet();
+            self.open(on_event);
         }
         let mut end = None;
         let out = &mut self.out;

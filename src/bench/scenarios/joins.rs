@@ -10,7 +10,7 @@ use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::joins::{Joins, JoinsPlan, RolePlan, Shown, Tally};
 use super::super::metric::Metric;
-use super::super::options::PresenceOptions;
+use super::super::options::{Dialect, PresenceOptions};
 use super::super::progress::Progress;
 use super::super::signals::Signals;
 use super::findings::Findings;
@@ -29,7 +29,7 @@ pub(super) fn joins(
     let common = &options.common;
     let channel = fresh_channel();
     let plan = JoinsPlan {
-        target: server.target(common, &channel)?,
+        target: server.target(common, Dialect::Sync, Some(&channel))?,
         channel,
         watchers: options.members,
         joiners,
