@@ -149,7 +149,7 @@ fn measure(mut job: Job) -> Result<(), BenchError> {
         Some(launched) => Server { addresses: launched.addresses, pid: Some(launched.pid()) },
         None => Server { addresses: job.addresses, pid: common.pid },
     };
-    let report = scenarios::run(&job.scenario, &server, &Progress::on_terminal())?;
+    let report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
     drop(launched);
     print(&report.table())?;
     if let Some(path) = &job.record {

@@ -21,8 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const LEAD: Duration = Duration::from_millis(20);
 /// Longest wait for connecting and joining without any progress.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
-/// Longest wait for final states. The server sends conflated ones within a second.
+/// Longest wait for final states without any progress. The server sends conflated ones within a
+/// second.
 const SETTLE_WITHIN: Duration = Duration::from_secs(3);
+/// Longest wait for a server that has accepted more than it could deliver.
+const SETTLE_WITHIN_MAX: Duration = Duration::from_secs(30);
 
 /// The server as the load generator sees it.
 #[derive(Clone, Copy, Debug)]
@@ -146,9 +149,9 @@ impl<L: Load> Crew<L> {
         let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
         progress.stage("measuring", duration.as_secs());
         self.until(started + warm_up + duration, |totals| {
-            progress.at(from.elapsed().as_secs());
             let count = |t: &Totals| t.delivered + t.cycles;
             progress.rate(from.elapsed(), count(totals) - count(&before), "done");
+            progress.at(from.elapsed().as_secs());
         })?;
         let (after, cpu_after) = (self.signals.totals(), watched.cpu());
         let seconds = from.elapsed().as_secs_f64();
@@ -204,13 +207,20 @@ impl<L: Load> Crew<L> {
         enough: impl Fn(&Totals) -> bool,
     ) -> Result<(), BenchError> {
         progress.stage("settling", 0);
-        let deadline = Instant::now() + SETTLE_WITHIN;
         let threads = self.threads.len() as u64;
         let settled = |totals: &Totals| totals.settled >= threads && enough(totals);
-        while !settled(&self.signals.totals()) && Instant::now() < deadline {
+        let (began, mut moved, mut seen) = (Instant::now(), Instant::now(), 0);
+        loop {
+            let totals = self.signals.totals();
+            if totals.delivered != seen {
+                (seen, moved) = (totals.delivered, Instant::now());
+            }
+            let waited = moved.elapsed() > SETTLE_WITHIN || began.elapsed() > SETTLE_WITHIN_MAX;
+            if settled(&totals) || waited {
+                return Ok(());
+            }
             self.look()?;
         }
-        Ok(())
     }
 
     /// Ends the threads and gives what they measured.

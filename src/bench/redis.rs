@@ -11,7 +11,7 @@ use std::io::Write;
 use crate::error::FrameError;
 
 /// Of a line with a length, a number or an error.
-const LINE_BYTES_MAX: usize = 512;
+const LINE_BYTES_MAX: usize = 4096;
 const ELEMENTS_MAX: usize = 3;
 const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
 

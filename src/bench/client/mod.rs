@@ -234,7 +234,7 @@ impl Client {
         let window = &mut scratch[held..];
         let room = window.len().min(budget);
         let got = match self.stream.read(&mut window[..room]) {
-            Ok(0) => return Progress::Closed(self.ended(None)),
+            Ok(0) => return Progress::Closed(ended(&self.out, None)),
             Ok(got) => got,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Drained,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Progress::More,
@@ -250,7 +250,7 @@ impl Client {
 
     fn drop_rest(&mut self) -> Progress {
         match self.inbound.skim.drop_rest(&self.stream) {
-            Ok(Dropped { bytes: 0, .. }) => Progress::Closed(self.ended(None)),
+            Ok(Dropped { bytes: 0, .. }) => Progress::Closed(ended(&self.out, None)),
             Ok(Dropped { bytes, all }) => {
                 self.bytes_in += bytes as u64;
                 if all { Progress::More } else { Progress::Drained }
@@ -288,21 +288,22 @@ impl Client {
                 Ok(())
             }
             Arrived::Close(code) => {
+                end = Some(ended(out, code));
                 out.close();
-                end = Some(code);
                 Ok(())
             }
         });
         let used = used.map_err(Closed::Broken)?;
-        if let Some(code) = end {
+        if let Some(closed) = end {
             let _ = self.out.flush(&mut self.stream);
-            return Err(self.ended(code));
+            return Err(closed);
         }
         self.inbound.hold(&bytes[at + used..]);
         Ok(())
     }
+}
 
-    fn ended(&self, code: Option<u16>) -> Closed {
-        if self.out.is_closing() { Closed::ByUs } else { Closed::ByServer { code } }
-    }
+/// The server said that it is over; who began?
+fn ended(out: &Outbound, code: Option<u16>) -> Closed {
+    if out.is_closing() { Closed::ByUs } else { Closed::ByServer { code } }
 }

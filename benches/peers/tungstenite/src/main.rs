@@ -1,5 +1,5 @@
-//! A broadcast server on tokio and tokio-tungstenite, as one would write it: a task per connection,
-//! a queue per subscriber, a message encoded once for all of them, everything that waits in a queue
+//! A broadcast server on tokio and tokio-tungstenite, as one would write it: two tasks and a queue
+//! per connection, a message encoded once for all subscribers, everything that waits in a queue
 //! written with one flush. One thread.
 //!
 //! It speaks what the load generator needs of the Foony protocol's binary records (auth, sub, pub,
@@ -11,11 +11,14 @@ use std::error::Error;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::LocalSet;
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Bytes, Error as WebSocketError, Message};
 
 const AUTH: u8 = 1;
 const SUBSCRIBE: u8 = 2;
@@ -26,10 +29,12 @@ const ACK: u8 = 12;
 const DELIVERY: u8 = 13;
 const PONG: u8 = 16;
 
-/// Messages that may wait for one subscriber; one that is further behind loses its subscription.
+/// Messages that may wait for one connection; one that is further behind loses its subscription.
 const QUEUED_MAX: usize = 65_536;
 /// Messages of one flush.
 const FLUSHED_MAX: usize = 1024;
+/// The default of 128 KiB is cleared before every read: slower, and resident for every connection.
+const READ_BUFFER_BYTES: usize = 4096;
 
 #[derive(Default)]
 struct Channel {
@@ -70,27 +75,18 @@ struct Connection {
 impl Connection {
     async fn serve(&mut self, stream: TcpStream) -> Result<(), Box<dyn Error>> {
         stream.set_nodelay(true)?;
-        let mut socket = tokio_tungstenite::accept_async(stream).await?;
-        let (sender, mut queue): (_, Receiver<Bytes>) = mpsc::channel(QUEUED_MAX);
-        let mut waiting = Vec::new();
-        loop {
-            tokio::select! {
-                message = socket.next() => match message.transpose()? {
-                    Some(Message::Binary(records)) => {
-                        let answers = self.carry_out(&records, &sender).ok_or("broken record")?;
-                        socket.send(Message::Binary(answers.into())).await?;
-                    }
-                    Some(_) => {}
-                    None => return Ok(()),
-                },
-                _ = queue.recv_many(&mut waiting, FLUSHED_MAX) => {
-                    for message in waiting.drain(..) {
-                        socket.feed(Message::Binary(message)).await?;
-                    }
-                    socket.flush().await?;
-                }
+        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+        let socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
+        let (sink, mut source) = socket.split();
+        let (sender, queue) = mpsc::channel(QUEUED_MAX);
+        tokio::task::spawn_local(write(sink, queue));
+        while let Some(message) = source.next().await {
+            if let Message::Binary(records) = message? {
+                let answers = self.carry_out(&records, &sender).ok_or("broken record")?;
+                sender.send(answers.into()).await?;
             }
         }
+        Ok(())
     }
 
     /// Does what records ask for, and gives the answers. `None`: they are broken.
@@ -152,6 +148,21 @@ impl Connection {
             }
         }
     }
+}
+
+/// Writes what comes into a queue, until nobody can put anything there or the connection breaks.
+async fn write(
+    mut sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    mut queue: Receiver<Bytes>,
+) -> Result<(), WebSocketError> {
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, FLUSHED_MAX).await > 0 {
+        for message in waiting.drain(..) {
+            sink.feed(Message::Binary(message)).await?;
+        }
+        sink.flush().await?;
+    }
+    Ok(())
 }
 
 fn number(bytes: &mut &[u8]) -> Option<u64> {
