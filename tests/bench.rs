@@ -2,6 +2,7 @@
 #![cfg(feature = "server")]
 
 mod fake_foony;
+mod fake_redis;
 mod fake_server;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ const WARM_UP: Span = Span(Duration::from_millis(100));
 
 fn run(scenario: Scenario, fault: Fault) -> Result<Report, BenchError> {
     let fake = FakeServer::start(fault);
-    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp) };
+    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp), redis: None };
     let server = Server { addresses, pid: Some(std::process::id()) };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
@@ -72,6 +73,19 @@ fn every_update_of_a_good_server_is_measured_once_per_receiver() {
         assert!(metric(&report, Metric::BytesPerS) > 800.0 * 4.0 * 64.0);
         assert!(metric(&report, Metric::ServerNsPerDelivery) > 0.0);
     }
+}
+
+#[test]
+fn a_delay_can_be_measured_with_one_update_under_way() {
+    let options = LatencyOptions { window: Some(1), ..latency() };
+    let report = run(Scenario::Latency(options.clone()), Fault::None).unwrap();
+    assert_faultless(&report);
+    assert!(metric(&report, Metric::UpdatesPerS) > 500.0, "{}", report.table());
+    let mut options = LatencyOptions { dialect: Dialect::Foony, ..options };
+    options.common.key = fanout().common.key;
+    let report = run_foony(Scenario::Latency(options), fake_foony::Fault::None).unwrap();
+    assert_faultless(&report);
+    assert!(metric(&report, Metric::PublishesPerS) > 500.0, "{}", report.table());
 }
 
 #[test]
@@ -131,7 +145,7 @@ fn a_refused_handshake_is_told_with_its_reason() {
 #[test]
 fn nobody_listening_is_told_with_the_address() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let addresses = Addresses { http: Some(unused), sync_tcp: None };
+    let addresses = Addresses { http: Some(unused), sync_tcp: None, redis: None };
     let server = Server { addresses, pid: None };
     let scenario = Scenario::Latency(latency());
     let error = scenarios::run(&scenario, &server, &Progress::hidden()).unwrap_err();
@@ -190,6 +204,47 @@ fn a_closed_loop_sends_no_more_than_its_window() {
     let report = run(Scenario::Presence(options), Fault::SilentFrom { sequence: 1 }).unwrap();
     assert_eq!(metric(&report, Metric::UpdatesPerS) * DURATION.0.as_secs_f64(), 7.0);
     assert_eq!(metric(&report, Metric::Lost), 2.0);
+}
+
+fn joins() -> PresenceOptions {
+    PresenceOptions {
+        members: 3,
+        joins: Some(40),
+        within: Span(Duration::from_millis(200)),
+        state_bytes: 1000,
+        duration: DURATION,
+        common: common(Transport::Ws),
+        ..PresenceOptions::default()
+    }
+}
+
+#[test]
+fn joins_are_measured_until_everybody_sees_everybody() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    for (transport, threads) in [(Transport::Ws, 1), (Transport::Tcp, 2)] {
+        let mut options = PresenceOptions { common: common(transport), ..joins() };
+        options.common.client_cpus = vec![cpu; threads];
+        let report = run(Scenario::Presence(options), Fault::None).unwrap();
+        for fault in [Metric::Lost, Metric::Reordered, Metric::Disconnected] {
+            assert_eq!(metric(&report, fault), 0.0, "{fault:?}: {}", report.table());
+        }
+        // The fake shows every join to everybody who is there.
+        assert_eq!(metric(&report, Metric::FramesPerWatcher), 40.0, "{}", report.table());
+        assert_eq!(metric(&report, Metric::FramesPerJoiner), 20.5, "{}", report.table());
+        // Sets of 4 to 43 members, 40 of which have a state.
+        let bytes = metric(&report, Metric::BytesPerWatcher);
+        assert!((820.0..=860.0).contains(&(bytes / 1000.0)), "{}", report.table());
+        assert_eq!(delay(&report, "join to watcher").count, 3 * 40, "{}", report.table());
+        assert!(report.measured_s >= 0.19, "{}", report.table());
+        assert!(metric(&report, Metric::WatchersCompleteMs) < 500.0, "{}", report.table());
+    }
+}
+
+#[test]
+fn who_never_sees_everybody_is_lost() {
+    let report = run(Scenario::Presence(joins()), Fault::SilentFrom { sequence: 1 }).unwrap();
+    assert_eq!(metric(&report, Metric::Lost), 43.0, "{}", report.table());
+    assert!(report.notes.iter().any(|note| note.starts_with("3 of 3 watchers")), "{report:?}");
 }
 
 #[test]
@@ -263,7 +318,7 @@ fn fanout() -> FanoutOptions {
 }
 
 fn run_foony(scenario: Scenario, fault: fake_foony::Fault) -> Result<Report, BenchError> {
-    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None };
+    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None, redis: None };
     let server = Server { addresses, pid: Some(std::process::id()) };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
@@ -357,6 +412,139 @@ fn the_command_measures_a_server_of_its_own() {
     assert_faultless(&report);
     assert!(metric(&report, Metric::DeliveredPerS) > 1_000.0, "{}", report.table());
     assert!(!std::fs::read_to_string(&record).unwrap().contains("sk_"), "the key is not kept");
+}
+
+fn run_redis(scenario: Scenario, fault: fake_redis::Fault) -> Result<Report, BenchError> {
+    let redis = Some(fake_redis::start(fault));
+    let addresses = Addresses { http: None, sync_tcp: None, redis };
+    let server = Server { addresses, pid: Some(std::process::id()) };
+    scenarios::run(&scenario, &server, &Progress::hidden())
+}
+
+#[test]
+fn a_redis_is_measured_with_the_same_load() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    for (channels, publishers, threads) in [(1, 1, 1), (1, 3, 2), (6, 2, 1)] {
+        let dialect = Dialect::Redis;
+        let mut options = FanoutOptions { channels, publishers, dialect, ..fanout() };
+        options.common.client_cpus = vec![cpu; threads];
+        let report = run_redis(Scenario::Fanout(options), fake_redis::Fault::None).unwrap();
+        assert_faultless(&report);
+        let (published, delivered) =
+            (metric(&report, Metric::PublishesPerS), metric(&report, Metric::DeliveredPerS));
+        assert!(published > 100.0, "{}", report.table());
+        assert!((delivered / published / 5.0 - 1.0).abs() < 0.1, "{}", report.table());
+        assert!(delay(&report, "acknowledgement").count > 50, "{}", report.table());
+        assert!(delay(&report, "delivery").count > 10, "{}", report.table());
+    }
+}
+
+#[test]
+fn what_a_bad_redis_does_is_counted() {
+    use fake_redis::Fault;
+    let options = FanoutOptions { dialect: Dialect::Redis, ..fanout() };
+    for (fault, expected) in
+        [(Fault::SkipAt(50), Metric::Lost), (Fault::RepeatAt(50), Metric::Duplicated)]
+    {
+        let report = run_redis(Scenario::Fanout(options.clone()), fault).unwrap();
+        assert_eq!(metric(&report, expected), 5.0, "{fault:?}: {}", report.table());
+    }
+    let told = run_redis(Scenario::Fanout(options), Fault::RefuseAt(50)).unwrap_err();
+    assert!(told.to_string().contains("ERR no"), "{told}");
+}
+
+fn idle(dialect: Dialect) -> Scenario {
+    let mut common = fanout().common;
+    common.transport = Transport::Ws;
+    Scenario::Idle(IdleOptions {
+        connections: 300,
+        dialect,
+        duration: DURATION,
+        warm_up: WARM_UP,
+        heartbeat: Span(Duration::from_millis(100)),
+        common,
+        ..IdleOptions::default()
+    })
+}
+
+#[test]
+fn connections_are_weighed_step_by_step_whatever_they_speak() {
+    let reports = [
+        run(idle(Dialect::Sync), Fault::None).unwrap(),
+        run_foony(idle(Dialect::Foony), fake_foony::Fault::None).unwrap(),
+        run_redis(idle(Dialect::Redis), fake_redis::Fault::None).unwrap(),
+    ];
+    for report in reports {
+        assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
+        // The fakes have a thread per connection, in the same process as the generator.
+        let steps = [
+            Metric::ServerBytesPerOpen,
+            Metric::ServerBytesPerGreeted,
+            Metric::ServerBytesPerMember,
+        ];
+        let [open, greeted, joined] = steps.map(|step| metric(&report, step));
+        assert!(open > 1000.0 && open <= greeted && greeted <= joined, "{}", report.table());
+        assert!(metric(&report, Metric::ServerNsPerIdleSecond) > 0.0, "{}", report.table());
+    }
+}
+
+#[test]
+fn connections_come_and_go_whatever_they_speak() {
+    for (dialect, rate) in [
+        (Dialect::Foony, None),
+        (Dialect::Redis, None),
+        (Dialect::Foony, Some(100.0)),
+        (Dialect::Redis, Some(100.0)),
+    ] {
+        let options = ChurnOptions {
+            concurrency: 4,
+            dialect,
+            rate,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: fanout().common,
+            ..ChurnOptions::default()
+        };
+        let scenario = Scenario::Churn(options);
+        let report = match dialect {
+            Dialect::Redis => run_redis(scenario, fake_redis::Fault::None),
+            _ => run_foony(scenario, fake_foony::Fault::None),
+        }
+        .unwrap();
+        assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
+        let per_second = metric(&report, Metric::CyclesPerS);
+        assert!(per_second > 20.0, "{dialect:?}: {}", report.table());
+        assert!(rate.is_none_or(|rate| per_second < rate * 1.2), "{}", report.table());
+        let (greeting, cycle) = (delay(&report, "connect + greet"), delay(&report, "whole cycle"));
+        assert!(greeting.p50_us < cycle.p50_us, "{}", report.table());
+    }
+}
+
+#[test]
+fn members_of_several_channels_see_their_own_channel_only() {
+    for (channels, publishers, rate) in [(3, 2, None), (2, 5, None), (2, 2, Some(100.0))] {
+        let options = FanoutOptions {
+            channels,
+            publishers,
+            rate,
+            dialect: Dialect::Sync,
+            subscribers: 4,
+            ..fanout()
+        };
+        let report = run(Scenario::Fanout(options), Fault::None).unwrap();
+        assert_faultless(&report);
+        let (sent, seen) =
+            (metric(&report, Metric::UpdatesPerS), metric(&report, Metric::DeliveredPerS));
+        assert!(sent > 100.0, "{}", report.table());
+        // Four subscribers, and the other publishers of the channel.
+        let conflated = metric(&report, Metric::Conflated) / DURATION.0.as_secs_f64();
+        let others: usize = (0..publishers)
+            .map(|publisher| (publisher % channels..publishers).step_by(channels).len() - 1)
+            .sum();
+        let each = 4.0 + others as f64 / publishers as f64;
+        let seen_of_each = (seen + conflated) / sent;
+        assert!((seen_of_each / each - 1.0).abs() < 0.1, "{each}: {}", report.table());
+    }
 }
 
 struct Folder(PathBuf);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::client::{Closed, Event, Outbound, Sources, Target};
 use super::engine::{Clients, Group, Lane, Load, Next, Who};
+use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
+use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 
 /// Failed connections of one thread after which the run is given up.
@@ -13,6 +15,16 @@ const FAILURES_MAX: u64 = 1_000;
 
 /// Connections that are opened in one turn, so that a turn stays short.
 const OPENED_PER_TURN: usize = 16;
+
+/// What all threads of a run have in common.
+#[derive(Clone, Debug)]
+pub struct ChurnPlan {
+    pub target: Target,
+    /// Of a member on the sync wire.
+    pub state_bytes: usize,
+    /// Connections per second and thread, on schedule; as many as there are places without it.
+    pub rate: Option<f64>,
+}
 
 /// One place in which one connection after the other lives.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +43,7 @@ enum Stage {
 
 /// One thread's places.
 pub struct Churn {
-    target: Target,
+    plan: ChurnPlan,
     channels: Vec<Arc<str>>,
     state: Vec<u8>,
     signals: Arc<Signals>,
@@ -40,11 +52,12 @@ pub struct Churn {
     places: Vec<Place>,
     empty: Vec<usize>,
     timeline: Option<Timeline>,
+    pace: Option<Pace>,
     cycles_total: u64,
     failure: Option<BenchError>,
-    /// From `connect` to the end of the connection.
+    /// From `connect`, or when that was due, to the end of the connection.
     pub cycle_delay: Latencies,
-    /// From `connect` to the accepted handshake.
+    /// From the same time to the accepted greeting.
     pub greeting_delay: Latencies,
     /// Connections that ended before their time.
     pub disconnected: u64,
@@ -53,23 +66,23 @@ pub struct Churn {
 impl Churn {
     /// One place per channel; the places of other threads have channels of their own.
     pub fn new(
-        target: Target,
+        plan: ChurnPlan,
         channels: Vec<Arc<str>>,
-        state_bytes: usize,
         signals: Arc<Signals>,
         thread: usize,
     ) -> Self {
         let count = channels.len();
         Churn {
-            sources: Sources::for_churn(target.address),
-            target,
+            sources: Sources::for_churn(plan.target.address),
             channels,
-            state: vec![b'.'; state_bytes],
+            state: vec![b'.'; plan.state_bytes],
+            plan,
             signals,
             thread,
             places: vec![Place { began_ns: 0, stage: Stage::Empty }; count],
             empty: (0..count).collect(),
             timeline: None,
+            pace: None,
             cycles_total: 0,
             failure: None,
             cycle_delay: Latencies::default(),
@@ -81,6 +94,51 @@ impl Churn {
     fn measures(&self, now_ns: u64) -> bool {
         self.timeline.is_some_and(|timeline| timeline.measures(now_ns))
     }
+
+    /// When the next connection should begin, if that time has come.
+    fn take_due(&mut self, now_ns: u64) -> Option<u64> {
+        match &mut self.pace {
+            Some(pace) => pace.take_due(now_ns),
+            None => Some(now_ns),
+        }
+    }
+
+    fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+        for _ in 0..OPENED_PER_TURN {
+            let Some(&index) = self.empty.last() else { return Ok(Next::WhenSomethingHappens) };
+            let Some(began_ns) = self.take_due(now_ns) else { break };
+            self.empty.pop();
+            self.places[index] = Place { began_ns, stage: Stage::Greeting };
+            let who = Who { group: Group::Churn, index };
+            let source = self.sources.next().flatten();
+            clients.open(&self.plan.target, source, who, Lane::Foreground)?;
+        }
+        Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
+    }
+
+    fn step(&mut self, now_ns: u64, index: usize, step: Step, out: &mut Outbound) {
+        let measures = self.measures(now_ns);
+        let place = &mut self.places[index];
+        match (step, place.stage) {
+            (Step::Greeted, Stage::Greeting) => {
+                place.stage = Stage::Joining;
+                if measures {
+                    self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
+                }
+                let dialect = self.plan.target.dialect();
+                entry::join(dialect, &self.channels[index], &self.state, out);
+            }
+            (Step::Joined, Stage::Joining) => {
+                place.stage = Stage::Leaving;
+                out.close();
+            }
+            (Step::Refused { reason }, _) => {
+                let address = self.plan.target.address;
+                self.failure = Some(BenchError::Refused { address, reason });
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Load for Churn {
@@ -88,7 +146,13 @@ impl Load for Churn {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        self.timeline = self.timeline.or_else(|| self.signals.timeline());
+        if self.timeline.is_none()
+            && let Some(timeline) = self.signals.timeline()
+        {
+            self.timeline = Some(timeline);
+            let pace = |per_second| Pace::new(timeline.start_ns, per_second, 0.0);
+            self.pace = self.plan.rate.map(pace);
+        }
         let Some(timeline) = self.timeline else { return Ok(Next::WhenSomethingHappens) };
         let gauges = self.signals.gauges(self.thread);
         gauges.cycles.set(self.cycles_total);
@@ -96,39 +160,17 @@ impl Load for Churn {
             gauges.settled.set(u64::from(self.empty.len() == self.places.len()));
             return Ok(Next::WhenSomethingHappens);
         }
-        for _ in 0..OPENED_PER_TURN {
-            let Some(index) = self.empty.pop() else { break };
-            let who = Who { group: Group::Churn, index };
-            self.places[index] = Place { began_ns: now_ns, stage: Stage::Greeting };
-            let source = self.sources.next().flatten();
-            clients.open(&self.target, source, who, Lane::Foreground)?;
-        }
-        Ok(if self.empty.is_empty() { Next::WhenSomethingHappens } else { Next::Now })
+        self.open(now_ns, clients)
     }
 
     fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
-        let measures = self.measures(now_ns);
-        let place = &mut self.places[who.index];
-        match (event, place.stage) {
-            (Event::Ready, Stage::Greeting) => {
-                place.stage = Stage::Joining;
-                if measures {
-                    self.greeting_delay.record(now_ns - place.began_ns);
-                }
-                let _ = out.update(&self.channels[who.index], &self.state);
-                let _ = out.ping(now_ns);
-            }
-            // The pong follows the update, so the member is in.
-            (Event::Pong { .. }, Stage::Joining) => {
-                place.stage = Stage::Leaving;
-                out.close();
-            }
-            (Event::Refused { reason }, _) => {
-                let (address, reason) = (self.target.address, reason.to_owned());
-                self.failure = Some(BenchError::Refused { address, reason });
-            }
-            _ => {}
+        let mut steps = Vec::new();
+        let read = entry::steps(self.plan.target.dialect(), &event, |step| steps.push(step));
+        if let Err(error) = read {
+            let (address, closed) = (self.plan.target.address, Closed::Broken(error));
+            self.failure = Some(BenchError::Ended { address, closed });
         }
+        steps.into_iter().for_each(|step| self.step(now_ns, who.index, step, out));
     }
 
     fn closed(&mut self, now_ns: u64, who: Who, closed: Closed) {
@@ -137,12 +179,12 @@ impl Load for Churn {
         if place.stage == Stage::Leaving {
             self.cycles_total += 1;
             if measures {
-                self.cycle_delay.record(now_ns - place.began_ns);
+                self.cycle_delay.record(now_ns.saturating_sub(place.began_ns));
             }
         } else {
             self.disconnected += 1;
             if self.disconnected > FAILURES_MAX {
-                let address = self.target.address;
+                let address = self.plan.target.address;
                 self.failure = Some(BenchError::Ended { address, closed });
             }
         }

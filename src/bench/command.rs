@@ -67,8 +67,11 @@ struct Run<O: Args> {
     /// Sync TCP address of a running server, for --transport tcp [default: start one]
     #[arg(long, value_name = "ADDR")]
     sync_tcp: Option<SocketAddr>,
+    /// Address of a running Redis, for --dialect redis
+    #[arg(long, value_name = "ADDR")]
+    redis: Option<SocketAddr>,
     /// Configuration of the server that is started
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp", "redis"])]
     config: Option<PathBuf>,
     /// Write the whole result as JSON, replacing the file
     #[arg(long, value_name = "FILE")]
@@ -123,7 +126,7 @@ impl<O: Args> Run<O> {
     fn map(self, scenario: impl FnOnce(O) -> Scenario) -> Job {
         Job {
             scenario: scenario(self.options),
-            addresses: Addresses { http: self.http, sync_tcp: self.sync_tcp },
+            addresses: Addresses { http: self.http, sync_tcp: self.sync_tcp, redis: self.redis },
             config: self.config,
             record: self.record,
             plot: self.plot,
@@ -134,7 +137,7 @@ impl<O: Args> Run<O> {
 fn measure(mut job: Job) -> Result<(), BenchError> {
     let common = job.scenario.common_mut();
     let launched = match job.addresses {
-        Addresses { http: None, sync_tcp: None } => {
+        Addresses { http: None, sync_tcp: None, redis: None } => {
             let binary = std::env::current_exe()?;
             common.key = launch::fresh_key()?;
             let (config, cpus) = (job.config.as_deref(), &common.server_cpus);
@@ -146,7 +149,7 @@ fn measure(mut job: Job) -> Result<(), BenchError> {
         Some(launched) => Server { addresses: launched.addresses, pid: Some(launched.pid()) },
         None => Server { addresses: job.addresses, pid: common.pid },
     };
-    let report = scenarios::run(&job.scenario, &server, &Progress::on_terminal())?;
+    let report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
     drop(launched);
     print(&report.table())?;
     if let Some(path) = &job.record {

@@ -21,8 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const LEAD: Duration = Duration::from_millis(20);
 /// Longest wait for connecting and joining without any progress.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
-/// Longest wait for final states. The server sends conflated ones within a second.
+/// Longest wait for final states without any progress. The server sends conflated ones within a
+/// second.
 const SETTLE_WITHIN: Duration = Duration::from_secs(3);
+/// Longest wait for a server that has accepted more than it could deliver.
+const SETTLE_WITHIN_MAX: Duration = Duration::from_secs(30);
 
 /// The server as the load generator sees it.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,18 @@ pub struct Window {
 }
 
 impl Window {
+    /// `cpu`: that of the server after and before.
+    fn of(seconds: f64, before: Totals, after: Totals, cpu: Option<(CpuTime, CpuTime)>) -> Window {
+        Window {
+            seconds,
+            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
+            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
+            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
+            before,
+            after,
+        }
+    }
+
     /// How much a gauge rose per second.
     pub fn per_second(&self, gauge: impl Fn(&Totals) -> u64) -> f64 {
         gauge(&self.after).saturating_sub(gauge(&self.before)) as f64 / self.seconds
@@ -134,20 +149,44 @@ impl<L: Load> Crew<L> {
         let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
         progress.stage("measuring", duration.as_secs());
         self.until(started + warm_up + duration, |totals| {
-            progress.at(from.elapsed().as_secs());
             let count = |t: &Totals| t.delivered + t.cycles;
             progress.rate(from.elapsed(), count(totals) - count(&before), "done");
+            progress.at(from.elapsed().as_secs());
         })?;
         let (after, cpu_after) = (self.signals.totals(), watched.cpu());
-        let cpu = cpu_after.zip(cpu_before);
-        Ok(Window {
-            seconds: from.elapsed().as_secs_f64(),
-            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
-            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
-            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
-            before,
-            after,
-        })
+        let seconds = from.elapsed().as_secs_f64();
+        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
+    }
+
+    /// Lets the load begin and measures it until a gauge reaches `goal`, or for `limit`.
+    ///
+    /// # Errors
+    /// A thread failed.
+    pub fn measure_until(
+        &mut self,
+        what: &'static str,
+        goal: u64,
+        limit: Duration,
+        watched: Watched,
+        progress: &Progress,
+        gauge: impl Fn(&Totals) -> u64,
+    ) -> Result<Window, BenchError> {
+        let started = Instant::now() + LEAD;
+        let start_ns = self.clock.now_ns() + LEAD.as_nanos() as u64;
+        self.signals.begin(start_ns, Duration::ZERO, limit);
+        progress.stage(what, goal);
+        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
+        loop {
+            let reached = gauge(&self.signals.totals());
+            progress.at(reached);
+            if reached >= goal || Instant::now() >= started + limit {
+                break;
+            }
+            self.look()?;
+        }
+        let (after, cpu_after) = (self.signals.totals(), watched.cpu());
+        let seconds = from.elapsed().as_secs_f64();
+        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
     }
 
     /// Waits for final states; those that do not come are lost.
@@ -168,13 +207,20 @@ impl<L: Load> Crew<L> {
         enough: impl Fn(&Totals) -> bool,
     ) -> Result<(), BenchError> {
         progress.stage("settling", 0);
-        let deadline = Instant::now() + SETTLE_WITHIN;
         let threads = self.threads.len() as u64;
         let settled = |totals: &Totals| totals.settled >= threads && enough(totals);
-        while !settled(&self.signals.totals()) && Instant::now() < deadline {
+        let (began, mut moved, mut seen) = (Instant::now(), Instant::now(), 0);
+        loop {
+            let totals = self.signals.totals();
+            if totals.delivered != seen {
+                (seen, moved) = (totals.delivered, Instant::now());
+            }
+            let waited = moved.elapsed() > SETTLE_WITHIN || began.elapsed() > SETTLE_WITHIN_MAX;
+            if settled(&totals) || waited {
+                return Ok(());
+            }
             self.look()?;
         }
-        Ok(())
     }
 
     /// Ends the threads and gives what they measured.

@@ -146,14 +146,31 @@ impl Clients {
         Ok(ClientId(at))
     }
 
+    /// Says who an open connection is that was told to wait with it; leaves within this turn.
+    pub fn greet(&mut self, id: ClientId) {
+        if let Some(slot) = &mut self.slots[id.0] {
+            slot.client.greet();
+        }
+        self.mark(id.0);
+    }
+
     /// Enters a channel or replaces the state in it; leaves within this turn.
     pub fn update(&mut self, id: ClientId, channel: &str, state: &[u8]) -> Queued {
         self.with(id, |out| out.update(channel, state))
     }
 
-    /// Sends records of the Foony protocol as one message; leaves within this turn.
+    /// Sends records of the Foony protocol as one message, or requests to Redis; leaves within this
+    /// turn.
     pub fn records(&mut self, id: ClientId, records: &[u8]) -> Queued {
         self.with(id, |out| out.records(records))
+    }
+
+    /// Lets somebody write to a connection; leaves within this turn.
+    pub fn say(&mut self, id: ClientId, say: impl FnOnce(&mut Outbound)) {
+        if let Some(slot) = &mut self.slots[id.0] {
+            say(&mut slot.client.out);
+        }
+        self.mark(id.0);
     }
 
     /// Asks for a pong that echoes `stamp`.
@@ -378,7 +395,8 @@ impl<L: Load> Engine<L> {
     fn write(&mut self, at: usize) {
         let Some(slot) = &mut self.clients.slots[at] else { return };
         slot.dirty = false;
-        let written = slot.client.write();
+        let (who, load, clock) = (slot.who, &mut self.load, self.clock);
+        let written = slot.client.write(|out, event| load.event(clock.now_ns(), who, out, event));
         if let Err(closed) = written {
             self.end(self.clock.now_ns(), at, closed);
         }

@@ -28,6 +28,8 @@ const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 pub struct Addresses {
     pub http: Option<SocketAddr>,
     pub sync_tcp: Option<SocketAddr>,
+    /// Of a Redis to compare with.
+    pub redis: Option<SocketAddr>,
 }
 
 /// A server that ends with this value.
@@ -193,7 +195,10 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
         let text = word.ok_or_else(|| format!("no {name} in {line:?}"))?;
         text.parse().map(Some).map_err(|error| format!("{name}{text}: {error}"))
     };
-    let both = || Ok(Addresses { http: address("http=")?, sync_tcp: address("sync_tcp=")? });
+    let both = || {
+        let (http, sync_tcp) = (address("http=")?, address("sync_tcp=")?);
+        Ok(Addresses { http, sync_tcp, redis: None })
+    };
     Some(both())
 }
 

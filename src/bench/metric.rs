@@ -19,6 +19,7 @@ pub enum Unit {
     Count,
     Ratio,
     Percent,
+    Milliseconds,
     Nanoseconds,
     Microseconds,
     Bytes,
@@ -87,6 +88,21 @@ metrics! {
         /// States that a newer one overtook, which presence permits.
         ;
     Disconnected "disconnected" Count Lower;
+    WatchersCompleteMs "watchers complete after last join" Milliseconds Lower
+        /// From the time when the last join was due to the last watcher's complete set.
+        ;
+    JoinersCompleteMs "joiners complete after last join" Milliseconds Lower;
+    FramesPerWatcher "frames per watcher" Ratio Lower
+        /// From the first join on.
+        ;
+    FramesPerWatcherMax "frames of one watcher at most" Count Lower;
+    BytesPerWatcher "bytes per watcher" Bytes Lower;
+    FramesPerJoiner "frames per joiner" Ratio Lower;
+    BytesPerJoiner "bytes per joiner" Bytes Lower;
+    ServerCpuMs "server CPU time" Milliseconds Lower
+        /// From the first join until everybody was complete.
+        ;
+    ServerNsPerJoin "server CPU per join" Nanoseconds Lower;
     ServerCpuPercent "server CPU" Percent Lower
         /// 100 is one core.
         ;
@@ -100,8 +116,12 @@ metrics! {
     ServerUserNsPerDelivery "server user CPU per delivery" Nanoseconds Lower;
     ServerNsPerConnection "server CPU per connection" Nanoseconds Lower;
     ServerRssBytes "server resident" Bytes Lower;
+    ServerNsPerIdleSecond "server CPU per connection and second" Nanoseconds Lower;
+    ServerBytesPerOpen "resident per open connection" Bytes Lower
+        /// Upgraded where that applies; it has said nothing yet.
+        ;
     ServerBytesPerGreeted "resident per greeted connection" Bytes Lower;
-    ServerBytesPerMember "resident per member" Bytes Lower;
+    ServerBytesPerMember "resident per member or subscriber" Bytes Lower;
     GeneratorBusyPercent "generator busy" Percent Neither
         /// Of its threads. Near 100 it is the generator that was measured.
         ;

@@ -6,7 +6,7 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
 //!                                                 |            thread = engine(client...) + load
-//!                                                 |            load = room, fanout, flood, churn
+//!                                                 |            load = room, joins, fanout, flood, churn, idle
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -23,9 +23,12 @@ pub mod command;
 pub mod compare;
 mod crew;
 mod engine;
+mod entry;
 mod error;
 mod fanout;
 mod flood;
+mod idle;
+mod joins;
 mod latencies;
 mod launch;
 mod machine;
@@ -35,6 +38,7 @@ mod pace;
 mod plot;
 mod process;
 mod progress;
+mod redis;
 mod report;
 mod room;
 pub mod scenarios;

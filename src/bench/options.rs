@@ -75,6 +75,8 @@ pub enum Dialect {
     Sync,
     /// Messages on the Foony protocol.
     Foony,
+    /// Messages on the protocol of Redis, to compare with it.
+    Redis,
 }
 
 /// Which channels a publisher publishes to when there are more of them than publishers.
@@ -150,6 +152,10 @@ pub struct LatencyOptions {
     /// Updates per second and publisher, sent on schedule whatever the server does.
     #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
     pub rate: f64,
+    /// Updates under way per publisher, as many as possible, instead of a rate.
+    #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
+    #[serde(default)]
+    pub window: Option<u64>,
     /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -167,7 +173,7 @@ pub struct LatencyOptions {
     pub common: Common,
 }
 
-/// Messages to all subscribers of their channels, on the Foony protocol over WebSocket.
+/// Messages, or presence updates, to all subscribers of their channels.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FanoutOptions {
     /// Channels.
@@ -192,6 +198,10 @@ pub struct FanoutOptions {
     /// Where publishers publish when there are more channels than publishers.
     #[arg(long, value_enum, default_value = "all")]
     pub spread: Spread,
+    /// What clients speak.
+    #[arg(long, value_enum, default_value = "foony")]
+    #[serde(default = "messages")]
+    pub dialect: Dialect,
     /// Time that is measured.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
@@ -200,6 +210,11 @@ pub struct FanoutOptions {
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// What was spoken before there was a choice.
+fn messages() -> Dialect {
+    Dialect::Foony
 }
 
 /// As many updates as the slowest receiver permits.
@@ -214,6 +229,20 @@ pub struct PresenceOptions {
     /// Updates per publisher that not every member has seen.
     #[arg(long, default_value_t = 2, value_name = "UPDATES")]
     pub window: u64,
+    /// Updates per second and publisher, sent on schedule whatever the server does, instead of a
+    /// window.
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// Instead of updates: members that join, evenly over --within, while the others look on. The
+    /// run ends when everybody was shown everybody, or --duration after the last join.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["publishers", "window", "rate", "warm_up"])]
+    #[serde(default)]
+    pub joins: Option<usize>,
+    /// Time from the first to the last join.
+    #[arg(long, default_value = "1s", value_name = "TIME", requires = "joins")]
+    #[serde(default = "one_second")]
+    pub within: Span,
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -227,13 +256,24 @@ pub struct PresenceOptions {
     pub common: Common,
 }
 
+/// What records from before the option leave out.
+fn one_second() -> Span {
+    Span(Duration::from_secs(1))
+}
+
 /// Connections that do nothing.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdleOptions {
-    /// Connections, each a member of one channel. Needs as many open files here and there.
+    /// Connections, each a member or a subscriber of one channel. Needs as many open files here and
+    /// there.
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     pub connections: usize,
-    /// Channels that they are spread over [default: a tenth of the connections].
+    /// What clients speak.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Channels that they are spread over [default: for members a tenth of the connections, for
+    /// subscribers one each].
     #[arg(long, value_name = "COUNT")]
     pub channels: Option<usize>,
     /// Size of a member's state in bytes.
@@ -255,16 +295,29 @@ pub struct IdleOptions {
 
 impl IdleOptions {
     pub fn channel_count(&self) -> usize {
-        self.channels.unwrap_or(self.connections / 10).max(1)
+        let default = match self.dialect {
+            Dialect::Sync => self.connections / 10,
+            Dialect::Foony | Dialect::Redis => self.connections,
+        };
+        self.channels.unwrap_or(default).max(1)
     }
 }
 
-/// Connections that come and go: connect, greet, enter a channel, close.
+/// Connections that come and go: connect, greet, enter or subscribe to a channel, close.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChurnOptions {
     /// Connections at once, each in a channel of its own.
     #[arg(long, default_value_t = 64, value_name = "COUNT")]
     pub concurrency: usize,
+    /// Connections per second, on schedule as long as fewer than --concurrency are there, instead of
+    /// as many as possible.
+    #[arg(long, value_name = "PER_SECOND")]
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// What clients speak.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -379,25 +432,37 @@ impl Scenario {
     pub fn summary(&self) -> String {
         match self {
             Scenario::Latency(o) => format!(
-                "{} publishers at {}/s each, {} watchers, {} B",
-                o.publishers, o.rate, o.watchers, o.state_bytes
+                "{} publishers with {}, {} watchers, {} B",
+                o.publishers,
+                pace(o.window.unwrap_or_default(), o.window.is_none().then_some(o.rate)),
+                o.watchers,
+                o.state_bytes
             ),
             Scenario::Fanout(o) => format!(
                 "{} publishers with {}, {} channels of {} subscribers, {} B",
                 o.publishers,
-                o.rate.map_or(format!("window {}", o.window), |rate| format!("{rate}/s each")),
+                pace(o.window, o.rate),
                 o.channels,
                 o.subscribers,
                 o.payload
             ),
+            Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
+                format!("{joins} joins within {within}, {members} watchers")
+            }
             Scenario::Presence(o) => format!(
-                "{} publishers with window {}, {} members, {} B",
-                o.publishers, o.window, o.members, o.state_bytes
+                "{} publishers with {}, {} members, {} B",
+                o.publishers,
+                pace(o.window, o.rate),
+                o.members,
+                o.state_bytes
             ),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
-            Scenario::Churn(o) => format!("{} connections at once", o.concurrency),
+            Scenario::Churn(o) => match o.rate {
+                None => format!("{} connections at once", o.concurrency),
+                Some(rate) => format!("{rate} connections/s, {} at once at most", o.concurrency),
+            },
             Scenario::Mixed(o) => format!(
                 "{} polite at {}/s each, {} flooders with {:?}",
                 o.polite, o.rate, o.flooders, o.flood
@@ -405,6 +470,11 @@ impl Scenario {
             .to_lowercase(),
         }
     }
+}
+
+/// How publishers are driven, in words.
+fn pace(window: u64, rate: Option<f64>) -> String {
+    rate.map_or(format!("window {window}"), |rate| format!("{rate}/s each"))
 }
 
 #[cfg(test)]

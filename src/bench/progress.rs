@@ -1,48 +1,149 @@
 //! What a run is doing, for whoever waits for it.
 
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::io::{self, IsTerminal, Write as _};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// One line on standard error, and only on a terminal.
-pub struct Progress(ProgressBar);
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// On standard error: one line that changes on a terminal, else a line per stage and second.
+pub struct Progress(Shown);
+
+enum Shown {
+    Bar(ProgressBar),
+    Lines(RefCell<Lines>),
+    Nothing,
+}
 
 impl Progress {
-    pub fn on_terminal() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::hidden();
+    pub fn on_standard_error() -> Self {
+        if !io::stderr().is_terminal() {
+            return Progress(Shown::Lines(RefCell::new(Lines::begin(Instant::now()))));
         }
         let template = "{elapsed_precise} {prefix:<12} {bar:30} {pos}/{len} {msg}";
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|error| unreachable!("a constant template: {error}"));
-        Progress(
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style),
-        )
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        Progress(Shown::Bar(bar.with_style(style)))
     }
 
     pub fn hidden() -> Self {
-        Progress(ProgressBar::hidden())
+        Progress(Shown::Nothing)
     }
 
+    /// `length` 0: nobody knows how long it takes.
     pub fn stage(&self, name: &'static str, length: u64) {
-        self.0.set_prefix(name);
-        self.0.set_message("");
-        self.0.set_length(length);
-        self.0.set_position(0);
+        match &self.0 {
+            Shown::Bar(bar) => {
+                bar.set_prefix(name);
+                bar.set_message("");
+                bar.set_length(length);
+                bar.set_position(0);
+            }
+            Shown::Lines(lines) => lines.borrow_mut().stage(name, length),
+            Shown::Nothing => {}
+        }
+        self.line();
     }
 
     pub fn at(&self, position: u64) {
-        self.0.set_position(position);
+        match &self.0 {
+            Shown::Bar(bar) => bar.set_position(position),
+            Shown::Lines(lines) => lines.borrow_mut().position = position,
+            Shown::Nothing => {}
+        }
+        self.line();
     }
 
     /// How fast things go.
     pub fn rate(&self, per: Duration, count: u64, unit: &str) {
         let rate = count as f64 / per.as_secs_f64().max(f64::MIN_POSITIVE);
-        self.0.set_message(format!("{rate:.0} {unit}/s"));
+        let rate = format!("{rate:.0} {unit}/s");
+        match &self.0 {
+            Shown::Bar(bar) => bar.set_message(rate),
+            Shown::Lines(lines) => lines.borrow_mut().rate = rate,
+            Shown::Nothing => {}
+        }
     }
 
     pub fn done(&self) {
-        self.0.finish_and_clear();
+        if let Shown::Bar(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self) {
+        let Shown::Lines(lines) = &self.0 else { return };
+        if let Some(line) = lines.borrow_mut().next(Instant::now()) {
+            // Whoever does not want to read it is not in the way of a measurement.
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+}
+
+/// What the next line says, and when it is due.
+struct Lines {
+    began: Instant,
+    due: Instant,
+    stage: &'static str,
+    length: u64,
+    position: u64,
+    rate: String,
+}
+
+impl Lines {
+    fn begin(now: Instant) -> Self {
+        let rate = String::new();
+        Lines { began: now, due: now, stage: "", length: 0, position: 0, rate }
+    }
+
+    fn stage(&mut self, name: &'static str, length: u64) {
+        (self.stage, self.length, self.position) = (name, length, 0);
+        self.rate.clear();
+        self.due = self.began;
+    }
+
+    /// `None`: it is not due.
+    fn next(&mut self, now: Instant) -> Option<String> {
+        if now < self.due {
+            return None;
+        }
+        self.due = now + LINE_EVERY;
+        let mut line = format!("{:7.2} s {}", (now - self.began).as_secs_f64(), self.stage);
+        // Writing to a string cannot fail.
+        let _ = match self.length {
+            0 => Ok(()),
+            length => write!(line, " {}/{length}", self.position),
+        };
+        let _ = match self.rate.as_str() {
+            "" => Ok(()),
+            rate => write!(line, " {rate}"),
+        };
+        Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_line_for_each_stage_and_each_second() {
+        let began = Instant::now();
+        let mut lines = Lines::begin(began);
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        lines.stage("connecting", 10);
+        assert_eq!(lines.next(at(0)).unwrap(), "   0.00 s connecting 0/10");
+        lines.position = 4;
+        assert_eq!(lines.next(at(999)), None);
+        assert_eq!(lines.next(at(1000)).unwrap(), "   1.00 s connecting 4/10");
+        lines.stage("settling", 0);
+        assert_eq!(lines.next(at(1001)).unwrap(), "   1.00 s settling");
+        lines.rate = "5 done/s".to_owned();
+        assert_eq!(lines.next(at(2500)).unwrap(), "   2.50 s settling 5 done/s");
     }
 }

@@ -125,6 +125,7 @@ pub fn show(value: f64, unit: Unit) -> String {
         Unit::Count => format!("{value:.0}"),
         Unit::Ratio => format!("{value:.1}"),
         Unit::Percent => format!("{value:.1} %"),
+        Unit::Milliseconds => format!("{value:.1} ms"),
         Unit::Nanoseconds => format!("{value:.0} ns"),
         Unit::Microseconds => format!("{value:.1} us"),
         Unit::Bytes => format!("{}B", scaled(value)),

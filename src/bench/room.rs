@@ -35,6 +35,8 @@ pub enum Drive {
 pub struct MemberPlan {
     pub target: Target,
     pub channel: Arc<str>,
+    /// Which one of the channels of the run that is.
+    pub number: usize,
     /// Index among the publishers of the run; `None` for one that only watches.
     pub publisher: Option<usize>,
     /// Measured pings per second; 0 for none.
@@ -44,6 +46,9 @@ pub struct MemberPlan {
 /// What all members of a run have in common.
 #[derive(Clone, Debug)]
 pub struct RoomPlan {
+    /// In the whole run. Publishers take turns through them: the n-th publishes in channel n modulo
+    /// their number.
+    pub channels: usize,
     /// In the whole run.
     pub publishers: usize,
     pub drive: Drive,
@@ -112,6 +117,10 @@ pub struct Room {
     thread: usize,
     sources: Sources,
     members: Vec<Member>,
+    /// Members of this thread by channel.
+    of_channel: Vec<Vec<usize>>,
+    /// Members that do something of themselves.
+    active: Vec<usize>,
     opened: usize,
     greeting: usize,
     greeted: u64,
@@ -138,21 +147,26 @@ impl Room {
         signals: Arc<Signals>,
         thread: usize,
     ) -> Self {
-        let arrivals = Arrivals::of_publishers(plan.publishers);
-        let member = |plan| Member {
-            plan,
+        let member = |of: MemberPlan| Member {
             client: None,
             stage: MemberStage::Unopened,
-            arrivals: arrivals.clone(),
+            arrivals: Arrivals::of_publishers(plan.publishers_of(of.number)),
             sequence: 0,
             updates: None,
             pings: None,
+            plan: of,
         };
+        let members: Vec<Member> = members.into_iter().map(member).collect();
+        let mut of_channel = vec![Vec::new(); plan.channels];
+        members.iter().enumerate().for_each(|(at, m)| of_channel[m.plan.number].push(at));
+        let is_active = |m: &Member| m.plan.publisher.is_some() || m.plan.pings_per_second > 0.0;
         Room {
             signals,
             thread,
             sources,
-            members: members.into_iter().map(member).collect(),
+            of_channel,
+            active: (0..members.len()).filter(|&at| is_active(&members[at])).collect(),
+            members,
             opened: 0,
             greeting: 0,
             greeted: 0,
@@ -176,7 +190,7 @@ impl Room {
     /// Counts the final states that never came. After the engine has stopped.
     pub fn count_lost(&mut self) {
         let Some(finals) = self.signals.finals() else { return };
-        let missing = |member: &Member| missing_finals(member, &finals);
+        let missing = |member: &Member| self.missing_finals(member, &finals);
         self.tally.lost = self.members.iter().map(missing).sum();
     }
 
@@ -242,8 +256,10 @@ impl Room {
     }
 
     fn raise_floor(&mut self, publisher: usize) {
-        let receivers = self.members.iter().filter(|m| receives(m, publisher));
-        let newest = receivers.map(|member| member.arrivals.newest(publisher));
+        let place = self.plan.place_of(publisher);
+        let members = self.of_channel[publisher % self.plan.channels].iter();
+        let receivers = members.map(|&at| &self.members[at]).filter(|m| receives(m, publisher));
+        let newest = receivers.map(|member| member.arrivals.newest(place));
         let floor = self.windows[publisher].raise(newest);
         self.signals.set_floor(publisher, self.thread, floor);
     }
@@ -269,7 +285,8 @@ impl Room {
 
     fn play(&mut self, now_ns: u64, timeline: Timeline, clients: &mut Clients) -> Next {
         let mut next = self.beat(now_ns, clients);
-        for index in 0..self.members.len() {
+        for at in 0..self.active.len() {
+            let index = self.active[at];
             let Some(client) = self.members[index].client else { continue };
             next = next.sooner(self.publish(index, client, now_ns, timeline, clients));
             let member = &mut self.members[index];
@@ -355,7 +372,7 @@ impl Room {
         }
         let Some(finals) = self.signals.finals() else { return };
         let present = self.members.iter().filter(|member| member.stage != MemberStage::Gone);
-        self.settled = present.map(|member| missing_finals(member, &finals)).sum::<u64>() == 0;
+        self.settled = present.map(|m| self.missing_finals(m, &finals)).sum::<u64>() == 0;
     }
 
     fn show(&self) {
@@ -378,11 +395,13 @@ impl Room {
         self.frames += 1;
         let Some(timeline) = self.timeline else { return Ok(()) };
         let (mut found, mut said) = (0, Said::NothingNew);
-        while found < self.plan.publishers {
+        let number = self.members[index].plan.number;
+        while found < self.plan.publishers_of(number) {
             let Some(peer) = presence.next_member()? else { break };
             let Some(stamp) = Stamp::read(peer.state) else { continue };
             found += 1;
-            if self.members[index].plan.publisher != Some(stamp.publisher as usize)
+            if stamp.publisher as usize % self.plan.channels == number
+                && self.members[index].plan.publisher != Some(stamp.publisher as usize)
                 && self.take(now_ns, index, &stamp, timeline) != Arrival::Known
             {
                 said = Said::News;
@@ -397,7 +416,8 @@ impl Room {
     fn take(&mut self, now_ns: u64, index: usize, stamp: &Stamp, timeline: Timeline) -> Arrival {
         let arrivals = &mut self.members[index].arrivals;
         let publisher = stamp.publisher as usize;
-        let Some(arrival) = arrivals.note(stamp) else { return Arrival::Known };
+        let place = self.plan.place_of(publisher);
+        let Some(arrival) = arrivals.note(place, stamp.sequence) else { return Arrival::Known };
         let measured = timeline.measures(stamp.intended_ns);
         match arrival {
             Arrival::Known => {}
@@ -420,8 +440,27 @@ impl Room {
         arrival
     }
 
+    /// Publishers of the member's channel of which it has not seen the last state.
+    fn missing_finals(&self, member: &Member, finals: &[u64]) -> u64 {
+        let of_channel = (member.plan.number..finals.len()).step_by(self.plan.channels);
+        let others = of_channel.filter(|&p| member.plan.publisher != Some(p));
+        let newest = |p: usize| member.arrivals.newest(self.plan.place_of(p));
+        others.filter(|&p| newest(p) < finals[p]).count() as u64
+    }
+
     fn fail(&mut self, failure: BenchError) {
         self.failure.get_or_insert(failure);
+    }
+}
+
+impl RoomPlan {
+    fn publishers_of(&self, channel: usize) -> usize {
+        (channel..self.publishers).step_by(self.channels).len()
+    }
+
+    /// A publisher's number among those of its channel.
+    fn place_of(&self, publisher: usize) -> usize {
+        publisher / self.channels
     }
 }
 
@@ -453,11 +492,6 @@ fn ping(
 
 fn receives(member: &Member, publisher: usize) -> bool {
     member.stage != MemberStage::Gone && member.plan.publisher != Some(publisher)
-}
-
-fn missing_finals(member: &Member, finals: &[u64]) -> u64 {
-    let others = finals.iter().enumerate().filter(|(p, _)| member.plan.publisher != Some(*p));
-    others.filter(|(p, last)| member.arrivals.newest(*p) < **last).count() as u64
 }
 
 impl Load for Room {
@@ -507,7 +541,7 @@ impl Load for Room {
                     self.tally.ping_delay.record(now_ns.saturating_sub(stamp));
                 }
             }
-            Event::Leave { .. } | Event::Records(_) | Event::Other(_) => {}
+            Event::Open | Event::Leave { .. } | Event::Records(_) | Event::Other(_) => {}
         }
     }
 

@@ -45,6 +45,8 @@ macro_rules! gauges {
 }
 
 gauges! {
+    /// Connections that are open and have not greeted.
+    opened,
     /// Sessions whose handshake was accepted.
     greeted,
     /// Members whose first update was processed.
@@ -67,6 +69,8 @@ gauges! {
     cycles,
     /// Pongs received by flooders.
     flood_pongs,
+    /// Receivers that were shown a set with everybody in it.
+    complete,
     /// Threads whose receivers have seen every publisher's final state.
     settled,
 }
@@ -95,6 +99,7 @@ pub struct Signals {
     start_ns: AtomicU64,
     from_ns: AtomicU64,
     until_ns: AtomicU64,
+    may_greet: AtomicBool,
     may_join: AtomicBool,
     finished: AtomicBool,
     /// Last sequence of each publisher, once it will send no more.
@@ -111,6 +116,7 @@ impl Signals {
             start_ns: AtomicU64::new(NOT_YET),
             from_ns: AtomicU64::new(NOT_YET),
             until_ns: AtomicU64::new(NOT_YET),
+            may_greet: AtomicBool::new(false),
             may_join: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             finals: numbers(publishers),
@@ -126,6 +132,14 @@ impl Signals {
         let mut totals = Totals::default();
         self.gauges.iter().for_each(|gauges| totals.add(gauges));
         totals
+    }
+
+    pub fn allow_greet(&self) {
+        self.may_greet.store(true, Ordering::Release);
+    }
+
+    pub fn may_greet(&self) -> bool {
+        self.may_greet.load(Ordering::Acquire)
     }
 
     pub fn allow_join(&self) {

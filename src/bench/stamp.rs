@@ -69,15 +69,15 @@ impl Arrivals {
         Arrivals { newest: vec![0; count] }
     }
 
-    /// `None`: the publisher is not of this run.
-    pub fn note(&mut self, stamp: &Stamp) -> Option<Arrival> {
-        let newest = self.newest.get_mut(stamp.publisher as usize)?;
-        let arrival = match stamp.sequence.checked_sub(*newest) {
+    /// `None`: there is no such publisher.
+    pub fn note(&mut self, publisher: usize, sequence: u64) -> Option<Arrival> {
+        let newest = self.newest.get_mut(publisher)?;
+        let arrival = match sequence.checked_sub(*newest) {
             None => Arrival::Reordered,
             Some(0) => Arrival::Known,
             Some(step) => Arrival::New { conflated: step - 1 },
         };
-        *newest = stamp.sequence.max(*newest);
+        *newest = sequence.max(*newest);
         Some(arrival)
     }
 
@@ -129,14 +129,13 @@ mod tests {
             (6, Arrival::New { conflated: 0 }),
         ];
         for (sequence, arrival) in expected {
-            assert_eq!(arrivals.note(&stamp(sequence)), Some(arrival), "{sequence}");
+            assert_eq!(arrivals.note(1, sequence), Some(arrival), "{sequence}");
         }
         assert_eq!((arrivals.newest(0), arrivals.newest(1)), (0, 6));
     }
 
     #[test]
     fn a_stranger_is_not_counted() {
-        let stranger = Stamp { publisher: 2, sequence: 1, intended_ns: 0 };
-        assert_eq!(Arrivals::of_publishers(2).note(&stranger), None);
+        assert_eq!(Arrivals::of_publishers(2).note(2, 1), None);
     }
 }

@@ -82,6 +82,10 @@ fn serve(mut stream: &TcpStream, rooms: &Mutex<Rooms>) -> Option<()> {
                 rooms.take(stream, record.ok()?.request().ok()?, &mut answer);
                 send(stream, &answer)?;
             }
+        } else if let Some(Incoming::Close { .. }) = decoded.incoming {
+            let mut reply = Vec::new();
+            websocket::append_close(&mut reply, 1000, "");
+            return stream.write_all(&reply).ok();
         }
         let consumed = decoded.consumed;
         bytes.drain(..consumed);
@@ -122,6 +126,7 @@ impl Rooms {
                 binary::append_event(&Event::Ack { id, serial: 0, resumed: None }, answer);
             }
             Request::Publish(publish) => self.publish(&publish, answer),
+            Request::Ping => binary::append_event(&Event::Pong, answer),
             other => panic!("{other:?}"),
         }
     }

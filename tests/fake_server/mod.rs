@@ -230,12 +230,13 @@ impl Connection {
             }
             _ => {}
         }
-        show(members, self.id);
+        let newcomer = before.is_none();
+        show(members, |id| newcomer || id != self.id);
         match fault {
-            Fault::RepeatEveryFrame => show(members, self.id),
+            Fault::RepeatEveryFrame => show(members, |id| id != self.id),
             Fault::ShowOlderStateAt { sequence: at } if sequence == at => {
                 let newest = members.insert(self.id, before.unwrap()).unwrap();
-                show(members, self.id);
+                show(members, |id| id != self.id);
                 members.insert(self.id, newest);
             }
             _ => {}
@@ -255,14 +256,14 @@ impl Connection {
     }
 }
 
-/// Sends the full set to all but one.
-fn show(members: &BTreeMap<u64, Member>, except: u64) {
+/// Sends the full set to some of the members.
+fn show(members: &BTreeMap<u64, Member>, to: impl Fn(u64) -> bool) {
     let peer = |member: &'_ Member| (member.user_id.clone(), member.state.clone());
     let owned: Vec<_> = members.values().map(peer).collect();
     let peers: Vec<_> =
         owned.iter().map(|(user_id, state)| Peer { user_id, state, last_seen_ms: 0 }).collect();
     let broadcast = PresenceBroadcast { channel: "any", peers };
-    for (_, other) in members.iter().filter(|(id, _)| **id != except) {
+    for (_, other) in members.iter().filter(|(id, _)| to(**id)) {
         let message = Message::PresenceBroadcast(broadcast.clone());
         // One that left is told by its own thread.
         let _ = send(&other.stream, other.wire, &message);

@@ -24,6 +24,12 @@ impl Sources {
         Self::several(server, connections.div_ceil(CONNECTIONS_PER_SOURCE))
     }
 
+    /// As [`Sources::for_connections`]; without an address there are none.
+    pub fn for_members(server: Option<SocketAddr>, connections: usize) -> Self {
+        let none = Sources { addresses: Vec::new(), next: 0 };
+        server.map_or(none, |server| Self::for_connections(server, connections))
+    }
+
     /// As many as there are: for connections that come and go, whose ports wait in TIME_WAIT.
     pub fn for_churn(server: SocketAddr) -> Self {
         Self::several(server, usize::MAX)

@@ -7,6 +7,8 @@ use crate::wire::sync::{self, Layout, Message, MessageType, Peer, RawFrame};
 /// One frame from the server; borrows from the bytes that were read.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
+    /// Connected and upgraded, whether or not it has greeted.
+    Open,
     /// The handshake was accepted.
     Ready,
     /// The handshake was refused.
@@ -17,7 +19,7 @@ pub enum Event<'a> {
     Leave { channel: &'a str, user_id: &'a str },
     /// Answer to a ping, with the ping's stamp.
     Pong { stamp: u64 },
-    /// One message of a Foony server: records, each with its length.
+    /// One message of a Foony server: records, each with its length. Or replies of Redis.
     Records(&'a [u8]),
     /// Something that no benchmark looks at.
     Other(MessageType),
@@ -26,7 +28,7 @@ pub enum Event<'a> {
 impl<'a> Event<'a> {
     pub(super) fn read(frame: RawFrame<'a>) -> Result<Self, FrameError> {
         if frame.message_type == MessageType::PresenceBroadcast {
-            return Presence::read(frame.body).map(Event::Presence);
+            return Presence::read(&frame).map(Event::Presence);
         }
         Ok(match sync::decode(frame.message_type, frame.body, Layout::V0_6)? {
             Message::HandshakeAck(ack) if ack.success => Event::Ready,
@@ -47,17 +49,19 @@ impl<'a> Event<'a> {
 #[derive(Clone, Debug)]
 pub struct Presence<'a> {
     pub channel: &'a str,
+    /// Length of the frame on the sync wire.
+    pub frame_bytes: usize,
     members: Reader<'a>,
     left: usize,
 }
 
 impl<'a> Presence<'a> {
-    fn read(body: &'a [u8]) -> Result<Self, FrameError> {
-        let mut reader = Reader::new(body);
+    fn read(frame: &RawFrame<'a>) -> Result<Self, FrameError> {
+        let mut reader = Reader::new(frame.body);
         reader.array_of(2)?;
         let channel = reader.str()?;
         let left = reader.array_len()?;
-        Ok(Presence { channel, members: reader, left })
+        Ok(Presence { channel, frame_bytes: frame.frame_bytes, members: reader, left })
     }
 
     /// Members that [`Presence::next_member`] has not given yet.

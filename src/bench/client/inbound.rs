@@ -1,6 +1,8 @@
 //! Bytes from the server -> frames.
 
+use super::super::redis;
 use super::outbound::WEBSOCKET_ACCEPT;
+use super::skim::{Look, Skim};
 use super::{Closed, Greeting, Target, Transport};
 use crate::error::FrameError;
 use crate::wire::sync::frame::Header;
@@ -17,7 +19,7 @@ const RESPONSE_HEADERS_MAX: usize = 32;
 
 pub(super) enum Arrived<'a> {
     Frame(RawFrame<'a>),
-    /// One message of a Foony server.
+    /// One message of a Foony server, or whole replies of Redis.
     Records(&'a [u8]),
     /// A WebSocket ping, to be answered.
     Ping(&'a [u8]),
@@ -27,15 +29,17 @@ pub(super) enum Arrived<'a> {
 
 /// What a stream of the server is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+enum Cut {
     SyncMessages,
     SyncStream,
     FoonyMessages,
+    RedisStream,
 }
 
 impl Cut {
-    pub(super) fn of(target: &Target) -> Cut {
+    fn of(target: &Target) -> Cut {
         match (&target.greeting, target.transport) {
+            (Greeting::Redis, _) => Cut::RedisStream,
             (Greeting::Foony { .. }, _) => Cut::FoonyMessages,
             (Greeting::Sync { .. }, Transport::Ws) => Cut::SyncMessages,
             (Greeting::Sync { .. }, Transport::Tcp) => Cut::SyncStream,
@@ -48,11 +52,19 @@ pub(super) struct Inbound {
     cut: Cut,
     decoder: Decoder,
     held: Vec<u8>,
+    look: Look,
+    pub(super) skim: Skim,
 }
 
 impl Inbound {
-    pub(super) fn new(cut: Cut) -> Self {
-        Inbound { cut, decoder: Decoder::new(Role::Client), held: Vec::new() }
+    pub(super) fn new(target: &Target) -> Self {
+        Inbound {
+            cut: Cut::of(target),
+            decoder: Decoder::new(Role::Client),
+            held: Vec::new(),
+            look: target.look,
+            skim: Skim::default(),
+        }
     }
 
     /// Puts the unfinished frame of this connection at the front of `scratch`, with room for
@@ -81,11 +93,26 @@ impl Inbound {
     pub(super) fn decode(
         &mut self,
         bytes: &mut [u8],
-        take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
+        mut take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
     ) -> Result<usize, FrameError> {
-        match self.cut {
-            Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, take),
-            Cut::SyncStream => decode_stream(bytes, take),
+        let used = match self.cut {
+            Cut::SyncMessages | Cut::FoonyMessages => self.decode_messages(bytes, &mut take)?,
+            Cut::SyncStream => decode_stream(bytes, &mut take)?,
+            Cut::RedisStream => decode_replies(bytes, &mut take)?,
+        };
+        if self.look == Look::Whole {
+            return Ok(used);
+        }
+        let transport = match self.cut {
+            Cut::SyncMessages | Cut::FoonyMessages => Transport::Ws,
+            Cut::SyncStream | Cut::RedisStream => Transport::Tcp,
+        };
+        match self.skim.begin(transport, &bytes[used..])? {
+            None => Ok(used),
+            Some(beginning) => {
+                take(Arrived::Frame(beginning))?;
+                Ok(bytes.len())
+            }
         }
     }
 
@@ -114,6 +141,17 @@ impl Inbound {
             }
         }
     }
+}
+
+fn decode_replies(
+    bytes: &[u8],
+    mut take: impl FnMut(Arrived<'_>) -> Result<(), FrameError>,
+) -> Result<usize, FrameError> {
+    let used = redis::whole(bytes)?;
+    if used > 0 {
+        take(Arrived::Records(&bytes[..used]))?;
+    }
+    Ok(used)
 }
 
 fn decode_stream(

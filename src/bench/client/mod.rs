@@ -1,4 +1,5 @@
-//! One nonblocking connection that speaks the sync wire or the Foony protocol as a client would.
+//! One nonblocking connection that speaks the sync wire, the Foony protocol or Redis' as a client
+//! would.
 //!
 //! Owns its socket, its greeting and its two bounded buffers. Invariant: a client that does not
 //! read in time costs the server, never this process: what waits here is at most one frame in and
@@ -8,6 +9,7 @@ mod connect;
 mod event;
 mod inbound;
 mod outbound;
+mod skim;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
@@ -18,12 +20,15 @@ use clap::ValueEnum;
 use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 
+use super::options::Dialect;
 use crate::error::FrameError;
 
 pub use connect::{Sources, connect};
 pub use event::{Event, Presence};
-use inbound::{Arrived, Cut, Inbound};
+use inbound::{Arrived, Inbound};
 pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued};
+use skim::Dropped;
+pub use skim::Look;
 
 /// How sync frames travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -42,6 +47,17 @@ pub enum Greeting {
     Sync { token: Arc<str> },
     /// An API key, `app.keyId:secret`, and the client id of our choice. WebSocket only.
     Foony { key: Arc<str>, client_id: Arc<str> },
+    /// Redis asks nothing. TCP only.
+    Redis,
+}
+
+/// When a client greets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// As soon as it is connected.
+    AtOnce,
+    /// When it is told to.
+    WhenTold,
 }
 
 /// Whom to connect to, and as whom.
@@ -52,6 +68,18 @@ pub struct Target {
     /// Path and query of the WebSocket upgrade.
     pub path: Arc<str>,
     pub greeting: Greeting,
+    pub opening: Opening,
+    pub look: Look,
+}
+
+impl Target {
+    pub fn dialect(&self) -> Dialect {
+        match self.greeting {
+            Greeting::Sync { .. } => Dialect::Sync,
+            Greeting::Foony { .. } => Dialect::Foony,
+            Greeting::Redis => Dialect::Redis,
+        }
+    }
 }
 
 /// Why a connection is no more.
@@ -119,7 +147,7 @@ impl Client {
         Client {
             stream,
             out: Outbound::new(target.transport, mask_seed),
-            inbound: Inbound::new(Cut::of(&target)),
+            inbound: Inbound::new(&target),
             phase: Phase::Connecting,
             target,
             bytes_in: 0,
@@ -130,10 +158,13 @@ impl Client {
     ///
     /// # Errors
     /// The connection is over.
-    pub fn write(&mut self) -> Result<(), Closed> {
+    pub fn write(
+        &mut self,
+        mut on_event: impl FnMut(&mut Outbound, Event<'_>),
+    ) -> Result<(), Closed> {
         if self.phase == Phase::Connecting {
             match self.finish_connect() {
-                Ok(true) => self.begin(),
+                Ok(true) => self.begin(&mut on_event),
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(Closed::Failed(error.kind())),
             }
@@ -157,22 +188,31 @@ impl Client {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
         match self.target.transport {
             Transport::Ws => {
                 self.out.upgrade(&self.target.path, self.target.address);
                 self.phase = Phase::Upgrading;
             }
-            Transport::Tcp => self.greet(),
+            Transport::Tcp => self.open(on_event),
         }
     }
 
-    fn greet(&mut self) {
+    fn open(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
+        self.phase = Phase::Open;
+        if self.target.opening == Opening::AtOnce {
+            self.greet();
+        }
+        on_event(&mut self.out, Event::Open);
+    }
+
+    /// Says who it is. Once, when it is open.
+    pub fn greet(&mut self) {
         match &self.target.greeting {
             Greeting::Sync { token } => self.out.greet(token),
             Greeting::Foony { key, client_id } => self.out.authenticate(key, client_id),
+            Greeting::Redis => {}
         }
-        self.phase = Phase::Open;
     }
 
     /// Reads once, at most `budget` bytes, and hands over what that completed. Frames are parsed
@@ -187,11 +227,14 @@ impl Client {
         if self.phase == Phase::Connecting {
             return Progress::Drained;
         }
+        if self.inbound.skim.is_inside() {
+            return self.drop_rest();
+        }
         let held = self.inbound.restore(scratch, budget);
         let window = &mut scratch[held..];
         let room = window.len().min(budget);
         let got = match self.stream.read(&mut window[..room]) {
-            Ok(0) => return Progress::Closed(self.ended(None)),
+            Ok(0) => return Progress::Closed(ended(&self.out, None)),
             Ok(got) => got,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Drained,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Progress::More,
@@ -202,6 +245,19 @@ impl Client {
             Err(closed) => Progress::Closed(closed),
             Ok(()) if got < room => Progress::Drained,
             Ok(()) => Progress::More,
+        }
+    }
+
+    fn drop_rest(&mut self) -> Progress {
+        match self.inbound.skim.drop_rest(&self.stream) {
+            Ok(Dropped { bytes: 0, .. }) => Progress::Closed(ended(&self.out, None)),
+            Ok(Dropped { bytes, all }) => {
+                self.bytes_in += bytes as u64;
+                if all { Progress::More } else { Progress::Drained }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Drained,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Progress::More,
+            Err(error) => Progress::Closed(Closed::Failed(error.kind())),
         }
     }
 
@@ -217,7 +273,7 @@ impl Client {
                 return Ok(());
             };
             at = head_bytes;
-            self.greet();
+            self.open(on_event);
         }
         let mut end = None;
         let out = &mut self.out;
@@ -232,21 +288,22 @@ impl Client {
                 Ok(())
             }
             Arrived::Close(code) => {
+                end = Some(ended(out, code));
                 out.close();
-                end = Some(code);
                 Ok(())
             }
         });
         let used = used.map_err(Closed::Broken)?;
-        if let Some(code) = end {
+        if let Some(closed) = end {
             let _ = self.out.flush(&mut self.stream);
-            return Err(self.ended(code));
+            return Err(closed);
         }
         self.inbound.hold(&bytes[at + used..]);
         Ok(())
     }
+}
 
-    fn ended(&self, code: Option<u16>) -> Closed {
-        if self.out.is_closing() { Closed::ByUs } else { Closed::ByServer { code } }
-    }
+/// The server said that it is over; who began?
+fn ended(out: &Outbound, code: Option<u16>) -> Closed {
+    if out.is_closing() { Closed::ByUs } else { Closed::ByServer { code } }
 }

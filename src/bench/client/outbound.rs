@@ -74,12 +74,15 @@ impl Outbound {
         let _ = self.records(&records);
     }
 
-    /// Sends records of the Foony protocol as one message.
+    /// Sends records of the Foony protocol as one message, or requests to Redis.
     pub fn records(&mut self, records: &[u8]) -> Queued {
         if self.closing || self.pending() >= OUTBOUND_BYTES_MAX {
             return Queued::Full;
         }
-        self.append_masked(Opcode::Binary, records);
+        match self.transport {
+            Transport::Ws => self.append_masked(Opcode::Binary, records),
+            Transport::Tcp => self.bytes.extend_from_slice(records),
+        }
         Queued::Yes
     }
 

@@ -63,6 +63,21 @@ impl Accepted {
         self.merge(&Accepted { first: serial, last: serial, count: 1 });
     }
 
+    /// One more, by a server that does not number.
+    pub fn count(&mut self) {
+        self.count += 1;
+    }
+
+    /// Publishes of which `heard` were heard: how many never came?
+    pub fn missing(&self, heard: u64) -> u64 {
+        self.count.saturating_sub(heard)
+    }
+
+    /// Has the server numbered none of them?
+    pub fn is_unnumbered(&self) -> bool {
+        self.first == 0
+    }
+
     pub fn merge(&mut self, other: &Accepted) {
         if other.count == 0 {
             return;
@@ -74,7 +89,7 @@ impl Accepted {
 
     /// Serials between the first and the last that no publish was given.
     pub fn holes(&self) -> u64 {
-        if self.count == 0 { 0 } else { (self.last - self.first + 1).abs_diff(self.count) }
+        if self.is_unnumbered() { 0 } else { (self.last - self.first + 1).abs_diff(self.count) }
     }
 }
 
@@ -111,5 +126,14 @@ mod tests {
         assert_eq!((accepted.holes(), Heard::default().lost(&accepted)), (0, 0));
         [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
         assert_eq!(accepted.holes(), 2);
+    }
+
+    #[test]
+    fn what_is_not_numbered_is_counted() {
+        let (mut one, mut other) = (Accepted::default(), Accepted::default());
+        (0..3).for_each(|_| one.count());
+        other.count();
+        one.merge(&other);
+        assert_eq!((one.missing(4), one.missing(1), one.holes()), (0, 3, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Publishers and subscribers of the Foony protocol: the load of `fanout`.
+//! Publishers and subscribers of messages, on the Foony protocol or Redis': the load of `fanout`.
 //!
 //! Owns what it takes to receive tens of millions of messages per second on one thread. Invariant:
 //! every delivery is checked against the serials of its channel; one subscriber of each channel,
@@ -9,33 +9,32 @@ mod heard;
 pub mod payload;
 mod publisher;
 mod said;
+mod subscriber;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::client::{Closed, Event, Greeting, Outbound, Queued, Sources, Target};
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::room::Drive;
 use super::signals::{Signals, Timeline};
 use crate::error::FrameError;
-use crate::wire::foony::{self, Cursor, Request, binary};
+use crate::wire::foony::{self, binary};
 pub use heard::Accepted;
-use heard::Heard;
 use publisher::{Desk, Publisher};
 use said::{Delivered, Said};
+use subscriber::{Faults, Subscriber};
 
 /// Connections of one thread whose greeting is under way at once; below every listen backlog.
 const GREETING_MAX: usize = 128;
-const SUBSCRIBE_ID: u64 = 1;
 
 /// What all threads of a run have in common.
 #[derive(Clone, Debug)]
 pub struct FanoutPlan {
+    /// Members of the Foony protocol give themselves client ids.
     pub target: Target,
-    /// `app.keyId:secret`.
-    pub key: Arc<str>,
     pub channels: Arc<[Arc<str>]>,
     /// In the whole run.
     pub publishers: usize,
@@ -85,22 +84,6 @@ impl Tally {
         self.delivery_delay.merge(&other.delivery_delay);
         self.acknowledgement_delay.merge(&other.acknowledgement_delay);
     }
-}
-
-struct Subscriber {
-    channel: usize,
-    heard: Heard,
-    witness: Option<Witness>,
-}
-
-/// Reads every stamp: no publish may be missing or change places.
-struct Witness {
-    /// Sequence of the newest message by publisher of the channel.
-    newest: Vec<u64>,
-    /// Sequences that were jumped over and have not come since.
-    missing: u64,
-    /// Publishers of a channel are numbered by their index divided by the number of channels.
-    channels: usize,
 }
 
 enum Role {
@@ -195,11 +178,11 @@ impl Fanout {
                     self.tally.unacknowledged += publisher.in_flight();
                 }
                 Role::Subscriber(subscriber) => {
-                    let by_serial = subscriber.heard.lost(&accepted[subscriber.channel]);
-                    let by_content = subscriber.witness.as_ref().map_or(0, |w| w.missing);
-                    self.tally.lost += by_serial.max(by_content);
-                    self.tally.duplicated += subscriber.heard.duplicated;
-                    self.tally.reordered += subscriber.heard.reordered;
+                    let faults = subscriber.faults(&accepted[subscriber.channel]);
+                    let Faults { lost, duplicated, reordered } = faults;
+                    self.tally.lost += lost;
+                    self.tally.duplicated += duplicated;
+                    self.tally.reordered += reordered;
                 }
             }
         }
@@ -212,8 +195,10 @@ impl Fanout {
                 Role::Publisher(publisher) => format!("p{}", publisher.index).into(),
                 Role::Subscriber(_) => "s".into(),
             };
-            let greeting = Greeting::Foony { key: self.plan.key.clone(), client_id };
-            let target = Target { greeting, ..self.plan.target.clone() };
+            let mut target = self.plan.target.clone();
+            if let Greeting::Foony { client_id: own, .. } = &mut target.greeting {
+                *own = client_id;
+            }
             let who = Who { group: Group::Room, index: self.opened };
             let source = self.sources.next().flatten();
             member.client = Some(clients.open(&target, source, who, Lane::Foreground)?);
@@ -248,8 +233,7 @@ impl Fanout {
             if clients.pending(client) > 0 {
                 continue;
             }
-            let (drive, bytes) = (plan.drive, plan.payload_bytes);
-            let sent = publisher.write_due(now_ns, drive, bytes, &plan.channels, &mut self.desk);
+            let sent = publisher.write_due(now_ns, plan, &mut self.desk);
             if sent > 0 {
                 self.published += sent;
                 let queued = clients.records(client, &self.desk.records);
@@ -286,25 +270,22 @@ impl Fanout {
         let (tally, until_sample) = (&mut self.tally, &mut self.until_sample);
         let (timeline, sampled_of) = (self.timeline, self.plan.sampled_of);
         let (mut delivered, mut other, mut broken) = (0, None, false);
-        said::read(message, |said| match said {
+        said::read(self.plan.target.dialect(), message, |said| match said {
             Said::Delivered(delivery) => {
                 delivered += 1;
-                subscriber.heard.note(delivery.serial);
-                if let Some(witness) = &mut subscriber.witness {
-                    broken |= !witness.hear(&delivery, tally);
-                }
+                broken |= !subscriber.hear(&delivery);
                 *until_sample -= 1;
                 if *until_sample == 0 {
                     *until_sample = sampled_of;
                     broken |= !tally.sample(now_ns, &delivery, timeline);
                 }
             }
-            Said::Acknowledged { .. } => {}
-            Said::Other(record) => other = Some(record),
+            Said::Acknowledged { .. } | Said::OldestAcknowledged => {}
+            Said::Other(_) | Said::Refused(_) => other = Some(said),
         })?;
         self.delivered += delivered;
-        if let Some(record) = other {
-            self.note(record)?;
+        if let Some(other) = other {
+            self.note(other)?;
         }
         if broken { Err(FrameError::Body) } else { Ok(()) }
     }
@@ -320,51 +301,66 @@ impl Fanout {
         };
         let (timeline, tally) = (self.timeline, &mut self.tally);
         let (mut acknowledged, mut other, mut broken) = (0, None, false);
-        said::read(message, |said| match said {
-            Said::Acknowledged { id, serial } => {
-                let Some((channel, intended_ns)) = publisher.acknowledge(id) else {
-                    broken = true;
+        let accepted = &mut self.accepted;
+        said::read(self.plan.target.dialect(), message, |said| {
+            let done = match said {
+                Said::Acknowledged { id, serial } => publisher.acknowledge(id).inspect(|done| {
+                    accepted[done.0].note(serial);
+                }),
+                Said::OldestAcknowledged => publisher.acknowledge_oldest().inspect(|done| {
+                    accepted[done.0].count();
+                }),
+                Said::Delivered(_) => None,
+                Said::Other(_) | Said::Refused(_) => {
+                    other = Some(said);
                     return;
-                };
-                acknowledged += 1;
-                self.accepted[channel].note(serial);
-                if timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
-                    publisher.measured += 1;
                 }
-                if timeline.is_some_and(|timeline| timeline.measures(intended_ns)) {
-                    tally.acknowledgement_delay.record(now_ns.saturating_sub(intended_ns));
-                }
+            };
+            let Some((_, intended_ns)) = done else {
+                broken = true;
+                return;
+            };
+            acknowledged += 1;
+            if timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
+                publisher.measured += 1;
             }
-            Said::Delivered(_) => broken = true,
-            Said::Other(record) => other = Some(record),
+            if timeline.is_some_and(|timeline| timeline.measures(intended_ns)) {
+                tally.acknowledgement_delay.record(now_ns.saturating_sub(intended_ns));
+            }
         })?;
         self.acknowledged += acknowledged;
-        if let Some(record) = other {
-            self.note(record)?;
+        if let Some(other) = other {
+            self.note(other)?;
         }
         if broken { Err(FrameError::Body) } else { Ok(()) }
     }
 
     /// Everything until a member is in.
-    fn greet(&mut self, at: usize, out: &mut Outbound, message: &[u8]) -> Result<(), FrameError> {
-        for record in binary::records(message) {
-            match (record?.event()?, self.members[at].stage) {
-                (foony::Event::Connected { .. }, Stage::Authenticating) => {
+    fn greet(
+        &mut self,
+        at: usize,
+        out: &mut Outbound,
+        event: &Event<'_>,
+    ) -> Result<(), FrameError> {
+        let dialect = self.plan.target.dialect();
+        let mut steps = Vec::new();
+        entry::steps(dialect, event, |step| steps.push(step))?;
+        for step in steps {
+            match (step, self.members[at].stage) {
+                (Step::Greeted, Stage::Authenticating) => {
                     self.authenticating -= 1;
                     self.greeted += 1;
                     self.members[at].stage = Stage::Subscribing;
                     match &self.members[at].role {
                         Role::Publisher(_) => self.join(at),
                         Role::Subscriber(subscriber) => {
-                            subscribe(&self.plan.channels[subscriber.channel], out);
+                            let channel = &self.plan.channels[subscriber.channel];
+                            entry::join(dialect, channel, &[], out);
                         }
                     }
                 }
-                (foony::Event::Ack { id: SUBSCRIBE_ID, .. }, Stage::Subscribing) => self.join(at),
-                (foony::Event::Error { code, message, .. }, _) => {
-                    self.refuse(code.code(), &message);
-                }
-                (foony::Event::Pong, _) => {}
+                (Step::Joined, Stage::Subscribing) => self.join(at),
+                (Step::Refused { reason }, _) => self.refuse(reason),
                 _ => return Err(FrameError::Body),
             }
         }
@@ -376,19 +372,24 @@ impl Fanout {
         self.joined += 1;
     }
 
-    /// A record of a server in the middle of the run that is neither delivery nor acknowledgement.
-    fn note(&mut self, record: &[u8]) -> Result<(), FrameError> {
-        for record in binary::records(record) {
-            if let foony::Event::Error { code, message, .. } = record?.event()? {
-                self.refuse(code.code(), &message);
+    /// What a server says in the middle of the run that is neither delivery nor acknowledgement.
+    fn note(&mut self, said: Said<'_>) -> Result<(), FrameError> {
+        match said {
+            Said::Refused(reason) => self.refuse(String::from_utf8_lossy(reason).into_owned()),
+            Said::Other(record) => {
+                for record in binary::records(record) {
+                    if let foony::Event::Error { code, message, .. } = record?.event()? {
+                        self.refuse(format!("{} {message}", code.code()));
+                    }
+                }
             }
+            Said::Delivered(_) | Said::Acknowledged { .. } | Said::OldestAcknowledged => {}
         }
         Ok(())
     }
 
-    fn refuse(&mut self, code: u32, message: &str) {
-        let address = self.plan.target.address;
-        self.fail(BenchError::Refused { address, reason: format!("{code} {message}") });
+    fn refuse(&mut self, reason: String) {
+        self.fail(BenchError::Refused { address: self.plan.target.address, reason });
     }
 
     fn fail(&mut self, error: BenchError) {
@@ -413,25 +414,6 @@ impl Tally {
     }
 }
 
-impl Witness {
-    /// `false`: the delivery has no stamp of this run.
-    fn hear(&mut self, delivery: &Delivered<'_>, tally: &mut Tally) -> bool {
-        let Some(stamp) = delivery.data().and_then(payload::read) else { return false };
-        let publisher = stamp.publisher as usize / self.channels;
-        let Some(newest) = self.newest.get_mut(publisher) else { return false };
-        match stamp.sequence.cmp(newest) {
-            Ordering::Greater => self.missing += stamp.sequence - *newest - 1,
-            Ordering::Equal => tally.duplicated += 1,
-            Ordering::Less => {
-                self.missing = self.missing.saturating_sub(1);
-                tally.reordered += 1;
-            }
-        }
-        *newest = stamp.sequence.max(*newest);
-        true
-    }
-}
-
 impl Role {
     fn of(plan: RolePlan, channels: usize) -> Role {
         match plan {
@@ -439,23 +421,10 @@ impl Role {
                 Role::Publisher(Publisher::new(index, channels))
             }
             RolePlan::Subscriber { channel, witness_of } => {
-                let witness =
-                    |publishers| Witness { newest: vec![0; publishers], missing: 0, channels };
-                let (heard, witness) = (Heard::default(), witness_of.map(witness));
-                Role::Subscriber(Subscriber { channel, heard, witness })
+                Role::Subscriber(Subscriber::new(channel, witness_of, channels))
             }
         }
     }
-}
-
-fn subscribe(channel: &str, out: &mut Outbound) {
-    let (id, cursor) = (SUBSCRIBE_ID, Cursor::None);
-    let mut records = Vec::new();
-    let request = Request::Subscribe { id, channel: channel.into(), cursor };
-    let appended = binary::append_request(&request, &mut records);
-    assert!(appended.is_ok(), "a fresh subscription can be said: {appended:?}");
-    let queued = out.records(&records);
-    assert_eq!(queued, Queued::Yes, "nothing was waiting");
 }
 
 impl Load for Fanout {
@@ -483,15 +452,17 @@ impl Load for Fanout {
     }
 
     fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
-        let Event::Records(message) = event else { return };
-        self.messages += 1;
         let member = &self.members[who.index];
-        let heard = match (member.stage, &member.role) {
-            (Stage::Joined, Role::Subscriber(_)) => self.hear(now_ns, who.index, message),
-            (Stage::Joined, Role::Publisher(_)) => {
+        let heard = match (&event, member.stage, &member.role) {
+            (Event::Records(message), Stage::Joined, Role::Subscriber(_)) => {
+                self.messages += 1;
+                self.hear(now_ns, who.index, message)
+            }
+            (Event::Records(message), Stage::Joined, Role::Publisher(_)) => {
+                self.messages += 1;
                 self.note_acknowledgements(now_ns, who.index, message)
             }
-            _ => self.greet(who.index, out, message),
+            _ => self.greet(who.index, out, &event),
         };
         if let Err(error) = heard {
             let address = self.plan.target.address;

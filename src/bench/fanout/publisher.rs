@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::Arc;
 
+use super::super::options::Dialect;
 use super::super::pace::Pace;
+use super::super::redis;
 use super::super::room::Drive;
 use super::super::signals::Timeline;
 use super::super::stamp::Stamp;
-use super::payload;
+use super::{FanoutPlan, payload};
 use crate::wire::foony::{Content, Message, Publish, Request, binary};
 
 /// Publishes that one publisher may catch up in one turn.
@@ -24,6 +25,26 @@ pub struct Desk {
     pub records: Vec<u8>,
     payload: Vec<u8>,
     message_id: String,
+}
+
+impl Desk {
+    /// What is published, on the Foony protocol.
+    fn append_publish(&mut self, id: u64, channel: &str) {
+        self.message_id.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.message_id, "{id:x}");
+        let message = Message { name: "m".into(), data: &self.payload, encoding: "".into() };
+        let publish = Request::Publish(Publish {
+            id,
+            channel: channel.into(),
+            message_id: self.message_id.as_str().into(),
+            ephemeral: false,
+            ttl_ms: 0,
+            content: Content::One(message),
+        });
+        let appended = binary::append_request(&publish, &mut self.records);
+        assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
+    }
 }
 
 pub struct Publisher {
@@ -68,22 +89,15 @@ impl Publisher {
     }
 
     /// Replaces the records of the desk by all publishes that may be sent, and tells how many.
-    pub fn write_due(
-        &mut self,
-        now_ns: u64,
-        drive: Drive,
-        payload_bytes: usize,
-        channels: &[Arc<str>],
-        desk: &mut Desk,
-    ) -> u64 {
+    pub fn write_due(&mut self, now_ns: u64, plan: &FanoutPlan, desk: &mut Desk) -> u64 {
         desk.records.clear();
         let before = self.sent;
         for _ in 0..CATCH_UP_MAX {
             if desk.records.len() >= MESSAGE_BYTES {
                 break;
             }
-            let Some(intended_ns) = self.take_due(now_ns, drive) else { break };
-            self.write(intended_ns, payload_bytes, channels, desk);
+            let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
+            self.write(intended_ns, plan, desk);
         }
         self.sent - before
     }
@@ -96,38 +110,28 @@ impl Publisher {
         }
     }
 
-    fn write(
-        &mut self,
-        intended_ns: u64,
-        payload_bytes: usize,
-        channels: &[Arc<str>],
-        desk: &mut Desk,
-    ) {
+    fn write(&mut self, intended_ns: u64, plan: &FanoutPlan, desk: &mut Desk) {
         let (channel, sequence) = self.place_of(self.sent + 1);
         self.sent += 1;
         self.waiting.push_back(intended_ns);
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
-        payload::write(&stamp, &mut desk.payload, payload_bytes);
-        desk.message_id.clear();
-        // Writing to a string cannot fail.
-        let _ = write!(desk.message_id, "{:x}", self.sent);
-        let message = Message { name: "m".into(), data: &desk.payload, encoding: "".into() };
-        let publish = Request::Publish(Publish {
-            id: self.sent,
-            channel: (*channels[channel]).into(),
-            message_id: desk.message_id.as_str().into(),
-            ephemeral: false,
-            ttl_ms: 0,
-            content: Content::One(message),
-        });
-        let appended = binary::append_request(&publish, &mut desk.records);
-        assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
+        payload::write(&stamp, &mut desk.payload, plan.payload_bytes);
+        let channel = &plan.channels[channel];
+        match plan.target.dialect() {
+            Dialect::Redis => redis::append_publish(&mut desk.records, channel, &desk.payload),
+            Dialect::Foony | Dialect::Sync => desk.append_publish(self.sent, channel),
+        }
     }
 
     /// Channel, and sequence in it from 1 on, of the publish with this id. Ids count from 1.
     fn place_of(&self, id: u64) -> (usize, u64) {
         let channels = self.channels.len() as u64;
         (self.channels[((id - 1) % channels) as usize], (id - 1) / channels + 1)
+    }
+
+    /// The server has accepted the oldest publish that it had not accepted before.
+    pub fn acknowledge_oldest(&mut self) -> Option<(usize, u64)> {
+        self.acknowledge(self.acknowledged + 1)
     }
 
     /// The server has accepted a publish. Its channel and intended time; `None` when there was
@@ -150,11 +154,36 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::client::{Greeting, Look, Opening, Target, Transport};
     use super::*;
 
     fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
-        let channels: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
-        publisher.write_due(now_ns, drive, 64, &channels, &mut Desk::default())
+        let target = Target {
+            address: ([127, 0, 0, 1], 1).into(),
+            transport: Transport::Tcp,
+            path: "/".into(),
+            greeting: Greeting::Redis,
+            opening: Opening::AtOnce,
+            look: Look::Whole,
+        };
+        let plan = FanoutPlan {
+            target,
+            channels: ["a".into(), "b".into(), "c".into()].into(),
+            publishers: 1,
+            drive,
+            payload_bytes: 64,
+            sampled_of: 1,
+        };
+        publisher.write_due(now_ns, &plan, &mut Desk::default())
+    }
+
+    #[test]
+    fn without_ids_the_oldest_is_acknowledged() {
+        let mut publisher = Publisher::new(0, vec![0, 2]);
+        assert_eq!(write(&mut publisher, 10, Drive::Window(2)), 2);
+        let acknowledged: Vec<_> = (0..3).map(|_| publisher.acknowledge_oldest()).collect();
+        assert_eq!(acknowledged, [Some((0, 10)), Some((2, 10)), None]);
+        assert_eq!(publisher.in_flight(), 0);
     }
 
     #[test]

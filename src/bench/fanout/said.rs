@@ -1,6 +1,8 @@
 //! What a server says, read in place and only as far as it must be: a generator that read every
 //! field would be slower than the server (`protocols/foony.md` section 3.2).
 
+use super::super::options::Dialect;
+use super::super::redis::{self, Reply};
 use crate::error::FrameError;
 
 const ACK: u8 = 12;
@@ -18,13 +20,18 @@ pub enum Said<'a> {
         id: u64,
         serial: u64,
     },
+    /// The oldest publish that was not done before is done. It has no serial.
+    OldestAcknowledged,
     /// Any other record, with its length, for whoever knows how to read it.
     Other(&'a [u8]),
+    /// An error that is about no request in particular.
+    Refused(&'a [u8]),
 }
 
 /// A delivery, of which only the serial was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered<'a> {
+    /// 0: the server does not number.
     pub serial: u64,
     body: Body<'a>,
 }
@@ -35,12 +42,15 @@ enum Body<'a> {
     Plain(&'a [u8]),
     /// From the first message on.
     Batch(&'a [u8]),
+    /// The payload.
+    Data(&'a [u8]),
 }
 
 impl<'a> Delivered<'a> {
     /// The payload; that of the first message of a batch. `None`: malformed.
     pub fn data(&self) -> Option<&'a [u8]> {
         let mut rest = match self.body {
+            Body::Data(data) => return Some(data),
             Body::Batch(rest) => rest,
             Body::Plain(mut rest) => {
                 let _timestamp = uvarint(&mut rest).ok()?;
@@ -57,7 +67,32 @@ impl<'a> Delivered<'a> {
 ///
 /// # Errors
 /// A length reaches past the end, or a number has more than 64 bits.
-pub fn read<'a>(mut message: &'a [u8], mut take: impl FnMut(Said<'a>)) -> Result<(), FrameError> {
+pub fn read<'a>(
+    dialect: Dialect,
+    message: &'a [u8],
+    take: impl FnMut(Said<'a>),
+) -> Result<(), FrameError> {
+    match dialect {
+        Dialect::Redis => read_replies(message, take),
+        Dialect::Foony | Dialect::Sync => read_records(message, take),
+    }
+}
+
+fn read_replies<'a>(message: &'a [u8], mut take: impl FnMut(Said<'a>)) -> Result<(), FrameError> {
+    redis::read(message, |reply| match reply {
+        Reply::Message { payload } => {
+            take(Said::Delivered(Delivered { serial: 0, body: Body::Data(payload) }));
+        }
+        Reply::Number(_) => take(Said::OldestAcknowledged),
+        Reply::Error(reason) => take(Said::Refused(reason)),
+        Reply::Subscribed | Reply::Other => {}
+    })
+}
+
+fn read_records<'a>(
+    mut message: &'a [u8],
+    mut take: impl FnMut(Said<'a>),
+) -> Result<(), FrameError> {
     while !message.is_empty() {
         let framed = message;
         match bytes(&mut message)? {
@@ -203,7 +238,7 @@ mod tests {
     fn delivered(events: &[Event<'_>]) -> Vec<(u64, Vec<u8>)> {
         let (mut bytes, mut seen) = (Vec::new(), Vec::new());
         events.iter().for_each(|event| append_event(event, &mut bytes));
-        read(&bytes, |said| match said {
+        read_records(&bytes, |said| match said {
             Said::Delivered(d) => seen.push((d.serial, d.data().unwrap().to_vec())),
             other => panic!("{other:?}"),
         })
@@ -229,7 +264,7 @@ mod tests {
         let mut bytes = Vec::new();
         [Event::Pong, ack, Event::Pong].iter().for_each(|event| append_event(event, &mut bytes));
         let mut seen = Vec::new();
-        read(&bytes, |said| seen.push(said)).unwrap();
+        read_records(&bytes, |said| seen.push(said)).unwrap();
         let pong = Said::Other(&[1, 16]);
         assert_eq!(seen, [pong, Said::Acknowledged { id: 300, serial: 12_345 }, pong]);
     }
@@ -241,9 +276,22 @@ mod tests {
             let mut bytes = Vec::new();
             append_event(&Event::Bundle(vec![one.clone(), one]), &mut bytes);
             for cut in 1..bytes.len() {
-                assert!(read(&bytes[..cut], |_| ()).is_err(), "{cut}");
+                assert!(read_records(&bytes[..cut], |_| ()).is_err(), "{cut}");
             }
         }
-        assert_eq!(read(&[0x80; 20], |_| ()), Err(FrameError::Body));
+        assert_eq!(read_records(&[0x80; 20], |_| ()), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn redis_numbers_nothing_and_acknowledges_in_order() {
+        let bytes = b":3\r\n*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\n\"a\"\r\n-ERR no\r\n";
+        let mut seen = Vec::new();
+        read(Dialect::Redis, bytes, |said| seen.push(said)).unwrap();
+        let [Said::OldestAcknowledged, Said::Delivered(delivered), Said::Refused(b"ERR no")] =
+            seen[..]
+        else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((delivered.serial, delivered.data()), (0, Some(&b"\"a\""[..])));
     }
 }

@@ -2,33 +2,37 @@
 
 use std::sync::Arc;
 
-use super::super::churn::Churn;
+use super::super::churn::{Churn, ChurnPlan};
 use super::super::crew::Crew;
 use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::latencies::Latencies;
 use super::super::metric::Metric;
-use super::super::options::ChurnOptions;
+use super::super::options::{ChurnOptions, Dialect};
 use super::super::progress::Progress;
 use super::super::signals::Signals;
 use super::findings::Findings;
-use super::{Server, deal, fresh_channel};
+use super::{RATE_REACHED, Server, deal, fresh_channel};
 
 pub(super) fn churn(
     options: &ChurnOptions,
     server: &Server,
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
-    let common = &options.common;
+    let (common, dialect) = (&options.common, options.dialect);
     let run = fresh_channel();
-    let target = server.target(common, &run)?;
+    let hint = (dialect == Dialect::Sync).then_some(&*run);
+    let plan = ChurnPlan {
+        target: server.target(common, dialect, hint)?,
+        state_bytes: options.state_bytes,
+        rate: options.rate.map(|rate| rate / common.threads() as f64),
+    };
     let signals = Arc::new(Signals::new(common.threads(), 0));
     let channel_of = |index: usize| -> Arc<str> { format!("{run}-{index}").into() };
     let channels = (0..options.concurrency).map(channel_of);
     let hands = deal(channels, common.threads()).into_iter().enumerate();
-    let loads = hands.map(|(thread, channels)| {
-        Churn::new(target.clone(), channels, options.state_bytes, signals.clone(), thread)
-    });
+    let loads =
+        hands.map(|(thread, channels)| Churn::new(plan.clone(), channels, signals.clone(), thread));
     let mut crew = Crew::start(loads.collect(), common, signals.clone())?;
     let window = crew.measure(options.warm_up.0, options.duration.0, server.watched(), progress)?;
     crew.settle(progress)?;
@@ -43,11 +47,19 @@ pub(super) fn churn(
         disconnected += churn.disconnected;
     }
     let mut findings = Findings::of(&window, &usage, server);
-    findings.set(Metric::CyclesPerS, window.per_second(|totals| totals.cycles));
+    let per_second = window.per_second(|totals| totals.cycles);
+    findings.set(Metric::CyclesPerS, per_second);
     findings.set(Metric::Disconnected, disconnected as f64);
     let cycles = window.after.cycles - window.before.cycles;
     findings.add_cpu_per(Metric::ServerNsPerConnection, &window, cycles);
-    findings.note_bottleneck();
+    match options.rate {
+        Some(asked) if per_second < asked * RATE_REACHED => {
+            let reached = format!("{per_second:.0} of {asked:.0} connections/s were made");
+            findings.note(format!("{reached}: overload, or --concurrency is too low"));
+        }
+        Some(_) => {}
+        None => findings.note_bottleneck(),
+    }
     findings.add_latency("connect + greet", &greeting);
     findings.add_latency("whole cycle", &cycle);
     Ok(findings)

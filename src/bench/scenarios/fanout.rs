@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use super::super::client::{Greeting, Sources, Target, Transport};
+use super::super::client::Sources;
 use super::super::crew::{Crew, Window};
 use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::super::fanout::{Accepted, Fanout, FanoutPlan, RolePlan, Tally};
 use super::super::metric::Metric;
-use super::super::options::{FanoutOptions, LatencyOptions, Spread};
+use super::super::options::{Dialect, FanoutOptions, LatencyOptions, Spread};
 use super::super::progress::Progress;
 use super::super::room::Drive;
 use super::super::signals::Signals;
+use super::super::stamp::STAMP_BYTES;
 use super::findings::Findings;
 use super::{RATE_REACHED, Server, deal, fresh_word};
 
@@ -29,18 +30,23 @@ const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 pub(super) fn check(options: &FanoutOptions) -> Result<(), BenchError> {
     let counts = options.channels.min(options.subscribers).min(options.publishers);
     let rate = options.rate.unwrap_or(1.0);
-    let problem = match options.common.transport {
-        Transport::Tcp => "the Foony protocol has no --transport tcp".to_owned(),
-        Transport::Ws if counts == 0 => "every count must be 1 or more".to_owned(),
-        Transport::Ws if options.window == 0 || !(rate.is_finite() && rate > 0.0) => {
-            "--rate and --window must be above 0".to_owned()
-        }
-        Transport::Ws if options.payload < PAYLOAD_BYTES_MIN => {
-            format!("--payload must be {PAYLOAD_BYTES_MIN} or more")
-        }
-        Transport::Ws => return Ok(()),
+    let problem = if counts == 0 {
+        "every count must be 1 or more".to_owned()
+    } else if options.window == 0 || !(rate.is_finite() && rate > 0.0) {
+        "--rate and --window must be above 0".to_owned()
+    } else if options.payload < payload_bytes_min(options.dialect) {
+        format!("--payload must be {} or more", payload_bytes_min(options.dialect))
+    } else {
+        return Ok(());
     };
     Err(BenchError::Options(problem))
+}
+
+fn payload_bytes_min(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Sync => STAMP_BYTES,
+        Dialect::Foony | Dialect::Redis => PAYLOAD_BYTES_MIN,
+    }
 }
 
 pub(super) fn latency(
@@ -52,8 +58,10 @@ pub(super) fn latency(
         channels: 1,
         subscribers: options.watchers,
         publishers: options.publishers,
-        rate: Some(options.rate),
+        rate: options.window.is_none().then_some(options.rate),
+        window: options.window.unwrap_or(1),
         payload: options.state_bytes,
+        dialect: options.dialect,
         duration: options.duration,
         warm_up: options.warm_up,
         common: options.common.clone(),
@@ -96,22 +104,9 @@ pub(super) fn fanout(
 }
 
 fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchError> {
-    let common = &options.common;
-    if common.key.is_empty() {
-        let why = "the Foony protocol needs --key app.keyId:secret of that server";
-        return Err(BenchError::Options(why.to_owned()));
-    }
-    let key: Arc<str> = common.key.as_str().into();
     let run = fresh_word();
-    let target = Target {
-        address: server.address(Transport::Ws)?,
-        transport: Transport::Ws,
-        path: "/".into(),
-        greeting: Greeting::Foony { key: key.clone(), client_id: "".into() },
-    };
     Ok(FanoutPlan {
-        target,
-        key,
+        target: server.target(&options.common, options.dialect, None)?,
         channels: (0..options.channels).map(|index| format!("{run}-{index}").into()).collect(),
         publishers: options.publishers,
         drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
@@ -142,10 +137,12 @@ fn roles(options: &FanoutOptions) -> Vec<RolePlan> {
             Spread::All | Spread::One => vec![index % channels],
         },
     };
+    // Redis numbers nothing: only the stamps tell what is missing.
+    let reads_all = options.dialect == Dialect::Redis;
     let publishers_of = |channel: usize| (channel..publishers).step_by(channels).len().max(1);
     let subscriber = |index: usize| RolePlan::Subscriber {
         channel: index % channels,
-        witness_of: (index < channels).then(|| publishers_of(index % channels)),
+        witness_of: (index < channels || reads_all).then(|| publishers_of(index % channels)),
     };
     let subscribers = (0..channels * options.subscribers).map(subscriber);
     (0..publishers).map(publisher).chain(subscribers).collect()

@@ -8,7 +8,7 @@ use super::super::engine::{Clients, Group, Load, Next, Who};
 use super::super::error::BenchError;
 use super::super::flood::Flood;
 use super::super::metric::Metric;
-use super::super::options::MixedOptions;
+use super::super::options::{Dialect, MixedOptions};
 use super::super::progress::Progress;
 use super::super::room::{Drive, MemberPlan, Room, RoomPlan};
 use super::super::signals::Signals;
@@ -81,9 +81,12 @@ fn loads(
     let common = &options.common;
     let channel = fresh_channel();
     let flood_channel: Arc<str> = format!("{channel}-flood").into();
-    let (target, flood_target) =
-        (server.target(common, &channel)?, server.target(common, &flood_channel)?);
+    let (target, flood_target) = (
+        server.target(common, Dialect::Sync, Some(&channel))?,
+        server.target(common, Dialect::Sync, Some(&flood_channel))?,
+    );
     let plan = RoomPlan {
+        channels: 1,
         publishers: options.polite,
         drive: Drive::Rate(options.rate),
         state_bytes: options.state_bytes,
@@ -92,6 +95,7 @@ fn loads(
     let polite = (0..options.polite).map(|index| MemberPlan {
         target: target.clone(),
         channel: channel.clone(),
+        number: 0,
         publisher: Some(index),
         pings_per_second: options.rate,
     });

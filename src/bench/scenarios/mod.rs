@@ -4,14 +4,14 @@ mod churn;
 mod fanout;
 mod findings;
 mod idle;
+mod joins;
 mod mixed;
 mod rooms;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::{Greeting, Target, Transport};
+use super::client::{Greeting, Look, Opening, Target, Transport};
 use super::crew::Watched;
 use super::error::BenchError;
 use super::launch::Addresses;
@@ -34,25 +34,56 @@ impl Server {
         Watched { pid: self.pid }
     }
 
-    fn address(&self, transport: Transport) -> Result<SocketAddr, BenchError> {
-        let (address, option) = match transport {
-            Transport::Ws => (self.addresses.http, "--http"),
-            Transport::Tcp => (self.addresses.sync_tcp, "--sync-tcp"),
+    /// `channel`: what a WebSocket may name in its URL.
+    fn target(
+        &self,
+        common: &Common,
+        dialect: Dialect,
+        channel: Option<&str>,
+    ) -> Result<Target, BenchError> {
+        let (address, option, transport) = match (dialect, common.transport) {
+            (Dialect::Redis, _) => (self.addresses.redis, "--redis", Transport::Tcp),
+            (Dialect::Sync, Transport::Tcp) => {
+                (self.addresses.sync_tcp, "--sync-tcp", Transport::Tcp)
+            }
+            (Dialect::Sync, Transport::Ws) | (Dialect::Foony, _) => {
+                (self.addresses.http, "--http", Transport::Ws)
+            }
         };
-        address.ok_or_else(|| BenchError::Options(format!("this transport needs {option} ADDR")))
-    }
-
-    fn target(&self, common: &Common, channel: &str) -> Result<Target, BenchError> {
-        let path = match common.channel_hint {
-            ChannelHint::Url => format!("/?channel={channel}"),
-            ChannelHint::None => "/".to_owned(),
+        let address = address.ok_or_else(|| {
+            BenchError::Options(format!("what is asked for needs a server's {option} ADDR"))
+        })?;
+        let path = match (common.channel_hint, channel) {
+            (ChannelHint::Url, Some(channel)) => format!("/?channel={channel}"),
+            _ => "/".to_owned(),
         };
         Ok(Target {
-            address: self.address(common.transport)?,
-            transport: common.transport,
+            address,
+            transport,
             path: path.into(),
-            greeting: Greeting::Sync { token: common.token.as_str().into() },
+            greeting: greeting(common, dialect)?,
+            opening: Opening::AtOnce,
+            look: Look::Whole,
         })
+    }
+}
+
+fn greeting(common: &Common, dialect: Dialect) -> Result<Greeting, BenchError> {
+    match dialect {
+        Dialect::Sync => Ok(Greeting::Sync { token: common.token.as_str().into() }),
+        Dialect::Redis => Ok(Greeting::Redis),
+        Dialect::Foony if common.transport == Transport::Tcp => {
+            let why = "the Foony protocol has no --transport tcp";
+            Err(BenchError::Options(why.to_owned()))
+        }
+        Dialect::Foony if common.key.is_empty() => {
+            let why = "the Foony protocol needs --key app.keyId:secret of that server";
+            Err(BenchError::Options(why.to_owned()))
+        }
+        Dialect::Foony => {
+            let key = common.key.as_str().into();
+            Ok(Greeting::Foony { key, client_id: "s".into() })
+        }
     }
 }
 
@@ -68,12 +99,18 @@ pub fn run(
     check(scenario)?;
     let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let findings = match scenario {
-        Scenario::Fanout(options) => fanout::fanout(options, server, progress),
-        Scenario::Latency(options) if options.dialect == Dialect::Foony => {
-            fanout::latency(options, server, progress)
+        Scenario::Fanout(options) if options.dialect == Dialect::Sync => {
+            rooms::fanout(options, server, progress)
         }
-        Scenario::Latency(options) => rooms::latency(options, server, progress),
-        Scenario::Presence(options) => rooms::presence(options, server, progress),
+        Scenario::Fanout(options) => fanout::fanout(options, server, progress),
+        Scenario::Latency(options) if options.dialect == Dialect::Sync => {
+            rooms::latency(options, server, progress)
+        }
+        Scenario::Latency(options) => fanout::latency(options, server, progress),
+        Scenario::Presence(options) => match options.joins {
+            Some(joiners) => joins::joins(options, joiners, server, progress),
+            None => rooms::presence(options, server, progress),
+        },
         Scenario::Idle(options) => idle::idle(options, server, progress),
         Scenario::Churn(options) => churn::churn(options, server, progress),
         Scenario::Mixed(options) => mixed::mixed(options, server, progress),
@@ -101,12 +138,18 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
         return fanout::check(options);
     }
     let (count, rate, state_bytes) = match scenario {
-        Scenario::Latency(o) => (o.publishers.min(o.watchers), o.rate, o.state_bytes),
-        Scenario::Presence(o) => (o.publishers.min(o.members), o.window as f64, o.state_bytes),
+        Scenario::Latency(o) => {
+            let pace = o.window.map_or(o.rate, |window| window as f64);
+            (o.publishers.min(o.watchers), pace, o.state_bytes)
+        }
+        Scenario::Presence(o) => {
+            let count = o.publishers.min(o.members).min(o.joins.unwrap_or(1));
+            (count, o.rate.unwrap_or(o.window as f64), o.state_bytes)
+        }
         // Checked above.
         Scenario::Fanout(_) => (1, 1.0, STAMP_BYTES),
         Scenario::Idle(o) => (o.connections, 1.0, STAMP_BYTES),
-        Scenario::Churn(o) => (o.concurrency, 1.0, STAMP_BYTES),
+        Scenario::Churn(o) => (o.concurrency, o.rate.unwrap_or(1.0), STAMP_BYTES),
         Scenario::Mixed(o) => (o.polite.saturating_sub(1), o.rate, o.state_bytes),
     };
     let problem = match (count, rate, state_bytes) {

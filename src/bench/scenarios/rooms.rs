@@ -1,4 +1,5 @@
-//! `latency` and `presence`: members of one channel, in an open and in a closed loop.
+//! `latency`, `presence`, and `fanout` on the sync wire: members of channels, in an open and in a
+//! closed loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use super::super::crew::Crew;
 use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::metric::Metric;
-use super::super::options::{Common, LatencyOptions, PresenceOptions};
+use super::super::options::{
+    Common, Dialect, FanoutOptions, LatencyOptions, PresenceOptions, Spread,
+};
 use super::super::progress::Progress;
 use super::super::room::{Drive, MemberPlan, Room, RoomPlan, Tally};
 use super::super::signals::Signals;
@@ -19,7 +22,10 @@ use super::{RATE_REACHED, Server, deal, fresh_channel};
 const HEARTBEAT_S: f64 = 10.0;
 
 struct Shape {
+    channels: usize,
+    /// In the whole run.
     publishers: usize,
+    /// Of each channel.
     watchers: usize,
     drive: Drive,
     state_bytes: usize,
@@ -33,18 +39,34 @@ pub(super) fn latency(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let shape = Shape {
+        channels: 1,
         publishers: options.publishers,
         watchers: options.watchers,
-        drive: Drive::Rate(options.rate),
+        drive: options.window.map_or(Drive::Rate(options.rate), Drive::Window),
         state_bytes: options.state_bytes,
         warm_up: options.warm_up.0,
         duration: options.duration.0,
     };
+    play(&shape, &options.common, server, progress)
+}
+
+pub(super) fn fanout(
+    options: &FanoutOptions,
+    server: &Server,
+    progress: &Progress,
+) -> Result<Findings, BenchError> {
+    let shape = Shape {
+        channels: options.channels,
+        publishers: options.publishers,
+        watchers: options.subscribers,
+        drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
+        state_bytes: options.payload,
+        warm_up: options.warm_up.0,
+        duration: options.duration.0,
+    };
     let mut findings = play(&shape, &options.common, server, progress)?;
-    let asked = options.rate * options.publishers as f64;
-    let sent = findings.metrics.get(&Metric::UpdatesPerS).copied().unwrap_or_default();
-    if sent < asked * RATE_REACHED {
-        findings.note(format!("{sent:.0} of {asked:.0} updates/s were sent: overload"));
+    if options.spread == Spread::All && options.channels > options.publishers {
+        findings.note("a member publishes to its own channel only: the other channels were quiet");
     }
     Ok(findings)
 }
@@ -55,9 +77,10 @@ pub(super) fn presence(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let shape = Shape {
+        channels: 1,
         publishers: options.publishers,
         watchers: options.members,
-        drive: Drive::Window(options.window),
+        drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
         state_bytes: options.state_bytes,
         warm_up: options.warm_up.0,
         duration: options.duration.0,
@@ -75,15 +98,16 @@ fn play(
     let count = members.len() as u64;
     let signals = Arc::new(Signals::new(common.threads(), shape.publishers));
     let plan = RoomPlan {
+        channels: shape.channels,
         publishers: shape.publishers,
         drive: shape.drive,
         state_bytes: shape.state_bytes,
         heartbeat_s: HEARTBEAT_S,
     };
-    let address = server.address(common.transport)?;
     let hands = deal(members.into_iter(), common.threads()).into_iter().enumerate();
     let rooms = hands.map(|(thread, members)| {
-        let sources = Sources::for_connections(address, members.len());
+        let address = members.first().map(|member| member.target.address);
+        let sources = Sources::for_members(address, members.len());
         Room::new(plan.clone(), members, sources, signals.clone(), thread)
     });
     signals.allow_join();
@@ -97,22 +121,33 @@ fn play(
     findings.add_tally(&tally, shape.duration.as_secs_f64());
     let delivered = window.after.delivered - window.before.delivered;
     findings.add_cpu_per(Metric::ServerNsPerDelivery, &window, delivered);
-    findings.note_bottleneck();
+    match shape.drive {
+        Drive::Window(_) => findings.note_bottleneck(),
+        Drive::Rate(rate) => {
+            let asked = rate * shape.publishers as f64;
+            let sent = findings.metrics.get(&Metric::UpdatesPerS).copied().unwrap_or_default();
+            if sent < asked * RATE_REACHED {
+                findings.note(format!("{sent:.0} of {asked:.0} updates/s were sent: overload"));
+            }
+        }
+    }
     Ok(findings)
 }
 
+/// Publishers first, so that every thread gets some.
 fn members(shape: &Shape, common: &Common, server: &Server) -> Result<Vec<MemberPlan>, BenchError> {
-    let channel = fresh_channel();
-    let target = server.target(common, &channel)?;
-    let member = |publisher| MemberPlan {
-        target: target.clone(),
-        channel: channel.clone(),
-        publisher,
-        pings_per_second: 0.0,
+    let run = fresh_channel();
+    let channel_of = |index: usize| -> Arc<str> { format!("{run}-{index}").into() };
+    let channels: Vec<_> = (0..shape.channels).map(channel_of).collect();
+    let member = |(index, publisher): (usize, Option<usize>)| {
+        let number = index % shape.channels;
+        let channel = channels[number].clone();
+        let target = server.target(common, Dialect::Sync, Some(&channel))?;
+        Ok(MemberPlan { target, channel, number, publisher, pings_per_second: 0.0 })
     };
-    let publishers = (0..shape.publishers).map(Some);
-    let watchers = (0..shape.watchers).map(|_| None);
-    Ok(publishers.chain(watchers).map(member).collect())
+    let publishers = (0..shape.publishers).map(|index| (index, Some(index)));
+    let watchers = (0..shape.channels * shape.watchers).map(|index| (index, None));
+    publishers.chain(watchers).map(member).collect()
 }
 
 pub(super) fn merge(ended: Vec<(Room, Usage)>) -> (Tally, Usage) {

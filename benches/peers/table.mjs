@@ -1,0 +1,114 @@
+// Makes a table of the records in a folder: `node table.mjs FOLDER > peers.md`. A record is named
+// ROW-SERVER-ROUND.json.
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const folder = process.argv[2];
+const SERVERS = { headcount: 'Headcount', redis: 'Redis', ws: 'ws', tungstenite: 'tokio-tungstenite' };
+const metric = (name) => (record) => record.metrics[name];
+const delay = (name, field) => (record) => record.latencies.find((latency) => latency.name === name)?.[field];
+
+// What is shown of a row: which record it comes from, what it is called, how it is read.
+const LINES = [
+  ['fanout-w2', '1 to 1,000, 64 B, window 2: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['fanout-w32', '1 to 1,000, 64 B, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['fanout-w256', '1 to 1,000, 64 B, window 256: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['fanout-1k', '1 to 1,000, 1 KiB, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['room-100p', '100 publishers, one room of 1,000, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['many-w1', '1,000 channels of 10, 100 publishers, window 1: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['many-w16', '1,000 channels of 10, 100 publishers, window 16: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['latency', '1 to 1 at 1,000/s: p50, us', delay('delivery', 'p50_us'), 'lower'],
+  ['latency', '1 to 1 at 1,000/s: p99, us', delay('delivery', 'p99_us'), 'lower'],
+  ['churn', 'connect, subscribe, close: connections/s', metric('cycles_per_s'), 'higher'],
+  ['idle', 'idle connection, greeted: resident bytes', metric('server_bytes_per_greeted'), 'lower'],
+  ['idle', 'connection with a subscription of its own: resident bytes', metric('server_bytes_per_member'), 'lower'],
+];
+
+const records = readdirSync(folder)
+  .map((file) => /^(.+)-(headcount|redis|ws|tungstenite)-(\d+)\.json$/.exec(file))
+  .filter((match) => match)
+  .map(([file, row, server]) => ({ row, server, ...JSON.parse(readFileSync(join(folder, file))) }));
+if (records.length === 0) throw new Error(`${folder}: no records`);
+const servers = Object.keys(SERVERS).filter((server) => records.some((record) => record.server === server));
+
+const of = (row, server) => records.filter((record) => record.row === row && record.server === server);
+
+function spread(values) {
+  const sorted = values.filter((value) => value !== undefined).sort((a, b) => a - b);
+  if (sorted.length === 0) return undefined;
+  const middle = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+  return { min: sorted[0], median: middle, max: sorted.at(-1) };
+}
+
+function short(value) {
+  if (value >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
+  if (value >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}
+
+const cell = (s) => (s ? `${short(s.min)} / **${short(s.median)}** / ${short(s.max)}` : '-');
+
+/// Headcount's median by the best peer's; above 1 is good where higher is better.
+function ratio(spreads, better) {
+  const { headcount, ...peers } = spreads;
+  const medians = Object.values(peers).flatMap((s) => (s ? [s.median] : []));
+  if (!headcount || medians.length === 0) return '-';
+  const best = better === 'higher' ? Math.max(...medians) : Math.min(...medians);
+  const value = headcount.median / best;
+  return `**${value.toPrecision(3)}** (${better} is better)`;
+}
+
+function table(head, lines) {
+  return [head, head.map(() => '---'), ...lines].map((line) => `| ${line.join(' | ')} |`).join('\n');
+}
+
+const spreadsOf = (row, read) => Object.fromEntries(servers.map((server) => [server, spread(of(row, server).map(read))]));
+const lines = LINES.filter(([row]) => records.some((record) => record.row === row));
+const names = servers.map((server) => SERVERS[server]);
+
+const results = lines.map(([row, name, read, better]) => {
+  const spreads = spreadsOf(row, read);
+  return [name, ...servers.map((server) => cell(spreads[server])), ratio(spreads, better)];
+});
+
+const fanouts = lines.filter(([row, , read]) => !['idle', 'churn'].includes(row) && read(of(row, servers[0])[0] ?? records[0]) !== undefined);
+const rowsOnce = [...new Map(fanouts.map((line) => [line[0], line])).values()];
+const costs = rowsOnce.map(([row, name]) => {
+  const cost = (server) => {
+    const median = (read) => spread(of(row, server).map(read))?.median;
+    const [ns, cpu, busy] = ['server_ns_per_delivery', 'server_cpu_percent', 'generator_busy_percent'].map((m) => median(metric(m)));
+    return ns === undefined ? '-' : `${short(ns)} ns; ${cpu.toFixed(0)} %; ${busy.toFixed(0)} %`;
+  };
+  return [name.replace(/:.*/, ''), ...servers.map(cost)];
+});
+
+const faults = ['lost', 'duplicated', 'reordered', 'disconnected'];
+const faulty = records.filter((record) => faults.some((fault) => record.metrics[fault] > 0));
+const fault = (record) => `- ${SERVERS[record.server]}, ${record.row}: ${faults.map((f) => `${f} ${record.metrics[f] ?? 0}`).join(', ')}`;
+const [first] = records;
+const commits = [...new Set(records.map((record) => record.commit ?? 'unknown'))].join(', ');
+const rounds = Math.max(...lines.flatMap(([row]) => servers.map((server) => of(row, server).length)));
+const gib = (first.machine.memory_bytes / 2 ** 30).toFixed(0);
+
+console.log(`# Headcount beside its peers
+
+\`benches/peers/run\`, ${new Date(first.taken_at_unix_s * 1000).toISOString().slice(0, 10)}, Headcount at commit ${commits}. ${first.machine.cpu_model},
+${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.machine.congestion_control}. Every server alone on one CPU, the generator spinning on
+another one, loopback, no TLS, no persistence. ${rounds} rounds, the servers in turn in each, a fresh process for every number;
+${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum.
+
+A publish is under way until it is acknowledged, and \`window\` of them are per publisher: by Redis with its reply to PUBLISH, by
+the others with an \`ack\`. The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
+credential. The last column is Headcount's median by that of the best peer.
+
+${table(['work', ...names, 'Headcount / best peer'], results)}
+
+## CPU of the server per delivery; its CPU; how busy the generator was
+
+Medians. A generator near 100 % was measured itself, and the server may be faster than shown.
+
+${table(['work', ...names], costs)}
+
+## Faults
+
+${faulty.length === 0 ? 'Lost, duplicated, reordered and disconnected: 0 in all runs.' : faulty.map(fault).join('\n')}`);
