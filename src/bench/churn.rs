@@ -7,6 +7,7 @@ use super::engine::{Clients, Group, Lane, Load, Next, Who};
 use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
+use super::options::Dialect;
 use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 
@@ -116,6 +117,16 @@ impl Churn {
         Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
     }
 
+    /// Requests of Foony clients need not wait for the answer to their credentials: both leave in one
+    /// write.
+    fn joins_at_once(&self) -> bool {
+        self.plan.target.dialect() == Dialect::Foony
+    }
+
+    fn join(&self, index: usize, out: &mut Outbound) {
+        entry::join(self.plan.target.dialect(), &self.channels[index], &self.state, out);
+    }
+
     fn step(&mut self, now_ns: u64, index: usize, step: Step, out: &mut Outbound) {
         let measures = self.measures(now_ns);
         let place = &mut self.places[index];
@@ -125,8 +136,9 @@ impl Churn {
                 if measures {
                     self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
                 }
-                let dialect = self.plan.target.dialect();
-                entry::join(dialect, &self.channels[index], &self.state, out);
+                if !self.joins_at_once() {
+                    self.join(index, out);
+                }
             }
             (Step::Joined, Stage::Joining) => {
                 place.stage = Stage::Leaving;
@@ -164,6 +176,9 @@ impl Load for Churn {
     }
 
     fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
+        if matches!(event, Event::Open) && self.joins_at_once() {
+            self.join(who.index, out);
+        }
         let mut steps = Vec::new();
         let read = entry::steps(self.plan.target.dialect(), &event, |step| steps.push(step));
         if let Err(error) = read {
