@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use crate::shard::Listener;
 
 /// Connections the kernel holds before they are accepted, per listener.
-const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 65_535;
 
 /// When a silent peer's host is asked whether it still exists.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
