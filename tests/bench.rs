@@ -457,7 +457,7 @@ fn idle(dialect: Dialect) -> Scenario {
     let mut common = fanout().common;
     common.transport = Transport::Ws;
     Scenario::Idle(IdleOptions {
-        connections: 300,
+        connections: 100,
         dialect,
         duration: DURATION,
         warm_up: WARM_UP,
@@ -545,6 +545,32 @@ fn members_of_several_channels_see_their_own_channel_only() {
         let seen_of_each = (seen + conflated) / sent;
         assert!((seen_of_each / each - 1.0).abs() < 0.1, "{each}: {}", report.table());
     }
+}
+
+/// Several windows are several runs, each with a record, and one curve.
+#[test]
+fn the_command_draws_a_curve_over_windows() {
+    let folder = Folder::new("windows");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_headcount"))
+        .args("bench fanout --subscribers 10 --windows 1,4,16 --wait sleep".split(' '))
+        .args("--duration 200ms --warm-up 50ms --record a.json --plot a.svg".split(' '))
+        .current_dir(&folder.0)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    // What is run, the head of the table, three windows, the deepest fall.
+    assert_eq!(printed.lines().count(), 6, "{printed}");
+    for (line, window) in printed.lines().skip(2).zip([1, 4, 16]) {
+        assert!(line.trim_start().starts_with(&window.to_string()), "{printed}");
+        let report = Report::load(&folder.0.join(format!("a-w{window}.json"))).unwrap();
+        assert_faultless(&report);
+        assert!(report.config.unwrap().contains("anonymous = true"));
+    }
+    let svg = std::fs::read_to_string(folder.0.join("a.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("deliveries per second"), "{svg}");
+    let progress = String::from_utf8(output.stderr).unwrap();
+    assert!(progress.contains("s connecting") && progress.contains("s measuring"), "{progress}");
 }
 
 struct Folder(PathBuf);

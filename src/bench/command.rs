@@ -17,6 +17,7 @@ use super::plot::plot;
 use super::progress::Progress;
 use super::report::Report;
 use super::scenarios::{self, Server};
+use super::series;
 
 /// Measure a server, or compare earlier measurements
 ///
@@ -52,7 +53,8 @@ enum BenchCommand {
     Mixed(Run<MixedOptions>),
     /// Tell whether one set of records is better than another
     #[command(after_help = "Example: headcount bench compare --before a1.json a2.json a3.json \
-                            --after b1.json b2.json b3.json")]
+                            --after b1.json b2.json b3.json\n         \
+                            headcount bench compare a.json b.json")]
     Compare(CompareArgs),
 }
 
@@ -76,19 +78,32 @@ struct Run<O: Args> {
     /// Write the whole result as JSON, replacing the file
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Draw delay against percentile, replacing the file
+    /// Draw delay against percentile, or what --windows asks for, replacing the file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Records of runs before a change; three or more show the spread
-    #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
+    /// A record from before a change, and one from after it
+    #[arg(num_args = 2, value_names = ["BEFORE", "AFTER"], required_unless_present = "before")]
+    pair: Vec<PathBuf>,
+    /// Records of several runs before a change; three or more show the spread
+    #[arg(long, num_args = 1.., requires = "after", conflicts_with = "pair", value_name = "FILE")]
     before: Vec<PathBuf>,
-    /// Records of runs after it
-    #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
+    /// Records of several runs after it
+    #[arg(long, num_args = 1.., requires = "before", value_name = "FILE")]
     after: Vec<PathBuf>,
+}
+
+impl CompareArgs {
+    /// The records of both sides.
+    fn sides(&self) -> (&[PathBuf], &[PathBuf]) {
+        match self.pair.split_first() {
+            Some((before, after)) => (std::slice::from_ref(before), after),
+            None => (&self.before, &self.after),
+        }
+    }
 }
 
 /// Does what `headcount bench ...` asks for. Results go to standard output, progress to standard
@@ -99,6 +114,7 @@ struct CompareArgs {
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Latency(run) => measure(run.map(Scenario::Latency)),
+        BenchCommand::Fanout(run) if !run.options.windows.is_empty() => curve(run),
         BenchCommand::Fanout(run) => measure(run.map(Scenario::Fanout)),
         BenchCommand::Presence(run) => measure(run.map(Scenario::Presence)),
         BenchCommand::Idle(run) => measure(run.map(Scenario::Idle)),
@@ -106,8 +122,9 @@ pub fn run(args: BenchArgs) -> Result<(), BenchError> {
         BenchCommand::Mixed(run) => measure(run.map(Scenario::Mixed)),
         BenchCommand::Compare(args) => {
             let load = |paths: &[PathBuf]| paths.iter().map(|path| Report::load(path)).collect();
+            let (before, after) = args.sides();
             let (before, after): (Result<Vec<_>, _>, Result<Vec<_>, _>) =
-                (load(&args.before), load(&args.after));
+                (load(before), load(after));
             print(&compare(&before?, &after?)?.table())
         }
     }
@@ -135,6 +152,41 @@ impl<O: Args> Run<O> {
 }
 
 fn measure(mut job: Job) -> Result<(), BenchError> {
+    let report = play(&mut job)?;
+    print(&report.table())?;
+    if let Some(path) = &job.record {
+        report.record(path)?;
+    }
+    if let Some(path) = &job.plot {
+        plot(&report, path)?;
+    }
+    Ok(())
+}
+
+/// One run per window.
+fn curve(run: Run<FanoutOptions>) -> Result<(), BenchError> {
+    let (record, plot, windows) =
+        (run.record.clone(), run.plot.clone(), run.options.windows.clone());
+    let mut job = run.map(Scenario::Fanout);
+    let mut reports = Vec::new();
+    for window in windows {
+        let Scenario::Fanout(options) = &mut job.scenario else { break };
+        (options.window, options.windows) = (window, Vec::new());
+        let report = play(&mut job)?;
+        if let Some(path) = &record {
+            report.record(&series::path_of(path, window))?;
+        }
+        print(&series::line(&report, window, reports.is_empty()))?;
+        reports.push((window, report));
+    }
+    print(&series::fall(&reports))?;
+    match plot {
+        Some(path) => series::plot(&reports, &path),
+        None => Ok(()),
+    }
+}
+
+fn play(job: &mut Job) -> Result<Report, BenchError> {
     let common = job.scenario.common_mut();
     let launched = match job.addresses {
         Addresses { http: None, sync_tcp: None, redis: None } => {
@@ -149,16 +201,9 @@ fn measure(mut job: Job) -> Result<(), BenchError> {
         Some(launched) => Server { addresses: launched.addresses, pid: Some(launched.pid()) },
         None => Server { addresses: job.addresses, pid: common.pid },
     };
-    let report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
-    drop(launched);
-    print(&report.table())?;
-    if let Some(path) = &job.record {
-        report.record(path)?;
-    }
-    if let Some(path) = &job.plot {
-        plot(&report, path)?;
-    }
-    Ok(())
+    let mut report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
+    report.config = launched.as_ref().map(|launched| launched.shown_config.clone());
+    Ok(report)
 }
 
 fn print(text: &str) -> Result<(), BenchError> {
@@ -205,5 +250,10 @@ mod tests {
         assert!(parse("bench idle --http 127.0.0.1:1 --config x.toml").is_err());
         assert!(parse("bench compare --before a.json").is_err());
         assert!(parse("bench compare --before a b --after c").is_ok());
+        assert!(parse("bench compare a --before b --after c").is_err());
+        let BenchCommand::Compare(pair) = parse("bench compare a b").unwrap().bench.command else {
+            panic!("not compare");
+        };
+        assert_eq!(pair.sides(), (&["a".into()][..], &["b".into()][..]));
     }
 }

@@ -363,7 +363,6 @@ impl<L: Load> Engine<L> {
     }
 
     fn read(&mut self, at: usize) {
-        let now_ns = self.clock.now_ns();
         let Some(slot) = &mut self.clients.slots[at] else { return };
         slot.ready = false;
         let budget = match slot.lane {
@@ -385,7 +384,7 @@ impl<L: Load> Engine<L> {
             self.clients.mark(at);
         }
         match progress {
-            Progress::Closed(closed) => self.end(now_ns, at, closed),
+            Progress::Closed(closed) => self.end(clock.now_ns(), at, closed),
             Progress::More => self.queue(at),
             Progress::Drained if read_closed => self.queue(at),
             Progress::Drained => {}

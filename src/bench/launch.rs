@@ -37,6 +37,8 @@ pub struct Launched {
     child: Child,
     config: PathBuf,
     pub addresses: Addresses,
+    /// What it was configured with, in TOML, without its keys.
+    pub shown_config: String,
 }
 
 /// An API key, `app.keyId:secret`, that nobody knew before.
@@ -64,6 +66,7 @@ impl Launched {
     ) -> Result<Launched, BenchError> {
         let base = config.map(read_config).transpose()?.unwrap_or_default();
         let text = adapt(base, cpus, key).map_err(BenchError::Launch)?;
+        let shown_config = without_keys(&text);
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
         static LAUNCHES: AtomicU32 = AtomicU32::new(0);
         let launch = LAUNCHES.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +75,7 @@ impl Launched {
         let spawned = spawn(binary, &path);
         let mut child = spawned.inspect_err(|_| remove(&path))?;
         match await_ready(&mut child) {
-            Ok(addresses) => Ok(Launched { child, config: path, addresses }),
+            Ok(addresses) => Ok(Launched { child, config: path, addresses, shown_config }),
             Err(why) => {
                 // It is of no use, whatever state it is in.
                 let _ = child.kill();
@@ -140,6 +143,14 @@ fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String>
     let limits = section(&mut config, "limits")?;
     limits.entry("updates_per_second_max").or_insert(Value::Integer(UPDATES_PER_SECOND_MAX));
     Ok(config.to_string())
+}
+
+fn without_keys(config: &str) -> String {
+    let mut shown: Table = config.parse().unwrap_or_default();
+    if let Some(Value::Table(auth)) = shown.get_mut("auth") {
+        auth.remove("key");
+    }
+    shown.to_string()
 }
 
 fn section<'t>(config: &'t mut Table, name: &str) -> Result<&'t mut Table, String> {
@@ -227,6 +238,8 @@ mod tests {
         assert_eq!(adapted["limits"]["updates_per_second_max"].as_integer(), Some(7));
         assert_eq!(adapted["auth"]["anonymous"].as_bool(), Some(true));
         assert_eq!(adapted["auth"]["key"][0]["name"].as_str(), Some("bench.kid_bench"));
+        let shown = without_keys(&adapted.to_string());
+        assert!(shown.contains("spin_us = 5") && !shown.contains("sk_secret"), "{shown}");
         for broken in ["cores = 1", "auth = { key = 1 }"] {
             assert!(adapt(broken.parse().unwrap(), &[0], KEY).is_err(), "{broken}");
         }

@@ -6,7 +6,7 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
 //!                                                 |            thread = engine(client...) + load
-//!                                                 |            load = room, joins, fanout, flood, churn, idle
+//!                                                 |            load = room, fanout, churn, ...
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -42,6 +42,7 @@ mod redis;
 mod report;
 mod room;
 pub mod scenarios;
+pub mod series;
 mod signals;
 mod stamp;
 mod window;

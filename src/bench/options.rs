@@ -188,9 +188,14 @@ pub struct FanoutOptions {
     /// Publishes per publisher that the server has not acknowledged.
     #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
     pub window: u64,
+    /// Several windows, as in 1,2,4: one run each, against a fresh server where we start it.
+    /// --record keeps a file per window, --plot draws deliveries against the window.
+    #[arg(long, value_name = "PUBLISHES", value_delimiter = ',', conflicts_with = "window")]
+    #[serde(skip)]
+    pub windows: Vec<u64>,
     /// Publishes per second and publisher, sent on schedule whatever the server does, instead of a
     /// window.
-    #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
+    #[arg(long, value_name = "PER_SECOND", conflicts_with_all = ["window", "windows"])]
     pub rate: Option<f64>,
     /// Size of a payload in bytes, 34 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
@@ -236,7 +241,11 @@ pub struct PresenceOptions {
     pub rate: Option<f64>,
     /// Instead of updates: members that join, evenly over --within, while the others look on. The
     /// run ends when everybody was shown everybody, or --duration after the last join.
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["publishers", "window", "rate", "warm_up"])]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        conflicts_with_all = ["publishers", "window", "rate", "warm_up"]
+    )]
     #[serde(default)]
     pub joins: Option<usize>,
     /// Time from the first to the last join.
@@ -309,8 +318,8 @@ pub struct ChurnOptions {
     /// Connections at once, each in a channel of its own.
     #[arg(long, default_value_t = 64, value_name = "COUNT")]
     pub concurrency: usize,
-    /// Connections per second, on schedule as long as fewer than --concurrency are there, instead of
-    /// as many as possible.
+    /// Connections per second, on schedule as long as fewer than --concurrency are there, instead
+    /// of as many as possible.
     #[arg(long, value_name = "PER_SECOND")]
     #[serde(default)]
     pub rate: Option<f64>,

@@ -9,7 +9,7 @@ use super::error::BenchError;
 use super::latencies::Latencies;
 use super::report::Report;
 
-const SIZE: (u32, u32) = (900, 520);
+pub(super) const SIZE: (u32, u32) = (900, 520);
 const COLOURS: [RGBColor; 3] = [BLUE, RED, GREEN];
 /// Points per tenfold rarer event.
 const POINTS_PER_NINE: usize = 20;
@@ -66,7 +66,7 @@ fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn power_of_ten(value: f64, round: fn(f64) -> f64) -> f64 {
+pub(super) fn power_of_ten(value: f64, round: fn(f64) -> f64) -> f64 {
     10_f64.powf(round(value.log10()))
 }
 

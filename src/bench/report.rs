@@ -34,6 +34,9 @@ pub struct Report {
     /// Version and, in a checkout, commit of this program; the server's own when it started one.
     pub version: String,
     pub commit: Option<String>,
+    /// Configuration of the server, in TOML and without keys, when this program started it.
+    #[serde(default)]
+    pub config: Option<String>,
     /// The command line.
     pub command: Vec<String>,
     /// What a reader should know before trusting the numbers.

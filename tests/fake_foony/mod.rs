@@ -34,11 +34,12 @@ pub fn start(fault: Fault) -> SocketAddr {
     let rooms = Arc::new(Mutex::new(Rooms { fault, rooms: BTreeMap::new() }));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, rooms) = (stream.unwrap(), rooms.clone());
+            let (stream, rooms) = (Arc::new(stream.unwrap()), rooms.clone());
             stream.set_nodelay(true).unwrap();
             std::thread::spawn(move || {
                 // A connection that broke is one that ended.
                 let _ = serve(&stream, &rooms);
+                rooms.lock().unwrap().leave(&stream);
                 let _ = stream.shutdown(Shutdown::Both);
             });
         }
@@ -54,13 +55,13 @@ struct Rooms {
 #[derive(Default)]
 struct Room {
     serial: u64,
-    subscribers: Vec<TcpStream>,
+    subscribers: Vec<Arc<TcpStream>>,
     /// Delivered after the next one.
     held: Vec<u8>,
     first_data: Vec<u8>,
 }
 
-fn serve(mut stream: &TcpStream, rooms: &Mutex<Rooms>) -> Option<()> {
+fn serve(stream: &Arc<TcpStream>, rooms: &Mutex<Rooms>) -> Option<()> {
     let mut bytes = Vec::new();
     let upgrade = loop {
         fill(stream, &mut bytes)?;
@@ -68,7 +69,7 @@ fn serve(mut stream: &TcpStream, rooms: &Mutex<Rooms>) -> Option<()> {
             break upgrade;
         }
     };
-    stream.write_all(&http::switching_protocols(&upgrade.key, None)).ok()?;
+    (&**stream).write_all(&http::switching_protocols(&upgrade.key, None)).ok()?;
     let head_bytes = upgrade.head_bytes;
     drop(bytes.drain(..head_bytes));
     let mut decoder = Decoder::new(Role::Server);
@@ -85,7 +86,7 @@ fn serve(mut stream: &TcpStream, rooms: &Mutex<Rooms>) -> Option<()> {
         } else if let Some(Incoming::Close { .. }) = decoded.incoming {
             let mut reply = Vec::new();
             websocket::append_close(&mut reply, 1000, "");
-            return stream.write_all(&reply).ok();
+            return (&**stream).write_all(&reply).ok();
         }
         let consumed = decoded.consumed;
         bytes.drain(..consumed);
@@ -109,7 +110,7 @@ fn send(mut stream: &TcpStream, records: &[u8]) -> Option<()> {
 }
 
 impl Rooms {
-    fn take(&mut self, stream: &TcpStream, request: Request<'_>, answer: &mut Vec<u8>) {
+    fn take(&mut self, stream: &Arc<TcpStream>, request: Request<'_>, answer: &mut Vec<u8>) {
         match request {
             Request::Auth(_) if self.fault == Fault::RefuseKey => {
                 let (code, message) = (ErrorCode::BadAuth, "no such key".into());
@@ -122,13 +123,18 @@ impl Rooms {
             }
             Request::Subscribe { id, channel, .. } => {
                 let room = self.rooms.entry(channel.into_owned()).or_default();
-                room.subscribers.push(stream.try_clone().unwrap());
+                room.subscribers.push(stream.clone());
                 binary::append_event(&Event::Ack { id, serial: 0, resumed: None }, answer);
             }
             Request::Publish(publish) => self.publish(&publish, answer),
             Request::Ping => binary::append_event(&Event::Pong, answer),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn leave(&mut self, stream: &Arc<TcpStream>) {
+        let rooms = self.rooms.values_mut();
+        rooms.for_each(|room| room.subscribers.retain(|other| !Arc::ptr_eq(other, stream)));
     }
 
     fn publish(&mut self, publish: &Publish<'_>, answer: &mut Vec<u8>) {

@@ -24,14 +24,15 @@ pub fn start(fault: Fault) -> SocketAddr {
     let rooms = Arc::new(Mutex::new(Rooms { fault, published: 0, rooms: BTreeMap::new() }));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, rooms) = (stream.unwrap(), rooms.clone());
+            let (stream, rooms) = (Arc::new(stream.unwrap()), rooms.clone());
             stream.set_nodelay(true).unwrap();
             std::thread::spawn(move || {
-                let mut requests = BufReader::new(stream.try_clone().unwrap());
+                let mut requests = BufReader::new(&*stream);
                 // A connection that broke is one that ended.
                 while let Some(words) = request(&mut requests) {
                     rooms.lock().unwrap().carry_out(&stream, &words);
                 }
+                rooms.lock().unwrap().leave(&stream);
                 let _ = stream.shutdown(Shutdown::Both);
             });
         }
@@ -40,7 +41,7 @@ pub fn start(fault: Fault) -> SocketAddr {
 }
 
 /// The words of the next request; `None`: the end.
-fn request(from: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+fn request(from: &mut BufReader<&TcpStream>) -> Option<Vec<String>> {
     let count = number(from, '*')?;
     (0..count)
         .map(|_| {
@@ -52,7 +53,7 @@ fn request(from: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
         .collect()
 }
 
-fn number(from: &mut BufReader<TcpStream>, kind: char) -> Option<usize> {
+fn number(from: &mut BufReader<&TcpStream>, kind: char) -> Option<usize> {
     let mut line = String::new();
     from.read_line(&mut line).ok()?;
     line.trim_end().strip_prefix(kind)?.parse().ok()
@@ -61,17 +62,16 @@ fn number(from: &mut BufReader<TcpStream>, kind: char) -> Option<usize> {
 struct Rooms {
     fault: Fault,
     published: u64,
-    rooms: BTreeMap<String, Vec<TcpStream>>,
+    rooms: BTreeMap<String, Vec<Arc<TcpStream>>>,
 }
 
 impl Rooms {
     /// Every write happens under the lock, so that replies never mix.
-    fn carry_out(&mut self, mut stream: &TcpStream, words: &[String]) {
+    fn carry_out(&mut self, stream: &Arc<TcpStream>, words: &[String]) {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let reply = match words[..] {
             ["SUBSCRIBE", channel] => {
-                let subscriber = stream.try_clone().unwrap();
-                self.rooms.entry(channel.to_owned()).or_default().push(subscriber);
+                self.rooms.entry(channel.to_owned()).or_default().push(stream.clone());
                 format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len())
             }
             ["PUBLISH", channel, payload] => self.publish(channel, payload),
@@ -79,7 +79,12 @@ impl Rooms {
             _ => "-ERR unknown command\r\n".to_owned(),
         };
         // One that left is told by its own thread.
-        let _ = stream.write_all(reply.as_bytes());
+        let _ = (&**stream).write_all(reply.as_bytes());
+    }
+
+    fn leave(&mut self, stream: &Arc<TcpStream>) {
+        let subscribers = self.rooms.values_mut();
+        subscribers.for_each(|all| all.retain(|other| !Arc::ptr_eq(other, stream)));
     }
 
     fn publish(&mut self, channel: &str, payload: &str) -> String {
@@ -96,8 +101,8 @@ impl Rooms {
             _ => 1,
         };
         let subscribers = self.rooms.entry(channel.to_owned()).or_default();
-        for mut subscriber in subscribers.iter() {
-            let _ = subscriber.write_all(message.repeat(times).as_bytes());
+        for subscriber in subscribers.iter() {
+            let _ = (&**subscriber).write_all(message.repeat(times).as_bytes());
         }
         format!(":{}\r\n", subscribers.len())
     }

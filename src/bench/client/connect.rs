@@ -1,14 +1,20 @@
 //! Sockets from chosen source addresses.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections per source address. Linux has 28,232 ephemeral ports per address and peer by
-/// default; searching for the last free ones takes long.
+/// Connections per source address.
 const CONNECTIONS_PER_SOURCE: usize = 10_000;
+/// Source ports are chosen here: after a hundred thousand short connections the kernel takes
+/// milliseconds to find one that is free on an address.
+const FIRST_PORT: u16 = 20_001;
+const PORTS: u32 = 40_000;
+/// Ports that are tried for one connection.
+const PORTS_TRIED_MAX: usize = 1_000;
 
 /// Source addresses in turn.
 #[derive(Clone, Debug)]
@@ -59,11 +65,38 @@ impl Iterator for Sources {
 /// # Errors
 /// Those of the system: no descriptors, no free port, nobody listening.
 pub fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return connect_from(address, None) };
+    let mut tried = 0;
+    loop {
+        let from = SocketAddrV4::new(source, next_port());
+        match connect_from(address, Some(from)) {
+            Err(error) if is_taken(&error) && tried < PORTS_TRIED_MAX => tried += 1,
+            other => return other,
+        }
+    }
+}
+
+/// One after the other, whatever the source address: the same pair comes again late.
+fn next_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Another run, of another process, begins elsewhere.
+    let from = std::process::id().wrapping_mul(257);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    FIRST_PORT + (from.wrapping_add(taken) % PORTS) as u16
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
+}
+
+fn connect_from(address: SocketAddr, source: Option<SocketAddrV4>) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
-        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        // Connections that are over keep their ports for a minute.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from(source).into())?;
     }
     match socket.connect(&address.into()) {
         Ok(()) => {}
@@ -84,6 +117,22 @@ mod tests {
         let [a, b] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
         assert_eq!(two, [b, a, b, a]);
         assert_eq!(Sources::for_churn(server).addresses.len(), 253);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_passed_over() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, source) = (server.local_addr().unwrap(), Ipv4Addr::new(127, 0, 0, 77));
+        let port_of = |stream: &TcpStream| stream.local_addr().unwrap().port();
+        let first = connect(address, Some(source)).unwrap();
+        // The ports that come next, as long as no other test takes some.
+        let others: Vec<_> = (1..200)
+            .filter_map(|step| port_of(&first).checked_add(step))
+            .filter_map(|port| std::net::TcpListener::bind((source, port)).ok())
+            .collect();
+        let second = connect(address, Some(source)).unwrap();
+        assert!(others.iter().all(|taken| taken.local_addr().unwrap().port() != port_of(&second)));
+        assert_ne!(port_of(&first), port_of(&second));
     }
 
     #[test]

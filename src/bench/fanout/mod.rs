@@ -11,6 +11,7 @@ mod publisher;
 mod said;
 mod subscriber;
 
+use std::mem;
 use std::sync::Arc;
 
 use super::client::{Closed, Event, Greeting, Outbound, Queued, Sources, Target};
@@ -106,6 +107,13 @@ enum Stage {
     Gone,
 }
 
+/// Must a publisher be asked again before anything happens to it?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Blocked,
+    Done,
+}
+
 /// One thread's publishers and subscribers.
 pub struct Fanout {
     plan: FanoutPlan,
@@ -115,6 +123,8 @@ pub struct Fanout {
     members: Vec<Member>,
     /// Members that publish.
     publishers: Vec<usize>,
+    /// Those among them that may have something to send, in a closed loop.
+    unblocked: Vec<usize>,
     opened: usize,
     authenticating: usize,
     greeted: u64,
@@ -145,8 +155,10 @@ impl Fanout {
         let members: Vec<Member> =
             roles.into_iter().map(|role| member(Role::of(role, channels))).collect();
         let publishes = |at: &usize| matches!(members[*at].role, Role::Publisher(_));
+        let publishers: Vec<usize> = (0..members.len()).filter(publishes).collect();
         Fanout {
-            publishers: (0..members.len()).filter(publishes).collect(),
+            unblocked: publishers.clone(),
+            publishers,
             until_sample: plan.sampled_of,
             accepted: vec![Accepted::default(); channels],
             plan,
@@ -222,26 +234,39 @@ impl Fanout {
 
     /// Sends what may be sent, one message per publisher.
     fn play(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
+        if let Drive::Window(_) = self.plan.drive {
+            let mut unblocked = mem::take(&mut self.unblocked);
+            unblocked.retain(|&at| self.publish(at, now_ns, clients) == Turn::Blocked);
+            self.unblocked = unblocked;
+            return Next::WhenSomethingHappens;
+        }
         let mut next = Next::WhenSomethingHappens;
-        let plan = &self.plan;
-        for &at in &self.publishers {
-            let member = &mut self.members[at];
-            let (Role::Publisher(publisher), Some(client)) = (&mut member.role, member.client)
-            else {
-                continue;
-            };
-            if clients.pending(client) > 0 {
-                continue;
+        for index in 0..self.publishers.len() {
+            let at = self.publishers[index];
+            let _ = self.publish(at, now_ns, clients);
+            if let Role::Publisher(publisher) = &self.members[at].role {
+                next = next.sooner(publisher.next_ns().map_or(next, Next::AtNs));
             }
-            let sent = publisher.write_due(now_ns, plan, &mut self.desk);
-            if sent > 0 {
-                self.published += sent;
-                let queued = clients.records(client, &self.desk.records);
-                assert_eq!(queued, Queued::Yes, "nothing was waiting");
-            }
-            next = next.sooner(publisher.next_ns().map_or(next, Next::AtNs));
         }
         next
+    }
+
+    fn publish(&mut self, at: usize, now_ns: u64, clients: &mut Clients) -> Turn {
+        let member = &mut self.members[at];
+        let (Role::Publisher(publisher), Some(client)) = (&mut member.role, member.client) else {
+            return Turn::Done;
+        };
+        if clients.pending(client) > 0 {
+            return Turn::Blocked;
+        }
+        let sent = publisher.write_due(now_ns, &self.plan, &mut self.desk);
+        if sent > 0 {
+            self.published += sent;
+            let queued = clients.records(client, &self.desk.records);
+            assert_eq!(queued, Queued::Yes, "nothing was waiting");
+        }
+        // What does not fit into one message goes into another one.
+        if publisher.has_room(self.plan.drive) { Turn::Blocked } else { Turn::Done }
     }
 
     /// The number of deliveries is known to the conductor only, who sees all threads.
@@ -329,6 +354,9 @@ impl Fanout {
             }
         })?;
         self.acknowledged += acknowledged;
+        if acknowledged > 0 && matches!(self.plan.drive, Drive::Window(_)) {
+            self.unblocked.push(at);
+        }
         if let Some(other) = other {
             self.note(other)?;
         }

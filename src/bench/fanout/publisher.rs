@@ -102,6 +102,11 @@ impl Publisher {
         self.sent - before
     }
 
+    /// May more be sent at once?
+    pub fn has_room(&self, drive: Drive) -> bool {
+        matches!(drive, Drive::Window(window) if self.in_flight() < window)
+    }
+
     fn take_due(&mut self, now_ns: u64, drive: Drive) -> Option<u64> {
         match (drive, &mut self.pace) {
             (Drive::Window(window), _) => (self.in_flight() < window).then_some(now_ns),

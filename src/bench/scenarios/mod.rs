@@ -128,6 +128,7 @@ pub fn run(
         machine: Machine::this(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: machine::commit(),
+        config: None,
         command: std::env::args().collect(),
         notes: findings.notes,
     })
