@@ -9,7 +9,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::shard::Listener;
 
-/// Connections the kernel holds before they are accepted, per listener.
+/// Connections the kernel holds before they are accepted, per listener; `net.core.somaxconn` bounds
+/// it too.
 const BACKLOG: i32 = 65_535;
 
 /// When a silent peer's host is asked whether it still exists.
