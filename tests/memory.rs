@@ -109,6 +109,19 @@ fn subscribe(shard: &mut OneShard, channel: String) {
     shard.ask(client, &Request::Subscribe { id, channel, cursor: Cursor::None });
 }
 
+fn watch(shard: &mut OneShard, channel: String) {
+    let client = shard.connect("", Mode::Binary);
+    let (id, channel) = (shard.next_request(), channel.into());
+    shard.ask(client, &Request::PresenceSubscribe { id, channel });
+}
+
+/// JSON clients are sent presence with their messages.
+fn both(shard: &mut OneShard, channel: String) {
+    let client = shard.connect("", Mode::Json);
+    let (id, channel) = (shard.next_request(), channel.into());
+    shard.ask(client, &Request::Subscribe { id, channel, cursor: Cursor::None });
+}
+
 fn enter(shard: &mut OneShard, channel: &str) {
     let conn = shard.greet();
     shard.announce(conn, channel, STATE);
@@ -117,19 +130,21 @@ fn enter(shard: &mut OneShard, channel: &str) {
 #[test]
 fn a_connection_costs_no_more_than_its_bound() {
     type Join = fn(&mut OneShard, usize);
-    let cases: [(&str, f64, Join); 7] = [
-        ("upgraded, nothing sent", 456.0, |shard, _| _ = shard.open()),
-        ("Foony, authenticated", 773.0, |shard, _| _ = shard.connect("", Mode::Binary)),
-        ("Foony, one channel for all", 828.0, |shard, _| subscribe(shard, "room:one".into())),
-        ("Foony, a channel of its own", 1886.0, |shard, n| subscribe(shard, format!("room:{n}"))),
-        ("sync, greeted", 776.0, |shard, _| _ = shard.greet()),
-        ("sync, in a channel of ten", 1415.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
-        ("sync, in a channel of its own", 3312.0, |shard, n| enter(shard, &format!("doc:{n}"))),
+    let cases: [(&str, f64, Join); 9] = [
+        ("upgraded, nothing sent", 176.0, |shard, _| _ = shard.open()),
+        ("Foony, authenticated", 336.0, |shard, _| _ = shard.connect("", Mode::Binary)),
+        ("Foony, one channel for all", 376.0, |shard, _| subscribe(shard, "room:one".into())),
+        ("Foony, a channel of its own", 668.0, |shard, n| subscribe(shard, format!("room:{n}"))),
+        ("Foony, watches one of its own", 668.0, |shard, n| watch(shard, format!("room:{n}"))),
+        ("Foony JSON, the same and messages", 796.0, |shard, n| both(shard, format!("room:{n}"))),
+        ("sync, greeted", 320.0, |shard, _| _ = shard.greet()),
+        ("sync, in a channel of ten", 836.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
+        ("sync, in a channel of its own", 2240.0, |shard, n| enter(shard, &format!("doc:{n}"))),
     ];
     let mut over = Vec::new();
     for (name, most, join) in cases {
         let Cost { blocks, bytes, rounded } = cost(join);
-        println!("{name:30} {blocks:6.2} blocks {bytes:7.1} B, {rounded:7.1} B of glibc's");
+        println!("{name:34} {blocks:6.2} blocks {bytes:7.1} B, {rounded:7.1} B of glibc's");
         if rounded > most {
             over.push(format!("{name}: {rounded:.0} B, at most {most:.0}"));
         }
