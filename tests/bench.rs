@@ -241,6 +241,39 @@ fn joins_are_measured_until_everybody_sees_everybody() {
 }
 
 #[test]
+fn presence_is_measured_on_the_foony_protocol() {
+    for (window, rate) in [(1, None), (8, None), (2, Some(100.0))] {
+        let options = PresenceOptions {
+            publishers: 2,
+            members: 5,
+            window,
+            rate,
+            dialect: Dialect::Foony,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: fanout().common,
+            ..PresenceOptions::default()
+        };
+        let report = run_foony(Scenario::Presence(options), fake_foony::Fault::None).unwrap();
+        assert_faultless(&report);
+        let (sent, seen) =
+            (metric(&report, Metric::UpdatesPerS), metric(&report, Metric::DeliveredPerS));
+        assert!(sent > 150.0, "{}", report.table());
+        assert!((seen / sent / 5.0 - 1.0).abs() < 0.01, "{}", report.table());
+        assert!(delay(&report, "update").count > 300, "{}", report.table());
+    }
+    let senseless = [
+        PresenceOptions { dialect: Dialect::Redis, ..PresenceOptions::default() },
+        PresenceOptions { dialect: Dialect::Foony, joins: Some(5), ..joins() },
+        PresenceOptions { dialect: Dialect::Foony, state_bytes: 33, ..PresenceOptions::default() },
+    ];
+    for options in senseless {
+        let refused = run(Scenario::Presence(options.clone()), Fault::None);
+        assert!(matches!(refused, Err(BenchError::Options(_))), "{options:?}");
+    }
+}
+
+#[test]
 fn who_never_sees_everybody_is_lost() {
     let report = run(Scenario::Presence(joins()), Fault::SilentFrom { sequence: 1 }).unwrap();
     assert_eq!(metric(&report, Metric::Lost), 43.0, "{}", report.table());

@@ -1,6 +1,6 @@
 // Makes a table of the records in a folder: `node table.mjs FOLDER > peers.md`. A record is named
 // ROW-SERVER-ROUND.json.
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const folder = process.argv[2];
@@ -88,14 +88,16 @@ const fault = (record) => `- ${SERVERS[record.server]}, ${record.row}: ${faults.
 const [first] = records;
 const commits = [...new Set(records.map((record) => record.commit ?? 'unknown'))].join(', ');
 const rounds = Math.max(...lines.flatMap(([row]) => servers.map((server) => of(row, server).length)));
+const versionsFile = join(folder, 'versions');
+const versions = existsSync(versionsFile) ? readFileSync(versionsFile, 'utf8').trim().split('\n').join(', ') : 'versions unknown';
 const gib = (first.machine.memory_bytes / 2 ** 30).toFixed(0);
 
 console.log(`# Headcount beside its peers
 
 \`benches/peers/run\`, ${new Date(first.taken_at_unix_s * 1000).toISOString().slice(0, 10)}, Headcount at commit ${commits}. ${first.machine.cpu_model},
 ${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.machine.congestion_control}. Every server alone on one CPU, the generator spinning on
-another one, loopback, no TLS, no persistence. ${rounds} rounds, the servers in turn in each, a fresh process for every number;
-${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum.
+another one, loopback, no TLS, no persistence. Rounds: ${rounds}, the servers in turn in each, a fresh process for every number;
+${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum. Peers: ${versions}.
 
 A publish is under way until it is acknowledged, and \`window\` of them are per publisher: by Redis with its reply to PUBLISH, by
 the others with an \`ack\`. The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a

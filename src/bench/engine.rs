@@ -156,13 +156,13 @@ impl Clients {
 
     /// Enters a channel or replaces the state in it; leaves within this turn.
     pub fn update(&mut self, id: ClientId, channel: &str, state: &[u8]) -> Queued {
-        self.with(id, |out| out.update(channel, state))
+        self.send(id, |out| out.update(channel, state))
     }
 
     /// Sends records of the Foony protocol as one message, or requests to Redis; leaves within this
     /// turn.
     pub fn records(&mut self, id: ClientId, records: &[u8]) -> Queued {
-        self.with(id, |out| out.records(records))
+        self.send(id, |out| out.records(records))
     }
 
     /// Lets somebody write to a connection; leaves within this turn.
@@ -175,7 +175,7 @@ impl Clients {
 
     /// Asks for a pong that echoes `stamp`.
     pub fn ping(&mut self, id: ClientId, stamp: u64) -> Queued {
-        self.with(id, |out| out.ping(stamp))
+        self.send(id, |out| out.ping(stamp))
     }
 
     /// Bytes that the server has not taken yet.
@@ -183,7 +183,8 @@ impl Clients {
         self.slots[id.0].as_ref().map_or(0, |slot| slot.client.out.pending())
     }
 
-    fn with(&mut self, id: ClientId, send: impl FnOnce(&mut Outbound) -> Queued) -> Queued {
+    /// As [`Clients::say`], for what may not be taken.
+    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Outbound) -> Queued) -> Queued {
         let Some(slot) = &mut self.slots[id.0] else { return Queued::Full };
         let queued = send(&mut slot.client.out);
         self.mark(id.0);

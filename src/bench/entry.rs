@@ -6,7 +6,8 @@ use super::redis::{self, Reply};
 use crate::error::FrameError;
 use crate::wire::foony::{self, Cursor, Request, binary};
 
-const SUBSCRIBE_ID: u64 = 1;
+/// Of the request by which a client gets in.
+pub const JOIN_ID: u64 = 1;
 /// Stamps of pings, which are times elsewhere.
 const JOIN_PING: u64 = u64::MAX;
 const HEARTBEAT_PING: u64 = u64::MAX - 1;
@@ -33,7 +34,7 @@ pub fn join(dialect: Dialect, channel: &str, state: &[u8], out: &mut Outbound) {
             return;
         }
         Dialect::Foony => {
-            let (id, cursor) = (SUBSCRIBE_ID, Cursor::None);
+            let (id, cursor) = (JOIN_ID, Cursor::None);
             let request = Request::Subscribe { id, channel: channel.into(), cursor };
             let appended = binary::append_request(&request, &mut bytes);
             assert!(appended.is_ok(), "a fresh subscription can be said: {appended:?}");
@@ -83,17 +84,22 @@ pub fn steps(
         }
         (Event::Records(records), _) => {
             for record in binary::records(records) {
-                match record?.event()? {
-                    foony::Event::Connected { .. } => take(Step::Greeted),
-                    foony::Event::Ack { id: SUBSCRIBE_ID, .. } => take(Step::Joined),
-                    foony::Event::Error { code, message, .. } => {
-                        take(Step::Refused { reason: format!("{} {message}", code.code()) });
-                    }
-                    _ => {}
-                }
+                step_of(&record?.event()?).into_iter().for_each(&mut take);
             }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// What a Foony server says to a client that only wants to get in.
+pub fn step_of(event: &foony::Event<'_>) -> Option<Step> {
+    match event {
+        foony::Event::Connected { .. } => Some(Step::Greeted),
+        foony::Event::Ack { id: JOIN_ID, .. } => Some(Step::Joined),
+        foony::Event::Error { code, message, .. } => {
+            Some(Step::Refused { reason: format!("{} {message}", code.code()) })
+        }
+        _ => None,
+    }
 }

@@ -16,6 +16,7 @@
 //!
 //! Must never know: how a server is built.
 
+mod announce;
 mod churn;
 pub mod client;
 mod clock;

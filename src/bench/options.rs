@@ -231,6 +231,10 @@ pub struct PresenceOptions {
     /// Members that only watch.
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     pub members: usize,
+    /// What clients speak: full sets on the sync wire, changes on the Foony protocol.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
     /// Updates per publisher that not every member has seen.
     #[arg(long, default_value_t = 2, value_name = "UPDATES")]
     pub window: u64,

@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
+use super::announce::{self, Desk};
 use super::client::{Closed, Event, Outbound, Presence, Queued, Sources, Target};
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::entry::{self, Step};
 use super::error::BenchError;
+use super::fanout::payload;
 use super::latencies::Latencies;
+use super::options::Dialect;
 use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 use super::stamp::{Arrival, Arrivals, Stamp};
 use super::window::Window;
 use crate::error::FrameError;
+use crate::wire::foony::{self, binary};
 
 /// Connections of one thread whose greeting is under way at once; below every listen backlog.
 const GREETING_MAX: usize = 128;
 /// Updates that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 64;
-
-/// Stamps of pings that are not measured; real ones are times of the run's clock.
-const JOIN_PING: u64 = u64::MAX;
-const HEARTBEAT_PING: u64 = u64::MAX - 1;
 
 /// How publishers are driven.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,7 +134,7 @@ pub struct Room {
     heartbeat: Option<Pace>,
     heartbeat_of: usize,
     windows: Vec<Window>,
-    state: Vec<u8>,
+    desk: Desk,
     settled: bool,
     failure: Option<BenchError>,
     pub tally: Tally,
@@ -179,7 +180,7 @@ impl Room {
             heartbeat: None,
             heartbeat_of: 0,
             windows: Vec::new(),
-            state: Vec::new(),
+            desk: Desk::default(),
             settled: false,
             failure: None,
             tally: Tally::default(),
@@ -223,13 +224,16 @@ impl Room {
             else {
                 continue;
             };
-            self.state.clear();
-            if let Some(publisher) = member.plan.publisher {
-                let stamp = Stamp { publisher: publisher as u32, sequence: 0, intended_ns: now_ns };
-                stamp.write(&mut self.state, self.plan.state_bytes);
-            }
-            let _ = clients.update(client, &member.plan.channel, &self.state);
-            let _ = clients.ping(client, JOIN_PING);
+            let (dialect, channel) = (member.plan.target.dialect(), &member.plan.channel);
+            let (desk, state_bytes) = (&mut self.desk, self.plan.state_bytes);
+            clients.say(client, |out| match member.plan.publisher {
+                None => announce::watch(dialect, channel, out),
+                Some(publisher) => {
+                    let publisher = publisher as u32;
+                    let stamp = Stamp { publisher, sequence: 0, intended_ns: now_ns };
+                    desk.enter(dialect, channel, &stamp, state_bytes, out);
+                }
+            });
             member.stage = MemberStage::Joining;
         }
     }
@@ -301,7 +305,10 @@ impl Room {
         let Some(heartbeat) = &mut self.heartbeat else { return Next::WhenSomethingHappens };
         while heartbeat.take_due(now_ns).is_some() {
             if let Some(client) = self.members[self.heartbeat_of].client {
-                let _ = clients.ping(client, HEARTBEAT_PING);
+                let dialect = self.members[self.heartbeat_of].plan.target.dialect();
+                clients.say(client, |out| {
+                    let _ = entry::beat(dialect, out);
+                });
             }
             self.heartbeat_of = (self.heartbeat_of + 1) % self.members.len();
         }
@@ -325,8 +332,11 @@ impl Room {
             let member = &mut self.members[index];
             let sequence = member.sequence + 1;
             let stamp = Stamp { publisher: publisher as u32, sequence, intended_ns };
-            stamp.write(&mut self.state, self.plan.state_bytes);
-            if clients.update(client, &member.plan.channel, &self.state) == Queued::Full {
+            let (dialect, channel) = (member.plan.target.dialect(), &member.plan.channel);
+            let (desk, state_bytes) = (&mut self.desk, self.plan.state_bytes);
+            let queued =
+                clients.send(client, |out| desk.update(dialect, channel, &stamp, state_bytes, out));
+            if queued == Queued::Full {
                 break;
             }
             member.sequence = sequence;
@@ -413,6 +423,46 @@ impl Room {
         Ok(())
     }
 
+    /// What a Foony server says: an event for each change of a member.
+    fn receive_records(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        records: &[u8],
+    ) -> Result<(), FrameError> {
+        self.frames += 1;
+        for record in binary::records(records) {
+            let event = record?.event()?;
+            let foony::Event::Member(member) = &event else {
+                entry::step_of(&event).into_iter().for_each(|step| self.step(index, step));
+                continue;
+            };
+            let (Some(timeline), Some(stamp)) = (self.timeline, payload::read(member.data)) else {
+                continue;
+            };
+            let arrival = self.take(now_ns, index, &stamp, timeline);
+            if arrival == Arrival::Known && timeline.measures(now_ns) {
+                self.tally.duplicated += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, index: usize, step: Step) {
+        match step {
+            Step::Greeted => {
+                self.members[index].stage = MemberStage::Greeted;
+                self.greeting -= 1;
+                self.greeted += 1;
+            }
+            Step::Joined => self.note_joined(index),
+            Step::Refused { reason } => {
+                let address = self.members[index].plan.target.address;
+                self.fail(BenchError::Refused { address, reason });
+            }
+        }
+    }
+
     fn take(&mut self, now_ns: u64, index: usize, stamp: &Stamp, timeline: Timeline) -> Arrival {
         let arrivals = &mut self.members[index].arrivals;
         let publisher = stamp.publisher as usize;
@@ -443,7 +493,7 @@ impl Room {
     /// Publishers of the member's channel of which it has not seen the last state.
     fn missing_finals(&self, member: &Member, finals: &[u64]) -> u64 {
         let of_channel = (member.plan.number..finals.len()).step_by(self.plan.channels);
-        let others = of_channel.filter(|&p| member.plan.publisher != Some(p));
+        let others = of_channel.filter(|&p| watches(member, p));
         let newest = |p: usize| member.arrivals.newest(self.plan.place_of(p));
         others.filter(|&p| newest(p) < finals[p]).count() as u64
     }
@@ -490,8 +540,16 @@ fn ping(
     }
 }
 
+/// Is a member shown what a publisher announces? On the Foony protocol publishers do not watch.
+fn watches(member: &Member, publisher: usize) -> bool {
+    match member.plan.target.dialect() {
+        Dialect::Foony => member.plan.publisher.is_none(),
+        Dialect::Sync | Dialect::Redis => member.plan.publisher != Some(publisher),
+    }
+}
+
 fn receives(member: &Member, publisher: usize) -> bool {
-    member.stage != MemberStage::Gone && member.plan.publisher != Some(publisher)
+    member.stage != MemberStage::Gone && watches(member, publisher)
 }
 
 impl Load for Room {
@@ -519,29 +577,23 @@ impl Load for Room {
     }
 
     fn event(&mut self, now_ns: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
-        let address = self.members[who.index].plan.target.address;
-        match event {
-            Event::Ready => {
-                self.members[who.index].stage = MemberStage::Greeted;
-                self.greeting -= 1;
-                self.greeted += 1;
+        let received = match event {
+            Event::Presence(presence) => self.receive(now_ns, who.index, presence),
+            Event::Records(records) => self.receive_records(now_ns, who.index, records),
+            Event::Pong { stamp } if self.timeline.is_some_and(|t| t.measures(stamp)) => {
+                self.tally.ping_delay.record(now_ns.saturating_sub(stamp));
+                Ok(())
             }
-            Event::Refused { reason } => {
-                self.fail(BenchError::Refused { address, reason: reason.to_owned() });
+            other => {
+                let mut steps = Vec::new();
+                let read = entry::steps(Dialect::Sync, &other, |step| steps.push(step));
+                steps.into_iter().for_each(|step| self.step(who.index, step));
+                read
             }
-            Event::Presence(presence) => {
-                if let Err(error) = self.receive(now_ns, who.index, presence) {
-                    self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
-                }
-            }
-            Event::Pong { stamp: JOIN_PING } => self.note_joined(who.index),
-            Event::Pong { stamp: HEARTBEAT_PING } => {}
-            Event::Pong { stamp } => {
-                if self.timeline.is_some_and(|timeline| timeline.measures(stamp)) {
-                    self.tally.ping_delay.record(now_ns.saturating_sub(stamp));
-                }
-            }
-            Event::Open | Event::Leave { .. } | Event::Records(_) | Event::Other(_) => {}
+        };
+        if let Err(error) = received {
+            let address = self.members[who.index].plan.target.address;
+            self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
         }
     }
 

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use headcount::wire::foony::{Content, Delivery, ErrorCode, Event, Publish, Request, binary};
+use headcount::wire::foony::{
+    Content, Delivery, ErrorCode, Event, Member, Publish, Request, binary,
+};
 use headcount::wire::http;
 use headcount::wire::websocket::{self, Decoder, Incoming, MessageLimits, Opcode, Role};
 
@@ -56,6 +58,8 @@ struct Rooms {
 struct Room {
     serial: u64,
     subscribers: Vec<Arc<TcpStream>>,
+    /// Of presence.
+    watchers: Vec<Arc<TcpStream>>,
     /// Delivered after the next one.
     held: Vec<u8>,
     first_data: Vec<u8>,
@@ -127,14 +131,38 @@ impl Rooms {
                 binary::append_event(&Event::Ack { id, serial: 0, resumed: None }, answer);
             }
             Request::Publish(publish) => self.publish(&publish, answer),
+            Request::PresenceSubscribe { id, channel } => {
+                let room = self.rooms.entry(channel.into_owned()).or_default();
+                room.watchers.push(stream.clone());
+                binary::append_event(&Event::Ack { id, serial: 0, resumed: None }, answer);
+            }
+            Request::Presence(presence) => {
+                let room = self.rooms.entry(presence.channel.clone().into_owned()).or_default();
+                let member = Member {
+                    action: presence.action,
+                    timestamp_ms: 1_763_000_000_000,
+                    channel: presence.channel,
+                    client_id: "p".into(),
+                    connection_id: "c".into(),
+                    data: presence.data,
+                    encoding: presence.encoding,
+                };
+                let mut record = Vec::new();
+                binary::append_event(&Event::Member(member), &mut record);
+                room.watchers.iter().for_each(|watcher| drop(send(watcher, &record)));
+                let ack = Event::Ack { id: presence.id, serial: 0, resumed: None };
+                binary::append_event(&ack, answer);
+            }
             Request::Ping => binary::append_event(&Event::Pong, answer),
             other => panic!("{other:?}"),
         }
     }
 
     fn leave(&mut self, stream: &Arc<TcpStream>) {
-        let rooms = self.rooms.values_mut();
-        rooms.for_each(|room| room.subscribers.retain(|other| !Arc::ptr_eq(other, stream)));
+        for room in self.rooms.values_mut() {
+            room.subscribers.retain(|other| !Arc::ptr_eq(other, stream));
+            room.watchers.retain(|other| !Arc::ptr_eq(other, stream));
+        }
     }
 
     fn publish(&mut self, publish: &Publish<'_>, answer: &mut Vec<u8>) {

@@ -472,6 +472,11 @@ impl Load for Fanout {
         let next = match self.timeline {
             Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
             Some(timeline) if now_ns < timeline.until_ns => self.play(now_ns, clients),
+            // What was due before the end is sent, however late this thread is.
+            Some(timeline) if matches!(self.plan.drive, Drive::Rate(_)) => {
+                let _ = self.play(timeline.until_ns - 1, clients);
+                Next::WhenSomethingHappens
+            }
             _ => Next::WhenSomethingHappens,
         };
         self.show();

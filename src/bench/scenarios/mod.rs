@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::client::{Greeting, Look, Opening, Target, Transport};
 use super::crew::Watched;
 use super::error::BenchError;
+use super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::launch::Addresses;
 use super::machine::{self, Machine};
 use super::options::{ChannelHint, Common, Dialect, Scenario};
@@ -138,6 +139,12 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
     if let Scenario::Fanout(options) = scenario {
         return fanout::check(options);
     }
+    if let Scenario::Presence(o) = scenario
+        && (o.dialect == Dialect::Redis || o.joins.is_some() && o.dialect != Dialect::Sync)
+    {
+        let why = "presence knows --dialect sync and foony, and --joins sync only";
+        return Err(BenchError::Options(why.to_owned()));
+    }
     let (count, rate, state_bytes) = match scenario {
         Scenario::Latency(o) => {
             let pace = o.window.map_or(o.rate, |window| window as f64);
@@ -159,12 +166,20 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
         (_, rate, _) if !(rate.is_finite() && rate > 0.0) => {
             "--rate and --window must be above 0".to_owned()
         }
-        (_, _, bytes) if bytes < STAMP_BYTES => {
-            format!("--state-bytes must be {STAMP_BYTES} or more")
+        (_, _, bytes) if bytes < state_bytes_min(scenario) => {
+            format!("--state-bytes must be {} or more", state_bytes_min(scenario))
         }
         _ => return Ok(()),
     };
     Err(BenchError::Options(problem))
+}
+
+/// A stamp has to fit, in JSON where the protocol demands that.
+fn state_bytes_min(scenario: &Scenario) -> usize {
+    match scenario {
+        Scenario::Presence(o) if o.dialect == Dialect::Foony => PAYLOAD_BYTES_MIN,
+        _ => STAMP_BYTES,
+    }
 }
 
 /// Share of the asked rate below which a note says that it was not reached.

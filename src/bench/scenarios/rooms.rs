@@ -22,6 +22,7 @@ use super::{RATE_REACHED, Server, deal, fresh_channel};
 const HEARTBEAT_S: f64 = 10.0;
 
 struct Shape {
+    dialect: Dialect,
     channels: usize,
     /// In the whole run.
     publishers: usize,
@@ -39,6 +40,7 @@ pub(super) fn latency(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let shape = Shape {
+        dialect: options.dialect,
         channels: 1,
         publishers: options.publishers,
         watchers: options.watchers,
@@ -56,6 +58,7 @@ pub(super) fn fanout(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let shape = Shape {
+        dialect: options.dialect,
         channels: options.channels,
         publishers: options.publishers,
         watchers: options.subscribers,
@@ -77,6 +80,7 @@ pub(super) fn presence(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let shape = Shape {
+        dialect: options.dialect,
         channels: 1,
         publishers: options.publishers,
         watchers: options.members,
@@ -142,7 +146,7 @@ fn members(shape: &Shape, common: &Common, server: &Server) -> Result<Vec<Member
     let member = |(index, publisher): (usize, Option<usize>)| {
         let number = index % shape.channels;
         let channel = channels[number].clone();
-        let target = server.target(common, Dialect::Sync, Some(&channel))?;
+        let target = server.target(common, shape.dialect, Some(&channel))?;
         Ok(MemberPlan { target, channel, number, publisher, pings_per_second: 0.0 })
     };
     let publishers = (0..shape.publishers).map(|index| (index, Some(index)));
