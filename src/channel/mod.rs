@@ -7,6 +7,7 @@ mod changes;
 mod log;
 mod members;
 mod messages;
+mod places;
 mod state;
 mod window;
 
