@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::{Session, Subscription};
+use super::connection::{Connections, Session, Subscription};
 use super::envelope::{Command, Envelope, HomeChannelId};
 use super::tables::HomeChannel;
 use crate::ids::{ChannelKey, ConnId, Now, ShardId};
@@ -136,14 +136,32 @@ impl Shard {
 
     /// Takes one out of the list of subscribers; the last one takes its place.
     fn vacate(&mut self, slot: u32, feed: Feed, place: u32) {
-        let Some(home) = self.homes.get_mut(slot) else { return };
+        let Shard { homes, connections, .. } = self;
+        let Some(home) = homes.get_mut(slot) else { return };
+        let moved = |tenant, place| set_place(connections, tenant, slot, feed, place);
+        if let Some(at) = home.rounds.iter().position(|round| round.set().feed == feed) {
+            let list = &mut home.subscribers[feed as usize];
+            return home.rounds[at].forget(list, place, moved);
+        }
         let list = &mut home.subscribers[feed as usize];
         list.swap_remove(place as usize);
-        let moved = list.get(place as usize).and_then(|&slot| self.connections.tenant(slot));
-        let moved = moved.and_then(|id| self.connections.get_mut(id));
-        if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
-            moved.place = Some(place);
+        if let Some(&tenant) = list.get(place as usize) {
+            set_place(connections, tenant, slot, feed, place);
         }
+    }
+}
+
+/// Tells a connection where it stands in the list of a channel's subscribers.
+pub(super) fn set_place(
+    connections: &mut Connections,
+    tenant: u32,
+    channel: u32,
+    feed: Feed,
+    place: u32,
+) {
+    let connection = connections.tenant(tenant).and_then(|id| connections.get_mut(id));
+    if let Some(subscription) = connection.and_then(|c| c.subscription_mut(channel, feed)) {
+        subscription.place = Some(place);
     }
 }
 

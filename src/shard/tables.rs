@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::envelope::HomeChannelId;
+use super::large_set::LargeSet;
+use super::round::Round;
 use super::table::Keyed;
 use crate::channel::{Change, ChangeKind, Channel, Message, Messages};
 use crate::ids::{ChannelKey, ShardId};
@@ -24,6 +26,8 @@ pub struct OwnedChannel {
     pub timed: bool,
     /// When watchers were last told something; `None` before the first time.
     pub told_ms: Option<u64>,
+    /// Set while the set of members is large.
+    pub large: Option<Box<LargeSet>>,
 }
 
 /// What is published in an owned channel.
@@ -77,6 +81,7 @@ impl OwnedChannel {
             dirty: false,
             timed: false,
             told_ms: None,
+            large: None,
         }
     }
 
@@ -123,6 +128,11 @@ impl OwnedChannel {
         self.interest.iter().any(|interest| !interest.feeds.and(feeds).is_empty())
     }
 
+    /// Those of `feeds` that somebody subscribes to.
+    pub fn wanted(&self, feeds: FeedSet) -> FeedSet {
+        Feed::ENCODED.into_iter().filter(|&f| feeds.contains(f) && self.is_wanted(f)).collect()
+    }
+
     pub fn is_wanted(&self, feed: Feed) -> bool {
         self.interest.iter().any(|interest| interest.feeds.contains(feed))
     }
@@ -138,6 +148,8 @@ pub struct HomeChannel {
     pub subscribers: [Vec<u32>; Feed::ENCODED.len()],
     /// Per encoded feed, subscriptions, those included that nothing is delivered to yet.
     pub subscriptions: [u32; Feed::ENCODED.len()],
+    /// For feeds of sets, what is under way of large ones; at most one per feed.
+    pub rounds: Vec<Round>,
     /// Connections that are members, or about to be.
     pub members: u32,
     /// Other shards were told that further subscribers should stay where they are.
@@ -158,9 +170,18 @@ impl HomeChannel {
             policy,
             subscribers: Default::default(),
             subscriptions: Default::default(),
+            rounds: Vec::new(),
             members: 0,
             hot: false,
         }
+    }
+
+    pub fn round(&self, feed: Feed) -> Option<&Round> {
+        self.rounds.iter().find(|round| round.set().feed == feed)
+    }
+
+    pub fn round_mut(&mut self, feed: Feed) -> Option<&mut Round> {
+        self.rounds.iter_mut().find(|round| round.set().feed == feed)
     }
 
     /// True when no connection of this shard has to do with the channel.
