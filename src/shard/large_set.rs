@@ -10,7 +10,7 @@ use super::Shard;
 use super::envelope::{Audience, Envelope, HomeChannelId};
 use super::outbox::Full;
 use super::round::PresenceSet;
-use super::tables::OwnedChannel;
+use super::tables::{Interest, OwnedChannel};
 use super::timers::Timer;
 use crate::counters::{Conflated, Dropped};
 use crate::ids::{ConnAddr, Now, ShardId};
@@ -26,9 +26,7 @@ const GAP_MS_PER_BURST: usize = 16;
 #[derive(Debug, Default)]
 pub struct LargeSet {
     roster: Roster,
-    /// Not everybody has been sent what has changed.
-    owed: bool,
-    /// Whose doing alone it was.
+    /// Who alone has changed what homes are owed.
     except: Option<ConnAddr>,
     made_ms: Option<u64>,
     /// A timer is set.
@@ -46,34 +44,33 @@ struct Wish {
     audience: Audience,
 }
 
-impl LargeSet {
-    /// Takes the set out of a tick, to be made when it is due. With an interval between two frames
-    /// the names of those who left are left out as well, if a set is still owed that tells as much.
-    pub fn put_off(&mut self, shown: &mut Shown<'_>, except: Option<ConnAddr>, interval_ms: u64) {
-        if shown.put_off_set() {
-            self.except = except.filter(|_| !self.owed);
-            self.owed = true;
-        }
-        if self.owed && interval_ms > 0 {
-            shown.omit_leaves();
+impl OwnedChannel {
+    /// Takes a large set out of a tick, to be made when it is due. With an interval between two
+    /// frames the names of those who left are taken out as well, if somebody is owed a set: then
+    /// all are, and it tells as much.
+    pub fn put_off_set(&mut self, shown: &mut Shown<'_>, except: Option<ConnAddr>) {
+        let was_owed = !self.owed().is_empty();
+        let Some(large) = &mut self.large else { return };
+        let is_shown = shown.put_off_set();
+        let is_instead = was_owed && self.policy.presence_interval_ms > 0 && shown.omit_leaves();
+        if is_shown || is_instead {
+            large.except = except.filter(|_| !was_owed);
+            self.interest.iter_mut().for_each(Interest::owe_sets);
         }
     }
 
-    /// Everybody is to be sent the set.
-    pub fn owe(&mut self) {
-        (self.owed, self.except) = (true, None);
+    /// Feeds whose large set some home is owed.
+    fn owed(&self) -> FeedSet {
+        let owed = |feed: &Feed| self.interest.iter().any(|interest| interest.owed.contains(*feed));
+        Feed::ENCODED.into_iter().filter(owed).collect()
     }
 
-    fn is_idle(&self) -> bool {
-        !self.owed && self.wishes.is_empty()
-    }
-
-    /// Feeds of those who wait, of all that somebody subscribes to.
-    fn awaited(&self, wanted: FeedSet) -> FeedSet {
-        match self.owed {
-            true => wanted,
-            false => self.wishes.iter().map(|wish| wish.feed).collect(),
-        }
+    /// Feeds whose large set somebody waits for.
+    fn awaited(&self) -> FeedSet {
+        let mut awaited = self.owed();
+        let wishes = self.large.iter().flat_map(|large| &large.wishes);
+        wishes.for_each(|wish| awaited.insert(wish.feed));
+        awaited
     }
 }
 
@@ -122,27 +119,33 @@ impl Shard {
         let generation = self.owned.generation(slot);
         let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let Some(large) = &mut owned.large else { return };
-        if large.is_idle() {
+        if owned.awaited().is_empty() {
             if !is_large {
                 owned.large = None;
             }
             return;
         }
         let gap_ms = gap_ms(owned.channel.members().encoded_bytes(), burst_bytes);
+        let Some(large) = &mut owned.large else { return };
         let due_ms = large.made_ms.map_or(0, |made_ms| made_ms + gap_ms);
-        if now.mono_ms < due_ms {
-            if !std::mem::replace(&mut large.timed, true) {
-                self.timers.set(due_ms, Timer::LargeSet { slot, generation });
-            }
-            return self.counters.conflate(Conflated::LargeSet);
+        if now.mono_ms >= due_ms {
+            self.make_large_set(now, slot);
+        } else {
+            self.counters.conflate(Conflated::LargeSet);
         }
-        self.make_large_set(now, slot);
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let is_awaited = !owned.awaited().is_empty();
+        if let Some(large) = owned.large.as_mut().filter(|large| is_awaited && !large.timed) {
+            // What a full mailbox has refused just now is not tried again before the next turn.
+            large.timed = true;
+            let due_ms = due_ms.max(now.mono_ms + 1);
+            self.timers.set(due_ms, Timer::LargeSet { slot, generation });
+        }
     }
 
     fn make_large_set(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let wanted = owned.wanted(Feed::PRESENCE_SETS);
+        let (owed, awaited) = (owned.owed(), owned.awaited());
         let Some(large) = &mut owned.large else { return };
         owned.channel.set_shown();
         large.roster.refresh(now, &owned.key.name, owned.channel.members());
@@ -150,20 +153,17 @@ impl Shard {
         if owned.policy.presence_interval_ms > 0 {
             owned.told_ms = Some(now.mono_ms);
         }
-        let awaited = large.awaited(wanted);
-        let is_owed = std::mem::take(&mut large.owed);
         let except = large.except.take();
         let wishes = std::mem::take(&mut large.wishes);
-        self.counters.presence_ticks += u64::from(is_owed);
+        self.counters.presence_ticks += u64::from(!owed.is_empty());
         self.sets_made += 1;
         for feed in Feed::ENCODED.into_iter().filter(|feed| awaited.contains(*feed)) {
             let Some(large) = self.owned.get_mut(slot).and_then(|o| o.large.as_mut()) else {
                 return;
             };
-            let set = PresenceSet { feed, number: self.sets_made, bytes: large.roster.frame(feed) };
-            if is_owed {
-                self.route_set(slot, &set, except);
-            }
+            let (number, bytes) = (Some(self.sets_made), large.roster.frame(feed));
+            let set = PresenceSet { feed, number, bytes };
+            self.route_set(slot, &set, except);
             for wish in wishes.iter().filter(|wish| wish.feed == feed) {
                 let (to, audience, set) = (wish.home, wish.audience, set.clone());
                 self.outbox.send(wish.shard, Envelope::Set { to, set, audience });
@@ -171,21 +171,16 @@ impl Shard {
         }
     }
 
-    /// Sends a set to every home with subscribers of its feed.
+    /// Sends a set to every home that is owed it; where the mailbox is full it remains owed.
     fn route_set(&mut self, slot: u32, set: &PresenceSet, except: Option<ConnAddr>) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let mut missed = false;
-        for interest in owned.interest.iter_mut().filter(|i| i.feeds.contains(set.feed)) {
+        for interest in owned.interest.iter_mut().filter(|i| i.owed.contains(set.feed)) {
             let (to, set, audience) = (interest.home, set.clone(), Audience::All { except });
-            let envelope = Envelope::Set { to, set, audience };
-            if let Err(Full(_)) = self.outbox.try_send(interest.shard, envelope) {
-                interest.stale = true;
-                missed = true;
-                self.counters.drop(Dropped::EventMailboxFull);
+            let (feed, envelope) = (set.feed, Envelope::Set { to, set, audience });
+            match self.outbox.try_send(interest.shard, envelope) {
+                Ok(()) => interest.owed.remove(feed),
+                Err(Full(_)) => self.counters.drop(Dropped::EventMailboxFull),
             }
-        }
-        if missed {
-            self.stale_channels.push(slot);
         }
     }
 }

@@ -131,7 +131,7 @@ pub struct Shard {
     dirty_channels: Vec<u32>,
     /// Owned channels some of whose homes missed a tick.
     stale_channels: Vec<u32>,
-    /// Sets of members made one by one, so far.
+    /// Large sets of members made so far.
     sets_made: u64,
     /// Rounds of large sets with somebody to show them to; each once.
     showing: VecDeque<(HomeChannelId, Feed)>,

@@ -418,14 +418,16 @@ impl Shard {
         let mut stale = Vec::new();
         for interest in owned.interest.iter_mut().filter(|interest| interest.stale) {
             stale.push(Interest { left: std::mem::take(&mut interest.left), ..interest.clone() });
+            if owned.large.is_some() {
+                interest.owe_sets();
+            }
         }
         let mut owing = false;
         for interest in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
             owned.channel.set_shown();
             let mut feeds = interest.feeds.and(Feed::PRESENCE);
-            if let Some(large) = &mut owned.large {
-                large.owe();
+            if owned.large.is_some() {
                 feeds = feeds.without(Feed::PRESENCE_SETS);
             }
             if feeds.is_empty() {
@@ -474,8 +476,7 @@ impl Shard {
         }
         owned.channel.set_shown();
         let bytes = presence::set(feed, now, &owned.key.name, owned.channel.members());
-        self.sets_made += 1;
-        let set = PresenceSet { feed, number: self.sets_made, bytes };
+        let set = PresenceSet { feed, number: None, bytes };
         self.outbox.send(shard, Envelope::Set { to: home, set, audience });
     }
 
@@ -507,13 +508,10 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
         Author::SoleEnter(_) | Author::Several => None,
     };
     let changes = changes.into_list();
-    let members = owned.channel.members();
     let interval_ms = owned.policy.presence_interval_ms;
-    let mut shown = presence::Shown::of(&changes, members, interval_ms);
-    if let Some(large) = &mut owned.large {
-        large.put_off(&mut shown, except, interval_ms);
-    }
-    let name = &owned.key.name;
+    let mut shown = presence::Shown::of(&changes, owned.channel.members(), interval_ms);
+    owned.put_off_set(&mut shown, except);
+    let (name, members) = (&owned.key.name, owned.channel.members());
     let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
         Some(_) => presence::tick(feed, now, name, members, &shown),
         None => encode::changes(feed, now, name, &changes),

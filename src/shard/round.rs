@@ -24,12 +24,17 @@ use crate::session::Feed;
 /// was last of use, milliseconds. After that they have to ask the owner for a newer one.
 const KEPT_MS: u64 = 1_000;
 
+/// Longest rest after a round, milliseconds; a round that takes longer is one of a shard that is
+/// overloaded or was suspended.
+const REST_MS_MAX: u64 = 5_000;
+
 /// One set of members, as the owner made it for one feed.
 #[derive(Clone, Debug)]
 pub struct PresenceSet {
     pub feed: Feed,
-    /// Tells the sets of one owner apart.
-    pub number: u64,
+    /// Tells the large sets of one owner apart; `None` for one that is not large, and always newer
+    /// than all before.
+    pub number: Option<u64>,
     pub bytes: Arc<[u8]>,
 }
 
@@ -163,7 +168,7 @@ impl Round {
     /// before that.
     fn begin(&mut self, now: Now) -> Option<Next> {
         if let Some(began_ms) = self.began_ms.take() {
-            self.rest_until_ms = now.mono_ms + (now.mono_ms - began_ms);
+            self.rest_until_ms = now.mono_ms + (now.mono_ms - began_ms).min(REST_MS_MAX);
         }
         if self.behind == 0 {
             let is_useful = self.validity == Validity::Newest;
@@ -176,6 +181,11 @@ impl Round {
         self.began_ms = Some(now.mono_ms);
         (self.limit, self.told, self.behind) = (self.behind, 0, 0);
         None
+    }
+
+    /// Even if `addr` alone made the set differ from the one before, it is shown it.
+    pub fn include(&mut self, addr: ConnAddr) {
+        self.except = self.except.filter(|except| *except != addr);
     }
 
     /// Somebody has missed the set, or is new and waits for the first one: it comes next.
@@ -240,7 +250,7 @@ mod tests {
     }
 
     fn set(number: u64) -> PresenceSet {
-        PresenceSet { feed: Feed::SyncTenStream, number, bytes: Arc::default() }
+        PresenceSet { feed: Feed::SyncTenStream, number: Some(number), bytes: Arc::default() }
     }
 
     /// Subscribers who know their places, and which set each was shown last.
@@ -295,7 +305,8 @@ mod tests {
             let next = self.round.next(at(now_ms));
             if let Next::Show { place } = next {
                 self.frames += 1;
-                self.shown.insert(self.list[place as usize], self.round.set().number);
+                let number = self.round.set().number.unwrap();
+                self.shown.insert(self.list[place as usize], number);
             }
             next
         }
@@ -307,7 +318,7 @@ mod tests {
             for (place, who) in (0..).zip(&self.list) {
                 assert_eq!(self.places[who], place, "{who} knows its place");
                 let waits = place < behind || (told..limit).contains(&place);
-                let is_new = self.shown[who] == self.round.set().number;
+                let is_new = Some(self.shown[who]) == self.round.set().number;
                 let is_fresh = self.fresh.contains(who);
                 assert!(waits || is_new || is_fresh, "{who} at {place}: {:?}", self.round);
             }

@@ -37,7 +37,7 @@ impl Shard {
         let subscribers = home.subscribers[set.feed as usize].len();
         let is_small = set.bytes.len().saturating_mul(subscribers) <= burst_bytes;
         if is_small && home.round(set.feed).is_none() {
-            return self.show_small_set(now, to, &set, audience);
+            return self.show_small_set(now, to, set, audience);
         }
         let set = self.unshared_set(to.slot, set);
         let feed = set.feed;
@@ -78,6 +78,7 @@ impl Shard {
         let Some(at) = home.rounds.iter().position(|round| round.set().feed == feed) else {
             return false;
         };
+        home.rounds[at].include(ConnAddr { shard: self.id, conn: id });
         let moved = |tenant, place| set_place(connections, tenant, slot, feed, place);
         home.rounds[at].owe(&mut home.subscribers[feed as usize], place, moved);
         self.list_round(slot, feed);
@@ -91,25 +92,35 @@ impl Shard {
         }
     }
 
+    /// Shows a set at once. Whoever cannot take it just now may have it for a while.
     fn show_small_set(
         &mut self,
         now: Now,
         to: HomeChannelId,
-        set: &PresenceSet,
+        set: PresenceSet,
         audience: Audience,
     ) {
+        let set = self.unshared_set(to.slot, set);
+        let mut all_shown = true;
         match audience {
             Audience::All { except } => {
-                let bytes = self.unshared_set(to.slot, set.clone()).bytes;
                 self.each_subscriber(now, to, set.feed, |shard, conn| {
-                    shard.show_set(now, conn, to.slot, set.feed, &bytes, except);
+                    let is_author = except == Some(ConnAddr { shard: shard.id, conn });
+                    all_shown &=
+                        is_author || shard.deliver_set(now, conn, to.slot, set.feed, &set.bytes);
                     Ok(())
                 });
             }
             Audience::One(conn) if self.is_admitted(conn, to.slot, set.feed) => {
-                self.show_set(now, conn, to.slot, set.feed, &set.bytes, None);
+                all_shown = self.deliver_set(now, conn, to.slot, set.feed, &set.bytes);
             }
             Audience::One(_) | Audience::Waiting => {}
+        }
+        // One that is not large costs its owner little to make anew.
+        if !all_shown && set.number.is_some() {
+            let feed = set.feed;
+            self.enter_round(now, to.slot, set, Audience::Waiting);
+            self.list_round(to.slot, feed);
         }
     }
 
@@ -118,7 +129,7 @@ impl Shard {
         let Some(home) = self.homes.get(slot) else { return set };
         match home.round(set.feed).map(Round::set) {
             _ if home.owner == self.id => set,
-            Some(known) if known.number == set.number => known.clone(),
+            Some(known) if set.number.is_some() && known.number == set.number => known.clone(),
             _ => PresenceSet { bytes: Arc::from(&*set.bytes), ..set },
         }
     }
@@ -168,8 +179,11 @@ impl Shard {
             let (bytes, except) = (Arc::clone(&round.set().bytes), round.except());
             let tenant = home.subscribers[feed as usize].get(place as usize).copied();
             let conn = tenant.and_then(|tenant| self.connections.tenant(tenant));
-            let show = |conn| self.show_set(now, conn, to.slot, feed, &bytes, except);
-            return Some(if conn.is_some_and(show) { bytes.len() } else { 0 });
+            let is_shown = conn.is_some_and(|conn| {
+                let is_author = except == Some(ConnAddr { shard: self.id, conn });
+                !is_author && self.deliver_set(now, conn, to.slot, feed, &bytes)
+            });
+            return Some(if is_shown { bytes.len() } else { 0 });
         }
         round.listed = false;
         let HomeChannelId { slot, generation } = to;
@@ -190,21 +204,6 @@ impl Shard {
             _ => {}
         }
         None
-    }
-
-    /// Queues a set for one subscriber, unless it is the one who need not see it; true when it was
-    /// queued.
-    fn show_set(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        slot: u32,
-        feed: Feed,
-        bytes: &Arc<[u8]>,
-        except: Option<ConnAddr>,
-    ) -> bool {
-        let is_author = except == Some(ConnAddr { shard: self.id, conn: id });
-        !is_author && self.deliver_set(now, id, slot, feed, bytes)
     }
 
     fn is_admitted(&self, id: ConnId, slot: u32, feed: Feed) -> bool {

@@ -47,6 +47,8 @@ pub struct Interest {
     pub feeds: FeedSet,
     /// It missed a tick, because its mailbox was full; it is owed the whole set.
     pub stale: bool,
+    /// Feeds whose large set it is owed; made and sent when it is due and the mailbox has room.
+    pub owed: FeedSet,
     /// Members whose leaving it missed, for subscribers whom a set does not tell. Bounded by the
     /// members that leave while one mailbox is full.
     pub left: Vec<Change>,
@@ -55,6 +57,11 @@ pub struct Interest {
 }
 
 impl Interest {
+    /// Everybody there is to be shown the newest large set.
+    pub fn owe_sets(&mut self) {
+        self.owed = self.feeds.and(Feed::PRESENCE_SETS);
+    }
+
     /// Remembers who left, for the time when the home can be told.
     pub fn miss_departures(&mut self, changes: &[Change]) {
         if !self.feeds.and(Feed::PRESENCE_CHANGES).is_empty() {
@@ -110,6 +117,7 @@ impl OwnedChannel {
                     home,
                     feeds,
                     stale: false,
+                    owed: FeedSet::default(),
                     left: Vec::new(),
                     missed_after: None,
                 });
@@ -120,17 +128,13 @@ impl OwnedChannel {
     pub fn unsubscribe(&mut self, shard: ShardId, feed: Feed) {
         for interest in self.interest.iter_mut().filter(|interest| interest.shard == shard) {
             interest.feeds.remove(feed);
+            interest.owed.remove(feed);
         }
         self.interest.retain(|interest| !interest.feeds.is_empty());
     }
 
     pub fn is_any_wanted(&self, feeds: FeedSet) -> bool {
         self.interest.iter().any(|interest| !interest.feeds.and(feeds).is_empty())
-    }
-
-    /// Those of `feeds` that somebody subscribes to.
-    pub fn wanted(&self, feeds: FeedSet) -> FeedSet {
-        Feed::ENCODED.into_iter().filter(|&f| feeds.contains(f) && self.is_wanted(f)).collect()
     }
 
     pub fn is_wanted(&self, feed: Feed) -> bool {

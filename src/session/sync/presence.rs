@@ -52,9 +52,10 @@ impl<'c> Shown<'c> {
         std::mem::replace(&mut self.set, Set::Omitted) == Set::Shown
     }
 
-    /// Names nobody: a set will follow that tells as much.
-    pub fn omit_leaves(&mut self) {
-        self.leaves.clear();
+    /// Names nobody: a set will follow that tells as much. True when somebody would have been
+    /// named.
+    pub fn omit_leaves(&mut self) -> bool {
+        !std::mem::take(&mut self.leaves).is_empty()
     }
 }
 
