@@ -134,11 +134,14 @@ pub enum Conflated {
     UpdateRate,
     /// The channel tells its watchers at most once per interval; what happened meanwhile is one.
     Interval,
+    /// The set is large, and shown in rounds; what happened during one is shown in the next.
+    LargeSet,
 }
 
 impl Conflated {
     /// Labels of all reasons.
-    pub const LABELS: [&'static str; 4] = ["slow_receiver", "throttled", "update_rate", "interval"];
+    pub const LABELS: [&'static str; 5] =
+        ["slow_receiver", "throttled", "update_rate", "interval", "large_set"];
 }
 
 /// One shard's counts since start.
@@ -184,7 +187,11 @@ impl Counters {
     }
 
     pub fn conflate(&mut self, reason: Conflated) {
-        self.conflated[reason as usize] += 1;
+        self.conflate_many(reason, 1);
+    }
+
+    pub fn conflate_many(&mut self, reason: Conflated, count: u32) {
+        self.conflated[reason as usize] += u64::from(count);
     }
 
     pub fn disconnect(&mut self, reason: Disconnect) {
@@ -217,6 +224,6 @@ mod tests {
         assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
         assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
         assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
-        assert_eq!(Conflated::Interval as usize + 1, Conflated::LABELS.len());
+        assert_eq!(Conflated::LargeSet as usize + 1, Conflated::LABELS.len());
     }
 }

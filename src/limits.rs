@@ -62,6 +62,11 @@ pub struct Limits {
     /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
     /// clients accept. An update that would pass it is ignored and counted.
     pub presence_set_bytes_max: usize,
+    /// Bytes of presence sets that a shard gives its connections at once, and in one turn: what
+    /// other channels have to wait for. A channel whose set times its members is more, which is 130
+    /// members of 60 bytes with the default, is told in rounds: its members see changes later, as
+    /// long as the round before and a rest of the same length take.
+    pub presence_burst_bytes_max: usize,
     /// Presence updates per second that one connection may send to owners. Faster ones are
     /// conflated to the newest state per channel; the sender's watchers see it at the next second.
     pub updates_per_second_max: u32,
@@ -107,6 +112,7 @@ impl Default for Limits {
             state_bytes_max: 64 * 1024,
             publish_bytes_max: 256 * 1024,
             presence_set_bytes_max: 8 * 1024 * 1024,
+            presence_burst_bytes_max: 1024 * 1024,
             updates_per_second_max: 10_000,
             connections_per_shard_max: 1_000_000,
             home_subscribers_max: 5_000,

@@ -117,8 +117,8 @@ impl Churn {
         Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
     }
 
-    /// Requests of Foony clients need not wait for the answer to their credentials: both leave in one
-    /// write.
+    /// Requests of Foony clients need not wait for the answer to their credentials: both leave in
+    /// one write.
     fn joins_at_once(&self) -> bool {
         self.plan.target.dialect() == Dialect::Foony
     }

@@ -1,8 +1,8 @@
 //! What happened to the members since watchers were last told, conflated to one change each.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::places::Places;
 use super::{Identity, State};
 use crate::ids::ConnAddr;
 
@@ -38,7 +38,7 @@ pub enum Author {
 pub struct Changes {
     list: Vec<Change>,
     /// The newest entry of each connection.
-    index: HashMap<ConnAddr, usize>,
+    index: Places,
     /// Somebody left and entered again: shown as an update, but it awaits the set like a newcomer.
     rejoined: bool,
     /// Somebody was shown the whole set since watchers were last told, newcomers among it.
@@ -75,10 +75,10 @@ impl Changes {
         identity: &Arc<Identity>,
         state: State,
     ) {
-        let known = self.index.get(&addr).copied();
+        let known = self.index.get(&addr).map(|&at| at as usize);
         // A connection that greeted anew is somebody else; the earlier user's leave must be seen.
         let Some(at) = known.filter(|&at| self.list[at].identity.user == identity.user) else {
-            self.index.insert(addr, self.list.len());
+            self.index.insert(addr, self.list.len() as u32);
             self.list.push(Change { kind, addr, identity: Arc::clone(identity), state });
             return;
         };
@@ -100,7 +100,7 @@ impl Changes {
     /// A member goes on under another address.
     pub(super) fn rename(&mut self, from: ConnAddr, to: ConnAddr) {
         if let Some(at) = self.index.remove(&from) {
-            self.list[at].addr = to;
+            self.list[at as usize].addr = to;
             self.index.insert(to, at);
         }
     }
@@ -108,11 +108,11 @@ impl Changes {
     fn forget(&mut self, at: usize) {
         let gone = self.list.swap_remove(at);
         self.index.remove(&gone.addr);
-        let moved_from = self.list.len();
+        let moved_from = self.list.len() as u32;
         if let Some(newest) = self.list.get(at).and_then(|moved| self.index.get_mut(&moved.addr))
             && *newest == moved_from
         {
-            *newest = at;
+            *newest = at as u32;
         }
     }
 }

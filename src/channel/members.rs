@@ -1,8 +1,10 @@
 //! The member table: join-ordered, keyed by connection, with sessions counted per user.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::slice;
 use std::sync::Arc;
 
+use super::places::Places;
 use super::{Identity, Resume, State};
 use crate::ids::{ConnAddr, Now};
 
@@ -18,6 +20,10 @@ pub struct Member {
     pub greeted_ms: u64,
     /// Set while the connection is lost and the grace runs: when it ends.
     pub lingering_until_ms: Option<u64>,
+    /// Number of its entry among all entries so far: members are listed in this order.
+    pub joined: u64,
+    /// Number of its newest state among all states in this channel so far.
+    pub version: u64,
 }
 
 impl Member {
@@ -39,29 +45,34 @@ pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
     ENTRY_OVERHEAD_BYTES + user.len() + state.message_pack_bytes_max()
 }
 
-/// Join-ordered members. A member's place is its join number, which nobody else ever gets.
+/// Empty places that are never closed up: it would not be worth the while.
+const GAPS_MIN: usize = 32;
+
+/// Join-ordered members in a table whose places stay empty when somebody leaves, until half of them
+/// are; then it is closed up.
 #[derive(Debug, Default)]
 pub struct Members {
-    by_place: BTreeMap<u64, Member>,
-    places: HashMap<ConnAddr, u64>,
+    table: Vec<Option<Member>>,
+    places: Places,
     /// Places of each user's sessions, in join order.
-    users: HashMap<Arc<str>, Vec<u64>>,
+    users: HashMap<Arc<str>, Sessions>,
     joined: u64,
+    versions: u64,
     bytes: usize,
 }
 
 impl Members {
     pub fn len(&self) -> usize {
-        self.by_place.len()
+        self.places.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.by_place.is_empty()
+        self.places.is_empty()
     }
 
     /// In join order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> + Clone {
-        self.by_place.values()
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { entries: self.table.iter(), left: self.len() }
     }
 
     pub fn contains(&self, addr: ConnAddr) -> bool {
@@ -69,12 +80,12 @@ impl Members {
     }
 
     pub fn find(&self, addr: ConnAddr) -> Option<&Member> {
-        self.by_place.get(self.places.get(&addr)?)
+        self.at(*self.places.get(&addr)?)
     }
 
     /// Members that share this user id.
     pub fn sessions_of(&self, user: &str) -> u32 {
-        self.users.get(user).map_or(0, |places| places.len() as u32)
+        self.users.get(user).map_or(0, |sessions| sessions.places().len() as u32)
     }
 
     /// Upper bound of the encoded set in bytes.
@@ -86,8 +97,6 @@ impl Members {
     /// connection is lost and that cannot be told from it (another device comes back by itself), or
     /// the very same session, whose earlier connection is not known to be lost yet.
     pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
-        let places = self.users.get(&newcomer.user)?;
-        let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
             let is_same = lost.is_resumed_as(newcomer);
@@ -96,22 +105,19 @@ impl Members {
                 None => is_same && newcomer.is_named_by_connection(),
             }
         };
-        members.find(replaceable).map(|member| member.addr)
+        self.of_user(&newcomer.user).find(replaceable).map(|member| member.addr)
     }
 
     /// Has this session greeted over a later connection, and is a member by that one?
     pub(super) fn has_later(&self, identity: &Identity, greeted_ms: u64) -> bool {
-        let places = self.users.get(&identity.user).map_or(&[][..], Vec::as_slice);
-        let mut members = places.iter().filter_map(|place| self.by_place.get(place));
         identity.is_named_by_connection()
-            && members.any(|member| {
+            && self.of_user(&identity.user).any(|member| {
                 member.greeted_ms > greeted_ms && member.identity.is_resumed_as(identity)
             })
     }
 
     pub(super) fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
-        let place = self.places.get(&addr);
-        if let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) {
+        if let Some(member) = self.find_mut(addr) {
             member.greeted_ms = greeted_ms;
         }
     }
@@ -123,20 +129,32 @@ impl Members {
         identity: Arc<Identity>,
         state: State,
     ) {
-        let place = self.joined;
+        self.close_up();
+        let place = self.table.len() as u32;
+        match self.users.get_mut(&identity.user) {
+            Some(sessions) => sessions.push(place),
+            None => drop(self.users.insert(Arc::clone(&identity.user), Sessions::One([place]))),
+        }
         self.joined += 1;
-        self.users.entry(Arc::clone(&identity.user)).or_default().push(place);
-        let (announced_ms, lingering_until_ms) = (now.mono_ms, None);
-        let member =
-            Member { addr, identity, state, announced_ms, greeted_ms: 0, lingering_until_ms };
+        self.versions += 1;
+        let member = Member {
+            addr,
+            identity,
+            state,
+            announced_ms: now.mono_ms,
+            greeted_ms: 0,
+            lingering_until_ms: None,
+            joined: self.joined,
+            version: self.versions,
+        };
         self.bytes += member.encoded_bytes();
         self.places.insert(addr, place);
-        self.by_place.insert(place, member);
+        self.table.push(Some(member));
     }
 
     pub(super) fn remove(&mut self, addr: ConnAddr) -> Option<Member> {
         let place = self.places.remove(&addr)?;
-        let member = self.by_place.remove(&place)?;
+        let member = self.table.get_mut(place as usize)?.take()?;
         self.bytes -= member.encoded_bytes();
         self.forget_session(&member.identity.user, place);
         Some(member)
@@ -148,19 +166,19 @@ impl Members {
         addr: ConnAddr,
         state: State,
     ) -> Option<&mut Member> {
-        let member = self.by_place.get_mut(self.places.get(&addr)?)?;
+        self.versions += 1;
+        let place = *self.places.get(&addr)?;
+        let member = self.table.get_mut(place as usize)?.as_mut()?;
         self.bytes -= member.encoded_bytes();
         member.state = state;
         member.announced_ms = now.mono_ms;
+        member.version = self.versions;
         self.bytes += member.encoded_bytes();
         Some(member)
     }
 
     pub(super) fn set_lingering(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
-        let place = self.places.get(&addr);
-        let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) else {
-            return false;
-        };
+        let Some(member) = self.find_mut(addr) else { return false };
         member.lingering_until_ms = Some(until_ms);
         true
     }
@@ -169,7 +187,7 @@ impl Members {
     pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
         let place = self.places.remove(&from)?;
         self.places.insert(to, place);
-        let member = self.by_place.get_mut(&place)?;
+        let member = self.table.get_mut(place as usize)?.as_mut()?;
         member.addr = to;
         member.lingering_until_ms = None;
         Some(member)
@@ -177,18 +195,185 @@ impl Members {
 
     /// Same user, another session: the resume key may differ.
     pub(super) fn set_identity(&mut self, addr: ConnAddr, identity: Arc<Identity>) {
-        let place = self.places.get(&addr);
-        if let Some(member) = place.and_then(|place| self.by_place.get_mut(place)) {
+        if let Some(member) = self.find_mut(addr) {
             debug_assert_eq!(member.identity.user, identity.user);
             member.identity = identity;
         }
     }
 
-    fn forget_session(&mut self, user: &Arc<str>, place: u64) {
-        let Some(places) = self.users.get_mut(user) else { return };
-        places.retain(|&other| other != place);
-        if places.is_empty() {
+    fn at(&self, place: u32) -> Option<&Member> {
+        self.table.get(place as usize)?.as_ref()
+    }
+
+    fn find_mut(&mut self, addr: ConnAddr) -> Option<&mut Member> {
+        let place = *self.places.get(&addr)?;
+        self.table.get_mut(place as usize)?.as_mut()
+    }
+
+    fn of_user(&self, user: &str) -> impl Iterator<Item = &Member> {
+        let places = self.users.get(user).map_or(&[][..], Sessions::places);
+        places.iter().filter_map(|&place| self.at(place))
+    }
+
+    fn forget_session(&mut self, user: &Arc<str>, place: u32) {
+        let Some(sessions) = self.users.get_mut(user) else { return };
+        if sessions.forget(place) == 0 {
             self.users.remove(user);
         }
+    }
+
+    /// Closes up the empty places once they are more than half; every member who left has paid for
+    /// one that moves.
+    fn close_up(&mut self) {
+        if self.table.len() < 2 * self.places.len() + GAPS_MIN {
+            return;
+        }
+        let mut moved = Vec::with_capacity(self.table.len());
+        let mut next = 0;
+        for entry in &self.table {
+            moved.push(next);
+            next += u32::from(entry.is_some());
+        }
+        let moved = |place: &mut u32| *place = moved[*place as usize];
+        self.places.values_mut().for_each(moved);
+        self.users.values_mut().flat_map(|sessions| sessions.places_mut()).for_each(moved);
+        self.table.retain(Option::is_some);
+    }
+}
+
+/// Members in join order.
+#[derive(Clone, Debug)]
+pub struct Iter<'m> {
+    entries: slice::Iter<'m, Option<Member>>,
+    left: usize,
+}
+
+impl<'m> Iterator for Iter<'m> {
+    type Item = &'m Member;
+
+    fn next(&mut self) -> Option<&'m Member> {
+        let member = self.entries.by_ref().flatten().next()?;
+        self.left -= 1;
+        Some(member)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+/// Places of one user's sessions. Most users have one, which takes no memory of its own.
+#[derive(Debug)]
+enum Sessions {
+    One([u32; 1]),
+    Many(Vec<u32>),
+}
+
+impl Sessions {
+    fn places(&self) -> &[u32] {
+        match self {
+            Sessions::One(place) => place,
+            Sessions::Many(places) => places,
+        }
+    }
+
+    fn places_mut(&mut self) -> &mut [u32] {
+        match self {
+            Sessions::One(place) => place,
+            Sessions::Many(places) => places,
+        }
+    }
+
+    fn push(&mut self, place: u32) {
+        match self {
+            Sessions::One([first]) => *self = Sessions::Many(vec![*first, place]),
+            Sessions::Many(places) => places.push(place),
+        }
+    }
+
+    /// Returns how many are left.
+    fn forget(&mut self, gone: u32) -> usize {
+        match self {
+            Sessions::One([place]) => usize::from(*place != gone),
+            Sessions::Many(places) => {
+                places.retain(|&place| place != gone);
+                places.len()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ids::{ConnId, ShardId};
+
+    const NOW: Now = Now { mono_ms: 0, wall_ms: 0 };
+
+    fn addr(slot: u32) -> ConnAddr {
+        ConnAddr { shard: ShardId(0), conn: ConnId { slot, generation: 1 } }
+    }
+
+    fn insert(members: &mut Members, slot: u32, user: &str) {
+        let identity = Identity { user: user.into(), connection: "".into(), resume: Resume::Never };
+        let state = State::from_message_pack(Bytes::copy_from_slice(&slot.to_le_bytes()));
+        members.insert(NOW, addr(slot), Arc::new(identity), state);
+    }
+
+    fn slots(members: &Members) -> Vec<u32> {
+        members.iter().map(|member| member.addr.conn.slot).collect()
+    }
+
+    #[test]
+    fn places_are_closed_up_and_everybody_is_found_where_it_moved() {
+        let mut members = Members::default();
+        for slot in 0..1_000 {
+            insert(&mut members, slot, ["ann", "bob", "cat"][slot as usize % 3]);
+        }
+        for slot in (0..1_000).filter(|slot| slot % 7 != 0) {
+            assert_eq!(members.remove(addr(slot)).unwrap().addr, addr(slot));
+        }
+        insert(&mut members, 1_000, "ann");
+        assert!(members.table.len() <= 2 * members.len() + GAPS_MIN, "{}", members.table.len());
+        let left: Vec<u32> = (0..1_000).step_by(7).chain([1_000]).collect();
+        assert_eq!(slots(&members), left, "in join order");
+        for &slot in &left {
+            assert_eq!(members.find(addr(slot)).unwrap().addr, addr(slot));
+        }
+        let sessions = ["ann", "bob", "cat"].map(|user| members.sessions_of(user) as usize);
+        assert_eq!(sessions.iter().sum::<usize>(), left.len());
+        for user in ["ann", "bob", "cat"] {
+            let of_user = |slot: &&u32| &*members.find(addr(**slot)).unwrap().identity.user == user;
+            let expected: Vec<u32> = left.iter().filter(of_user).copied().collect();
+            let found: Vec<u32> = members.of_user(user).map(|m| m.addr.conn.slot).collect();
+            assert_eq!(found, expected, "{user}");
+        }
+    }
+
+    #[test]
+    fn one_who_comes_and_goes_does_not_make_the_table_grow() {
+        let mut members = Members::default();
+        insert(&mut members, 0, "ann");
+        for slot in 1..10_000 {
+            insert(&mut members, slot, "bob");
+            members.remove(addr(slot));
+        }
+        assert!(members.table.len() <= GAPS_MIN + 4, "{}", members.table.len());
+        assert_eq!((members.len(), members.users.len()), (1, 1));
+    }
+
+    #[test]
+    fn every_state_has_a_number_of_its_own_and_entries_are_numbered_in_order() {
+        let mut members = Members::default();
+        for slot in 0..3 {
+            insert(&mut members, slot, "ann");
+        }
+        members.set_state(NOW, addr(0), State::from_message_pack(Bytes::new()));
+        let numbers: Vec<_> = members.iter().map(|m| (m.joined, m.version)).collect();
+        assert_eq!(numbers, [(1, 4), (2, 2), (3, 3)]);
     }
 }

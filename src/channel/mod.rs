@@ -8,6 +8,7 @@ mod identity;
 mod log;
 mod members;
 mod messages;
+mod places;
 mod state;
 mod window;
 

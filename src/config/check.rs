@@ -179,7 +179,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 17] {
+fn sizes(limits: &Limits) -> [Bound; 18] {
     [
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
@@ -204,6 +204,7 @@ fn sizes(limits: &Limits) -> [Bound; 17] {
         Bound("publish_bytes_max", limits.publish_bytes_max as u64, 1, 16 * MIB),
         // Clients accept sync frames of up to 16 MiB; the header and the names take the rest.
         Bound("presence_set_bytes_max", limits.presence_set_bytes_max as u64, 1024, 15 * MIB),
+        Bound("presence_burst_bytes_max", limits.presence_burst_bytes_max as u64, 1024, 1024 * MIB),
         Bound("updates_per_second_max", limits.updates_per_second_max.into(), 1, 10_000_000),
         Bound("connections_per_shard_max", limits.connections_per_shard_max.into(), 1, 16_000_000),
         Bound("home_subscribers_max", limits.home_subscribers_max.into(), 1, 16_000_000),

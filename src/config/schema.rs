@@ -228,6 +228,7 @@ pub(super) struct LimitsTable {
     state_bytes_max: usize,
     publish_bytes_max: usize,
     presence_set_bytes_max: usize,
+    presence_burst_bytes_max: usize,
     updates_per_second_max: u32,
     connections_per_shard_max: u32,
     home_subscribers_max: u32,

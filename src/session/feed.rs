@@ -102,6 +102,11 @@ impl FeedSet {
         self.0 == 0
     }
 
+    /// Those that are not in the other.
+    pub fn without(self, other: FeedSet) -> FeedSet {
+        FeedSet(self.0 & !other.0)
+    }
+
     /// Those that are in both.
     pub fn and(self, other: FeedSet) -> FeedSet {
         FeedSet(self.0 & other.0)

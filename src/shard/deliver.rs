@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::connection::{FETCHED, Session};
-use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick};
+use super::envelope::{
+    Asker, Audience, Command, Envelope, HomeChannelId, Left, MessageBatch, PresenceTick,
+};
 use super::subscription::{Asked, Missed, Subscription};
 use super::write_order::Due;
 use crate::channel::{Change, ChangeKind, Identity, Message};
@@ -35,13 +37,16 @@ impl Shard {
             let is_set = Feed::PRESENCE_SETS.contains(feed);
             self.each_subscriber(now, to, feed, |shard, conn| {
                 if !is_set {
-                    shard.deliver_changes(conn, to.slot, feed, bytes, &tick.changes)
-                } else if tick.except != Some(ConnAddr { shard: shard.id, conn }) {
-                    shard.deliver_set(now, conn, to.slot, feed, bytes)
-                } else {
-                    Ok(())
+                    return shard.deliver_changes(conn, to.slot, feed, bytes, &tick.changes);
                 }
+                if tick.except != Some(ConnAddr { shard: shard.id, conn }) {
+                    shard.deliver_set(now, conn, to.slot, feed, bytes);
+                }
+                Ok(())
             });
+            if is_set {
+                self.outdate_set(to.slot, feed);
+            }
         }
     }
 
@@ -59,25 +64,6 @@ impl Shard {
             self.each_subscriber(now, to, feed, |shard, conn| {
                 shard.deliver_batch(conn, to.slot, feed, bytes, batch)
             });
-        }
-    }
-
-    /// Delivers the present set to one subscriber.
-    pub(super) fn deliver_snapshot(
-        &mut self,
-        now: Now,
-        to: HomeChannelId,
-        id: ConnId,
-        set: Arc<[u8]>,
-    ) {
-        let present = self.homes.get_tenant(to.slot, to.generation).is_some();
-        let Some(feed) = self.sync_feed_of(id).filter(|_| present) else { return };
-        let connection = self.connections.get(id);
-        let subscription = connection.and_then(|c| c.subscription(to.slot, feed));
-        if subscription.is_some_and(|subscription| subscription.place().is_some())
-            && let Err(reason) = self.deliver_set(now, id, to.slot, feed, &set)
-        {
-            self.disconnect(now, id, reason);
         }
     }
 
@@ -179,7 +165,9 @@ impl Shard {
                 self.miss_set(now, id, slot, feed);
             } else {
                 self.set_fresh(id, slot, feed);
-                self.request_snapshot(now, id, slot, feed);
+                if !self.owe_set(id, slot, feed) {
+                    self.request_snapshot(now, id, slot, feed);
+                }
             }
         }
     }
@@ -187,7 +175,8 @@ impl Shard {
     pub(super) fn request_snapshot(&mut self, now: Now, id: ConnId, slot: u32, feed: Feed) {
         let home_id = self.home_id(slot);
         let Some(home) = self.homes.get(slot) else { return };
-        let command = Command::Snapshot { feed, home: home_id, conn: id };
+        let audience = Audience::One(id);
+        let command = Command::Snapshot { feed, home: home_id, audience };
         let channel = Arc::clone(&home.key);
         let envelope = Envelope::Command { from: self.id, channel, command };
         if self.outbox.try_send(home.owner, envelope).is_err() {
@@ -197,7 +186,7 @@ impl Shard {
     }
 
     /// Calls `deliver` for everybody that a feed is delivered to; those it fails for are closed.
-    fn each_subscriber(
+    pub(super) fn each_subscriber(
         &mut self,
         now: Now,
         to: HomeChannelId,
@@ -226,30 +215,31 @@ impl Shard {
         }
     }
 
-    /// Queues the set of members for one subscriber, or notes that it missed one.
-    fn deliver_set(
+    /// Queues the set of members for one subscriber, or notes that it missed one; true when it was
+    /// queued.
+    pub(super) fn deliver_set(
         &mut self,
         now: Now,
         id: ConnId,
         slot: u32,
         feed: Feed,
         bytes: &Arc<[u8]>,
-    ) -> Result<(), Disconnect> {
+    ) -> bool {
         let most = self.settings.limits.send_queue_bytes_max;
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else {
-            return Ok(());
+            return false;
         };
         let unable = connection.flags.blocked || !connection.queue.has_room(bytes.len(), most);
         if unable || !connection.may_show(now.mono_ms, slot, feed) {
             let reason = if unable { Conflated::SlowReceiver } else { Conflated::Throttled };
             self.counters.conflate(reason);
             self.miss_set(now, id, slot, feed);
-            return Ok(());
+            return false;
         }
         connection.queue.push(Arc::clone(bytes), &mut self.spares);
         self.counters.deliveries += 1;
         self.mark_due(id, Due::Delivery);
-        Ok(())
+        true
     }
 
     /// Queues changes of members for one subscriber, or remembers who left for the time when it is

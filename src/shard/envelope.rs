@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::connection::Parcel;
 use super::poll::{PollAsk, PollOutcome};
+use super::round::PresenceSet;
 use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
 use crate::counters::Counters;
 use crate::error::Reject;
@@ -33,8 +34,8 @@ pub enum Envelope {
     CaughtUp { to: HomeChannelId, conn: ConnId, messages: Vec<Arc<Message>>, left: Left },
     /// Owner -> whoever asked: what became of a request.
     Answer { to: Asker, channel: Arc<ChannelKey>, answer: Answer },
-    /// Owner -> home: the present set for one connection.
-    Snapshot { to: HomeChannelId, conn: ConnId, frames: Arc<[u8]> },
+    /// Owner -> home: the present set, for some or all of its subscribers there.
+    Set { to: HomeChannelId, set: PresenceSet, audience: Audience },
     /// Owner -> home: a connection has become a member; what follows is meant for it as well.
     Admitted { to: HomeChannelId, conn: ConnId },
     /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
@@ -78,6 +79,18 @@ pub enum Asker {
     Edge(u64),
 }
 
+/// Whom of a home's subscribers a set is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody but the one who alone made it differ from the set before.
+    All {
+        except: Option<ConnAddr>,
+    },
+    /// Those who wait for an earlier set: that one must not be shown any more.
+    Waiting,
+    One(ConnId),
+}
+
 /// Is there more of what a subscriber has missed?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
@@ -114,8 +127,8 @@ pub enum Command {
     Subscribe { feed: Feed, home: HomeChannelId },
     /// This home has no more subscribers of a feed.
     Unsubscribe { feed: Feed },
-    /// Send the present set to one connection.
-    Snapshot { feed: Feed, home: HomeChannelId, conn: ConnId },
+    /// Send the present set to some subscribers.
+    Snapshot { feed: Feed, home: HomeChannelId, audience: Audience },
     /// Send the members to the edge.
     Members { to: MembersFor },
     /// One subscriber wants messages from here on, and those after the cursor.
@@ -185,6 +198,13 @@ pub struct PresenceTick {
     pub encoded: [Option<Arc<[u8]>>; Feed::COUNT],
     /// The one connection that need not be told, because it did all this itself.
     pub except: Option<ConnAddr>,
+}
+
+impl PresenceTick {
+    /// Is anybody told anything?
+    pub fn is_something(&self) -> bool {
+        !self.changes.is_empty() || self.encoded.iter().any(Option::is_some)
+    }
 }
 
 /// A member as admin requests show it.

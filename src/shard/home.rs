@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::connection::Session;
+use super::connection::{Connections, Session};
 use super::envelope::{Command, Envelope, HomeChannelId};
 use super::subscription::Subscription;
 use super::tables::HomeChannel;
@@ -129,12 +129,36 @@ impl Shard {
 
     /// Takes one out of the list of subscribers; the last one takes its place.
     fn vacate(&mut self, slot: u32, feed: Feed, place: u32) {
-        let Some(home) = self.homes.get_mut(slot) else { return };
-        let Some(list) = home.subscribers_mut(feed) else { return };
-        let moved = list.swap_remove(place).and_then(|slot| self.connections.tenant(slot));
-        let moved = moved.and_then(|id| self.connections.get_mut(id));
-        if let Some(moved) = moved.and_then(|c| c.subscription_mut(slot, feed)) {
-            moved.move_to(place);
+        let Shard { homes, connections, .. } = self;
+        let Some((round, list)) = homes.get_mut(slot).and_then(|home| home.audience_of(feed))
+        else {
+            return;
+        };
+        let moved = |tenant, place| set_place(connections, tenant, slot, feed, place);
+        match round {
+            Some(round) => {
+                round.forget(list.slots_mut(), place, moved);
+                list.pop();
+            }
+            None => {
+                if let Some(tenant) = list.swap_remove(place) {
+                    set_place(connections, tenant, slot, feed, place);
+                }
+            }
         }
+    }
+}
+
+/// Tells a connection where it stands in the list of a channel's subscribers.
+pub(super) fn set_place(
+    connections: &mut Connections,
+    tenant: u32,
+    channel: u32,
+    feed: Feed,
+    place: u32,
+) {
+    let connection = connections.tenant(tenant).and_then(|id| connections.get_mut(id));
+    if let Some(subscription) = connection.and_then(|c| c.subscription_mut(channel, feed)) {
+        subscription.move_to(place);
     }
 }

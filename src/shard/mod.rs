@@ -32,6 +32,7 @@ mod envelope;
 mod few;
 mod home;
 mod input;
+mod large_set;
 mod membership;
 mod outbox;
 mod owner;
@@ -41,6 +42,8 @@ mod publish;
 mod requests;
 mod retention;
 mod returning;
+mod round;
+mod rounds;
 mod segments;
 mod send_queue;
 mod slot_list;
@@ -52,16 +55,17 @@ mod write_order;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
-    Announcement, Asker, Command, Effect, Envelope, Heat, HomeChannelId, Left, MemberView,
-    MembersFor, MessageBatch, PresenceTick, Replaying, Welcome,
+    Announcement, Asker, Audience, Command, Effect, Envelope, Heat, HomeChannelId, Left,
+    MemberView, MembersFor, MessageBatch, PresenceTick, Replaying, Welcome,
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
+pub use round::PresenceSet;
 #[cfg(feature = "server")]
 pub(crate) use segments::Segments;
 pub use send_queue::{SendQueue, Spares};
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use connection::{Connections, Greeting, Phase, Rare};
@@ -69,6 +73,7 @@ use outbox::Outbox;
 use owner::LostMembers;
 use retention::Retention;
 use returning::NamedSlots;
+use rounds::RoundTimer;
 use table::ChannelTable;
 use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
@@ -80,7 +85,7 @@ use crate::ids::{ConnId, Moment, Now, Router, ShardId};
 use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
-use crate::session::{self, Answer, Principal, SessionNames};
+use crate::session::{self, Answer, Feed, Principal, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
@@ -137,6 +142,10 @@ pub struct Shard {
     dirty_channels: Vec<u32>,
     /// Owned channels some of whose homes missed a tick.
     stale_channels: Vec<u32>,
+    /// Large sets of members made so far.
+    sets_made: u64,
+    /// Rounds of large sets with somebody to show them to; each once.
+    showing: VecDeque<(HomeChannelId, Feed)>,
     /// Connections with bytes to write.
     write_order: WriteOrder,
     spares: Spares,
@@ -178,6 +187,8 @@ impl Shard {
             counters: Counters::default(),
             dirty_channels: Vec::new(),
             stale_channels: Vec::new(),
+            sets_made: 0,
+            showing: VecDeque::new(),
             write_order: WriteOrder::default(),
             spares: Spares::default(),
             retries: Vec::new(),
@@ -246,6 +257,13 @@ impl Shard {
     /// Tells watchers what this turn changed.
     pub fn end_turn(&mut self, now: Now) {
         self.assert_drained();
+        self.flush_all(now);
+        self.show_sets(now);
+        self.drain_local(now);
+        self.flush_all(now);
+    }
+
+    fn flush_all(&mut self, now: Now) {
         while !self.dirty_channels.is_empty() || !self.dirty_polling.is_empty() {
             self.flush_channels(now);
             self.drain_local(now);
@@ -281,6 +299,13 @@ impl Shard {
             match timer {
                 Timer::Sweep => self.sweep(now),
                 Timer::Flush { slot, generation } => self.own_flush_due(slot, generation),
+                Timer::LargeSet { slot, generation } => self.own_large_set_due(slot, generation),
+                Timer::Round { slot, generation, feed } => {
+                    self.round_due(HomeChannelId { slot, generation }, feed, RoundTimer::Rest);
+                }
+                Timer::KeptSet { slot, generation, feed } => {
+                    self.round_due(HomeChannelId { slot, generation }, feed, RoundTimer::Keep);
+                }
                 Timer::Grace { grace } => self.own_grace_over(now, grace),
                 Timer::Pace { conn } => self.pace_due(now, conn),
                 Timer::Retention => self.retain(now),
@@ -300,7 +325,7 @@ impl Shard {
         self.outbox.is_waiting()
             || !self.retries.is_empty()
             || !self.stale_channels.is_empty()
-            || !self.backlogged.is_empty()
+            || self.has_backlog()
     }
 
     /// True while so much waits for room in mailboxes that nothing more should be read: whoever
@@ -309,9 +334,9 @@ impl Shard {
         self.outbox.is_congested()
     }
 
-    /// True while requests wait for nothing but their turn.
+    /// True while requests or subscribers wait for nothing but their turn.
     pub fn has_backlog(&self) -> bool {
-        !self.backlogged.is_empty()
+        !self.backlogged.is_empty() || !self.showing.is_empty() || !self.dirty_channels.is_empty()
     }
 
     /// True while some connection has bytes to write.
@@ -460,9 +485,7 @@ impl Shard {
                 self.handle_command(now, from, channel, command);
             }
             Envelope::Presence { to, feeds, tick } => self.deliver_tick(now, to, feeds, &tick),
-            Envelope::Snapshot { to, conn, frames } => {
-                self.deliver_snapshot(now, to, conn, frames);
-            }
+            Envelope::Set { to, set, audience } => self.take_set(now, to, set, audience),
             Envelope::Admitted { to, conn } => self.handle_admitted(to, conn),
             Envelope::Refused { to, channel, conn, number, request, reject } => {
                 self.handle_refused(to, conn, number);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::envelope::{
-    Announcement, Asker, Command, Envelope, HomeChannelId, MemberView, MembersFor, PresenceTick,
-    Welcome,
+    Announcement, Asker, Audience, Command, Envelope, HomeChannelId, MemberView, MembersFor,
+    PresenceTick, Welcome,
 };
 use super::outbox::Full;
+use super::round::PresenceSet;
 use super::tables::OwnedChannel;
 use super::timers::Timer;
 use crate::channel::{Announced, Author, Change, ChangeKind, ResumeKey};
@@ -100,9 +101,9 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { feed } => self.own_unsubscribe(&key, from, feed),
-            Command::Snapshot { feed, home, conn } => {
+            Command::Snapshot { feed, home, audience } => {
                 if let Some(slot) = self.owned.find_key(&key) {
-                    self.send_snapshot(now, slot, feed, ConnAddr { shard: from, conn }, home);
+                    self.send_set(now, slot, feed, from, home, audience);
                 }
             }
             Command::Members { to } => {
@@ -233,14 +234,20 @@ impl Shard {
         let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
         let is_member = owned.channel.members().contains(new.addr);
         let is_alone = owned.channel.members().len() == 1;
+        // A tick shows the set to its newcomers, too, but with a large one they would wait long.
+        let is_early = owned.large.is_some() && !withholds_set(owned);
         match (done, new.welcome) {
             (Err(reject), _) if !is_member => self.turn_away(key, new, reject),
             (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
             (Ok(Announced::Updated), Welcome::Set(_)) => {}
             (Ok(entered), Welcome::Set(feed)) => {
                 self.outbox.send(shard, Envelope::Admitted { to, conn });
-                if entered == Announced::Returned && !is_alone {
-                    self.send_snapshot(now, slot, feed, new.addr, to);
+                let is_shown_set = match entered {
+                    Announced::Returned => !is_alone,
+                    _ => is_early,
+                };
+                if is_shown_set {
+                    self.send_set(now, slot, feed, shard, to, Audience::One(conn));
                 }
             }
             (done, Welcome::Entered(request) | Welcome::Updated(request)) => {
@@ -354,7 +361,16 @@ impl Shard {
 
     /// Tells watchers what changed, unless they were told too lately.
     fn flush_presence(&mut self, now: Now, slot: u32) {
+        let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
+        if let Some(owned) = self.owned.get_mut(slot).filter(|_| is_large) {
+            owned.large.get_or_insert_default();
+        }
         self.repay_stale_homes(now, slot);
+        self.flush_changes(now, slot);
+        self.flush_large_set(now, slot);
+    }
+
+    fn flush_changes(&mut self, now: Now, slot: u32) {
         let generation = self.owned.generation(slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if !owned.channel.has_changes() {
@@ -372,8 +388,10 @@ impl Shard {
         }
         owned.told = Some(Moment::at(now.mono_ms));
         let tick = Arc::new(make_tick(now, owned));
-        self.counters.presence_ticks += 1;
-        self.route(slot, &tick);
+        if tick.is_something() {
+            self.counters.presence_ticks += 1;
+            self.route(slot, &tick);
+        }
     }
 
     /// Sends one tick to every interested shard, never more than once each.
@@ -410,23 +428,31 @@ impl Shard {
         let mut stale = Vec::new();
         for interest in owned.interest.iter_mut().filter(|interest| interest.is_stale()) {
             let left = interest.take_left();
-            stale.push((interest.clone(), left));
+            stale.push((interest.shard, interest.home, interest.feeds, left));
+            if owned.large.is_some() {
+                interest.owe_sets();
+            }
         }
         let mut owing = false;
-        for (interest, left) in stale {
+        for (shard, home, feeds, left) in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
             owned.channel.set_shown();
-            let feeds = interest.feeds.and(Feed::PRESENCE);
-            let tick = Arc::new(make_repayment(now, owned, interest.feeds, &left));
-            let envelope = Envelope::Presence { to: interest.home, feeds, tick };
-            let sent = self.outbox.try_send(interest.shard, envelope).is_ok();
-            if sent && interest.feeds.contains(Feed::Changes) {
-                let to = MembersFor::Watcher(interest.home);
-                self.send_members(now, Some(slot), interest.shard, to);
+            let mut presence = feeds.and(Feed::PRESENCE);
+            if owned.large.is_some() {
+                presence = presence.without(Feed::PRESENCE_SETS);
+            }
+            if presence.is_empty() {
+                continue;
+            }
+            let tick = Arc::new(make_repayment(now, owned, presence, &left));
+            let envelope = Envelope::Presence { to: home, feeds: presence, tick };
+            let sent = self.outbox.try_send(shard, envelope).is_ok();
+            if sent && feeds.contains(Feed::Changes) {
+                self.send_members(now, Some(slot), shard, MembersFor::Watcher(home));
             }
             if !sent {
                 owing = true;
-                self.owe_tick(slot, interest.shard, left);
+                self.owe_tick(slot, shard, left);
             }
         }
         if owing {
@@ -441,19 +467,25 @@ impl Shard {
         }
     }
 
-    /// Sends the present set to one connection, which may have seen members that have left.
-    fn send_snapshot(
+    /// Sends the present set to connections that may have seen members that have left: at once, or
+    /// together with others who want it when it is large.
+    fn send_set(
         &mut self,
         now: Now,
         slot: u32,
         feed: Feed,
-        to: ConnAddr,
+        shard: ShardId,
         home: HomeChannelId,
+        audience: Audience,
     ) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
+        if owned.large.is_some() {
+            return self.wish_for_set(slot, feed, shard, home, audience);
+        }
         owned.channel.set_shown();
-        let frames = presence::set(feed, now, &owned.key.name, owned.channel.members());
-        self.outbox.send(to.shard, Envelope::Snapshot { to: home, conn: to.conn, frames });
+        let bytes = presence::set(feed, now, &owned.key.name, owned.channel.members());
+        let set = PresenceSet { feed, number: None, bytes };
+        self.outbox.send(shard, Envelope::Set { to: home, set, audience });
     }
 
     fn send_members(&mut self, now: Now, slot: Option<u32>, from: ShardId, to: MembersFor) {
@@ -484,9 +516,10 @@ fn make_tick(now: Now, owned: &mut OwnedChannel) -> PresenceTick {
         Author::SoleEnter(_) | Author::Several => None,
     };
     let changes = changes.into_list();
-    let members = owned.channel.members();
-    let shown = presence::Shown::of(&changes, members, owned.policy.presence_interval_ms);
-    let name = &owned.key.name;
+    let interval_ms = owned.policy.presence_interval_ms;
+    let mut shown = presence::Shown::of(&changes, owned.channel.members(), interval_ms);
+    owned.put_off_set(&mut shown, except);
+    let (name, members) = (&owned.key.name, owned.channel.members());
     let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
         Some(_) => presence::tick(feed, now, name, members, &shown),
         None => encode::changes(feed, now, name, &changes),
@@ -520,7 +553,7 @@ fn make_repayment(now: Now, owned: &OwnedChannel, feeds: FeedSet, left: &[Change
             state: member.state.clone(),
         }));
     }
-    let encoded = encode_each(owned, Feed::PRESENCE, |feed| match feed.sync_parts() {
+    let encoded = encode_each(owned, feeds, |feed| match feed.sync_parts() {
         Some(_) => presence::set(feed, now, &owned.key.name, members),
         None => encode::changes(feed, now, &owned.key.name, &changes),
     });
@@ -532,6 +565,7 @@ fn withholds_set(owned: &OwnedChannel) -> bool {
     owned.channel.members().len() == 1 || owned.policy.snapshot_on_join == SnapshotOnJoin::Withhold
 }
 
+/// What there is to be said to subscribers of each feed.
 fn encode_each(
     owned: &OwnedChannel,
     feeds: FeedSet,
@@ -540,7 +574,7 @@ fn encode_each(
     let mut encoded = [const { None }; Feed::COUNT];
     for feed in Feed::ENCODED.into_iter().filter(|feed| feeds.contains(*feed)) {
         if owned.is_wanted(feed) {
-            encoded[feed as usize] = Some(encode(feed));
+            encoded[feed as usize] = Some(encode(feed)).filter(|bytes| !bytes.is_empty());
         }
     }
     encoded

@@ -31,6 +31,9 @@ impl Spares {
     }
 }
 
+/// Shared memory that one receiver may pin, for each byte of it that waits.
+const PINNED_PER_WAITING: usize = 8;
+
 /// Bounded by its owner: [`SendQueue::len`] is checked against `send_queue_bytes_max` by whoever
 /// appends; the connection pays (presence is conflated, else it is closed as slow).
 #[derive(Debug, Default)]
@@ -160,10 +163,14 @@ impl SendQueue {
         }
     }
 
-    /// Copies what others share, so that a receiver that stopped reading pins only its own bytes.
+    /// Copies what others share, so that a receiver that stopped reading pins little more than what
+    /// waits for it: at most `PINNED_PER_WAITING` times as much. Large sets of members, of which
+    /// many receivers have most to come, stay one piece of memory for all of them.
     pub fn own(&mut self) {
-        if !self.is_empty() {
-            self.runs_mut().own();
+        match &self.0 {
+            Waiting::Shared(bytes) if bytes.len() >= COPY_BYTES => {}
+            Waiting::Runs(None) => {}
+            _ => self.runs_mut().own(),
         }
     }
 
@@ -231,11 +238,23 @@ impl Runs {
     }
 
     fn own(&mut self) {
-        let mut bytes = Vec::with_capacity(self.len);
-        self.unwritten().for_each(|run| bytes.extend_from_slice(run));
-        self.chunks.clear();
-        self.chunks.push_back(Chunk::Own(bytes));
-        self.written = 0;
+        let mut written = std::mem::take(&mut self.written);
+        for chunk in std::mem::take(&mut self.chunks) {
+            let start = std::mem::take(&mut written);
+            let left = &chunk.bytes()[start..];
+            let is_kept = matches!(chunk, Chunk::Shared(_))
+                && left.len() >= COPY_BYTES
+                && left.len() * PINNED_PER_WAITING >= chunk.bytes().len();
+            match self.chunks.back_mut() {
+                // Only the first chunk can have been written in part.
+                _ if is_kept => {
+                    self.written += start;
+                    self.chunks.push_back(chunk);
+                }
+                Some(Chunk::Own(tail)) => tail.extend_from_slice(left),
+                _ => self.chunks.push_back(Chunk::Own(left.to_vec())),
+            }
+        }
     }
 }
 
@@ -279,6 +298,29 @@ mod tests {
             }
             assert_eq!(seen, b"abcdefghijk");
         }
+    }
+
+    #[test]
+    fn what_is_large_stays_shared_until_little_of_it_waits() {
+        let large: Arc<[u8]> = (0..200_000u32).map(|i| i as u8).collect();
+        let small: Arc<[u8]> = Arc::from([7u8; 100]);
+        let (mut queue, mut spares) = (SendQueue::default(), Spares::default());
+        for bytes in [&large, &small, &large] {
+            queue.push(Arc::clone(bytes), &mut spares);
+        }
+        let whole = flat(&queue);
+        for (taken, large_kept, small_kept) in
+            [(0, 2, false), (150_000, 2, false), (180_000, 1, false), (200_100, 1, false)]
+        {
+            queue.advance(taken - (whole.len() - queue.len()), &mut spares);
+            queue.own();
+            assert_eq!(flat(&queue), whole[taken..], "{taken} taken");
+            assert_eq!(Arc::strong_count(&large) - 1, large_kept, "{taken} taken");
+            assert_eq!(Arc::strong_count(&small) > 1, small_kept, "{taken} taken");
+        }
+        queue.advance(queue.len() - 1, &mut spares);
+        queue.own();
+        assert_eq!((flat(&queue).len(), Arc::strong_count(&large)), (1, 1));
     }
 
     #[test]

@@ -21,6 +21,21 @@ impl SlotList {
         }
     }
 
+    pub fn slots_mut(&mut self) -> &mut [u32] {
+        match self {
+            SlotList::None => &mut [],
+            SlotList::One(slot) => slot,
+            SlotList::Many(slots) => slots,
+        }
+    }
+
+    /// Takes the last slot out, if there is one.
+    pub fn pop(&mut self) {
+        if let Some(last) = self.slots().len().checked_sub(1) {
+            self.swap_remove(last as u32);
+        }
+    }
+
     /// Adds a slot; returns its place.
     pub fn push(&mut self, slot: u32) -> u32 {
         match self {

@@ -5,6 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use super::envelope::HomeChannelId;
 use super::few::Few;
+use super::large_set::LargeSet;
+use super::round::Round;
 use super::slot_list::SlotList;
 use super::table::Keyed;
 use crate::channel::{Change, ChangeKind, Channel, Message, Messages};
@@ -27,10 +29,12 @@ pub struct OwnedChannel {
     pub timed: bool,
     /// When watchers were last told something; `None` before the first time.
     pub told: Option<Moment>,
+    /// Set while the set of members is large.
+    pub large: Option<Box<LargeSet>>,
 }
 
 const _: () =
-    assert!(size_of::<OwnedChannel>() <= 64, "subscribers with a channel each pay for it");
+    assert!(size_of::<OwnedChannel>() <= 72, "subscribers with a channel each pay for it");
 
 /// Who is present in a channel. Takes no memory of its own until somebody is.
 #[derive(Debug, Default)]
@@ -88,6 +92,8 @@ const _: () = assert!(size_of::<Interest>() <= 24, "a block of every channel wit
 struct Owed {
     /// A tick: it is owed the whole set.
     is_stale: bool,
+    /// Feeds whose large set it is owed; made and sent when it is due and the mailbox has room.
+    sets: FeedSet,
     /// Members whose leaving it missed, for subscribers whom a set does not tell. Bounded by the
     /// members that leave while one mailbox is full.
     left: Vec<Change>,
@@ -97,7 +103,7 @@ struct Owed {
 
 impl Owed {
     fn is_nothing(&self) -> bool {
-        !self.is_stale && self.left.is_empty() && self.after.is_none()
+        !self.is_stale && self.sets.is_empty() && self.left.is_empty() && self.after.is_none()
     }
 }
 
@@ -145,6 +151,24 @@ impl Interest {
         }
     }
 
+    /// Everybody there is to be shown the newest large set.
+    pub fn owe_sets(&mut self) {
+        let sets = self.feeds.and(Feed::PRESENCE_SETS);
+        if !sets.is_empty() {
+            self.owed.get_or_insert_default().sets = sets;
+        }
+    }
+
+    /// Feeds whose large set it is owed.
+    pub fn owed_sets(&self) -> FeedSet {
+        self.owed.as_ref().map_or(FeedSet::default(), |owed| owed.sets)
+    }
+
+    /// The large set of a feed is no longer owed.
+    pub fn forget_set(&mut self, feed: Feed) {
+        self.change_owed(|owed| owed.sets.remove(feed));
+    }
+
     /// Lets `change` take away from what is owed; `None` when nothing is.
     fn change_owed<T>(&mut self, change: impl FnOnce(&mut Owed) -> T) -> Option<T> {
         let owed = self.owed.as_mut()?;
@@ -173,6 +197,7 @@ impl OwnedChannel {
             dirty: false,
             timed: false,
             told: None,
+            large: None,
         }
     }
 
@@ -200,6 +225,7 @@ impl OwnedChannel {
     pub fn unsubscribe(&mut self, shard: ShardId, feed: Feed) {
         let Some(at) = self.interest.iter().position(|i| i.shard == shard) else { return };
         self.interest[at].feeds.remove(feed);
+        self.interest[at].forget_set(feed);
         if self.interest[at].feeds.is_empty() {
             self.interest.swap_remove(at);
         }
@@ -237,6 +263,8 @@ struct Audience {
     subscriptions: u32,
     /// The connections that are delivered to.
     subscribers: SlotList,
+    /// What is under way of large sets, for feeds of sets.
+    round: Option<Box<Round>>,
 }
 
 impl Keyed for HomeChannel {
@@ -248,6 +276,33 @@ impl Keyed for HomeChannel {
 impl HomeChannel {
     pub fn new(key: Arc<ChannelKey>, owner: ShardId, policy: Arc<Policy>) -> Self {
         HomeChannel { key, policy, audiences: Few::None, members: 0, owner, hot: false }
+    }
+
+    /// What is under way of large sets of a feed.
+    pub fn round(&self, feed: Feed) -> Option<&Round> {
+        self.audiences.iter().find(|audience| audience.feed == feed)?.round.as_deref()
+    }
+
+    pub fn round_mut(&mut self, feed: Feed) -> Option<&mut Round> {
+        self.audience_mut(feed)?.round.as_deref_mut()
+    }
+
+    /// Puts a round, or none, in the place of the one of a feed.
+    pub fn set_round(&mut self, feed: Feed, round: Option<Round>) {
+        if let Some(audience) = self.audience_mut(feed) {
+            audience.round = round.map(Box::new);
+        }
+    }
+
+    /// The round of a feed, and those who are delivered to; `None` when nobody subscribes.
+    pub fn audience_of(&mut self, feed: Feed) -> Option<(Option<&mut Round>, &mut SlotList)> {
+        let audience = self.audience_mut(feed)?;
+        Some((audience.round.as_deref_mut(), &mut audience.subscribers))
+    }
+
+    pub fn subscribers(&self, feed: Feed) -> &[u32] {
+        let audience = self.audiences.iter().find(|audience| audience.feed == feed);
+        audience.map_or(&[], |audience| audience.subscribers.slots())
     }
 
     /// True when no connection of this shard has to do with the channel.
@@ -265,7 +320,12 @@ impl HomeChannel {
             audience.subscriptions += 1;
             return audience.subscriptions;
         }
-        self.audiences.push(Audience { feed, subscriptions: 1, subscribers: SlotList::None });
+        self.audiences.push(Audience {
+            feed,
+            subscriptions: 1,
+            subscribers: SlotList::None,
+            round: None,
+        });
         1
     }
 

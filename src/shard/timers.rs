@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::ids::ConnId;
+use crate::session::Feed;
 
 /// What is due. A timer that outlived its cause finds nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +13,12 @@ pub enum Timer {
     Sweep,
     /// Tell watchers of this owned channel what changed.
     Flush { slot: u32, generation: u32 },
+    /// Make the large set of this owned channel for those who wait for it.
+    LargeSet { slot: u32, generation: u32 },
+    /// Go on with a round of this home's channel that rests.
+    Round { slot: u32, generation: u32, feed: Feed },
+    /// Forget a set of this home's channel, unless somebody has needed it since.
+    KeptSet { slot: u32, generation: u32, feed: Feed },
     /// The grace of a lost member is over.
     Grace { grace: u64 },
     /// Send held-back presence to a connection that asked for fewer frames, or to the owner what a
@@ -21,8 +28,8 @@ pub enum Timer {
     Retention,
 }
 
-/// Earliest first. Bounded: one sweep, one flush per channel, one grace per loss, one pace per
-/// connection, one retention.
+/// Earliest first. Bounded: one sweep, one flush and one large set per channel, two per round, one
+/// grace per loss, one pace per connection, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

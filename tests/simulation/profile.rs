@@ -15,6 +15,8 @@ use super::rng::Rng;
 pub const APPS: [&str; 2] = ["alpha", "beta"];
 pub const CHANNELS: [&str; 5] = ["ns0:a", "ns0:b", "ns1:a", "ns1:b", "ns2:a"];
 
+const INTERVAL_MS_MAX: u64 = 250;
+
 /// What a run is made of, besides the settings of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
@@ -32,6 +34,8 @@ pub struct Profile {
     pub grace_ms: u64,
     /// The server may close a receiver as slow.
     pub may_be_slow: bool,
+    /// Time that may pass before a large set that is shown knows of a change; 0 where none is large.
+    pub lag_ms: u64,
 }
 
 /// The keys of both apps, `NAME.k`.
@@ -75,9 +79,14 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
     let calm = rng.percent(25);
     let tiny_queue = !calm && rng.percent(25);
     let limited = !calm && rng.percent(20);
+    let clients = rng.between(2, 10);
+    let burst_bytes = match !calm && rng.percent(40) {
+        true => rng.between(200, 2_000),
+        false => 1 << 20,
+    };
     let profile = Profile {
         calm,
-        clients: rng.between(2, 10),
+        clients,
         steps: rng.between(150, 450),
         mailbox: match (calm, rng.below(3)) {
             (true, _) => (4096, 4096),
@@ -90,9 +99,11 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
         ttl_ms: *rng.pick(&[1_500, 3_000]),
         grace_ms: if rng.percent(20) { 0 } else { 800 },
         may_be_slow: tiny_queue,
+        lag_ms: if burst_bytes < 1 << 20 { lag_ms(clients, burst_bytes) } else { 0 },
     };
     let limits = Limits {
         send_queue_bytes_max: if tiny_queue { rng.between(100, 1500) } else { 1 << 20 },
+        presence_burst_bytes_max: burst_bytes,
         updates_per_second_max: if limited { rng.between(2, 4) as u32 } else { 10_000 },
         home_subscribers_max: if rng.percent(40) { rng.between(0, 2) as u32 } else { 5_000 },
         greeting_ms: 2_000,
@@ -106,6 +117,14 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
     (settings, profile)
 }
 
+/// A change waits for its interval, and then for the time between two sets of the largest size;
+/// each client may have a lost session that lingers.
+fn lag_ms(clients: usize, burst_bytes: usize) -> u64 {
+    const ENTRY_BYTES_MAX: usize = 300;
+    let set_bytes = 2 * clients * ENTRY_BYTES_MAX;
+    INTERVAL_MS_MAX + 1 + (16 * set_bytes / burst_bytes) as u64
+}
+
 fn random_policies(rng: &mut Rng, profile: &Profile) -> Policies {
     let policy = |presence_interval_ms, heartbeat, snapshot_on_join| {
         Arc::new(Policy {
@@ -117,7 +136,7 @@ fn random_policies(rng: &mut Rng, profile: &Profile) -> Policies {
             ..Policy::default()
         })
     };
-    let interval_ms = *rng.pick(&[20, 100, 250]);
+    let interval_ms = *rng.pick(&[20, 100, INTERVAL_MS_MAX]);
     let heartbeat = *rng.pick(&[Heartbeat::AnyFrame, Heartbeat::Update]);
     let any = Heartbeat::AnyFrame;
     Policies {

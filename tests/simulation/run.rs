@@ -100,6 +100,7 @@ impl Run {
         }
         world.faults = Faults::ALL;
         world.interval_of = profile.calm.then_some(profile::interval_of as _);
+        world.lag_ms = profile.lag_ms;
         let clients = (0..profile.clients).map(|id| random_client(&mut rng, id)).collect();
         Run { world, profile, clients, sent_ms: BTreeMap::new(), rng, step }
     }
@@ -165,7 +166,7 @@ impl Run {
             self.read_all();
         }
         if self.world.is_still() {
-            self.world.standstills += 1;
+            self.world.stand_still();
             self.standstill();
         }
     }

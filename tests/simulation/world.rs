@@ -126,6 +126,10 @@ pub struct World {
     turned: Vec<u64>,
     /// Standstills so far: moments at which nothing was under way between shards.
     pub standstills: u64,
+    /// When each of them was.
+    stood_ms: Vec<u64>,
+    /// Time that may pass before a set of members that is shown knows of a change.
+    pub lag_ms: u64,
     /// Demanded between two ticks of one channel to one home, if that can be judged.
     pub interval_of: Option<fn(&Settings, &str) -> u64>,
     ticks: BTreeMap<TickKey, u64>,
@@ -156,6 +160,8 @@ impl World {
             faults: Faults::NONE,
             turned: vec![0; count],
             standstills: 0,
+            stood_ms: Vec::new(),
+            lag_ms: 0,
             interval_of: None,
             ticks: BTreeMap::new(),
             hasher: None,
@@ -218,7 +224,21 @@ impl World {
         self.look_at_queues(s);
         self.flush(s);
         self.finish_closing(s);
-        self.turned[s] = self.standstills;
+        self.turned[s] = self.known_standstill();
+    }
+
+    /// Nothing is under way between shards.
+    pub fn stand_still(&mut self) {
+        self.standstills += 1;
+        self.stood_ms.push(self.now.mono_ms);
+    }
+
+    /// The last standstill before which whatever happened is known to everybody by now: there has
+    /// been another one after the time that this may take.
+    fn known_standstill(&self) -> u64 {
+        let Some(last_ms) = self.stood_ms.last() else { return 0 };
+        let is_known = |stood_ms: &u64| stood_ms + self.lag_ms <= *last_ms;
+        self.stood_ms.partition_point(is_known) as u64
     }
 
     /// Nothing is under way between shards, and no timer is due.
@@ -256,7 +276,7 @@ impl World {
         }
         (0..self.count()).for_each(|s| self.turn(s));
         assert!(self.is_still());
-        self.standstills += 1;
+        self.stand_still();
         self.faults = faults;
     }
 

@@ -31,6 +31,7 @@
 //! Sources: `protocols/nodedb.md` sections 4, 8 and 9.
 
 pub mod presence;
+pub mod roster;
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;

@@ -46,9 +46,20 @@ impl<'c> Shown<'c> {
         }
         Shown { leaves, set: if others { Set::Shown } else { Set::Omitted } }
     }
+
+    /// Leaves the set to another time; true when it would have been shown.
+    pub fn put_off_set(&mut self) -> bool {
+        std::mem::replace(&mut self.set, Set::Omitted) == Set::Shown
+    }
+
+    /// Names nobody: a set will follow that tells as much. True when somebody would have been
+    /// named.
+    pub fn omit_leaves(&mut self) -> bool {
+        !std::mem::take(&mut self.leaves).is_empty()
+    }
 }
 
-/// Encodes a tick for every subscriber of one feed.
+/// Encodes a tick for every subscriber of one feed; nothing when there is nothing to be said.
 pub fn tick(
     feed: Feed,
     now: Now,
@@ -66,6 +77,7 @@ pub fn tick(
         });
     }
     if shown.set == Set::Shown {
+        out.reserve(set_bytes_max(channel, members));
         append_set(header, framing, now, channel, members, &mut out);
     }
     out.into()
@@ -74,9 +86,15 @@ pub fn tick(
 /// Encodes the full set of members for one feed.
 pub fn set(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
     let Some((header, framing)) = feed.sync_parts() else { return Arc::default() };
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(set_bytes_max(channel, members));
     append_set(header, framing, now, channel, members, &mut out);
     out.into()
+}
+
+/// Upper bound of a set for any feed, headers included.
+fn set_bytes_max(channel: &str, members: &Members) -> usize {
+    const HEADERS_BYTES: usize = 10 + 10 + 16;
+    HEADERS_BYTES + channel.len() + members.encoded_bytes()
 }
 
 fn append_set(

@@ -6,6 +6,8 @@
 //! ```
 //! (`protocols/nodedb.md` sections 2.1 and 2.2.)
 
+use std::ops::Deref;
+
 use super::message::MessageType;
 use crate::error::FrameError;
 
@@ -185,6 +187,35 @@ fn check_frame(header: Header, frame: &[u8]) -> Result<RawFrame<'_>, FrameError>
     Ok(RawFrame { message_type, body, frame_bytes: frame.len() })
 }
 
+/// What stands before the body of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHead {
+    bytes: [u8; 10],
+    header: Header,
+}
+
+impl Deref for FrameHead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.header.len_bytes()]
+    }
+}
+
+/// The head of the frame with this body.
+pub fn frame_head(header: Header, message_type: MessageType, body: &[u8]) -> FrameHead {
+    assert!(body.len() <= u32::MAX as usize, "no frame has a body of {} bytes", body.len());
+    let mut bytes = [0; 10];
+    let code_at = header.code_at();
+    bytes[code_at] = message_type.code();
+    bytes[code_at + 1..code_at + 5].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    if header == Header::Ten {
+        bytes[0] = FORMAT_VERSION;
+        bytes[6..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    }
+    FrameHead { bytes, header }
+}
+
 /// Appends one frame whose body is what `append_body` appends.
 pub fn append_frame(
     header: Header,
@@ -193,20 +224,11 @@ pub fn append_frame(
     append_body: impl FnOnce(&mut Vec<u8>),
 ) {
     let start = out.len();
-    if header == Header::Ten {
-        out.push(FORMAT_VERSION);
-    }
-    out.push(message_type.code());
     let body_at = start + header.len_bytes();
     out.resize(body_at, 0);
     append_body(out);
-    let (head, body) = out[start..].split_at_mut(header.len_bytes());
-    assert!(body.len() <= u32::MAX as usize, "no frame has a body of {} bytes", body.len());
-    let len_at = header.code_at() + 1;
-    head[len_at..len_at + 4].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    if header == Header::Ten {
-        head[6..10].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    }
+    let head = frame_head(header, message_type, &out[body_at..]);
+    out[start..body_at].copy_from_slice(&head);
 }
 
 #[cfg(test)]

@@ -16,10 +16,14 @@ pub mod refusal;
 pub mod stream_id;
 
 pub use frame::{
-    Detection, Header, Parsed, RawFrame, append_frame, detect, detect_message, parse, parse_message,
+    Detection, FrameHead, Header, Parsed, RawFrame, append_frame, detect, detect_message,
+    frame_head, parse, parse_message,
 };
 pub use layout::{Layout, layout_for};
-pub use message::presence::{Peer, append_presence_broadcast, append_presence_leave};
+pub use message::presence::{
+    Peer, append_broadcast_head, append_peer_age, append_peer_head, append_presence_broadcast,
+    append_presence_leave,
+};
 pub use message::{Direction, Message, MessageType, decode, encode};
 pub use refusal::{Refusal, refusal};
 pub use stream_id::{Engine, stream_id};

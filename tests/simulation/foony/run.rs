@@ -120,7 +120,7 @@ impl Run {
             self.read_all();
         }
         if self.world.is_still() {
-            self.world.standstills += 1;
+            self.world.stand_still();
             self.standstill();
         }
     }

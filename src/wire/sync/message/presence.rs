@@ -37,15 +37,30 @@ pub fn append_presence_broadcast<'p>(
     channel: &str,
     peers: impl ExactSizeIterator<Item = Peer<'p>>,
 ) {
+    append_broadcast_head(out, channel, peers.len());
+    for peer in peers {
+        append_peer_head(out, peer.user_id, peer.state);
+        append_peer_age(out, peer.last_seen_ms);
+    }
+}
+
+/// Appends the body of a [`PresenceBroadcast`] up to its peers.
+pub fn append_broadcast_head(out: &mut Vec<u8>, channel: &str, peers: usize) {
     msgpack::write_array_len(out, 2);
     msgpack::write_str(out, channel);
-    msgpack::write_array_len(out, peers.len());
-    for peer in peers {
-        msgpack::write_array_len(out, 3);
-        msgpack::write_str(out, peer.user_id);
-        msgpack::write_bin(out, peer.state);
-        msgpack::write_u64(out, peer.last_seen_ms);
-    }
+    msgpack::write_array_len(out, peers);
+}
+
+/// Appends a [`Peer`] up to its age: what stays the same until the member says something new.
+pub fn append_peer_head(out: &mut Vec<u8>, user_id: &str, state: &[u8]) {
+    msgpack::write_array_len(out, 3);
+    msgpack::write_str(out, user_id);
+    msgpack::write_bin(out, state);
+}
+
+/// Appends the rest of a [`Peer`].
+pub fn append_peer_age(out: &mut Vec<u8>, last_seen_ms: u64) {
+    msgpack::write_u64(out, last_seen_ms);
 }
 
 /// Appends the body of a [`PresenceLeave`].

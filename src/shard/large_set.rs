@@ -1,0 +1,202 @@
+//! The owner's side of large presence sets: when one is made, and for whom.
+//!
+//! Subscribers on the sync wire are shown all members whenever one changes, which for n members is
+//! n times n entries. Where that is more than `presence_burst_bytes_max` the set is large: it is
+//! not made with every tick, but at most once in the time that [`gap_ms`] says, once for all who wait
+//! for it, and homes show it in rounds ([`super::round`]). A set of any other channel goes out at
+//! once, with the tick.
+
+use super::Shard;
+use super::envelope::{Audience, Envelope, HomeChannelId};
+use super::outbox::Full;
+use super::round::PresenceSet;
+use super::tables::{Interest, OwnedChannel};
+use super::timers::Timer;
+use crate::counters::{Conflated, Dropped};
+use crate::ids::{ConnAddr, Moment, Now, ShardId};
+use crate::session::sync::presence::Shown;
+use crate::session::sync::roster::Roster;
+use crate::session::{Feed, FeedSet};
+
+/// A large set is made at most once in so many milliseconds per `presence_burst_bytes_max` of it:
+/// with the default of 1 MiB, 64 KiB per millisecond, which costs a shard about 2 % of its time.
+const GAP_MS_PER_BURST: usize = 16;
+
+/// What the owner of a channel remembers while the set of its members is large.
+#[derive(Debug, Default)]
+pub struct LargeSet {
+    roster: Roster,
+    /// Who alone has changed what homes are owed.
+    except: Option<ConnAddr>,
+    made_ms: Option<u64>,
+    /// A timer is set.
+    timed: bool,
+    /// Who wants a set whether or not anything changes: newcomers, and those who have missed one.
+    /// Bounded by the subscribers: each asks again only after it has been answered.
+    wishes: Vec<Wish>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    shard: ShardId,
+    home: HomeChannelId,
+    feed: Feed,
+    audience: Audience,
+}
+
+impl OwnedChannel {
+    /// Takes a large set out of a tick, to be made when it is due. With an interval between two
+    /// frames the names of those who left are taken out as well, if somebody is owed a set: then
+    /// all are, and it tells as much.
+    pub fn put_off_set(&mut self, shown: &mut Shown<'_>, except: Option<ConnAddr>) {
+        let was_owed = !self.owed().is_empty();
+        let Some(large) = &mut self.large else { return };
+        let is_shown = shown.put_off_set();
+        let is_instead = was_owed && self.policy.presence_interval_ms > 0 && shown.omit_leaves();
+        if is_shown || is_instead {
+            large.except = except.filter(|_| !was_owed);
+            self.interest.iter_mut().for_each(Interest::owe_sets);
+        }
+    }
+
+    /// Feeds whose large set some home is owed.
+    fn owed(&self) -> FeedSet {
+        let owed =
+            |feed: &Feed| self.interest.iter().any(|interest| interest.owed_sets().contains(*feed));
+        Feed::ENCODED.into_iter().filter(owed).collect()
+    }
+
+    /// Feeds whose large set somebody waits for.
+    fn awaited(&self) -> FeedSet {
+        let mut awaited = self.owed();
+        let wishes = self.large.iter().flat_map(|large| &large.wishes);
+        wishes.for_each(|wish| awaited.insert(wish.feed));
+        awaited
+    }
+}
+
+/// Milliseconds between two sets of so many bytes.
+fn gap_ms(set_bytes: usize, burst_bytes: usize) -> u64 {
+    (set_bytes.saturating_mul(GAP_MS_PER_BURST) / burst_bytes.max(1)) as u64
+}
+
+impl Shard {
+    /// Would showing everybody the set be more than a home may do at once?
+    pub(super) fn is_set_large(&self, owned: &OwnedChannel) -> bool {
+        let members = owned.channel.members();
+        let all_bytes = members.encoded_bytes().saturating_mul(members.len());
+        all_bytes > self.settings.limits.presence_burst_bytes_max
+            && owned.is_any_wanted(Feed::PRESENCE_SETS)
+    }
+
+    /// Notes that somebody wants the set of a channel whose set is large.
+    pub(super) fn wish_for_set(
+        &mut self,
+        slot: u32,
+        feed: Feed,
+        shard: ShardId,
+        home: HomeChannelId,
+        audience: Audience,
+    ) {
+        let large = self.owned.get_mut(slot).and_then(|owned| owned.large.as_mut());
+        if let Some(large) = large {
+            large.wishes.push(Wish { shard, home, feed, audience });
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// A timer for the next large set fired.
+    pub(super) fn own_large_set_due(&mut self, slot: u32, generation: u32) {
+        let owned = self.owned.get_tenant(slot, generation);
+        if let Some(large) = owned.and_then(|owned| owned.large.as_mut()) {
+            large.timed = false;
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// Makes the large set of a channel for all who wait for one, if it is due.
+    pub(super) fn flush_large_set(&mut self, now: Now, slot: u32) {
+        let burst_bytes = self.settings.limits.presence_burst_bytes_max;
+        let generation = self.owned.generation(slot);
+        let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        if owned.awaited().is_empty() {
+            if !is_large {
+                owned.large = None;
+            }
+            return;
+        }
+        let gap_ms = gap_ms(owned.channel.members().encoded_bytes(), burst_bytes);
+        let Some(large) = &mut owned.large else { return };
+        let due_ms = large.made_ms.map_or(0, |made_ms| made_ms + gap_ms);
+        if now.mono_ms >= due_ms {
+            self.make_large_set(now, slot);
+        } else {
+            self.counters.conflate(Conflated::LargeSet);
+        }
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let is_awaited = !owned.awaited().is_empty();
+        if let Some(large) = owned.large.as_mut().filter(|large| is_awaited && !large.timed) {
+            // What a full mailbox has refused just now is not tried again before the next turn.
+            large.timed = true;
+            let due_ms = due_ms.max(now.mono_ms + 1);
+            self.timers.set(due_ms, Timer::LargeSet { slot, generation });
+        }
+    }
+
+    fn make_large_set(&mut self, now: Now, slot: u32) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let (owed, awaited) = (owned.owed(), owned.awaited());
+        let Some(large) = &mut owned.large else { return };
+        owned.channel.set_shown();
+        large.roster.refresh(now, &owned.key.name, owned.channel.members());
+        large.made_ms = Some(now.mono_ms);
+        if owned.policy.presence_interval_ms > 0 {
+            owned.told = Some(Moment::at(now.mono_ms));
+        }
+        let except = large.except.take();
+        let wishes = std::mem::take(&mut large.wishes);
+        self.counters.presence_ticks += u64::from(!owed.is_empty());
+        self.sets_made += 1;
+        for feed in Feed::ENCODED.into_iter().filter(|feed| awaited.contains(*feed)) {
+            let Some(large) = self.owned.get_mut(slot).and_then(|o| o.large.as_mut()) else {
+                return;
+            };
+            let (number, bytes) = (Some(self.sets_made), large.roster.frame(feed));
+            let set = PresenceSet { feed, number, bytes };
+            self.route_set(slot, &set, except);
+            for wish in wishes.iter().filter(|wish| wish.feed == feed) {
+                let (to, audience, set) = (wish.home, wish.audience, set.clone());
+                self.outbox.send(wish.shard, Envelope::Set { to, set, audience });
+            }
+        }
+    }
+
+    /// Sends a set to every home that is owed it; where the mailbox is full it remains owed.
+    fn route_set(&mut self, slot: u32, set: &PresenceSet, except: Option<ConnAddr>) {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        for interest in owned.interest.iter_mut().filter(|i| i.owed_sets().contains(set.feed)) {
+            let (to, set, audience) = (interest.home, set.clone(), Audience::All { except });
+            let (feed, envelope) = (set.feed, Envelope::Set { to, set, audience });
+            match self.outbox.try_send(interest.shard, envelope) {
+                Ok(()) => interest.forget_set(feed),
+                Err(Full(_)) => self.counters.drop(Dropped::EventMailboxFull),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_between_two_sets_grows_with_them() {
+        const MIB: usize = 1024 * 1024;
+        for (set_bytes, expected_ms) in
+            [(0, 0), (50_000, 0), (65_536, 1), (700_000, 10), (MIB, 16), (8 * MIB, 128)]
+        {
+            assert_eq!(gap_ms(set_bytes, MIB), expected_ms, "{set_bytes} bytes");
+        }
+    }
+}
