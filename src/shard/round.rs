@@ -290,13 +290,13 @@ mod tests {
 
         fn owe(&mut self, who: u32) {
             let Crowd { round, list, places, .. } = self;
-            round.owe(list, places[&who], |who, place| drop(places.insert(who, place)));
+            round.owe(list, places[&who], |who, place| _ = places.insert(who, place));
         }
 
         fn leave(&mut self, who: u32) {
             let Crowd { round, list, places, .. } = self;
             let place = places.remove(&who).unwrap();
-            round.forget(list, place, |who, place| drop(places.insert(who, place)));
+            round.forget(list, place, |who, place| _ = places.insert(who, place));
             list.pop();
             self.shown.remove(&who);
         }
@@ -396,7 +396,7 @@ mod tests {
     fn whoever_is_owed_the_set_comes_next_even_during_a_rest() {
         let mut crowd = Crowd::of(3);
         crowd.offer(1);
-        (0..3).for_each(|ms| drop(crowd.next(ms)));
+        (0..3).for_each(|ms| _ = crowd.next(ms));
         crowd.offer(2);
         assert!(matches!(crowd.next(3), Next::RestUntil { .. }));
         crowd.enter(9);
