@@ -337,6 +337,29 @@ fn polite_clients_are_measured_beside_flooders() {
     }
 }
 
+#[test]
+fn polite_publishers_are_measured_beside_flooders() {
+    for flood in [FloodKind::Pings, FloodKind::Updates] {
+        let options = MixedOptions {
+            polite: 3,
+            flooders: 1,
+            flood,
+            dialect: Dialect::Foony,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: fanout().common,
+            ..MixedOptions::default()
+        };
+        let report = run_foony(Scenario::Mixed(options), fake_foony::Fault::None).unwrap();
+        assert_faultless(&report);
+        // 20/s for half a second: 10 messages of 3 publishers, each to 3 subscribers.
+        let (heard, done) = (delay(&report, "delivery"), delay(&report, "acknowledgement"));
+        assert_eq!((heard.count, done.count), (90, 30), "{}", report.table());
+        let pongs = metric(&report, Metric::FloodPongsPerS);
+        assert_eq!(pongs > 1_000.0, flood == FloodKind::Pings, "{}", report.table());
+    }
+}
+
 fn fanout() -> FanoutOptions {
     let mut common = common(Transport::Ws);
     common.key = "demo.kid_main:sk_main_secret".to_owned();

@@ -18,8 +18,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Enters a channel with a stamped state of `state_bytes`. The answer is
-    /// [`entry::Step::Joined`].
+    /// Enters a channel with a stamped state of `state_bytes`. Answer: [`entry::Step::Joined`].
     pub fn enter(
         &mut self,
         dialect: Dialect,

@@ -359,6 +359,11 @@ pub struct MixedOptions {
     /// What flooders send.
     #[arg(long, value_enum, default_value = "pings")]
     pub flood: FloodKind,
+    /// What all clients speak. On the Foony protocol there are as many polite publishers as polite
+    /// subscribers, and updates are messages.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,

@@ -1,8 +1,8 @@
 //! The owner's side of large presence sets: when one is made, and for whom.
 //!
 //! Subscribers on the sync wire are shown all members whenever one changes, which for n members is
-//! n times n entries. Where that is more than `presence_burst_bytes_max` the set is large: it is
-//! not made with every tick, but at most once in the time that [`gap_ms`] says, once for all who
+//! n times n entries. Where that is more than `presence_burst_bytes_max` bytes the set is large: it
+//! is not made with every tick, but at most once in the time that [`gap_ms`] says, once for all who
 //! wait for it, and homes show it in rounds ([`super::round`]). A set of any other channel goes out
 //! at once, with the tick.
 

@@ -290,13 +290,18 @@ mod tests {
 
         fn owe(&mut self, who: u32) {
             let Crowd { round, list, places, .. } = self;
-            round.owe(list, places[&who], |who, place| _ = places.insert(who, place));
+            let place = places[&who];
+            round.owe(list, place, |who, place| {
+                places.insert(who, place);
+            });
         }
 
         fn leave(&mut self, who: u32) {
             let Crowd { round, list, places, .. } = self;
             let place = places.remove(&who).unwrap();
-            round.forget(list, place, |who, place| _ = places.insert(who, place));
+            round.forget(list, place, |who, place| {
+                places.insert(who, place);
+            });
             list.pop();
             self.shown.remove(&who);
         }
@@ -350,7 +355,9 @@ mod tests {
                     (2, Some(who)) => crowd.leave(who),
                     (3, Some(who)) => crowd.owe(who),
                     (4, _) => now_ms += below(3),
-                    _ => drop(crowd.next(now_ms)),
+                    _ => {
+                        crowd.next(now_ms);
+                    }
                 }
                 crowd.check();
             }
@@ -396,7 +403,9 @@ mod tests {
     fn whoever_is_owed_the_set_comes_next_even_during_a_rest() {
         let mut crowd = Crowd::of(3);
         crowd.offer(1);
-        (0..3).for_each(|ms| _ = crowd.next(ms));
+        for ms in 0..3 {
+            crowd.next(ms);
+        }
         crowd.offer(2);
         assert!(matches!(crowd.next(3), Next::RestUntil { .. }));
         crowd.enter(9);

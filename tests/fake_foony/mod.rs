@@ -149,7 +149,9 @@ impl Rooms {
                 };
                 let mut record = Vec::new();
                 binary::append_event(&Event::Member(member), &mut record);
-                room.watchers.iter().for_each(|watcher| _ = send(watcher, &record));
+                for watcher in &room.watchers {
+                    let _ = send(watcher, &record);
+                }
                 let ack = Event::Ack { id: presence.id, serial: 0, resumed: None };
                 binary::append_event(&ack, answer);
             }

@@ -34,8 +34,7 @@ pub struct Profile {
     pub grace_ms: u64,
     /// The server may close a receiver as slow.
     pub may_be_slow: bool,
-    /// Time that may pass before a large set that is shown knows of a change; 0 where none is
-    /// large.
+    /// Time that may pass before a large set that is shown knows of a change.
     pub lag_ms: u64,
 }
 

@@ -77,30 +77,49 @@ pub(super) fn fanout(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let common = &options.common;
-    let plan = plan(options, server)?;
-    let roles = roles(options);
-    let count = roles.len() as u64;
     let signals = Arc::new(Signals::new(common.threads(), 0));
-    let hands = deal(roles.into_iter(), common.threads()).into_iter().enumerate();
-    let loads = hands.map(|(thread, roles)| {
-        let sources = Sources::for_connections(plan.target.address, roles.len());
-        Fanout::new(plan.clone(), roles, sources, signals.clone(), thread)
-    });
-    let mut crew = Crew::start(loads.collect(), common, signals.clone())?;
+    let loads = loads(options, server, &signals)?;
+    let count = (options.publishers + options.channels * options.subscribers) as u64;
+    let mut crew = Crew::start(loads, common, signals)?;
     crew.reach("connecting", count, progress, |totals| totals.greeted)?;
     crew.reach("subscribing", count, progress, |totals| totals.joined)?;
     let window = crew.measure(options.warm_up.0, options.duration.0, server.watched(), progress)?;
     let each = options.subscribers as u64;
     crew.settle_when(progress, |totals| totals.delivered >= totals.acknowledged * each)?;
-    let (tally, usage, holes) = conclude(crew.finish()?);
-    let mut findings = Findings::of(&window, &usage, server);
-    add(&mut findings, &window, &tally);
+    let mut findings = report(options, &window, crew.finish()?, server);
+    findings.note_bottleneck();
+    Ok(findings)
+}
+
+/// The load of each thread.
+pub(super) fn loads(
+    options: &FanoutOptions,
+    server: &Server,
+    signals: &Arc<Signals>,
+) -> Result<Vec<Fanout>, BenchError> {
+    let (plan, threads) = (plan(options, server)?, options.common.threads());
+    let hands = deal(roles(options).into_iter(), threads).into_iter().enumerate();
+    let load = |(thread, roles): (usize, Vec<RolePlan>)| {
+        let sources = Sources::for_connections(plan.target.address, roles.len());
+        Fanout::new(plan.clone(), roles, sources, signals.clone(), thread)
+    };
+    Ok(hands.map(load).collect())
+}
+
+pub(super) fn report(
+    options: &FanoutOptions,
+    window: &Window,
+    ended: Vec<(Fanout, Usage)>,
+    server: &Server,
+) -> Findings {
+    let (tally, usage, holes) = conclude(ended);
+    let mut findings = Findings::of(window, &usage, server);
+    add(&mut findings, window, &tally);
     if holes > 0 {
         findings.note(format!("{holes} serials between acknowledged ones were given to nobody"));
     }
-    note_rate(&mut findings, options, &window);
-    findings.note_bottleneck();
-    Ok(findings)
+    note_rate(&mut findings, options, window);
+    findings
 }
 
 fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchError> {

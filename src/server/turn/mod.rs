@@ -34,6 +34,10 @@ const ENVELOPES_PER_PEER: usize = 1024;
 /// buffer's worth.
 const PASS_BYTES: usize = 64 * 1024;
 
+/// Bytes read in one pass after which those who send whole buffers wait for the next one: however
+/// many flood a channel, what a pass adds to a subscriber's queue is a part of what may wait there.
+const PASS_BYTES_MAX: usize = 128 * 1024;
+
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -90,6 +94,8 @@ pub struct TurnLoop {
     /// Connections that something was read from in this pass, and what each may be read in it.
     readers: usize,
     share: usize,
+    /// Bytes read in this pass.
+    read_bytes: usize,
     rooms: Vec<usize>,
     loads: Vec<u32>,
     /// Connections to receive from again once buffers are free.
@@ -135,6 +141,7 @@ impl TurnLoop {
             pass: 0,
             readers: 0,
             share: PASS_BYTES,
+            read_bytes: 0,
             rooms: Vec::new(),
             loads: vec![0; shards],
             unarmed: Vec::new(),
@@ -198,7 +205,7 @@ impl TurnLoop {
         if self.pass != self.shard.pass() {
             self.pass = self.shard.pass();
             self.share = (PASS_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
-            self.readers = 0;
+            (self.readers, self.read_bytes) = (0, 0);
         }
     }
 
@@ -306,7 +313,8 @@ impl TurnLoop {
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let congested = self.shard.is_congested() && completion.buffer.is_some();
         self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
-        let is_over = socket.share_left(self.pass, self.share) < bytes;
+        let floods = bytes >= BUFFER_BYTES && self.read_bytes >= PASS_BYTES_MAX;
+        let is_over = floods || socket.share_left(self.pass, self.share) < bytes;
         if congested || socket.must_wait(arrival, self.pass) || is_over {
             socket.put_off(arrival, self.pass);
             let was_eager = std::mem::replace(&mut socket.eager, true);
@@ -315,6 +323,7 @@ impl TurnLoop {
             return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
         }
         socket.take(arrival, bytes);
+        self.read_bytes += bytes;
         if let Some(buffer) = completion.buffer {
             self.hand_over(now, id, buffer, completion.result);
             self.ring.give_back(buffer);
