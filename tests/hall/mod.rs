@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use headcount::auth::Keyring;
+use headcount::auth::{Grant, Keyring};
 use headcount::ids::{ConnId, Now, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
@@ -65,7 +65,7 @@ impl Hall {
             policies: Policies { rules: Vec::new(), default: policy.into() },
             session: session::Settings {
                 keyring: Keyring::new(Vec::new()).expect("no keys"),
-                anonymous_app: Some(APP.into()),
+                anonymous: Some(Arc::new(Grant::anonymous(APP))),
                 ten_byte_layout: Layout::V0_6,
                 connection_key: (3, 4),
             },
