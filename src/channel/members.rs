@@ -48,26 +48,63 @@ pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
 /// Empty places that are never closed up: it would not be worth the while.
 const GAPS_MIN: usize = 32;
 
+/// Members that are looked through, instead of looked up, whoever is wanted.
+const FEW: usize = 8;
+
 /// Join-ordered members in a table whose places stay empty when somebody leaves, until half of them
 /// are; then it is closed up.
 #[derive(Debug, Default)]
 pub struct Members {
     table: Vec<Option<Member>>,
-    places: Places,
-    /// Places of each user's sessions, in join order.
-    users: HashMap<Arc<str>, Sessions>,
+    /// Entries of the table that are not empty.
+    count: usize,
+    /// Where everybody is. Made when there are more than [`FEW`], and kept until there is nobody:
+    /// most channels have few members, and it would take more memory than they do.
+    index: Option<Box<Index>>,
     joined: u64,
     versions: u64,
     bytes: usize,
 }
 
+/// Places in the table.
+#[derive(Debug, Default)]
+struct Index {
+    places: Places,
+    /// Places of each user's sessions, in join order.
+    users: HashMap<Arc<str>, Sessions>,
+}
+
+impl Index {
+    fn insert(&mut self, place: u32, member: &Member) {
+        self.places.insert(member.addr, place);
+        let user = &member.identity.user;
+        match self.users.get_mut(user) {
+            Some(sessions) => sessions.push(place),
+            None => drop(self.users.insert(Arc::clone(user), Sessions::One([place]))),
+        }
+    }
+
+    fn remove(&mut self, place: u32, member: &Member) {
+        self.places.remove(&member.addr);
+        let user = &member.identity.user;
+        let Some(sessions) = self.users.get_mut(user) else { return };
+        if sessions.forget(place) == 0 {
+            self.users.remove(user);
+        }
+    }
+
+    fn places_of(&self, user: &str) -> &[u32] {
+        self.users.get(user).map_or(&[], Sessions::places)
+    }
+}
+
 impl Members {
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.count
     }
 
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.count == 0
     }
 
     /// In join order.
@@ -76,16 +113,19 @@ impl Members {
     }
 
     pub fn contains(&self, addr: ConnAddr) -> bool {
-        self.places.contains_key(&addr)
+        self.place_of(addr).is_some()
     }
 
     pub fn find(&self, addr: ConnAddr) -> Option<&Member> {
-        self.at(*self.places.get(&addr)?)
+        self.at(self.place_of(addr)?)
     }
 
     /// Members that share this user id.
     pub fn sessions_of(&self, user: &str) -> u32 {
-        self.users.get(user).map_or(0, |sessions| sessions.places().len() as u32)
+        match &self.index {
+            Some(index) => index.places_of(user).len() as u32,
+            None => self.of_user(user).count() as u32,
+        }
     }
 
     /// Upper bound of the encoded set in bytes.
@@ -131,10 +171,6 @@ impl Members {
     ) {
         self.close_up();
         let place = self.table.len() as u32;
-        match self.users.get_mut(&identity.user) {
-            Some(sessions) => sessions.push(place),
-            None => drop(self.users.insert(Arc::clone(&identity.user), Sessions::One([place]))),
-        }
         self.joined += 1;
         self.versions += 1;
         let member = Member {
@@ -148,15 +184,31 @@ impl Members {
             version: self.versions,
         };
         self.bytes += member.encoded_bytes();
-        self.places.insert(addr, place);
+        if let Some(index) = &mut self.index {
+            index.insert(place, &member);
+        }
+        if self.table.is_empty() {
+            // Most stay alone, and the list would make room for four.
+            self.table.reserve_exact(1);
+        }
         self.table.push(Some(member));
+        self.count += 1;
+        if self.count > FEW && self.index.is_none() {
+            self.make_index();
+        }
     }
 
     pub(super) fn remove(&mut self, addr: ConnAddr) -> Option<Member> {
-        let place = self.places.remove(&addr)?;
+        let place = self.place_of(addr)?;
         let member = self.table.get_mut(place as usize)?.take()?;
         self.bytes -= member.encoded_bytes();
-        self.forget_session(&member.identity.user, place);
+        self.count -= 1;
+        if let Some(index) = &mut self.index {
+            index.remove(place, &member);
+        }
+        if self.count == 0 {
+            (self.table, self.index) = (Vec::new(), None);
+        }
         Some(member)
     }
 
@@ -167,7 +219,7 @@ impl Members {
         state: State,
     ) -> Option<&mut Member> {
         self.versions += 1;
-        let place = *self.places.get(&addr)?;
+        let place = self.place_of(addr)?;
         let member = self.table.get_mut(place as usize)?.as_mut()?;
         self.bytes -= member.encoded_bytes();
         member.state = state;
@@ -185,8 +237,11 @@ impl Members {
 
     /// Gives a member's place to another connection, which is alive.
     pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
-        let place = self.places.remove(&from)?;
-        self.places.insert(to, place);
+        let place = self.place_of(from)?;
+        if let Some(Index { places, .. }) = self.index.as_deref_mut() {
+            places.remove(&from);
+            places.insert(to, place);
+        }
         let member = self.table.get_mut(place as usize)?.as_mut()?;
         member.addr = to;
         member.lingering_until_ms = None;
@@ -206,26 +261,43 @@ impl Members {
     }
 
     fn find_mut(&mut self, addr: ConnAddr) -> Option<&mut Member> {
-        let place = *self.places.get(&addr)?;
+        let place = self.place_of(addr)?;
         self.table.get_mut(place as usize)?.as_mut()
     }
 
-    fn of_user(&self, user: &str) -> impl Iterator<Item = &Member> {
-        let places = self.users.get(user).map_or(&[][..], Sessions::places);
-        places.iter().filter_map(|&place| self.at(place))
+    fn place_of(&self, addr: ConnAddr) -> Option<u32> {
+        if let Some(index) = &self.index {
+            return index.places.get(&addr).copied();
+        }
+        let mut entries = self.table.iter();
+        let place = entries.position(|entry| entry.as_ref().is_some_and(|m| m.addr == addr))?;
+        Some(place as u32)
     }
 
-    fn forget_session(&mut self, user: &Arc<str>, place: u32) {
-        let Some(sessions) = self.users.get_mut(user) else { return };
-        if sessions.forget(place) == 0 {
-            self.users.remove(user);
+    /// A user's sessions in join order.
+    fn of_user(&self, user: &str) -> impl Iterator<Item = &Member> {
+        let (places, entries) = match &self.index {
+            Some(index) => (index.places_of(user), &[][..]),
+            None => (&[][..], &self.table[..]),
+        };
+        let found = entries.iter().flatten().filter(move |member| *member.identity.user == *user);
+        places.iter().filter_map(|&place| self.at(place)).chain(found)
+    }
+
+    fn make_index(&mut self) {
+        let mut index = Box::<Index>::default();
+        for (place, entry) in self.table.iter().enumerate() {
+            if let Some(member) = entry {
+                index.insert(place as u32, member);
+            }
         }
+        self.index = Some(index);
     }
 
     /// Closes up the empty places once they are more than half; every member who left has paid for
     /// one that moves.
     fn close_up(&mut self) {
-        if self.table.len() < 2 * self.places.len() + GAPS_MIN {
+        if self.table.len() < 2 * self.count + GAPS_MIN {
             return;
         }
         let mut moved = Vec::with_capacity(self.table.len());
@@ -235,8 +307,10 @@ impl Members {
             next += u32::from(entry.is_some());
         }
         let moved = |place: &mut u32| *place = moved[*place as usize];
-        self.places.values_mut().for_each(moved);
-        self.users.values_mut().flat_map(|sessions| sessions.places_mut()).for_each(moved);
+        if let Some(Index { places, users }) = self.index.as_deref_mut() {
+            places.values_mut().for_each(moved);
+            users.values_mut().flat_map(|sessions| sessions.places_mut()).for_each(moved);
+        }
         self.table.retain(Option::is_some);
     }
 }
@@ -363,7 +437,44 @@ mod tests {
             members.remove(addr(slot));
         }
         assert!(members.table.len() <= GAPS_MIN + 4, "{}", members.table.len());
-        assert_eq!((members.len(), members.users.len()), (1, 1));
+        assert_eq!((members.len(), members.sessions_of("ann")), (1, 1));
+        assert_eq!(members.sessions_of("bob"), 0);
+    }
+
+    /// Whatever is asked of few is asked of many as well, across the size where they are indexed.
+    #[test]
+    fn few_and_many_are_found_alike() {
+        let mut members = Members::default();
+        let users = ["ann", "bob", "cat"];
+        let check = |members: &Members, present: &[u32]| {
+            assert_eq!(slots(members), present);
+            for slot in 0..3 * FEW as u32 {
+                let is_present = present.contains(&slot);
+                assert_eq!(members.contains(addr(slot)), is_present, "{slot} of {present:?}");
+            }
+            for (at, user) in users.into_iter().enumerate() {
+                let theirs = present.iter().filter(|&&slot| slot as usize % 3 == at);
+                let found = members.of_user(user).map(|member| member.addr.conn.slot);
+                assert_eq!(found.collect::<Vec<_>>(), theirs.copied().collect::<Vec<_>>());
+                let sessions = members.of_user(user).count() as u32;
+                assert_eq!(members.sessions_of(user), sessions);
+            }
+        };
+        let all: Vec<u32> = (0..2 * FEW as u32).collect();
+        for &slot in &all {
+            insert(&mut members, slot, users[slot as usize % 3]);
+            check(&members, &all[..=slot as usize]);
+            assert_eq!(members.index.is_some(), members.len() > FEW);
+        }
+        members.rekey(addr(0), addr(99)).unwrap();
+        assert!(members.contains(addr(99)) && !members.contains(addr(0)));
+        members.rekey(addr(99), addr(0)).unwrap();
+        for gone in 0..all.len() {
+            check(&members, &all[gone..]);
+            members.remove(addr(all[gone])).unwrap();
+        }
+        check(&members, &[]);
+        assert!(members.index.is_none() && members.table.capacity() == 0);
     }
 
     #[test]

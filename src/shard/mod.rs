@@ -590,6 +590,7 @@ impl Shard {
             let next_ms = self.check_connection(now, id);
             self.connections.set_check(id, next_ms);
         }
+        self.spares.trim();
         self.sweeping = self.connections.len() > 0;
         if self.sweeping {
             self.timers.set(now.mono_ms + self.settings.limits.sweep_ms, Timer::Sweep);

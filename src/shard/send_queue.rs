@@ -16,18 +16,38 @@ const SPARES_MAX: usize = 4096;
 /// Runs that a list which is kept has memory for, at most.
 const SPARE_RUNS_MAX: usize = 8;
 
-/// Empty lists of one shard, to be used again.
-#[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
+/// Empty lists of one shard, to be used again by fan-out.
 #[derive(Debug, Default)]
-pub struct Spares(Vec<Box<Runs>>);
+pub struct Spares {
+    #[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
+    lists: Vec<Box<Runs>>,
+    /// The fewest that were left at any time since the last trim.
+    least: usize,
+}
 
 impl Spares {
+    /// Keeps a list that fan-out has made. One with answers in it was not taken from here: it would
+    /// be one more with every connection that is answered, and wanted by nobody.
     fn keep(&mut self, mut runs: Box<Runs>) {
-        if self.0.len() < SPARES_MAX && runs.chunks.capacity() <= SPARE_RUNS_MAX {
+        let is_fan_out = runs.chunks.iter().all(|chunk| matches!(chunk, Chunk::Shared(_)));
+        let is_small = runs.chunks.capacity() <= SPARE_RUNS_MAX;
+        if is_fan_out && is_small && self.lists.len() < SPARES_MAX {
             runs.chunks.clear();
             (runs.written, runs.len) = (0, 0);
-            self.0.push(runs);
+            self.lists.push(runs);
         }
+    }
+
+    fn take(&mut self) -> Box<Runs> {
+        let list = self.lists.pop().unwrap_or_default();
+        self.least = self.least.min(self.lists.len());
+        list
+    }
+
+    /// Gives the memory of those back that nobody has wanted since the last trim.
+    pub fn trim(&mut self) {
+        self.lists.truncate(self.lists.len() - self.least);
+        self.least = self.lists.len();
     }
 }
 
@@ -90,7 +110,7 @@ impl SendQueue {
                 Waiting::Runs(Some(runs))
             }
             Waiting::Shared(first) => {
-                let mut runs = spares.0.pop().unwrap_or_default();
+                let mut runs = spares.take();
                 runs.push(Chunk::Shared(first));
                 runs.push(Chunk::Shared(bytes));
                 Waiting::Runs(Some(runs))
@@ -335,6 +355,43 @@ mod tests {
     }
 
     #[test]
+    fn lists_with_answers_are_not_kept() {
+        let (mut queue, mut spares) = (SendQueue::default(), Spares::default());
+        queue.append(|out| out.extend_from_slice(b"ab"));
+        queue.advance(2, &mut spares);
+        queue.push(Arc::from(*b"ab"), &mut spares);
+        queue.push(Arc::from(*b"cd"), &mut spares);
+        queue.append(|out| out.extend_from_slice(b"e"));
+        queue.advance(5, &mut spares);
+        assert!(spares.lists.is_empty());
+        queue.push(Arc::from(*b"ab"), &mut spares);
+        queue.push(Arc::from(*b"cd"), &mut spares);
+        queue.advance(4, &mut spares);
+        assert_eq!(spares.lists.len(), 1);
+    }
+
+    #[test]
+    fn lists_that_nobody_wants_are_given_back() {
+        let mut spares = Spares::default();
+        let deliver = |count: usize, spares: &mut Spares| {
+            let mut queues: Vec<_> = (0..count).map(|_| SendQueue::default()).collect();
+            for queue in &mut queues {
+                queue.push(Arc::from(*b"ab"), spares);
+                queue.push(Arc::from(*b"cd"), spares);
+            }
+            queues.iter_mut().for_each(|queue| queue.advance(4, spares));
+        };
+        deliver(8, &mut spares);
+        spares.trim();
+        assert_eq!(spares.lists.len(), 8, "they came since the last trim");
+        deliver(3, &mut spares);
+        spares.trim();
+        assert_eq!(spares.lists.len(), 3, "three were wanted");
+        spares.trim();
+        assert!(spares.lists.is_empty());
+    }
+
+    #[test]
     fn a_single_shared_run_may_leave_in_pieces_and_be_followed() {
         let mut spares = Spares::default();
         for cut in 0..=4 {
@@ -356,7 +413,7 @@ mod tests {
             (0..runs).for_each(|_| queue.push(Arc::from(*b"ab"), &mut spares));
             assert_eq!(flat(&queue), b"ab".repeat(runs));
             queue.advance(2 * runs, &mut spares);
-            assert_eq!(spares.0.len(), kept, "{runs} runs");
+            assert_eq!(spares.lists.len(), kept, "{runs} runs");
         }
     }
 }
