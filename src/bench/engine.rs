@@ -19,7 +19,7 @@ use super::clock::Clock;
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
-use super::signals::Signals;
+use super::signals::{Signals, Timeline};
 
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
 const BACKGROUND_READ_BYTES: usize = 16 * 1024;
@@ -208,7 +208,7 @@ impl Clients {
     }
 }
 
-/// What the generator itself needed.
+/// What the generator itself needed within the measured time.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     /// Time of turns in which something happened.
@@ -229,6 +229,54 @@ impl Usage {
     }
 }
 
+/// Adds up what is needed within the measured time.
+#[derive(Default)]
+struct Meter {
+    timeline: Option<Timeline>,
+    /// The time, and what had been waited, when measuring began.
+    began: Option<(u64, u64)>,
+    over: bool,
+    usage: Usage,
+}
+
+impl Meter {
+    fn look(&mut self, now_ns: u64, signals: &Signals) {
+        let Some(timeline) = self.timeline else {
+            self.timeline = signals.timeline();
+            return;
+        };
+        match self.began {
+            None if now_ns >= timeline.from_ns => {
+                self.began = Some((now_ns, this_thread_waited_ns()));
+            }
+            Some(began) if now_ns >= timeline.until_ns && !self.over => self.close(now_ns, began),
+            _ => {}
+        }
+    }
+
+    /// A turn in which something happened.
+    fn add(&mut self, took_ns: u64) {
+        if self.began.is_some() && !self.over {
+            self.usage.busy_ns += took_ns;
+            self.usage.turns.record(took_ns);
+        }
+    }
+
+    fn close(&mut self, now_ns: u64, (began_ns, waited_ns): (u64, u64)) {
+        self.usage.total_ns = now_ns - began_ns;
+        self.usage.waited_ns = this_thread_waited_ns() - waited_ns;
+        self.over = true;
+    }
+
+    fn end(mut self, now_ns: u64) -> Usage {
+        match self.began {
+            Some(began) if !self.over => self.close(now_ns, began),
+            _ => {}
+        }
+        self.usage
+    }
+}
+
 /// One thread's loop; see [`Engine::run`].
 pub struct Engine<L> {
     poll: Poll,
@@ -243,7 +291,6 @@ pub struct Engine<L> {
     thread: usize,
     bytes_in: u64,
     reads: u64,
-    usage: Usage,
 }
 
 impl<L: Load> Engine<L> {
@@ -272,7 +319,6 @@ impl<L: Load> Engine<L> {
             thread,
             bytes_in: 0,
             reads: 0,
-            usage: Usage::default(),
         })
     }
 
@@ -282,8 +328,7 @@ impl<L: Load> Engine<L> {
     /// Those of the load.
     pub fn run(mut self) -> Result<(L, Usage), BenchError> {
         let mut events = Events::with_capacity(L::EVENTS_MAX);
-        let (began_ns, waited_ns) = (self.clock.now_ns(), this_thread_waited_ns());
-        let mut next = Next::Now;
+        let (mut meter, mut next) = (Meter::default(), Next::Now);
         while !self.signals.is_finished() {
             let asked_ns = self.clock.now_ns();
             self.await_events(&mut events, next)?;
@@ -293,19 +338,17 @@ impl<L: Load> Engine<L> {
                 _ => self.clock.now_ns(),
             };
             let happened = self.note(&events) | self.read_ready();
-            next = self.load.turn(self.clock.now_ns(), &mut self.clients)?;
+            let now_ns = self.clock.now_ns();
+            meter.look(now_ns, &self.signals);
+            next = self.load.turn(now_ns, &mut self.clients)?;
             if self.flush() | happened {
-                let took_ns = self.clock.now_ns() - turn_ns;
-                self.usage.busy_ns += took_ns;
-                self.usage.turns.record(took_ns);
+                meter.add(self.clock.now_ns() - turn_ns);
                 let gauges = self.signals.gauges(self.thread);
                 gauges.bytes_in.set(self.bytes_in);
                 gauges.reads.set(self.reads);
             }
         }
-        self.usage.total_ns = self.clock.now_ns() - began_ns;
-        self.usage.waited_ns = this_thread_waited_ns() - waited_ns;
-        Ok((self.load, self.usage))
+        Ok((self.load, meter.end(self.clock.now_ns())))
     }
 
     fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
