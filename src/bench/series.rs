@@ -12,6 +12,9 @@ use super::options::Scenario;
 use super::plot::{SIZE, power_of_ten};
 use super::report::{Report, show};
 
+/// Share of the time that either end waited for a CPU, from which a window tells little.
+const DISTURBED_PERCENT: f64 = 15.0;
+
 /// Where the record of one window goes: `a.json` is `a-w32.json` for window 32.
 pub fn path_of(path: &Path, window: u64) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -44,9 +47,11 @@ pub fn line(report: &Report, window: u64, first: bool) -> String {
     let number = |metric: Metric| report.metrics.get(&metric).copied().unwrap_or_default();
     let delay = report.latencies.first();
     let faults = [Metric::Lost, Metric::Duplicated, Metric::Reordered, Metric::Disconnected];
+    let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent].map(number);
+    let disturbed = waited.into_iter().fold(0.0, f64::max) > DISTURBED_PERCENT;
     let _ = writeln!(
         text,
-        "{window:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}",
+        "{window:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}{}",
         show(number(Metric::DeliveredPerS), Unit::PerSecond),
         number(Metric::DeliveredPerRead),
         delay.map_or(0.0, |delay| delay.p50_us),
@@ -54,6 +59,7 @@ pub fn line(report: &Report, window: u64, first: bool) -> String {
         show(number(Metric::ServerCpuPercent), Unit::Percent),
         show(number(Metric::ServerNsPerDelivery), Unit::Nanoseconds),
         faults.into_iter().map(number).sum::<f64>(),
+        if disturbed { "  disturbed" } else { "" },
     );
     text
 }
