@@ -138,8 +138,8 @@ fn a_connection_costs_no_more_than_its_bound() {
         ("Foony, watches one of its own", 692.0, |shard, n| watch(shard, format!("room:{n}"))),
         ("Foony JSON, the same and messages", 820.0, |shard, n| both(shard, format!("room:{n}"))),
         ("sync, greeted", 320.0, |shard, _| _ = shard.greet()),
-        ("sync, in a channel of ten", 836.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
-        ("sync, in a channel of its own", 2240.0, |shard, n| enter(shard, &format!("doc:{n}"))),
+        ("sync, in a channel of ten", 664.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
+        ("sync, in a channel of its own", 1080.0, |shard, n| enter(shard, &format!("doc:{n}"))),
     ];
     let mut over = Vec::new();
     for (name, most, join) in cases {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::places::Places;
 use super::{Identity, Resume, State};
-use crate::ids::{ConnAddr, Now};
+use crate::ids::{ConnAddr, Moment, Now};
 
 /// One member as the owner of the channel knows it.
 #[derive(Debug)]
@@ -15,11 +15,11 @@ pub struct Member {
     pub identity: Arc<Identity>,
     pub state: State,
     /// When the member last announced its state.
-    pub announced_ms: u64,
+    pub announced: Moment,
     /// When its session greeted over the connection it has; 0 when that does not matter.
-    pub greeted_ms: u64,
+    pub greeted: Moment,
     /// Set while the connection is lost and the grace runs: when it ends.
-    pub lingering_until_ms: Option<u64>,
+    pub lingering_until: Option<Moment>,
     /// Number of its entry among all entries so far: members are listed in this order.
     pub joined: u64,
     /// Number of its newest state among all states in this channel so far.
@@ -34,7 +34,7 @@ impl Member {
 
     /// Milliseconds since the member last announced its state.
     pub fn age_ms(&self, now: Now) -> u64 {
-        now.mono_ms.saturating_sub(self.announced_ms)
+        now.mono_ms.saturating_sub(self.announced.ms())
     }
 }
 
@@ -48,8 +48,10 @@ pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
 /// Empty places that are never closed up: it would not be worth the while.
 const GAPS_MIN: usize = 32;
 
+const _: () = assert!(size_of::<Option<Member>>() <= 64, "every member has one");
+
 /// Members that are looked through, instead of looked up, whoever is wanted.
-const FEW: usize = 8;
+const FEW: usize = 16;
 
 /// Join-ordered members in a table whose places stay empty when somebody leaves, until half of them
 /// are; then it is closed up.
@@ -140,7 +142,7 @@ impl Members {
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
             let is_same = lost.is_resumed_as(newcomer);
-            match member.lingering_until_ms {
+            match member.lingering_until {
                 Some(_) => lost.resume == Resume::Never || is_same,
                 None => is_same && newcomer.is_named_by_connection(),
             }
@@ -152,13 +154,13 @@ impl Members {
     pub(super) fn has_later(&self, identity: &Identity, greeted_ms: u64) -> bool {
         identity.is_named_by_connection()
             && self.of_user(&identity.user).any(|member| {
-                member.greeted_ms > greeted_ms && member.identity.is_resumed_as(identity)
+                member.greeted.ms() > greeted_ms && member.identity.is_resumed_as(identity)
             })
     }
 
     pub(super) fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
         if let Some(member) = self.find_mut(addr) {
-            member.greeted_ms = greeted_ms;
+            member.greeted = Moment::at(greeted_ms);
         }
     }
 
@@ -177,9 +179,9 @@ impl Members {
             addr,
             identity,
             state,
-            announced_ms: now.mono_ms,
-            greeted_ms: 0,
-            lingering_until_ms: None,
+            announced: Moment::at(now.mono_ms),
+            greeted: Moment::default(),
+            lingering_until: None,
             joined: self.joined,
             version: self.versions,
         };
@@ -187,9 +189,9 @@ impl Members {
         if let Some(index) = &mut self.index {
             index.insert(place, &member);
         }
-        if self.table.is_empty() {
-            // Most stay alone, and the list would make room for four.
-            self.table.reserve_exact(1);
+        if self.table.len() == self.table.capacity() {
+            // A list would take twice as much, and room for four at first. Most stay alone.
+            self.table.reserve_exact(1 + self.table.len() / 4);
         }
         self.table.push(Some(member));
         self.count += 1;
@@ -223,7 +225,7 @@ impl Members {
         let member = self.table.get_mut(place as usize)?.as_mut()?;
         self.bytes -= member.encoded_bytes();
         member.state = state;
-        member.announced_ms = now.mono_ms;
+        member.announced = Moment::at(now.mono_ms);
         member.version = self.versions;
         self.bytes += member.encoded_bytes();
         Some(member)
@@ -231,7 +233,7 @@ impl Members {
 
     pub(super) fn set_lingering(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
         let Some(member) = self.find_mut(addr) else { return false };
-        member.lingering_until_ms = Some(until_ms);
+        member.lingering_until = Some(Moment::at(until_ms));
         true
     }
 
@@ -244,7 +246,7 @@ impl Members {
         }
         let member = self.table.get_mut(place as usize)?.as_mut()?;
         member.addr = to;
-        member.lingering_until_ms = None;
+        member.lingering_until = None;
         Some(member)
     }
 

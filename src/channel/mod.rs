@@ -22,7 +22,7 @@ pub use state::{JsonState, State};
 use std::sync::Arc;
 
 use crate::error::Reject;
-use crate::ids::{ConnAddr, Now};
+use crate::ids::{ConnAddr, Moment, Now};
 use crate::limits::Limits;
 
 /// The members of one channel and what has changed since watchers were last told.
@@ -142,7 +142,7 @@ impl Channel {
     }
 
     fn lingering_until_ms(&self, addr: ConnAddr) -> Option<u64> {
-        self.members.find(addr)?.lingering_until_ms
+        self.members.find(addr)?.lingering_until.map(Moment::ms)
     }
 
     /// A lost session is back on connection `to`: it keeps its place and nobody is told.

@@ -502,7 +502,7 @@ fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
         state: member.state.clone(),
         age_ms: member.age_ms(now),
         announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
-        lingering: member.lingering_until_ms.is_some(),
+        lingering: member.lingering_until.is_some(),
     };
     owned.channel.members().iter().map(view).collect()
 }
