@@ -360,6 +360,39 @@ fn a_home_that_missed_ticks_is_repaid_with_the_set() {
 }
 
 #[test]
+fn a_departure_is_told_to_all_homes_although_one_is_still_owed_a_large_set() {
+    let policy = Policy { presence_interval_ms: 100, ..Policy::default() };
+    let limits =
+        Limits { home_subscribers_max: 0, presence_burst_bytes_max: 40, ..Limits::default() };
+    let mut scene = Scene::with_policy(3, limits, policy);
+    let channel = scene.channel_on(1);
+    let users = [(1, "ann"), (0, "bob"), (2, "cat"), (1, "dan")];
+    let [ann, bob, cat, dan] = users.map(|(shard, user)| {
+        let who = scene.join(shard, Carrier::Tcp, user, "");
+        scene.update(who, &channel, "1");
+        scene.wait(200);
+        who
+    });
+    scene.world.links[1][2].capacity = 0;
+    scene.update(ann, &channel, "2");
+    for _ in 0..20 {
+        scene.world.advance(50);
+        scene.turns(2);
+    }
+    [ann, bob, cat].iter().for_each(|&who| drop(scene.presence(who)));
+    scene.say(dan, |wire| wire.leave(&channel));
+    for _ in 0..20 {
+        scene.world.advance(50);
+        scene.turns(2);
+    }
+    assert_eq!(scene.presence(bob).last().map(String::as_str), Some("ann=2 bob=1 cat=1"));
+    assert_eq!(scene.presence(cat), Vec::<String>::new());
+    scene.world.links[1][2].capacity = 100;
+    scene.wait(1_000);
+    assert_eq!(scene.presence(cat), ["ann=2 bob=1 cat=1"]);
+}
+
+#[test]
 fn a_newcomer_is_shown_nothing_of_the_time_before_its_home_asked_for_its_feed() {
     let policy = Policy { snapshot_on_join: SnapshotOnJoin::Withhold, ..Policy::default() };
     let limits = Limits { home_subscribers_max: 0, ..Limits::default() };

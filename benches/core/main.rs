@@ -8,6 +8,7 @@ mod cpu_time;
 mod fan_out;
 #[path = "../../tests/one_shard/mod.rs"]
 mod one_shard;
+mod presence;
 mod wire;
 
 use std::time::Duration;
@@ -42,6 +43,6 @@ fn short_runs() -> Criterion {
 criterion_group! {
     name = core;
     config = short_runs();
-    targets = wire::bench, channel::bench, fan_out::bench
+    targets = wire::bench, channel::bench, presence::bench, fan_out::bench
 }
 criterion_main!(core);

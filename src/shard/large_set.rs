@@ -114,7 +114,8 @@ impl Shard {
         }
     }
 
-    /// Makes the large set of a channel for all who wait for one, if it is due.
+    /// Makes the large set of a channel for all who wait for one, if it is due and somebody can be
+    /// sent it.
     pub(super) fn flush_large_set(&mut self, now: Now, slot: u32) {
         let burst_bytes = self.settings.limits.presence_burst_bytes_max;
         let generation = self.owned.generation(slot);
@@ -127,9 +128,11 @@ impl Shard {
             return;
         }
         let gap_ms = gap_ms(owned.channel.members().encoded_bytes(), burst_bytes);
-        let Some(large) = &mut owned.large else { return };
+        let Some(large) = &owned.large else { return };
         let due_ms = large.made_ms.map_or(0, |made_ms| made_ms + gap_ms);
-        if now.mono_ms >= due_ms {
+        let can_send = |i: &Interest| !i.owed_sets().is_empty() && self.outbox.has_room(i.shard);
+        let is_sendable = !large.wishes.is_empty() || owned.interest.iter().any(can_send);
+        if now.mono_ms >= due_ms && is_sendable {
             self.make_large_set(now, slot);
         } else {
             self.counters.conflate(Conflated::LargeSet);
@@ -137,7 +140,7 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let is_awaited = !owned.awaited().is_empty();
         if let Some(large) = owned.large.as_mut().filter(|large| is_awaited && !large.timed) {
-            // What a full mailbox has refused just now is not tried again before the next turn.
+            // What waits for room in a mailbox is not tried again before the next turn.
             large.timed = true;
             let due_ms = due_ms.max(now.mono_ms + 1);
             self.timers.set(due_ms, Timer::LargeSet { slot, generation });
@@ -146,43 +149,51 @@ impl Shard {
 
     fn make_large_set(&mut self, now: Now, slot: u32) {
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        let (owed, awaited) = (owned.owed(), owned.awaited());
+        let awaited = owned.awaited();
         let Some(large) = &mut owned.large else { return };
         owned.channel.set_shown();
         large.roster.refresh(now, &owned.key.name, owned.channel.members());
         large.made_ms = Some(now.mono_ms);
-        if owned.policy.presence_interval_ms > 0 {
-            owned.told = Some(Moment::at(now.mono_ms));
-        }
         let except = large.except.take();
         let wishes = std::mem::take(&mut large.wishes);
-        self.counters.presence_ticks += u64::from(!owed.is_empty());
         self.sets_made += 1;
+        let mut homes = 0;
         for feed in Feed::ENCODED.into_iter().filter(|feed| awaited.contains(*feed)) {
             let Some(large) = self.owned.get_mut(slot).and_then(|o| o.large.as_mut()) else {
                 return;
             };
             let (number, bytes) = (Some(self.sets_made), large.roster.frame(feed));
             let set = PresenceSet { feed, number, bytes };
-            self.route_set(slot, &set, except);
+            homes += self.route_set(slot, &set, except);
             for wish in wishes.iter().filter(|wish| wish.feed == feed) {
                 let (to, audience, set) = (wish.home, wish.audience, set.clone());
                 self.outbox.send(wish.shard, Envelope::Set { to, set, audience });
             }
         }
+        self.counters.presence_ticks += u64::from(homes > 0);
+        // The next names of those who leave keep their distance from this set.
+        if let Some(owned) = self.owned.get_mut(slot).filter(|_| homes > 0) {
+            owned.told = Some(Moment::at(now.mono_ms));
+        }
     }
 
-    /// Sends a set to every home that is owed it; where the mailbox is full it remains owed.
-    fn route_set(&mut self, slot: u32, set: &PresenceSet, except: Option<ConnAddr>) {
-        let Some(owned) = self.owned.get_mut(slot) else { return };
+    /// Sends a set to every home that is owed it, and returns to how many; where the mailbox is
+    /// full it remains owed.
+    fn route_set(&mut self, slot: u32, set: &PresenceSet, except: Option<ConnAddr>) -> u32 {
+        let Some(owned) = self.owned.get_mut(slot) else { return 0 };
+        let mut homes = 0;
         for interest in owned.interest.iter_mut().filter(|i| i.owed_sets().contains(set.feed)) {
             let (to, set, audience) = (interest.home, set.clone(), Audience::All { except });
             let (feed, envelope) = (set.feed, Envelope::Set { to, set, audience });
             match self.outbox.try_send(interest.shard, envelope) {
-                Ok(()) => interest.forget_set(feed),
+                Ok(()) => {
+                    interest.forget_set(feed);
+                    homes += 1;
+                }
                 Err(Full(_)) => self.counters.drop(Dropped::EventMailboxFull),
             }
         }
+        homes
     }
 }
 
