@@ -105,6 +105,8 @@ struct Slot {
     ready: bool,
     /// Is it in the list of connections to be written?
     dirty: bool,
+    /// What the kernel is asked to report about it.
+    interest: Option<Interest>,
     /// The server writes nothing more: read to the end, whatever a short read says.
     read_closed: bool,
 }
@@ -132,17 +134,17 @@ impl Clients {
     ) -> Result<ClientId, BenchError> {
         let address = target.address;
         let failed = |source| BenchError::Connect { address, source };
-        let mut stream = client::connect(address, source).map_err(failed)?;
+        let stream = client::connect(address, source).map_err(failed)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.registry.register(&mut stream, Token(at), both).map_err(failed)?;
         self.opened = self.opened.wrapping_add(1);
         let client = Client::new(stream, target.clone(), self.opened);
-        let (ready, dirty, read_closed) = (false, false, false);
-        self.slots[at] = Some(Slot { client, who, lane, ready, dirty, read_closed });
+        let (ready, dirty, read_closed, interest) = (false, false, false, None);
+        self.slots[at] = Some(Slot { client, who, lane, ready, dirty, read_closed, interest });
+        // On the same host it is connected already, and says its first words in this turn.
+        self.mark(at);
         Ok(ClientId(at))
     }
 
@@ -199,10 +201,27 @@ impl Clients {
         }
     }
 
+    /// Asks the kernel to say when a connection can be read, and, once it could not be written,
+    /// when that is possible.
+    fn watch(&mut self, at: usize) -> io::Result<()> {
+        let Some(slot) = &mut self.slots[at] else { return Ok(()) };
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let wanted = if slot.client.is_blocked() { both } else { Interest::READABLE };
+        let stream = &mut slot.client.stream;
+        match slot.interest {
+            None => self.registry.register(stream, Token(at), wanted)?,
+            Some(Interest::READABLE) if wanted == both => {
+                self.registry.reregister(stream, Token(at), both)?;
+            }
+            Some(_) => return Ok(()),
+        }
+        slot.interest = Some(wanted);
+        Ok(())
+    }
+
     fn remove(&mut self, at: usize) -> Option<Who> {
-        let mut slot = self.slots[at].take()?;
-        // Dropping the stream ends the registration whatever this says.
-        let _ = self.registry.deregister(&mut slot.client.stream);
+        // The end of the stream is the end of its registration.
+        let slot = self.slots[at].take()?;
         self.free.push(at);
         Some(slot.who)
     }
@@ -440,7 +459,8 @@ impl<L: Load> Engine<L> {
         slot.dirty = false;
         let (who, load, clock) = (slot.who, &mut self.load, self.clock);
         let written = slot.client.write(|out, event| load.event(clock.now_ns(), who, out, event));
-        if let Err(closed) = written {
+        let failed = |error: io::Error| Closed::Failed(error.kind());
+        if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(failed)) {
             self.end(self.clock.now_ns(), at, closed);
         }
     }

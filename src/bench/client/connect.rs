@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mio::net::TcpStream;
@@ -80,9 +81,9 @@ pub fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpS
 fn next_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     // Another run, of another process, begins elsewhere.
-    let from = std::process::id().wrapping_mul(257);
+    static FROM: LazyLock<u32> = LazyLock::new(|| std::process::id().wrapping_mul(257));
     let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
-    FIRST_PORT + (from.wrapping_add(taken) % PORTS) as u16
+    FIRST_PORT + (FROM.wrapping_add(taken) % PORTS) as u16
 }
 
 fn is_taken(error: &io::Error) -> bool {

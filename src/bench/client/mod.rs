@@ -178,14 +178,18 @@ impl Client {
     }
 
     fn finish_connect(&self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
-            return Err(error);
-        }
         match self.stream.peer_addr() {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                self.stream.take_error()?.map_or(Ok(false), Err)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Can it do no more before the socket is writable?
+    pub(super) fn is_blocked(&self) -> bool {
+        self.phase == Phase::Connecting || self.out.pending() > 0
     }
 
     fn begin(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
