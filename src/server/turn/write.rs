@@ -11,7 +11,7 @@ use crate::server::sockets::{Stage, token};
 const RUNS_MAX: usize = 64;
 
 /// Connections written to in one turn; the rest have theirs after what has come in meanwhile.
-const WRITES_PER_TURN: usize = 512;
+const WRITES_PER_TURN: usize = 576;
 
 /// Memory for sends from several places; never moved, because the kernel is given addresses in it.
 pub(super) struct Gathered {
