@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Throughput};
-use headcount::channel::{Channel, Identity, State};
+use headcount::channel::{Channel, Identity, Resume, State};
 use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
 use headcount::limits::Limits;
 use headcount::session::Feed;
@@ -60,7 +60,7 @@ impl Crowd {
         let who = |i| Identity {
             user: format!("anonymous-{i:08x}").into(),
             connection: "".into(),
-            resume: None,
+            resume: Resume::Never,
         };
         let mut crowd = Crowd {
             channel: Channel::default(),
