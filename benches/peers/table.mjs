@@ -72,12 +72,13 @@ const results = lines.map(([row, name, read, better]) => {
   return [name, ...servers.map((server) => cell(spreads[server])), ratio(spreads, better)];
 });
 
-const fanouts = lines.filter(([row, , read]) => !['idle', 'churn'].includes(row) && read(of(row, servers[0])[0] ?? records[0]) !== undefined);
-const rowsOnce = [...new Map(fanouts.map((line) => [line[0], line])).values()];
+const busy = lines.filter(([row, , read]) => row !== 'idle' && read(of(row, servers[0])[0] ?? records[0]) !== undefined);
+const rowsOnce = [...new Map(busy.map((line) => [line[0], line])).values()];
+const nsPerUnit = (record) => record.metrics.server_ns_per_delivery ?? record.metrics.server_ns_per_connection;
 const costs = rowsOnce.map(([row, name]) => {
   const cost = (server) => {
     const median = (read) => spread(of(row, server).map(read))?.median;
-    const [ns, cpu, busy] = ['server_ns_per_delivery', 'server_cpu_percent', 'generator_busy_percent'].map((m) => median(metric(m)));
+    const [ns, cpu, busy] = [nsPerUnit, metric('server_cpu_percent'), metric('generator_busy_percent')].map(median);
     return ns === undefined ? '-' : `${short(ns)} ns; ${cpu.toFixed(0)} %; ${busy.toFixed(0)} %`;
   };
   return [name.replace(/:.*/, ''), ...servers.map(cost)];
@@ -106,7 +107,7 @@ credential. The last column is Headcount's median by that of the best peer.
 
 ${table(['work', ...names, 'Headcount / best peer'], results)}
 
-## CPU of the server per delivery; its CPU; how busy the generator was
+## CPU of the server per delivery or connection; its CPU; how busy the generator was
 
 Medians. A generator near 100 % was measured itself, and the server may be faster than shown.
 
