@@ -171,6 +171,26 @@ fn whoever_joins_a_large_channel_is_shown_the_set_in_the_same_turn() {
 }
 
 #[test]
+fn whoever_enters_again_and_again_before_the_next_set_costs_no_more_memory_for_it() {
+    let limits = Limits { presence_burst_bytes_max: 10_000, ..limits() };
+    let mut hall = Hall::new(1, limits, Policy::default());
+    hall.connect_many(400);
+    (0..400).for_each(|who| hall.announce(who, 0));
+    hall.wait_for_all(400, 60_000);
+    hall.wait(5_000);
+    // A set takes 40 ms from now on.
+    let cost = cost(&mut hall, |hall| {
+        for step in 1..=9_000 {
+            hall.leave(7);
+            hall.announce(7, step);
+            hall.turn();
+        }
+    });
+    assert!(cost.live_bytes_max < 200_000, "{cost:?}");
+    hall.wait_for_all(400, 60_000);
+}
+
+#[test]
 fn whoever_leaves_during_a_round_is_shown_to_nobody_afterwards() {
     for shards in [1, 2] {
         let mut hall = crowd(shards, 1_000);

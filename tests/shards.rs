@@ -393,6 +393,38 @@ fn a_departure_is_told_to_all_homes_although_one_is_still_owed_a_large_set() {
 }
 
 #[test]
+fn a_home_that_asked_while_there_was_no_room_for_the_channel_is_told_when_there_is() {
+    let limits = Limits { channels_per_shard_max: 1, ..Limits::default() };
+    let mut scene = Scene::new(2, limits);
+    let (lobby, channels) = (scene.channel_on(0), scene.channels_on(1, 2));
+    let [other, channel] = [&channels[0], &channels[1]];
+    let eve = scene.join(1, Carrier::Tcp, "eve", "");
+    scene.update(eve, other, "e");
+    // Whoever is in a channel already stays where it is.
+    let [ann, bob, cat] = ["ann", "bob", "cat"].map(|user| {
+        let who = scene.join(0, Carrier::Tcp, user, "");
+        scene.update(who, &lobby, "");
+        who
+    });
+    scene.settle();
+    scene.world.links[1][0].hold = true;
+    scene.update(ann, channel, "a");
+    scene.turns(3);
+    scene.say(eve, |wire| wire.leave(other));
+    scene.turns(3);
+    scene.update(bob, channel, "b");
+    scene.turns(3);
+    scene.world.links[1][0].hold = false;
+    scene.settle();
+    assert_eq!(scene.members(channel), ["bob=b"]);
+    [ann, bob].iter().for_each(|&who| drop(scene.presence(who)));
+    scene.update(cat, channel, "c");
+    scene.settle();
+    assert_eq!(scene.presence(bob), ["bob=b cat=c"]);
+    assert_eq!(scene.presence(ann), Vec::<String>::new());
+}
+
+#[test]
 fn a_newcomer_is_shown_nothing_of_the_time_before_its_home_asked_for_its_feed() {
     let policy = Policy { snapshot_on_join: SnapshotOnJoin::Withhold, ..Policy::default() };
     let limits = Limits { home_subscribers_max: 0, ..Limits::default() };

@@ -18,11 +18,45 @@ const SUBMISSIONS: u32 = 4096;
 /// Completions the kernel may post before it has to keep them aside.
 const COMPLETIONS: u32 = 32_768;
 
-/// Receive buffers of a shard, shared by its connections. A connection that sends faster than one
-/// buffer per turn gets one buffer per turn.
-const BUFFERS: u16 = 256;
+/// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 4096;
-const BUFFER_GROUP: u16 = 0;
+
+/// Receive buffers of a shard that connections share. Those who send faster than they are read have
+/// buffers apart, and hold one each while they wait: however many they are, others find one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    Common,
+    Eager,
+}
+
+impl Pool {
+    pub const ALL: [Pool; 2] = [Pool::Common, Pool::Eager];
+
+    /// A power of two.
+    const fn buffers(self) -> u16 {
+        match self {
+            Pool::Common => 256,
+            Pool::Eager => 64,
+        }
+    }
+
+    /// The number of its first buffer; what the kernel names a buffer by is unique in a ring.
+    const fn first(self) -> u16 {
+        match self {
+            Pool::Common => 0,
+            Pool::Eager => Pool::Common.buffers(),
+        }
+    }
+
+    fn of(buffer: u16) -> Pool {
+        if buffer < Pool::Eager.first() { Pool::Common } else { Pool::Eager }
+    }
+
+    /// What the kernel knows it by.
+    const fn group(self) -> u16 {
+        self as u16
+    }
+}
 
 /// What an entry was for; comes back with its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +136,7 @@ impl Completion {
 /// A ring and its receive buffers.
 pub struct Ring {
     uring: IoUring,
-    buffers: BufferRing,
+    buffers: [BufferRing; Pool::ALL.len()],
     spins: u64,
 }
 
@@ -119,7 +153,8 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        let buffers = BufferRing::register(&uring)?;
+        let [common, eager] = Pool::ALL.map(|pool| BufferRing::register(&uring, pool));
+        let buffers = [common?, eager?];
         Ok(Ring { uring, buffers, spins: 0 })
     }
 
@@ -128,14 +163,15 @@ impl Ring {
         self.push(entry.build(), Token::of(operation))
     }
 
+    /// Receives whatever comes, into common buffers.
     pub fn receive(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
-        self.push(opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build(), token)
+        self.push(opcode::RecvMulti::new(Fd(socket), Pool::Common.group()).build(), token)
     }
 
     /// Receives once, one buffer at most.
-    pub fn receive_once(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+    pub fn receive_once(&mut self, socket: RawFd, pool: Pool, token: Token) -> io::Result<()> {
         let entry = opcode::Recv::new(Fd(socket), ptr::null_mut(), BUFFER_BYTES as u32);
-        let entry = entry.buf_group(BUFFER_GROUP).build();
+        let entry = entry.buf_group(pool.group()).build();
         self.push(entry.flags(squeue::Flags::BUFFER_SELECT), token)
     }
 
@@ -237,7 +273,10 @@ impl Ring {
     pub fn reap(&mut self, into: &mut Vec<Completion>) -> io::Result<()> {
         self.spins = 0;
         loop {
+            let from = into.len();
             into.extend(self.uring.completion().filter_map(|entry| Completion::of(&entry)));
+            let taken = into[from..].iter().filter_map(|completion| completion.buffer);
+            taken.for_each(|buffer| self.buffers[Pool::of(buffer) as usize].free -= 1);
             if !self.uring.submission().cq_overflow() {
                 return Ok(());
             }
@@ -250,12 +289,17 @@ impl Ring {
 
     /// The bytes of a received buffer.
     pub fn buffer(&mut self, id: u16, len: usize) -> &mut [u8] {
-        self.buffers.bytes(id, len)
+        self.buffers[Pool::of(id) as usize].bytes(id, len)
+    }
+
+    /// Buffers that nobody here holds. The kernel may have filled some of them meanwhile.
+    pub fn free_buffers(&self, pool: Pool) -> u16 {
+        self.buffers[pool as usize].free
     }
 
     /// The kernel may receive into this buffer again.
     pub fn give_back(&mut self, id: u16) {
-        self.buffers.offer(id);
+        self.buffers[Pool::of(id) as usize].offer(id);
     }
 
     fn push(&mut self, entry: squeue::Entry, token: Token) -> io::Result<()> {
@@ -304,36 +348,36 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// Receive buffers that the kernel picks from.
 struct BufferRing {
+    pool: Pool,
     entries: NonNull<BufRingEntry>,
     memory: NonNull<u8>,
     tail: u16,
+    free: u16,
 }
 
-const RING_BYTES: usize = BUFFERS as usize * size_of::<BufRingEntry>();
-const MEMORY_BYTES: usize = BUFFERS as usize * BUFFER_BYTES;
-
 impl BufferRing {
-    fn register(uring: &IoUring) -> io::Result<Self> {
-        const { assert!(BUFFERS.is_power_of_two()) };
-        let entries = map_pages(RING_BYTES)?.cast::<BufRingEntry>();
-        let memory = map_pages(MEMORY_BYTES)?;
+    fn register(uring: &IoUring, pool: Pool) -> io::Result<Self> {
+        let entries = map_pages(entries_bytes(pool))?.cast::<BufRingEntry>();
+        let memory = map_pages(memory_bytes(pool))?;
         let address = entries.as_ptr() as u64;
-        // SAFETY: the mapping holds BUFFERS entries, is page-aligned, and is unmapped only in
+        let (count, group) = (pool.buffers(), pool.group());
+        // SAFETY: the mapping holds `count` entries, is page-aligned, and is unmapped only in
         // `drop`, when the ring that uses it is closed as well.
         unsafe {
-            uring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
+            uring.submitter().register_buf_ring_with_flags(address, count, group, 0)?;
         }
-        let mut ring = BufferRing { entries, memory, tail: 0 };
-        for id in 0..BUFFERS {
-            ring.offer(id);
+        let mut ring = BufferRing { pool, entries, memory, tail: 0, free: 0 };
+        for at in 0..count {
+            ring.offer(pool.first() + at);
         }
         Ok(ring)
     }
 
     fn start(&self, id: u16) -> NonNull<u8> {
-        assert!(id < BUFFERS, "the kernel named buffer {id} of {BUFFERS}");
-        // SAFETY: `id` is below BUFFERS, so the offset lies within the mapping.
-        unsafe { self.memory.add(usize::from(id) * BUFFER_BYTES) }
+        let at = id.wrapping_sub(self.pool.first());
+        assert!(at < self.pool.buffers(), "the kernel named buffer {id} of {:?}", self.pool);
+        // SAFETY: `at` is below the number of buffers, so the offset lies within the mapping.
+        unsafe { self.memory.add(usize::from(at) * BUFFER_BYTES) }
     }
 
     fn bytes(&mut self, id: u16, len: usize) -> &mut [u8] {
@@ -344,15 +388,16 @@ impl BufferRing {
     }
 
     fn offer(&mut self, id: u16) {
-        let at = usize::from(self.tail & (BUFFERS - 1));
+        let at = usize::from(self.tail & (self.pool.buffers() - 1));
         let address = self.start(id).as_ptr() as u64;
-        // SAFETY: `at` is below BUFFERS; the kernel reads an entry only after the tail has passed
-        // it.
+        // SAFETY: `at` is below the number of entries; the kernel reads an entry only after the
+        // tail has passed it.
         let entry = unsafe { self.entries.add(at).as_mut() };
         entry.set_addr(address);
         entry.set_len(BUFFER_BYTES as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
+        self.free += 1;
         // SAFETY: the tail lies in the first entry of the mapping, aligned for u16; the kernel only
         // reads it, and every writer here goes through this atomic.
         unsafe {
@@ -367,10 +412,18 @@ impl Drop for BufferRing {
         // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows
         // them.
         unsafe {
-            libc::munmap(self.entries.as_ptr().cast(), RING_BYTES);
-            libc::munmap(self.memory.as_ptr().cast(), MEMORY_BYTES);
+            libc::munmap(self.entries.as_ptr().cast(), entries_bytes(self.pool));
+            libc::munmap(self.memory.as_ptr().cast(), memory_bytes(self.pool));
         }
     }
+}
+
+fn entries_bytes(pool: Pool) -> usize {
+    usize::from(pool.buffers()) * size_of::<BufRingEntry>()
+}
+
+fn memory_bytes(pool: Pool) -> usize {
+    usize::from(pool.buffers()) * BUFFER_BYTES
 }
 
 fn map_pages(bytes: usize) -> io::Result<NonNull<u8>> {

@@ -12,7 +12,7 @@ use super::outbox::Full;
 use super::round::PresenceSet;
 use super::tables::{Interest, OwnedChannel};
 use super::timers::Timer;
-use crate::counters::{Conflated, Dropped};
+use crate::counters::Dropped;
 use crate::ids::{ConnAddr, Moment, Now, ShardId};
 use crate::session::sync::presence::Shown;
 use crate::session::sync::roster::Roster;
@@ -21,6 +21,9 @@ use crate::session::{Feed, FeedSet};
 /// A large set is made at most once in so many milliseconds per `presence_burst_bytes_max` of it:
 /// with the default of 1 MiB, 64 KiB per millisecond, which costs a shard about 2 % of its time.
 const GAP_MS_PER_BURST: usize = 16;
+
+/// Wishes for the next set of a channel, beyond which a home is owed it as a whole.
+const WISHES_MAX: usize = 1024;
 
 /// What the owner of a channel remembers while the set of its members is large.
 #[derive(Debug, Default)]
@@ -32,8 +35,15 @@ pub struct LargeSet {
     /// A timer is set.
     timed: bool,
     /// Who wants a set whether or not anything changes: newcomers, and those who have missed one.
-    /// Bounded by the subscribers: each asks again only after it has been answered.
+    /// At most [`WISHES_MAX`].
     wishes: Vec<Wish>,
+}
+
+impl LargeSet {
+    /// The members there were are gone, and others will have their numbers.
+    pub fn forget_members(&mut self) {
+        self.roster = Roster::default();
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +59,7 @@ impl OwnedChannel {
     /// frames the names of those who left are taken out as well, if somebody is owed a set: then
     /// all are, and it tells as much.
     pub fn put_off_set(&mut self, shown: &mut Shown<'_>, except: Option<ConnAddr>) {
-        let was_owed = !self.owed().is_empty();
+        let was_owed = self.is_set_owed();
         let Some(large) = &mut self.large else { return };
         let is_shown = shown.put_off_set();
         let is_instead = was_owed && self.policy.presence_interval_ms > 0 && shown.omit_leaves();
@@ -57,6 +67,11 @@ impl OwnedChannel {
             large.except = except.filter(|_| !was_owed);
             self.interest.iter_mut().for_each(Interest::owe_sets);
         }
+    }
+
+    /// A set that some home is owed is replaced by what changes now.
+    pub fn is_set_owed(&self) -> bool {
+        self.large.is_some() && !self.owed().is_empty()
     }
 
     /// Feeds whose large set some home is owed.
@@ -98,11 +113,15 @@ impl Shard {
         home: HomeChannelId,
         audience: Audience,
     ) {
-        let large = self.owned.get_mut(slot).and_then(|owned| owned.large.as_mut());
-        if let Some(large) = large {
+        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let Some(large) = &mut owned.large else { return };
+        if large.wishes.len() < WISHES_MAX {
             large.wishes.push(Wish { shard, home, feed, audience });
-            self.mark_dirty(slot);
+        } else {
+            large.except = None;
+            owned.interest.iter_mut().filter(|i| i.shard == shard).for_each(Interest::owe_sets);
         }
+        self.mark_dirty(slot);
     }
 
     /// A timer for the next large set fired.
@@ -115,16 +134,21 @@ impl Shard {
     }
 
     /// Makes the large set of a channel for all who wait for one, if it is due and somebody can be
-    /// sent it.
+    /// sent it. When nobody waits and the set is large no longer, nothing of all this is kept.
     pub(super) fn flush_large_set(&mut self, now: Now, slot: u32) {
+        self.make_large_set_if_due(now, slot);
+        let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
+        let owned = self.owned.get_mut(slot).filter(|_| !is_large);
+        if let Some(owned) = owned.filter(|owned| owned.awaited().is_empty()) {
+            owned.large = None;
+        }
+    }
+
+    fn make_large_set_if_due(&mut self, now: Now, slot: u32) {
         let burst_bytes = self.settings.limits.presence_burst_bytes_max;
         let generation = self.owned.generation(slot);
-        let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
-        let Some(owned) = self.owned.get_mut(slot) else { return };
+        let Some(owned) = self.owned.get(slot) else { return };
         if owned.awaited().is_empty() {
-            if !is_large {
-                owned.large = None;
-            }
             return;
         }
         let gap_ms = gap_ms(owned.channel.members().encoded_bytes(), burst_bytes);
@@ -134,8 +158,6 @@ impl Shard {
         let is_sendable = !large.wishes.is_empty() || owned.interest.iter().any(can_send);
         if now.mono_ms >= due_ms && is_sendable {
             self.make_large_set(now, slot);
-        } else {
-            self.counters.conflate(Conflated::LargeSet);
         }
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let is_awaited = !owned.awaited().is_empty();
@@ -199,7 +221,44 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::channel::{Identity, Resume, State};
+    use crate::ids::{ChannelKey, ConnId};
+    use crate::limits::Limits;
+    use crate::policy::Policy;
+
+    const NOW: Now = Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
+
+    /// One member, alone in the channel.
+    fn enter(owned: &mut OwnedChannel, user: &str) {
+        let identity = Identity { user: user.into(), connection: "".into(), resume: Resume::Never };
+        let addr = ConnAddr { shard: ShardId(0), conn: ConnId { slot: 1, generation: 1 } };
+        let (identity, state) = (Arc::new(identity), State::from_message_pack(vec![1].into()));
+        let entered = owned.channel.announce(NOW, addr, &identity, state, &Limits::default());
+        assert!(entered.is_ok(), "{entered:?}");
+    }
+
+    #[test]
+    fn whoever_enters_after_all_have_left_is_not_taken_for_one_of_them() {
+        let key = ChannelKey { app: "a".into(), name: "room:1".into(), hash: 1 };
+        let mut owned = OwnedChannel::new(key.into(), Policy::default().into());
+        let mut shown = Vec::new();
+        for user in ["ann", "bob"] {
+            enter(&mut owned, user);
+            let large = owned.large.get_or_insert_default();
+            large.roster.refresh(NOW, "room:1", owned.channel.members());
+            shown.push(large.roster.frame(Feed::SyncTenStream));
+            let addr = owned.channel.members().iter().next().map(|member| member.addr);
+            addr.into_iter().for_each(|addr| drop(owned.channel.leave(addr)));
+            drop(owned.channel.take_changes());
+            owned.forget_if_empty();
+        }
+        let says = |frame: &[u8], user: &str| frame.windows(3).any(|part| part == user.as_bytes());
+        assert!(says(&shown[0], "ann"));
+        assert!(says(&shown[1], "bob") && !says(&shown[1], "ann"));
+    }
 
     #[test]
     fn the_time_between_two_sets_grows_with_them() {

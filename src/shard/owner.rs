@@ -230,7 +230,7 @@ impl Shard {
         new: &Announcement,
         done: Result<Announced, Reject>,
     ) {
-        let Some(owned) = self.owned.get(slot) else { return };
+        let Some(owned) = self.owned.get_mut(slot) else { return };
         let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
         let is_member = owned.channel.members().contains(new.addr);
         let is_alone = owned.channel.members().len() == 1;
@@ -241,6 +241,8 @@ impl Shard {
             (Err(reject), Welcome::Set(_)) => self.counters.ignore(Ignored::Refused(reject)),
             (Ok(Announced::Updated), Welcome::Set(_)) => {}
             (Ok(entered), Welcome::Set(feed)) => {
+                // Known already, unless there was no room for the channel when the home said so.
+                owned.subscribe(shard, feed, to);
                 self.outbox.send(shard, Envelope::Admitted { to, conn });
                 let is_shown_set = match entered {
                     Announced::Returned => !is_alone,
@@ -334,7 +336,7 @@ impl Shard {
     /// Forgets of a channel what is not needed any longer, which may be all.
     fn forget_unused(&mut self, slot: u32) {
         if let Some(owned) = self.owned.get_mut(slot) {
-            owned.channel.forget_if_empty();
+            owned.forget_if_empty();
         }
         self.close_if_unused(slot);
     }
@@ -387,6 +389,9 @@ impl Shard {
             return;
         }
         owned.told = Some(Moment::at(now.mono_ms));
+        if owned.is_set_owed() {
+            self.counters.conflate(Conflated::LargeSet);
+        }
         let tick = Arc::new(make_tick(now, owned));
         if tick.is_something() {
             self.counters.presence_ticks += 1;

@@ -44,11 +44,13 @@ pub struct Presence(Option<Box<Channel>>);
 static NOBODY: LazyLock<Channel> = LazyLock::new(Channel::default);
 
 impl Presence {
-    /// Gives the memory back when nobody is there and nothing is to be told.
-    pub fn forget_if_empty(&mut self) {
-        if self.members().is_empty() && !self.has_changes() {
+    /// Gives the memory back when nobody is there and nothing is to be told; true if so.
+    pub fn forget_if_empty(&mut self) -> bool {
+        let is_empty = self.members().is_empty() && !self.has_changes();
+        if is_empty {
             self.0 = None;
         }
+        is_empty
     }
 }
 
@@ -202,6 +204,16 @@ impl OwnedChannel {
     }
 
     /// True when nothing would be lost by forgetting the channel.
+    /// Forgets of members what is not needed when nobody is there. They are numbered anew from then
+    /// on, so that nothing must be left of what was remembered by number.
+    pub fn forget_if_empty(&mut self) {
+        if self.channel.forget_if_empty()
+            && let Some(large) = &mut self.large
+        {
+            large.forget_members();
+        }
+    }
+
     pub fn is_unused(&self) -> bool {
         self.published.is_none() && self.is_unused_but_for_messages()
     }

@@ -4,17 +4,18 @@
 //! there was nothing to do. The loop never waits for anything but its own ring.
 
 mod close;
+mod receive;
 mod write;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use receive::Unarmed;
 use write::Gathered;
 
 use crate::counters::Dropped;
@@ -22,21 +23,12 @@ use crate::ids::{ConnId, Now, ShardId};
 use crate::server::clock::Clock;
 use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
-use crate::server::ring::{BUFFER_BYTES, Completion, Operation, Ring};
+use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
 use crate::shard::{Effect, Listener, Shard};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
-
-/// Bytes that are read from all connections together in one pass, about. One that sends alone may
-/// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
-/// buffer's worth.
-const PASS_BYTES: usize = 64 * 1024;
-
-/// Bytes read in one pass after which those who send whole buffers wait for the next one: however
-/// many flood a channel, what a pass adds to a subscriber's queue is a part of what may wait there.
-const PASS_BYTES_MAX: usize = 128 * 1024;
 
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
@@ -98,8 +90,7 @@ pub struct TurnLoop {
     read_bytes: usize,
     rooms: Vec<usize>,
     loads: Vec<u32>,
-    /// Connections to receive from again once buffers are free.
-    unarmed: Vec<ConnId>,
+    unarmed: Unarmed,
     /// Connections being written to, with the bytes given to the socket.
     flushing: Vec<(ConnId, usize)>,
     gathered: Gathered,
@@ -140,11 +131,11 @@ impl TurnLoop {
             deferred: VecDeque::new(),
             pass: 0,
             readers: 0,
-            share: PASS_BYTES,
+            share: receive::PASS_BYTES,
             read_bytes: 0,
             rooms: Vec::new(),
             loads: vec![0; shards],
-            unarmed: Vec::new(),
+            unarmed: Unarmed::default(),
             flushing: Vec::new(),
             gathered: Gathered::new(),
             closing: VecDeque::new(),
@@ -175,7 +166,7 @@ impl TurnLoop {
         let now = self.clock.now();
         self.mailboxes.station().count_turn();
         self.ring.submit()?;
-        self.begin(now);
+        self.begin(now)?;
         let arrived = self.shard.has_room() && self.take_arrived(now)?;
         self.take_control(now)?;
         if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
@@ -184,16 +175,17 @@ impl TurnLoop {
         }
         self.shard.end_turn(now);
         self.drain_effects(now)?;
-        self.rearm(now)?;
+        self.receive_again()?;
+        self.accept_again(now)?;
         self.flush(now)?;
         self.finish_closing(now)?;
         self.mailboxes.wake_touched();
-        let pending = !self.completions.is_empty() || !self.deferred.is_empty();
+        let pending = !self.completions.is_empty() || self.can_read_on();
         let pending = pending || self.shard.has_dirty_connections() || self.shard.has_backlog();
         Ok(if arrived || pending { Activity::Busy } else { Activity::Idle })
     }
 
-    fn begin(&mut self, now: Now) {
+    fn begin(&mut self, now: Now) -> io::Result<()> {
         let stations = self.mailboxes.stations();
         for (load, station) in self.loads.iter_mut().zip(stations.iter()) {
             *load = station.connections.load(Ordering::Relaxed);
@@ -202,11 +194,11 @@ impl TurnLoop {
         self.mailboxes.station().connections.store(count, Ordering::Relaxed);
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
+        self.drain_effects(now)?;
         if self.pass != self.shard.pass() {
-            self.pass = self.shard.pass();
-            self.share = (PASS_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
-            (self.readers, self.read_bytes) = (0, 0);
+            self.begin_pass();
         }
+        Ok(())
     }
 
     /// Takes what has come in through sockets and mailboxes. False when nothing has.
@@ -285,84 +277,6 @@ impl TurnLoop {
         self.budget.used.fetch_add(1, Ordering::Relaxed);
         self.sockets.insert(id, fd);
         self.receive(id)
-    }
-
-    fn receive(&mut self, id: ConnId) -> io::Result<()> {
-        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
-        socket.receiving = true;
-        let (fd, token) = (socket.fd(), token(Operation::Receive, id));
-        match socket.eager {
-            true => self.ring.receive_once(fd, token),
-            false => self.ring.receive(fd, token),
-        }
-    }
-
-    /// Reads its share of a pass from a connection, so that a flooding peer costs others no more
-    /// than that; what it sent beyond waits, in order.
-    fn take_received(
-        &mut self,
-        now: Now,
-        completion: Completion,
-        arrival: Arrival,
-    ) -> io::Result<()> {
-        let Some(id) = self.sockets.resolve(completion.token) else {
-            completion.buffer.into_iter().for_each(|buffer| self.ring.give_back(buffer));
-            return Ok(());
-        };
-        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
-        let bytes = usize::try_from(completion.result).unwrap_or(0);
-        let congested = self.shard.is_congested() && completion.buffer.is_some();
-        self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
-        let floods = bytes >= BUFFER_BYTES && self.read_bytes >= PASS_BYTES_MAX;
-        let is_over = floods || socket.share_left(self.pass, self.share) < bytes;
-        if congested || socket.must_wait(arrival, self.pass) || is_over {
-            socket.put_off(arrival, self.pass);
-            let was_eager = std::mem::replace(&mut socket.eager, true);
-            self.deferred.push_back(completion);
-            let armed = completion.more && !was_eager;
-            return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
-        }
-        socket.take(arrival, bytes);
-        self.read_bytes += bytes;
-        if let Some(buffer) = completion.buffer {
-            self.hand_over(now, id, buffer, completion.result);
-            self.ring.give_back(buffer);
-        }
-        if completion.more { Ok(()) } else { self.receive_ended(now, id, completion.result) }
-    }
-
-    /// A fault in handling one connection's bytes ends that connection and nothing else.
-    fn hand_over(&mut self, now: Now, id: ConnId, buffer: u16, result: i32) {
-        let bytes = self.ring.buffer(buffer, usize::try_from(result).unwrap_or(0));
-        let shard = &mut self.shard;
-        let handled = catch_unwind(AssertUnwindSafe(|| shard.handle_bytes(now, id, bytes)));
-        if handled.is_err() {
-            tracing::error!(conn = ?id, "internal fault while handling a connection; it is closed");
-            shard.handle_fault(now, id);
-        }
-    }
-
-    /// The receive entry is no longer armed: the stream ended, failed, was cancelled, or there were
-    /// no buffers.
-    fn receive_ended(&mut self, now: Now, id: ConnId, result: i32) -> io::Result<()> {
-        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
-        socket.receiving = false;
-        let out_of_buffers = result == -libc::ENOBUFS;
-        if out_of_buffers {
-            self.shard.counters_mut().receive_buffers_exhausted += 1;
-        }
-        let cancelled = result == -libc::ECANCELED;
-        socket.failed |= result < 0 && !out_of_buffers && !cancelled;
-        socket.ended |= result == 0 || socket.failed;
-        match socket.stage {
-            Stage::Open if !socket.ended => self.unarmed.push(id),
-            Stage::Open if result == 0 => self.shard.handle_eof(now, id),
-            Stage::Open => self.shard.handle_lost(now, id),
-            Stage::Flushing | Stage::Shut if !socket.ended => self.unarmed.push(id),
-            Stage::Detaching => self.finish_detach(now, id)?,
-            Stage::Flushing | Stage::Shut => {}
-        }
-        Ok(())
     }
 
     fn take_writable(&mut self, now: Now, completion: Completion) -> io::Result<()> {
@@ -458,17 +372,8 @@ impl TurnLoop {
         Ok(())
     }
 
-    /// Receives again where receiving stopped for want of buffers, and accepts again after a pause.
-    fn rearm(&mut self, now: Now) -> io::Result<()> {
-        for id in std::mem::take(&mut self.unarmed) {
-            let armed = self
-                .sockets
-                .get_mut(id)
-                .is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching);
-            if armed {
-                self.receive(id)?;
-            }
-        }
+    /// Accepts again after a pause.
+    fn accept_again(&mut self, now: Now) -> io::Result<()> {
         for listener in LISTENERS {
             let again_ms = &mut self.accept_again_ms[listener as usize];
             if again_ms.is_some_and(|again_ms| again_ms <= now.mono_ms) {

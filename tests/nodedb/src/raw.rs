@@ -53,6 +53,11 @@ impl RawConnection {
         connection
     }
 
+    /// Its socket, which does not block.
+    pub fn into_std(self) -> std::net::TcpStream {
+        self.stream.into_std().expect("leaves tokio")
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("sends");
     }

@@ -1,12 +1,18 @@
 //! Limits, broken frames, and peers that speak something else: the offender pays, nobody else
 //! notices (sections 2, 8.1; limits of the core configuration).
 
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use headcount_blackbox::raw::{self, RawConnection};
 use headcount_blackbox::room::state_of;
 use headcount_blackbox::{
-    Config, Generation, Message, Received, Server, SyncClient, Transport, cursor, join_room, user,
-    users,
+    Config, Generation, Message, Received, Server, SyncClient, Transport, cursor, join_room, ms,
+    user, users,
 };
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 fn frame_of(code: u8, body: &[u8]) -> Vec<u8> {
@@ -317,4 +323,45 @@ async fn whatever_is_sent_in_one_go_before_the_end_is_answered_in_order() {
             assert_eq!((opcode, &body[..4]), (raw::PONG, number.to_be_bytes().as_slice()));
         }
     }
+}
+
+/// As many as there are receive buffers of a shard, and more.
+const FLOODERS: usize = 300;
+
+/// Writes to all of them whatever they take, until told to stop.
+fn flood(mut streams: Vec<std::net::TcpStream>, bytes: &[u8], stop: &AtomicBool) {
+    // A write may end within a frame, so each goes on where it stopped.
+    let mut written = vec![0; streams.len()];
+    while !stop.load(Ordering::Relaxed) {
+        for (stream, at) in streams.iter_mut().zip(&mut written) {
+            *at = (*at + stream.write(&bytes[*at..]).unwrap_or(0)) % bytes.len();
+        }
+    }
+}
+
+#[tokio::test]
+async fn however_many_flood_whoever_is_polite_is_answered() {
+    let server = Server::start();
+    let mut polite = server.login(&user("alice")).await;
+    let mut flooders = Vec::new();
+    for _ in 0..FLOODERS {
+        flooders.push(RawConnection::upgraded(server.http).await.into_std());
+    }
+    // Pongs that nobody asked for are read, and not answered: the flood never has to stop.
+    let pongs = raw::masked(raw::PONG, &[b'.'; 100]).repeat(600);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || flood(flooders, &pongs, &stop)
+    });
+    let (mut slowest, began) = (Duration::ZERO, Instant::now());
+    while began.elapsed() < ms(3_000) {
+        let asked = Instant::now();
+        polite.expect_alive().await;
+        slowest = slowest.max(asked.elapsed());
+        tokio::time::sleep(ms(20)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    flood.join().expect("the flood ends");
+    assert!(slowest < ms(1_000), "{slowest:?}");
 }

@@ -1,0 +1,177 @@
+//! Receiving: who is read in a pass, how much, and who waits.
+//!
+//! Invariant: whoever sends faster than it is read holds one buffer of the eager pool at most while
+//! it waits, and whoever found no buffer is first to have the next one. However many flood a shard,
+//! a polite connection is read within a few passes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::TurnLoop;
+use crate::ids::{ConnId, Now};
+use crate::server::ring::{BUFFER_BYTES, Completion, Operation, Pool};
+use crate::server::sockets::{Arrival, Stage, token};
+
+/// Bytes that are read from all connections together in one pass, about. One that sends alone may
+/// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
+/// buffer's worth.
+pub(super) const PASS_BYTES: usize = 64 * 1024;
+
+/// Bytes read in one pass after which those who send whole buffers wait for the next one: however
+/// many flood a channel, what a pass adds to a subscriber's queue is a part of what may wait there.
+const PASS_BYTES_MAX: usize = 128 * 1024;
+
+/// Connections to receive from again, in the order in which that stopped.
+#[derive(Debug, Default)]
+pub(super) struct Unarmed {
+    /// There was no common buffer for what they had sent.
+    starved: VecDeque<ConnId>,
+    /// They send faster than they are read.
+    eager: VecDeque<ConnId>,
+    others: Vec<ConnId>,
+}
+
+impl Unarmed {
+    /// To be received from as soon as a turn ends.
+    pub(super) fn push(&mut self, id: ConnId) {
+        self.others.push(id);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.starved.is_empty() && self.eager.is_empty() && self.others.is_empty()
+    }
+
+    /// Those who receive one buffer at a time.
+    fn queue(&mut self, pool: Pool) -> &mut VecDeque<ConnId> {
+        match pool {
+            Pool::Common => &mut self.starved,
+            Pool::Eager => &mut self.eager,
+        }
+    }
+}
+
+impl TurnLoop {
+    /// What each may send in the pass that begins follows from how many sent in the last one.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass = self.shard.pass();
+        self.share = (PASS_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
+        (self.readers, self.read_bytes) = (0, 0);
+    }
+
+    /// Receives whatever the connection sends from now on.
+    pub(super) fn receive(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.receiving = true;
+        self.ring.receive(socket.fd(), token(Operation::Receive, id))
+    }
+
+    fn receive_once(&mut self, id: ConnId, pool: Pool) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.receiving = true;
+        self.ring.receive_once(socket.fd(), pool, token(Operation::Receive, id))
+    }
+
+    /// Reads its share of a pass from a connection, so that a flooding peer costs others no more
+    /// than that; what it sent beyond waits, in order.
+    pub(super) fn take_received(
+        &mut self,
+        now: Now,
+        completion: Completion,
+        arrival: Arrival,
+    ) -> io::Result<()> {
+        let Some(id) = self.sockets.resolve(completion.token) else {
+            completion.buffer.into_iter().for_each(|buffer| self.ring.give_back(buffer));
+            return Ok(());
+        };
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        let bytes = usize::try_from(completion.result).unwrap_or(0);
+        let congested = self.shard.is_congested() && completion.buffer.is_some();
+        self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
+        let floods = bytes >= BUFFER_BYTES && self.read_bytes >= PASS_BYTES_MAX;
+        let is_over = floods || socket.share_left(self.pass, self.share) < bytes;
+        if congested || socket.must_wait(arrival, self.pass) || is_over {
+            socket.put_off(arrival, self.pass);
+            let was_eager = std::mem::replace(&mut socket.eager, true);
+            self.deferred.push_back(completion);
+            let armed = completion.more && !was_eager;
+            return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
+        }
+        socket.take(arrival, bytes);
+        self.read_bytes += bytes;
+        if let Some(buffer) = completion.buffer {
+            self.hand_over(now, id, buffer, completion.result);
+            self.ring.give_back(buffer);
+        }
+        if completion.more { Ok(()) } else { self.receive_ended(now, id, completion.result) }
+    }
+
+    /// A fault in handling one connection's bytes ends that connection and nothing else.
+    fn hand_over(&mut self, now: Now, id: ConnId, buffer: u16, result: i32) {
+        let bytes = self.ring.buffer(buffer, usize::try_from(result).unwrap_or(0));
+        let shard = &mut self.shard;
+        let handled = catch_unwind(AssertUnwindSafe(|| shard.handle_bytes(now, id, bytes)));
+        if handled.is_err() {
+            tracing::error!(conn = ?id, "internal fault while handling a connection; it is closed");
+            shard.handle_fault(now, id);
+        }
+    }
+
+    /// The receive entry is no longer armed: the stream ended, failed, was cancelled, or there were
+    /// no buffers.
+    fn receive_ended(&mut self, now: Now, id: ConnId, result: i32) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
+        socket.receiving = false;
+        let out_of_buffers = result == -libc::ENOBUFS;
+        if out_of_buffers {
+            self.shard.counters_mut().receive_buffers_exhausted += 1;
+        }
+        let cancelled = result == -libc::ECANCELED;
+        socket.failed |= result < 0 && !out_of_buffers && !cancelled;
+        socket.ended |= result == 0 || socket.failed;
+        match socket.stage {
+            Stage::Detaching => self.finish_detach(now, id)?,
+            _ if !socket.ended => match (socket.eager, out_of_buffers) {
+                (true, _) => self.unarmed.queue(Pool::Eager).push_back(id),
+                (false, true) => self.unarmed.queue(Pool::Common).push_back(id),
+                (false, false) => self.unarmed.push(id),
+            },
+            Stage::Open if result == 0 => self.shard.handle_eof(now, id),
+            Stage::Open => self.shard.handle_lost(now, id),
+            Stage::Flushing | Stage::Shut => {}
+        }
+        Ok(())
+    }
+
+    /// Receives again where that has stopped. One buffer for each who waits for one, and the others
+    /// after them.
+    pub(super) fn receive_again(&mut self) -> io::Result<()> {
+        for pool in Pool::ALL {
+            for _ in 0..self.ring.free_buffers(pool) {
+                let Some(id) = self.unarmed.queue(pool).pop_front() else { break };
+                if self.is_unarmed(id) {
+                    self.receive_once(id, pool)?;
+                }
+            }
+        }
+        for id in std::mem::take(&mut self.unarmed.others) {
+            if self.is_unarmed(id) {
+                self.receive(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_unarmed(&mut self, id: ConnId) -> bool {
+        let socket = self.sockets.get_mut(id);
+        socket.is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching)
+    }
+
+    /// Is there something to read, or somebody to receive from, in the next turn?
+    pub(super) fn can_read_on(&mut self) -> bool {
+        let is_waiting =
+            |pool| !self.unarmed.queue(pool).is_empty() && self.ring.free_buffers(pool) > 0;
+        let can_take = !self.deferred.is_empty() && !self.shard.is_congested();
+        can_take || Pool::ALL.into_iter().any(is_waiting)
+    }
+}
