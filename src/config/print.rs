@@ -26,6 +26,7 @@ impl Config {
         for (key, address) in self.listen.all() {
             page.key(key, &address.to_string());
         }
+        page.key("defer_accept", &self.listen.defer_accept);
         page.table("data");
         page.key("dir", &self.data.dir);
         self.print_auth(&mut page);

@@ -98,12 +98,19 @@ pub struct Listen {
     pub sync_tcp: SocketAddr,
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
+    /// Connections to `http` and `sync_tcp` are accepted only when they have sent something.
+    pub defer_accept: bool,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Listen { http: loopback(7400), sync_tcp: loopback(7401), admin: loopback(7402) }
+        Listen {
+            http: loopback(7400),
+            sync_tcp: loopback(7401),
+            admin: loopback(7402),
+            defer_accept: false,
+        }
     }
 }
 

@@ -27,6 +27,19 @@ pub enum Takeover {
     Allowed,
 }
 
+/// When is a connection accepted?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    AtOnce,
+    /// When it has sent something, or has been silent for a second: what comes and says nothing
+    /// costs no descriptor until then, and what comes and speaks costs one wake-up less.
+    WithData,
+}
+
+/// Seconds after which a connection that has sent nothing is accepted all the same. Linux counts in
+/// tries to complete the handshake: this is the first.
+const SILENT_S: libc::c_int = 1;
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {reason}")]
@@ -92,6 +105,7 @@ pub fn bind(
     address: SocketAddr,
     count: usize,
     takeover: Takeover,
+    accept: Accept,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
     if takeover == Takeover::Refused && address.port() != 0 {
         check_free(address).map_err(|error| ListenError::new(address, &error))?;
@@ -99,7 +113,7 @@ pub fn bind(
     let mut bound = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = listen(bound).map_err(|error| ListenError::new(address, &error))?;
+        let socket = listen(bound, accept).map_err(|error| ListenError::new(address, &error))?;
         bound = local_address(&socket).map_err(|error| ListenError::new(address, &error))?;
         sockets.push(OwnedFd::from(socket));
     }
@@ -125,7 +139,7 @@ fn check_free(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<Socket> {
+fn listen(address: SocketAddr, accept: Accept) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -137,8 +151,20 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
         .with_retries(KEEPALIVE_TRIES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
+    if accept == Accept::WithData {
+        defer_accept(&socket)?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    let (seconds, bytes) = (SILENT_S, size_of::<libc::c_int>() as libc::socklen_t);
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+    let value = (&raw const seconds).cast();
+    // SAFETY: the kernel reads an integer of `bytes` bytes, which lives longer than the call.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, bytes) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

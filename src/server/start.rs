@@ -17,7 +17,7 @@ use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::{DataDir, History};
 use super::edge::{self, EdgeParts};
-use super::listen::{self, ListenError, ShardListeners, Takeover};
+use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
@@ -228,9 +228,10 @@ struct Listening {
 
 fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
     let (listen, takeover) = (&options.config.listen, options.takeover);
-    let (http, http_fds) = listen::bind(listen.http, shards, takeover)?;
-    let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover)?;
-    let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover)?;
+    let accept = if listen.defer_accept { Accept::WithData } else { Accept::AtOnce };
+    let (http, http_fds) = listen::bind(listen.http, shards, takeover, accept)?;
+    let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover, accept)?;
+    let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover, Accept::AtOnce)?;
     let both = http_fds.into_iter().zip(tcp_fds);
     let admin_fd = admin_fds.into_iter().next();
     Ok(Listening {

@@ -1,7 +1,7 @@
 //! The HTTP edge: upgrades good and bad, and the admin address.
 
 use headcount_blackbox::raw::{self, RawConnection, get, request};
-use headcount_blackbox::{Generation, Message, Server, user};
+use headcount_blackbox::{Config, Generation, Message, Server, ms, user};
 
 #[tokio::test]
 async fn a_good_upgrade_is_accepted_with_the_key_of_the_rfc() {
@@ -154,4 +154,30 @@ async fn metrics_are_in_the_exposition_format() {
     let response = get(server.admin, "/metrics").await;
     assert_eq!(response.status, 200, "{}", response.text);
     assert!(response.text.contains("# TYPE headcount_"), "{}", response.text);
+}
+
+/// Connections that the server has accepted.
+async fn open_connections(server: &Server) -> u32 {
+    let metrics = get(server.admin, "/metrics").await.text;
+    let shards = metrics.lines().filter(|line| line.starts_with("headcount_connections{"));
+    let counts = shards.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u32>().ok());
+    counts.sum()
+}
+
+#[tokio::test]
+async fn connections_are_accepted_when_they_have_sent_something_if_so_configured() {
+    let server = Config::new().set("listen.defer_accept", "true").start();
+    let mut silent = RawConnection::open(server.http).await;
+    let mut quick = RawConnection::upgraded(server.http).await;
+    assert_eq!(open_connections(&server).await, 1);
+    tokio::time::sleep(ms(500)).await;
+    assert_eq!(open_connections(&server).await, 1);
+    silent.send(raw::UPGRADE.as_bytes()).await;
+    assert!(silent.read_head().await.starts_with("HTTP/1.1 101 "));
+    // Whoever stays silent is accepted in the end, and timed like anybody else.
+    let _silent = RawConnection::open(server.http).await;
+    tokio::time::sleep(ms(2_500)).await;
+    assert_eq!(open_connections(&server).await, 3);
+    quick.half_close().await;
+    quick.expect_end().await;
 }
