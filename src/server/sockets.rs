@@ -93,10 +93,18 @@ impl Socket {
         share.saturating_sub(self.read_bytes as usize)
     }
 
-    /// A completion waits for a later pass, and so does what came after it.
-    pub fn put_off(&mut self, arrival: Arrival, pass: u64) {
+    /// A completion waits for a later pass, and so does what came after it. True when nothing else
+    /// of this socket has been waiting.
+    pub fn put_off(&mut self, arrival: Arrival, pass: u64) -> bool {
+        let is_first = self.deferred == 0;
         self.held_pass = pass.into();
         self.deferred += u16::from(arrival == Arrival::Fresh);
+        is_first
+    }
+
+    /// A receive entry is in the ring, and not only what it has brought.
+    pub fn is_armed(&self) -> bool {
+        self.receiving && self.deferred == 0
     }
 
     /// A completion of `bytes` bytes is read in the pass that `share_left` was last asked for. An

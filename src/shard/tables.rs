@@ -203,7 +203,6 @@ impl OwnedChannel {
         }
     }
 
-    /// True when nothing would be lost by forgetting the channel.
     /// Forgets of members what is not needed when nobody is there. They are numbered anew from then
     /// on, so that nothing must be left of what was remembered by number.
     pub fn forget_if_empty(&mut self) {
@@ -214,6 +213,7 @@ impl OwnedChannel {
         }
     }
 
+    /// True when nothing would be lost by forgetting the channel.
     pub fn is_unused(&self) -> bool {
         self.published.is_none() && self.is_unused_but_for_messages()
     }

@@ -46,7 +46,7 @@ impl TurnLoop {
         }
         let (receiving, polling) = (socket.receiving, socket.polling);
         if late || socket.ended {
-            if receiving {
+            if socket.is_armed() {
                 self.ring.cancel(token(Operation::Receive, id))?;
             }
             if polling {

@@ -1,8 +1,9 @@
 //! Receiving: who is read in a pass, how much, and who waits.
 //!
-//! Invariant: whoever sends faster than it is read holds one buffer of the eager pool at most while
-//! it waits, and whoever found no buffer is first to have the next one. However many flood a shard,
-//! a polite connection is read within a few passes.
+//! Whoever begins to send faster than it is read may take common buffers, as many as one burst
+//! fills; from then on it holds one buffer of the eager pool at most. Whoever found no buffer is
+//! first to have the next one. So, however many flood a shard, a polite connection is read within a
+//! few passes, and a pass reads no more than a bounded number of bytes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,6 +22,9 @@ pub(super) const PASS_BYTES: usize = 64 * 1024;
 /// Bytes read in one pass after which those who send whole buffers wait for the next one: however
 /// many flood a channel, what a pass adds to a subscriber's queue is a part of what may wait there.
 const PASS_BYTES_MAX: usize = 128 * 1024;
+
+/// Twice as many bytes make those wait, too, who send less at once, but as much as this.
+const LARGE_BYTES: usize = BUFFER_BYTES / 4;
 
 /// Connections to receive from again, in the order in which that stopped.
 #[derive(Debug, Default)]
@@ -88,13 +92,14 @@ impl TurnLoop {
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let congested = self.shard.is_congested() && completion.buffer.is_some();
         self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
-        let floods = bytes >= BUFFER_BYTES && self.read_bytes >= PASS_BYTES_MAX;
-        let is_over = floods || socket.share_left(self.pass, self.share) < bytes;
+        let is_over = socket.share_left(self.pass, self.share) < bytes;
+        let is_over = is_over || is_too_much(bytes, self.read_bytes);
         if congested || socket.must_wait(arrival, self.pass) || is_over {
-            socket.put_off(arrival, self.pass);
-            let was_eager = std::mem::replace(&mut socket.eager, true);
+            let is_first = socket.put_off(arrival, self.pass);
+            socket.eager |= is_over;
             self.deferred.push_back(completion);
-            let armed = completion.more && !was_eager;
+            // What else it sends stays in the kernel until this has been read.
+            let armed = completion.more && is_first;
             return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
         }
         socket.take(arrival, bytes);
@@ -147,7 +152,7 @@ impl TurnLoop {
     /// after them.
     pub(super) fn receive_again(&mut self) -> io::Result<()> {
         for pool in Pool::ALL {
-            for _ in 0..self.ring.free_buffers(pool) {
+            for _ in 0..self.buffers_to_give(pool) {
                 let Some(id) = self.unarmed.queue(pool).pop_front() else { break };
                 if self.is_unarmed(id) {
                     self.receive_once(id, pool)?;
@@ -162,6 +167,12 @@ impl TurnLoop {
         Ok(())
     }
 
+    /// Buffers that those who wait for one may have. Without room for more nothing has been taken
+    /// from the kernel in this turn, and it may have filled them all.
+    fn buffers_to_give(&self, pool: Pool) -> u16 {
+        if self.shard.has_room() { self.ring.free_buffers(pool) } else { 0 }
+    }
+
     fn is_unarmed(&mut self, id: ConnId) -> bool {
         let socket = self.sockets.get_mut(id);
         socket.is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching)
@@ -173,5 +184,14 @@ impl TurnLoop {
             |pool| !self.unarmed.queue(pool).is_empty() && self.ring.free_buffers(pool) > 0;
         let can_take = !self.deferred.is_empty() && !self.shard.is_congested();
         can_take || Pool::ALL.into_iter().any(is_waiting)
+    }
+}
+
+/// Must bytes of one connection wait, after so many have been read from all in this pass?
+fn is_too_much(bytes: usize, read_bytes: usize) -> bool {
+    match read_bytes / PASS_BYTES_MAX {
+        0 => false,
+        1 => bytes >= BUFFER_BYTES,
+        _ => bytes >= LARGE_BYTES,
     }
 }
