@@ -27,15 +27,12 @@ impl Desk {
         state_bytes: usize,
         out: &mut Outbound,
     ) {
+        self.write_state(dialect, stamp, state_bytes);
         match dialect {
             Dialect::Foony => {
-                payload::write(stamp, &mut self.state, state_bytes);
                 let _ = self.present(entry::JOIN_ID, Action::Enter, channel, out);
             }
-            Dialect::Sync | Dialect::Redis => {
-                stamp.write(&mut self.state, state_bytes);
-                entry::join(dialect, channel, &self.state, out);
-            }
+            Dialect::Sync | Dialect::Redis => entry::join(dialect, channel, &self.state, out),
         }
     }
 
@@ -48,15 +45,17 @@ impl Desk {
         state_bytes: usize,
         out: &mut Outbound,
     ) -> Queued {
+        self.write_state(dialect, stamp, state_bytes);
         match dialect {
-            Dialect::Foony => {
-                payload::write(stamp, &mut self.state, state_bytes);
-                self.present(UPDATE_ID, Action::Update, channel, out)
-            }
-            Dialect::Sync | Dialect::Redis => {
-                stamp.write(&mut self.state, state_bytes);
-                out.update(channel, &self.state)
-            }
+            Dialect::Foony => self.present(UPDATE_ID, Action::Update, channel, out),
+            Dialect::Sync | Dialect::Redis => out.update(channel, &self.state),
+        }
+    }
+
+    fn write_state(&mut self, dialect: Dialect, stamp: &Stamp, state_bytes: usize) {
+        match dialect {
+            Dialect::Foony => payload::write(stamp, &mut self.state, state_bytes),
+            Dialect::Sync | Dialect::Redis => stamp.write(&mut self.state, state_bytes),
         }
     }
 

@@ -6,6 +6,8 @@ use super::redis::{self, Reply};
 use crate::error::FrameError;
 use crate::wire::foony::{self, Cursor, Request, binary};
 
+/// Connections of one thread whose greeting is under way at once; below every listen backlog.
+pub const GREETING_MAX: usize = 128;
 /// Of the request by which a client gets in.
 pub const JOIN_ID: u64 = 1;
 /// Stamps of pings, which are times elsewhere.

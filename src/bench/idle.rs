@@ -7,7 +7,7 @@ use super::client::{Closed, Event, Outbound, Sources, Target};
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
 use super::entry::{self, Step};
 use super::error::BenchError;
-use super::pace::Pace;
+use super::heartbeat::Heartbeat;
 use super::signals::Signals;
 
 /// Connections of one thread that take a step at once; below every listen backlog.
@@ -41,8 +41,7 @@ pub struct Idle {
     opening: Walk,
     greeting: Walk,
     joining: Walk,
-    heartbeat: Option<Pace>,
-    heartbeat_of: usize,
+    heartbeat: Heartbeat,
     measuring: bool,
     failure: Option<BenchError>,
     pub disconnected: u64,
@@ -85,8 +84,7 @@ impl Idle {
             opening: Walk::default(),
             greeting: Walk::default(),
             joining: Walk::default(),
-            heartbeat: None,
-            heartbeat_of: 0,
+            heartbeat: Heartbeat::default(),
             measuring: false,
             failure: None,
             disconnected: 0,
@@ -118,20 +116,6 @@ impl Idle {
         Ok(())
     }
 
-    fn beat(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
-        let Some(heartbeat) = &mut self.heartbeat else { return Next::WhenSomethingHappens };
-        while heartbeat.take_due(now_ns).is_some() {
-            let dialect = self.stays[self.heartbeat_of].target.dialect();
-            if let Some(client) = self.clients[self.heartbeat_of] {
-                clients.say(client, |out| {
-                    let _ = entry::beat(dialect, out);
-                });
-            }
-            self.heartbeat_of = (self.heartbeat_of + 1) % self.stays.len();
-        }
-        Next::AtNs(heartbeat.next_ns())
-    }
-
     fn show(&self) {
         let gauges = self.signals.gauges(self.thread);
         gauges.opened.set(self.opening.done as u64);
@@ -152,13 +136,13 @@ impl Load for Idle {
         self.walk(clients)?;
         if let (false, Some(timeline)) = (self.measuring, self.signals.timeline()) {
             self.measuring = true;
-            if self.plan.heartbeat_s > 0.0 && !self.stays.is_empty() {
-                let per_second = self.stays.len() as f64 / self.plan.heartbeat_s;
-                self.heartbeat = Some(Pace::new(timeline.start_ns, per_second, 0.0));
-            }
+            let (start_ns, every_s) = (timeline.start_ns, self.plan.heartbeat_s);
+            self.heartbeat = Heartbeat::start(start_ns, self.stays.len(), every_s);
         }
         self.show();
-        Ok(self.beat(now_ns, clients))
+        Ok(self
+            .heartbeat
+            .beat(now_ns, clients, |at| Some((self.clients[at]?, self.stays[at].target.dialect()))))
     }
 
     fn event(&mut self, _: u64, who: Who, _: &mut Outbound, event: Event<'_>) {

@@ -10,21 +10,16 @@ use std::time::Duration;
 use super::client::{Closed, Event, Look, Outbound, Presence, Sources, Target};
 use super::clock::nanos;
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::entry::{self, GREETING_MAX, Step};
 use super::error::BenchError;
+use super::heartbeat::{HEARTBEAT_S, Heartbeat};
 use super::latencies::Latencies;
-use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 use super::stamp::Stamp;
 use crate::error::FrameError;
 
-/// Connections of one thread whose greeting is under way at once; below every listen backlog.
-const GREETING_MAX: usize = 128;
 /// Joins of one thread in one turn, so that nobody goes unread.
 const JOINS_PER_TURN: usize = 64;
-const JOIN_PING: u64 = 1;
-const HEARTBEAT_PING: u64 = 2;
-/// Time between two pings of a member: well below the 30 s after which a silent one expires.
-const HEARTBEAT_S: f64 = 10.0;
 
 /// What all threads of a run have in common.
 #[derive(Clone, Debug)]
@@ -147,8 +142,7 @@ pub struct Joins {
     /// Joiners among the members, the next one last.
     to_join: Vec<usize>,
     timeline: Option<Timeline>,
-    heartbeat: Option<Pace>,
-    heartbeat_of: usize,
+    heartbeat: Heartbeat,
     frames: u64,
     state: Vec<u8>,
     failure: Option<BenchError>,
@@ -188,8 +182,7 @@ impl Joins {
             joined: 0,
             complete: 0,
             timeline: None,
-            heartbeat: None,
-            heartbeat_of: 0,
+            heartbeat: Heartbeat::default(),
             frames: 0,
             state: Vec::new(),
             failure: None,
@@ -242,8 +235,8 @@ impl Joins {
             else {
                 continue;
             };
-            let _ = clients.update(client, &self.plan.channel, &[]);
-            let _ = clients.ping(client, JOIN_PING);
+            let (dialect, channel) = (self.plan.target.dialect(), &self.plan.channel);
+            clients.say(client, |out| entry::join(dialect, channel, &[], out));
             member.stage = Stage::Joining;
         }
     }
@@ -278,17 +271,32 @@ impl Joins {
         gauges.frames.set(self.frames);
     }
 
-    /// Pings one member after the other.
-    fn beat(&mut self, now_ns: u64, timeline: Timeline, clients: &mut Clients) {
-        let count = self.members.len();
-        let per_second = count as f64 / HEARTBEAT_S;
-        let heartbeat =
-            self.heartbeat.get_or_insert_with(|| Pace::new(timeline.start_ns, per_second, 0.0));
-        while heartbeat.take_due(now_ns).is_some() {
-            if let Some(client) = self.members[self.heartbeat_of].client {
-                let _ = clients.ping(client, HEARTBEAT_PING);
+    fn begin(&mut self, timeline: Timeline) {
+        self.timeline = Some(timeline);
+        self.heartbeat = Heartbeat::start(timeline.start_ns, self.members.len(), HEARTBEAT_S);
+    }
+
+    fn beat(&mut self, now_ns: u64, clients: &mut Clients) {
+        let dialect = self.plan.target.dialect();
+        self.heartbeat.beat(now_ns, clients, |at| Some((self.members[at].client?, dialect)));
+    }
+
+    fn step(&mut self, at: usize, step: Step) {
+        match (step, self.members[at].stage) {
+            (Step::Greeted, _) => {
+                self.members[at].stage = Stage::Greeted;
+                self.greeting -= 1;
+                self.greeted += 1;
             }
-            self.heartbeat_of = (self.heartbeat_of + 1) % count;
+            (Step::Joined, Stage::Joining) => {
+                self.members[at].stage = Stage::Joined;
+                self.joined += 1;
+            }
+            (Step::Joined, _) => {}
+            (Step::Refused { reason }, _) => {
+                let address = self.plan.target.address;
+                self.fail(BenchError::Refused { address, reason });
+            }
         }
     }
 
@@ -352,11 +360,15 @@ impl Load for Joins {
         if self.signals.may_join() && self.timeline.is_none() {
             self.let_watchers_in(clients);
         }
-        self.timeline = self.timeline.or_else(|| self.signals.timeline());
+        if self.timeline.is_none()
+            && let Some(timeline) = self.signals.timeline()
+        {
+            self.begin(timeline);
+        }
         let next = match self.timeline {
             Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
-            Some(timeline) => {
-                self.beat(now_ns, timeline, clients);
+            Some(_) => {
+                self.beat(now_ns, clients);
                 self.join_due(now_ns, clients)
             }
             None => Next::WhenSomethingHappens,
@@ -366,26 +378,14 @@ impl Load for Joins {
     }
 
     fn event(&mut self, now_ns: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
-        let address = self.plan.target.address;
-        match (event, self.members[who.index].stage) {
-            (Event::Ready, _) => {
-                self.members[who.index].stage = Stage::Greeted;
-                self.greeting -= 1;
-                self.greeted += 1;
-            }
-            (Event::Refused { reason }, _) => {
-                self.fail(BenchError::Refused { address, reason: reason.to_owned() });
-            }
-            (Event::Pong { stamp: JOIN_PING }, Stage::Joining) => {
-                self.members[who.index].stage = Stage::Joined;
-                self.joined += 1;
-            }
-            (Event::Presence(presence), _) => {
-                if let Err(error) = self.receive(now_ns, who.index, presence) {
-                    self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
-                }
-            }
-            _ => {}
+        let (target, at) = (&self.plan.target, who.index);
+        let (address, dialect) = (target.address, target.dialect());
+        let read = match event {
+            Event::Presence(presence) => self.receive(now_ns, at, presence),
+            event => entry::steps(dialect, &event, |step| self.step(at, step)),
+        };
+        if let Err(error) = read {
+            self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
         }
     }
 

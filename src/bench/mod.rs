@@ -28,6 +28,7 @@ mod entry;
 mod error;
 mod fanout;
 mod flood;
+mod heartbeat;
 mod idle;
 mod joins;
 mod latencies;

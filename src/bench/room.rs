@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::announce::{self, Desk};
 use super::client::{Closed, Event, Outbound, Presence, Queued, Sources, Target};
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, Step};
+use super::entry::{self, GREETING_MAX, Step};
 use super::error::BenchError;
 use super::fanout::payload;
+use super::heartbeat::Heartbeat;
 use super::latencies::Latencies;
 use super::options::Dialect;
 use super::pace::Pace;
@@ -17,8 +18,6 @@ use super::window::Window;
 use crate::error::FrameError;
 use crate::wire::foony::{self, binary};
 
-/// Connections of one thread whose greeting is under way at once; below every listen backlog.
-const GREETING_MAX: usize = 128;
 /// Updates that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 64;
 
@@ -131,8 +130,7 @@ pub struct Room {
     frames: u64,
     delivered: u64,
     timeline: Option<Timeline>,
-    heartbeat: Option<Pace>,
-    heartbeat_of: usize,
+    heartbeat: Heartbeat,
     windows: Vec<Window>,
     desk: Desk,
     settled: bool,
@@ -177,8 +175,7 @@ impl Room {
             frames: 0,
             delivered: 0,
             timeline: None,
-            heartbeat: None,
-            heartbeat_of: 0,
+            heartbeat: Heartbeat::default(),
             windows: Vec::new(),
             desk: Desk::default(),
             settled: false,
@@ -281,10 +278,7 @@ impl Room {
             let rate = member.plan.pings_per_second;
             member.pings = (rate > 0.0).then(|| Pace::new(start_ns, rate, index as f64 / count));
         }
-        if self.plan.heartbeat_s > 0.0 && !self.members.is_empty() {
-            let per_second = count / self.plan.heartbeat_s;
-            self.heartbeat = Some(Pace::new(start_ns, per_second, 0.0));
-        }
+        self.heartbeat = Heartbeat::start(start_ns, self.members.len(), self.plan.heartbeat_s);
     }
 
     fn play(&mut self, now_ns: u64, timeline: Timeline, clients: &mut Clients) -> Next {
@@ -302,17 +296,10 @@ impl Room {
     }
 
     fn beat(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
-        let Some(heartbeat) = &mut self.heartbeat else { return Next::WhenSomethingHappens };
-        while heartbeat.take_due(now_ns).is_some() {
-            if let Some(client) = self.members[self.heartbeat_of].client {
-                let dialect = self.members[self.heartbeat_of].plan.target.dialect();
-                clients.say(client, |out| {
-                    let _ = entry::beat(dialect, out);
-                });
-            }
-            self.heartbeat_of = (self.heartbeat_of + 1) % self.members.len();
-        }
-        Next::AtNs(heartbeat.next_ns())
+        self.heartbeat.beat(now_ns, clients, |at| {
+            let member = &self.members[at];
+            Some((member.client?, member.plan.target.dialect()))
+        })
     }
 
     fn publish(

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::client::{Closed, Event, Greeting, Outbound, Queued, Sources, Target};
 use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, Step};
+use super::entry::{self, GREETING_MAX, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::room::Drive;
@@ -27,9 +27,6 @@ pub use heard::Accepted;
 use publisher::{Desk, Publisher};
 use said::{Delivered, Said};
 use subscriber::{Faults, Subscriber};
-
-/// Connections of one thread whose greeting is under way at once; below every listen backlog.
-const GREETING_MAX: usize = 128;
 
 /// What all threads of a run have in common.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use super::super::room::Drive;
 use super::super::signals::Signals;
 use super::super::stamp::STAMP_BYTES;
 use super::findings::Findings;
-use super::{RATE_REACHED, Server, deal, fresh_word};
+use super::{Server, deal, fresh_word};
 
 /// Delays recorded per second from which a thread would notice what recording costs.
 const SAMPLES_PER_S: f64 = 200_000.0;
@@ -214,9 +214,7 @@ fn note_rate(findings: &mut Findings, options: &FanoutOptions, window: &Window) 
     let Some(rate) = options.rate else { return };
     let asked = rate * options.publishers as f64;
     let sent = window.per_second(|totals| totals.updates);
-    if sent < asked * RATE_REACHED {
-        findings.note(format!("{sent:.0} of {asked:.0} publishes/s were sent: overload"));
-    }
+    findings.note_overload(sent, asked, "publishes");
 }
 
 #[cfg(test)]

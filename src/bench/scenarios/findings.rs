@@ -9,7 +9,7 @@ use super::super::metric::Metric;
 use super::super::options::Common;
 use super::super::process::resident_bytes;
 use super::super::room::Tally;
-use super::Server;
+use super::{RATE_REACHED, Server};
 
 /// Busy share of the generator in percent from which it is suspected to be the bottleneck.
 const BUSY_SUSPECT_PERCENT: f64 = 90.0;
@@ -109,6 +109,13 @@ impl Findings {
         let busy = self.metrics.get(&Metric::GeneratorBusyPercent).copied().unwrap_or_default();
         if busy > BUSY_SUSPECT_PERCENT {
             self.note("the generator was busy all the time: the server may be faster than this");
+        }
+    }
+
+    /// Says so when less than what was asked was sent, both per second.
+    pub(super) fn note_overload(&mut self, sent: f64, asked: f64, what: &str) {
+        if sent < asked * RATE_REACHED {
+            self.note(format!("{sent:.0} of {asked:.0} {what}/s were sent: overload"));
         }
     }
 

@@ -8,6 +8,7 @@ use super::super::client::Sources;
 use super::super::crew::Crew;
 use super::super::engine::Usage;
 use super::super::error::BenchError;
+use super::super::heartbeat::HEARTBEAT_S;
 use super::super::metric::Metric;
 use super::super::options::{
     Common, Dialect, FanoutOptions, LatencyOptions, PresenceOptions, Spread,
@@ -16,10 +17,7 @@ use super::super::progress::Progress;
 use super::super::room::{Drive, MemberPlan, Room, RoomPlan, Tally};
 use super::super::signals::Signals;
 use super::findings::Findings;
-use super::{RATE_REACHED, Server, deal, fresh_channel};
-
-/// Well below the 30 s after which a silent member expires by default.
-const HEARTBEAT_S: f64 = 10.0;
+use super::{Server, deal, fresh_channel};
 
 struct Shape {
     dialect: Dialect,
@@ -130,9 +128,7 @@ fn play(
         Drive::Rate(rate) => {
             let asked = rate * shape.publishers as f64;
             let sent = findings.metrics.get(&Metric::UpdatesPerS).copied().unwrap_or_default();
-            if sent < asked * RATE_REACHED {
-                findings.note(format!("{sent:.0} of {asked:.0} updates/s were sent: overload"));
-            }
+            findings.note_overload(sent, asked, "updates");
         }
     }
     Ok(findings)
