@@ -136,6 +136,9 @@ impl Shard {
     /// Makes the large set of a channel for all who wait for one, if it is due and somebody can be
     /// sent it. When nobody waits and the set is large no longer, nothing of all this is kept.
     pub(super) fn flush_large_set(&mut self, now: Now, slot: u32) {
+        if self.owned.get(slot).is_none_or(|owned| owned.large.is_none()) {
+            return;
+        }
         self.make_large_set_if_due(now, slot);
         let is_large = self.owned.get(slot).is_some_and(|owned| self.is_set_large(owned));
         let owned = self.owned.get_mut(slot).filter(|_| !is_large);

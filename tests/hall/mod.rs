@@ -45,7 +45,7 @@ pub struct Member {
     coming: Option<u32>,
 }
 
-/// Some shards, driven as `src/server/turn.rs` does.
+/// Some shards, driven as `src/server/turn` does.
 pub struct Hall {
     pub shards: Vec<Shard>,
     pub now: Now,

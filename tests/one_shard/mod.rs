@@ -1,4 +1,4 @@
-//! One shard without a shell, and clients of it. Drives it as `src/server/turn.rs` does.
+//! One shard without a shell, and clients of it. Drives it as `src/server/turn` does.
 #![allow(dead_code, reason = "each user takes its part")]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Shards, the mailboxes between them and the sockets, driven exactly as `src/server/turn.rs` does.
+//! Shards, the mailboxes between them and the sockets, driven exactly as `src/server/turn` does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;

@@ -33,13 +33,13 @@ pub(super) struct Unarmed {
     starved: VecDeque<ConnId>,
     /// They send faster than they are read.
     eager: VecDeque<ConnId>,
-    others: Vec<ConnId>,
+    others: VecDeque<ConnId>,
 }
 
 impl Unarmed {
     /// To be received from as soon as a turn ends.
     pub(super) fn push(&mut self, id: ConnId) {
-        self.others.push(id);
+        self.others.push_back(id);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -159,7 +159,7 @@ impl TurnLoop {
                 }
             }
         }
-        for id in std::mem::take(&mut self.unarmed.others) {
+        while let Some(id) = self.unarmed.others.pop_front() {
             if self.is_unarmed(id) {
                 self.receive(id)?;
             }
