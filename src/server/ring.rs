@@ -68,10 +68,12 @@ pub enum Operation {
     Writable,
     Wake,
     Cancel,
+    WarmUpSend,
+    WarmUpReceive,
 }
 
 impl Operation {
-    const ALL: [Operation; 7] = [
+    const ALL: [Operation; 9] = [
         Operation::AcceptHttp,
         Operation::AcceptSyncTcp,
         Operation::Receive,
@@ -79,7 +81,14 @@ impl Operation {
         Operation::Writable,
         Operation::Wake,
         Operation::Cancel,
+        Operation::WarmUpSend,
+        Operation::WarmUpReceive,
     ];
+
+    /// Is it for somebody, and not only to keep the shard's caches warm?
+    pub fn is_work(self) -> bool {
+        !matches!(self, Operation::WarmUpSend | Operation::WarmUpReceive)
+    }
 }
 
 /// Who an entry was for: a connection's slot and the low bits of its generation.

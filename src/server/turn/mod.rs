@@ -5,6 +5,7 @@
 
 mod close;
 mod receive;
+mod spin;
 mod write;
 
 use std::collections::VecDeque;
@@ -12,10 +13,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use receive::Unarmed;
+use spin::Spin;
 use write::Gathered;
 
 use crate::counters::Dropped;
@@ -76,7 +78,7 @@ pub struct TurnLoop {
     listeners: ShardListeners,
     control: Receiver<Control>,
     clock: Clock,
-    spin: Duration,
+    spin: Spin,
     budget: Arc<DescriptorBudget>,
     completions: Vec<Completion>,
     /// Receive completions of connections that have had their share of a pass.
@@ -125,7 +127,7 @@ impl TurnLoop {
             listeners: parts.listeners,
             control: parts.control,
             clock: parts.clock,
-            spin: parts.spin,
+            spin: Spin::new(parts.spin),
             budget: parts.budget,
             completions: Vec::new(),
             deferred: VecDeque::new(),
@@ -156,8 +158,10 @@ impl TurnLoop {
             if self.draining && self.shard.connection_count() == 0 {
                 return Ok(());
             }
-            if activity == Activity::Idle && !self.spin_for_work() {
-                self.sleep()?;
+            match activity {
+                Activity::Busy => self.spin.note_work(),
+                Activity::Idle if self.spin_for_work()? => {}
+                Activity::Idle => self.sleep()?,
             }
         }
     }
@@ -211,7 +215,7 @@ impl TurnLoop {
     fn take_completions(&mut self, now: Now) -> io::Result<bool> {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(&mut completions)?;
-        let any = !completions.is_empty();
+        let any = completions.iter().any(|completion| completion.token.operation.is_work());
         self.drain_effects(now)?;
         for _ in 0..self.deferred.len() {
             let Some(completion) = self.deferred.pop_front() else { break };
@@ -242,7 +246,11 @@ impl TurnLoop {
                 self.take_send_result(completion);
                 Ok(())
             }
-            Operation::Cancel => Ok(()),
+            Operation::WarmUpReceive => {
+                self.take_warm_up(completion);
+                Ok(())
+            }
+            Operation::Cancel | Operation::WarmUpSend => Ok(()),
         }
     }
 
@@ -397,21 +405,6 @@ impl TurnLoop {
             Some(fd) => self.ring.accept(fd, operation),
             None => Ok(()),
         }
-    }
-
-    /// Busy-polls for the configured time; true when there is work.
-    fn spin_for_work(&mut self) -> bool {
-        if self.spin.is_zero() {
-            return false;
-        }
-        let start = Instant::now();
-        while start.elapsed() < self.spin {
-            if self.ring.has_completions() || !self.mailboxes.is_empty() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
     }
 
     fn sleep(&mut self) -> io::Result<()> {

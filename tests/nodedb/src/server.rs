@@ -182,6 +182,17 @@ impl Server {
         }
     }
 
+    /// CPU time of the process so far; counted in ticks of 10 ms.
+    pub fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        // proc(5): the third field follows the name in brackets; 14 and 15 are utime and stime.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>());
+        let ticks: u64 = ticks.map(|ticks| ticks.expect("a number of ticks")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     pub fn address(&self, transport: Transport) -> SocketAddr {
         match transport {
             Transport::WebSocket => self.http,

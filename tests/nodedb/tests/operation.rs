@@ -3,6 +3,7 @@
 use headcount_blackbox::cli::{self, JsonLines};
 use headcount_blackbox::{Config, Server, Transport, cursor, join_room, ms, user};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 fn members_json(server: &Server, channel: &str) -> Value {
     let admin = server.admin.to_string();
@@ -231,4 +232,19 @@ fn a_configuration_that_is_not_there_is_refused_and_named() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.lines().any(|line| line.starts_with("error:")), "{stderr}");
     assert!(stderr.contains("/no/such/headcount.toml"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_server_that_busy_polls_answers_after_every_pause_and_sleeps_when_nobody_speaks() {
+    let server = Config::new().set("cores.spin_us", "20000").start();
+    let mut alice = server.login(&user("alice")).await;
+    for pause_us in [0, 30, 60, 200, 1_000, 5_000, 40_000] {
+        tokio::time::sleep(Duration::from_micros(pause_us)).await;
+        alice.expect_alive().await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = server.cpu_time();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = server.cpu_time() - before;
+    assert!(used <= Duration::from_millis(400), "{used:?} in 2 s of silence");
 }
