@@ -155,9 +155,6 @@ fn listen(address: SocketAddr, accept: Accept) -> io::Result<Socket> {
         defer_accept(&socket)?;
     }
     socket.listen(BACKLOG)?;
-    // Inherited as well, but only from a socket that listens. What a client says first is answered
-    // at once, and the answer carries the acknowledgement: a short connection is 12 segments, not 13.
-    socket.set_tcp_quickack(false)?;
     Ok(socket)
 }
 
