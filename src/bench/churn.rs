@@ -52,6 +52,8 @@ pub struct Churn {
     sources: Sources,
     places: Vec<Place>,
     empty: Vec<usize>,
+    /// What one event was; empty between events.
+    steps: Vec<Step>,
     timeline: Option<Timeline>,
     pace: Option<Pace>,
     cycles_total: u64,
@@ -82,6 +84,7 @@ impl Churn {
             thread,
             places: vec![Place { began_ns: 0, stage: Stage::Empty }; count],
             empty: (0..count).collect(),
+            steps: Vec::new(),
             timeline: None,
             pace: None,
             cycles_total: 0,
@@ -179,13 +182,14 @@ impl Load for Churn {
         if matches!(event, Event::Open) && self.joins_at_once() {
             self.join(who.index, out);
         }
-        let mut steps = Vec::new();
+        let mut steps = std::mem::take(&mut self.steps);
         let read = entry::steps(self.plan.target.dialect(), &event, |step| steps.push(step));
         if let Err(error) = read {
             let (address, closed) = (self.plan.target.address, Closed::Broken(error));
             self.failure = Some(BenchError::Ended { address, closed });
         }
-        steps.into_iter().for_each(|step| self.step(now_ns, who.index, step, out));
+        steps.drain(..).for_each(|step| self.step(now_ns, who.index, step, out));
+        self.steps = steps;
     }
 
     fn closed(&mut self, now_ns: u64, who: Who, closed: Closed) {

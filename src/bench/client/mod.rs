@@ -163,11 +163,11 @@ impl Client {
         mut on_event: impl FnMut(&mut Outbound, Event<'_>),
     ) -> Result<(), Closed> {
         if self.phase == Phase::Connecting {
-            match self.finish_connect() {
-                Ok(true) => self.begin(&mut on_event),
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(Closed::Failed(error.kind())),
+            let connected = self.finish_connect();
+            if !connected.map_err(|error| Closed::Failed(error.kind()))? {
+                return Ok(());
             }
+            self.begin(&mut on_event);
         }
         self.out.flush(&mut self.stream).map_err(|error| Closed::Failed(error.kind()))?;
         if self.out.is_closing() && self.target.transport == Transport::Tcp {
@@ -177,7 +177,12 @@ impl Client {
         Ok(())
     }
 
+    /// Whether it can begin. The answer to an upgrade request says that it is connected; until then
+    /// the request waits for the socket, and another system call would ask what that tells anyway.
     fn finish_connect(&self) -> io::Result<bool> {
+        if self.target.transport == Transport::Ws {
+            return Ok(true);
+        }
         match self.stream.peer_addr() {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotConnected => {

@@ -46,11 +46,12 @@ impl Outbound {
     }
 
     pub(super) fn upgrade(&mut self, path: &str, host: SocketAddr) {
-        let request = format!(
+        let request = write!(
+            self.bytes,
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
         );
-        self.bytes.extend_from_slice(request.as_bytes());
+        assert!(request.is_ok(), "memory takes what is written: {request:?}");
     }
 
     pub(super) fn greet(&mut self, token: &str) {
