@@ -84,11 +84,12 @@ impl Messages {
         if draft.keeping == Keeping::Ephemeral {
             return Published::Fresh(Arc::new(number(now, draft, 0)));
         }
-        if let Some(serial) = self.window.find(now, &draft.client_id, &draft.id) {
+        let next = self.log.head() + 1;
+        let earlier = self.window.find_or_insert(now, &draft.client_id, &draft.id, next);
+        if let Some(serial) = earlier {
             return Published::Resent { serial };
         }
-        let message = Arc::new(number(now, draft, self.log.head() + 1));
-        self.window.insert(now, &message.client_id, &message.id, message.serial);
+        let message = Arc::new(number(now, draft, next));
         self.log.append(Arc::clone(&message));
         self.log.expire(now, policy);
         Published::Fresh(message)

@@ -1,12 +1,12 @@
 //! Publishes that may be sent again: what each was answered with.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::ids::Now;
+use hashbrown::HashTable;
 
-/// A publish as its publisher names it. Two clients may use the same message id.
-type Name = (Arc<str>, Box<str>);
+use crate::ids::Now;
 
 /// Remembers publishes for a time. Bounded by that time and by `publishes_max`: past it the oldest
 /// are forgotten first, and a publisher that resends one of those publishes it twice.
@@ -14,10 +14,32 @@ type Name = (Arc<str>, Box<str>);
 pub struct PublishWindow {
     window_ms: u64,
     publishes_max: usize,
-    serials: HashMap<Name, u64>,
-    /// Oldest first, with the time each is forgotten.
-    order: VecDeque<(u64, Name)>,
+    /// Oldest first.
+    publishes: VecDeque<Publish>,
+    /// The number of the oldest; they are numbered as they come.
+    first: u64,
+    /// Numbers by the hash of the name.
+    numbers: HashTable<u64>,
+    hasher: RandomState,
     bytes: u64,
+}
+
+/// A publish as its publisher names it. Two clients may use the same message id.
+#[derive(Debug)]
+struct Publish {
+    client_id: Arc<str>,
+    message_id: Box<str>,
+    /// Of both, so that a name is looked at once.
+    hash: u64,
+    serial: u64,
+    until_ms: u64,
+}
+
+impl Publish {
+    /// What remembering it takes, in bytes, about: itself, its entry in the table, its text.
+    fn bytes(&self) -> u64 {
+        (size_of::<Publish>() + 2 * size_of::<u64>() + self.message_id.len() + 16) as u64
+    }
 }
 
 impl PublishWindow {
@@ -25,16 +47,35 @@ impl PublishWindow {
         PublishWindow {
             window_ms,
             publishes_max,
-            serials: HashMap::new(),
-            order: VecDeque::new(),
+            publishes: VecDeque::new(),
+            first: 0,
+            numbers: HashTable::new(),
+            hasher: RandomState::new(),
             bytes: 0,
         }
     }
 
-    /// The serial that an earlier publish of the same name got.
-    pub fn find(&mut self, now: Now, client_id: &Arc<str>, message_id: &str) -> Option<u64> {
+    /// The serial that an earlier publish of the same name got; else remembers it with `serial`.
+    /// Messages without an id cannot be told apart and are not remembered.
+    pub fn find_or_insert(
+        &mut self,
+        now: Now,
+        client_id: &Arc<str>,
+        message_id: &str,
+        serial: u64,
+    ) -> Option<u64> {
         self.expire(now);
-        self.serials.get(&(Arc::clone(client_id), Box::from(message_id))).copied()
+        if message_id.is_empty() || self.publishes_max == 0 {
+            return None;
+        }
+        let hash = self.hasher.hash_one((&**client_id, message_id));
+        let earlier = self.find(hash, client_id, message_id);
+        if earlier.is_none() {
+            let (client_id, message_id) = (Arc::clone(client_id), Box::from(message_id));
+            let until_ms = now.mono_ms + self.window_ms;
+            self.insert(Publish { client_id, message_id, hash, serial, until_ms });
+        }
+        earlier
     }
 
     /// Memory that it takes, in bytes, about.
@@ -44,38 +85,43 @@ impl PublishWindow {
 
     /// Forgets what may not be sent again any longer.
     pub fn expire(&mut self, now: Now) {
-        while self.order.front().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
-            self.forget_oldest();
-        }
-    }
-
-    /// Remembers a publish. Messages without an id cannot be told apart and are not remembered.
-    pub fn insert(&mut self, now: Now, client_id: &Arc<str>, message_id: &str, serial: u64) {
-        if message_id.is_empty() || self.publishes_max == 0 {
-            return;
-        }
-        let name = (Arc::clone(client_id), Box::from(message_id));
-        if self.serials.insert(name.clone(), serial).is_none() {
-            self.bytes += bytes(&name);
-            self.order.push_back((now.mono_ms + self.window_ms, name));
-        }
-        if self.order.len() > self.publishes_max {
+        while self.publishes.front().is_some_and(|oldest| oldest.until_ms <= now.mono_ms) {
             self.forget_oldest();
         }
     }
 
     /// Forgets the oldest publish; false when there is none.
     pub fn forget_oldest(&mut self) -> bool {
-        let Some((_, name)) = self.order.pop_front() else { return false };
-        self.bytes -= bytes(&name);
-        self.serials.remove(&name);
+        let Some(oldest) = self.publishes.pop_front() else { return false };
+        let number = self.first;
+        self.first += 1;
+        self.bytes -= oldest.bytes();
+        if let Ok(entry) = self.numbers.find_entry(oldest.hash, |&found| found == number) {
+            entry.remove();
+        }
         true
     }
-}
 
-/// What remembering a publish takes: its name in the map and in the list, with their overheads.
-fn bytes((_, id): &Name) -> u64 {
-    (2 * (size_of::<Name>() + id.len()) + 64) as u64
+    fn find(&self, hash: u64, client_id: &str, message_id: &str) -> Option<u64> {
+        let publish = |number: &u64| &self.publishes[(number - self.first) as usize];
+        let is_named = |number: &u64| {
+            let publish = publish(number);
+            *publish.message_id == *message_id && *publish.client_id == *client_id
+        };
+        self.numbers.find(hash, is_named).map(|number| publish(number).serial)
+    }
+
+    fn insert(&mut self, publish: Publish) {
+        let (hash, number) = (publish.hash, self.first + self.publishes.len() as u64);
+        self.bytes += publish.bytes();
+        self.publishes.push_back(publish);
+        let (publishes, first) = (&self.publishes, self.first);
+        let hash_of = |number: &u64| publishes[(number - first) as usize].hash;
+        self.numbers.insert_unique(hash, number, hash_of);
+        if self.publishes.len() > self.publishes_max {
+            self.forget_oldest();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,11 +136,12 @@ mod tests {
     fn a_resend_finds_its_serial_until_the_window_is_over() {
         let mut window = PublishWindow::new(100, 10);
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
-        window.insert(at(0), &alice, "m1", 7);
-        assert_eq!(window.find(at(99), &alice, "m1"), Some(7));
-        assert_eq!(window.find(at(99), &bob, "m1"), None);
-        assert_eq!(window.find(at(100), &alice, "m1"), None);
-        assert!(window.order.is_empty());
+        assert_eq!(window.find_or_insert(at(0), &alice, "m1", 7), None);
+        assert_eq!(window.find_or_insert(at(99), &alice, "m1", 8), Some(7));
+        assert_eq!(window.find_or_insert(at(99), &bob, "m1", 8), None);
+        assert_eq!(window.find_or_insert(at(100), &alice, "m1", 9), None);
+        window.expire(at(1_000));
+        assert_eq!((window.bytes(), window.numbers.len(), window.forget_oldest()), (0, 0, false));
     }
 
     #[test]
@@ -102,17 +149,43 @@ mod tests {
         let mut window = PublishWindow::new(1000, 2);
         let alice: Arc<str> = "alice".into();
         for (serial, id) in [(1, "a"), (2, "b"), (3, "c")] {
-            window.insert(at(0), &alice, id, serial);
+            assert_eq!(window.find_or_insert(at(0), &alice, id, serial), None);
         }
-        let found = ["a", "b", "c"].map(|id| window.find(at(0), &alice, id));
-        assert_eq!(found, [None, Some(2), Some(3)]);
+        let found = ["b", "c", "a"].map(|id| window.find_or_insert(at(0), &alice, id, 4));
+        assert_eq!(found, [Some(2), Some(3), None]);
     }
 
     #[test]
     fn a_message_without_an_id_is_never_a_resend() {
         let mut window = PublishWindow::new(1000, 2);
         let alice: Arc<str> = "alice".into();
-        window.insert(at(0), &alice, "", 1);
-        assert_eq!(window.find(at(0), &alice, ""), None);
+        assert_eq!(window.find_or_insert(at(0), &alice, "", 1), None);
+        assert_eq!(window.find_or_insert(at(0), &alice, "", 2), None);
+    }
+
+    #[test]
+    fn it_agrees_with_a_list_of_everything_published() {
+        let (most, window_ms) = (40, 90);
+        let mut window = PublishWindow::new(window_ms, most);
+        let clients: [Arc<str>; 2] = ["alice".into(), "bob".into()];
+        let mut remembered: VecDeque<(u64, usize, u64, u64)> = VecDeque::new();
+        let mut random = 1_u64;
+        for serial in 1..5_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (now_ms, client, id) = (serial, (random >> 60) as usize & 1, (random >> 40) % 60);
+            while remembered.front().is_some_and(|oldest| oldest.0 <= now_ms) {
+                remembered.pop_front();
+            }
+            let earlier = remembered.iter().find(|known| (known.1, known.2) == (client, id));
+            let expected = earlier.map(|known| known.3);
+            let name = format!("m{id}");
+            let found = window.find_or_insert(at(now_ms), &clients[client], &name, serial);
+            assert_eq!(found, expected, "serial {serial}");
+            if expected.is_none() {
+                remembered.push_back((now_ms + window_ms, client, id, serial));
+                remembered.drain(..remembered.len().saturating_sub(most));
+            }
+            assert_eq!(window.numbers.len(), remembered.len(), "serial {serial}");
+        }
     }
 }

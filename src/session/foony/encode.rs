@@ -8,6 +8,9 @@ use crate::ids::Now;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
+/// Room for one message of usual length, made at once instead of in several steps.
+const MESSAGE_BYTES_USUAL: usize = 256;
+
 /// How events become bytes on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -79,7 +82,7 @@ pub fn messages<'m>(
     channel: &str,
     messages: impl IntoIterator<Item = &'m Message>,
 ) -> Arc<[u8]> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(MESSAGE_BYTES_USUAL);
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
     for message in messages {

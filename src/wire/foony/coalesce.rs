@@ -1,5 +1,7 @@
 //! Records -> WebSocket messages, as few as the limit permits.
 
+use std::ops::Range;
+
 use crate::wire::websocket::{Opcode, frame_header};
 
 /// Largest message in bytes that is put together from several records: what a Go client reads
@@ -32,7 +34,7 @@ impl Coalescer {
         append_record(out);
         let mut message = self.message_with_room(record_at, out.len());
         let header = frame_header(Opcode::Binary, out.len() - message.payload_at);
-        out.splice(message.at..message.payload_at, header.iter().copied());
+        replace(out, message.at..message.payload_at, &header);
         message.payload_at = message.at + header.len();
         message.end = out.len();
         self.open = Some(message);
@@ -48,6 +50,16 @@ impl Coalescer {
             _ => OpenMessage { at: record_at, payload_at: record_at, end },
         }
     }
+}
+
+/// Puts other bytes, as many or more, where `range` is; what follows moves.
+fn replace(out: &mut Vec<u8>, range: Range<usize>, bytes: &[u8]) {
+    let (end, longer) = (out.len(), bytes.len() - range.len());
+    if longer > 0 {
+        out.resize(end + longer, 0);
+        out.copy_within(range.end..end, range.end + longer);
+    }
+    out[range.start..range.end + longer].copy_from_slice(bytes);
 }
 
 #[cfg(test)]
