@@ -103,12 +103,12 @@ impl PublishWindow {
     }
 
     fn find(&self, hash: u64, client_id: &str, message_id: &str) -> Option<u64> {
-        let publish = |number: &u64| &self.publishes[(number - self.first) as usize];
+        let numbered = |number: &u64| &self.publishes[(number - self.first) as usize];
         let is_named = |number: &u64| {
-            let publish = publish(number);
+            let publish = numbered(number);
             *publish.message_id == *message_id && *publish.client_id == *client_id
         };
-        self.numbers.find(hash, is_named).map(|number| publish(number).serial)
+        self.numbers.find(hash, is_named).map(|number| numbered(number).serial)
     }
 
     fn insert(&mut self, publish: Publish) {

@@ -21,6 +21,7 @@ use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::{Moment, Now};
 use crate::limits::Limits;
+use crate::wire::replace;
 use crate::wire::sync::Layout;
 use crate::wire::websocket::{Opcode, frame_header};
 
@@ -39,7 +40,7 @@ pub fn append_message(framing: Framing, out: &mut Vec<u8>, write: impl FnOnce(&m
     write(out);
     if framing == Framing::WebSocket {
         let header = frame_header(Opcode::Binary, out.len() - start);
-        out.splice(start..start, header.iter().copied());
+        replace(out, start..start, &header);
     }
 }
 

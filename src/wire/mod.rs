@@ -6,5 +6,8 @@
 pub mod foony;
 pub mod http;
 pub mod msgpack;
+mod replace;
 pub mod sync;
 pub mod websocket;
+
+pub(crate) use replace::replace;

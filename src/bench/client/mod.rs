@@ -163,8 +163,8 @@ impl Client {
         mut on_event: impl FnMut(&mut Outbound, Event<'_>),
     ) -> Result<(), Closed> {
         if self.phase == Phase::Connecting {
-            let connected = self.finish_connect();
-            if !connected.map_err(|error| Closed::Failed(error.kind()))? {
+            let may_begin = self.may_begin();
+            if !may_begin.map_err(|error| Closed::Failed(error.kind()))? {
                 return Ok(());
             }
             self.begin(&mut on_event);
@@ -177,9 +177,9 @@ impl Client {
         Ok(())
     }
 
-    /// Whether it can begin. The answer to an upgrade request says that it is connected; until then
-    /// the request waits for the socket, and another system call would ask what that tells anyway.
-    fn finish_connect(&self) -> io::Result<bool> {
+    /// Is it connected, as far as that matters? An upgrade request waits for the socket, and its
+    /// answer tells as much as another system call would.
+    fn may_begin(&self) -> io::Result<bool> {
         if self.target.transport == Transport::Ws {
             return Ok(true);
         }

@@ -1,7 +1,6 @@
 //! Records -> WebSocket messages, as few as the limit permits.
 
-use std::ops::Range;
-
+use crate::wire::replace;
 use crate::wire::websocket::{Opcode, frame_header};
 
 /// Largest message in bytes that is put together from several records: what a Go client reads
@@ -50,16 +49,6 @@ impl Coalescer {
             _ => OpenMessage { at: record_at, payload_at: record_at, end },
         }
     }
-}
-
-/// Puts other bytes, as many or more, where `range` is; what follows moves.
-fn replace(out: &mut Vec<u8>, range: Range<usize>, bytes: &[u8]) {
-    let (end, longer) = (out.len(), bytes.len() - range.len());
-    if longer > 0 {
-        out.resize(end + longer, 0);
-        out.copy_within(range.end..end, range.end + longer);
-    }
-    out[range.start..range.end + longer].copy_from_slice(bytes);
 }
 
 #[cfg(test)]

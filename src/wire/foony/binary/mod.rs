@@ -16,6 +16,7 @@ pub use request::append_request;
 
 use crate::error::FrameError;
 use crate::wire::foony::{Event, Malformed, Request};
+use crate::wire::replace;
 use field::{Reader, write_uvarint};
 
 const AUTH: u8 = 1;
@@ -131,7 +132,7 @@ fn append_record(out: &mut Vec<u8>, opcode: u8, append_fields: impl FnOnce(&mut 
     }
     let mut length = Vec::new();
     write_uvarint(&mut length, record_bytes);
-    out.splice(start..=start, length);
+    replace(out, start..start + 1, &length);
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! Headers whose length shows only when what they stand before is written.
+
+use std::ops::Range;
+
+/// Puts `bytes`, as many or more, where `range` is in `out`; what follows moves.
+///
+/// # Panics
+/// Fewer bytes than the range has.
+pub(crate) fn replace(out: &mut Vec<u8>, range: Range<usize>, bytes: &[u8]) {
+    assert!(bytes.len() >= range.len(), "{} bytes instead of {range:?}", bytes.len());
+    let (end, longer) = (out.len(), bytes.len() - range.len());
+    if longer > 0 {
+        out.resize(end + longer, 0);
+        out.copy_within(range.end..end, range.end + longer);
+    }
+    out[range.start..range.end + longer].copy_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_moves_as_far_as_is_needed() {
+        let cases: [(Range<usize>, &[u8], &[u8]); 4] = [
+            (1..2, b"X", b"aXcd"),
+            (1..2, b"XYZ", b"aXYZcd"),
+            (0..0, b"XY", b"XYabcd"),
+            (4..4, b"X", b"abcdX"),
+        ];
+        for (range, bytes, expected) in cases {
+            let mut out = b"abcd".to_vec();
+            replace(&mut out, range, bytes);
+            assert_eq!(out, expected);
+        }
+    }
+}
