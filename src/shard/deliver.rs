@@ -193,8 +193,12 @@ impl Shard {
         feed: Feed,
         mut deliver: impl FnMut(&mut Shard, ConnId) -> Result<(), Disconnect>,
     ) {
-        let Some(home) = self.homes.get_tenant(to.slot, to.generation) else { return };
-        let Some(list) = home.subscribers_mut(feed) else { return };
+        if self.homes.generation(to.slot) != to.generation {
+            return;
+        }
+        self.tidy_subscribers(to.slot, feed);
+        let home = self.homes.get_mut(to.slot);
+        let Some(list) = home.and_then(|home| home.subscribers_mut(feed)) else { return };
         let subscribers = std::mem::take(list);
         let mut failed = Vec::new();
         for slots in subscribers.slots().chunks(FETCHED) {

@@ -127,6 +127,21 @@ impl Shard {
         Some((last.channel(), last.feed()))
     }
 
+    /// Puts the subscribers of a feed in the order of their connections in memory, if there are many
+    /// and they are in disorder. Not those of sets: their order tells who has been shown which.
+    pub(super) fn tidy_subscribers(&mut self, slot: u32, feed: Feed) {
+        let Shard { homes, connections, .. } = self;
+        let Some(home) = homes.get_mut(slot) else { return };
+        if Feed::PRESENCE_SETS.contains(feed)
+            || !home.subscribers_mut(feed).is_some_and(|l| l.tidy())
+        {
+            return;
+        }
+        for (place, &tenant) in home.subscribers(feed).iter().enumerate() {
+            set_place(connections, tenant, slot, feed, place as u32);
+        }
+    }
+
     /// Takes one out of the list of subscribers; the last one takes its place.
     fn vacate(&mut self, slot: u32, feed: Feed, place: u32) {
         let Shard { homes, connections, .. } = self;

@@ -1,13 +1,26 @@
 //! Slots of connections, mostly one.
 
+/// From this length on it matters in which order connections are met: more of them do not fit into
+/// a second-level cache (`benches/results/core.md`).
+const LONG: usize = 8_192;
+
+/// Connections whose numbers differ by less than this are neighbours in memory.
+const NEAR: u32 = 64;
+
 /// In no particular order; two words as long as there is at most one.
 #[derive(Debug, Default)]
 pub enum SlotList {
     #[default]
     None,
     One([u32; 1]),
-    #[expect(clippy::box_collection, reason = "keeps a list of one at two words")]
-    Many(Box<Vec<u32>>),
+    Many(Box<Many>),
+}
+
+#[derive(Debug)]
+pub struct Many {
+    slots: Vec<u32>,
+    /// Slots that were put far from those before them, since the list was last in order.
+    scattered: usize,
 }
 
 const _: () = assert!(size_of::<SlotList>() <= 16, "every feed of every channel has one");
@@ -17,7 +30,7 @@ impl SlotList {
         match self {
             SlotList::None => &[],
             SlotList::One(slot) => slot,
-            SlotList::Many(slots) => slots,
+            SlotList::Many(many) => &many.slots,
         }
     }
 
@@ -25,8 +38,21 @@ impl SlotList {
         match self {
             SlotList::None => &mut [],
             SlotList::One(slot) => slot,
-            SlotList::Many(slots) => slots,
+            SlotList::Many(many) => &mut many.slots,
         }
+    }
+
+    /// Puts a long list in order if so much of it has changed that the order is worth its price.
+    /// Returns true when all places may have changed.
+    pub fn tidy(&mut self) -> bool {
+        let SlotList::Many(many) = self else { return false };
+        if many.slots.len() < LONG || many.scattered < many.slots.len() / 8 {
+            return false;
+        }
+        many.scattered = 0;
+        let was_sorted = many.slots.is_sorted();
+        many.slots.sort_unstable();
+        !was_sorted
     }
 
     /// Takes the last slot out, if there is one.
@@ -40,8 +66,15 @@ impl SlotList {
     pub fn push(&mut self, slot: u32) -> u32 {
         match self {
             SlotList::None => *self = SlotList::One([slot]),
-            SlotList::One([first]) => *self = SlotList::Many(Box::new(vec![*first, slot])),
-            SlotList::Many(slots) => slots.push(slot),
+            SlotList::One([first]) => {
+                let slots = vec![*first, slot];
+                *self = SlotList::Many(Box::new(Many { slots, scattered: 0 }));
+            }
+            SlotList::Many(many) => {
+                let is_near = many.slots.last().is_some_and(|last| last.abs_diff(slot) < NEAR);
+                many.scattered += usize::from(!is_near);
+                many.slots.push(slot);
+            }
         }
         self.slots().len() as u32 - 1
     }
@@ -53,10 +86,11 @@ impl SlotList {
     /// When there is nothing at `place`.
     pub fn swap_remove(&mut self, place: u32) -> Option<u32> {
         match self {
-            SlotList::Many(slots) => {
-                slots.swap_remove(place as usize);
-                let moved = slots.get(place as usize).copied();
-                if let [only] = slots[..] {
+            SlotList::Many(many) => {
+                many.slots.swap_remove(place as usize);
+                let moved = many.slots.get(place as usize).copied();
+                many.scattered += usize::from(moved.is_some());
+                if let [only] = many.slots[..] {
                     *self = SlotList::One([only]);
                 }
                 moved
@@ -88,5 +122,27 @@ mod tests {
             assert_eq!(short.slots(), list);
         }
         assert!(matches!(short, SlotList::None));
+    }
+
+    #[test]
+    fn a_long_list_is_put_in_order_once_an_eighth_of_it_is_out_of_order() {
+        let length = LONG as u32;
+        let mut list = SlotList::default();
+        (0..length).for_each(|slot| drop(list.push(slot)));
+        for removed in 0..length / 8 {
+            assert!(!list.tidy(), "{removed} removed");
+            list.swap_remove(removed);
+            list.push(removed);
+        }
+        assert!(list.tidy());
+        assert!(list.slots().is_sorted() && list.slots().len() == LONG);
+        assert!(!list.tidy(), "it is in order");
+    }
+
+    #[test]
+    fn a_short_list_is_left_as_it_is() {
+        let mut list = SlotList::default();
+        (1..100).rev().for_each(|slot| drop(list.push(slot)));
+        assert!(!list.tidy() && list.slots()[0] == 99);
     }
 }
