@@ -127,8 +127,8 @@ impl Shard {
         Some((last.channel(), last.feed()))
     }
 
-    /// Puts the subscribers of a feed in the order of their connections in memory, if there are many
-    /// and they are in disorder. Not those of sets: their order tells who has been shown which.
+    /// Puts the subscribers of a feed in the order of their connections in memory, if they are many
+    /// and in disorder. Not those of sets: their order tells who has been shown which.
     pub(super) fn tidy_subscribers(&mut self, slot: u32, feed: Feed) {
         let Shard { homes, connections, .. } = self;
         let Some(home) = homes.get_mut(slot) else { return };

@@ -397,8 +397,11 @@ impl Shard {
         let Session::Foony(session) = &connection.session else { return };
         match session.form() {
             Form::Records | Form::Stream => self.handle_records(now, id, payload),
-            Form::Json if self.must_wait(id) => self.put_off(now, id, payload),
+            Form::Json if self.must_wait(id) || self.takes_in_enough(payload.len()) => {
+                self.put_off(now, id, payload);
+            }
             Form::Json => {
+                self.intake.add(payload.len());
                 let request = json::decode_request(payload);
                 if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
                     let first = FirstMessage::Foony(payload.to_vec());
@@ -420,9 +423,11 @@ impl Shard {
             if self.must_wait(id) {
                 self.drain_local(now);
             }
-            if handled == REQUESTS_AT_ONCE || self.must_wait(id) {
+            let enough = handled == REQUESTS_AT_ONCE || self.takes_in_enough(unread.len());
+            if enough || self.must_wait(id) {
                 return self.put_off(now, id, unread);
             }
+            self.intake.add(unread.len() - records.rest().len());
             if !self.connections.get(id).is_some_and(|connection| connection.is_open()) {
                 return;
             }

@@ -19,6 +19,7 @@
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers on the sync wire | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | the same, Foony answers | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
+//! | requests of a pass, Foony | what is beyond a quarter of a send queue waits for the next pass, and its sender is not read | nobody | - |
 //! | mailbox home -> owner, Foony requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
@@ -65,10 +66,12 @@ pub use round::PresenceSet;
 #[cfg(feature = "server")]
 pub(crate) use segments::Segments;
 pub use send_queue::{SendQueue, Spares};
+pub use write_order::WRITES_MAX;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use backlog::Intake;
 use connection::{Connections, Greeting, Phase, Rare};
 use outbox::Outbox;
 use owner::LostMembers;
@@ -161,7 +164,8 @@ pub struct Shard {
     /// one entry per connection.
     named: NamedSlots,
     /// Connections whose backlog can be looked at; each once.
-    backlogged: Vec<ConnId>,
+    backlogged: VecDeque<ConnId>,
+    intake: Intake,
     /// Long-polling connections with something to say; each once.
     dirty_polling: Vec<ConnId>,
     /// What the long-polling session that ended last had left to say.
@@ -196,7 +200,8 @@ impl Shard {
             hot: HashSet::new(),
             loads: vec![0; usize::from(shards)],
             named: NamedSlots::default(),
-            backlogged: Vec::new(),
+            backlogged: VecDeque::new(),
+            intake: Intake::default(),
             dirty_polling: Vec::new(),
             last_words: Vec::new(),
             reply: Vec::new(),
@@ -247,6 +252,7 @@ impl Shard {
             self.outbox.set_room(ShardId(peer as u16), room);
         }
         self.write_order.begin_turn();
+        self.intake.begin_turn(self.pass());
         self.retry_stale_channels();
         self.retry_refused(now);
         if self.has_room() {
@@ -360,6 +366,11 @@ impl Shard {
     /// The next thing the shell must do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.outbox.next_effect()
+    }
+
+    /// How many connections are to be written to in this turn, at most [`WRITES_MAX`].
+    pub fn writes_of_turn(&self) -> usize {
+        self.write_order.writes()
     }
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.

@@ -17,13 +17,19 @@ use crate::ids::ConnId;
 /// Deliveries that are made before answers are written.
 const FEW: usize = 16;
 
-/// Answers written in a turn while deliveries wait.
-const ANSWERS_PER_TURN: usize = 256;
+/// Connections written to in a turn, at most; the rest have theirs after what comes in meanwhile.
+pub const WRITES_MAX: usize = 576;
 
-/// Nothing more is read while more connections than this wait for deliveries. They are written in
-/// 10 to 20 ms; with more, deliveries became slower and nothing became faster
+/// The same while more than [`MANY`] wait for deliveries: the sooner publishers are answered, the
+/// more of what they say next leaves in the writes that are still to come
 /// (`benches/results/fanout.md`).
-const WAITING_MAX: usize = 4096;
+const WRITES_WHILE_MANY_WAIT: usize = 192;
+
+const MANY: usize = 1024;
+
+/// Nothing more is read while more connections than this wait for deliveries; they are written in
+/// less than 100 ms.
+const WAITING_MAX: usize = 16_384;
 
 /// What a connection is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +49,8 @@ pub struct WriteOrder {
     pass: u64,
     /// Entries of `deliveries` that belong to this pass; `None` until its first write.
     pass_left: Option<usize>,
+    /// Writes of this turn.
+    writes: usize,
     /// Answers written in this turn.
     answered: usize,
     deliveries_first: bool,
@@ -88,12 +96,20 @@ impl WriteOrder {
     pub fn begin_writing(&mut self) {
         self.pass_left.get_or_insert(self.deliveries.len());
         self.deliveries_first = self.deliveries.len() <= FEW;
+        let many_wait = self.deliveries.len() > MANY;
+        self.writes = if many_wait { WRITES_WHILE_MANY_WAIT } else { WRITES_MAX };
         self.answered = 0;
+    }
+
+    /// How many are to be written to in this turn. Half of the writes are for deliveries, as long
+    /// as some wait.
+    pub fn writes(&self) -> usize {
+        self.writes
     }
 
     /// Who is next, and as what it was noted; it may have been written to since.
     pub fn pop(&mut self) -> Option<(ConnId, Due)> {
-        let answers_wait = self.deliveries_first || self.answered >= ANSWERS_PER_TURN;
+        let answers_wait = self.deliveries_first || self.answered >= self.writes / 2;
         if answers_wait && let Some(id) = self.pop_delivery() {
             return Some((id, Due::Delivery));
         }
@@ -152,10 +168,11 @@ mod tests {
 
     #[test]
     fn answers_are_written_before_many_deliveries_and_leave_them_half_of_a_turn() {
-        let mut order = order(3 * ANSWERS_PER_TURN, FEW + ANSWERS_PER_TURN);
-        let written = write(&mut order, 2 * ANSWERS_PER_TURN);
-        assert_eq!(written[..ANSWERS_PER_TURN], [Due::Answer; ANSWERS_PER_TURN]);
-        assert_eq!(written[ANSWERS_PER_TURN..], [Due::Delivery; ANSWERS_PER_TURN]);
+        const HALF: usize = WRITES_MAX / 2;
+        let mut order = order(3 * HALF, FEW + HALF);
+        let written = write(&mut order, 2 * HALF);
+        assert_eq!(written[..HALF], [Due::Answer; HALF]);
+        assert_eq!(written[HALF..], [Due::Delivery; HALF]);
         let deliveries =
             write(&mut order, usize::MAX).iter().filter(|due| **due == Due::Delivery).count();
         assert_eq!(deliveries, FEW);

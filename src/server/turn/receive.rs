@@ -90,7 +90,8 @@ impl TurnLoop {
         };
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
-        let congested = self.shard.is_congested() && completion.buffer.is_some();
+        let congested = completion.buffer.is_some()
+            && (self.shard.is_congested() || self.shard.waits_for_turn(id));
         self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
         let is_over = socket.share_left(self.pass, self.share) < bytes;
         let is_over = is_over || is_too_much(bytes, self.read_bytes);

@@ -6,12 +6,10 @@ use super::TurnLoop;
 use crate::ids::{ConnId, Now};
 use crate::server::ring::{After, Operation};
 use crate::server::sockets::{Stage, token};
+use crate::shard::WRITES_MAX;
 
 /// Runs of one connection that are given to the socket at once.
 const RUNS_MAX: usize = 64;
-
-/// Connections written to in one turn; the rest have theirs after what has come in meanwhile.
-const WRITES_PER_TURN: usize = 576;
 
 /// Memory for sends from several places; never moved, because the kernel is given addresses in it.
 pub(super) struct Gathered {
@@ -22,8 +20,8 @@ pub(super) struct Gathered {
 impl Gathered {
     pub(super) fn new() -> Self {
         Gathered {
-            vectors: Vec::with_capacity(WRITES_PER_TURN * RUNS_MAX),
-            messages: Vec::with_capacity(WRITES_PER_TURN),
+            vectors: Vec::with_capacity(WRITES_MAX * RUNS_MAX),
+            messages: Vec::with_capacity(WRITES_MAX),
         }
     }
 
@@ -36,7 +34,7 @@ impl Gathered {
 impl TurnLoop {
     /// Writes to connections that have something queued, as far as their sockets take it.
     pub(super) fn flush(&mut self, now: Now) -> io::Result<()> {
-        for _ in 0..WRITES_PER_TURN {
+        for _ in 0..self.shard.writes_of_turn().min(WRITES_MAX) {
             let Some(id) = self.shard.next_dirty() else { break };
             self.prepare_send(id)?;
         }
