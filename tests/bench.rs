@@ -12,7 +12,7 @@ use fake_server::{FakeServer, Fault};
 use headcount::bench::client::Transport;
 use headcount::bench::compare::{Verdict, compare};
 use headcount::bench::options::{
-    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions,
+    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Leave, MixedOptions,
     PresenceOptions, Scenario, Span, Spread,
 };
 use headcount::bench::scenarios::{self, Server};
@@ -299,8 +299,14 @@ fn idle_connections_are_weighed() {
 
 #[test]
 fn connections_come_and_go() {
-    for transport in [Transport::Ws, Transport::Tcp] {
+    for (transport, leave) in [
+        (Transport::Ws, Leave::Goodbye),
+        (Transport::Ws, Leave::HangUp),
+        (Transport::Tcp, Leave::Goodbye),
+        (Transport::Tcp, Leave::HangUp),
+    ] {
         let options = ChurnOptions {
+            leave,
             concurrency: 4,
             duration: DURATION,
             warm_up: WARM_UP,

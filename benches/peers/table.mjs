@@ -20,6 +20,7 @@ const LINES = [
   ['latency', '1 to 1 at 1,000/s: p50, us', delay('delivery', 'p50_us'), 'lower'],
   ['latency', '1 to 1 at 1,000/s: p99, us', delay('delivery', 'p99_us'), 'lower'],
   ['churn', 'connect, subscribe, close: connections/s', metric('cycles_per_s'), 'higher'],
+  ['churn-hang-up', 'the same, without a goodbye: connections/s', metric('cycles_per_s'), 'higher'],
   ['idle', 'open connection that has said nothing: resident bytes', metric('server_bytes_per_open'), 'lower'],
   ['idle', 'idle connection, greeted: resident bytes', metric('server_bytes_per_greeted'), 'lower'],
   ['idle', 'connection with a subscription of its own: resident bytes', metric('server_bytes_per_member'), 'lower'],

@@ -7,7 +7,7 @@ use super::engine::{Clients, Group, Lane, Load, Next, Who};
 use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
-use super::options::Dialect;
+use super::options::{Dialect, Leave};
 use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 
@@ -21,6 +21,7 @@ const OPENED_PER_TURN: usize = 16;
 #[derive(Clone, Debug)]
 pub struct ChurnPlan {
     pub target: Target,
+    pub leave: Leave,
     /// Of a member on the sync wire.
     pub state_bytes: usize,
     /// Connections per second and thread, on schedule; as many as there are places without it.
@@ -145,7 +146,10 @@ impl Churn {
             }
             (Step::Joined, Stage::Joining) => {
                 place.stage = Stage::Leaving;
-                out.close();
+                match self.plan.leave {
+                    Leave::Goodbye => out.close(),
+                    Leave::HangUp => out.hang_up(),
+                }
             }
             (Step::Refused { reason }, _) => {
                 let address = self.plan.target.address;

@@ -331,6 +331,10 @@ pub struct ChurnOptions {
     #[arg(long, value_enum, default_value = "sync")]
     #[serde(default)]
     pub dialect: Dialect,
+    /// How a connection ends.
+    #[arg(long, value_enum, default_value = "goodbye")]
+    #[serde(default)]
+    pub leave: Leave,
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -342,6 +346,17 @@ pub struct ChurnOptions {
     pub warm_up: Span,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// How a client goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leave {
+    /// It says so in its protocol, and waits until the server has closed the connection.
+    #[default]
+    Goodbye,
+    /// It closes its socket, as clients whose process ends do.
+    HangUp,
 }
 
 /// Polite clients beside flooders.

@@ -170,6 +170,9 @@ impl Client {
             self.begin(&mut on_event);
         }
         self.out.flush(&mut self.stream).map_err(|error| Closed::Failed(error.kind()))?;
+        if self.out.has_hung_up() && self.out.pending() == 0 {
+            return Err(Closed::ByUs);
+        }
         if self.out.is_closing() && self.target.transport == Transport::Tcp {
             // TCP's goodbye is its end of stream. A second one is no harm.
             let _ = self.stream.shutdown(Shutdown::Write);

@@ -19,6 +19,9 @@ pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
 const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(super) const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
+/// Room for what a client says until it has entered a channel.
+const GREETING_BYTES: usize = 512;
+
 const CLOSE_NORMAL: u16 = 1000;
 
 /// Was the message taken?
@@ -37,12 +40,14 @@ pub struct Outbound {
     frame: Vec<u8>,
     mask: u32,
     closing: bool,
+    hung_up: bool,
 }
 
 impl Outbound {
     pub(super) fn new(transport: Transport, mask_seed: u32) -> Self {
-        let (bytes, frame) = (Vec::new(), Vec::new());
-        Outbound { transport, bytes, sent: 0, frame, mask: mask_seed, closing: false }
+        let (bytes, frame) = (Vec::with_capacity(GREETING_BYTES), Vec::new());
+        let (closing, hung_up) = (false, false);
+        Outbound { transport, bytes, sent: 0, frame, mask: mask_seed, closing, hung_up }
     }
 
     pub(super) fn upgrade(&mut self, path: &str, host: SocketAddr) {
@@ -69,7 +74,7 @@ impl Outbound {
 
     pub(super) fn authenticate(&mut self, key: &str, client_id: &str) {
         let auth = Auth { key: key.into(), client_id: client_id.into(), ..Auth::default() };
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(GREETING_BYTES);
         let appended = binary::append_request(&Request::Auth(auth), &mut records);
         assert!(appended.is_ok(), "a key and a client id can be said: {appended:?}");
         let _ = self.records(&records);
@@ -103,6 +108,15 @@ impl Outbound {
             self.append_masked(Opcode::Close, &websocket::close_body(CLOSE_NORMAL, ""));
         }
         self.closing = true;
+    }
+
+    /// Closes the socket as soon as what waits has been written.
+    pub fn hang_up(&mut self) {
+        (self.closing, self.hung_up) = (true, true);
+    }
+
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.hung_up
     }
 
     pub fn is_closing(&self) -> bool {

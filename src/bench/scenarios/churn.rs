@@ -24,6 +24,7 @@ pub(super) fn churn(
     let hint = (dialect == Dialect::Sync).then_some(&*run);
     let plan = ChurnPlan {
         target: server.target(common, dialect, hint)?,
+        leave: options.leave,
         state_bytes: options.state_bytes,
         rate: options.rate.map(|rate| rate / common.threads() as f64),
     };
