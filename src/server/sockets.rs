@@ -12,8 +12,11 @@ pub enum Stage {
     Open,
     /// Receiving stops; then the descriptor goes to another shard.
     Detaching,
-    /// What is queued is written, then our side is shut.
-    Flushing,
+    /// What is queued is written, then our side is shut; that of the peer as well when it has been
+    /// heard out.
+    Flushing {
+        heard_out: bool,
+    },
     /// Our side is shut; the peer may still be sending.
     Shut,
 }
@@ -123,9 +126,11 @@ impl Socket {
     }
 
     /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.
-    pub fn shut_down_sending(&self) {
+    /// With `heard_out` receiving ends at once, as if the peer had sent its FIN.
+    pub fn shut_down(&self, heard_out: bool) {
+        let how = if heard_out { libc::SHUT_RDWR } else { libc::SHUT_WR };
         // SAFETY: a descriptor owned here; no memory is involved.
-        unsafe { libc::shutdown(self.fd(), libc::SHUT_WR) };
+        unsafe { libc::shutdown(self.fd(), how) };
     }
 }
 

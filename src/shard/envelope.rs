@@ -225,8 +225,9 @@ pub struct MemberView {
 pub enum Effect {
     /// Put this into the mailbox of another shard; there is room for it.
     Send { to: ShardId, envelope: Envelope },
-    /// Write what is queued, then close the socket and call `handle_released`.
-    Close { conn: ConnId },
+    /// Write what is queued, then close the socket and call `handle_released`. `heard_out`: the peer
+    /// has said its last word; nothing it sends matters any more.
+    Close { conn: ConnId, heard_out: bool },
     /// Stop receiving; once nothing is under way for this socket, call `handle_detached`.
     Detach { conn: ConnId },
     /// This socket, detached elsewhere, is now this connection's: start receiving.

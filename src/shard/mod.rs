@@ -590,7 +590,8 @@ impl Shard {
             return self.close_polling(now, id);
         }
         self.mark_due(id, Due::Answer);
-        self.outbox.effect(Effect::Close { conn: id });
+        let heard_out = matches!(reason, Disconnect::Clean | Disconnect::Lost);
+        self.outbox.effect(Effect::Close { conn: id, heard_out });
     }
 
     /// Looks at every connection whose check is due.

@@ -250,7 +250,7 @@ impl Hall {
                 Effect::Send { to, envelope } => {
                     self.links[shard][to.index()].push_back(envelope);
                 }
-                Effect::Close { conn } => self.shards[shard].handle_released(conn),
+                Effect::Close { conn, .. } => self.shards[shard].handle_released(conn),
                 Effect::Detach { conn } => {
                     let Some(who) = self.places.remove(&(shard, conn)) else { continue };
                     assert!(self.shards[shard].handle_detached(self.now, conn, who as i32));

@@ -406,7 +406,7 @@ impl World {
             self.note(|| format!("{s}: {}", brief(&effect)));
             match effect {
                 Effect::Send { to, envelope } => self.post(s, to.index(), envelope),
-                Effect::Close { conn } => self.begin_close(s, conn),
+                Effect::Close { conn, .. } => self.begin_close(s, conn),
                 Effect::Detach { conn } => self.begin_detach(s, conn),
                 Effect::Attach { conn, socket } => {
                     let at = socket as usize;

@@ -26,7 +26,7 @@ use crate::error::FrameError;
 pub use connect::{Sources, connect};
 pub use event::{Event, Presence};
 use inbound::{Arrived, Inbound};
-pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued};
+pub use outbound::{OUTBOUND_BYTES_MAX, Outbound, Queued, upgrade_request};
 use skim::Dropped;
 pub use skim::Look;
 
@@ -65,8 +65,8 @@ pub enum Opening {
 pub struct Target {
     pub address: SocketAddr,
     pub transport: Transport,
-    /// Path and query of the WebSocket upgrade.
-    pub path: Arc<str>,
+    /// What a WebSocket client says first: [`upgrade_request`].
+    pub upgrade: Arc<str>,
     pub greeting: Greeting,
     pub opening: Opening,
     pub look: Look,
@@ -203,7 +203,7 @@ impl Client {
     fn begin(&mut self, on_event: &mut impl FnMut(&mut Outbound, Event<'_>)) {
         match self.target.transport {
             Transport::Ws => {
-                self.out.upgrade(&self.target.path, self.target.address);
+                self.out.upgrade(&self.target.upgrade);
                 self.phase = Phase::Upgrading;
             }
             Transport::Tcp => self.open(on_event),

@@ -50,13 +50,8 @@ impl Outbound {
         Outbound { transport, bytes, sent: 0, frame, mask: mask_seed, closing, hung_up }
     }
 
-    pub(super) fn upgrade(&mut self, path: &str, host: SocketAddr) {
-        let request = write!(
-            self.bytes,
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
-        );
-        assert!(request.is_ok(), "memory takes what is written: {request:?}");
+    pub(super) fn upgrade(&mut self, request: &str) {
+        self.bytes.extend_from_slice(request.as_bytes());
     }
 
     pub(super) fn greet(&mut self, token: &str) {
@@ -176,6 +171,14 @@ impl Outbound {
         self.sent = 0;
         Ok(())
     }
+}
+
+/// Asks for a WebSocket; `path` is that of the URL with its query.
+pub fn upgrade_request(path: &str, host: SocketAddr) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
+    )
 }
 
 fn append(message: &Message<'_>, out: &mut Vec<u8>) {

@@ -166,7 +166,7 @@ mod tests {
         let target = Target {
             address: ([127, 0, 0, 1], 1).into(),
             transport: Transport::Tcp,
-            path: "/".into(),
+            upgrade: "".into(),
             greeting: Greeting::Redis,
             opening: Opening::AtOnce,
             look: Look::Whole,

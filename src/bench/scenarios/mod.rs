@@ -11,7 +11,7 @@ mod rooms;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::{Greeting, Look, Opening, Target, Transport};
+use super::client::{Greeting, Look, Opening, Target, Transport, upgrade_request};
 use super::crew::Watched;
 use super::error::BenchError;
 use super::fanout::payload::PAYLOAD_BYTES_MIN;
@@ -61,7 +61,7 @@ impl Server {
         Ok(Target {
             address,
             transport,
-            path: path.into(),
+            upgrade: upgrade_request(&path, address).into(),
             greeting: greeting(common, dialect)?,
             opening: Opening::AtOnce,
             look: Look::Whole,

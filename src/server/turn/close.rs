@@ -12,9 +12,9 @@ use crate::server::sockets::{Stage, token};
 const CLOSE_MS: u64 = 2_000;
 
 impl TurnLoop {
-    pub(super) fn begin_close(&mut self, now: Now, id: ConnId) {
+    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, heard_out: bool) {
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.stage = Stage::Flushing;
+            socket.stage = Stage::Flushing { heard_out };
             self.closing.push_back((now.mono_ms + CLOSE_MS, id));
         } else {
             self.shard.handle_released(id);
@@ -37,8 +37,10 @@ impl TurnLoop {
     fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
         let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
-        if socket.stage == Stage::Flushing && (flushed || late || socket.failed) {
-            socket.shut_down_sending();
+        if let Stage::Flushing { heard_out } = socket.stage
+            && (flushed || late || socket.failed)
+        {
+            socket.shut_down(heard_out);
             socket.stage = Stage::Shut;
         }
         if socket.stage != Stage::Shut {

@@ -338,7 +338,7 @@ impl TurnLoop {
         while let Some(effect) = self.shard.poll_effect() {
             match effect {
                 Effect::Send { to, envelope } => self.post(to, envelope),
-                Effect::Close { conn } => self.begin_close(now, conn),
+                Effect::Close { conn, heard_out } => self.begin_close(now, conn, heard_out),
                 Effect::Detach { conn } => self.begin_detach(now, conn)?,
                 Effect::Attach { conn, socket } => {
                     self.sockets.insert(conn, socket);
@@ -376,7 +376,7 @@ impl TurnLoop {
             self.sockets.release(id);
             return Ok(());
         }
-        socket.stage = Stage::Flushing;
+        socket.stage = Stage::Flushing { heard_out: false };
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl TurnLoop {
             },
             Stage::Open if result == 0 => self.shard.handle_eof(now, id),
             Stage::Open => self.shard.handle_lost(now, id),
-            Stage::Flushing | Stage::Shut => {}
+            Stage::Flushing { .. } | Stage::Shut => {}
         }
         Ok(())
     }

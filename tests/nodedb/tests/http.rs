@@ -181,3 +181,22 @@ async fn connections_are_accepted_when_they_have_sent_something_if_so_configured
     quick.half_close().await;
     quick.expect_end().await;
 }
+
+#[tokio::test]
+async fn a_connection_is_let_go_of_once_both_have_said_goodbye() {
+    let server = Server::start();
+    let goodbye = raw::masked(raw::CLOSE, &1000_u16.to_be_bytes());
+    // Whatever a client says after its goodbye is not heard, and takes nothing from the answer.
+    let babble = raw::masked(raw::FINAL_BINARY, &user("alice").greeting());
+    let mut clients = Vec::new();
+    for after in [&[][..], &babble] {
+        let mut client = RawConnection::upgraded(server.http).await;
+        client.send(&[&goodbye, after].concat()).await;
+        assert_eq!(client.read_close().await, 1000);
+        client.try_send(after).await;
+        clients.push(client);
+    }
+    // The clients' sides are open still.
+    tokio::time::sleep(ms(500)).await;
+    assert_eq!(open_connections(&server).await, 0);
+}
