@@ -1,10 +1,9 @@
-//! Who is delivered to: when a channel has so many subscribers that their order is put right, and
-//! when so much is published at once that a send queue does not take it.
+//! Who is delivered to, when a channel has so many subscribers that their order is put right.
 
 mod one_shard;
 
 use headcount::wire::foony::Request;
-use one_shard::{Client, Mode, OneShard, Taken};
+use one_shard::{Client, Mode, OneShard};
 
 const CHANNEL: &str = "room:1";
 const SUBSCRIBERS: usize = 20_000;
@@ -44,43 +43,4 @@ fn everybody_is_delivered_to_once_until_they_leave_whatever_their_order() {
     }
     shard.flush();
     assert_eq!(publish(&mut shard, publisher), 0);
-}
-
-/// More than a send queue takes: publishers who have all sent their last byte in the same turn.
-#[test]
-fn what_is_published_at_once_reaches_a_subscriber_that_reads_in_several_turns() {
-    const PUBLISHERS: usize = 20;
-    const PUBLISHES: usize = 20;
-    const PAYLOAD_BYTES: usize = 5_000;
-    const ALL_BYTES: usize = PUBLISHERS * PUBLISHES * PAYLOAD_BYTES;
-    let mut shard = OneShard::new();
-    let publishers: Vec<Client> =
-        (0..PUBLISHERS).map(|at| shard.connect(&format!("publisher{at}"), Mode::Binary)).collect();
-    shard.subscribers(1, Mode::Binary, &[CHANNEL]);
-    let data = format!("\"{}\"", "x".repeat(PAYLOAD_BYTES));
-    shard.begin_turn();
-    for &publisher in &publishers {
-        let each = (0..PUBLISHES).flat_map(|_| shard.publish_bytes(Mode::Binary, CHANNEL, &data));
-        let mut bytes: Vec<u8> = each.collect();
-        shard.receive(publisher, &mut bytes);
-    }
-    shard.end_turn();
-    let (mut received, mut turns) = (shard.flush().bytes, 1);
-    while received < ALL_BYTES {
-        shard.begin_turn();
-        shard.end_turn();
-        let taken = shard.flush();
-        assert_ne!(taken, Taken::default(), "{received} of {ALL_BYTES} after {turns} turns");
-        (received, turns) = (received + taken.bytes, turns + 1);
-    }
-    assert!(turns > 4, "{turns} turns");
-    // Somebody with little to say does not wait behind them.
-    let polite = shard.connect("polite", Mode::Binary);
-    let mut bytes = shard.publish_bytes(Mode::Binary, CHANNEL, &data).repeat(100);
-    shard.begin_turn();
-    shard.receive(publishers[0], &mut bytes);
-    let mut small = shard.publish_bytes(Mode::Binary, CHANNEL, "1");
-    shard.receive(polite, &mut small);
-    shard.end_turn();
-    assert_eq!(shard.flush().sends, 3, "the subscriber, and the acknowledgements of two");
 }

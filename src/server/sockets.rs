@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
-use crate::shard::Segments;
+use crate::shard::{Parting, Segments};
 
 /// Where a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +12,8 @@ pub enum Stage {
     Open,
     /// Receiving stops; then the descriptor goes to another shard.
     Detaching,
-    /// What is queued is written, then our side is shut; that of the peer as well when it has been
-    /// heard out.
-    Flushing {
-        heard_out: bool,
-    },
+    /// What is queued is written, then our side is shut; with a peer that has been heard out, both.
+    Flushing(Parting),
     /// Our side is shut; the peer may still be sending.
     Shut,
 }
@@ -126,9 +123,12 @@ impl Socket {
     }
 
     /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.
-    /// With `heard_out` receiving ends at once, as if the peer had sent its FIN.
-    pub fn shut_down(&self, heard_out: bool) {
-        let how = if heard_out { libc::SHUT_RDWR } else { libc::SHUT_WR };
+    /// From a peer that has been heard out nothing is received any more, as if it had sent its FIN.
+    pub fn shut_down(&self, parting: Parting) {
+        let how = match parting {
+            Parting::MayGoOn => libc::SHUT_WR,
+            Parting::HeardOut => libc::SHUT_RDWR,
+        };
         // SAFETY: a descriptor owned here; no memory is involved.
         unsafe { libc::shutdown(self.fd(), how) };
     }

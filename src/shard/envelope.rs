@@ -220,14 +220,22 @@ pub struct MemberView {
     pub lingering: bool,
 }
 
+/// Does a peer whose connection is closed have more to say?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It may be sending; what comes is received and dropped, so that it can read our last words.
+    MayGoOn,
+    /// It has said goodbye, or ended its stream.
+    HeardOut,
+}
+
 /// What a shard asks of the shell that drives it.
 #[derive(Debug)]
 pub enum Effect {
     /// Put this into the mailbox of another shard; there is room for it.
     Send { to: ShardId, envelope: Envelope },
-    /// Write what is queued, then close the socket and call `handle_released`. `heard_out`: the peer
-    /// has said its last word; nothing it sends matters any more.
-    Close { conn: ConnId, heard_out: bool },
+    /// Write what is queued, then close the socket and call `handle_released`.
+    Close { conn: ConnId, parting: Parting },
     /// Stop receiving; once nothing is under way for this socket, call `handle_detached`.
     Detach { conn: ConnId },
     /// This socket, detached elsewhere, is now this connection's: start receiving.

@@ -391,46 +391,55 @@ impl Shard {
         }
     }
 
-    /// Acts on one message of a Foony client, in the form of its session.
+    /// Acts on one message of a Foony client, in the form of its session, now or later.
     pub(super) fn handle_foony_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) {
-        let Some(connection) = self.connections.get(id) else { return };
-        let Session::Foony(session) = &connection.session else { return };
-        match session.form() {
-            Form::Records | Form::Stream => self.handle_records(now, id, payload),
-            Form::Json if self.must_wait(id) || self.takes_in_enough(payload.len()) => {
-                self.put_off(now, id, payload);
-            }
-            Form::Json => {
-                self.intake.add(payload.len());
-                let request = json::decode_request(payload);
-                if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
-                    let first = FirstMessage::Foony(payload.to_vec());
-                    self.begin_move(id, to, Some(first));
-                }
-            }
+        let left = self.begin_payload(now, id, payload);
+        if left > 0 {
+            self.put_off(now, id, &payload[payload.len() - left..]);
         }
     }
 
+    /// Acts on a message as far as it need not wait; returns how many bytes at its end have to.
+    #[must_use]
+    pub(super) fn begin_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) -> usize {
+        let Some(connection) = self.connections.get(id) else { return 0 };
+        let Session::Foony(session) = &connection.session else { return 0 };
+        if session.form() != Form::Json {
+            return self.begin_records(now, id, payload);
+        }
+        if self.must_wait(id) || self.has_had_its_share(id, payload.len()) {
+            return payload.len();
+        }
+        self.intake.add(payload.len());
+        let request = json::decode_request(payload);
+        if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
+            let first = FirstMessage::Foony(payload.to_vec());
+            self.begin_move(id, to, Some(first));
+        }
+        0
+    }
+
     /// Acts on records back to back, as long as the session lives, stays here, and need not wait.
-    pub(super) fn handle_records(&mut self, now: Now, id: ConnId, payload: &[u8]) {
+    fn begin_records(&mut self, now: Now, id: ConnId, payload: &[u8]) -> usize {
         let mut records = binary::records(payload);
         for handled in 0.. {
             if handled % 64 == 63 {
                 self.drain_local(now);
             }
             let unread = records.rest();
-            let Some(record) = records.next() else { return };
+            let Some(record) = records.next() else { return 0 };
             if self.must_wait(id) {
                 self.drain_local(now);
             }
-            let enough = handled == REQUESTS_AT_ONCE || self.takes_in_enough(unread.len());
-            if enough || self.must_wait(id) {
-                return self.put_off(now, id, unread);
-            }
-            self.intake.add(unread.len() - records.rest().len());
             if !self.connections.get(id).is_some_and(|connection| connection.is_open()) {
-                return;
+                return 0;
             }
+            let left = unread.len();
+            let enough = handled == REQUESTS_AT_ONCE || self.has_had_its_share(id, left);
+            if enough || self.must_wait(id) {
+                return left;
+            }
+            self.intake.add(left - records.rest().len());
             let request = match record {
                 Ok(record) if record.is_noise() => {
                     self.counters.ignore(Ignored::Malformed(FrameError::UnknownType));
@@ -440,10 +449,11 @@ impl Shard {
                 Err(error) => Err(Malformed { error, id: foony::NO_REQUEST }),
             };
             if let Placed::Elsewhere(to) = self.handle_foony_request(now, id, request) {
-                let first = FirstMessage::Foony(unread.to_vec());
-                return self.begin_move(id, to, Some(first));
+                self.begin_move(id, to, Some(FirstMessage::Foony(unread.to_vec())));
+                return 0;
             }
         }
+        0
     }
 
     fn handle_foony_request(

@@ -19,7 +19,7 @@
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers on the sync wire | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | the same, Foony answers | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
-//! | requests of a pass, Foony | what is beyond a quarter of a send queue waits for the next pass, and its sender is not read | nobody | - |
+//! | requests of a pass, Foony | beyond a quarter of a send queue, what is left of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | nobody | - |
 //! | mailbox home -> owner, Foony requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
@@ -58,7 +58,7 @@ mod write_order;
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
 pub use envelope::{
     Announcement, Asker, Audience, Command, Effect, Envelope, Heat, HomeChannelId, Left,
-    MemberView, MembersFor, MessageBatch, PresenceTick, Replaying, Welcome,
+    MemberView, MembersFor, MessageBatch, Parting, PresenceTick, Replaying, Welcome,
 };
 pub use poll::{PollAsk, PollOutcome, PollSession};
 pub use retention::serial_base;
@@ -578,7 +578,7 @@ impl Shard {
             connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
         }
         connection.phase = Phase::Closing;
-        connection.change_rare(|rare| rare.unread = Vec::new());
+        connection.change_rare(|rare| (rare.unread, rare.backlog) = (Vec::new(), None));
         if says_goodbye(&connection.transport, reason) {
             let body = close_body(reason.close_code(), &reason.to_string());
             connection
@@ -590,8 +590,11 @@ impl Shard {
             return self.close_polling(now, id);
         }
         self.mark_due(id, Due::Answer);
-        let heard_out = matches!(reason, Disconnect::Clean | Disconnect::Lost);
-        self.outbox.effect(Effect::Close { conn: id, heard_out });
+        let parting = match reason {
+            Disconnect::Clean | Disconnect::Lost => Parting::HeardOut,
+            _ => Parting::MayGoOn,
+        };
+        self.outbox.effect(Effect::Close { conn: id, parting });
     }
 
     /// Looks at every connection whose check is due.

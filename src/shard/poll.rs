@@ -148,7 +148,7 @@ impl Shard {
 
     fn poll_connect(&mut self, now: Now, bytes: &[u8]) -> PollOutcome {
         let Some(id) = self.handle_open_polling(now) else { return PollOutcome::Busy };
-        self.handle_records(now, id, bytes);
+        self.handle_foony_payload(now, id, bytes);
         let Some(connection) = self.connections.get(id) else {
             return PollOutcome::Refused { bytes: std::mem::take(&mut self.last_words) };
         };
@@ -183,7 +183,7 @@ impl Shard {
         }
         match self.connections.get(id).is_some_and(Connection::has_backlog) {
             true => self.put_off(now, id, bytes),
-            false => self.handle_records(now, id, bytes),
+            false => self.handle_foony_payload(now, id, bytes),
         }
         PollOutcome::Accepted
     }

@@ -20,9 +20,9 @@ const FEW: usize = 16;
 /// Connections written to in a turn, at most; the rest have theirs after what comes in meanwhile.
 pub const WRITES_MAX: usize = 576;
 
-/// The same while more than [`MANY`] wait for deliveries: the sooner publishers are answered, the
-/// more of what they say next leaves in the writes that are still to come
-/// (`benches/results/fanout.md`).
+/// The same while more than [`MANY`] wait for deliveries and more may be read: the sooner
+/// publishers are answered, the more of what they say next leaves in the writes that are still to
+/// come (`benches/results/fanout.md`).
 const WRITES_WHILE_MANY_WAIT: usize = 192;
 
 const MANY: usize = 1024;
@@ -97,7 +97,7 @@ impl WriteOrder {
     pub fn begin_writing(&mut self) {
         self.pass_left.get_or_insert(self.deliveries.len());
         self.deliveries_first = self.deliveries.len() <= FEW;
-        let many_wait = self.deliveries.len() > MANY;
+        let many_wait = self.deliveries.len() > MANY && self.has_room();
         self.writes = if many_wait { WRITES_WHILE_MANY_WAIT } else { WRITES_MAX };
         self.answered = 0;
     }

@@ -10,7 +10,7 @@ use headcount::limits::Limits;
 use headcount::policy::Policies;
 use headcount::session::foony::encode;
 use headcount::session::{self, Feed};
-use headcount::shard::{Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
+use headcount::shard::{Effect, Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
 use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary, json};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
@@ -75,6 +75,11 @@ impl OneShard {
             .to_vec();
         self.receive_on(conn, &mut head);
         conn
+    }
+
+    /// A client that has not said who it is.
+    pub fn stranger(&mut self) -> Client {
+        Client { conn: self.open(), mode: Mode::Binary }
     }
 
     /// A client that has authenticated; without a name it is given one.
@@ -158,6 +163,14 @@ impl OneShard {
     /// Bytes arrive.
     pub fn receive(&mut self, client: Client, bytes: &mut [u8]) {
         self.receive_on(client.conn, bytes);
+    }
+
+    /// The client sends no more. Its socket is closed.
+    pub fn end(&mut self, conn: ConnId) {
+        self.shard.handle_eof(self.now, conn);
+        while let Some(effect) = self.shard.poll_effect() {
+            assert!(matches!(effect, Effect::Close { .. }), "{effect:?}");
+        }
     }
 
     fn receive_on(&mut self, conn: ConnId, bytes: &mut [u8]) {

@@ -7,14 +7,15 @@ use super::TurnLoop;
 use crate::ids::{ConnId, Now};
 use crate::server::ring::Operation;
 use crate::server::sockets::{Stage, token};
+use crate::shard::Parting;
 
 /// How long a closed connection may take to let go of its socket.
 const CLOSE_MS: u64 = 2_000;
 
 impl TurnLoop {
-    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, heard_out: bool) {
+    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, parting: Parting) {
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.stage = Stage::Flushing { heard_out };
+            socket.stage = Stage::Flushing(parting);
             self.closing.push_back((now.mono_ms + CLOSE_MS, id));
         } else {
             self.shard.handle_released(id);
@@ -37,10 +38,10 @@ impl TurnLoop {
     fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
         let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
-        if let Stage::Flushing { heard_out } = socket.stage
+        if let Stage::Flushing(parting) = socket.stage
             && (flushed || late || socket.failed)
         {
-            socket.shut_down(heard_out);
+            socket.shut_down(parting);
             socket.stage = Stage::Shut;
         }
         if socket.stage != Stage::Shut {

@@ -27,7 +27,7 @@ use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
-use crate::shard::{Effect, Listener, Shard};
+use crate::shard::{Effect, Listener, Parting, Shard};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
@@ -338,7 +338,7 @@ impl TurnLoop {
         while let Some(effect) = self.shard.poll_effect() {
             match effect {
                 Effect::Send { to, envelope } => self.post(to, envelope),
-                Effect::Close { conn, heard_out } => self.begin_close(now, conn, heard_out),
+                Effect::Close { conn, parting } => self.begin_close(now, conn, parting),
                 Effect::Detach { conn } => self.begin_detach(now, conn)?,
                 Effect::Attach { conn, socket } => {
                     self.sockets.insert(conn, socket);
@@ -376,7 +376,7 @@ impl TurnLoop {
             self.sockets.release(id);
             return Ok(());
         }
-        socket.stage = Stage::Flushing { heard_out: false };
+        socket.stage = Stage::Flushing(Parting::MayGoOn);
         Ok(())
     }
 

@@ -90,8 +90,7 @@ impl TurnLoop {
         };
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
-        let congested = completion.buffer.is_some()
-            && (self.shard.is_congested() || self.shard.waits_for_turn(id));
+        let congested = self.shard.is_congested() && completion.buffer.is_some();
         self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
         let is_over = socket.share_left(self.pass, self.share) < bytes;
         let is_over = is_over || is_too_much(bytes, self.read_bytes);
@@ -144,7 +143,7 @@ impl TurnLoop {
             },
             Stage::Open if result == 0 => self.shard.handle_eof(now, id),
             Stage::Open => self.shard.handle_lost(now, id),
-            Stage::Flushing { .. } | Stage::Shut => {}
+            Stage::Flushing(_) | Stage::Shut => {}
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ impl TurnLoop {
         socket.send_result = None;
         let (fd, token) = (socket.fd(), token(Operation::Send, id));
         let after = match socket.stage {
-            Stage::Flushing { .. } => After::Shutdown,
+            Stage::Flushing(_) => After::Shutdown,
             _ => After::Nothing,
         };
         let mut runs = queue.runs();

@@ -186,7 +186,7 @@ async fn connections_are_accepted_when_they_have_sent_something_if_so_configured
 async fn a_connection_is_let_go_of_once_both_have_said_goodbye() {
     let server = Server::start();
     let goodbye = raw::masked(raw::CLOSE, &1000_u16.to_be_bytes());
-    // Whatever a client says after its goodbye is not heard, and takes nothing from the answer.
+    // Whatever a client says after its goodbye is not heard.
     let babble = raw::masked(raw::FINAL_BINARY, &user("alice").greeting());
     let mut clients = Vec::new();
     for after in [&[][..], &babble] {
