@@ -13,7 +13,7 @@ use std::mem::take;
 use super::Shard;
 use super::connection::Connection;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Now};
+use crate::ids::{ConnId, Moment, Now};
 
 /// Requests of one connection that are carried out in one go.
 pub(super) const REQUESTS_AT_ONCE: usize = 512;
@@ -109,6 +109,11 @@ impl Shard {
         self.settings.limits.send_queue_bytes_max / INTAKE_PART
     }
 
+    /// Do requests of the connection wait for nothing but their turn?
+    pub fn waits_for_turn(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| connection.flags.scheduled)
+    }
+
     /// Keeps requests for later: for the next turn, unless something has to happen first.
     pub(super) fn put_off(&mut self, now: Now, id: ConnId, requests: &[u8]) {
         let most = self.settings.limits.message_bytes_max;
@@ -199,6 +204,8 @@ impl Shard {
         if connection.backlog().is_none() {
             return;
         }
+        // It may not have been read since: that is no silence of its own.
+        connection.alive = Moment::at(now.mono_ms);
         let backlog = connection.backlog_mut();
         let (requests, done) = (take(&mut backlog.requests), take(&mut backlog.done));
         let left = match &requests[done..] {

@@ -108,7 +108,23 @@ impl TurnLoop {
             self.hand_over(now, id, buffer, completion.result);
             self.ring.give_back(buffer);
         }
-        if completion.more { Ok(()) } else { self.receive_ended(now, id, completion.result) }
+        match completion.more {
+            true => self.pause_if_backlogged(id),
+            false => self.receive_ended(now, id, completion.result),
+        }
+    }
+
+    /// Whoever has asked for more than this pass carries out is read on when that has been done:
+    /// what else it sends stays in the kernel.
+    fn pause_if_backlogged(&mut self, id: ConnId) -> io::Result<()> {
+        if !self.shard.waits_for_turn(id) {
+            return Ok(());
+        }
+        let Some(socket) = self.sockets.get_mut(id).filter(|socket| !socket.eager) else {
+            return Ok(());
+        };
+        socket.eager = true;
+        self.ring.cancel(token(Operation::Receive, id))
     }
 
     /// A fault in handling one connection's bytes ends that connection and nothing else.
@@ -148,14 +164,21 @@ impl TurnLoop {
         Ok(())
     }
 
-    /// Receives again where that has stopped. One buffer for each who waits for one, and the others
-    /// after them.
+    /// Receives again where that has stopped. One buffer for each who waits for one, unless what it
+    /// has asked for waits, and the others after them.
     pub(super) fn receive_again(&mut self) -> io::Result<()> {
         for pool in Pool::ALL {
-            for _ in 0..self.buffers_to_give(pool) {
+            let mut buffers = self.buffers_to_give(pool);
+            for _ in 0..self.unarmed.queue(pool).len() {
+                if buffers == 0 {
+                    break;
+                }
                 let Some(id) = self.unarmed.queue(pool).pop_front() else { break };
-                if self.is_unarmed(id) {
+                if self.shard.waits_for_turn(id) {
+                    self.unarmed.queue(pool).push_back(id);
+                } else if self.is_unarmed(id) {
                     self.receive_once(id, pool)?;
+                    buffers -= 1;
                 }
             }
         }
