@@ -19,7 +19,7 @@
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers on the sync wire | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | the same, Foony answers | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
-//! | requests of a pass, Foony | beyond a quarter of a send queue, what is left of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | nobody | - |
+//! | requests of a pass, Foony | beyond a sixteenth of a send queue, what is left of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | nobody | - |
 //! | mailbox home -> owner, Foony requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
