@@ -22,9 +22,8 @@ pub(super) const REQUESTS_AT_ONCE: usize = 512;
 /// Whoever waits has at least so much carried out when its turn comes.
 const LARGE_BYTES: usize = 4 * 1024;
 
-/// Part of a send queue that the requests of a pass may fill, about. With larger parts more is under
-/// way to subscribers than slow ones have room for, and with smaller ones nothing is gained
-/// (`benches/results/fanout.md`).
+/// Part of a send queue that the requests of a pass may fill, about. With larger parts more is
+/// under way to subscribers than slow ones have room for (`benches/results/fanout.md`).
 const INTAKE_PART: usize = 16;
 
 /// Questions with large answers that one connection may have on their way. With the send queue's
