@@ -11,9 +11,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections per source address.
 const CONNECTIONS_PER_SOURCE: usize = 10_000;
 /// Source ports are chosen here: after a hundred thousand short connections the kernel takes
-/// milliseconds to find one that is free on an address.
-const FIRST_PORT: u16 = 20_001;
-const PORTS: u32 = 40_000;
+/// milliseconds to find one that is free on an address. They lie below those that it gives out
+/// itself, 32,768 and up: a port that somebody has chosen, on whatever address, is given to nobody
+/// else until a minute after its connection has ended.
+const FIRST_PORT: u16 = 10_001;
+const PORTS: u32 = 22_000;
 /// Ports that are tried for one connection.
 const PORTS_TRIED_MAX: usize = 1_000;
 
