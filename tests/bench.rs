@@ -583,6 +583,25 @@ fn connections_come_and_go_whatever_they_speak() {
     }
 }
 
+/// A thread that spins reads them in turn, and stops at a few that were not answered.
+#[test]
+fn connections_that_wait_hold_up_no_others() {
+    let options = ChurnOptions {
+        concurrency: 8,
+        dialect: Dialect::Foony,
+        duration: DURATION,
+        warm_up: WARM_UP,
+        common: Common { wait: Wait::Spin, ..fanout().common },
+        ..ChurnOptions::default()
+    };
+    let (first, late_us) = (5, fake_foony::LATE.as_micros() as f64);
+    let fault = fake_foony::Fault::LateFor(first);
+    let report = run_foony(Scenario::Churn(options), fault).unwrap();
+    assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
+    assert!(metric(&report, Metric::CyclesPerS) > 20.0, "{}", report.table());
+    assert!(delay(&report, "whole cycle").p50_us < late_us / 10.0, "{}", report.table());
+}
+
 #[test]
 fn members_of_several_channels_see_their_own_channel_only() {
     for (channels, publishers, rate) in [(3, 2, None), (2, 5, None), (2, 2, Some(100.0))] {

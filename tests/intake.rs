@@ -140,9 +140,12 @@ fn requests_behind_the_one_that_ended_the_session_are_dropped() {
         let (told, done) = mpsc::channel();
         thread::spawn(move || {
             let mut shard = OneShard::new();
-            let stranger = shard.stranger();
-            shard.receive(stranger, &mut framed(&message));
-            shard.end(stranger.conn);
+            let client = shard.connect("ann", Mode::Binary);
+            shard.flush();
+            shard.receive(client, &mut framed(&message));
+            assert_eq!(shard.flush(), Taken::default(), "the refusal waits");
+            shard.end(client.conn);
+            assert_eq!(shard.flush().sends, 1, "the refusal");
             told.send(()).expect("somebody listens");
         });
         done.recv_timeout(Duration::from_secs(20)).expect("an end");

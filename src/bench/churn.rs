@@ -161,6 +161,8 @@ impl Churn {
 }
 
 impl Load for Churn {
+    const IN_TURN: bool = true;
+
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);

@@ -4,6 +4,7 @@
 //! one background connection per turn, so that floods of our own do not show in the delays of
 //! polite clients. How long turns took is part of every report.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::Ipv4Addr;
@@ -23,6 +24,8 @@ use super::signals::{Signals, Timeline};
 
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
 const BACKGROUND_READ_BYTES: usize = 16 * 1024;
+/// Of those that are read in turn: after so many without an answer, the rest have none either.
+const UNANSWERED_PER_TURN: usize = 3;
 /// Longest sleep in the kernel: how late a thread sees what another one signalled.
 const SLEEP_MAX: Duration = Duration::from_millis(1);
 
@@ -80,6 +83,10 @@ pub trait Load: Send + 'static {
     /// Most sockets that are read between two turns.
     const EVENTS_MAX: usize = 1024;
 
+    /// Does nearly every connection wait for an answer all the time? A thread that spins then reads
+    /// them in turn, and does not ask the kernel which can be read.
+    const IN_TURN: bool = false;
+
     /// Opens what is to be opened and sends what is due.
     ///
     /// # Errors
@@ -99,12 +106,16 @@ pub struct ClientId(usize);
 
 struct Slot {
     client: Client,
+    /// Which of the connections of its thread it is.
+    number: u32,
     who: Who,
     lane: Lane,
     /// Is it in a queue of connections to be read?
     ready: bool,
     /// Is it in the list of connections to be written?
     dirty: bool,
+    /// Is it in the line of those that are read in turn?
+    in_line: bool,
     /// What the kernel is asked to report about it.
     interest: Option<Interest>,
     /// The server writes nothing more: read to the end, whatever a short read says.
@@ -118,9 +129,28 @@ pub struct Clients {
     free: Vec<usize>,
     dirty: Vec<usize>,
     opened: u32,
+    /// Are those that can be written read in turn?
+    in_turn: bool,
+    /// Places and numbers of those that are. Who has ended may still stand here.
+    line: VecDeque<(usize, u32)>,
+    /// Those that the kernel reports on.
+    watched: usize,
 }
 
 impl Clients {
+    fn new(registry: Registry, in_turn: bool) -> Self {
+        Clients {
+            registry,
+            slots: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            opened: 0,
+            in_turn,
+            line: VecDeque::new(),
+            watched: 0,
+        }
+    }
+
     /// Begins to connect. The load is told [`Event::Ready`] or that it is closed.
     ///
     /// # Errors
@@ -140,9 +170,17 @@ impl Clients {
             self.slots.len() - 1
         });
         self.opened = self.opened.wrapping_add(1);
-        let client = Client::new(stream, target.clone(), self.opened);
-        let (ready, dirty, read_closed, interest) = (false, false, false, None);
-        self.slots[at] = Some(Slot { client, who, lane, ready, dirty, read_closed, interest });
+        self.slots[at] = Some(Slot {
+            client: Client::new(stream, target.clone(), self.opened),
+            number: self.opened,
+            who,
+            lane,
+            ready: false,
+            dirty: false,
+            in_line: false,
+            interest: None,
+            read_closed: false,
+        });
         // On the same host it is connected already, and says its first words in this turn.
         self.mark(at);
         Ok(ClientId(at))
@@ -201,15 +239,22 @@ impl Clients {
         }
     }
 
-    /// Asks the kernel to say when a connection can be read, and, once it could not be written,
-    /// when that is possible.
+    /// Asks the kernel to say when a connection can be read, unless it is read in turn, and, once
+    /// it could not be written, when that is possible.
     fn watch(&mut self, at: usize) -> io::Result<()> {
         let Some(slot) = &mut self.slots[at] else { return Ok(()) };
         let both = Interest::READABLE | Interest::WRITABLE;
         let wanted = if slot.client.is_blocked() { both } else { Interest::READABLE };
         let stream = &mut slot.client.stream;
         match slot.interest {
-            None => self.registry.register(stream, Token(at), wanted)?,
+            None if self.in_turn && wanted == Interest::READABLE => {
+                self.line_up(at);
+                return Ok(());
+            }
+            None => {
+                self.registry.register(stream, Token(at), wanted)?;
+                self.watched += 1;
+            }
             Some(Interest::READABLE) if wanted == both => {
                 self.registry.reregister(stream, Token(at), both)?;
             }
@@ -219,9 +264,31 @@ impl Clients {
         Ok(())
     }
 
+    /// It is read after all others in the line.
+    fn line_up(&mut self, at: usize) {
+        if let Some(slot) = &mut self.slots[at]
+            && !mem::replace(&mut slot.in_line, true)
+        {
+            self.line.push_back((at, slot.number));
+        }
+    }
+
+    fn next_in_line(&mut self) -> Option<usize> {
+        loop {
+            let (at, number) = self.line.pop_front()?;
+            if let Some(slot) = &mut self.slots[at]
+                && slot.number == number
+            {
+                slot.in_line = false;
+                return Some(at);
+            }
+        }
+    }
+
     fn remove(&mut self, at: usize) -> Option<Who> {
         // The end of the stream is the end of its registration.
         let slot = self.slots[at].take()?;
+        self.watched -= usize::from(slot.interest.is_some());
         self.free.push(at);
         Some(slot.who)
     }
@@ -301,7 +368,7 @@ pub struct Engine<L> {
     poll: Poll,
     clients: Clients,
     foreground: Vec<usize>,
-    background: std::collections::VecDeque<usize>,
+    background: VecDeque<usize>,
     scratch: Vec<u8>,
     load: L,
     clock: Clock,
@@ -324,12 +391,11 @@ impl<L: Load> Engine<L> {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let (slots, free, dirty) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Engine {
             poll,
-            clients: Clients { registry, slots, free, dirty, opened: 0 },
+            clients: Clients::new(registry, L::IN_TURN && wait == Wait::Spin),
             foreground: Vec::new(),
-            background: std::collections::VecDeque::new(),
+            background: VecDeque::new(),
             scratch: Vec::new(),
             load,
             clock,
@@ -356,7 +422,7 @@ impl<L: Load> Engine<L> {
                 Wait::Spin if !events.is_empty() => asked_ns,
                 _ => self.clock.now_ns(),
             };
-            let happened = self.note(&events) | self.read_ready();
+            let happened = self.note(&events) | self.read_ready() | self.read_line();
             let now_ns = self.clock.now_ns();
             meter.look(now_ns, &self.signals);
             next = self.load.turn(now_ns, &mut self.clients)?;
@@ -371,6 +437,10 @@ impl<L: Load> Engine<L> {
     }
 
     fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
+        if self.clients.in_turn && self.clients.watched == 0 {
+            events.clear();
+            return Ok(());
+        }
         let work_left = !self.foreground.is_empty() || !self.background.is_empty();
         let timeout = match (self.wait, next) {
             (Wait::Spin, _) | (_, Next::Now) => Duration::ZERO,
@@ -425,8 +495,26 @@ impl<L: Load> Engine<L> {
         happened
     }
 
-    fn read(&mut self, at: usize) {
-        let Some(slot) = &mut self.clients.slots[at] else { return };
+    /// Answers come in the order in which they are waited for, about.
+    fn read_line(&mut self) -> bool {
+        let (mut happened, mut unanswered) = (false, 0);
+        for _ in 0..self.clients.line.len() {
+            let Some(at) = self.clients.next_in_line() else { break };
+            let came = self.read(at);
+            // Unless it has ended.
+            self.clients.line_up(at);
+            happened |= came;
+            unanswered += usize::from(!came);
+            if unanswered == UNANSWERED_PER_TURN {
+                break;
+            }
+        }
+        happened
+    }
+
+    /// Reads once; false when there was nothing.
+    fn read(&mut self, at: usize) -> bool {
+        let Some(slot) = &mut self.clients.slots[at] else { return false };
         slot.ready = false;
         let budget = match slot.lane {
             Lane::Foreground => FOREGROUND_READ_BYTES,
@@ -439,7 +527,8 @@ impl<L: Load> Engine<L> {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
             load.event(read_ns, who, out, event);
         });
-        self.bytes_in += slot.client.bytes_in - before;
+        let came = slot.client.bytes_in - before;
+        self.bytes_in += came;
         self.reads += 1;
         let answers = slot.client.out.pending() > 0 || slot.client.out.is_closing();
         let read_closed = slot.read_closed;
@@ -450,8 +539,9 @@ impl<L: Load> Engine<L> {
             Progress::Closed(closed) => self.end(clock.now_ns(), at, closed),
             Progress::More => self.queue(at),
             Progress::Drained if read_closed => self.queue(at),
-            Progress::Drained => {}
+            Progress::Drained => return came > 0,
         }
+        true
     }
 
     fn write(&mut self, at: usize) {

@@ -19,7 +19,7 @@ use crate::ids::{ConnId, Moment, Now};
 pub(super) const REQUESTS_AT_ONCE: usize = 512;
 
 /// A message of more bytes waits for the next pass when enough has been carried out in this one.
-/// Whoever waits has at least so much carried out when its turn comes.
+/// When somebody who waits has its turn, about so much is carried out at least.
 const LARGE_BYTES: usize = 4 * 1024;
 
 /// Part of a send queue that the requests of a pass may fill, about. With larger parts more is
@@ -101,7 +101,8 @@ impl Shard {
     /// said who they are is little.
     pub(super) fn has_had_its_share(&self, id: ConnId, left: usize) -> bool {
         let is_full = left > LARGE_BYTES && self.intake.bytes >= self.intake_max();
-        (is_full || self.intake.bytes >= self.intake.share_ends)
+        let is_its_share = self.intake.bytes >= self.intake.share_ends;
+        (is_full || is_its_share)
             && self.connections.get(id).is_some_and(|c| c.principal().is_some())
     }
 

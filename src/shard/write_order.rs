@@ -28,7 +28,7 @@ const WRITES_WHILE_MANY_WAIT: usize = 192;
 const MANY: usize = 1024;
 
 /// Nothing more is read while more connections than this wait for deliveries; they are written in
-/// about 100 ms. With 4,096 publishers of many channels waited for each other's deliveries, which
+/// about 100 ms. With a quarter of it, publishers waited for the deliveries of many channels, which
 /// were one message each (`benches/results/fanout.md`).
 const WAITING_MAX: usize = 16_384;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use headcount::wire::foony::{
     Content, Delivery, ErrorCode, Event, Member, Publish, Request, binary,
@@ -27,7 +28,11 @@ pub enum Fault {
     NeverAcknowledge(u64),
     /// Gives another publish's content to this serial.
     WrongContentAt(u64),
+    /// Says nothing to so many connections, the first ones, for [`LATE`].
+    LateFor(usize),
 }
+
+pub const LATE: Duration = Duration::from_millis(700);
 
 /// Lives until the process ends.
 pub fn start(fault: Fault) -> SocketAddr {
@@ -35,10 +40,13 @@ pub fn start(fault: Fault) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let rooms = Arc::new(Mutex::new(Rooms { fault, rooms: BTreeMap::new() }));
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
+        for (number, stream) in listener.incoming().enumerate() {
             let (stream, rooms) = (Arc::new(stream.unwrap()), rooms.clone());
             stream.set_nodelay(true).unwrap();
             std::thread::spawn(move || {
+                if matches!(fault, Fault::LateFor(first) if number < first) {
+                    std::thread::sleep(LATE);
+                }
                 // A connection that broke is one that ended.
                 let _ = serve(&stream, &rooms);
                 rooms.lock().unwrap().leave(&stream);
