@@ -131,15 +131,15 @@ fn enter(shard: &mut OneShard, channel: &str) {
 fn a_connection_costs_no_more_than_its_bound() {
     type Join = fn(&mut OneShard, usize);
     let cases: [(&str, f64, Join); 9] = [
-        ("upgraded, nothing sent", 176.0, |shard, _| _ = shard.open()),
-        ("Foony, authenticated", 336.0, |shard, _| _ = shard.connect("", Mode::Binary)),
-        ("Foony, one channel for all", 376.0, |shard, _| subscribe(shard, "room:one".into())),
-        ("Foony, a channel of its own", 692.0, |shard, n| subscribe(shard, format!("room:{n}"))),
-        ("Foony, watches one of its own", 692.0, |shard, n| watch(shard, format!("room:{n}"))),
-        ("Foony JSON, the same and messages", 820.0, |shard, n| both(shard, format!("room:{n}"))),
-        ("sync, greeted", 320.0, |shard, _| _ = shard.greet()),
-        ("sync, in a channel of ten", 664.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
-        ("sync, in a channel of its own", 1080.0, |shard, n| enter(shard, &format!("doc:{n}"))),
+        ("upgraded, nothing sent", 200.0, |shard, _| _ = shard.open()),
+        ("Foony, authenticated", 360.0, |shard, _| _ = shard.connect("", Mode::Binary)),
+        ("Foony, one channel for all", 400.0, |shard, _| subscribe(shard, "room:one".into())),
+        ("Foony, a channel of its own", 716.0, |shard, n| subscribe(shard, format!("room:{n}"))),
+        ("Foony, watches one of its own", 716.0, |shard, n| watch(shard, format!("room:{n}"))),
+        ("Foony JSON, the same and messages", 844.0, |shard, n| both(shard, format!("room:{n}"))),
+        ("sync, greeted", 344.0, |shard, _| _ = shard.greet()),
+        ("sync, in a channel of ten", 688.0, |shard, n| enter(shard, &format!("doc:{}", n / 10))),
+        ("sync, in a channel of its own", 1100.0, |shard, n| enter(shard, &format!("doc:{n}"))),
     ];
     let mut over = Vec::new();
     for (name, most, join) in cases {

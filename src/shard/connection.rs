@@ -158,20 +158,14 @@ impl Greeting {
     }
 }
 
-/// One connection. An idle one owns no heap memory but its session's names and its subscriptions.
+/// One connection: what fan-out looks at, so that a hundred thousand of them are few megabytes, and
+/// where the rest is. An idle one owns no heap memory but its client, with its session's names and
+/// its subscriptions.
 #[derive(Debug)]
 pub struct Connection {
-    pub transport: Transport,
-    pub session: Session,
     pub queue: SendQueue,
-    pub subscriptions: Few<Subscription>,
-    pub memberships: Few<Membership>,
+    pub client: Box<Client>,
     rare: Option<Box<Rare>>,
-    pub greeting: Greeting,
-    /// When a valid message last arrived: a heartbeat of its memberships.
-    pub heard: Moment,
-    /// When anything at all last arrived.
-    pub alive: Moment,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
     pub credit_second: u32,
@@ -180,7 +174,21 @@ pub struct Connection {
     pub flags: Flags,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 160, "every idle connection pays for it");
+/// Who is at the other end: what it speaks, who it says it is, and what it is sent.
+#[derive(Debug)]
+pub struct Client {
+    pub transport: Transport,
+    pub session: Session,
+    pub subscriptions: Few<Subscription>,
+    pub memberships: Few<Membership>,
+    pub greeting: Greeting,
+    /// When a valid message last arrived: a heartbeat of its memberships.
+    pub heard: Moment,
+    /// When anything at all last arrived.
+    pub alive: Moment,
+}
+
+const _: () = assert!(size_of::<Client>() <= 120, "every idle connection pays for it");
 
 /// What most connections have none of, most of the time.
 #[derive(Debug, Default)]
@@ -210,6 +218,8 @@ pub const FETCHED: usize = 16;
 pub struct Flags {
     /// In the order of connections to write to.
     pub due: Option<Due>,
+    /// Its transport is [`Transport::Poll`].
+    pub polling: bool,
     /// The socket took less than it was given; nothing is written until it can take more.
     pub blocked: bool,
     /// A WebSocket ping was sent since the peer was last heard.
@@ -231,21 +241,25 @@ pub struct Flags {
 impl Connection {
     /// A connection that has greeted nobody yet.
     pub fn new(transport: Transport, now_ms: u64, greeting: Greeting) -> Self {
-        Connection {
+        let flags = Flags { polling: matches!(transport, Transport::Poll(_)), ..Flags::default() };
+        let client = Client {
             transport,
             session: Session::Undecided,
-            queue: SendQueue::default(),
             subscriptions: Few::None,
             memberships: Few::None,
-            rare: None,
             greeting,
             heard: Moment::at(now_ms),
             alive: Moment::at(now_ms),
+        };
+        Connection {
+            queue: SendQueue::default(),
+            client: Box::new(client),
+            rare: None,
             update_credit: 0,
             credit_second: 0,
             pace: Pace::AtOnce,
             phase: Phase::Open,
-            flags: Flags::default(),
+            flags,
         }
     }
 
@@ -284,7 +298,7 @@ impl Connection {
 
     /// Who the session is; `None` before its greeting.
     pub fn principal(&self) -> Option<&Principal> {
-        match &self.session {
+        match &self.client.session {
             Session::Sync(session) => session.principal(),
             Session::Foony(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
@@ -312,39 +326,43 @@ impl Connection {
     }
 
     pub fn subscription(&self, channel: u32, feed: Feed) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|s| s.is_to(channel, feed))
+        self.client.subscriptions.iter().find(|s| s.is_to(channel, feed))
     }
 
     pub fn subscription_mut(&mut self, channel: u32, feed: Feed) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|s| s.is_to(channel, feed))
+        self.client.subscriptions.iter_mut().find(|s| s.is_to(channel, feed))
     }
 
     pub fn membership_mut(&mut self, channel: u32) -> Option<&mut Membership> {
-        self.memberships.iter_mut().find(|membership| membership.channel == channel)
+        self.client.memberships.iter_mut().find(|membership| membership.channel == channel)
     }
 
     pub fn is_member(&self, channel: u32) -> bool {
-        self.memberships.iter().any(|membership| membership.channel == channel)
+        self.client.memberships.iter().any(|membership| membership.channel == channel)
     }
 
     /// Whether it subscribes to the channel, or is a member of it.
     pub fn is_attached(&self, channel: u32) -> bool {
-        self.is_member(channel) || self.subscriptions.iter().any(|s| s.channel() == channel)
+        self.is_member(channel) || self.client.subscriptions.iter().any(|s| s.channel() == channel)
     }
 
     /// Whether it subscribes to a feed of this kind in the channel.
     pub fn is_subscribed(&self, channel: u32, kind: FeedSet) -> bool {
-        self.subscriptions.iter().any(|s| s.channel() == channel && kind.contains(s.feed()))
+        self.client.subscriptions.iter().any(|s| s.channel() == channel && kind.contains(s.feed()))
     }
 
     /// Subscriptions to feeds of one kind.
     pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
-        self.subscriptions.iter().filter(|subscription| kind.contains(subscription.feed())).count()
+        self.client
+            .subscriptions
+            .iter()
+            .filter(|subscription| kind.contains(subscription.feed()))
+            .count()
     }
 
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.
     pub fn end_of_stream(&self) -> Disconnect {
-        match self.transport {
+        match self.client.transport {
             Transport::Stream(_) if self.unread().is_empty() => Disconnect::Clean,
             Transport::Http => Disconnect::Clean,
             _ => Disconnect::Lost,
@@ -361,13 +379,15 @@ pub struct Connections {
     free: Vec<u32>,
 }
 
+/// A cache line, which is what fan-out fetches of each.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Slot {
     generation: u32,
     connection: Option<Connection>,
 }
 
-const _: () = assert!(size_of::<Slot>() <= 168, "every idle connection pays for it");
+const _: () = assert!(size_of::<Slot>() == 64);
 
 /// A time in steps of 64 ms, rounded down: whoever looks so much too early looks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -437,7 +457,7 @@ impl Connections {
         for slot in slots {
             let entry = self.slots.get(slot as usize);
             let connection = entry.and_then(|entry| entry.connection.as_ref());
-            black_box(connection.map(|c| (c.queue.is_empty(), c.is_open(), c.is_polling())));
+            black_box(connection.map(|c| (c.queue.is_empty(), c.is_open(), c.flags.polling)));
         }
     }
 

@@ -52,6 +52,7 @@ mod slot_list;
 mod subscription;
 mod table;
 mod tables;
+mod timeouts;
 mod timers;
 mod write_order;
 
@@ -89,7 +90,7 @@ use crate::ids::{ConnId, Moment, Now, Router, ShardId};
 use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
-use crate::session::{self, Answer, Feed, Principal, SessionNames};
+use crate::session::{self, Answer, Feed, SessionNames};
 use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
@@ -117,7 +118,7 @@ impl Settings {
     fn message_limits(&self, connection: &Connection) -> MessageLimits {
         let most = self.limits.message_bytes_max;
         MessageLimits {
-            message_bytes_max: match (connection.principal(), &connection.session) {
+            message_bytes_max: match (connection.principal(), &connection.client.session) {
                 (None, Session::Echo) | (Some(_), _) => most,
                 (None, _) => most.min(STRANGER_MESSAGE_BYTES_MAX),
             },
@@ -282,12 +283,15 @@ impl Shard {
 
     /// A connection was accepted. It is refused by `None` when the shard is full.
     pub fn handle_open(&mut self, now: Now, listener: Listener) -> Option<ConnId> {
+        self.open(now, Transport::from(listener))
+    }
+
+    fn open(&mut self, now: Now, transport: Transport) -> Option<ConnId> {
         if self.connections.len() >= self.settings.limits.connections_per_shard_max as usize {
             return None;
         }
         self.counters.accepted += 1;
         let deadline = Moment::at(now.mono_ms + self.settings.limits.greeting_ms);
-        let transport = Transport::from(listener);
         let connection = Connection::new(transport, now.mono_ms, Greeting::Due(deadline));
         Some(self.insert(now, connection))
     }
@@ -447,15 +451,15 @@ impl Shard {
         let Some(connection) = self.connections.remove(id) else { return false };
         let parcel = Parcel {
             socket,
-            transport: connection.transport,
-            session: connection.session,
+            transport: connection.client.transport,
+            session: connection.client.session,
             first: hand_off.first,
             unread,
             unsent: connection.queue,
             pace: connection.pace,
             small_reader: connection.flags.small_reader,
-            heard: connection.heard,
-            greeting: connection.greeting,
+            heard: connection.client.heard,
+            greeting: connection.client.greeting,
         };
         self.counters.handed_off += 1;
         self.outbox.send(hand_off.to, Envelope::Adopt(Box::new(parcel)));
@@ -472,7 +476,7 @@ impl Shard {
     pub fn close_all(&mut self, now: Now) {
         let ids: Vec<ConnId> = self.connections.ids().collect();
         for id in ids {
-            match self.connections.get(id).map(|connection| &connection.transport) {
+            match self.connections.get(id).map(|connection| &connection.client.transport) {
                 Some(Transport::Http) => self.refuse_head(now, id, HeadError::ShuttingDown),
                 _ => self.disconnect(now, id, Disconnect::Shutdown),
             }
@@ -554,7 +558,7 @@ impl Shard {
     /// Notes that a connection has bytes to write.
     fn mark_due(&mut self, id: ConnId, due: Due) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if !connection.is_polling() {
+        if !connection.flags.polling {
             return self.write_order.note(id, &mut connection.flags.due, due);
         }
         if connection.flags.due.replace(due).is_none() {
@@ -573,20 +577,20 @@ impl Shard {
         self.leave_all(id, reason);
         self.forget_name(id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if let Session::Foony(session) = &connection.session {
+        if let Session::Foony(session) = &connection.client.session {
             let form = session.form();
             connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
         }
         connection.phase = Phase::Closing;
         connection.change_rare(|rare| (rare.unread, rare.backlog) = (Vec::new(), None));
-        if says_goodbye(&connection.transport, reason) {
+        if says_goodbye(&connection.client.transport, reason) {
             let body = close_body(reason.close_code(), &reason.to_string());
             connection
                 .queue
                 .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
         }
-        connection.session = Session::Undecided;
-        if connection.is_polling() {
+        connection.client.session = Session::Undecided;
+        if connection.flags.polling {
             return self.close_polling(now, id);
         }
         self.mark_due(id, Due::Answer);
@@ -595,101 +599,6 @@ impl Shard {
             _ => Parting::MayGoOn,
         };
         self.outbox.effect(Effect::Close { conn: id, parting });
-    }
-
-    /// Looks at every connection whose check is due.
-    fn sweep(&mut self, now: Now) {
-        let mut from = 0;
-        while let Some(id) = self.connections.next_due(from, now.mono_ms) {
-            from = id.slot + 1;
-            let next_ms = self.check_connection(now, id);
-            self.connections.set_check(id, next_ms);
-        }
-        self.spares.trim();
-        self.sweeping = self.connections.len() > 0;
-        if self.sweeping {
-            self.timers.set(now.mono_ms + self.settings.limits.sweep_ms, Timer::Sweep);
-        }
-    }
-
-    /// Applies the time-outs of one connection; returns when to look again.
-    fn check_connection(&mut self, now: Now, id: ConnId) -> u64 {
-        if let Some(reason) = self.overdue(now, id) {
-            match self.connections.get(id).map(|connection| &connection.transport) {
-                Some(Transport::Http) => self.refuse_head(now, id, HeadError::Timeout),
-                _ => self.disconnect(now, id, reason),
-            }
-            return u64::MAX;
-        }
-        if self.connections.get(id).is_none_or(|c| c.phase == Phase::Closing) {
-            return u64::MAX;
-        }
-        self.end_long_hold(now, id);
-        let members_ms = self.expire_memberships(now, id);
-        let liveness_ms = self.check_liveness(now, id);
-        members_ms.min(liveness_ms)
-    }
-
-    /// Why a connection has to end now, if it has to.
-    fn overdue(&self, now: Now, id: ConnId) -> Option<Disconnect> {
-        let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
-        if connection.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
-            return Some(Disconnect::GreetingTimeout);
-        }
-        let expires = connection.principal().and_then(Principal::expires_wall_ms);
-        if expires.is_some_and(|end_ms| end_ms <= now.wall_ms) {
-            return Some(Disconnect::TokenExpired);
-        }
-        if connection.is_polling() {
-            let absent = self.poll_absent_ms(id).is_some_and(|due_ms| due_ms <= now.mono_ms);
-            return absent.then_some(Disconnect::Lost);
-        }
-        let (_, idle_ms) = self.silences(connection);
-        let idle = idle_ms != 0 && connection.alive.ms() + idle_ms <= now.mono_ms;
-        idle.then_some(Disconnect::IdleTimeout)
-    }
-
-    /// Pings a silent WebSocket peer; returns when the connection must be looked at again.
-    fn check_liveness(&mut self, now: Now, id: ConnId) -> u64 {
-        let poll_check_ms = self.poll_check_ms(id);
-        let Some(connection) = self.connections.get(id) else { return u64::MAX };
-        let (ping_after_ms, idle_ms) = self.silences(connection);
-        let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
-        let alive_ms = connection.alive.ms();
-        let ping_ms = alive_ms + ping_after_ms;
-        let can_ping = matches!(connection.transport, Transport::WebSocket(_));
-        let mut next_ms = if idle_ms == 0 { u64::MAX } else { alive_ms + idle_ms };
-        if let Some(deadline_ms) = connection.greeting.deadline_ms() {
-            next_ms = next_ms.min(deadline_ms);
-        }
-        if let Some(end_ms) = connection.principal().and_then(Principal::expires_wall_ms) {
-            next_ms = next_ms.min(now.mono_ms + end_ms.saturating_sub(now.wall_ms));
-        }
-        if let Some(check_ms) = poll_check_ms {
-            next_ms = next_ms.min(check_ms);
-        }
-        if can_ping && ping_after_ms != 0 && !connection.flags.pinged {
-            if ping_ms <= now.mono_ms {
-                connection.flags.pinged = true;
-                self.queue_frame(now, id, Opcode::Ping, &[]);
-            } else {
-                next_ms = next_ms.min(ping_ms);
-            }
-        }
-        next_ms
-    }
-
-    /// After how much silence a peer is pinged, and after how much it is taken for dead,
-    /// milliseconds; 0 never. Foony clients have promised to ping.
-    fn silences(&self, connection: &Connection) -> (u64, u64) {
-        let limits = &self.settings.limits;
-        let keep_alive_ms = limits.keep_alive_ms;
-        match connection.session {
-            Session::Foony(_) if keep_alive_ms != 0 && limits.idle_ms != 0 => {
-                (limits.ping_after_ms.min(keep_alive_ms), limits.idle_ms.min(2 * keep_alive_ms))
-            }
-            _ => (limits.ping_after_ms, limits.idle_ms),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! what they are sent waits until the edge asks for it (`protocols/foony.md` section 1.2).
 
 use super::Shard;
-use super::connection::{Connection, Listener, Session, Transport};
+use super::connection::{Connection, Session, Transport};
 use super::envelope::Envelope;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Moment, Now, ShardId};
@@ -152,7 +152,9 @@ impl Shard {
         let Some(connection) = self.connections.get(id) else {
             return PollOutcome::Refused { bytes: std::mem::take(&mut self.last_words) };
         };
-        let Transport::Poll(polling) = &connection.transport else { return PollOutcome::Busy };
+        let Transport::Poll(polling) = &connection.client.transport else {
+            return PollOutcome::Busy;
+        };
         if connection.principal().is_none() {
             // Nothing else than an auth can begin a session.
             let bytes = self.take_queue(now, id);
@@ -164,13 +166,12 @@ impl Shard {
     }
 
     fn handle_open_polling(&mut self, now: Now) -> Option<ConnId> {
-        let id = self.handle_open(now, Listener::Http)?;
         let name = self.names.next_name();
         let secret = foony::secret(self.settings.session.connection_key, &name);
+        let polling = Polling { secret, held: None, asked_ms: now.mono_ms };
+        let id = self.open(now, Transport::Poll(Box::new(polling)))?;
         let connection = self.connections.get_mut(id)?;
-        connection.transport =
-            Transport::Poll(Box::new(Polling { secret, held: None, asked_ms: now.mono_ms }));
-        connection.session = Session::Foony(foony::Session::new(Form::Stream));
+        connection.client.session = Session::Foony(foony::Session::new(Form::Stream));
         connection.flags.settled = true;
         Some(id)
     }
@@ -179,7 +180,7 @@ impl Shard {
         let Some(id) = self.find_polling(session) else { return PollOutcome::Gone };
         self.counters.bytes_in += bytes.len() as u64;
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.alive = Moment::at(now.mono_ms);
+            connection.client.alive = Moment::at(now.mono_ms);
         }
         match self.connections.get(id).is_some_and(Connection::has_backlog) {
             true => self.put_off(now, id, bytes),
@@ -196,14 +197,14 @@ impl Shard {
             self.answer_poll(earlier.number, PollOutcome::Frames { bytes: Vec::new() });
         }
         let connection = self.connections.get_mut(id)?;
-        connection.alive = Moment::at(now.mono_ms);
-        connection.heard = Moment::at(now.mono_ms);
+        connection.client.alive = Moment::at(now.mono_ms);
+        connection.client.heard = Moment::at(now.mono_ms);
         if !connection.queue.is_empty() {
             let bytes = self.take_queue(now, id);
             return Some(PollOutcome::Frames { bytes });
         }
         let until_ms = now.mono_ms + HOLD_MS;
-        if let Transport::Poll(polling) = &mut connection.transport {
+        if let Transport::Poll(polling) = &mut connection.client.transport {
             polling.held = Some(Held { number, until_ms });
         }
         self.connections.set_check(id, until_ms);
@@ -216,14 +217,14 @@ impl Shard {
     }
 
     fn polling(&self, id: ConnId) -> Option<&Polling> {
-        match &self.connections.get(id).filter(|c| c.is_open())?.transport {
+        match &self.connections.get(id).filter(|c| c.is_open())?.client.transport {
             Transport::Poll(polling) => Some(polling),
             _ => None,
         }
     }
 
     fn take_held(&mut self, now: Now, id: ConnId) -> Option<Held> {
-        match &mut self.connections.get_mut(id)?.transport {
+        match &mut self.connections.get_mut(id)?.client.transport {
             Transport::Poll(polling) => {
                 polling.asked_ms = now.mono_ms;
                 polling.held.take()
@@ -250,11 +251,5 @@ impl Shard {
 
     fn answer_poll(&mut self, number: u64, outcome: PollOutcome) {
         self.outbox.send(self.settings.edge, Envelope::Polled { number, outcome });
-    }
-}
-
-impl Connection {
-    pub(super) fn is_polling(&self) -> bool {
-        matches!(self.transport, Transport::Poll(_))
     }
 }
