@@ -155,6 +155,10 @@ fn listen(address: SocketAddr, accept: Accept) -> io::Result<Socket> {
         defer_accept(&socket)?;
     }
     socket.listen(BACKLOG)?;
+    // Inherited, too, but forgotten when listening begins. The first request is acknowledged with
+    // its answer: a segment less for everybody who connects. One that may not have come whole is
+    // acknowledged at once (`turn/receive.rs`).
+    socket.set_tcp_quickack(false)?;
     Ok(socket)
 }
 

@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use socket2::SockRef;
+
 use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
 use crate::shard::{Parting, Segments};
@@ -120,6 +122,12 @@ impl Socket {
     /// Nothing of this socket is in the ring, or waits to be read.
     pub fn is_quiet(&self) -> bool {
         !self.receiving && !self.polling && self.deferred == 0
+    }
+
+    /// Acknowledges at once what has come: the peer may wait for that before it sends the rest of
+    /// its request. Failing means that the peer is gone.
+    pub fn acknowledge(&self) {
+        let _ = SockRef::from(&self.fd).set_tcp_quickack(true);
     }
 
     /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.

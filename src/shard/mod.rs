@@ -393,6 +393,15 @@ impl Shard {
         None
     }
 
+    /// Has the connection sent some of its request or greeting, and not all of it? Of a request for
+    /// the edge, the body may follow.
+    pub fn has_part_of_greeting(&self, id: ConnId) -> bool {
+        let is_part = |c: &Connection| {
+            !c.unread().is_empty() && matches!(c.client.greeting, Greeting::Due(_))
+        };
+        self.connections.get(id).is_some_and(is_part)
+    }
+
     /// What waits to be written to a connection.
     pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
         self.connections.get(id).map(|connection| &connection.queue)

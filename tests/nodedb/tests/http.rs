@@ -1,5 +1,9 @@
 //! The HTTP edge: upgrades good and bad, and the admin address.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
 use headcount_blackbox::raw::{self, RawConnection, get, request};
 use headcount_blackbox::{Config, Generation, Message, Server, ms, user};
 
@@ -157,6 +161,34 @@ async fn metrics_are_in_the_exposition_format() {
 }
 
 /// Connections that the server has accepted.
+/// A socket that has not set TCP_NODELAY sends the next small piece when the one before has been
+/// acknowledged, which may take a kernel 40 ms unless it is told otherwise.
+#[test]
+fn whoever_sends_its_first_request_in_pieces_is_not_kept_waiting() {
+    let server = Server::start();
+    let (upgrade, greeting) = (raw::UPGRADE.as_bytes(), user("alice").greeting());
+    let poll = b"POST /lp/connect HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef";
+    for (what, address, bytes, cuts) in [
+        ("upgrade", server.http, upgrade, [20, 40]),
+        ("request with a body", server.http, poll, [poll.len() - 6, poll.len() - 3]),
+        ("part of a head", server.http, poll, [10, poll.len() - 3]),
+        ("greeting", server.sync_tcp, &greeting, [3, 20]),
+    ] {
+        let delay = || {
+            let mut client = TcpStream::connect(address).expect("connects");
+            let began = Instant::now();
+            for (from, to) in [(0, cuts[0]), (cuts[0], cuts[1]), (cuts[1], bytes.len())] {
+                client.write_all(&bytes[from..to]).expect("sends");
+            }
+            let answered = client.read(&mut [0; 512]).expect("an answer");
+            assert!(answered > 0, "{what}");
+            began.elapsed()
+        };
+        let least = (0..5).map(|_| delay()).min().expect("five");
+        assert!(least < ms(30), "{what}: {least:?}");
+    }
+}
+
 async fn open_connections(server: &Server) -> u32 {
     let metrics = get(server.admin, "/metrics").await.text;
     let shards = metrics.lines().filter(|line| line.starts_with("headcount_connections{"));
