@@ -2,7 +2,8 @@
 //!
 //! Invariant: a turn is short. A foreground connection is read whenever it is ready, and at most
 //! one background connection per turn, so that floods of our own do not show in the delays of
-//! polite clients. How long turns took is part of every report.
+//! polite clients. Connections that come and go are read in turn instead. How long turns took is
+//! part of every report.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +25,8 @@ use super::signals::{Signals, Timeline};
 
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
 const BACKGROUND_READ_BYTES: usize = 16 * 1024;
-/// Of those that are read in turn: after so many without an answer, the rest have none either.
+/// Of those that are read in turn: after so many without an answer, the others wait for the next
+/// turn.
 const UNANSWERED_PER_TURN: usize = 3;
 /// Longest sleep in the kernel: how late a thread sees what another one signalled.
 const SLEEP_MAX: Duration = Duration::from_millis(1);
@@ -84,7 +86,8 @@ pub trait Load: Send + 'static {
     const EVENTS_MAX: usize = 1024;
 
     /// Does nearly every connection wait for an answer all the time? A thread that spins then reads
-    /// them in turn, and does not ask the kernel which can be read.
+    /// them in turn, and does not ask the kernel which can be read. A turn that finds no answer
+    /// counts as idle, though one may wait further back in the line.
     const IN_TURN: bool = false;
 
     /// Opens what is to be opened and sends what is due.
@@ -498,7 +501,7 @@ impl<L: Load> Engine<L> {
     /// Answers come in the order in which they are waited for, about.
     fn read_line(&mut self) -> bool {
         let (mut happened, mut unanswered) = (false, 0);
-        for _ in 0..self.clients.line.len() {
+        for _ in 0..self.clients.line.len().min(L::EVENTS_MAX) {
             let Some(at) = self.clients.next_in_line() else { break };
             let came = self.read(at);
             // Unless it has ended.

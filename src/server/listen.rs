@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::shard::Listener;
 
@@ -76,7 +76,14 @@ pub struct ShardListeners {
 }
 
 impl ShardListeners {
+    /// What clients send first is acknowledged with the answer, a segment less for everybody who
+    /// connects; without an answer, `turn/receive.rs` has it acknowledged at once. Accepted sockets
+    /// inherit that from the listener.
     pub fn new(http: OwnedFd, sync_tcp: OwnedFd) -> Self {
+        for listener in [&http, &sync_tcp] {
+            // A kernel that refuses costs nothing but the segment.
+            let _ = SockRef::from(listener).set_tcp_quickack(false);
+        }
         ShardListeners { http: Some(http), sync_tcp: Some(sync_tcp) }
     }
 
@@ -155,10 +162,6 @@ fn listen(address: SocketAddr, accept: Accept) -> io::Result<Socket> {
         defer_accept(&socket)?;
     }
     socket.listen(BACKLOG)?;
-    // Inherited, too, but forgotten when listening begins. The first request is acknowledged with
-    // its answer: a segment less for everybody who connects. One that may not have come whole is
-    // acknowledged at once (`turn/receive.rs`).
-    socket.set_tcp_quickack(false)?;
     Ok(socket)
 }
 

@@ -207,7 +207,7 @@ impl Shard {
             return;
         }
         // It may not have been read since: that is no silence of its own.
-        connection.client.alive = Moment::at(now.mono_ms);
+        connection.details.alive = Moment::at(now.mono_ms);
         let backlog = connection.backlog_mut();
         let (requests, done) = (take(&mut backlog.requests), take(&mut backlog.done));
         let left = match &requests[done..] {

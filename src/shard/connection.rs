@@ -158,13 +158,13 @@ impl Greeting {
     }
 }
 
-/// One connection: what fan-out looks at, so that a hundred thousand of them are few megabytes, and
-/// where the rest is. An idle one owns no heap memory but its client, with its session's names and
-/// its subscriptions.
+/// One connection: what fan-out looks at, so that a hundred thousand of them are a few megabytes,
+/// and where the rest is. An idle one owns no heap memory but its details, with its session's names
+/// and its subscriptions.
 #[derive(Debug)]
 pub struct Connection {
     pub queue: SendQueue,
-    pub client: Box<Client>,
+    pub details: Box<Details>,
     rare: Option<Box<Rare>>,
     /// Updates that may still be sent to owners in `credit_second`.
     pub update_credit: u32,
@@ -174,9 +174,9 @@ pub struct Connection {
     pub flags: Flags,
 }
 
-/// Who is at the other end: what it speaks, who it says it is, and what it is sent.
+/// The part of a connection that fan-out does not meet.
 #[derive(Debug)]
-pub struct Client {
+pub struct Details {
     pub transport: Transport,
     pub session: Session,
     pub subscriptions: Few<Subscription>,
@@ -188,7 +188,7 @@ pub struct Client {
     pub alive: Moment,
 }
 
-const _: () = assert!(size_of::<Client>() <= 120, "every idle connection pays for it");
+const _: () = assert!(size_of::<Details>() <= 120, "every idle connection pays for it");
 
 /// What most connections have none of, most of the time.
 #[derive(Debug, Default)]
@@ -242,7 +242,7 @@ impl Connection {
     /// A connection that has greeted nobody yet.
     pub fn new(transport: Transport, now_ms: u64, greeting: Greeting) -> Self {
         let flags = Flags { polling: matches!(transport, Transport::Poll(_)), ..Flags::default() };
-        let client = Client {
+        let details = Details {
             transport,
             session: Session::Undecided,
             subscriptions: Few::None,
@@ -253,7 +253,7 @@ impl Connection {
         };
         Connection {
             queue: SendQueue::default(),
-            client: Box::new(client),
+            details: Box::new(details),
             rare: None,
             update_credit: 0,
             credit_second: 0,
@@ -292,13 +292,18 @@ impl Connection {
         self.rare()?.resuming.as_ref()
     }
 
+    /// Where it is about to go.
+    pub fn moves_to(&self) -> Option<ShardId> {
+        self.rare()?.hand_off.as_ref().map(|hand_off| hand_off.to)
+    }
+
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }
 
     /// Who the session is; `None` before its greeting.
     pub fn principal(&self) -> Option<&Principal> {
-        match &self.client.session {
+        match &self.details.session {
             Session::Sync(session) => session.principal(),
             Session::Foony(session) => session.principal(),
             Session::Undecided | Session::Echo => None,
@@ -326,34 +331,34 @@ impl Connection {
     }
 
     pub fn subscription(&self, channel: u32, feed: Feed) -> Option<&Subscription> {
-        self.client.subscriptions.iter().find(|s| s.is_to(channel, feed))
+        self.details.subscriptions.iter().find(|s| s.is_to(channel, feed))
     }
 
     pub fn subscription_mut(&mut self, channel: u32, feed: Feed) -> Option<&mut Subscription> {
-        self.client.subscriptions.iter_mut().find(|s| s.is_to(channel, feed))
+        self.details.subscriptions.iter_mut().find(|s| s.is_to(channel, feed))
     }
 
     pub fn membership_mut(&mut self, channel: u32) -> Option<&mut Membership> {
-        self.client.memberships.iter_mut().find(|membership| membership.channel == channel)
+        self.details.memberships.iter_mut().find(|membership| membership.channel == channel)
     }
 
     pub fn is_member(&self, channel: u32) -> bool {
-        self.client.memberships.iter().any(|membership| membership.channel == channel)
+        self.details.memberships.iter().any(|membership| membership.channel == channel)
     }
 
     /// Whether it subscribes to the channel, or is a member of it.
     pub fn is_attached(&self, channel: u32) -> bool {
-        self.is_member(channel) || self.client.subscriptions.iter().any(|s| s.channel() == channel)
+        self.is_member(channel) || self.details.subscriptions.iter().any(|s| s.channel() == channel)
     }
 
     /// Whether it subscribes to a feed of this kind in the channel.
     pub fn is_subscribed(&self, channel: u32, kind: FeedSet) -> bool {
-        self.client.subscriptions.iter().any(|s| s.channel() == channel && kind.contains(s.feed()))
+        self.details.subscriptions.iter().any(|s| s.channel() == channel && kind.contains(s.feed()))
     }
 
     /// Subscriptions to feeds of one kind.
     pub fn subscriptions_to(&self, kind: FeedSet) -> usize {
-        self.client
+        self.details
             .subscriptions
             .iter()
             .filter(|subscription| kind.contains(subscription.feed()))
@@ -362,7 +367,7 @@ impl Connection {
 
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.
     pub fn end_of_stream(&self) -> Disconnect {
-        match self.client.transport {
+        match self.details.transport {
             Transport::Stream(_) if self.unread().is_empty() => Disconnect::Clean,
             Transport::Http => Disconnect::Clean,
             _ => Disconnect::Lost,

@@ -79,7 +79,7 @@ impl Shard {
         let Some(home) = self.homes.get_tenant(to.slot, to.generation) else { return };
         let key = Arc::clone(&home.key);
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
-        let Session::Foony(session) = &connection.client.session else { return };
+        let Session::Foony(session) = &connection.details.session else { return };
         let feed = session.messages();
         let bytes = encode::messages(feed, &key.name, messages.iter().map(Arc::as_ref));
         let Some(subscription) = connection.subscription_mut(to.slot, feed) else { return };
@@ -106,7 +106,7 @@ impl Shard {
         let is_changes = |s: &&mut Subscription| {
             s.channel() == slot && Feed::PRESENCE_CHANGES.contains(s.feed())
         };
-        let subscription = connection.client.subscriptions.iter_mut().find(is_changes);
+        let subscription = connection.details.subscriptions.iter_mut().find(is_changes);
         match subscription.and_then(|subscription| subscription.missed.take()).map(|m| *m) {
             Some(Missed::Changes { left, .. }) => left,
             _ => Vec::new(),
@@ -148,12 +148,13 @@ impl Shard {
         }
         connection.flags.stale = false;
         let connection = &*connection;
-        let missed = connection.client.subscriptions.iter().filter(|s| s.missed.is_some());
+        let missed = connection.details.subscriptions.iter().filter(|s| s.missed.is_some());
         let missed: Vec<_> =
             missed.map(|s| (s.channel(), s.feed(), connection.due_ms(s))).collect();
         // Messages and changes are asked for one channel at a time, so that no more than one answer
         // waits for a client that has just begun to read again.
-        let mut is_waiting = connection.client.subscriptions.iter().any(Subscription::is_asked_for);
+        let mut is_waiting =
+            connection.details.subscriptions.iter().any(Subscription::is_asked_for);
         for (slot, feed, due_ms) in missed {
             if !Feed::PRESENCE_SETS.contains(feed) {
                 match is_waiting {

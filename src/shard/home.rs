@@ -20,7 +20,7 @@ impl Shard {
     /// The presence feed of a greeted sync session.
     pub(super) fn sync_feed_of(&self, id: ConnId) -> Option<Feed> {
         let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
-        match &connection.client.session {
+        match &connection.details.session {
             Session::Sync(session) if session.principal().is_some() => Some(session.feed()),
             _ => None,
         }
@@ -73,7 +73,7 @@ impl Shard {
         else {
             return;
         };
-        connection.client.subscriptions.push(Subscription::new(slot, feed, request));
+        connection.details.subscriptions.push(Subscription::new(slot, feed, request));
         let count = home.begin_subscription(feed);
         self.counters.subscriptions += 1;
         if count == 1 {
@@ -100,9 +100,9 @@ impl Shard {
     /// Removes a subscription, and tells the owner if it was the last one of its feed.
     pub(super) fn unsubscribe(&mut self, id: ConnId, slot: u32, feed: Feed) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let at = connection.client.subscriptions.iter().position(|s| s.is_to(slot, feed));
+        let at = connection.details.subscriptions.iter().position(|s| s.is_to(slot, feed));
         let Some(at) = at else { return };
-        let gone = connection.client.subscriptions.swap_remove(at);
+        let gone = connection.details.subscriptions.swap_remove(at);
         if let Some(place) = gone.place() {
             self.vacate(slot, feed, place);
         }
@@ -123,7 +123,7 @@ impl Shard {
     }
 
     fn last_subscription(&self, id: ConnId) -> Option<(u32, Feed)> {
-        let last = self.connections.get(id)?.client.subscriptions.last()?;
+        let last = self.connections.get(id)?.details.subscriptions.last()?;
         Some((last.channel(), last.feed()))
     }
 

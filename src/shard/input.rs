@@ -39,7 +39,7 @@ impl Shard {
 
     pub(super) fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.client.alive = Moment::at(now.mono_ms);
+        connection.details.alive = Moment::at(now.mono_ms);
         connection.flags.pinged = false;
         match connection.phase {
             Phase::Closing => return,
@@ -84,10 +84,10 @@ impl Shard {
     /// A connection arrives from another shard, with what it has sent and not been answered.
     pub(super) fn adopt(&mut self, now: Now, parcel: Parcel) {
         let mut connection = Connection::new(parcel.transport, now.mono_ms, parcel.greeting);
-        connection.client.session = parcel.session;
+        connection.details.session = parcel.session;
         connection.queue = parcel.unsent;
         connection.pace = parcel.pace;
-        connection.client.heard = parcel.heard;
+        connection.details.heard = parcel.heard;
         connection.flags.settled = true;
         connection.flags.small_reader = parcel.small_reader;
         let id = self.insert(now, connection);
@@ -136,7 +136,7 @@ impl Shard {
                 break;
             }
             let rest = &mut bytes[consumed..];
-            let step = match connection.client.transport {
+            let step = match connection.details.transport {
                 Transport::Http => self.read_head(now, id, rest),
                 Transport::WebSocket(_) => self.read_websocket(now, id, rest),
                 Transport::Stream(_) => self.read_stream(now, id, rest),
@@ -181,14 +181,14 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return 0 };
         let response = http::switching_protocols(&upgrade.key, None);
         connection.queue.append(|out| out.extend_from_slice(&response));
-        connection.client.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
-        connection.client.greeting = Greeting::Due(Moment::at(now.mono_ms + auth_ms));
+        connection.details.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
+        connection.details.greeting = Greeting::Due(Moment::at(now.mono_ms + auth_ms));
         if self.settings.echo && upgrade.path == ECHO_PATH {
-            connection.client.session = Session::Echo;
-            connection.client.greeting = Greeting::Done(Moment::at(0));
+            connection.details.session = Session::Echo;
+            connection.details.greeting = Greeting::Done(Moment::at(0));
         }
         connection.flags.small_reader = upgrade.user_agent.is_some_and(is_small_reader);
-        connection.client.heard = Moment::at(now.mono_ms);
+        connection.details.heard = Moment::at(now.mono_ms);
         self.connections.set_check(id, now.mono_ms);
         self.mark_due(id, Due::Answer);
         upgrade.head_bytes
@@ -208,7 +208,7 @@ impl Shard {
     fn read_websocket(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) -> usize {
         let Some(connection) = self.connections.get_mut(id) else { return 0 };
         let limits = self.settings.message_limits(connection);
-        let Transport::WebSocket(decoder) = &mut connection.client.transport else { return 0 };
+        let Transport::WebSocket(decoder) = &mut connection.details.transport else { return 0 };
         match decoder.decode(bytes, &limits) {
             Ok(decoded) => {
                 if let Some(incoming) = decoded.incoming {
@@ -236,7 +236,7 @@ impl Shard {
                 connection.queue.append(|out| {
                     websocket::append_frame(out, Opcode::Close, body);
                 });
-                let is_foony = matches!(connection.client.session, Session::Foony(_));
+                let is_foony = matches!(connection.details.session, Session::Foony(_));
                 let reason = match code {
                     Some(code) if is_foony && !FOONY_GOODBYES.contains(&code) => Disconnect::Lost,
                     _ => Disconnect::Clean,
@@ -255,7 +255,7 @@ impl Shard {
 
     fn handle_message(&mut self, now: Now, id: ConnId, kind: MessageKind, payload: &[u8]) {
         let Some(connection) = self.connections.get(id) else { return };
-        match (&connection.client.session, kind) {
+        match (&connection.details.session, kind) {
             (Session::Echo, MessageKind::Text) => {
                 self.queue_frame(now, id, Opcode::Text, payload);
             }
@@ -299,9 +299,9 @@ impl Shard {
         let limits = &self.settings.limits;
         let more_ms = limits.greeting_ms.saturating_sub(limits.auth_ms);
         if let Some(connection) = self.connections.get_mut(id)
-            && let Some(deadline_ms) = connection.client.greeting.deadline_ms()
+            && let Some(deadline_ms) = connection.details.greeting.deadline_ms()
         {
-            connection.client.greeting = Greeting::Due(Moment::at(deadline_ms + more_ms));
+            connection.details.greeting = Greeting::Due(Moment::at(deadline_ms + more_ms));
         }
         self.open_sync_session(now, id, header, Framing::WebSocket);
         self.handle_sync_message(now, id, header, message);
@@ -312,7 +312,7 @@ impl Shard {
         let mut cx = Context { now, settings, limits, names: &mut self.names };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.client.session = Session::Sync(session);
+            connection.details.session = Session::Sync(session);
         }
     }
 
@@ -352,7 +352,7 @@ impl Shard {
     /// The header generation of a TCP connection, told by its first frame.
     fn stream_header(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> Option<Header> {
         let connection = self.connections.get_mut(id)?;
-        let Transport::Stream(known) = &mut connection.client.transport else { return None };
+        let Transport::Stream(known) = &mut connection.details.transport else { return None };
         if known.is_none() {
             *known = match detect(bytes) {
                 Detection::Ten => Some(Header::Ten),
@@ -372,14 +372,14 @@ impl Shard {
 
     fn handle_frame(&mut self, now: Now, id: ConnId, frame: RawFrame<'_>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Session::Sync(session) = &mut connection.client.session else { return };
+        let Session::Sync(session) = &mut connection.details.session else { return };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
         let mut cx = Context { now, settings, limits, names: &mut self.names };
         // A fault that was caught may have left the beginning of another peer's answer.
         self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
         if !matches!(step, Step::Ignored(Ignored::Malformed(_))) {
-            connection.client.heard = Moment::at(now.mono_ms);
+            connection.details.heard = Moment::at(now.mono_ms);
         }
         self.send_reply(now, id);
         self.take_sync_step(now, id, step, frame);
@@ -387,7 +387,7 @@ impl Shard {
 
     fn open_foony_session(&mut self, id: ConnId, form: Form) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.client.session = Session::Foony(foony::Session::new(form));
+            connection.details.session = Session::Foony(foony::Session::new(form));
         }
     }
 
@@ -403,7 +403,7 @@ impl Shard {
     #[must_use]
     pub(super) fn begin_payload(&mut self, now: Now, id: ConnId, payload: &[u8]) -> usize {
         let Some(connection) = self.connections.get(id) else { return 0 };
-        let Session::Foony(session) = &connection.client.session else { return 0 };
+        let Session::Foony(session) = &connection.details.session else { return 0 };
         if session.form() != Form::Json {
             return self.begin_records(now, id, payload);
         }
@@ -465,7 +465,7 @@ impl Shard {
         self.counters.messages_in += 1;
         self.reply.clear();
         let Some(connection) = self.connections.get_mut(id) else { return Placed::Here };
-        let Session::Foony(session) = &mut connection.client.session else { return Placed::Here };
+        let Session::Foony(session) = &mut connection.details.session else { return Placed::Here };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
         let mut cx = Context { now, settings, limits, names: &mut self.names };
         let mut out = Writer::new(session.form(), &mut self.reply);
@@ -473,7 +473,7 @@ impl Shard {
             Ok(request) => session.handle_request(&mut cx, request, &mut out),
             Err(malformed) => session.refuse_malformed(malformed, &mut out),
         };
-        connection.client.heard = Moment::at(now.mono_ms);
+        connection.details.heard = Moment::at(now.mono_ms);
         self.send_reply(now, id);
         match step {
             Step::Request { id: number, channel, request } => {
@@ -518,7 +518,7 @@ impl Shard {
     fn greeted(&mut self, now: Now, id: ConnId, arrival: Arrival) {
         self.leave_all(id, Disconnect::Clean);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.client.greeting = Greeting::Done(Moment::at(now.mono_ms));
+            connection.details.greeting = Greeting::Done(Moment::at(now.mono_ms));
         }
         self.connections.set_check(id, now.mono_ms);
         self.end_earlier_local(now, id);
@@ -532,7 +532,7 @@ impl Shard {
         self.leave_all(id, Disconnect::Clean);
         let deadline_ms = now.mono_ms + self.settings.limits.greeting_ms;
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.client.greeting = Greeting::Due(Moment::at(deadline_ms));
+            connection.details.greeting = Greeting::Due(Moment::at(deadline_ms));
         }
         self.connections.set_check(id, now.mono_ms);
     }

@@ -115,9 +115,9 @@ impl Shard {
     /// Ends a membership and nothing else.
     pub(super) fn withdraw(&mut self, id: ConnId, slot: u32, departure: Departure) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let at = connection.client.memberships.iter().position(|m| m.channel == slot);
+        let at = connection.details.memberships.iter().position(|m| m.channel == slot);
         let Some(at) = at else { return };
-        connection.client.memberships.swap_remove(at);
+        connection.details.memberships.swap_remove(at);
         let addr = ConnAddr { shard: self.id, conn: id };
         match departure {
             Departure::AtOnce => self.command_home(slot, Command::Leave { addr }),
@@ -135,7 +135,7 @@ impl Shard {
         let is_foony = self
             .connections
             .get(id)
-            .is_some_and(|connection| matches!(connection.client.session, Session::Foony(_)));
+            .is_some_and(|connection| matches!(connection.details.session, Session::Foony(_)));
         let departure = match reason {
             Disconnect::Lost | Disconnect::Slow | Disconnect::Replaced => Departure::AfterGrace,
             // The client is about to return with a new token.
@@ -157,7 +157,7 @@ impl Shard {
         let resuming = connection.rare_mut().resuming.get_or_insert_default();
         resuming.answers += u32::from(shards);
         resuming.left.clear();
-        let greeted_ms = connection.client.greeting.done_ms();
+        let greeted_ms = connection.details.greeting.done_ms();
         let addr = ConnAddr { shard: self.id, conn: id };
         for shard in (0..shards).map(ShardId) {
             let key = Arc::clone(&key);
@@ -218,14 +218,14 @@ impl Shard {
         let mut expired = Vec::new();
         let mut next_ms = u64::MAX;
         let Some(connection) = self.connections.get(id) else { return next_ms };
-        if matches!(connection.client.session, Session::Foony(_)) {
+        if matches!(connection.details.session, Session::Foony(_)) {
             return next_ms;
         }
-        for membership in connection.client.memberships.iter() {
+        for membership in connection.details.memberships.iter() {
             let Some(home) = self.homes.get(membership.channel) else { continue };
             let announced_ms = membership.announced.ms();
             let alive_ms = match home.policy.heartbeat {
-                Heartbeat::AnyFrame => connection.client.heard.ms().max(announced_ms),
+                Heartbeat::AnyFrame => connection.details.heard.ms().max(announced_ms),
                 Heartbeat::Update => announced_ms,
             };
             let due_ms = alive_ms + home.policy.presence_ttl_ms;
@@ -246,7 +246,7 @@ impl Shard {
     pub(super) fn resubmit_states(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let held: Vec<_> = connection
-            .client
+            .details
             .memberships
             .iter_mut()
             .filter_map(|m| m.unsent_state.take().map(|state| (m.channel, state)))
@@ -290,7 +290,7 @@ impl Shard {
     }
 
     fn check_channel_count(&self, id: ConnId) -> Result<(), Reject> {
-        let count = self.connections.get(id).map_or(0, |c| c.client.memberships.len());
+        let count = self.connections.get(id).map_or(0, |c| c.details.memberships.len());
         if count >= self.settings.limits.channels_per_session_max {
             return Err(Reject::TooManyChannels);
         }
@@ -306,7 +306,7 @@ impl Shard {
         };
         if !connection.is_member(slot) {
             home.members += 1;
-            connection.client.memberships.push(Membership {
+            connection.details.memberships.push(Membership {
                 channel: slot,
                 number: 0,
                 announced: Moment::default(),
@@ -324,14 +324,14 @@ impl Shard {
 
     /// The presence feed of a sync session, whether or not it is open and greeted.
     fn sync_feed_of_any(&self, id: ConnId) -> Option<Feed> {
-        match &self.connections.get(id)?.client.session {
+        match &self.connections.get(id)?.details.session {
             Session::Sync(session) => Some(session.feed()),
             _ => None,
         }
     }
 
     fn last_membership(&self, id: ConnId) -> Option<u32> {
-        Some(self.connections.get(id)?.client.memberships.last()?.channel)
+        Some(self.connections.get(id)?.details.memberships.last()?.channel)
     }
 
     fn is_open(&self, id: ConnId) -> bool {
@@ -362,7 +362,7 @@ impl Shard {
         let Some(principal) = connection.principal() else { return };
         let identity = Arc::clone(&principal.identity);
         self.announcements = self.announcements.wrapping_add(1);
-        let (number, greeted_ms) = (self.announcements, connection.client.greeting.done_ms());
+        let (number, greeted_ms) = (self.announcements, connection.details.greeting.done_ms());
         let Some(membership) = connection.membership_mut(slot) else { return };
         membership.unsent_state = None;
         membership.number = number;
@@ -397,7 +397,7 @@ impl Shard {
 
     fn take_over(&mut self, now: Now, id: ConnId, key: Arc<ChannelKey>, identity: Arc<Identity>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Session::Sync(session) = &mut connection.client.session else { return };
+        let Session::Sync(session) = &mut connection.details.session else { return };
         session.adopt_identity(identity);
         let feed = session.feed();
         let slot = self.home_open(key);

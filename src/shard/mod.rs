@@ -118,7 +118,7 @@ impl Settings {
     fn message_limits(&self, connection: &Connection) -> MessageLimits {
         let most = self.limits.message_bytes_max;
         MessageLimits {
-            message_bytes_max: match (connection.principal(), &connection.client.session) {
+            message_bytes_max: match (connection.principal(), &connection.details.session) {
                 (None, Session::Echo) | (Some(_), _) => most,
                 (None, _) => most.min(STRANGER_MESSAGE_BYTES_MAX),
             },
@@ -393,13 +393,16 @@ impl Shard {
         None
     }
 
-    /// Has the connection sent some of its request or greeting, and not all of it? Of a request for
-    /// the edge, the body may follow.
-    pub fn has_part_of_greeting(&self, id: ConnId) -> bool {
-        let is_part = |c: &Connection| {
-            !c.unread().is_empty() && matches!(c.client.greeting, Greeting::Due(_))
+    /// Has a connection that has not greeted sent something without being answered? More may follow
+    /// when that is acknowledged: the rest of a head or a greeting, or a body for the edge.
+    pub fn is_owed_acknowledgement(&self, id: ConnId) -> bool {
+        let is_owed = |c: &Connection| {
+            let greets_elsewhere = c.moves_to().is_some_and(|to| to != self.settings.edge);
+            matches!(c.details.greeting, Greeting::Due(_))
+                && c.queue.is_empty()
+                && !greets_elsewhere
         };
-        self.connections.get(id).is_some_and(is_part)
+        self.connections.get(id).is_some_and(is_owed)
     }
 
     /// What waits to be written to a connection.
@@ -460,15 +463,15 @@ impl Shard {
         let Some(connection) = self.connections.remove(id) else { return false };
         let parcel = Parcel {
             socket,
-            transport: connection.client.transport,
-            session: connection.client.session,
+            transport: connection.details.transport,
+            session: connection.details.session,
             first: hand_off.first,
             unread,
             unsent: connection.queue,
             pace: connection.pace,
             small_reader: connection.flags.small_reader,
-            heard: connection.client.heard,
-            greeting: connection.client.greeting,
+            heard: connection.details.heard,
+            greeting: connection.details.greeting,
         };
         self.counters.handed_off += 1;
         self.outbox.send(hand_off.to, Envelope::Adopt(Box::new(parcel)));
@@ -485,7 +488,7 @@ impl Shard {
     pub fn close_all(&mut self, now: Now) {
         let ids: Vec<ConnId> = self.connections.ids().collect();
         for id in ids {
-            match self.connections.get(id).map(|connection| &connection.client.transport) {
+            match self.connections.get(id).map(|connection| &connection.details.transport) {
                 Some(Transport::Http) => self.refuse_head(now, id, HeadError::ShuttingDown),
                 _ => self.disconnect(now, id, Disconnect::Shutdown),
             }
@@ -586,19 +589,19 @@ impl Shard {
         self.leave_all(id, reason);
         self.forget_name(id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if let Session::Foony(session) = &connection.client.session {
+        if let Session::Foony(session) = &connection.details.session {
             let form = session.form();
             connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
         }
         connection.phase = Phase::Closing;
         connection.change_rare(|rare| (rare.unread, rare.backlog) = (Vec::new(), None));
-        if says_goodbye(&connection.client.transport, reason) {
+        if says_goodbye(&connection.details.transport, reason) {
             let body = close_body(reason.close_code(), &reason.to_string());
             connection
                 .queue
                 .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
         }
-        connection.client.session = Session::Undecided;
+        connection.details.session = Session::Undecided;
         if connection.flags.polling {
             return self.close_polling(now, id);
         }

@@ -18,8 +18,8 @@ impl Shard {
     pub(super) fn better_home(&mut self, id: ConnId, key: &ChannelKey) -> Option<ShardId> {
         let owner = self.settings.router.shard_of(key);
         let connection = self.connections.get(id)?;
-        let may_move = connection.client.subscriptions.is_empty()
-            && connection.client.memberships.is_empty()
+        let may_move = connection.details.subscriptions.is_empty()
+            && connection.details.memberships.is_empty()
             && connection.resuming().is_none()
             && !connection.flags.settled
             && !connection.flags.blocked;

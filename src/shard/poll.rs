@@ -152,7 +152,7 @@ impl Shard {
         let Some(connection) = self.connections.get(id) else {
             return PollOutcome::Refused { bytes: std::mem::take(&mut self.last_words) };
         };
-        let Transport::Poll(polling) = &connection.client.transport else {
+        let Transport::Poll(polling) = &connection.details.transport else {
             return PollOutcome::Busy;
         };
         if connection.principal().is_none() {
@@ -171,7 +171,7 @@ impl Shard {
         let polling = Polling { secret, held: None, asked_ms: now.mono_ms };
         let id = self.open(now, Transport::Poll(Box::new(polling)))?;
         let connection = self.connections.get_mut(id)?;
-        connection.client.session = Session::Foony(foony::Session::new(Form::Stream));
+        connection.details.session = Session::Foony(foony::Session::new(Form::Stream));
         connection.flags.settled = true;
         Some(id)
     }
@@ -180,7 +180,7 @@ impl Shard {
         let Some(id) = self.find_polling(session) else { return PollOutcome::Gone };
         self.counters.bytes_in += bytes.len() as u64;
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.client.alive = Moment::at(now.mono_ms);
+            connection.details.alive = Moment::at(now.mono_ms);
         }
         match self.connections.get(id).is_some_and(Connection::has_backlog) {
             true => self.put_off(now, id, bytes),
@@ -197,14 +197,14 @@ impl Shard {
             self.answer_poll(earlier.number, PollOutcome::Frames { bytes: Vec::new() });
         }
         let connection = self.connections.get_mut(id)?;
-        connection.client.alive = Moment::at(now.mono_ms);
-        connection.client.heard = Moment::at(now.mono_ms);
+        connection.details.alive = Moment::at(now.mono_ms);
+        connection.details.heard = Moment::at(now.mono_ms);
         if !connection.queue.is_empty() {
             let bytes = self.take_queue(now, id);
             return Some(PollOutcome::Frames { bytes });
         }
         let until_ms = now.mono_ms + HOLD_MS;
-        if let Transport::Poll(polling) = &mut connection.client.transport {
+        if let Transport::Poll(polling) = &mut connection.details.transport {
             polling.held = Some(Held { number, until_ms });
         }
         self.connections.set_check(id, until_ms);
@@ -217,14 +217,14 @@ impl Shard {
     }
 
     fn polling(&self, id: ConnId) -> Option<&Polling> {
-        match &self.connections.get(id).filter(|c| c.is_open())?.client.transport {
+        match &self.connections.get(id).filter(|c| c.is_open())?.details.transport {
             Transport::Poll(polling) => Some(polling),
             _ => None,
         }
     }
 
     fn take_held(&mut self, now: Now, id: ConnId) -> Option<Held> {
-        match &mut self.connections.get_mut(id)?.client.transport {
+        match &mut self.connections.get_mut(id)?.details.transport {
             Transport::Poll(polling) => {
                 polling.asked_ms = now.mono_ms;
                 polling.held.take()

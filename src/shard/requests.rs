@@ -122,7 +122,7 @@ impl Shard {
             self.counters.ignore(Ignored::Refused(*reject));
         }
         let Some(connection) = self.connections.get(id).filter(|c| c.is_open()) else { return };
-        let Session::Foony(session) = &connection.client.session else { return };
+        let Session::Foony(session) = &connection.details.session else { return };
         self.reply.clear();
         let mut out = Writer::new(session.form(), &mut self.reply);
         session.answer(now, number, channel, answer, &mut out);
@@ -137,7 +137,7 @@ impl Shard {
         if self.reply.is_empty() {
             return;
         }
-        let has_turns = matches!(connection.client.session, Session::Foony(_));
+        let has_turns = matches!(connection.details.session, Session::Foony(_));
         if connection.queue.len() > most && !has_turns {
             self.reply.clear();
             return self.disconnect(now, id, Disconnect::Slow);
@@ -222,7 +222,7 @@ impl Shard {
             Wish::Subscription(kind) => connection.is_subscribed(slot, kind),
         };
         let count = match wish {
-            Wish::Membership => connection.client.memberships.len(),
+            Wish::Membership => connection.details.memberships.len(),
             Wish::Subscription(kind) => connection.subscriptions_to(kind),
         };
         if !self.homes.find_key(&key).is_some_and(has) && count >= most {
@@ -283,7 +283,7 @@ impl Shard {
 
     /// The feeds of messages and of presence that a session reads.
     fn foony_feeds(&self, id: ConnId) -> Option<(Feed, Feed)> {
-        match &self.connections.get(id)?.client.session {
+        match &self.connections.get(id)?.details.session {
             Session::Foony(session) => Some((session.messages(), session.presence())),
             _ => None,
         }

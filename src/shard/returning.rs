@@ -68,7 +68,7 @@ impl Shard {
                 && self
                     .connections
                     .get(id)
-                    .is_some_and(|c| c.client.greeting.done_ms() <= greeted_ms)
+                    .is_some_and(|c| c.details.greeting.done_ms() <= greeted_ms)
         };
         if let Some(earlier) = self.find_named(key).filter(is_earlier) {
             self.disconnect(now, earlier, Disconnect::Replaced);
@@ -104,7 +104,7 @@ impl Shard {
     pub(super) fn outlives_rivals(&mut self, now: Now, id: ConnId) -> bool {
         let Some(rival) = self.find_rival(id) else { return true };
         let greeted_ms =
-            |id| self.connections.get(id).map_or(0, |c: &Connection| c.client.greeting.done_ms());
+            |id| self.connections.get(id).map_or(0, |c: &Connection| c.details.greeting.done_ms());
         let is_later = greeted_ms(id) >= greeted_ms(rival);
         self.disconnect(now, if is_later { rival } else { id }, Disconnect::Replaced);
         is_later
@@ -142,7 +142,7 @@ impl Shard {
     /// What a Foony session is recognised by.
     fn named(&self, id: ConnId) -> Option<Named<'_>> {
         let connection = self.connections.get(id)?;
-        let Session::Foony(session) = &connection.client.session else { return None };
+        let Session::Foony(session) = &connection.details.session else { return None };
         let principal = session.principal()?;
         Some(Named { app: &principal.grant.app, identity: &principal.identity })
     }

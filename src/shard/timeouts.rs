@@ -29,7 +29,7 @@ impl Shard {
     /// Applies the time-outs of one connection; returns when to look again.
     fn check_connection(&mut self, now: Now, id: ConnId) -> u64 {
         if let Some(reason) = self.overdue(now, id) {
-            match self.connections.get(id).map(|connection| &connection.client.transport) {
+            match self.connections.get(id).map(|connection| &connection.details.transport) {
                 Some(Transport::Http) => self.refuse_head(now, id, HeadError::Timeout),
                 _ => self.disconnect(now, id, reason),
             }
@@ -47,7 +47,7 @@ impl Shard {
     /// Why a connection has to end now, if it has to.
     fn overdue(&self, now: Now, id: ConnId) -> Option<Disconnect> {
         let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
-        if connection.client.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
+        if connection.details.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             return Some(Disconnect::GreetingTimeout);
         }
         let expires = connection.principal().and_then(Principal::expires_wall_ms);
@@ -59,7 +59,7 @@ impl Shard {
             return absent.then_some(Disconnect::Lost);
         }
         let (_, idle_ms) = self.silences(connection);
-        let idle = idle_ms != 0 && connection.client.alive.ms() + idle_ms <= now.mono_ms;
+        let idle = idle_ms != 0 && connection.details.alive.ms() + idle_ms <= now.mono_ms;
         idle.then_some(Disconnect::IdleTimeout)
     }
 
@@ -69,11 +69,11 @@ impl Shard {
         let Some(connection) = self.connections.get(id) else { return u64::MAX };
         let (ping_after_ms, idle_ms) = self.silences(connection);
         let Some(connection) = self.connections.get_mut(id) else { return u64::MAX };
-        let alive_ms = connection.client.alive.ms();
+        let alive_ms = connection.details.alive.ms();
         let ping_ms = alive_ms + ping_after_ms;
-        let can_ping = matches!(connection.client.transport, Transport::WebSocket(_));
+        let can_ping = matches!(connection.details.transport, Transport::WebSocket(_));
         let mut next_ms = if idle_ms == 0 { u64::MAX } else { alive_ms + idle_ms };
-        if let Some(deadline_ms) = connection.client.greeting.deadline_ms() {
+        if let Some(deadline_ms) = connection.details.greeting.deadline_ms() {
             next_ms = next_ms.min(deadline_ms);
         }
         if let Some(end_ms) = connection.principal().and_then(Principal::expires_wall_ms) {
@@ -98,7 +98,7 @@ impl Shard {
     fn silences(&self, connection: &Connection) -> (u64, u64) {
         let limits = &self.settings.limits;
         let keep_alive_ms = limits.keep_alive_ms;
-        match connection.client.session {
+        match connection.details.session {
             Session::Foony(_) if keep_alive_ms != 0 && limits.idle_ms != 0 => {
                 (limits.ping_after_ms.min(keep_alive_ms), limits.idle_ms.min(2 * keep_alive_ms))
             }

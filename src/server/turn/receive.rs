@@ -107,7 +107,7 @@ impl TurnLoop {
         if let Some(buffer) = completion.buffer {
             self.hand_over(now, id, buffer, completion.result);
             self.ring.give_back(buffer);
-            self.acknowledge_part(id);
+            self.acknowledge(id);
         }
         match completion.more {
             true => self.pause_if_backlogged(id),
@@ -117,8 +117,8 @@ impl TurnLoop {
 
     /// A peer that sends its greeting in pieces may wait for each to be acknowledged. What comes
     /// later in a session is acknowledged when the kernel sees fit.
-    fn acknowledge_part(&mut self, id: ConnId) {
-        if self.shard.has_part_of_greeting(id)
+    fn acknowledge(&mut self, id: ConnId) {
+        if self.shard.is_owed_acknowledgement(id)
             && let Some(socket) = self.sockets.get_mut(id)
         {
             socket.acknowledge();

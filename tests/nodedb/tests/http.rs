@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use headcount_blackbox::raw::{self, RawConnection, get, request};
-use headcount_blackbox::{Config, Generation, Message, Server, ms, user};
+use headcount_blackbox::{Config, DEADLINE, Generation, Message, Server, ms, user};
 
 #[tokio::test]
 async fn a_good_upgrade_is_accepted_with_the_key_of_the_rfc() {
@@ -161,6 +161,13 @@ async fn metrics_are_in_the_exposition_format() {
 }
 
 /// Connections that the server has accepted.
+async fn open_connections(server: &Server) -> u32 {
+    let metrics = get(server.admin, "/metrics").await.text;
+    let shards = metrics.lines().filter(|line| line.starts_with("headcount_connections{"));
+    let counts = shards.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u32>().ok());
+    counts.sum()
+}
+
 /// A socket that has not set TCP_NODELAY sends the next small piece when the one before has been
 /// acknowledged, which may take a kernel 40 ms unless it is told otherwise.
 #[test]
@@ -168,17 +175,31 @@ fn whoever_sends_its_first_request_in_pieces_is_not_kept_waiting() {
     let server = Server::start();
     let (upgrade, greeting) = (raw::UPGRADE.as_bytes(), user("alice").greeting());
     let poll = b"POST /lp/connect HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef";
+    // Nobody answers an update before the greeting.
+    let update = Generation::V06.update("doc:1", b"\x80");
+    let late_greeting = [&*update, &*greeting].concat();
+    let metrics = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
     for (what, address, bytes, cuts) in [
         ("upgrade", server.http, upgrade, [20, 40]),
         ("request with a body", server.http, poll, [poll.len() - 6, poll.len() - 3]),
         ("part of a head", server.http, poll, [10, poll.len() - 3]),
         ("greeting", server.sync_tcp, &greeting, [3, 20]),
+        (
+            "greeting after an update",
+            server.sync_tcp,
+            &late_greeting,
+            [update.len(), update.len() + 5],
+        ),
+        ("admin", server.admin, metrics, [10, 20]),
     ] {
         let delay = || {
             let mut client = TcpStream::connect(address).expect("connects");
+            client.set_read_timeout(Some(DEADLINE)).expect("sets a time-out");
             let began = Instant::now();
             for (from, to) in [(0, cuts[0]), (cuts[0], cuts[1]), (cuts[1], bytes.len())] {
                 client.write_all(&bytes[from..to]).expect("sends");
+                // Otherwise the last two would leave together.
+                std::thread::sleep(ms(3));
             }
             let answered = client.read(&mut [0; 512]).expect("an answer");
             assert!(answered > 0, "{what}");
@@ -187,13 +208,6 @@ fn whoever_sends_its_first_request_in_pieces_is_not_kept_waiting() {
         let least = (0..5).map(|_| delay()).min().expect("five");
         assert!(least < ms(30), "{what}: {least:?}");
     }
-}
-
-async fn open_connections(server: &Server) -> u32 {
-    let metrics = get(server.admin, "/metrics").await.text;
-    let shards = metrics.lines().filter(|line| line.starts_with("headcount_connections{"));
-    let counts = shards.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u32>().ok());
-    counts.sum()
 }
 
 #[tokio::test]
