@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use headcount::wire::foony::{Auth, Request, binary};
-use headcount::wire::websocket::{Opcode, append_masked_frame};
-use one_shard::{Client, Mode, OneShard, Taken};
+use headcount::wire::websocket::Opcode;
+use one_shard::{Client, Mode, OneShard, Taken, framed};
 
 const CHANNEL: &str = "room:1";
 const PUBLISHERS: usize = 20;
@@ -87,7 +87,7 @@ fn strangers_need_not_wait_to_say_who_they_are() {
     append(&Request::Auth(Auth { key, client_id: "bob".into(), ..Auth::default() }), &mut message);
     message.extend(NOISE.repeat(3_000));
     let stranger = shard.stranger();
-    let mut bytes = framed(&message);
+    let mut bytes = framed(Opcode::Binary, &message);
     assert_eq!(sends_at_once(&mut shard, stranger, &mut bytes), 1, "who it is");
 }
 
@@ -144,7 +144,7 @@ fn requests_behind_the_one_that_ended_the_session_are_dropped() {
             let mut shard = OneShard::new();
             let stranger = shard.stranger();
             shard.flush();
-            shard.receive(stranger, &mut framed(&message));
+            shard.receive(stranger, &mut framed(Opcode::Binary, &message));
             assert_eq!(shard.flush().sends, 1, "the pong");
             shard.end(stranger.conn);
             assert_eq!(shard.flush().sends, 1, "the refusal");
@@ -152,12 +152,6 @@ fn requests_behind_the_one_that_ended_the_session_are_dropped() {
         });
         done.recv_timeout(Duration::from_secs(20)).expect("an end");
     }
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    append_masked_frame(&mut bytes, Opcode::Binary, message, [1, 2, 3, 4]);
-    bytes
 }
 
 fn append(request: &Request<'_>, out: &mut Vec<u8>) {

@@ -109,8 +109,6 @@ pub struct ClientId(usize);
 
 struct Slot {
     client: Client,
-    /// Which of the connections of its thread it is.
-    number: u32,
     who: Who,
     lane: Lane,
     /// Is it in a queue of connections to be read?
@@ -134,8 +132,8 @@ pub struct Clients {
     opened: u32,
     /// Are those that can be written read in turn?
     in_turn: bool,
-    /// Places and numbers of those that are. Who has ended may still stand here.
-    line: VecDeque<(usize, u32)>,
+    /// Those that are. Who has ended may still stand here, and its place is free after that.
+    line: VecDeque<usize>,
     /// Those that the kernel reports on.
     watched: usize,
 }
@@ -175,7 +173,6 @@ impl Clients {
         self.opened = self.opened.wrapping_add(1);
         self.slots[at] = Some(Slot {
             client: Client::new(stream, target.clone(), self.opened),
-            number: self.opened,
             who,
             lane,
             ready: false,
@@ -272,19 +269,19 @@ impl Clients {
         if let Some(slot) = &mut self.slots[at]
             && !mem::replace(&mut slot.in_line, true)
         {
-            self.line.push_back((at, slot.number));
+            self.line.push_back(at);
         }
     }
 
     fn next_in_line(&mut self) -> Option<usize> {
         loop {
-            let (at, number) = self.line.pop_front()?;
-            if let Some(slot) = &mut self.slots[at]
-                && slot.number == number
-            {
-                slot.in_line = false;
-                return Some(at);
-            }
+            let at = self.line.pop_front()?;
+            let Some(slot) = &mut self.slots[at] else {
+                self.free.push(at);
+                continue;
+            };
+            slot.in_line = false;
+            return Some(at);
         }
     }
 
@@ -292,7 +289,9 @@ impl Clients {
         // The end of the stream is the end of its registration.
         let slot = self.slots[at].take()?;
         self.watched -= usize::from(slot.interest.is_some());
-        self.free.push(at);
+        if !slot.in_line {
+            self.free.push(at);
+        }
         Some(slot.who)
     }
 }

@@ -78,7 +78,7 @@ pub struct ShardListeners {
 impl ShardListeners {
     /// What clients send first is acknowledged with the answer, a segment less for everybody who
     /// connects; without an answer, `turn/receive.rs` has it acknowledged at once. Accepted sockets
-    /// inherit that from the listener.
+    /// inherit that from their listener, which forgets what it was told before it listened.
     pub fn new(http: OwnedFd, sync_tcp: OwnedFd) -> Self {
         for listener in [&http, &sync_tcp] {
             // A kernel that refuses costs nothing but the segment.

@@ -1,5 +1,6 @@
 //! What the shell knows of each connection: its descriptor, and which ring entries are under way.
 
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use socket2::SockRef;
@@ -134,11 +135,10 @@ impl Socket {
     /// From a peer that has been heard out nothing is received any more, as if it had sent its FIN.
     pub fn shut_down(&self, parting: Parting) {
         let how = match parting {
-            Parting::MayGoOn => libc::SHUT_WR,
-            Parting::HeardOut => libc::SHUT_RDWR,
+            Parting::MayGoOn => Shutdown::Write,
+            Parting::HeardOut => Shutdown::Both,
         };
-        // SAFETY: a descriptor owned here; no memory is involved.
-        unsafe { libc::shutdown(self.fd(), how) };
+        let _ = SockRef::from(&self.fd).shutdown(how);
     }
 }
 

@@ -166,7 +166,8 @@ pub struct Connection {
     pub queue: SendQueue,
     pub details: Box<Details>,
     rare: Option<Box<Rare>>,
-    /// Updates that may still be sent to owners in `credit_second`.
+    /// Updates that may still be sent to owners in `credit_second`. Fan-out has no use for these
+    /// two; they fill the cache line.
     pub update_credit: u32,
     pub credit_second: u32,
     pub pace: Pace,

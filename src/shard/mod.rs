@@ -396,11 +396,10 @@ impl Shard {
     /// Has a connection that has not greeted sent something without being answered? More may follow
     /// when that is acknowledged: the rest of a head or a greeting, or a body for the edge.
     pub fn is_owed_acknowledgement(&self, id: ConnId) -> bool {
+        let is_edge = |to| to == self.settings.edge;
         let is_owed = |c: &Connection| {
-            let greets_elsewhere = c.moves_to().is_some_and(|to| to != self.settings.edge);
-            matches!(c.details.greeting, Greeting::Due(_))
-                && c.queue.is_empty()
-                && !greets_elsewhere
+            let has_greeted = matches!(c.details.greeting, Greeting::Done(_));
+            !has_greeted && c.queue.is_empty() && c.moves_to().is_none_or(is_edge)
         };
         self.connections.get(id).is_some_and(is_owed)
     }

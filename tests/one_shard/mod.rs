@@ -113,10 +113,9 @@ impl OneShard {
     }
 
     fn say(&mut self, conn: ConnId, message: &Message<'_>) {
-        let (mut frame, mut bytes) = (Vec::new(), Vec::new());
+        let mut frame = Vec::new();
         sync::append_message(message, Layout::V0_6, &mut frame).expect("expressible");
-        append_masked_frame(&mut bytes, Opcode::Binary, &frame, [1, 2, 3, 4]);
-        self.receive_on(conn, &mut bytes);
+        self.receive_on(conn, &mut framed(Opcode::Binary, &frame));
     }
 
     /// Connections of which each subscribes to all the channels, in another order than they came:
@@ -253,12 +252,6 @@ pub fn batch(mode: Mode, channel: &str, data: &str) -> Arc<MessageBatch> {
 
 /// A request as it comes in.
 pub fn request_bytes(mode: Mode, request: &Request<'_>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    append_request(mode, request, &mut bytes);
-    bytes
-}
-
-fn append_request(mode: Mode, request: &Request<'_>, out: &mut Vec<u8>) {
     let mut payload = Vec::new();
     let opcode = match mode {
         Mode::Binary => {
@@ -270,7 +263,14 @@ fn append_request(mode: Mode, request: &Request<'_>, out: &mut Vec<u8>) {
             Opcode::Text
         }
     };
-    append_masked_frame(out, opcode, &payload, [1, 2, 3, 4]);
+    framed(opcode, &payload)
+}
+
+/// A message as a client sends it.
+pub fn framed(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append_masked_frame(&mut bytes, opcode, payload, [1, 2, 3, 4]);
+    bytes
 }
 
 fn settings() -> Settings {
