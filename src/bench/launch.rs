@@ -246,12 +246,14 @@ mod tests {
         assert!(adapt(Table::new(), &[0], "no secret").is_err());
     }
 
-    /// A script in place of a server.
+    /// A script in place of a server. Another process writes it: were it open here, it would be
+    /// open in every child that other tests fork meanwhile, and nobody may run a file that somebody
+    /// has open to write to.
     fn script(name: &str, body: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = std::env::temp_dir().join(format!("{name}-{}.sh", std::process::id()));
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
+        let written = Command::new("sh").args(["-c", write]).arg(&path).arg(body).status();
+        assert!(written.unwrap().success());
         path
     }
 
