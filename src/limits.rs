@@ -86,7 +86,9 @@ pub struct Limits {
     /// How often Foony clients are asked to send a ping, milliseconds; 0 asks for none. One that is
     /// silent for twice as long, WebSocket pings unanswered, is taken for dead.
     pub keep_alive_ms: u64,
-    /// Silence after which a WebSocket ping is sent, milliseconds; 0 sends none.
+    /// Silence after which a peer is pinged, milliseconds: a WebSocket ping, or a PingPong of the
+    /// sync wire over TCP. 0 pings none but those whose members live by their transport, which are
+    /// pinged after a third of the shortest `presence_ttl_ms` in any case.
     pub ping_after_ms: u64,
     /// Silence after which a connection is taken for dead, milliseconds; 0 never.
     pub idle_ms: u64,

@@ -9,11 +9,15 @@ use thiserror::Error;
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
-/// What counts as a sign of life of a member (`protocols/nodedb.md` section 9, decision 12).
+/// What keeps a member alive (`protocols/nodedb.md` section 9, decision 12).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Heartbeat {
-    /// Any valid frame of the member's session.
+    /// Any byte of its connection, a WebSocket pong included. The server pings before the time to
+    /// live is over, so a peer that answers never expires.
     #[default]
+    #[serde(rename = "transport")]
+    Transport,
+    /// Any valid frame of the member's session.
     #[serde(rename = "any")]
     AnyFrame,
     /// Only an update of its presence, the stricter rule of the original server.
@@ -56,7 +60,8 @@ pub enum SlowConsumer {
 /// How one channel behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Time without a heartbeat after which a member leaves, milliseconds.
+    /// Time without a heartbeat after which a member leaves, milliseconds. The default is twice the
+    /// longest keep-alive period of known clients (NodeDB Lite: 30 s).
     pub presence_ttl_ms: u64,
     /// Time after an abrupt loss in which a member may come back unnoticed, milliseconds. A clean
     /// close has none.
@@ -88,7 +93,7 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Self {
         Policy {
-            presence_ttl_ms: 30_000,
+            presence_ttl_ms: 60_000,
             presence_grace_ms: 5_000,
             presence_interval_ms: 0,
             heartbeat: Heartbeat::default(),

@@ -330,7 +330,7 @@ fn print_shows_every_key_and_no_secret() {
         "match = \"chat:*\"",
         "durability = \"disk\"",
         "match = \"*\"",
-        "presence_heartbeat = \"any\"",
+        "presence_heartbeat = \"transport\"",
         "slow_consumer = \"gap\"",
     ] {
         assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");

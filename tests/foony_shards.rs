@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
+use headcount::session::json_state;
 use headcount::shard::Listener;
 use headcount::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
 use simulation::foony::line::{Heard, Line, Mode};
@@ -26,8 +27,12 @@ type Who = usize;
 
 impl Scene {
     fn new(shards: u16, policy: Policy) -> Self {
-        let policies = Policies { rules: Vec::new(), default: Arc::new(policy) };
         let limits = Limits { home_subscribers_max: 0, ..Limits::default() };
+        Scene::with_limits(shards, policy, limits)
+    }
+
+    fn with_limits(shards: u16, policy: Policy, limits: Limits) -> Self {
+        let policies = Policies { rules: Vec::new(), default: Arc::new(policy) };
         let world = World::new(settings(shards, 7, limits, policies), 7);
         Scene { world, peers: Vec::new(), requests: 0 }
     }
@@ -95,12 +100,45 @@ impl Scene {
     }
 
     fn enter(&mut self, who: Who, channel: &str, data: &str) {
-        let (id, action) = (self.number(), Action::Enter);
+        self.presence(who, channel, Action::Enter, data);
+    }
+
+    /// Sends a presence request; returns its number.
+    fn presence(&mut self, who: Who, channel: &str, action: Action, data: &str) -> u64 {
+        let id = self.number();
         let (channel, data) = (channel.into(), data.as_bytes());
         self.say(
             who,
             &Request::Presence(Presence { id, channel, action, data, encoding: "".into() }),
         );
+        id
+    }
+
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.world.advance(50);
+            self.world.settle();
+        }
+    }
+
+    /// `user=state` of each member, in join order.
+    fn members(&mut self, channel: &str) -> Vec<String> {
+        let text = |state| String::from_utf8_lossy(&json_state(state).data).into_owned();
+        let members = self.world.members(APP, channel);
+        members.iter().map(|m| format!("{}={}", m.identity.user, text(&m.state))).collect()
+    }
+
+    /// Numbers of the requests that were acknowledged, and of those that were refused.
+    fn answers(&mut self, who: Who) -> (Vec<u64>, Vec<u64>) {
+        let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+        for heard in self.hear(who) {
+            match heard {
+                Heard::Ack { id, .. } => acknowledged.push(id),
+                Heard::Error { id, .. } => refused.push(id),
+                _ => {}
+            }
+        }
+        (acknowledged, refused)
     }
 
     fn hear(&mut self, who: Who) -> Vec<Heard> {
@@ -248,4 +286,53 @@ fn what_an_earlier_connection_said_late_does_not_cost_the_later_one_its_place() 
         scene.world.settle();
     }
     assert_eq!(scene.world.members(APP, &channel).len(), 1);
+}
+
+/// A member whose second of updates is used up, and the numbers of the updates that it sent since.
+fn over_its_rate(updates: u32) -> (Scene, String, Who, Vec<u64>) {
+    let limits = Limits { updates_per_second_max: 3, ..Limits::default() };
+    let mut scene = Scene::with_limits(2, Policy::default(), limits);
+    let channel = scene.channel_on(1);
+    let (who, _) = scene.join(0, "ann");
+    scene.enter(who, &channel, "0");
+    scene.world.settle();
+    scene.hear(who);
+    let update = |i: u32| scene.presence(who, &channel, Action::Update, &i.to_string());
+    let numbers = (1..=updates).map(update).collect();
+    scene.world.settle();
+    (scene, channel, who, numbers)
+}
+
+#[test]
+fn updates_above_the_rate_are_conflated_to_the_last_and_all_are_acknowledged() {
+    let (mut scene, channel, who, numbers) = over_its_rate(20);
+    assert_eq!(scene.members(&channel), ["ann=2"]);
+    let (mut acknowledged, refused) = scene.answers(who);
+    assert_eq!((acknowledged.len(), refused.len()), (19, 0), "the last is not carried out yet");
+    scene.wait(1_000);
+    assert_eq!(scene.members(&channel), ["ann=20"]);
+    acknowledged.extend(scene.answers(who).0);
+    acknowledged.sort_unstable();
+    assert_eq!(acknowledged, numbers);
+}
+
+#[test]
+fn a_held_update_that_its_member_leaves_behind_is_acknowledged_and_not_carried_out() {
+    let (mut scene, channel, who, numbers) = over_its_rate(4);
+    let leave = scene.presence(who, &channel, Action::Leave, "");
+    scene.world.settle();
+    let mut acknowledged = scene.answers(who).0;
+    acknowledged.sort_unstable();
+    assert_eq!(acknowledged, [&numbers[..], &[leave]].concat());
+    scene.wait(2_000);
+    assert_eq!(scene.members(&channel), Vec::<String>::new());
+}
+
+#[test]
+fn a_member_that_is_lost_keeps_its_place_with_its_held_update() {
+    let (mut scene, channel, who, _) = over_its_rate(20);
+    let socket = scene.peers[who].1;
+    scene.world.sockets[socket].ending = Some(Ending::Reset);
+    scene.world.settle();
+    assert_eq!(scene.members(&channel), ["ann=20"]);
 }

@@ -4,7 +4,7 @@
 mod simulation;
 
 use headcount::limits::Limits;
-use headcount::policy::{Policies, Policy, SnapshotOnJoin};
+use headcount::policy::{Heartbeat, Policies, Policy, SnapshotOnJoin};
 use headcount::session::message_pack_state;
 use headcount::shard::Listener;
 use headcount::wire::sync::Layout;
@@ -108,6 +108,25 @@ impl Scene {
             self.world.advance(50);
             self.settle();
         }
+    }
+
+    /// Time passes, and these clients answer the server's pings.
+    fn wait_answering(&mut self, ms: u64, answering: &[Who]) {
+        for _ in 0..ms / 500 {
+            self.wait(500);
+            for &who in answering {
+                for heard in self.hear(who) {
+                    match heard {
+                        Heard::WebSocketPing(body) => {
+                            self.say(who, |wire| wire.websocket(Opcode::Pong, &body));
+                        }
+                        Heard::Ping(stamp) => self.say(who, |wire| wire.pong(stamp)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.settle();
     }
 
     /// Turns of all shards, for scenes that cannot come to a standstill.
@@ -602,21 +621,113 @@ fn a_silent_peer_is_pinged_and_then_closed() {
     let mut scene = Scene::new(1, limits);
     let answers = scene.join(0, Carrier::WebSocket, "ann", "");
     let silent = scene.join(0, Carrier::WebSocket, "bob", "");
-    let tcp = scene.join(0, Carrier::Tcp, "cat", "");
-    for _ in 0..20 {
-        scene.wait(500);
-        for heard in scene.hear(answers) {
-            if let Heard::WebSocketPing(body) = heard {
-                scene.say(answers, |wire| wire.websocket(Opcode::Pong, &body));
-            }
-        }
-    }
+    let tcp_answers = scene.join(0, Carrier::Tcp, "cat", "");
+    let tcp_silent = scene.join(0, Carrier::Tcp, "dan", "");
+    scene.wait_answering(10_000, &[answers, tcp_answers]);
     let heard = scene.hear(silent);
     let pings = heard.iter().filter(|h| matches!(h, Heard::WebSocketPing(_))).count();
     assert_eq!((pings, closed(&heard)), (1, Some(1001)));
-    assert!(scene.world.sockets[scene.peers[tcp].socket].shut);
+    let heard = scene.hear(tcp_silent);
+    assert_eq!(heard.iter().filter(|h| matches!(h, Heard::Ping(_))).count(), 1, "{heard:?}");
+    assert!(scene.world.sockets[scene.peers[tcp_silent].socket].shut);
     assert_eq!(scene.disconnects("idle_timeout"), 2);
-    assert!(!scene.world.sockets[scene.peers[answers].socket].shut);
+    for lives in [answers, tcp_answers] {
+        assert!(!scene.world.sockets[scene.peers[lives].socket].shut);
+    }
+}
+
+/// A member that says nothing of its own accord, and a watcher of its channel that does.
+fn quiet_member(heartbeat: Heartbeat, carrier: Carrier) -> (Scene, String, Who, Who) {
+    let policy = Policy { presence_ttl_ms: 3_000, heartbeat, ..Policy::default() };
+    let limits = Limits { idle_ms: 0, ..Limits::default() };
+    let mut scene = Scene::with_policy(2, limits, policy);
+    let channel = scene.channel_on(1);
+    let quiet = scene.join(0, carrier, "ann", "");
+    scene.update(quiet, &channel, "1");
+    let watcher = scene.join(1, Carrier::Tcp, "bob", "");
+    scene.update(watcher, &channel, "b");
+    scene.settle();
+    scene.presence(watcher);
+    (scene, channel, quiet, watcher)
+}
+
+#[test]
+fn a_quiet_member_that_answers_pings_stays_and_one_that_does_not_expires() {
+    for carrier in [Carrier::WebSocket, Carrier::Tcp] {
+        let (mut scene, channel, quiet, watcher) = quiet_member(Heartbeat::Transport, carrier);
+        scene.wait_answering(20_000, &[quiet, watcher]);
+        assert_eq!(scene.members(&channel), ["ann=1", "bob=b"], "{carrier:?}");
+        scene.wait_answering(2_000, &[watcher]);
+        assert_eq!(scene.members(&channel), ["ann=1", "bob=b"], "{carrier:?}: not before its time");
+        scene.wait_answering(2_000, &[watcher]);
+        assert_eq!(scene.members(&channel), ["bob=b"], "{carrier:?}: 3 s and a sweep");
+        assert_eq!(scene.total(|counters| counters.expired_members), 1);
+    }
+}
+
+#[test]
+fn a_member_that_expired_is_entered_again_by_its_next_sign_of_life() {
+    type Sign = fn(&mut Wire) -> Vec<u8>;
+    let pong: Sign = |wire| wire.websocket(Opcode::Pong, b"");
+    let ping: Sign = |wire| wire.ping(7);
+    let cases = [
+        (Heartbeat::Transport, pong, true),
+        (Heartbeat::Transport, ping, true),
+        (Heartbeat::AnyFrame, pong, false),
+        (Heartbeat::AnyFrame, ping, true),
+        (Heartbeat::Update, ping, false),
+    ];
+    for (heartbeat, sign, returns) in cases {
+        let (mut scene, channel, quiet, watcher) = quiet_member(heartbeat, Carrier::WebSocket);
+        for _ in 0..10 {
+            scene.wait(500);
+            scene.update(watcher, &channel, "b");
+        }
+        assert_eq!(scene.members(&channel), ["bob=b"], "{heartbeat:?}");
+        scene.presence(quiet);
+        scene.say(quiet, sign);
+        scene.settle();
+        let expected: &[&str] = if returns { &["bob=b", "ann=1"] } else { &["bob=b"] };
+        assert_eq!(scene.members(&channel), expected, "{heartbeat:?}");
+        let shown: &[&str] = if returns { &["bob=b ann=1"] } else { &[] };
+        assert_eq!(scene.presence(quiet), shown, "{heartbeat:?}: what it missed");
+    }
+}
+
+#[test]
+fn a_member_that_left_or_greeted_anew_while_expired_is_not_entered_again() {
+    for leaves in [true, false] {
+        let (mut scene, channel, quiet, _) = quiet_member(Heartbeat::Transport, Carrier::Tcp);
+        scene.wait(5_000);
+        match leaves {
+            true => scene.say(quiet, |wire| wire.leave(&channel)),
+            false => scene.greet(quiet, "eve", ""),
+        }
+        scene.settle();
+        scene.say(quiet, |wire| wire.ping(1));
+        scene.settle();
+        assert_eq!(scene.members(&channel), Vec::<String>::new(), "leaves: {leaves}");
+        assert_eq!(scene.total(|counters| counters.subscriptions), 0);
+    }
+}
+
+#[test]
+fn the_same_state_again_is_shown_to_nobody_and_a_new_one_is() {
+    let mut scene = Scene::new(2, Limits::default());
+    let channel = scene.channel_on(1);
+    let (ann, bob) =
+        (scene.join(0, Carrier::Tcp, "ann", ""), scene.join(1, Carrier::Tcp, "bob", ""));
+    for (who, state) in [(ann, "1"), (bob, "b")] {
+        scene.update(who, &channel, state);
+        scene.settle();
+    }
+    scene.presence(bob);
+    scene.update(ann, &channel, "1");
+    scene.settle();
+    assert_eq!(scene.presence(bob), Vec::<String>::new());
+    scene.update(ann, &channel, "2");
+    scene.settle();
+    assert_eq!(scene.presence(bob), ["ann=2 bob=b"]);
 }
 
 #[test]

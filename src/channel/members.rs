@@ -231,6 +231,13 @@ impl Members {
         Some(member)
     }
 
+    /// The member announced the state that it has.
+    pub(super) fn set_announced(&mut self, now: Now, addr: ConnAddr) {
+        if let Some(member) = self.find_mut(addr) {
+            member.announced = Moment::at(now.mono_ms);
+        }
+    }
+
     pub(super) fn set_lingering(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
         let Some(member) = self.find_mut(addr) else { return false };
         member.lingering_until = Some(Moment::at(until_ms));

@@ -146,19 +146,22 @@ impl Channel {
     }
 
     /// A lost session is back on connection `to`: it keeps its place and nobody is told.
-    /// Returns the identity the member goes by; `None` when `from` is not lingering.
-    pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<Arc<Identity>> {
+    /// Returns the member; `None` when `from` is not lingering.
+    pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
         self.lingering_until_ms(from)?;
         if from != to && self.members.contains(to) {
             return None;
         }
         let member = self.members.rekey(from, to)?;
-        let identity = Arc::clone(&member.identity);
         self.changes.rename(from, to);
-        Some(identity)
+        Some(member)
     }
 
+    /// The same state again is a sign of life and nothing that watchers must be told.
     fn update(&mut self, now: Now, addr: ConnAddr, state: State) {
+        if self.members.find(addr).is_some_and(|member| member.state == state) {
+            return self.members.set_announced(now, addr);
+        }
         if let Some(member) = self.members.set_state(now, addr, state.clone()) {
             let identity = Arc::clone(&member.identity);
             self.changes.record(ChangeKind::Update, addr, &identity, state);

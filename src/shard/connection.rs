@@ -3,11 +3,12 @@
 use std::hint::black_box;
 
 use super::backlog::Backlog;
+use super::envelope::Welcome;
 use super::few::Few;
 use super::poll::Polling;
 use super::segments::Segments;
 use super::send_queue::SendQueue;
-use super::subscription::{Membership, Subscription};
+use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription};
 use super::write_order::Due;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Moment, ShardId};
@@ -202,12 +203,33 @@ pub struct Rare {
     pub resuming: Option<Resuming>,
     /// Set in [`Phase::Moving`].
     pub hand_off: Option<Move>,
+    /// At most one per membership.
+    pub held_updates: Vec<HeldUpdate>,
+    /// At most one per channel that the session was a member of when it fell silent.
+    pub lapsed: Vec<LapsedMembership>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Rare { unread, backlog, resuming, hand_off } = self;
-        unread.is_empty() && backlog.is_none() && resuming.is_none() && hand_off.is_none()
+        let Rare { unread, backlog, resuming, hand_off, held_updates, lapsed } = self;
+        unread.is_empty()
+            && backlog.is_none()
+            && resuming.is_none()
+            && hand_off.is_none()
+            && held_updates.is_empty()
+            && lapsed.is_empty()
+    }
+
+    /// Holds an update, in place of an earlier one of the same channel; returns that one's welcome.
+    pub fn hold_update(&mut self, update: HeldUpdate) -> Option<Welcome> {
+        let earlier = self.held_updates.iter_mut().find(|held| held.channel == update.channel);
+        match earlier {
+            Some(earlier) => Some(std::mem::replace(&mut earlier.welcome, update.welcome)),
+            None => {
+                self.held_updates.push(update);
+                None
+            }
+        }
     }
 }
 
@@ -291,6 +313,24 @@ impl Connection {
 
     pub fn resuming(&self) -> Option<&Resuming> {
         self.rare()?.resuming.as_ref()
+    }
+
+    /// Does it hold an update of this channel?
+    pub fn holds_update(&self, channel: u32) -> bool {
+        self.rare().is_some_and(|rare| rare.held_updates.iter().any(|held| held.channel == channel))
+    }
+
+    /// Takes out the update that it holds of this channel.
+    pub fn take_held_update(&mut self, channel: u32) -> Option<Welcome> {
+        self.change_rare(|rare| {
+            let at = rare.held_updates.iter().position(|held| held.channel == channel)?;
+            Some(rare.held_updates.swap_remove(at).welcome)
+        })?
+    }
+
+    /// Has it memberships that ended while it was silent?
+    pub fn has_lapsed(&self) -> bool {
+        self.rare().is_some_and(|rare| !rare.lapsed.is_empty())
     }
 
     /// Where it is about to go.

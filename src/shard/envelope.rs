@@ -52,7 +52,7 @@ pub enum Envelope {
     /// when it greeted, on the clock that all shards share.
     Resume { key: Arc<ResumeKey>, addr: ConnAddr, greeted_ms: u64 },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
-    Resumed { conn: ConnId, memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)> },
+    Resumed { conn: ConnId, memberships: Vec<ResumedMembership> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
     Heat { hash: u64, heat: Heat },
@@ -159,6 +159,14 @@ pub struct Announcement {
     /// Tells the announcements of a home apart when one is refused.
     pub number: u32,
     pub welcome: Welcome,
+}
+
+/// What a returning session is a member of again.
+#[derive(Debug)]
+pub struct ResumedMembership {
+    pub channel: Arc<ChannelKey>,
+    pub identity: Arc<Identity>,
+    pub state: State,
 }
 
 /// What its author expects of an announcement.

@@ -34,6 +34,7 @@ impl Shard {
         self.assert_drained();
         self.counters.bytes_in += bytes.len() as u64;
         self.take_bytes(now, id, bytes);
+        self.enter_lapsed(now, id);
         self.drain_local(now);
     }
 
@@ -508,7 +509,7 @@ impl Shard {
                 }
                 Err(reject) => self.counters.ignore(Ignored::Refused(reject)),
             },
-            Step::Leave { channel } => self.leave(id, channel),
+            Step::Leave { channel } => self.leave(now, id, channel),
             Step::Pace(pace) => self.set_pace(now, id, pace),
             Step::Close(reason) => self.disconnect(now, id, reason),
         }
@@ -516,7 +517,7 @@ impl Shard {
 
     /// Memberships under an earlier identity end; those that this one lost come back.
     fn greeted(&mut self, now: Now, id: ConnId, arrival: Arrival) {
-        self.leave_all(id, Disconnect::Clean);
+        self.leave_all(now, id, Disconnect::Clean);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.details.greeting = Greeting::Done(Moment::at(now.mono_ms));
         }
@@ -529,7 +530,7 @@ impl Shard {
     }
 
     fn ungreeted(&mut self, now: Now, id: ConnId) {
-        self.leave_all(id, Disconnect::Clean);
+        self.leave_all(now, id, Disconnect::Clean);
         let deadline_ms = now.mono_ms + self.settings.limits.greeting_ms;
         if let Some(connection) = self.connections.get_mut(id) {
             connection.details.greeting = Greeting::Due(Moment::at(deadline_ms));

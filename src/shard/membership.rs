@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::connection::Session;
-use super::envelope::{Announcement, Command, Envelope, HomeChannelId, Welcome};
+use super::envelope::{Command, Envelope, HomeChannelId, ResumedMembership, Welcome};
 use super::placement::Placed;
-use super::subscription::Membership;
+use super::subscription::{LapsedMembership, Membership};
 use super::timers::Timer;
 use crate::channel::{Identity, State};
-use crate::counters::{Conflated, Dropped};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Moment, Now, ShardId};
-use crate::policy::Heartbeat;
 use crate::session::{Feed, Principal};
 
 /// How members leave when their connection ends.
@@ -49,45 +47,44 @@ impl Shard {
                 self.check_channel_count(id)?;
                 let slot = known.unwrap_or_else(|| self.home_open(Arc::new(key)));
                 self.subscribe(now, id, slot, feed, 0);
-                self.enlist(id, slot);
                 slot
             }
         };
-        self.counters.presence_updates += 1;
-        self.heard_announcement(now, id, slot);
         let state = State::from_message_pack(bytes::Bytes::copy_from_slice(state));
-        self.submit_state(now, id, slot, state);
+        self.announce_state(now, id, slot, state, Welcome::Set(feed));
         Ok(Placed::Here)
     }
 
-    /// A Foony session announces itself, with a request that the owner answers.
+    /// Enters a session into a channel again that it was taken out of while it was silent.
     ///
     /// # Errors
-    /// [`Reject::Busy`] when it does so too often.
-    pub(super) fn announce_by_request(
+    /// The reason why it may not; nothing has changed then.
+    pub(super) fn announce_again(
         &mut self,
         now: Now,
         id: ConnId,
-        slot: u32,
-        state: State,
-        welcome: Welcome,
+        lapsed: LapsedMembership,
     ) -> Result<(), Reject> {
-        if !self.spend_update_credit(now, id) {
-            self.close_home_if_unused(slot);
-            return Err(Reject::Busy);
+        let feed = self.sync_feed_of(id).ok_or(Reject::Unauthenticated)?;
+        if self.is_member_of(id, &lapsed.channel) {
+            return Ok(());
         }
-        self.enlist(id, slot);
-        self.counters.presence_updates += 1;
-        self.send_state(id, slot, state, welcome);
+        self.check_channel_count(id)?;
+        let slot = self.home_open(lapsed.channel);
+        self.subscribe(now, id, slot, feed, 0);
+        self.announce_state(now, id, slot, lapsed.state, Welcome::Set(feed));
         Ok(())
     }
 
     /// A sync session leaves one channel for good. Nothing happens when it is no member.
-    pub(super) fn leave(&mut self, id: ConnId, channel: &str) {
+    pub(super) fn leave(&mut self, now: Now, id: ConnId, channel: &str) {
         let app = self.app_of(id);
         let hash = self.settings.router.hash(&app, channel);
         if let Some(slot) = self.homes.find(&app, channel, hash) {
-            self.quit(id, slot, Departure::AtOnce);
+            self.quit(now, id, slot, Departure::AtOnce);
+        }
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.change_rare(|rare| rare.lapsed.retain(|l| *l.channel.name != *channel));
         }
         self.note_left(id, hash);
     }
@@ -105,15 +102,16 @@ impl Shard {
     }
 
     /// Ends a membership, and with it the presence feed of a sync session.
-    pub(super) fn quit(&mut self, id: ConnId, slot: u32, departure: Departure) {
-        self.withdraw(id, slot, departure);
+    pub(super) fn quit(&mut self, now: Now, id: ConnId, slot: u32, departure: Departure) {
+        self.withdraw(now, id, slot, departure);
         if let Some(feed) = self.sync_feed_of_any(id) {
             self.unsubscribe(id, slot, feed);
         }
     }
 
     /// Ends a membership and nothing else.
-    pub(super) fn withdraw(&mut self, id: ConnId, slot: u32, departure: Departure) {
+    pub(super) fn withdraw(&mut self, now: Now, id: ConnId, slot: u32, departure: Departure) {
+        self.settle_held_update(now, id, slot, departure);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let at = connection.details.memberships.iter().position(|m| m.channel == slot);
         let Some(at) = at else { return };
@@ -131,7 +129,7 @@ impl Shard {
     }
 
     /// Ends all memberships and subscriptions of a session that goes on, or ends, as `reason` says.
-    pub(super) fn leave_all(&mut self, id: ConnId, reason: Disconnect) {
+    pub(super) fn leave_all(&mut self, now: Now, id: ConnId, reason: Disconnect) {
         let is_foony = self
             .connections
             .get(id)
@@ -143,7 +141,10 @@ impl Shard {
             _ => Departure::AtOnce,
         };
         while let Some(slot) = self.last_membership(id) {
-            self.withdraw(id, slot, departure);
+            self.withdraw(now, id, slot, departure);
+        }
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.change_rare(|rare| rare.lapsed = Vec::new());
         }
         self.unsubscribe_all(id);
     }
@@ -170,14 +171,15 @@ impl Shard {
         &mut self,
         now: Now,
         id: ConnId,
-        memberships: Vec<(Arc<ChannelKey>, Arc<Identity>)>,
+        memberships: Vec<ResumedMembership>,
     ) {
-        for (key, identity) in memberships {
-            let goes_on = self.is_open(id) && self.is_session(id, &key, &identity);
+        for resumed in memberships {
+            let key = &resumed.channel;
+            let goes_on = self.is_open(id) && self.is_session(id, key, &resumed.identity);
             match goes_on {
-                _ if self.has_left(id, &key) => self.forgo(id, key),
-                true => self.take_over(now, id, key, identity),
-                false => self.give_back(id, key),
+                _ if self.has_left(id, key) => self.forgo(id, resumed.channel),
+                true => self.take_over(now, id, resumed),
+                false => self.give_back(id, resumed.channel),
             }
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -192,14 +194,15 @@ impl Shard {
 
     /// The owner refused an announcement: the connection is no member after all, unless it has
     /// announced itself again since, which will be judged by itself.
-    pub(super) fn handle_refused(&mut self, to: HomeChannelId, id: ConnId, number: u32) {
+    pub(super) fn handle_refused(&mut self, now: Now, to: HomeChannelId, id: ConnId, number: u32) {
         if self.homes.get_tenant(to.slot, to.generation).is_none() {
             return;
         }
-        let connection = self.connections.get_mut(id);
-        let membership = connection.and_then(|c| c.membership_mut(to.slot));
-        if membership.is_some_and(|m| m.number == number && m.unsent_state.is_none()) {
-            self.quit(id, to.slot, Departure::Refused);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let holds_update = connection.holds_update(to.slot);
+        let membership = connection.membership_mut(to.slot);
+        if membership.is_some_and(|m| m.number == number && !holds_update) {
+            self.quit(now, id, to.slot, Departure::Refused);
         }
     }
 
@@ -209,50 +212,6 @@ impl Shard {
             && let Some(feed) = self.sync_feed_of(id)
         {
             self.admit(id, to.slot, feed);
-        }
-    }
-
-    /// Ends memberships whose connection has shown no sign of life for the channel's TTL. Returns
-    /// when the next one could end. Foony members live as long as their connection does.
-    pub(super) fn expire_memberships(&mut self, now: Now, id: ConnId) -> u64 {
-        let mut expired = Vec::new();
-        let mut next_ms = u64::MAX;
-        let Some(connection) = self.connections.get(id) else { return next_ms };
-        if matches!(connection.details.session, Session::Foony(_)) {
-            return next_ms;
-        }
-        for membership in connection.details.memberships.iter() {
-            let Some(home) = self.homes.get(membership.channel) else { continue };
-            let announced_ms = membership.announced.ms();
-            let alive_ms = match home.policy.heartbeat {
-                Heartbeat::AnyFrame => connection.details.heard.ms().max(announced_ms),
-                Heartbeat::Update => announced_ms,
-            };
-            let due_ms = alive_ms + home.policy.presence_ttl_ms;
-            if due_ms <= now.mono_ms {
-                expired.push(membership.channel);
-            } else {
-                next_ms = next_ms.min(due_ms);
-            }
-        }
-        for slot in expired {
-            self.counters.expired_members += 1;
-            self.quit(id, slot, Departure::AtOnce);
-        }
-        next_ms
-    }
-
-    /// Sends what was held back, as far as mailboxes and allowances permit.
-    pub(super) fn resubmit_states(&mut self, now: Now, id: ConnId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let held: Vec<_> = connection
-            .details
-            .memberships
-            .iter_mut()
-            .filter_map(|m| m.unsent_state.take().map(|state| (m.channel, state)))
-            .collect();
-        for (slot, state) in held {
-            self.submit_state(now, id, slot, state);
         }
     }
 
@@ -297,28 +256,24 @@ impl Shard {
         Ok(())
     }
 
-    /// Adds a membership, unless there is one.
-    fn enlist(&mut self, id: ConnId, slot: u32) {
+    /// Adds a membership, or replaces the state of the one there is.
+    pub(super) fn set_membership(&mut self, now: Now, id: ConnId, slot: u32, state: State) {
         let (Some(home), Some(connection)) =
             (self.homes.get_mut(slot), self.connections.get_mut(id))
         else {
             return;
         };
-        if !connection.is_member(slot) {
-            home.members += 1;
-            connection.details.memberships.push(Membership {
-                channel: slot,
-                number: 0,
-                announced: Moment::default(),
-                unsent_state: None,
-            });
-        }
-    }
-
-    fn heard_announcement(&mut self, now: Now, id: ConnId, slot: u32) {
-        let connection = self.connections.get_mut(id);
-        if let Some(membership) = connection.and_then(|c| c.membership_mut(slot)) {
-            membership.announced = Moment::at(now.mono_ms);
+        let announced = Moment::at(now.mono_ms);
+        match connection.membership_mut(slot) {
+            Some(membership) => {
+                membership.announced = announced;
+                membership.state = state;
+            }
+            None => {
+                home.members += 1;
+                let membership = Membership { channel: slot, number: 0, announced, state };
+                connection.details.memberships.push(membership);
+            }
         }
     }
 
@@ -338,71 +293,16 @@ impl Shard {
         self.connections.get(id).is_some_and(|connection| connection.is_open())
     }
 
-    /// Sends a state to the owner, or keeps it as the newest one until it may be sent. What the
-    /// mailbox cannot take costs no allowance, however often it is tried.
-    fn submit_state(&mut self, now: Now, id: ConnId, slot: u32, state: State) {
-        let Some(owner) = self.homes.get(slot).map(|home| home.owner) else { return };
-        let Some(feed) = self.sync_feed_of(id) else { return };
-        if !self.outbox.has_room(owner) {
-            self.counters.drop(Dropped::RequestMailboxFull);
-            self.hold_state(id, slot, state);
-            self.retry_later(id);
-        } else if self.spend_update_credit(now, id) {
-            self.send_state(id, slot, state, Welcome::Set(feed));
-        } else {
-            self.counters.conflate(Conflated::UpdateRate);
-            self.hold_state(id, slot, state);
-            self.set_pace_timer(id, (now.mono_ms / 1000 + 1) * 1000);
-        }
-    }
-
-    fn send_state(&mut self, id: ConnId, slot: u32, state: State, welcome: Welcome) {
-        let home = self.home_id(slot);
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(principal) = connection.principal() else { return };
-        let identity = Arc::clone(&principal.identity);
-        self.announcements = self.announcements.wrapping_add(1);
-        let (number, greeted_ms) = (self.announcements, connection.details.greeting.done_ms());
-        let Some(membership) = connection.membership_mut(slot) else { return };
-        membership.unsent_state = None;
-        membership.number = number;
-        let addr = ConnAddr { shard: self.id, conn: id };
-        let announcement =
-            Announcement { addr, home, identity, greeted_ms, state, number, welcome };
-        self.command_home(slot, Command::Announce(Box::new(announcement)));
-    }
-
-    fn hold_state(&mut self, id: ConnId, slot: u32, state: State) {
-        let connection = self.connections.get_mut(id);
-        if let Some(membership) = connection.and_then(|c| c.membership_mut(slot)) {
-            membership.unsent_state = Some(state);
-        }
-    }
-
-    /// Takes one update off the connection's allowance of this second.
-    fn spend_update_credit(&mut self, now: Now, id: ConnId) -> bool {
-        let most = self.settings.limits.updates_per_second_max;
-        let Some(connection) = self.connections.get_mut(id) else { return false };
-        let second = (now.mono_ms / 1000) as u32;
-        if connection.credit_second != second {
-            connection.credit_second = second;
-            connection.update_credit = most;
-        }
-        if connection.update_credit == 0 {
-            return false;
-        }
-        connection.update_credit -= 1;
-        true
-    }
-
-    fn take_over(&mut self, now: Now, id: ConnId, key: Arc<ChannelKey>, identity: Arc<Identity>) {
+    fn take_over(&mut self, now: Now, id: ConnId, resumed: ResumedMembership) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Session::Sync(session) = &mut connection.details.session else { return };
-        session.adopt_identity(identity);
+        session.adopt_identity(resumed.identity);
         let feed = session.feed();
-        let slot = self.home_open(key);
-        self.enlist(id, slot);
-        self.heard_announcement(now, id, slot);
+        let slot = self.home_open(resumed.channel);
+        // A state that the session has announced since it asked is newer.
+        if !self.connections.get(id).is_some_and(|connection| connection.is_member(slot)) {
+            self.set_membership(now, id, slot, resumed.state);
+        }
         if !self.is_subscribed(id, slot, feed) {
             self.subscribe(now, id, slot, feed, 0);
         }

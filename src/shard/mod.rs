@@ -25,7 +25,7 @@
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
 //! | send queue over `send_queue_bytes_max`, changes of members | it is shown who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
 //! | presence sets over `presence_burst_bytes_max` for all members | made once for all who wait, shown in rounds over the subscribers; a newer set takes the place of one that was not shown yet | by contract | `conflated{large_set}` |
-//! | updates over `updates_per_second_max` | newest state kept, sent in the next second | nobody | `conflated{update_rate}` |
+//! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | nobody | `conflated{update_rate}` |
 
 mod backlog;
 mod connection;
@@ -35,6 +35,7 @@ mod few;
 mod home;
 mod input;
 mod large_set;
+mod liveness;
 mod membership;
 mod outbox;
 mod owner;
@@ -54,6 +55,7 @@ mod table;
 mod tables;
 mod timeouts;
 mod timers;
+mod updates;
 mod write_order;
 
 pub use connection::{Connection, FirstMessage, Listener, Parcel, Session, Transport};
@@ -515,7 +517,7 @@ impl Shard {
             Envelope::Set { to, set, audience } => self.take_set(now, to, set, audience),
             Envelope::Admitted { to, conn } => self.handle_admitted(to, conn),
             Envelope::Refused { to, channel, conn, number, request, reject } => {
-                self.handle_refused(to, conn, number);
+                self.handle_refused(now, to, conn, number);
                 self.answer(now, conn, request, &channel.name, &Answer::Refused(reject));
             }
             Envelope::Messages { to, feeds, batch } => {
@@ -585,7 +587,7 @@ impl Shard {
             return;
         }
         self.counters.disconnect(reason);
-        self.leave_all(id, reason);
+        self.leave_all(now, id, reason);
         self.forget_name(id);
         let Some(connection) = self.connections.get_mut(id) else { return };
         if let Session::Foony(session) = &connection.details.session {

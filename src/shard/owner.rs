@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::envelope::{
     Announcement, Asker, Audience, Command, Envelope, HomeChannelId, MemberView, MembersFor,
-    PresenceTick, Welcome,
+    PresenceTick, ResumedMembership, Welcome,
 };
 use super::outbox::Full;
 use super::round::PresenceSet;
@@ -118,8 +118,12 @@ impl Shard {
         let mut memberships = Vec::new();
         for lost in self.lost.claim(key) {
             let Some(owned) = self.owned.get_tenant(lost.slot, lost.generation) else { continue };
-            if let Some(identity) = owned.channel.resume(lost.addr, to) {
-                memberships.push((Arc::clone(&owned.key), identity));
+            if let Some(member) = owned.channel.resume(lost.addr, to) {
+                memberships.push(ResumedMembership {
+                    channel: Arc::clone(&owned.key),
+                    identity: Arc::clone(&member.identity),
+                    state: member.state.clone(),
+                });
             } else if owned.channel.forget_lingering(lost.addr).is_some() {
                 // A session that was lost twice lingers twice; one place is all it gets back.
                 self.counters.members -= 1;

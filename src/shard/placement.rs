@@ -21,6 +21,7 @@ impl Shard {
         let may_move = connection.details.subscriptions.is_empty()
             && connection.details.memberships.is_empty()
             && connection.resuming().is_none()
+            && !connection.has_lapsed()
             && !connection.flags.settled
             && !connection.flags.blocked;
         if may_move && self.should_move(owner, key.hash) { Some(owner) } else { None }

@@ -188,14 +188,14 @@ impl Shard {
             }
             Request::Enter(state) => {
                 let slot = self.open_for(id, key, Wish::Membership)?;
-                self.announce_by_request(now, id, slot, state, Welcome::Entered(number))?;
+                self.announce_state(now, id, slot, state, Welcome::Entered(number));
             }
             Request::Update(state) => {
                 let slot = self.open_for(id, key, Wish::Membership)?;
-                self.announce_by_request(now, id, slot, state, Welcome::Updated(number))?;
+                self.announce_state(now, id, slot, state, Welcome::Updated(number));
             }
             Request::Unsubscribe | Request::Unwatch | Request::Leave => {
-                self.detach(id, &key, &request);
+                self.detach(now, id, &key, &request);
                 self.answer(now, id, number, &key.name, &Answer::Done);
             }
         }
@@ -267,14 +267,14 @@ impl Shard {
     }
 
     /// Gives up what the session has of a channel; nothing happens where it has nothing.
-    fn detach(&mut self, id: ConnId, key: &ChannelKey, request: &Request) {
+    fn detach(&mut self, now: Now, id: ConnId, key: &ChannelKey, request: &Request) {
         let slot = self.homes.find_key(key);
         let (Some(slot), Some((messages, presence))) = (slot, self.foony_feeds(id)) else { return };
         match request {
             Request::Unwatch => self.unsubscribe(id, slot, presence),
-            Request::Leave => self.withdraw(id, slot, Departure::AtOnce),
+            Request::Leave => self.withdraw(now, id, slot, Departure::AtOnce),
             _ => {
-                self.withdraw(id, slot, Departure::AtOnce);
+                self.withdraw(now, id, slot, Departure::AtOnce);
                 self.unsubscribe(id, slot, messages);
                 self.unsubscribe(id, slot, presence);
             }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::envelope::Welcome;
 use crate::channel::{Identity, State};
-use crate::ids::Moment;
+use crate::ids::{ChannelKey, Moment};
+use crate::policy::Policy;
 use crate::session::Feed;
 
 /// A channel of this home and one of its feeds, in one word: every delivery looks for it.
@@ -130,8 +132,27 @@ pub struct Membership {
     pub number: u32,
     /// When the member last announced its state.
     pub announced: Moment,
-    /// A state that the owner has not been sent yet: its mailbox was full, or the sender too fast.
-    pub unsent_state: Option<State>,
+    /// The newest state that the session announced. The owner does not have it while the
+    /// connection holds an update for this channel.
+    pub state: State,
+}
+
+/// An update that the owner has not been sent yet, because its mailbox was full or the sender too
+/// fast. The state is that of the membership.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldUpdate {
+    /// Slot of the channel in this home's table.
+    pub channel: u32,
+    pub welcome: Welcome,
+}
+
+/// A membership that ended for want of a heartbeat, while its connection stayed open. The next sign
+/// of life enters the member again.
+#[derive(Debug)]
+pub struct LapsedMembership {
+    pub channel: Arc<ChannelKey>,
+    pub policy: Arc<Policy>,
+    pub state: State,
 }
 
 const _: () = assert!(size_of::<Membership>() <= 24, "a block of every member");

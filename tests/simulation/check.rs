@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount::session::message_pack_state;
+use headcount::wire::websocket::Opcode;
 
 use super::profile::{APPS, CHANNELS};
 use super::run::{Owed, Run, View};
@@ -37,7 +38,10 @@ impl Run {
         match heard {
             Heard::Switched | Heard::Close(_) => {}
             Heard::HttpError(head) if head.starts_with("HTTP/1.1 408 ") => {}
-            Heard::WebSocketPing(body) => self.pong(id, &body),
+            Heard::WebSocketPing(body) => {
+                self.answer(id, |wire| wire.websocket(Opcode::Pong, &body))
+            }
+            Heard::Ping(stamp) => self.answer(id, |wire| wire.pong(stamp)),
             Heard::Ack { success, session } => {
                 self.pay(id, Owed::Ack { success });
                 self.name(id, &session);

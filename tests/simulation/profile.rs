@@ -138,7 +138,7 @@ fn random_policies(rng: &mut Rng, profile: &Profile) -> Policies {
     };
     let interval_ms = *rng.pick(&[20, 100, INTERVAL_MS_MAX]);
     let heartbeat = *rng.pick(&[Heartbeat::AnyFrame, Heartbeat::Update]);
-    let any = Heartbeat::AnyFrame;
+    let any = *rng.pick(&[Heartbeat::AnyFrame, Heartbeat::Transport]);
     Policies {
         rules: vec![
             ("ns0:*".parse().expect("a pattern"), policy(0, any, SnapshotOnJoin::Send)),

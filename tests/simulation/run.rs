@@ -196,7 +196,7 @@ impl Run {
                 let Some(conn) = conn else { return 0 };
                 let announced_ms = conn.announced_ms.get(channel).copied().unwrap_or(0);
                 match settings.policies.for_channel(channel).heartbeat {
-                    Heartbeat::AnyFrame => conn.heard_ms.max(announced_ms),
+                    Heartbeat::Transport | Heartbeat::AnyFrame => conn.heard_ms.max(announced_ms),
                     Heartbeat::Update => announced_ms,
                 }
             });
@@ -593,9 +593,9 @@ impl Run {
     }
 
     /// Answers a ping of the server.
-    pub fn pong(&mut self, id: usize, body: &[u8]) {
+    pub fn answer(&mut self, id: usize, pong: impl FnOnce(&mut Wire) -> Vec<u8>) {
         let Some(conn) = &mut self.clients[id].conn else { return };
-        let bytes = conn.wire.websocket(Opcode::Pong, body);
+        let bytes = pong(&mut conn.wire);
         conn.sent += bytes.len();
         self.world.send(conn.socket, &bytes);
     }

@@ -31,6 +31,7 @@ pub enum Heard {
     HttpError(String),
     Ack { success: bool, session: String },
     Pong(u64),
+    Ping(u64),
     RefreshAck { success: bool },
     Set { channel: String, peers: Vec<PeerSeen> },
     Left { channel: String, user: String },
@@ -117,6 +118,10 @@ impl Wire {
 
     pub fn ping(&mut self, timestamp_ms: u64) -> Vec<u8> {
         self.frame(&Message::PingPong(PingPong { timestamp_ms, is_pong: false }))
+    }
+
+    pub fn pong(&mut self, timestamp_ms: u64) -> Vec<u8> {
+        self.frame(&Message::PingPong(PingPong { timestamp_ms, is_pong: true }))
     }
 
     pub fn throttle(&mut self, rate: Option<u64>) -> Vec<u8> {
@@ -208,10 +213,8 @@ fn understand(frame: sync::RawFrame<'_>, layout: Layout) -> Heard {
         Message::HandshakeAck(ack) => {
             Heard::Ack { success: ack.success, session: ack.session_id.to_owned() }
         }
-        Message::PingPong(ping) => {
-            assert!(ping.is_pong, "the server pings on the sync wire");
-            Heard::Pong(ping.timestamp_ms)
-        }
+        Message::PingPong(ping) if ping.is_pong => Heard::Pong(ping.timestamp_ms),
+        Message::PingPong(ping) => Heard::Ping(ping.timestamp_ms),
         Message::TokenRefreshAck(ack) => Heard::RefreshAck { success: ack.success },
         Message::PresenceBroadcast(set) => Heard::Set {
             channel: set.channel.to_owned(),

@@ -267,9 +267,19 @@ impl Session {
         }
     }
 
+    /// Appends a ping, which clients answer. On a raw stream there is no other way to ask.
+    pub fn ping(&self, now: Now, out: &mut Vec<u8>) {
+        if self.principal.is_some() {
+            self.reply(
+                out,
+                &Message::PingPong(PingPong { timestamp_ms: now.wall_ms, is_pong: false }),
+            );
+        }
+    }
+
     fn answer_ping(&self, ping: PingPong, out: &mut Vec<u8>) -> Step<'static> {
         if ping.is_pong {
-            return Step::Ignored(Ignored::NothingToDo);
+            return Step::Done;
         }
         let pong = PingPong { timestamp_ms: ping.timestamp_ms, is_pong: true };
         self.reply(out, &Message::PingPong(pong));
