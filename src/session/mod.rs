@@ -109,9 +109,8 @@ pub enum Request {
     /// Send neither messages nor presence, and be no member any longer.
     Unsubscribe,
     Publish(Box<Draft>),
-    /// Become a member, or replace the own state. To enter again in the same state is no news.
-    Enter(State),
-    Update(State),
+    /// Become a member, or replace the own state.
+    Announce(State),
     Leave,
     /// Send the members, then every change.
     Watch,

@@ -174,10 +174,8 @@ pub struct ResumedMembership {
 pub enum Welcome {
     /// To be shown the set on entering.
     Set(Feed),
-    /// An answer to this request. To enter again in the same state is no news.
-    Entered(u64),
     /// An answer to this request.
-    Updated(u64),
+    Answer(u64),
 }
 
 /// Does a subscriber want what it may have missed?

@@ -202,13 +202,9 @@ impl Shard {
         if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
             self.counters.members -= 1;
         }
-        let known = owned.channel.members().find(new.addr);
-        let is_entered = matches!(new.welcome, Welcome::Entered(_))
-            && known.is_some_and(|member| member.state == new.state);
-        let is_no_news =
-            is_entered || owned.channel.is_outdated(new.addr, &new.identity, new.greeted_ms);
+        let is_outdated = owned.channel.is_outdated(new.addr, &new.identity, new.greeted_ms);
         let limits = &self.settings.limits;
-        let done = match is_no_news {
+        let done = match is_outdated {
             true => Ok(Announced::Updated),
             false => {
                 let state = new.state.clone();
@@ -256,7 +252,7 @@ impl Shard {
                     self.send_set(now, slot, feed, shard, to, Audience::One(conn));
                 }
             }
-            (done, Welcome::Entered(request) | Welcome::Updated(request)) => {
+            (done, Welcome::Answer(request)) => {
                 let answer = done.map_or_else(Answer::Refused, |_| Answer::Done);
                 self.send_answer(shard, Asker::Session { conn, request }, key, answer);
             }
@@ -267,7 +263,7 @@ impl Shard {
     fn turn_away(&mut self, key: &Arc<ChannelKey>, new: &Announcement, reject: Reject) {
         let request = match new.welcome {
             Welcome::Set(_) => NO_REQUEST,
-            Welcome::Entered(request) | Welcome::Updated(request) => request,
+            Welcome::Answer(request) => request,
         };
         let (to, conn, number) = (new.home, new.addr.conn, new.number);
         let channel = Arc::clone(key);

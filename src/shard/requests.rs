@@ -186,13 +186,9 @@ impl Shard {
                 let slot = self.open_for(id, key, Wish::Subscription(Feed::PRESENCE_CHANGES))?;
                 self.watch(now, &asking(slot));
             }
-            Request::Enter(state) => {
+            Request::Announce(state) => {
                 let slot = self.open_for(id, key, Wish::Membership)?;
-                self.announce_state(now, id, slot, state, Welcome::Entered(number));
-            }
-            Request::Update(state) => {
-                let slot = self.open_for(id, key, Wish::Membership)?;
-                self.announce_state(now, id, slot, state, Welcome::Updated(number));
+                self.announce_state(now, id, slot, state, Welcome::Answer(number));
             }
             Request::Unsubscribe | Request::Unwatch | Request::Leave => {
                 self.detach(now, id, &key, &request);

@@ -91,7 +91,7 @@ impl Shard {
 
     /// Answers the request of an update that no longer has to be carried out.
     fn acknowledge(&mut self, now: Now, id: ConnId, slot: u32, welcome: Welcome) {
-        let (Welcome::Entered(request) | Welcome::Updated(request)) = welcome else { return };
+        let Welcome::Answer(request) = welcome else { return };
         let Some(key) = self.homes.get(slot).map(|home| Arc::clone(&home.key)) else { return };
         self.answer(now, id, request, &key.name, &Answer::Done);
     }

@@ -282,11 +282,7 @@ impl Session {
         }
         let data = Bytes::copy_from_slice(presence.data);
         let state = State::from_json(JsonState { data, encoding: presence.encoding.into() });
-        let request = match presence.action {
-            Action::Update => Asked::Update(state),
-            Action::Enter | Action::Leave => Asked::Enter(state),
-        };
-        Ok((presence.channel, request))
+        Ok((presence.channel, Asked::Announce(state)))
     }
 
     /// May this be done to this channel, if it is a channel at all?
