@@ -5,10 +5,11 @@ mod simulation;
 
 use std::sync::Arc;
 
+use headcount::channel::Room;
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
-use headcount::session::json_state;
-use headcount::shard::Listener;
+use headcount::session::{Answer, json_state};
+use headcount::shard::{Command, Listener};
 use headcount::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
 use simulation::foony::line::{Heard, Line, Mode};
 use simulation::profile::settings;
@@ -335,4 +336,62 @@ fn a_member_that_is_lost_keeps_its_place_with_its_held_update() {
     scene.world.sockets[socket].ending = Some(Ending::Reset);
     scene.world.settle();
     assert_eq!(scene.members(&channel), ["ann=20"]);
+}
+
+/// Acknowledged requests, and the code of a Close, in the order they were heard.
+fn acks_and_close(heard: &[Heard]) -> (Vec<u64>, Option<u16>) {
+    let acks = heard.iter().filter_map(|heard| match heard {
+        Heard::Ack { id, .. } => Some(*id),
+        _ => None,
+    });
+    let close = heard.iter().find_map(|heard| match heard {
+        Heard::Close(code) => *code,
+        _ => None,
+    });
+    (acks.collect(), close)
+}
+
+#[test]
+fn a_client_that_half_closes_is_answered_by_other_shards_too() {
+    let mut scene = Scene::new(2, Policy::default());
+    let (near, far) = (scene.channel_on(0), scene.channel_on(1));
+    let (who, _) = scene.join(0, "ann");
+    settle_on(&mut scene, who, 0);
+    for channel in [&near, &far] {
+        scene.publish(who, channel, "1");
+    }
+    scene.enter(who, &far, "2");
+    let socket = scene.peers[who].1;
+    scene.world.sockets[socket].ending = Some(Ending::HalfClosed);
+    scene.world.settle();
+    let (mut acks, close) = acks_and_close(&scene.hear(who));
+    acks.sort_unstable();
+    assert_eq!((acks, close), (vec![2, 3, 4], None));
+    assert!(scene.world.sockets[socket].shut);
+    scene.wait(6_000);
+    assert_eq!(scene.members(&far), Vec::<String>::new(), "after its grace");
+}
+
+#[test]
+fn a_stopping_server_answers_what_it_has_carried_out_before_it_says_goodbye() {
+    let mut scene = Scene::new(2, Policy::default());
+    let far = scene.channel_on(1);
+    let (who, _) = scene.join(0, "ann");
+    settle_on(&mut scene, who, 0);
+    scene.publish(who, &far, "1");
+    scene.world.turn(0);
+    let (moving, _) = scene.join(0, "bob");
+    scene.publish(moving, &far, "2");
+    scene.world.turn(0);
+    scene.world.close_all();
+    scene.publish(who, &far, "too late");
+    scene.world.settle();
+    assert_eq!(acks_and_close(&scene.hear(who)), (vec![2], Some(1001)));
+    assert_eq!(acks_and_close(&scene.hear(moving)), (vec![], Some(1001)));
+    let room = Room { messages: 10, bytes: 1 << 20 };
+    let query = |asker| Command::HistoryForward { asker, after: 0, room };
+    let Answer::History { messages, .. } = scene.world.query(APP, &far, query) else { panic!() };
+    assert_eq!(messages.len(), 1, "what was not acknowledged was not carried out");
+    scene.wait(3_000);
+    assert!(scene.world.shards.iter().all(|shard| shard.has_drained()));
 }

@@ -116,7 +116,8 @@ fn listen(config: &Config) -> Result<(), Problem> {
             return Err(Place::table("listen").problem(key, why));
         }
     }
-    Ok(())
+    let delay_ms = config.listen.drain_delay_ms;
+    Place::table("listen").within(&[Bound("drain_delay_ms", delay_ms, 0, HOUR_MS)])
 }
 
 fn auth(config: &Config) -> Result<(), Problem> {

@@ -27,6 +27,7 @@ impl Config {
             page.key(key, &address.to_string());
         }
         page.key("defer_accept", &self.listen.defer_accept);
+        page.key("drain_delay_ms", &self.listen.drain_delay_ms);
         page.table("data");
         page.key("dir", &self.data.dir);
         self.print_auth(&mut page);

@@ -100,6 +100,9 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Connections to `http` and `sync_tcp` are accepted only when they have sent something.
     pub defer_accept: bool,
+    /// Time between not being ready and accepting nothing, for load balancers to notice,
+    /// milliseconds.
+    pub drain_delay_ms: u64,
 }
 
 impl Default for Listen {
@@ -110,6 +113,7 @@ impl Default for Listen {
             sync_tcp: loopback(7401),
             admin: loopback(7402),
             defer_accept: false,
+            drain_delay_ms: 0,
         }
     }
 }

@@ -95,13 +95,29 @@ impl ShardListeners {
         fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Accepts nothing any more. The ring's accept entries end when their sockets are shut down.
-    pub fn close(&mut self) {
-        for fd in [self.http.take(), self.sync_tcp.take()].into_iter().flatten() {
+    /// Accepts nothing any more, and returns what the kernel had accepted: that would be reset with
+    /// its listener. The ring's accept entries end when their sockets are shut down.
+    pub fn close(&mut self) -> Vec<(Listener, OwnedFd)> {
+        let mut accepted = Vec::new();
+        for (listener, fd) in
+            [(Listener::Http, self.http.take()), (Listener::SyncTcp, self.sync_tcp.take())]
+        {
+            let Some(socket) = fd.map(Socket::from) else { continue };
+            accepted.extend(waiting(&socket).into_iter().map(|fd| (listener, fd)));
             // Fails only for sockets that do not listen, which these do.
-            let _ = Socket::from(fd).shutdown(std::net::Shutdown::Both);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
         }
+        accepted
     }
+}
+
+/// Connections that the kernel holds for a listener; at most as many as its queue takes.
+fn waiting(listener: &Socket) -> Vec<OwnedFd> {
+    if listener.set_nonblocking(true).is_err() {
+        return Vec::new();
+    }
+    let accepted = (0..BACKLOG).map_while(|_| listener.accept().ok());
+    accepted.map(|(socket, _)| OwnedFd::from(socket)).collect()
 }
 
 /// Binds `count` sockets to one address; port 0 is resolved by the first. Returns the address.

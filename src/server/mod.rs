@@ -11,6 +11,7 @@ mod banner;
 mod clock;
 mod data_dir;
 mod edge;
+mod lifecycle;
 mod listen;
 pub mod mesh;
 mod probe;

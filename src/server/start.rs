@@ -4,19 +4,20 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::{DataDir, History};
 use super::edge::{self, EdgeParts};
+use super::lifecycle::{Lifecycle, Phase};
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
@@ -95,8 +96,13 @@ pub struct Addresses {
 /// What an executor's thread reports.
 enum Report {
     Started,
+    /// It has no session or connection left.
     Drained,
-    Failed { what: String, why: String },
+    Ended,
+    Failed {
+        what: String,
+        why: String,
+    },
 }
 
 /// The running parts of a server.
@@ -105,14 +111,15 @@ struct Running {
     dead: Receiver<Dead>,
     controls: Vec<Sender<Control>>,
     stations: Stations,
-    ready: Arc<AtomicBool>,
+    lifecycle: Arc<Lifecycle>,
+    drain_delay: Duration,
     executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
     _watchdog_stop: Sender<()>,
     _data_dir: DataDir,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains.
 ///
 /// # Errors
 /// One line that says why the server cannot start, or what failed while it ran.
@@ -133,7 +140,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let settings = Arc::new(settings(&options.config, keyring, shards, serial_base)?);
     let (addresses, running) = start(&options, settings, clock, data_dir)?;
     running.await_start()?;
-    running.ready.store(true, Ordering::Relaxed);
+    running.lifecycle.set(Phase::Ready);
     if options.banner == Banner::Shown {
         let key = development_key.as_ref().map(|dev| dev.text.as_str());
         banner::show(&options.config, addresses, shards, key);
@@ -150,15 +157,24 @@ fn announce(addresses: Addresses) {
     let _ = out.flush();
 }
 
+/// Signals to stop. Every other one that operators and their tools send has no effect: its default
+/// is to end the process on the spot.
 fn watch_signals() -> Result<Receiver<i32>, StartError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| StartError::thread("the signal handler", error))?;
     let (sender, receiver) = bounded(4);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for signal in signals.forever() {
-                let _ = sender.try_send(signal);
+                match signal {
+                    SIGTERM | SIGINT | SIGQUIT => drop(sender.try_send(signal)),
+                    SIGHUP => tracing::info!(
+                        "SIGHUP is ignored: the configuration is read at start only, restart the \
+                         server with --takeover to change it"
+                    ),
+                    _ => {}
+                }
             }
         })
         .map_err(|error| StartError::thread("the signal thread", error))?;
@@ -255,7 +271,7 @@ fn start(
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
     let health = Arc::new(Health::default());
-    let ready = Arc::new(AtomicBool::new(false));
+    let lifecycle = Arc::new(Lifecycle::starting());
     let (report, reports) = bounded(2 * (shards + 1));
     let mut controls = Vec::new();
     let mut handles = Vec::new();
@@ -278,7 +294,7 @@ fn start(
     if let Some(mailboxes) = edge_mailboxes {
         let (control, controlled) = bounded(4);
         controls.push(control);
-        let (health, ready) = (Arc::clone(&health), Arc::clone(&ready));
+        let (health, lifecycle) = (Arc::clone(&health), Arc::clone(&lifecycle));
         let parts = EdgeParts {
             mailboxes,
             admin,
@@ -287,7 +303,7 @@ fn start(
             clock,
             budget,
             health,
-            ready,
+            lifecycle,
         };
         handles.push(start_edge(parts, report)?);
     }
@@ -301,7 +317,8 @@ fn start(
         executors: controls.len(),
         controls,
         stations,
-        ready,
+        lifecycle,
+        drain_delay: Duration::from_millis(config.listen.drain_delay_ms),
         _handles: handles,
         _watchdog_stop: watchdog_stop,
         _data_dir: data_dir,
@@ -326,12 +343,14 @@ fn start_shard(
     executor(placement, &format!("shard-{index}"))
         .spawn(move || async move {
             let run = std::panic::AssertUnwindSafe(|| {
-                let turns = TurnLoop::new(parts)?;
+                let mut turns = TurnLoop::new(parts)?;
                 let _ = report.send(Report::Started);
-                turns.run()
+                turns.run_until_drained()?;
+                let _ = report.send(Report::Drained);
+                turns.run_until_ended()
             });
             let end = match std::panic::catch_unwind(run) {
-                Ok(Ok(())) => Report::Drained,
+                Ok(Ok(())) => Report::Ended,
                 Ok(Err(error)) => Report::Failed { what, why: error.to_string() },
                 Err(_) => Report::Failed { what, why: "it panicked".to_string() },
             };
@@ -379,7 +398,7 @@ impl Running {
             match self.reports.recv_timeout(START_WITHIN) {
                 Ok(Report::Started) => {}
                 Ok(Report::Failed { what, why }) => return Err(StartError::Thread { what, why }),
-                Ok(Report::Drained) | Err(_) => {
+                Ok(Report::Drained | Report::Ended) | Err(_) => {
                     return Err(StartError::thread("the executors", "one did not report in time"));
                 }
             }
@@ -401,37 +420,47 @@ impl Running {
         }
     }
 
-    /// Not ready, nothing accepted, every session told; a second signal or the time limit ends it.
+    /// Not ready, then nothing accepted, what was accepted finished, every session closed. A second
+    /// signal or the time limit ends it.
     fn drain(self, signals: &Receiver<i32>) -> Result<(), StartError> {
         tracing::info!("draining");
-        self.ready.store(false, Ordering::Relaxed);
-        let (edge, shards) = match self.controls.split_last() {
-            Some((edge, shards)) => (edge, shards),
-            None => return Ok(()),
-        };
-        self.tell(shards);
+        self.lifecycle.set(Phase::Leaving);
+        if signals.recv_timeout(self.drain_delay).is_ok() {
+            return Ok(());
+        }
+        self.lifecycle.set(Phase::Stopping);
         let deadline = crossbeam_channel::after(DRAIN_WITHIN);
-        let mut left = shards.len();
-        while left > 0 {
-            select! {
-                recv(self.reports) -> report => match report {
-                    Ok(Report::Failed { what, why }) => return Err(StartError::Fault { what, why }),
-                    _ => left -= 1,
-                },
-                recv(signals) -> _ => return Ok(()),
-                recv(deadline) -> _ => {
-                    tracing::warn!(shards = left, "did not drain in time");
-                    return Ok(());
+        let Some((edge, shards)) = self.controls.split_last() else { return Ok(()) };
+        // The edge needs the shards until it has answered the requests that it has begun.
+        let steps = [
+            (shards, Control::Drain),
+            (std::slice::from_ref(edge), Control::Drain),
+            (shards, Control::End),
+        ];
+        for (executors, control) in steps {
+            self.tell(executors, control);
+            for reported in 0..executors.len() {
+                select! {
+                    recv(self.reports) -> report => {
+                        if let Ok(Report::Failed { what, why }) = report {
+                            return Err(StartError::Fault { what, why });
+                        }
+                    }
+                    recv(signals) -> _ => return Ok(()),
+                    recv(deadline) -> _ => {
+                        let executors = executors.len() - reported;
+                        tracing::warn!(executors, "did not drain in time");
+                        return Ok(());
+                    }
                 }
             }
         }
-        self.tell(std::slice::from_ref(edge));
         Ok(())
     }
 
-    fn tell(&self, executors: &[Sender<Control>]) {
-        for control in executors {
-            let _ = control.try_send(Control::Drain);
+    fn tell(&self, executors: &[Sender<Control>], control: Control) {
+        for executor in executors {
+            let _ = executor.try_send(control);
         }
         self.stations.iter().for_each(mesh::Station::wake);
     }

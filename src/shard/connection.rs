@@ -188,6 +188,8 @@ pub struct Details {
     pub heard: Moment,
     /// When anything at all last arrived.
     pub alive: Moment,
+    /// Requests that have not been answered.
+    pub unanswered: u32,
 }
 
 const _: () = assert!(size_of::<Details>() <= 120, "every idle connection pays for it");
@@ -203,19 +205,31 @@ pub struct Rare {
     pub resuming: Option<Resuming>,
     /// Set in [`Phase::Moving`].
     pub hand_off: Option<Move>,
+    /// Set when the peer has sent its last byte and is still to be answered.
+    pub ended: Option<Ended>,
     /// At most one per membership.
     pub held_updates: Vec<HeldUpdate>,
     /// At most one per channel that the session was a member of when it fell silent.
     pub lapsed: Vec<LapsedMembership>,
 }
 
+/// The end of a stream whose requests are still being answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Why the connection ends once they have been.
+    pub reason: Disconnect,
+    /// When it ends in any case.
+    pub until: Moment,
+}
+
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Rare { unread, backlog, resuming, hand_off, held_updates, lapsed } = self;
+        let Rare { unread, backlog, resuming, hand_off, ended, held_updates, lapsed } = self;
         unread.is_empty()
             && backlog.is_none()
             && resuming.is_none()
             && hand_off.is_none()
+            && ended.is_none()
             && held_updates.is_empty()
             && lapsed.is_empty()
     }
@@ -273,6 +287,7 @@ impl Connection {
             greeting,
             heard: Moment::at(now_ms),
             alive: Moment::at(now_ms),
+            unanswered: 0,
         };
         Connection {
             queue: SendQueue::default(),

@@ -4,7 +4,7 @@
 use super::Connection;
 use super::Shard;
 use super::backlog::REQUESTS_AT_ONCE;
-use super::connection::{FirstMessage, Greeting, Parcel, Phase, Session, Transport};
+use super::connection::{Ended, FirstMessage, Greeting, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
@@ -24,6 +24,10 @@ use crate::wire::websocket::{self, Incoming, MessageKind, Opcode, Role};
 /// without a code it has said goodbye as well.
 const FOONY_GOODBYES: [u16; 2] = [1000, 1001];
 
+/// How long a peer that has sent its last byte is kept for the answers to its requests. Clients and
+/// proxies that half-close their connection wait for these.
+const ANSWERS_MS: u64 = 5_000;
+
 /// Path of the debug endpoint that sends every message back.
 const ECHO_PATH: &str = "/echo";
 
@@ -39,12 +43,15 @@ impl Shard {
     }
 
     pub(super) fn take_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+        let is_draining = self.is_draining();
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.details.alive = Moment::at(now.mono_ms);
         connection.flags.pinged = false;
         match connection.phase {
             Phase::Closing => return,
             Phase::Moving => return connection.rare_mut().unread.extend_from_slice(bytes),
+            // It is not carried out, and so not acknowledged.
+            Phase::Open if is_draining => return,
             Phase::Open => {}
         }
         if connection.has_backlog() {
@@ -70,9 +77,16 @@ impl Shard {
     /// The peer has sent its last byte.
     pub fn handle_eof(&mut self, now: Now, id: ConnId) {
         self.work_off_all(now, id);
-        let Some(connection) = self.connections.get(id) else { return };
+        self.drain_local(now);
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let reason = connection.end_of_stream();
-        self.disconnect(now, id, reason);
+        if connection.is_open() && connection.details.unanswered > 0 {
+            let until = Moment::at(now.mono_ms + ANSWERS_MS);
+            connection.rare_mut().ended = Some(Ended { reason, until });
+            self.connections.set_check(id, now.mono_ms);
+        } else {
+            self.disconnect(now, id, reason);
+        }
         self.drain_local(now);
     }
 
@@ -99,6 +113,7 @@ impl Shard {
         }
         self.note_name(id);
         match parcel.first {
+            _ if self.is_draining() => {}
             Some(FirstMessage::Sync { message_type, body }) => {
                 let frame_bytes = body.len();
                 self.handle_frame(now, id, RawFrame { message_type, body: &body, frame_bytes });
@@ -113,6 +128,7 @@ impl Shard {
         if self.connections.get(id).is_some_and(|connection| !connection.queue.is_empty()) {
             self.mark_due(id, Due::Answer);
         }
+        self.refuse_if_ended(now, id);
     }
 
     fn keep_unread(&mut self, id: ConnId, rest: &[u8]) {

@@ -39,6 +39,9 @@ impl Shard {
         if let Some(check_ms) = poll_check_ms {
             next_ms = next_ms.min(check_ms);
         }
+        if let Some(ended) = connection.rare().and_then(|rare| rare.ended) {
+            next_ms = next_ms.min(ended.until.ms());
+        }
         let ping_due_ms = alive_ms.saturating_add(ping_ms);
         match connection.flags.pinged {
             true => next_ms,

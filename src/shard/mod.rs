@@ -30,6 +30,7 @@
 mod backlog;
 mod connection;
 mod deliver;
+mod drain;
 mod envelope;
 mod few;
 mod home;
@@ -76,6 +77,7 @@ use std::sync::Arc;
 
 use backlog::Intake;
 use connection::{Connections, Greeting, Phase, Rare};
+use drain::Drain;
 use outbox::Outbox;
 use owner::LostMembers;
 use retention::Retention;
@@ -93,7 +95,6 @@ use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
 use crate::session::{self, Answer, Feed, SessionNames};
-use crate::wire::http::HeadError;
 use crate::wire::websocket::{MessageLimits, Opcode, close_body};
 
 /// What all shards of a process agree on. Fixed at start.
@@ -176,6 +177,9 @@ pub struct Shard {
     /// Answers of the message at hand.
     reply: Vec<u8>,
     sweeping: bool,
+    /// Requests of this home's sessions that have not been answered.
+    unanswered: u64,
+    drain: Drain,
 }
 
 impl Shard {
@@ -209,6 +213,8 @@ impl Shard {
             last_words: Vec::new(),
             reply: Vec::new(),
             sweeping: false,
+            unanswered: 0,
+            drain: Drain::default(),
             settings,
         }
     }
@@ -258,7 +264,7 @@ impl Shard {
         self.intake.begin_turn(self.pass());
         self.retry_stale_channels();
         self.retry_refused(now);
-        if self.has_room() {
+        if self.has_room() && !self.is_draining() {
             self.work_off_backlogs(now);
         }
         self.drain_local(now);
@@ -283,9 +289,15 @@ impl Shard {
         self.write_order.begin_writing();
     }
 
-    /// A connection was accepted. It is refused by `None` when the shard is full.
+    /// A connection was accepted. It is refused by `None` when the shard is full. One that arrives
+    /// when the shard has drained is told so.
     pub fn handle_open(&mut self, now: Now, listener: Listener) -> Option<ConnId> {
         self.open(now, Transport::from(listener))
+    }
+
+    /// The shell has the socket of a connection that was accepted.
+    pub fn handle_opened(&mut self, now: Now, id: ConnId) {
+        self.refuse_if_ended(now, id);
     }
 
     fn open(&mut self, now: Now, transport: Transport) -> Option<ConnId> {
@@ -485,18 +497,6 @@ impl Shard {
         self.connections.remove(id);
     }
 
-    /// The server stops: every session is told so and closed.
-    pub fn close_all(&mut self, now: Now) {
-        let ids: Vec<ConnId> = self.connections.ids().collect();
-        for id in ids {
-            match self.connections.get(id).map(|connection| &connection.details.transport) {
-                Some(Transport::Http) => self.refuse_head(now, id, HeadError::ShuttingDown),
-                _ => self.disconnect(now, id, Disconnect::Shutdown),
-            }
-        }
-        self.drain_local(now);
-    }
-
     /// Ends one connection from the shell's side (a fault in handling it, or a stuck close).
     pub fn handle_fault(&mut self, now: Now, id: ConnId) {
         self.disconnect(now, id, Disconnect::Internal);
@@ -595,7 +595,9 @@ impl Shard {
             connection.queue.append(|out| session.farewell(reason, &mut Writer::new(form, out)));
         }
         connection.phase = Phase::Closing;
-        connection.change_rare(|rare| (rare.unread, rare.backlog) = (Vec::new(), None));
+        connection.change_rare(|rare| {
+            (rare.unread, rare.backlog, rare.ended) = (Vec::new(), None, None);
+        });
         if says_goodbye(&connection.details.transport, reason) {
             let body = close_body(reason.close_code(), &reason.to_string());
             connection
@@ -603,15 +605,18 @@ impl Shard {
                 .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
         }
         connection.details.session = Session::Undecided;
+        self.unanswered -= u64::from(std::mem::take(&mut connection.details.unanswered));
         if connection.flags.polling {
-            return self.close_polling(now, id);
+            self.close_polling(now, id);
+        } else {
+            self.mark_due(id, Due::Answer);
+            let parting = match reason {
+                Disconnect::Clean | Disconnect::Lost => Parting::HeardOut,
+                _ => Parting::MayGoOn,
+            };
+            self.outbox.effect(Effect::Close { conn: id, parting });
         }
-        self.mark_due(id, Due::Answer);
-        let parting = match reason {
-            Disconnect::Clean | Disconnect::Lost => Parting::HeardOut,
-            _ => Parting::MayGoOn,
-        };
-        self.outbox.effect(Effect::Close { conn: id, parting });
+        self.end_drain_if_answered(now);
     }
 }
 

@@ -86,6 +86,10 @@ impl Shard {
     /// Carries out what the edge asks on behalf of a client.
     pub(super) fn handle_poll(&mut self, now: Now, from: ShardId, number: u64, ask: PollAsk) {
         let outcome = match ask {
+            // Not carried out: the client may ask the server that comes next.
+            PollAsk::Connect { .. } | PollAsk::Send { .. } if self.is_draining() => {
+                Some(PollOutcome::Busy)
+            }
             PollAsk::Connect { bytes } => Some(self.poll_connect(now, &bytes)),
             PollAsk::Send { session, bytes } => Some(self.poll_send(now, session, &bytes)),
             PollAsk::Receive { session } => self.poll_receive(now, session, number),

@@ -14,8 +14,8 @@ use crate::channel::{Identity, Position, Room};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnId, Now};
-use crate::session::foony::ON_BEHALF;
 use crate::session::foony::encode::Writer;
+use crate::session::foony::{self, ON_BEHALF};
 use crate::session::{Answer, Feed, FeedSet, Present, Request, Scope};
 
 /// Most bytes of messages in a page of history, and in the answer to a fetch. Who asks for more is
@@ -70,6 +70,8 @@ impl Shard {
         };
         if let Some(connection) = self.connections.get_mut(id) {
             connection.flags.settled = true;
+            connection.details.unanswered += 1;
+            self.unanswered += 1;
         }
         if let Err(reject) = self.carry_out(now, id, number, key, request) {
             self.answer(now, id, number, channel, &Answer::Refused(reject));
@@ -127,6 +129,23 @@ impl Shard {
         let mut out = Writer::new(session.form(), &mut self.reply);
         session.answer(now, number, channel, answer, &mut out);
         self.send_reply(now, id);
+        if !foony::is_silent(number) {
+            self.note_answered(now, id);
+        }
+    }
+
+    /// One request fewer is to be answered. A connection that waited for nothing else ends.
+    fn note_answered(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
+        assert!(connection.details.unanswered > 0, "an answer too many on {id:?}");
+        connection.details.unanswered -= 1;
+        self.unanswered -= 1;
+        let is_last = connection.details.unanswered == 0;
+        let ended = connection.rare().and_then(|rare| rare.ended);
+        if let Some(ended) = ended.filter(|_| is_last) {
+            self.disconnect(now, id, ended.reason);
+        }
+        self.end_drain_if_answered(now);
     }
 
     /// Queues what `reply` holds. Answers are never dropped: a peer that asks without reading them

@@ -46,6 +46,10 @@ impl Shard {
     /// Why a connection has to end now, if it has to.
     fn overdue(&self, now: Now, id: ConnId) -> Option<Disconnect> {
         let connection = self.connections.get(id).filter(|connection| connection.is_open())?;
+        let ended = connection.rare().and_then(|rare| rare.ended);
+        if let Some(ended) = ended.filter(|ended| ended.until.ms() <= now.mono_ms) {
+            return Some(ended.reason);
+        }
         if connection.details.greeting.deadline_ms().is_some_and(|due_ms| due_ms <= now.mono_ms) {
             return Some(Disconnect::GreetingTimeout);
         }

@@ -59,6 +59,8 @@ pub enum Place {
 pub enum Ending {
     /// After everything that was sent.
     Eof,
+    /// After everything that was sent, and the client goes on reading.
+    HalfClosed,
     /// At once; what was not received yet is gone.
     Reset,
 }
@@ -86,6 +88,13 @@ pub struct Socket {
     /// For positions in the outbound stream: the standstill before the turn that queued them, which
     /// may be the turn before the one that wrote them.
     pub queued: Vec<(usize, u64)>,
+}
+
+impl Socket {
+    /// The client has closed it, and the core knows.
+    fn is_gone(&self) -> bool {
+        self.ended_ms.is_some() && self.ending != Some(Ending::HalfClosed)
+    }
 }
 
 #[derive(Debug)]
@@ -259,7 +268,7 @@ impl World {
     /// The server stops.
     pub fn close_all(&mut self) {
         for s in 0..self.count() {
-            self.shards[s].close_all(self.now);
+            self.shards[s].begin_drain(self.now);
             self.drain(s);
         }
     }
@@ -611,7 +620,7 @@ impl World {
         assert_eq!(bytes.len(), queue.len());
         let standstill = self.turned[s];
         let socket = &mut self.sockets[at];
-        if socket.shut || (socket.ended_ms.is_some() && self.rng.percent(50)) {
+        if socket.shut || (socket.is_gone() && self.rng.percent(50)) {
             return self.shards[s].handle_lost(self.now, id);
         }
         socket.queued.push((socket.written + bytes.len(), standstill));
@@ -645,7 +654,7 @@ impl World {
         let flushed = self.shards[s].queue(id).is_none_or(|queue| queue.is_empty());
         let socket = &mut self.sockets[at];
         let ended = socket.ended_ms.is_some();
-        if socket.stage == Stage::Flushing && (flushed || late || ended) {
+        if socket.stage == Stage::Flushing && (flushed || late || socket.is_gone()) {
             socket.shut = true;
             socket.stage = Stage::Shut;
         }

@@ -9,6 +9,7 @@ use futures_lite::future;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
+use super::Edge;
 use crate::rest::Refusal;
 
 /// Bytes of request bodies held at a time, over all connections. A request that would pass it is
@@ -17,6 +18,9 @@ const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How long a body may take to arrive. Then the request is answered 408.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the rest of a body may take when the server stops. Then the request is answered 503.
+const BODY_WHEN_STOPPING: Duration = Duration::from_secs(5);
 
 /// Bytes of request bodies that are held.
 #[derive(Clone, Default)]
@@ -54,9 +58,9 @@ impl Drop for HeldBody {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413, 408, 503 when the budget is used up, 400 when it ends early.
+/// 413, 408, 503 when the budget is used up or the server stops, 400 when it ends early.
 pub async fn read(
-    budget: &BodyBudget,
+    edge: &Edge,
     body: impl Body<Data = Bytes> + Unpin,
     bytes_max: usize,
 ) -> Result<HeldBody, Refusal> {
@@ -64,7 +68,12 @@ pub async fn read(
         glommio::timer::sleep(BODY_WITHIN).await;
         Err(Refusal::too_slow())
     };
-    future::or(collect(budget, body, bytes_max), late).await
+    let stopping = async {
+        edge.stop.begun().await;
+        glommio::timer::sleep(BODY_WHEN_STOPPING).await;
+        Err(Refusal::stopping())
+    };
+    future::or(collect(&edge.bodies, body, bytes_max), future::or(late, stopping)).await
 }
 
 async fn collect(

@@ -26,7 +26,6 @@ pub struct Connections {
     public: Rc<Cell<usize>>,
     admin: Rc<Cell<usize>>,
     refused: Cell<u64>,
-    answering: Rc<Cell<usize>>,
     responses: RefCell<BTreeMap<u16, u64>>,
 }
 
@@ -53,11 +52,6 @@ impl Connections {
         self.refused.get()
     }
 
-    /// Counts one request for as long as the result lives.
-    pub fn count_request(&self) -> Counted {
-        Counted::new(&self.answering)
-    }
-
     pub fn count_response(&self, status: u16) {
         *self.responses.borrow_mut().entry(status).or_default() += 1;
     }
@@ -65,11 +59,6 @@ impl Connections {
     /// Responses since start, by status.
     pub fn responses(&self) -> BTreeMap<u16, u64> {
         self.responses.borrow().clone()
-    }
-
-    /// Requests whose answers are being made.
-    pub fn answering(&self) -> usize {
-        self.answering.get()
     }
 }
 

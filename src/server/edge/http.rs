@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -30,6 +30,7 @@ use crate::admin::{self, Process, Route, Surface, route};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEAD_BYTES_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
+use crate::server::lifecycle::Phase;
 
 type Body = Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
 
@@ -42,6 +43,10 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 /// Pause after which a watcher is sent an empty line, so that dead connections are noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// How long idle connections stay open when the server stops: a request that is on its way is told
+/// to try again, and not cut.
+const IDLE_WHEN_STOPPING: Duration = Duration::from_millis(250);
+
 const PAGE: &str = include_str!("page.html");
 
 /// Serves the requests of one connection. Returns it when one of them is for a shard.
@@ -53,6 +58,7 @@ pub async fn serve(
 ) -> Option<HandOver> {
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let asked = Rc::clone(&upgrade);
+    let stopping = Rc::clone(&edge);
     let service = service_fn(move |request| {
         let counted = activity.count_request();
         let (edge, asked) = (Rc::clone(&edge), Rc::clone(&asked));
@@ -67,9 +73,20 @@ pub async fn serve(
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
+        // A client that has sent its last byte still waits for its answer (RFC 9112 section 9.6).
+        .half_close(true)
         .max_buf_size(2 * REQUEST_HEAD_BYTES_MAX)
         .serve_connection(io, service);
+    let mut is_closing = false;
+    let mut closing = pin!(async {
+        stopping.stop.begun().await;
+        glommio::timer::sleep(IDLE_WHEN_STOPPING).await;
+    });
     poll_fn(|cx| {
+        if !is_closing && closing.as_mut().poll(cx).is_ready() {
+            is_closing = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
         // A connection that fails has nobody left to be told.
         let ended = Pin::new(&mut connection).poll(cx).is_ready();
         if ended || upgrade.borrow().is_some() { Poll::Ready(()) } else { Poll::Pending }
@@ -101,7 +118,6 @@ fn counted_body(body: Body, counted: Counted) -> Body {
 }
 
 async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
-    let _counted = edge.connections.count_request();
     let mut response = match request.version() {
         // RFC 9112 section 3.2.
         Version::HTTP_11 if !request.headers().contains_key(HOST) => {
@@ -116,7 +132,7 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
     }
-    if !edge.ready.load(Ordering::Relaxed) {
+    if edge.lifecycle.is_stopping() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -183,11 +199,13 @@ fn page(surface: Surface) -> Response<Body> {
 
 fn readiness(edge: &Edge) -> Response<Body> {
     let silent = edge.health.silent.load(Ordering::Relaxed);
-    match (edge.ready.load(Ordering::Relaxed), silent) {
-        (true, 0) => text(StatusCode::OK, TEXT, "ready\n"),
-        (true, _) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "an executor is stalled\n"),
-        (false, _) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
-    }
+    let why_not = match (edge.lifecycle.phase(), silent) {
+        (Phase::Ready, 0) => return text(StatusCode::OK, TEXT, "ready\n"),
+        (Phase::Ready, _) => "an executor is stalled\n",
+        (Phase::Starting, _) => "starting\n",
+        (Phase::Leaving | Phase::Stopping, _) => "draining\n",
+    };
+    text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why_not)
 }
 
 async fn metrics(edge: &Edge) -> Response<Body> {
@@ -199,7 +217,7 @@ async fn metrics(edge: &Edge) -> Response<Body> {
         }
     }
     let process = Process {
-        ready: edge.ready.load(Ordering::Relaxed),
+        ready: edge.lifecycle.is_ready(),
         silent_executors: edge.health.silent.load(Ordering::Relaxed),
         executor_stalls: edge.health.stalls.load(Ordering::Relaxed),
         uptime_s: edge.started.elapsed().as_secs(),
@@ -229,7 +247,12 @@ fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
     let watch = watch::watch(edge, key, owner);
     let edge = Rc::clone(edge);
     let lines = stream::unfold((edge, watch), |(edge, mut watch)| async move {
-        let line = next_lines(&edge, &mut watch).await;
+        let next = async { Some(next_lines(&edge, &mut watch).await) };
+        let stop = async {
+            edge.stop.begun().await;
+            None
+        };
+        let line = future::or(next, stop).await?;
         Some((Ok(Frame::data(Bytes::from(line))), (edge, watch)))
     });
     let mut response = Response::new(Either::Right(StreamBody::new(lines.boxed_local())));

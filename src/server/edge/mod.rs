@@ -19,14 +19,16 @@ mod io;
 mod links;
 mod poll;
 mod rest;
+mod stop;
 mod upgrade;
 mod watch;
 
 use std::cell::Cell;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -34,6 +36,7 @@ use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::clock::Clock;
+use super::lifecycle::Lifecycle;
 use super::mesh::Mailboxes;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
@@ -43,16 +46,22 @@ use crate::shard::{Parcel, Settings};
 use body::BodyBudget;
 use connections::{Activity, Connections, Counted};
 use links::Links;
+use stop::Stop;
 use upgrade::HandOver;
 
 /// Pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long answers may take that are being made when the server stops.
-const FINISH_WITHIN: Duration = Duration::from_millis(500);
+/// How long connections may take to end when the server stops. Requests that have begun are
+/// answered before; a reader that is slower is cut off.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether they are made; also what the last one has to reach its socket.
+/// How often it is looked whether they have ended.
 const FINISH_EVERY: Duration = Duration::from_millis(10);
+
+/// How long the admin listener must be quiet before it is closed: what the kernel has accepted
+/// would be reset with it.
+const ACCEPT_REST: Duration = Duration::from_millis(5);
 
 /// What the edge's thread is started with.
 pub struct EdgeParts {
@@ -63,7 +72,7 @@ pub struct EdgeParts {
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
     pub health: Arc<Health>,
-    pub ready: Arc<AtomicBool>,
+    pub lifecycle: Arc<Lifecycle>,
 }
 
 /// What every request can ask.
@@ -76,7 +85,8 @@ pub(super) struct Edge {
     started: Instant,
     budget: Arc<DescriptorBudget>,
     health: Arc<Health>,
-    ready: Arc<AtomicBool>,
+    lifecycle: Arc<Lifecycle>,
+    stop: Stop,
     next_shard: Cell<u16>,
 }
 
@@ -107,53 +117,61 @@ pub async fn run(parts: EdgeParts) {
         started: Instant::now(),
         budget: parts.budget,
         health: parts.health,
-        ready: parts.ready,
+        lifecycle: parts.lifecycle,
+        stop: Stop::new(),
         next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
     let listener = unsafe { TcpListener::from_raw_fd(parts.admin.into_raw_fd()) };
     glommio::spawn_local(accept_admin(Rc::clone(&edge), listener)).detach();
-    pump(&edge, parts.control).await;
-    finish(&edge).await;
+    pump(&edge, &parts.control).await;
+    finish(&edge, &parts.control).await;
 }
 
-/// Takes envelopes whenever somebody wakes the edge.
-async fn pump(edge: &Rc<Edge>, control: Receiver<Control>) {
+/// Takes envelopes whenever the edge is woken, until it is told something else.
+async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
     loop {
         for parcel in edge.links.pump() {
             adopt(edge, parcel);
         }
-        if let Ok(Control::Drain) = control.try_recv() {
+        if control.try_recv().is_ok() {
             return;
         }
         edge.links.woken(|| !control.is_empty()).await;
     }
 }
 
-/// The shards have ended. What they answered at last still goes out.
-async fn finish(edge: &Rc<Edge>) {
+/// Answers the requests that have begun, and closes every connection.
+async fn finish(edge: &Rc<Edge>, control: &Receiver<Control>) {
+    edge.stop.begin();
     let deadline = Instant::now() + FINISH_WITHIN;
-    loop {
-        let waits = edge.connections.answering() > 0;
-        glommio::timer::sleep(FINISH_EVERY).await;
-        if !waits || Instant::now() >= deadline {
-            return;
+    let finished = async {
+        while edge.connections.open() > 0 && Instant::now() < deadline {
+            glommio::timer::sleep(FINISH_EVERY).await;
         }
-        edge.links.pump();
-    }
+    };
+    future::or(finished, pump(edge, control)).await;
 }
 
 async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
+    let rest = async {
+        edge.stop.begun().await;
+        glommio::timer::sleep(ACCEPT_REST).await;
+        None
+    };
+    let mut rest = pin!(rest);
     loop {
-        match listener.accept().await {
-            Ok(stream) => {
+        let accepted = async { Some(listener.accept().await) };
+        match future::or(accepted, &mut rest).await {
+            Some(Ok(stream)) => {
                 if let Some(counted) = edge.connections.admit(Surface::Admin) {
                     let edge = Rc::clone(&edge);
                     let served = serve(edge, Surface::Admin, stream, Vec::new(), counted);
                     glommio::spawn_local(async move { drop(served.await) }).detach();
                 }
             }
-            Err(_) => glommio::timer::sleep(ACCEPT_PAUSE).await,
+            Some(Err(_)) => drop(glommio::timer::sleep(ACCEPT_PAUSE).await),
+            None => return,
         };
     }
 }

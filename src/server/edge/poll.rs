@@ -46,14 +46,14 @@ pub async fn respond(
 }
 
 async fn connect(edge: &Edge, body: Incoming) -> Result<PollOutcome, Refusal> {
-    let mut held = body::read(&edge.bodies, body, GREETING_BYTES_MAX).await?;
+    let mut held = body::read(edge, body, GREETING_BYTES_MAX).await?;
     let ask = PollAsk::Connect { bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(edge.next_shard(), ANSWER_WITHIN, ask).await?)
 }
 
 async fn send(edge: &Edge, session: PollSession, body: Incoming) -> Result<PollOutcome, Refusal> {
     let bytes_max = edge.settings.limits.message_bytes_max;
-    let mut held = body::read(&edge.bodies, body, bytes_max).await?;
+    let mut held = body::read(edge, body, bytes_max).await?;
     let ask = PollAsk::Send { session, bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(session.shard, ANSWER_WITHIN, ask).await?)
 }

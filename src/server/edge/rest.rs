@@ -1,7 +1,5 @@
 //! REST: reads what is asked, asks the owner of the channel, writes what it says.
 
-use std::sync::atomic::Ordering;
-
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
@@ -35,7 +33,7 @@ pub async fn respond(edge: &Edge, request: Request<Incoming>) -> Reply {
 }
 
 async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusal> {
-    if !edge.ready.load(Ordering::Relaxed) {
+    if edge.lifecycle.is_stopping() {
         return Err(Refusal::stopping());
     }
     let (head, body) = request.into_parts();
@@ -63,7 +61,7 @@ async fn publish(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::Publish, &edge.settings.limits)?;
-    let body = body::read(&edge.bodies, body, edge.settings.limits.message_bytes_max).await?;
+    let body = body::read(edge, body, edge.settings.limits.message_bytes_max).await?;
     let now = edge.clock.now();
     let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
     let bytes_max = edge.settings.limits.publish_bytes_max;
@@ -118,7 +116,7 @@ async fn request_token(
     key_name: &str,
 ) -> Result<Reply, Refusal> {
     let key = caller(edge, head)?.key_named(key_name)?;
-    let body = body::read(&edge.bodies, body, TOKEN_REQUEST_BYTES_MAX).await?;
+    let body = body::read(edge, body, TOKEN_REQUEST_BYTES_MAX).await?;
     rest::request_token(key, &body.bytes, edge.clock.now().wall_ms)
 }
 

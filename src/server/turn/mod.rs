@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -47,8 +47,11 @@ const SLEEP_IDLE: Duration = Duration::from_millis(500);
 /// What the main thread tells shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Accept no more, tell every session, close.
+    /// Accept no more, end every session or connection, and report when none is left. A shard goes
+    /// on serving the edge.
     Drain,
+    /// Nothing asks this shard anything any more.
+    End,
 }
 
 /// Descriptors for connections, counted over all shards.
@@ -101,6 +104,7 @@ pub struct TurnLoop {
     /// When to accept again on a listener that failed to.
     accept_again_ms: [Option<u64>; LISTENERS.len()],
     draining: bool,
+    ended: bool,
 }
 
 /// How much happened in a turn.
@@ -143,6 +147,7 @@ impl TurnLoop {
             closing: VecDeque::new(),
             accept_again_ms: [None; LISTENERS.len()],
             draining: false,
+            ended: false,
         };
         turns.arm_accept()?;
         Ok(turns)
@@ -152,10 +157,22 @@ impl TurnLoop {
     ///
     /// # Errors
     /// A ring that no longer works; the process cannot go on.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run_until_drained(&mut self) -> io::Result<()> {
+        self.run_until(|turns| turns.shard.has_drained())
+    }
+
+    /// Takes turns until the end.
+    ///
+    /// # Errors
+    /// A ring that no longer works; the process cannot go on.
+    pub fn run_until_ended(&mut self) -> io::Result<()> {
+        self.run_until(|turns| turns.ended)
+    }
+
+    fn run_until(&mut self, is_over: impl Fn(&Self) -> bool) -> io::Result<()> {
         loop {
             let activity = self.turn()?;
-            if self.draining && self.shard.connection_count() == 0 {
+            if is_over(self) {
                 return Ok(());
             }
             match activity {
@@ -275,7 +292,7 @@ impl TurnLoop {
 
     fn open(&mut self, now: Now, listener: Listener, fd: RawFd) -> io::Result<()> {
         let full = self.budget.used.load(Ordering::Relaxed) >= self.budget.limit;
-        let id = if full || self.draining { None } else { self.shard.handle_open(now, listener) };
+        let id = if full { None } else { self.shard.handle_open(now, listener) };
         let Some(id) = id else {
             self.shard.counters_mut().drop(Dropped::ConnectionLimit);
             // SAFETY: the descriptor was just accepted and has no other owner.
@@ -284,7 +301,9 @@ impl TurnLoop {
         };
         self.budget.used.fetch_add(1, Ordering::Relaxed);
         self.sockets.insert(id, fd);
-        self.receive(id)
+        self.receive(id)?;
+        self.shard.handle_opened(now, id);
+        self.drain_effects(now)
     }
 
     fn take_writable(&mut self, now: Now, completion: Completion) -> io::Result<()> {
@@ -316,20 +335,22 @@ impl TurnLoop {
                 self.drain_effects(now)?;
             }
         }
-        if any && self.draining {
-            // Connections that were in the mail when the drain began.
-            self.shard.close_all(now);
-            self.drain_effects(now)?;
-        }
         Ok(any)
     }
 
     fn take_control(&mut self, now: Now) -> io::Result<()> {
-        while let Ok(Control::Drain) = self.control.try_recv() {
-            self.draining = true;
-            self.listeners.close();
-            self.shard.close_all(now);
-            self.drain_effects(now)?;
+        while let Ok(control) = self.control.try_recv() {
+            match control {
+                Control::End => self.ended = true,
+                Control::Drain => {
+                    self.draining = true;
+                    self.shard.begin_drain(now);
+                    self.drain_effects(now)?;
+                    for (listener, socket) in self.listeners.close() {
+                        self.open(now, listener, socket.into_raw_fd())?;
+                    }
+                }
+            }
         }
         Ok(())
     }

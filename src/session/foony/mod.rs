@@ -356,7 +356,7 @@ pub fn denied_code(denied: Denied) -> ErrorCode {
 }
 
 /// Is nobody told what became of the request with this number?
-fn is_silent(id: u64) -> bool {
+pub fn is_silent(id: u64) -> bool {
     id == NO_REQUEST || id & ON_BEHALF != 0
 }
 
