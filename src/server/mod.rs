@@ -11,6 +11,7 @@ mod banner;
 mod clock;
 mod data_dir;
 mod edge;
+mod line_queue;
 mod listen;
 pub mod mesh;
 mod probe;
@@ -21,5 +22,6 @@ mod turn;
 mod watchdog;
 
 pub use banner::Banner;
+pub use line_queue::LineQueue;
 pub use listen::Takeover;
 pub use start::{Options, StartError, run};

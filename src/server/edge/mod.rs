@@ -34,6 +34,7 @@ use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::clock::Clock;
+use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
@@ -64,6 +65,7 @@ pub struct EdgeParts {
     pub budget: Arc<DescriptorBudget>,
     pub health: Arc<Health>,
     pub ready: Arc<AtomicBool>,
+    pub log: LineQueue,
 }
 
 /// What every request can ask.
@@ -77,6 +79,7 @@ pub(super) struct Edge {
     budget: Arc<DescriptorBudget>,
     health: Arc<Health>,
     ready: Arc<AtomicBool>,
+    log: LineQueue,
     next_shard: Cell<u16>,
 }
 
@@ -108,6 +111,7 @@ pub async fn run(parts: EdgeParts) {
         budget: parts.budget,
         health: parts.health,
         ready: parts.ready,
+        log: parts.log,
         next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
