@@ -22,7 +22,8 @@ fn is_capable(term: Option<&OsStr>) -> bool {
     term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// Signals that end a command; SIGHUP only where it is not ignored: `nohup` starts commands that outlive their terminal.
+/// Signals that end a command; SIGHUP only where it is not ignored: `nohup` starts commands that
+/// outlive their terminal.
 pub fn ending_signals() -> Vec<i32> {
     let mut signals = vec![SIGINT, SIGTERM, SIGQUIT];
     // Without `/proc` nothing is known to be ignored.

@@ -12,7 +12,8 @@ use crate::terminal;
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// On standard error: one line that changes on a terminal with a cursor, else a line per stage and second.
+/// On standard error: one line that changes on a terminal that has a cursor, else a line per stage
+/// and second.
 pub struct Progress(Shown);
 
 enum Shown {

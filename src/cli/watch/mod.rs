@@ -2,8 +2,8 @@
 //!
 //! [`event`] reads the server's lines. What is on the screen is decided by [`model`] and
 //! [`roster`], which know neither terminal nor clock, and drawn by [`view`]; [`screen`] owns the
-//! loop, [`tty`] the terminal and its keys, [`feed`] the stream and its reconnects. Without a screen
-//! [`lines`] prints.
+//! loop, [`tty`] the terminal and its keys, [`feed`] the stream and its reconnects. Without a
+//! screen [`lines`] prints.
 
 mod event;
 mod feed;
@@ -29,7 +29,7 @@ use super::place::Place;
 /// member last announced its state; clock times are UTC.
 ///
 /// Elsewhere, on TERM=dumb, or with --json: one line per event, until the server ends the stream
-/// (exit code 1). NO_COLOR turns colours off. It ends with its reader or its terminal (exit code 0).
+/// (exit code 1). NO_COLOR turns colours off. It ends with its reader or its terminal, exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount watch doc:1\n\
                         Example: headcount watch doc:1 --json | jq 'select(.event == \"enter\")'")]
