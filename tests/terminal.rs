@@ -77,8 +77,16 @@ enum Session {
 /// A command at a terminal of 80 by 24.
 struct AtTerminal {
     child: Child,
-    master: OwnedFd,
+    /// `None`: it has hung up.
+    master: Option<OwnedFd>,
     shown: String,
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl AtTerminal {
@@ -100,15 +108,15 @@ impl AtTerminal {
         command.env("TERM", "xterm").env_remove("NO_COLOR").envs(variables.iter().copied());
         command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap());
         let child = command.stderr(terminal).spawn().unwrap();
-        AtTerminal { child, master, shown: String::new() }
+        AtTerminal { child, master: Some(master), shown: String::new() }
     }
 
     /// Reads until `text` is shown, or the terminal has no user any more.
     fn shows(&mut self, text: &str) -> bool {
-        let mut master = File::from(self.master.try_clone().unwrap());
+        let mut master = File::from(self.master.as_ref().unwrap().try_clone().unwrap());
         let until = Instant::now() + WITHIN;
         while !self.shown.contains(text) && Instant::now() < until {
-            let mut polled = [PollFd::new(&self.master, PollFlags::IN)];
+            let mut polled = [PollFd::new(&master, PollFlags::IN)];
             let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             if poll(&mut polled, Some(&pause)).unwrap() == 0 {
                 continue;
@@ -121,10 +129,9 @@ impl AtTerminal {
     }
 
     /// Hangs up; how the command ended.
-    fn hang_up(self) -> Option<ExitStatus> {
-        let AtTerminal { mut child, master, .. } = self;
-        drop(master);
-        ended_within(&mut child, END_WITHIN)
+    fn hang_up(mut self) -> Option<ExitStatus> {
+        self.master = None;
+        ended_within(&mut self.child, END_WITHIN)
     }
 }
 
