@@ -44,4 +44,6 @@ pub mod rest;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[cfg(feature = "server")]
+mod terminal;
 pub mod wire;

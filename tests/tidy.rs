@@ -42,12 +42,18 @@ const NOT_PER_DELIVERY: [&str; 7] =
     ["router", "find_key", ".find(&", "HashMap", "Mutex", "RwLock", "RefCell"];
 
 /// What nothing outside tests may contain, with the replacement.
-const BANNED: [(&str, &str); 5] = [
+const BANNED: [(&str, &str); 11] = [
     (".unwrap()", "return an error, or `assert!` with the value"),
     (".expect(", "return an error, or `assert!` with the value"),
     ("todo!(", "finish it"),
     ("unimplemented!(", "finish it"),
     ("dbg!(", "remove it"),
+    ("print!(", "write, and handle or ignore the error: it panics when standard output is gone"),
+    ("println!(", "write, and handle or ignore the error: it panics when a stream is gone"),
+    ("from_env_lossy(", "`EnvFilter` prints what it ignores, and panics when that fails"),
+    (".parse_lossy(", "`EnvFilter` prints what it ignores, and panics when that fails"),
+    ("ratatui::restore", "it prints what fails, and panics on a terminal that is gone"),
+    ("ratatui::try_init", "its panic hook prints what fails"),
 ];
 
 struct Source {

@@ -24,6 +24,8 @@ pub struct Process {
     pub http_refused: u64,
     /// Plain HTTP responses by status.
     pub http_responses: BTreeMap<u16, u64>,
+    /// Log lines that standard error did not take.
+    pub log_lines_lost: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +126,7 @@ fn register_process(registry: &mut Registry, process: &Process) {
     let counters = [
         ("executor_stalls", "Times an executor fell silent", process.executor_stalls),
         ("http_refused", "Connections of plain HTTP closed at the limit", process.http_refused),
+        ("log_lines_lost", "Log lines that standard error did not take", process.log_lines_lost),
     ];
     for (name, help, value) in counters {
         let counter: Counter = Counter::default();
@@ -184,11 +187,13 @@ mod tests {
             http_connections: 2,
             http_refused: 5,
             http_responses: BTreeMap::from([(200, 7), (503, 1)]),
+            log_lines_lost: 3,
         };
         let text = encode(&[Counters::default(), counters], &process);
         for line in [
             "headcount_ready 1",
             "headcount_http_refused_total 5",
+            "headcount_log_lines_lost_total 3",
             "headcount_http_responses_total{status=\"503\"} 1",
             "headcount_connections{shard=\"1\"} 3",
             "headcount_disconnects_total{shard=\"1\",reason=\"slow\"} 1",

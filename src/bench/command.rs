@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::compare::compare;
 use super::error::BenchError;
+use super::interrupt;
 use super::launch::{self, Addresses, Launched};
 use super::options::{
     ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions,
@@ -187,13 +188,16 @@ fn curve(run: Run<FanoutOptions>) -> Result<(), BenchError> {
 }
 
 fn play(job: &mut Job) -> Result<Report, BenchError> {
+    interrupt::listen()?;
     let common = job.scenario.common_mut();
     let launched = match job.addresses {
         Addresses { http: None, sync_tcp: None, redis: None } => {
             let binary = std::env::current_exe()?;
             common.key = launch::fresh_key()?;
             let (config, cpus) = (job.config.as_deref(), &common.server_cpus);
-            Some(Launched::start(&binary, config, cpus, &common.key)?)
+            let launched = Launched::start(&binary, config, cpus, &common.key);
+            interrupt::check()?;
+            Some(launched?)
         }
         _ => None,
     };
@@ -207,10 +211,11 @@ fn play(job: &mut Job) -> Result<Report, BenchError> {
 }
 
 fn print(text: &str) -> Result<(), BenchError> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        // A reader that has seen enough is no reason not to keep the record.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        other => other.map_err(BenchError::Output),
     }
 }
 

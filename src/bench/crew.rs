@@ -10,6 +10,7 @@ use core_affinity::CoreId;
 use super::clock::Clock;
 use super::engine::{Engine, Load, Usage, Wait};
 use super::error::BenchError;
+use super::interrupt;
 use super::options::Common;
 use super::process::CpuTime;
 use super::progress::Progress;
@@ -252,9 +253,10 @@ impl<L: Load> Crew<L> {
         }
     }
 
-    /// Sleeps a little; fails if a thread did.
+    /// Sleeps a little; fails if a thread did, or on a signal to end.
     fn look(&mut self) -> Result<(), BenchError> {
         thread::sleep(LOOK_EVERY);
+        interrupt::check()?;
         let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) else {
             return Ok(());
         };

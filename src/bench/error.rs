@@ -28,6 +28,10 @@ pub enum BenchError {
     Record { path: PathBuf, why: String },
     #[error("plot {path}: {why}")]
     Plot { path: PathBuf, why: String },
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    #[error("ended by signal {0}")]
+    Signal(i32),
     #[error("load generator: {0}")]
     Generator(#[from] io::Error),
     #[error("load generator: thread {0} panicked; this is a bug")]

@@ -15,8 +15,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use toml::{Table, Value};
 
 use super::error::BenchError;
+use super::interrupt;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How often a wait looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the key's secret.
 const SECRET_RANDOM_BYTES: usize = 24;
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
@@ -182,11 +185,15 @@ fn await_ready(child: &mut Child) -> Result<Addresses, String> {
     });
     let deadline = Instant::now() + READY_WITHIN;
     loop {
-        match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match received.recv_timeout(left.min(LOOK_EVERY)) {
             Ok(line) => {
                 if let Some(addresses) = parse_ready(&line) {
                     return addresses;
                 }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) if !left.is_zero() => {
+                interrupt::check().map_err(|signal| signal.to_string())?;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 return Err(format!("no ready line within {} s", READY_WITHIN.as_secs()));

@@ -30,6 +30,7 @@ mod fanout;
 mod flood;
 mod heartbeat;
 mod idle;
+mod interrupt;
 mod joins;
 mod latencies;
 mod launch;

@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::fmt::Write;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::terminal;
+
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// On standard error: one line that changes on a terminal, else a line per stage and second.
+/// On standard error: one line that changes on a terminal that has a cursor, else a line per stage
+/// and second.
 pub struct Progress(Shown);
 
 enum Shown {
@@ -21,7 +24,7 @@ enum Shown {
 
 impl Progress {
     pub fn on_standard_error() -> Self {
-        if !io::stderr().is_terminal() {
+        if !terminal::takes_escapes(&io::stderr()) {
             return Progress(Shown::Lines(RefCell::new(Lines::begin(Instant::now()))));
         }
         let template = "{elapsed_precise} {prefix:<12} {bar:30} {pos}/{len} {msg}";
@@ -79,7 +82,7 @@ impl Progress {
     fn line(&self) {
         let Shown::Lines(lines) = &self.0 else { return };
         if let Some(line) = lines.borrow_mut().next(Instant::now()) {
-            // Whoever does not want to read it is not in the way of a measurement.
+            // A progress that cannot be shown is not in the way of a measurement.
             let _ = writeln!(io::stderr(), "{line}");
         }
     }

@@ -4,7 +4,11 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use signal_hook::low_level::emulate_default_handler;
+
+use super::output;
 use super::text::printable;
+use crate::bench::BenchError;
 use crate::config::ConfigError;
 
 /// The request failed.
@@ -21,8 +25,12 @@ const CONFIG: u8 = 78;
 pub(super) enum Failure {
     /// `what: why`, and the exit code.
     Told { message: String, code: u8 },
-    /// Whoever read standard output has stopped. That is how pipelines end, and nobody is told.
+    /// Standard output has no reader. That is how pipelines end, and no error.
     OutputClosed,
+    /// The line is written already.
+    Reported { code: u8 },
+    /// A signal ended the command, which has cleaned up after itself.
+    Signal(i32),
 }
 
 impl Failure {
@@ -33,6 +41,11 @@ impl Failure {
     /// `what` is missing or went wrong, `why` includes what to do.
     pub fn request(what: impl Display, why: impl Display) -> Self {
         Failure::Told { message: format!("{what}: {why}"), code: REQUEST }
+    }
+
+    /// The host does not allow what was asked for.
+    pub fn config(what: impl Display, why: impl Display) -> Self {
+        Failure::Told { message: format!("{what}: {why}"), code: CONFIG }
     }
 
     /// An argument that cannot be right; `why` includes how to write it.
@@ -46,7 +59,7 @@ impl Failure {
             Failure::Told { message, code } => {
                 Failure::Told { message: format!("{message}; {more}"), code }
             }
-            Failure::OutputClosed => Failure::OutputClosed,
+            other => other,
         }
     }
 
@@ -54,17 +67,33 @@ impl Failure {
     pub fn message(&self) -> &str {
         match self {
             Failure::Told { message, .. } => message,
-            Failure::OutputClosed => "nobody reads the output",
+            Failure::OutputClosed => "standard output has no reader",
+            Failure::Reported { .. } => "reported",
+            Failure::Signal(_) => "ended by a signal",
         }
     }
 
-    /// Writes the one line to standard error.
-    pub fn report(self) -> ExitCode {
+    /// Hands the one line for standard error to `write`.
+    pub fn reported(self, write: impl FnOnce(String)) -> Self {
         match self {
-            Failure::OutputClosed => ExitCode::SUCCESS,
             Failure::Told { message, code } => {
-                eprintln!("error: {}", printable(&message));
-                ExitCode::from(code)
+                write(format!("error: {}\n", printable(&message)));
+                Failure::Reported { code }
+            }
+            other => other,
+        }
+    }
+
+    /// Writes the one line to standard error, and gives the exit code, which does not depend on
+    /// whether the line could be written.
+    pub fn report(self) -> ExitCode {
+        match self.reported(output::complain) {
+            Failure::OutputClosed => ExitCode::SUCCESS,
+            Failure::Told { code, .. } | Failure::Reported { code } => ExitCode::from(code),
+            Failure::Signal(signal) => {
+                // Does not return for a signal that ends a process.
+                let _ = emulate_default_handler(signal);
+                ExitCode::FAILURE
             }
         }
     }
@@ -76,11 +105,22 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Signal(signal) => Failure::Signal(signal),
+            BenchError::Output(error) => Failure::from(error),
+            error => Failure::new(&error, REQUEST),
+        }
+    }
+}
+
 /// A problem with writing to standard output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ if output::has_ended() => Failure::OutputClosed,
             _ => Failure::request("cannot write to standard output", error),
         }
     }

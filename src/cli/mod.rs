@@ -8,6 +8,7 @@
 mod address;
 mod admin_client;
 mod config;
+mod ending;
 mod failure;
 mod member;
 mod members;
@@ -21,9 +22,14 @@ mod text;
 mod token;
 mod watch;
 
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::{self, BenchArgs};
 use failure::Failure;
@@ -33,8 +39,10 @@ use failure::Failure;
     name = "headcount",
     version,
     about = "Who is here, what are they doing: a presence and realtime-channel server",
-    after_help = "Exit codes: 0 done, 1 the request failed, 2 wrong usage, 78 the configuration \
-                  or the host does not allow it.\n\n\
+    after_help = "Exit codes: 0 done, 1 the request failed, 2 wrong usage, 70 a fault of the \
+                  server, 78 the configuration or the host does not allow it.\n\n\
+                  Empty environment variables are unset ones. NO_COLOR and TERM=dumb are \
+                  honoured.\n\n\
                   Example: headcount serve, and in another terminal: headcount watch doc:1"
 )]
 struct Arguments {
@@ -56,7 +64,11 @@ enum Command {
 
 /// Does what the command line asks for.
 pub fn run() -> ExitCode {
-    let done = match Arguments::parse().command {
+    let arguments = match parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
@@ -64,9 +76,36 @@ pub fn run() -> ExitCode {
         Command::Subscribe(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Token(command) => command.run(),
-        Command::Bench(command) => bench::run(command).map_err(|error| Failure::new(&error, 1)),
+        Command::Bench(command) => bench::run(command).map_err(Failure::from),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
+}
+
+fn parse() -> Result<Arguments, clap::Error> {
+    let mut command = without_empty_variables(Arguments::command());
+    let matches = command.try_get_matches_from_mut(env::args_os())?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// An empty variable is an unset one: unit and compose files pass what they do not have as empty.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// Prints what the parser has to say: help to standard output, errors to standard error.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match (error.kind(), printed) {
+        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Err(error)) => {
+            Failure::from(error).report()
+        }
+        _ => ExitCode::from(error.exit_code() as u8),
+    }
 }
 
 #[cfg(test)]

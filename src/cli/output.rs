@@ -1,9 +1,13 @@
 //! Standard output, whoever reads it and for however long.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::failure::Failure;
 use super::text::printable;
+use crate::terminal;
 
 /// Writes all of `text` and does not keep any of it back.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -13,13 +17,25 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells people something beside the output, on standard error: `note: what`.
+/// Writes beside the output, to standard error: `note: what`.
 pub(super) fn note(text: &str) {
-    // Nobody to read it is no reason to stop.
-    let _ = writeln!(io::stderr(), "note: {}", printable(text));
+    complain(format!("note: {}\n", printable(text)));
 }
 
-/// Is there a person in front of it?
-pub(super) fn is_terminal() -> bool {
-    io::stdout().is_terminal()
+/// Writes lines to standard error, which may be gone or full: that is no reason to stop, and none
+/// to change the exit code.
+pub(super) fn complain(lines: String) {
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
+
+/// Is it a terminal that shows a screen?
+pub(super) fn is_screen() -> bool {
+    terminal::takes_escapes(&io::stdout())
+}
+
+/// Has its reader ended, or its terminal hung up?
+pub(super) fn has_ended() -> bool {
+    let output = io::stdout();
+    let mut polled = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
 }

@@ -1,8 +1,12 @@
 //! `serve`: from arguments and file to a running server.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::{panic, thread};
 
 use clap::Args;
 use clap::builder::OsStringValueParser;
@@ -12,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::config::load;
 use super::failure::Failure;
 use crate::config::{Config, InsecurePlaintext, Shards};
-use crate::server::{self, Banner, Options, Takeover};
+use crate::server::{self, Banner, LineQueue, Options, Takeover};
 
 /// Start a server; runs until SIGTERM or SIGINT, then drains
 ///
@@ -58,8 +62,15 @@ impl Serve {
         let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
         let banner = if self.quiet { Banner::Hidden } else { Banner::Shown };
         let config = self.into_config()?;
-        log_to_stderr();
-        serve(Options { config, takeover, banner })
+        let log = LineQueue::start("log", io::stderr())
+            .map_err(|error| Failure::config("cannot start the log's thread", error))?;
+        log_to(&log);
+        let options = Options { config, takeover, banner, log: log.clone() };
+        let served = server::run(options)
+            .map_err(|error| Failure::new(&error, error.exit_code()))
+            .map_err(|failure| failure.reported(|line| log.push(line)));
+        log.flush();
+        served
     }
 
     /// The file with the options on top, checked.
@@ -76,24 +87,38 @@ impl Serve {
     }
 }
 
-/// Logs go to standard error; `HEADCOUNT_LOG` says how much, in the syntax of `RUST_LOG`.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_env_var("HEADCOUNT_LOG")
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Sends events and panics to the log. `HEADCOUNT_LOG` selects events, in the syntax of `RUST_LOG`.
+fn log_to(log: &LineQueue) {
+    let directives = env::var("HEADCOUNT_LOG").unwrap_or_default();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    // Not its `parse_lossy`, which prints what it ignores and panics when that fails.
+    let (filter, flaw) = match filter.parse(&directives) {
+        Ok(filter) => (filter, None),
+        Err(flaw) => (EnvFilter::default().add_directive(LevelFilter::INFO.into()), Some(flaw)),
+    };
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
     // Fails only when a log exists already, which then serves as well.
-    let _ = log.with_ansi(false).try_init();
+    let _ = events.with_ansi(false).log_internal_errors(false).try_init();
+    if let Some(flaw) = flaw {
+        tracing::warn!(%flaw, "HEADCOUNT_LOG is not understood: the level is info");
+    }
+    let log = log.clone();
+    // The default hook would wait for a standard error that is stuck.
+    panic::set_hook(Box::new(move |panic| {
+        let backtrace = Backtrace::capture();
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("{backtrace}\n"),
+            _ => String::new(),
+        };
+        log.push(format!("thread '{name}' {panic}\n{backtrace}"));
+    }));
 }
 
 /// What `--insecure-plaintext` means.
 pub(super) fn plaintext(is_given: bool) -> InsecurePlaintext {
     if is_given { InsecurePlaintext::Allowed } else { InsecurePlaintext::Refused }
-}
-
-fn serve(options: Options) -> Result<(), Failure> {
-    server::run(options).map_err(|error| Failure::new(&error, error.exit_code()))
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {

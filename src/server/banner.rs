@@ -1,7 +1,6 @@
 //! What a person sees when the server starts: where it is, and a line to copy for each client.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fmt::Write;
 
 use super::start::Addresses;
 use crate::config::Config;
@@ -13,14 +12,8 @@ pub enum Banner {
     Hidden,
 }
 
-/// Prints the banner on standard error. `development_key`: `app.keyId:secret`, if one is in use.
-pub fn show(config: &Config, addresses: Addresses, shards: u16, development_key: Option<&str>) {
-    let text = text(config, addresses, shards, development_key);
-    // Nobody to read it is no reason not to serve.
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
-fn text(
+/// The banner. `development_key`: `app.keyId:secret`, if one is in use.
+pub fn text(
     config: &Config,
     addresses: Addresses,
     shards: u16,

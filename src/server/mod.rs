@@ -12,6 +12,7 @@ mod clock;
 mod data_dir;
 mod edge;
 mod lifecycle;
+mod line_queue;
 mod listen;
 pub mod mesh;
 mod probe;
@@ -22,5 +23,6 @@ mod turn;
 mod watchdog;
 
 pub use banner::Banner;
+pub use line_queue::LineQueue;
 pub use listen::Takeover;
 pub use start::{Options, StartError, run};

@@ -41,7 +41,7 @@ pub fn check_io_uring() -> Result<(), HostError> {
              `ulimit -l`, or use fewer shards"
                 .to_string()
         }
-        _ => format!("{error}: run `headcount doctor`, or use Linux 6.1 or newer"),
+        _ => format!("{error}: use Linux 6.1 or newer"),
     };
     Err(HostError { what: "io_uring is not available", why })
 }

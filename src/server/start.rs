@@ -1,6 +1,6 @@
 //! Starting, waiting for a reason to stop, stopping.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::clock::Clock;
 use super::data_dir::{DataDir, History};
 use super::edge::{self, EdgeParts};
 use super::lifecycle::{Lifecycle, Phase};
+use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
@@ -52,6 +53,8 @@ pub struct Options {
     pub config: Config,
     pub takeover: Takeover,
     pub banner: Banner,
+    /// Standard error.
+    pub log: LineQueue,
 }
 
 /// Why the server cannot start, or had to stop. One line, `what: why`, with what to do.
@@ -143,18 +146,21 @@ pub fn run(options: Options) -> Result<(), StartError> {
     running.lifecycle.set(Phase::Ready);
     if options.banner == Banner::Shown {
         let key = development_key.as_ref().map(|dev| dev.text.as_str());
-        banner::show(&options.config, addresses, shards, key);
+        options.log.push(banner::text(&options.config, addresses, shards, key));
+        options.log.flush();
     }
-    announce(addresses);
+    announce(addresses)?;
     running.await_end(&signals)
 }
 
-fn announce(addresses: Addresses) {
+/// Prints the ready line. A standard output that does not take it means that nothing waits for it.
+fn announce(addresses: Addresses) -> Result<(), StartError> {
     let Addresses { http, sync_tcp, admin } = addresses;
-    // A closed standard output means that nobody waits for the line.
-    let mut out = io::stdout();
-    let _ = writeln!(out, "ready http={http} sync_tcp={sync_tcp} admin={admin}");
-    let _ = out.flush();
+    let output = LineQueue::start("ready", io::stdout())
+        .map_err(|error| StartError::thread("the ready line", error))?;
+    output.push(format!("ready http={http} sync_tcp={sync_tcp} admin={admin}\n"));
+    output.flush();
+    Ok(())
 }
 
 /// Signals to stop. Every other one that operators and their tools send has no effect: its default
@@ -304,6 +310,7 @@ fn start(
             budget,
             health,
             lifecycle,
+            log: options.log.clone(),
         };
         handles.push(start_edge(parts, report)?);
     }

@@ -1,4 +1,5 @@
 //! A Foony server of one thread per connection: slow, simple, and faulty on demand.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 mod connection;
 

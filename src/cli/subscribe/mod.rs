@@ -1,14 +1,13 @@
 //! `subscribe`: prints what is published in channels, each message once and in order.
 //!
 //! [`channel`] decides what is printed and asked, and knows no socket; [`follower`] holds the
-//! conversation of one connection, [`line`] writes the lines, [`stop`] hears Ctrl-C.
+//! conversation of one connection, [`line`] writes the lines.
 
 mod channel;
 mod follower;
 mod held;
 mod line;
 mod printer;
-mod stop;
 
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::ending;
 use super::failure::Failure;
 use super::output;
 use super::realtime::{Backoff, Caller, Fault, Login, Session, WhenLost};
@@ -30,7 +30,8 @@ use printer::Printer;
 ///
 /// It reconnects by itself when the server goes away, and goes on where it was: nothing is left
 /// out or printed twice as long as the server keeps the messages; when it does not, a note on
-/// standard error says so. Ctrl-C ends it with exit code 0.
+/// standard error says so. Ctrl-C, SIGTERM and the end of
+/// its reader or terminal end it with exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount subscribe chat:1 --history 10\n\
                         Example: headcount subscribe log:app | jq -r .data")]
@@ -73,7 +74,7 @@ impl Subscribe {
         names.dedup();
         let channel = |name| Channel::new(name, self.from, self.history as usize);
         let channels = names.into_iter().map(channel).collect();
-        let follower = Follower::new(channels, presence, printer, stop::on_signals()?);
+        let follower = Follower::new(channels, presence, printer, ending::begin()?);
         follow(caller, follower, self.login.when_lost())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`event`] reads the server's lines. What is on the screen is decided by [`model`] and
 //! [`roster`], which know neither terminal nor clock, and drawn by [`view`]; [`screen`] owns the
-//! terminal and the loop, [`feed`] the stream and its reconnects. Without a person in front of it
-//! [`lines`] prints.
+//! loop, [`tty`] the terminal and its keys, [`feed`] the stream and its reconnects. Without a
+//! screen [`lines`] prints.
 
 mod event;
 mod feed;
@@ -11,11 +11,13 @@ mod lines;
 mod model;
 mod roster;
 mod screen;
+mod tty;
 mod view;
 
 use clap::Args;
 
 use super::admin_client::AdminClient;
+use super::ending;
 use super::failure::Failure;
 use super::output;
 use super::place::Place;
@@ -26,7 +28,8 @@ use super::place::Place;
 /// away. Keys: q, Esc or Ctrl-C ends, j/k or the arrows scroll, p pauses. AGE is the time since a
 /// member last announced its state; clock times are UTC.
 ///
-/// Elsewhere, or with --json: one line per event, until the server ends the stream (exit code 1).
+/// Elsewhere, on TERM=dumb, or with --json: one line per event, until the server ends the stream
+/// (exit code 1). NO_COLOR turns colours off. It ends with its reader or its terminal, exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount watch doc:1\n\
                         Example: headcount watch doc:1 --json | jq 'select(.event == \"enter\")'")]
@@ -41,11 +44,15 @@ pub(super) struct Watch {
 impl Watch {
     pub fn run(self) -> Result<(), Failure> {
         let client = AdminClient::new(&self.place.admin);
-        let lines = client.lines(&self.place.path("watch"))?;
-        match (self.json, output::is_terminal()) {
-            (true, _) => lines::print_json(lines),
-            (false, false) => lines::print_text(lines),
-            (false, true) => screen::run(&self.place, feed::start(client, &self.place, lines)?),
+        let follow = || client.lines(&self.place.path("watch"));
+        if !self.json && output::is_screen() {
+            let lines = follow()?;
+            return screen::run(&self.place, feed::start(client, &self.place, lines)?);
+        }
+        ending::exit_with_output()?;
+        match self.json {
+            true => lines::print_json(follow()?),
+            false => lines::print_text(follow()?),
         }
     }
 }

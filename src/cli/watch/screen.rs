@@ -1,21 +1,20 @@
-//! The terminal, and the loop between keys, news and drawing.
+//! The loop between keys, news and drawing.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, TryRecvError};
-use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::DefaultTerminal;
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use crossbeam_channel::{Receiver, TryRecvError, select};
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::buffer::Buffer;
+use ratatui::style::Color;
 
 use super::feed::News;
 use super::model::{Model, Scroll};
-use super::view;
-use crate::cli::failure::Failure;
+use super::{tty, view};
 use crate::cli::place::Place;
+use crate::cli::{ending, failure::Failure};
 use crate::ids::Now;
+use crate::terminal;
 
 /// How long a key or an event waits to be seen, at most.
 const TURN: Duration = Duration::from_millis(50);
@@ -26,36 +25,30 @@ const REDRAW: Duration = Duration::from_millis(250);
 /// News taken between two frames; the rest waits.
 const NEWS_PER_TURN_MAX: usize = 2000;
 
-/// Shows the channel until somebody ends it.
+/// Shows the channel until a key, a signal or the end of the terminal.
 ///
 /// # Errors
 /// When the terminal cannot be used.
 pub(super) fn run(place: &Place, news: Receiver<News>) -> Result<(), Failure> {
-    let unusable = |error: io::Error| Failure::request("cannot use the terminal", error);
-    let ended = ended_by_signal().map_err(unusable)?;
-    let terminal = ratatui::try_init().map_err(unusable)?;
-    // Restored by `ratatui` itself after a panic.
-    let shown = Screen::new(terminal, place, news).show(&ended);
-    ratatui::restore();
-    shown.map_err(unusable)
-}
-
-/// Becomes true when the process is asked to end, so that the terminal is restored first.
-fn ended_by_signal() -> io::Result<Arc<AtomicBool>> {
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
-    Ok(ended)
+    let unusable = |error: io::Error| match Failure::from(error) {
+        Failure::Told { message, .. } => Failure::request("cannot use the terminal", message),
+        ended => ended,
+    };
+    let ending = ending::begin()?;
+    let (terminal, _restored) = tty::open().map_err(unusable)?;
+    let keys = tty::keys().map_err(unusable)?;
+    Screen::new(terminal, place, news, keys).show(&ending).map_err(unusable)
 }
 
 struct Screen<'p> {
-    terminal: DefaultTerminal,
+    terminal: tty::Screen,
     place: &'p Place,
     news: Receiver<News>,
+    keys: Receiver<Event>,
     model: Model,
     started: Instant,
     drawn: Option<Instant>,
+    is_colored: bool,
 }
 
 /// What a turn of the loop found.
@@ -67,14 +60,20 @@ enum Found {
 }
 
 impl<'p> Screen<'p> {
-    fn new(terminal: DefaultTerminal, place: &'p Place, news: Receiver<News>) -> Self {
+    fn new(
+        terminal: tty::Screen,
+        place: &'p Place,
+        news: Receiver<News>,
+        keys: Receiver<Event>,
+    ) -> Self {
         let (model, started) = (Model::new(), Instant::now());
-        Screen { terminal, place, news, model, started, drawn: None }
+        let is_colored = terminal::is_colored();
+        Screen { terminal, place, news, keys, model, started, drawn: None, is_colored }
     }
 
-    fn show(mut self, ended: &AtomicBool) -> io::Result<()> {
+    fn show(mut self, ending: &Receiver<()>) -> io::Result<()> {
         let mut keys = Found::Nothing;
-        while keys != Found::End && !ended.load(Ordering::Relaxed) {
+        while keys != Found::End {
             let news = self.take_news()?;
             self.model.tick(self.now().mono_ms);
             let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW);
@@ -82,7 +81,7 @@ impl<'p> Screen<'p> {
             if is_due || is_changed {
                 self.draw()?;
             }
-            keys = self.take_keys()?;
+            keys = self.take_keys(ending);
         }
         Ok(())
     }
@@ -103,22 +102,28 @@ impl<'p> Screen<'p> {
 
     fn draw(&mut self) -> io::Result<()> {
         let now_ms = self.now().mono_ms;
-        let (model, place) = (&mut self.model, self.place);
+        let (model, place, is_colored) = (&mut self.model, self.place, self.is_colored);
         self.terminal.draw(|frame| {
             model.set_page(view::page_rows(frame.area()));
             view::draw(frame, place, model, now_ms);
+            if !is_colored {
+                remove_colors(frame.buffer_mut());
+            }
         })?;
         self.drawn = Some(Instant::now());
         Ok(())
     }
 
-    fn take_keys(&mut self) -> io::Result<Found> {
-        if !event::poll(TURN)? {
-            return Ok(Found::Nothing);
-        }
-        match event::read()? {
-            Event::Key(key) if key.kind != KeyEventKind::Release => Ok(self.press(key)),
-            _ => Ok(Found::Something),
+    fn take_keys(&mut self, ending: &Receiver<()>) -> Found {
+        select! {
+            recv(ending) -> _ => Found::End,
+            recv(self.keys) -> event => match event {
+                Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => self.press(key),
+                Ok(_) => Found::Something,
+                // A terminal that cannot be read cannot end the view either.
+                Err(_) => Found::End,
+            },
+            default(TURN) => Found::Nothing,
         }
     }
 
@@ -142,5 +147,11 @@ impl<'p> Screen<'p> {
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+}
+
+fn remove_colors(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
     }
 }

@@ -224,6 +224,7 @@ async fn metrics(edge: &Edge) -> Response<Body> {
         http_connections: edge.connections.open(),
         http_refused: edge.connections.refused(),
         http_responses: edge.connections.responses(),
+        log_lines_lost: edge.log.lost(),
     };
     text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, &process))
 }

@@ -37,6 +37,7 @@ use glommio::net::{TcpListener, TcpStream};
 
 use super::clock::Clock;
 use super::lifecycle::Lifecycle;
+use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
@@ -73,6 +74,7 @@ pub struct EdgeParts {
     pub budget: Arc<DescriptorBudget>,
     pub health: Arc<Health>,
     pub lifecycle: Arc<Lifecycle>,
+    pub log: LineQueue,
 }
 
 /// What every request can ask.
@@ -87,6 +89,7 @@ pub(super) struct Edge {
     health: Arc<Health>,
     lifecycle: Arc<Lifecycle>,
     stop: Stop,
+    log: LineQueue,
     next_shard: Cell<u16>,
 }
 
@@ -119,6 +122,7 @@ pub async fn run(parts: EdgeParts) {
         health: parts.health,
         lifecycle: parts.lifecycle,
         stop: Stop::new(),
+        log: parts.log,
         next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.

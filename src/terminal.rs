@@ -1,0 +1,64 @@
+//! What a terminal takes beside text, and the signals by which it and its user end a command.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::IsTerminal;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+/// Is the stream a terminal that understands escape sequences? `TERM=dumb`, and no `TERM`, name
+/// terminals that show them as text.
+pub fn takes_escapes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && is_capable(env::var_os("TERM").as_deref())
+}
+
+/// Are colours wanted? <https://no-color.org>: not when `NO_COLOR` is set and not empty.
+pub fn is_colored() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn is_capable(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// Signals that end a command; SIGHUP only where it is not ignored: `nohup` starts commands that
+/// outlive their terminal.
+pub fn ending_signals() -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT];
+    // Without `/proc` nothing is known to be ignored.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !is_ignored(SIGHUP, &status) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// `status`: `/proc/PID/status` (proc_pid_status(5)).
+fn is_ignored(signal: i32, status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dumb_terminal_takes_no_escapes() {
+        for (term, expected) in
+            [(None, false), (Some(""), false), (Some("dumb"), false), (Some("xterm"), true)]
+        {
+            assert_eq!(is_capable(term.map(OsStr::new)), expected, "{term:?}");
+        }
+    }
+
+    #[test]
+    fn a_hangup_that_is_ignored_stays_ignored() {
+        let status = |mask: &str| format!("Name:\theadcount\nSigIgn:\t{mask}\nSigCgt:\t0\n");
+        assert!(is_ignored(SIGHUP, &status("0000000000001001")));
+        assert!(!is_ignored(SIGHUP, &status("0000000000001000")));
+        assert!(!is_ignored(SIGHUP, "Name:\theadcount\n"));
+    }
+}
