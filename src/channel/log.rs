@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::Now;
+use crate::ids::{Moment, Now};
 use crate::policy::Policy;
 
 /// One published message as it is stored, replayed and shown.
@@ -116,7 +116,7 @@ pub trait Log {
     fn head(&self) -> u64;
 
     /// Stores a message whose serial follows the head.
-    fn append(&mut self, message: Arc<Message>);
+    fn append(&mut self, now: Now, message: Arc<Message>);
 
     /// What comes after `serial`, as much as `room` has.
     fn after(&self, serial: u64, room: Room) -> Replay;
@@ -145,6 +145,8 @@ pub trait Log {
 #[derive(Debug, Default)]
 pub struct MemoryLog {
     messages: VecDeque<Arc<Message>>,
+    /// When each was appended, on the clock that is never set.
+    appended: VecDeque<Moment>,
     head: u64,
     bytes: u64,
 }
@@ -161,8 +163,8 @@ impl MemoryLog {
     }
 
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
-        let Some(oldest) = self.messages.front() else { return false };
-        let age_ms = now.wall_ms.saturating_sub(oldest.timestamp_ms);
+        let Some(oldest) = self.appended.front() else { return false };
+        let age_ms = now.mono_ms.saturating_sub(oldest.ms());
         self.messages.len() > policy.messages_kept()
             || (self.bytes > policy.history_bytes && self.messages.len() > 1)
             || age_ms > policy.history_age_s.saturating_mul(1000)
@@ -174,12 +176,13 @@ impl Log for MemoryLog {
         self.head
     }
 
-    fn append(&mut self, message: Arc<Message>) {
+    fn append(&mut self, now: Now, message: Arc<Message>) {
         let next = self.head + 1;
         assert_eq!(message.serial, next, "serials are dense");
         self.head = next;
         self.bytes += message.bytes() as u64;
         self.messages.push_back(message);
+        self.appended.push_back(Moment::at(now.mono_ms));
     }
 
     fn forgotten(&self) -> u64 {
@@ -218,6 +221,7 @@ impl Log for MemoryLog {
 
     fn forget_oldest(&mut self) -> bool {
         let Some(oldest) = self.messages.pop_front() else { return false };
+        self.appended.pop_front();
         self.bytes -= oldest.bytes() as u64;
         true
     }
@@ -243,13 +247,14 @@ mod tests {
                 data: Bytes::from(serial.to_string()),
                 encoding: "".into(),
             };
-            log.append(Arc::new(Message {
+            let message = Message {
                 serial,
                 timestamp_ms: serial * 1000,
                 id: format!("m{serial}").into(),
                 client_id: "c".into(),
                 content: Content::One(part),
-            }));
+            };
+            log.append(at(serial * 1000), Arc::new(message));
             log.expire(at(serial * 1000), policy);
         }
         log
@@ -294,6 +299,16 @@ mod tests {
         assert_eq!((serials(&oldest.messages), oldest.more), (vec![1, 2], false));
         assert_eq!(log.before(1, 4), Page { messages: Vec::new(), more: false });
         assert_eq!(log.before(u64::MAX, 1).messages[0].serial, 10);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_nothing_older() {
+        let policy = Policy { history_age_s: 60, ..Policy::default() };
+        let mut log = log(10, &policy);
+        log.expire(Now { mono_ms: 11_000, wall_ms: 1_000_000_000 }, &policy);
+        assert_eq!(log.before(0, 100).messages.len(), 10);
+        log.expire(Now { mono_ms: 66_000, wall_ms: 0 }, &policy);
+        assert_eq!(serials(&log.before(0, 100).messages), [6, 7, 8, 9, 10]);
     }
 
     #[test]

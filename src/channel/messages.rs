@@ -90,7 +90,7 @@ impl Messages {
             return Published::Resent { serial };
         }
         let message = Arc::new(number(now, draft, next));
-        self.log.append(Arc::clone(&message));
+        self.log.append(now, Arc::clone(&message));
         self.log.expire(now, policy);
         Published::Fresh(message)
     }

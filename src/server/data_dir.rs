@@ -1,66 +1,242 @@
-//! The data directory: one server at a time, and whether there was one before.
+//! The data directory: one server at a time, and the serials that outlive it.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use super::listen::Takeover;
 use super::start::StartError;
 use crate::config::{Config, create_data_dir};
+use crate::ids::Now;
+use crate::shard::serial_base;
 
-/// Has a server used the directory before?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum History {
-    /// Not that anybody could know.
-    First,
-    Earlier,
-}
+/// Locked by the server that uses the directory.
+const LOCK: &str = "lock";
 
-/// The directory as this process holds it.
-#[derive(Debug)]
+/// Locked by a server while it waits for the first lock, or tries to get it.
+const NEXT_LOCK: &str = "lock.next";
+
+/// Holds a number above every serial that a server has assigned.
+const SERIALS: &str = "serials";
+
+/// Serials that are reserved at once. A channel takes longer to use them up than the time between
+/// two looks, and a restart skips no more than 17 s of [`serial_base`].
+const RESERVED: u64 = 1 << 24;
+
+/// The directory as this process holds it; nothing of it without one.
+#[derive(Debug, Default)]
 pub struct DataDir {
-    pub history: History,
-    /// Locked while the process lives; `None` without a directory, or when it takes over from
-    /// another process.
-    _lock: Option<File>,
+    dir: Option<PathBuf>,
+    /// What the serials of this process are above.
+    serial_base: u64,
+    /// What they are below, as the directory says.
+    reserved: u64,
+    /// Set from the moment the lock is held; a server that takes over waits for it.
+    _lock: Arc<OnceLock<File>>,
 }
 
 impl DataDir {
-    /// Makes the directory and locks it. Two servers in one would both hold its log and key; the
-    /// second one is refused.
+    /// Makes the directory, locks it and reserves serials. Two servers in one would both hold its
+    /// log and key; the second one is refused.
     ///
     /// # Errors
     /// Why the directory cannot be used, and what to do about it.
-    pub fn open(config: &Config, takeover: Takeover) -> Result<Self, StartError> {
-        let Some(dir) = config.data_dir() else {
-            return Ok(DataDir { history: History::First, _lock: None });
-        };
-        let refused = |why: String| StartError::DataDir { path: dir.display().to_string(), why };
+    pub fn open(config: &Config, takeover: Takeover, now: Now) -> Result<Self, StartError> {
+        let Some(dir) = config.data_dir() else { return Ok(DataDir::default()) };
         create_data_dir(dir)?;
-        let history = match lock_path(dir).exists() {
-            true => History::Earlier,
-            false => History::First,
+        let is_first = !dir.join(LOCK).exists();
+        let lock = lock(dir, takeover)?;
+        let reserved = read_reserved(dir).map_err(|error| unusable(dir, &error))?;
+        let serial_base = match is_first {
+            true => 0,
+            false => serial_base(now).max(reserved),
         };
-        let file = open_lock(dir).map_err(|error| {
-            refused(format!(
-                "{error}: make it writable, or choose another with `--data-dir` or [data]"
-            ))
-        })?;
-        match file.try_lock() {
-            Ok(()) => Ok(DataDir { history, _lock: Some(file) }),
-            Err(_) if takeover == Takeover::Allowed => Ok(DataDir { history, _lock: None }),
-            Err(TryLockError::WouldBlock) => Err(refused(
-                "another headcount is using it: stop that one, or choose another with `--data-dir`"
-                    .to_string(),
-            )),
-            Err(TryLockError::Error(error)) => Err(refused(error.to_string())),
+        let dir = Some(dir.to_path_buf());
+        let mut data_dir = DataDir { dir, serial_base, reserved, _lock: lock };
+        data_dir.reserve(serial_base).map_err(|(dir, error)| unusable(&dir, &error))?;
+        Ok(data_dir)
+    }
+
+    /// What no serial of an earlier process is above: 0 on the first run, and without a directory.
+    pub fn serial_base(&self) -> u64 {
+        self.serial_base
+    }
+
+    /// Keeps ahead of the highest serial that was assigned.
+    pub fn note_serial(&mut self, highest: u64) {
+        if highest + RESERVED / 2 > self.reserved
+            && let Err((dir, error)) = self.reserve(highest)
+        {
+            let dir = dir.display();
+            tracing::warn!(%dir, %error, "cannot reserve serials: free space or make it writable");
         }
+    }
+
+    fn reserve(&mut self, highest: u64) -> Result<(), (PathBuf, io::Error)> {
+        let Some(dir) = self.dir.as_deref() else { return Ok(()) };
+        let write = || {
+            // During a takeover two processes write.
+            let reserved = read_reserved(dir)?.max(highest + RESERVED);
+            write_reserved(dir, reserved)?;
+            Ok(reserved)
+        };
+        self.reserved = write().map_err(|error| (dir.to_path_buf(), error))?;
+        Ok(())
     }
 }
 
-fn lock_path(dir: &Path) -> std::path::PathBuf {
-    dir.join("lock")
+/// Locks the directory now, or, when it takes over, as soon as the server before has ended. The
+/// second lock sees to it that no third server comes between.
+fn lock(dir: &Path, takeover: Takeover) -> Result<Arc<OnceLock<File>>, StartError> {
+    let next = try_lock(dir, NEXT_LOCK)?.map_err(|_| {
+        refused(dir, "another headcount is starting on it or taking it over: wait for that one")
+    })?;
+    let held = Arc::new(OnceLock::new());
+    let file = match try_lock(dir, LOCK)? {
+        Ok(file) => {
+            let _ = held.set(file);
+            return Ok(held);
+        }
+        Err(file) if takeover == Takeover::Allowed => file,
+        Err(_) => {
+            return Err(refused(
+                dir,
+                "another headcount is using it: stop that one, or choose another with `--data-dir`",
+            ));
+        }
+    };
+    let awaited = Arc::clone(&held);
+    let wait = move || {
+        match file.lock() {
+            Ok(()) => drop(awaited.set(file)),
+            Err(error) => tracing::warn!(%error, "cannot lock the data directory"),
+        }
+        drop(next);
+    };
+    let waiter = thread::Builder::new().name("data-dir-lock".into()).spawn(wait);
+    waiter.map_err(|error| unusable(dir, &error))?;
+    Ok(held)
 }
 
-fn open_lock(dir: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(lock_path(dir))
+/// The locked file, or the file that another process has locked.
+fn try_lock(dir: &Path, name: &str) -> Result<Result<File, File>, StartError> {
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(name));
+    let file = open.map_err(|error| unusable(dir, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Ok(file)),
+        Err(TryLockError::WouldBlock) => Ok(Err(file)),
+        Err(TryLockError::Error(error)) => Err(refused(dir, &error.to_string())),
+    }
+}
+
+fn refused(dir: &Path, why: &str) -> StartError {
+    StartError::DataDir { path: dir.display().to_string(), why: why.to_string() }
+}
+
+fn unusable(dir: &Path, error: &io::Error) -> StartError {
+    refused(
+        dir,
+        &format!("{error}: make it writable, or choose another with `--data-dir` or [data]"),
+    )
+}
+
+/// 0 when nothing was reserved yet.
+fn read_reserved(dir: &Path) -> io::Result<u64> {
+    match fs::read_to_string(dir.join(SERIALS)) {
+        Ok(text) => text.trim().parse().map_err(|_| {
+            let why =
+                format!("`{SERIALS}` in it is not a number, remove that file if it is not ours");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces the file as a whole, also when the machine stops meanwhile.
+fn write_reserved(dir: &Path, reserved: u64) -> io::Result<()> {
+    let new = dir.join(format!("{SERIALS}.{}", std::process::id()));
+    let mut file = File::create(&new)?;
+    file.write_all(format!("{reserved}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(SERIALS))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty directory that ends with the value.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("headcount-data-dir-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = fs::remove_dir_all(&path);
+            Folder(path)
+        }
+
+        fn open(&self, takeover: Takeover, wall_ms: u64) -> Result<DataDir, StartError> {
+            let mut config = Config::default();
+            config.data.dir.clone_from(&self.0);
+            DataDir::open(&config, takeover, Now { mono_ms: 0, wall_ms })
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn serials_never_go_below_earlier_ones_whatever_the_clock_says() {
+        let folder = Folder::new("serials");
+        let open = |wall_ms| folder.open(Takeover::Refused, wall_ms).unwrap();
+        assert_eq!(open(5_000_000).serial_base(), 0, "the first server");
+        let mut second = open(9_000_000);
+        assert_eq!(second.serial_base(), 9_000_000_000);
+        let busy = second.serial_base() + 5 * RESERVED;
+        second.note_serial(busy);
+        drop(second);
+        let third = open(1_000);
+        assert!(third.serial_base() > busy, "{} after {busy}", third.serial_base());
+        drop(third);
+        assert_eq!(open(8_000_000_000).serial_base(), 8_000_000_000_000, "time has passed it");
+    }
+
+    #[test]
+    fn a_file_that_holds_no_number_is_reported() {
+        let folder = Folder::new("garbage");
+        drop(folder.open(Takeover::Refused, 1).unwrap());
+        fs::write(folder.0.join(SERIALS), "x").unwrap();
+        let error = folder.open(Takeover::Refused, 1).unwrap_err().to_string();
+        assert!(error.contains("not a number"), "{error}");
+    }
+
+    #[test]
+    fn a_takeover_inherits_the_lock_and_nobody_comes_between() {
+        let folder = Folder::new("lock");
+        let old = folder.open(Takeover::Refused, 1).unwrap();
+        let refused = |takeover| folder.open(takeover, 1).unwrap_err().to_string();
+        assert!(refused(Takeover::Refused).contains("is using it"));
+        let new = folder.open(Takeover::Allowed, 1).unwrap();
+        assert!(refused(Takeover::Refused).contains("taking it over"));
+        assert!(refused(Takeover::Allowed).contains("taking it over"));
+        drop(old);
+        while new._lock.get().is_none() {
+            assert!(folder.open(Takeover::Refused, 1).is_err(), "a third server");
+            thread::yield_now();
+        }
+        // Dropped after the first lock is held.
+        while !refused(Takeover::Refused).contains("is using it") {
+            thread::yield_now();
+        }
+        drop(new);
+        assert!(folder.open(Takeover::Refused, 1).is_ok());
+    }
 }

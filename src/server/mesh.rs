@@ -25,6 +25,8 @@ pub struct Station {
     turns: AtomicU64,
     /// Connections held.
     pub connections: AtomicU32,
+    /// No serial that the shard has assigned is above it.
+    pub highest_serial: AtomicU64,
     event: OwnedFd,
     /// The edge's pump, which sleeps in its executor and not in a ring of its own.
     pub task: AtomicWaker,
@@ -45,6 +47,7 @@ impl Station {
             sleeping: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             connections: AtomicU32::new(0),
+            highest_serial: AtomicU64::new(0),
             // SAFETY: the descriptor was just made and has no other owner.
             event: unsafe { OwnedFd::from_raw_fd(event) },
             task: AtomicWaker::new(),

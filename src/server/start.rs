@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 
 use super::banner::{self, Banner};
 use super::clock::Clock;
-use super::data_dir::{DataDir, History};
+use super::data_dir::DataDir;
 use super::edge::{self, EdgeParts};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
@@ -30,11 +30,14 @@ use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
 use crate::session;
-use crate::shard::{Settings, Shard, serial_base};
+use crate::shard::{Settings, Shard};
 use crate::wire::sync::Layout;
 
 /// How long a drain may take before the process ends anyway.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether serials are to be reserved.
+const SERIALS_EVERY: Duration = Duration::from_secs(1);
 
 /// Time for every executor to say that it runs.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -119,7 +122,7 @@ struct Running {
     executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
     _watchdog_stop: Sender<()>,
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains.
@@ -131,16 +134,12 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let clock = Clock::start();
     probe::check_memlock()?;
     probe::check_io_uring()?;
-    let data_dir = DataDir::open(&options.config, options.takeover)?;
+    let data_dir = DataDir::open(&options.config, options.takeover, clock.now())?;
     warn_of_durability(&options.config);
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     let shards = shard_count(&options.config, probe::allowed_cpus());
-    let serial_base = match data_dir.history {
-        History::First => 0,
-        History::Earlier => serial_base(clock.now()),
-    };
-    let settings = Arc::new(settings(&options.config, keyring, shards, serial_base)?);
+    let settings = Arc::new(settings(&options.config, keyring, shards, data_dir.serial_base())?);
     let (addresses, running) = start(&options, settings, clock, data_dir)?;
     running.await_start()?;
     running.lifecycle.set(Phase::Ready);
@@ -328,7 +327,7 @@ fn start(
         drain_delay: Duration::from_millis(config.listen.drain_delay_ms),
         _handles: handles,
         _watchdog_stop: watchdog_stop,
-        _data_dir: data_dir,
+        data_dir,
     };
     Ok((addresses, running))
 }
@@ -416,21 +415,31 @@ impl Running {
     }
 
     /// Waits for a signal to stop or a fault.
-    fn await_end(self, signals: &Receiver<i32>) -> Result<(), StartError> {
-        select! {
-            recv(signals) -> _ => self.drain(signals),
-            recv(self.dead) -> dead => Err(died(dead.ok())),
-            recv(self.reports) -> report => match report {
-                Ok(Report::Failed { what, why }) => Err(StartError::Fault { what, why }),
-                _ => Err(StartError::Fault { what: "an executor".into(), why: "it ended".into() }),
-            },
+    fn await_end(mut self, signals: &Receiver<i32>) -> Result<(), StartError> {
+        let serials_due = crossbeam_channel::tick(SERIALS_EVERY);
+        loop {
+            select! {
+                recv(signals) -> _ => return self.drain(signals),
+                recv(self.dead) -> dead => return Err(died(dead.ok())),
+                recv(self.reports) -> report => return Err(match report {
+                    Ok(Report::Failed { what, why }) => StartError::Fault { what, why },
+                    _ => StartError::Fault { what: "an executor".into(), why: "it ended".into() },
+                }),
+                recv(serials_due) -> _ => self.note_serials(),
+            }
         }
+    }
+
+    fn note_serials(&mut self) {
+        let highest = self.stations.iter().map(|s| s.highest_serial.load(Ordering::Relaxed)).max();
+        self.data_dir.note_serial(highest.unwrap_or(0));
     }
 
     /// Not ready, then nothing accepted, what was accepted finished, every session closed. A second
     /// signal or the time limit ends it.
-    fn drain(self, signals: &Receiver<i32>) -> Result<(), StartError> {
+    fn drain(mut self, signals: &Receiver<i32>) -> Result<(), StartError> {
         tracing::info!("draining");
+        self.note_serials();
         self.lifecycle.set(Phase::Leaving);
         if signals.recv_timeout(self.drain_delay).is_ok() {
             return Ok(());

@@ -84,6 +84,7 @@ impl Shard {
             }
             Some(channel::Published::Fresh(message)) => {
                 let serial = message.serial;
+                self.retention.note_serial(serial);
                 self.deliver_later(slot, message);
                 serial
             }

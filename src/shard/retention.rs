@@ -23,8 +23,10 @@ pub(super) struct Retention {
     /// every log begins at `base`.
     heads: HashMap<u64, u64>,
     heads_max: usize,
-    /// Above every serial of a channel whose head was forgotten.
+    /// Not below any serial of a channel whose head was forgotten.
     base: u64,
+    /// Not below any serial that was assigned here.
+    highest: u64,
     /// Where the next look begins.
     next_slot: u32,
     /// A look is due.
@@ -40,6 +42,7 @@ impl Retention {
             heads: HashMap::new(),
             heads_max: limits.channels_per_shard_max,
             base: serial_base,
+            highest: serial_base,
             next_slot: 0,
             timed: false,
         }
@@ -51,15 +54,20 @@ impl Retention {
         Box::new(Published { messages, pending: Vec::new() })
     }
 
-    /// Remembers where a log ended. When there are too many to remember, no serial of the past can
-    /// be above the time in microseconds: nobody publishes a message per microsecond for long.
-    fn remember_head(&mut self, now: Now, hash: u64, head: u64) {
+    /// A message was given this serial.
+    pub(super) fn note_serial(&mut self, serial: u64) {
+        self.highest = self.highest.max(serial);
+    }
+
+    /// Remembers where a log ended. When there are too many to remember, all of them go on above
+    /// the highest.
+    fn remember_head(&mut self, hash: u64, head: u64) {
         if head <= self.base {
             return;
         }
         if self.heads.len() >= self.heads_max {
             self.heads.clear();
-            self.base = self.base.max(serial_base(now));
+            self.base = self.highest;
         }
         self.heads.insert(hash, head);
     }
@@ -81,13 +89,20 @@ impl Retention {
     }
 }
 
-/// A serial that no channel has reached, if it was numbered from 1 or from an earlier such serial:
-/// the time in microseconds. Below 2^53 until the year 2255.
+/// A serial that no channel has reached, if it was numbered from 1 or from an earlier such serial
+/// and the clock was never set back: the time in microseconds, since nothing publishes a message
+/// per microsecond for long. Clients read serials as doubles, which are exact below 2^53: that is
+/// the year 2255, and a clock that shows the year 2112 or later is not believed.
 pub fn serial_base(now: Now) -> u64 {
-    now.wall_ms.saturating_mul(1000)
+    now.wall_ms.saturating_mul(1000).min(1 << 52)
 }
 
 impl Shard {
+    /// No serial that was assigned by this shard, or by an earlier process, is above it.
+    pub fn highest_serial(&self) -> u64 {
+        self.retention.highest
+    }
+
     /// Sees to it that what was published is forgotten in time.
     pub(super) fn begin_retention(&mut self, now: Now) {
         if !self.retention.timed {
@@ -122,7 +137,7 @@ impl Shard {
             return;
         };
         if is_over == Some(true) {
-            self.retention.remember_head(now, owned.key.hash, published.messages.head());
+            self.retention.remember_head(owned.key.hash, published.messages.head());
             self.owned.remove(slot);
         }
     }

@@ -212,7 +212,9 @@ impl TurnLoop {
             *load = station.connections.load(Ordering::Relaxed);
         }
         let count = self.shard.connection_count() as u32;
-        self.mailboxes.station().connections.store(count, Ordering::Relaxed);
+        let station = self.mailboxes.station();
+        station.connections.store(count, Ordering::Relaxed);
+        station.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
         self.drain_effects(now)?;
