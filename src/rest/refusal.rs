@@ -109,14 +109,11 @@ impl From<Refusal> for Reply {
     }
 }
 
+/// Of a key or a token: 401, with what the client may know of the cause.
 impl From<CredentialError> for Refusal {
     fn from(error: CredentialError) -> Self {
-        match error {
-            CredentialError::Expired => {
-                Refusal::new(ErrorCode::AuthExpired, "the token has expired")
-            }
-            _ => Refusal::unauthenticated("the key or token is not valid"),
-        }
+        let code = ErrorCode::from(Reject::from(error));
+        Refusal::new(code, format!("invalid key or token: {}", error.reason()))
     }
 }
 
