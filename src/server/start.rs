@@ -20,6 +20,7 @@ use super::edge::{self, EdgeParts};
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
+use super::refusals::{RefusalLog, ShardRefusals};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::auth::Grant;
@@ -254,6 +255,9 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let refusals = RefusalLog::start()
+        .map_err(|error| StartError::thread("the log of refused credentials", error))?;
+    let refusals = Arc::new(refusals);
     let health = Arc::new(Health::default());
     let ready = Arc::new(AtomicBool::new(false));
     let (report, reports) = bounded(2 * (shards + 1));
@@ -272,6 +276,7 @@ fn start(
             clock,
             spin: Duration::from_micros(config.cores.spin_us),
             budget: Arc::clone(&budget),
+            refusals: ShardRefusals::new(Arc::clone(&refusals)),
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
@@ -286,6 +291,7 @@ fn start(
             control: controlled,
             clock,
             budget,
+            refusals,
             health,
             ready,
         };

@@ -35,6 +35,7 @@ use glommio::net::{TcpListener, TcpStream};
 
 use super::clock::Clock;
 use super::mesh::Mailboxes;
+use super::refusals::RefusalLog;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
 use crate::admin::Surface;
@@ -62,6 +63,7 @@ pub struct EdgeParts {
     pub control: Receiver<Control>,
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
+    pub refusals: Arc<RefusalLog>,
     pub health: Arc<Health>,
     pub ready: Arc<AtomicBool>,
 }
@@ -75,6 +77,7 @@ pub(super) struct Edge {
     clock: Clock,
     started: Instant,
     budget: Arc<DescriptorBudget>,
+    refusals: Arc<RefusalLog>,
     health: Arc<Health>,
     ready: Arc<AtomicBool>,
     next_shard: Cell<u16>,
@@ -106,6 +109,7 @@ pub async fn run(parts: EdgeParts) {
         clock: parts.clock,
         started: Instant::now(),
         budget: parts.budget,
+        refusals: parts.refusals,
         health: parts.health,
         ready: parts.ready,
         next_shard: Cell::new(0),

@@ -52,7 +52,12 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
 
 fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    Caller::identify(&edge.settings.session.keyring, header, edge.clock.now().wall_ms)
+    let now_wall_ms = edge.clock.now().wall_ms;
+    Caller::identify(&edge.settings.session.keyring, header, now_wall_ms).inspect_err(|refusal| {
+        if let Some(cause) = refusal.cause() {
+            edge.refusals.add(cause, 1);
+        }
+    })
 }
 
 async fn publish(
