@@ -40,6 +40,6 @@ mod tests {
         }
         let expected = CredentialError::ALL.into_iter().zip(0..);
         assert!(refusals.by_cause().eq(expected), "{refusals:?}");
-        assert_eq!(refusals.all(), refusals.by_cause().map(|(_, count)| count).sum());
+        assert_eq!(refusals.all(), refusals.by_cause().map(|(_, count)| count).sum::<u64>());
     }
 }
