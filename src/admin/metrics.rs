@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::Exposition;
-use crate::auth::CredentialError;
+use crate::auth::Refusals;
 use crate::counters::Counters;
 
 /// What the process as a whole reports.
@@ -26,8 +26,8 @@ pub struct Process {
     pub http_refused: u64,
     /// Plain HTTP responses by status.
     pub http_responses: BTreeMap<u16, u64>,
-    /// Keys and tokens that were refused, by cause.
-    pub refusals: Vec<(CredentialError, u64)>,
+    /// Keys and tokens that plain HTTP requests were refused for; shards count their own.
+    pub refusals: Refusals,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +108,8 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
         registry.register(name, help, family);
     }
     register_reasons(&mut registry, shards);
+    let of_shards = shards.iter().map(|counters| &counters.refusals);
+    register_refusals(&mut registry, of_shards.chain([&process.refusals]));
     let mut text = String::new();
     // Writing to a string fails only if a metric does, and these are plain numbers.
     let _ = encode_text(&mut text, &registry);
@@ -144,11 +146,14 @@ fn register_process(registry: &mut Registry, process: &Process) {
         responses.get_or_create(&StatusLabels { status }).inc_by(count);
     }
     registry.register("http_responses", "Responses of plain HTTP, by status", responses);
-    let refusals = Family::<CauseLabels, Counter>::default();
-    for &(cause, count) in &process.refusals {
-        refusals.get_or_create(&CauseLabels { cause: cause.label() }).inc_by(count);
+}
+
+fn register_refusals<'c>(registry: &mut Registry, refusals: impl Iterator<Item = &'c Refusals>) {
+    let family = Family::<CauseLabels, Counter>::default();
+    for (cause, count) in refusals.flat_map(Refusals::by_cause) {
+        family.get_or_create(&CauseLabels { cause: cause.label() }).inc_by(count);
     }
-    registry.register("token_refusals", "Tokens and keys refused, by cause", refusals);
+    registry.register("token_refusals", "Tokens and keys refused, by cause", family);
 }
 
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
@@ -183,12 +188,15 @@ fn reasons(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CredentialError;
     use crate::error::Disconnect;
 
     fn encoded(exposition: Exposition) -> String {
         let mut counters = Counters::default();
         counters.connections = 3;
         counters.disconnect(Disconnect::Slow);
+        counters.refusals.count(CredentialError::MissingKeyId);
+        let refusals = counters.refusals.clone();
         let process = Process {
             ready: true,
             silent_executors: 0,
@@ -197,7 +205,7 @@ mod tests {
             http_connections: 2,
             http_refused: 5,
             http_responses: BTreeMap::from([(200, 7), (503, 1)]),
-            refusals: CredentialError::ALL.map(|cause| (cause, 4)).to_vec(),
+            refusals,
         };
         encode(&[Counters::default(), counters], &process, exposition)
     }
@@ -239,7 +247,8 @@ mod tests {
     fn counts_are_labelled_by_shard_and_reason() {
         let text = encoded(Exposition::Text);
         for line in [
-            "headcount_token_refusals_total{cause=\"missing_kid\"} 4",
+            "headcount_token_refusals_total{cause=\"missing_kid\"} 2",
+            "headcount_token_refusals_total{cause=\"bad_signature\"} 0",
             "headcount_ready 1",
             "headcount_http_refused_total 5",
             "headcount_http_responses_total{status=\"503\"} 1",

@@ -64,9 +64,9 @@ impl Prefix {
         (is_prefix && fits).then(|| Prefix(utf8_percent_encode(prefix, IN_LINK).to_string()))
     }
 
-    /// The prefix for links. Some clients resolve a link against the URL that they asked for, others
-    /// (`protocols/foony.md` section 1.3) append it to their base address, and repeat the prefix
-    /// thereby. A prefix that is there twice is used once, so that it does not grow with each page.
+    /// The prefix for links. Some clients resolve a link against the URL that they asked for;
+    /// others (`protocols/foony.md` section 1.3) append it to their base address, and repeat the
+    /// prefix thereby. A prefix that is there twice is used once, so that pages do not make it grow.
     pub fn as_link(&self) -> &str {
         match self.0.split_at_checked(self.0.len() / 2) {
             Some((half, rest)) if half == rest => half,

@@ -255,9 +255,7 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
-    let refusals = RefusalLog::start()
-        .map_err(|error| StartError::thread("the log of refused credentials", error))?;
-    let refusals = Arc::new(refusals);
+    let refusal_log = start_refusal_log()?;
     let health = Arc::new(Health::default());
     let ready = Arc::new(AtomicBool::new(false));
     let (report, reports) = bounded(2 * (shards + 1));
@@ -276,7 +274,7 @@ fn start(
             clock,
             spin: Duration::from_micros(config.cores.spin_us),
             budget: Arc::clone(&budget),
-            refusals: ShardRefusals::new(Arc::clone(&refusals)),
+            refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
@@ -291,7 +289,7 @@ fn start(
             control: controlled,
             clock,
             budget,
-            refusals,
+            refusal_log,
             health,
             ready,
         };
@@ -313,6 +311,11 @@ fn start(
         _data_dir: data_dir,
     };
     Ok((addresses, running))
+}
+
+fn start_refusal_log() -> Result<Arc<RefusalLog>, StartError> {
+    let log = RefusalLog::start();
+    log.map(Arc::new).map_err(|error| StartError::thread("the log of refused credentials", error))
 }
 
 /// The configured CPU of a shard; without one the kernel chooses among the allowed ones.

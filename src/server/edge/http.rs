@@ -213,7 +213,7 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
         http_connections: edge.connections.open(),
         http_refused: edge.connections.refused(),
         http_responses: edge.connections.responses(),
-        refusals: edge.refusals.by_cause().collect(),
+        refusals: edge.refusals.borrow().clone(),
     };
     let encoded = admin::encode_metrics(&counters, &process, exposition);
     text(StatusCode::OK, exposition.content_type(), encoded)

@@ -22,7 +22,7 @@ mod rest;
 mod upgrade;
 mod watch;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ use super::refusals::RefusalLog;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
 use crate::admin::Surface;
+use crate::auth::Refusals;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Parcel, Settings};
 use body::BodyBudget;
@@ -63,7 +64,7 @@ pub struct EdgeParts {
     pub control: Receiver<Control>,
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
-    pub refusals: Arc<RefusalLog>,
+    pub refusal_log: Arc<RefusalLog>,
     pub health: Arc<Health>,
     pub ready: Arc<AtomicBool>,
 }
@@ -77,7 +78,9 @@ pub(super) struct Edge {
     clock: Clock,
     started: Instant,
     budget: Arc<DescriptorBudget>,
-    refusals: Arc<RefusalLog>,
+    /// Of requests that the edge answers by itself; those of sessions are with the shards.
+    refusals: RefCell<Refusals>,
+    refusal_log: Arc<RefusalLog>,
     health: Arc<Health>,
     ready: Arc<AtomicBool>,
     next_shard: Cell<u16>,
@@ -109,7 +112,8 @@ pub async fn run(parts: EdgeParts) {
         clock: parts.clock,
         started: Instant::now(),
         budget: parts.budget,
-        refusals: parts.refusals,
+        refusals: RefCell::default(),
+        refusal_log: parts.refusal_log,
         health: parts.health,
         ready: parts.ready,
         next_shard: Cell::new(0),

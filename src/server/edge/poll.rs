@@ -21,7 +21,8 @@ const GREETING_BYTES_MAX: usize = 64 * 1024;
 /// Answers a long-polling client.
 ///
 /// # Errors
-/// 410 for what names no session; 415, 413, 408 or 503 for its body; 503 when the shard does not answer.
+/// 410 for what names no session; 415, 413, 408 or 503 for its body; 503 when the shard does not
+/// answer.
 pub async fn respond(
     edge: &Edge,
     route: PollRoute,

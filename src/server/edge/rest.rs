@@ -57,7 +57,8 @@ fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     let now_wall_ms = edge.clock.now().wall_ms;
     Caller::identify(&edge.settings.session.keyring, header, now_wall_ms).inspect_err(|refusal| {
         if let Some(cause) = refusal.cause() {
-            edge.refusals.add(cause, 1);
+            edge.refusals.borrow_mut().count(cause);
+            edge.refusal_log.add(cause, 1);
         }
     })
 }
