@@ -66,7 +66,8 @@ impl Prefix {
 
     /// The prefix for links. Some clients resolve a link against the URL that they asked for;
     /// others (`protocols/foony.md` section 1.3) append it to their base address, and repeat the
-    /// prefix thereby. A prefix that is there twice is used once, so that pages do not make it grow.
+    /// prefix thereby. A prefix that is there twice is used once, so that it does not grow with
+    /// every page.
     pub fn as_link(&self) -> &str {
         match self.0.split_at_checked(self.0.len() / 2) {
             Some((half, rest)) if half == rest => half,
