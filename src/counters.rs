@@ -1,6 +1,7 @@
 //! What a shard counts. Every drop, conflation, ignored input and disconnect has a reason here;
 //! plain integers that only their shard writes, read by the admin surface through a mailbox.
 
+use crate::auth::Refusals;
 use crate::error::{Disconnect, FrameError, Reject};
 
 /// Why input from a peer had no effect although its connection lives.
@@ -167,6 +168,7 @@ pub struct Counters {
     pub resumed_members: u64,
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
+    pub refusals: Refusals,
     ignored: [u64; Ignored::LABELS.len()],
     dropped: [u64; Dropped::LABELS.len()],
     conflated: [u64; Conflated::LABELS.len()],

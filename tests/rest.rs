@@ -212,6 +212,138 @@ fn a_token_is_made_and_then_speaks_for_its_client_only() {
 }
 
 #[test]
+fn head_has_the_headers_of_get_and_no_body() {
+    let server = serve("head");
+    let mut connection = Connection::open(server.http);
+    let key = basic(MAIN);
+    for body in [br#"{"data":1}"#, br#"{"data":2}"#] {
+        connection.ask("POST /channels/a/messages", &key, body);
+    }
+    let without_date = |head: &str| -> Vec<String> {
+        let lines = head.lines().filter(|line| !line.starts_with("date:"));
+        lines.map(str::to_owned).collect()
+    };
+    for path in [
+        "/",
+        "/time",
+        "/channels/a/messages?limit=1",
+        "/channels/a/presence",
+        "/channels/b/messages?limit=x",
+        "/nothing",
+        "/lp/poll",
+    ] {
+        let get = connection.ask(&format!("GET {path}"), &key, b"");
+        let asked = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n{key}\r\n");
+        connection.send(asked.as_bytes());
+        // A body would be read as the beginning of the next answer.
+        let (_, head) = connection.read_head();
+        assert_eq!(without_date(&head), without_date(&get.head), "{path}");
+    }
+    let mut admin = Connection::open(server.admin);
+    let members = "/v1/apps/demo/channels/a/members";
+    for path in ["/", "/healthz", "/readyz", members, "/metrics", "/v1/apps/demo/channels/a/watch"]
+    {
+        admin.send(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        let (status, head) = admin.read_head();
+        assert_eq!(status, 200, "{path}: {head}");
+        // What GET streams has no length, and 0 would be a wrong one.
+        assert!(!head.contains("content-length: 0"), "{path}: {head}");
+    }
+    let answer = connection.ask("DELETE /", "", b"");
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("get, head, options")));
+}
+
+#[test]
+fn everything_is_there_under_the_prefix_of_a_proxy() {
+    let server = serve("prefix");
+    let mut connection = Connection::open(server.http);
+    let key = basic(MAIN);
+    let path = "/any/prefix/channels/a/messages";
+    for body in [br#"{"data":1}"#, br#"{"data":2}"#, br#"{"data":3}"#] {
+        assert_eq!(connection.ask(&format!("POST {path}"), &key, body).status, 201);
+    }
+    assert_eq!(connection.ask("GET /any/prefix/time", "", b"").status, 200);
+    let token = "POST /any/prefix/keys/demo.main/requestToken";
+    assert_eq!(connection.ask(token, &key, br#"{"clientId":"alice"}"#).status, 200);
+    let presence = connection.ask("GET /any/prefix/channels/a/presence", &key, b"");
+    assert_eq!((presence.status, presence.body.as_slice()), (200, &b"[]"[..]));
+
+    // One client resolves the link against what it asked for, the other appends it to its base.
+    for base in ["", "/any/prefix"] {
+        let mut target = format!("{path}?limit=1");
+        let mut seen = Vec::new();
+        loop {
+            let page = connection.ask(&format!("GET {target}"), &key, b"");
+            seen.push(page.json()[0]["data"].as_u64().unwrap());
+            let Some(link) = page.header("link") else { break };
+            assert!(link.starts_with("</any/prefix/channels/a/messages?"), "{link}");
+            let next = link.strip_prefix('<').and_then(|rest| rest.split_once('>')).unwrap().0;
+            target = format!("{base}{next}");
+        }
+        assert_eq!(seen, [3, 2, 1], "{base}");
+    }
+
+    let connected = connection.ask("POST /any/prefix/lp/connect", "", &greeting(MAIN));
+    assert!(matches!(events(&connected)[..], [Event::Connected { .. }]), "{connected:?}");
+    let session = connected.header("foony-lp-session").unwrap();
+    let header = format!("Foony-LP-Session: {session}\r\n");
+    let ended = connection.ask("POST /any/prefix/lp/disconnect", &header, b"");
+    assert_eq!(ended.status, 204);
+    for path in ["//lp/connect", "//other.example/channels/a/messages"] {
+        assert_eq!(connection.ask(&format!("POST {path}"), &key, b"").status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_compressed_body_is_refused_before_it_is_read() {
+    let server = serve("coding");
+    let key = basic(MAIN);
+    for path in ["/channels/a/messages", "/keys/demo.main/requestToken", "/lp/connect"] {
+        let mut connection = Connection::open(server.http);
+        // The body is announced and does not come.
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{key}Content-Length: 9\r\n");
+        connection.send(format!("{head}Content-Encoding: gzip\r\n\r\n").as_bytes());
+        let answer = connection.read();
+        assert_eq!(code(&answer), (415, 40001), "{path}");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"), "{path}");
+    }
+    let mut connection = Connection::open(server.http);
+    let plain = format!("{key}Content-Encoding: identity\r\n");
+    let published = connection.ask("POST /channels/a/messages", &plain, b"{}");
+    assert_eq!(published.status, 201, "{published:?}");
+}
+
+#[test]
+fn scrapers_get_the_format_that_they_ask_for() {
+    let server = serve("metrics");
+    let mut admin = Connection::open(server.admin);
+    let mut ask = |accept: &str| {
+        let answer = admin.ask("GET /metrics", accept, b"");
+        let content_type = answer.header("content-type").unwrap().to_owned();
+        (content_type, String::from_utf8(answer.body).unwrap())
+    };
+    let (content_type, text) = ask("");
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(text.contains("\n# TYPE headcount_accepted_total counter\n"), "{text}");
+    assert!(!text.contains("# EOF"), "{text}");
+    let (content_type, metrics) = ask("Accept: application/openmetrics-text;version=1.0.0\r\n");
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(metrics.ends_with("\n# EOF\n"), "{metrics}");
+
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    // Without it, the unit tests of `admin` check the same rules.
+    let Ok(mut promtool) = promtool else { return };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn nobody_is_present_in_an_empty_channel() {
     let server = serve("presence");
     let mut connection = Connection::open(server.http);

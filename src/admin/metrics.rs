@@ -1,4 +1,4 @@
-//! Counters of all shards in the Prometheus text format.
+//! Counters of all shards, as scrapers read them.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::Exposition;
+use crate::auth::Refusals;
 use crate::counters::Counters;
 
 /// What the process as a whole reports.
@@ -26,6 +28,8 @@ pub struct Process {
     pub http_responses: BTreeMap<u16, u64>,
     /// Log lines that standard error did not take.
     pub log_lines_lost: u64,
+    /// Keys and tokens that plain HTTP requests were refused for; shards count their own.
+    pub refusals: Refusals,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +53,11 @@ struct DropLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabels {
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
 }
 
 /// A number that a shard reports: name, help, and where it is.
@@ -83,7 +92,7 @@ const COUNTERS: [Column; 16] = [
 ];
 
 /// Encodes the counters of every shard, in shard order.
-pub fn encode(shards: &[Counters], process: &Process) -> String {
+pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) -> String {
     let mut registry = Registry::with_prefix("headcount");
     register_process(&mut registry, process);
     for (name, help, value) in GAUGES {
@@ -101,10 +110,12 @@ pub fn encode(shards: &[Counters], process: &Process) -> String {
         registry.register(name, help, family);
     }
     register_reasons(&mut registry, shards);
+    let of_shards = shards.iter().map(|counters| &counters.refusals);
+    register_refusals(&mut registry, of_shards.chain([&process.refusals]));
     let mut text = String::new();
     // Writing to a string fails only if a metric does, and these are plain numbers.
     let _ = encode_text(&mut text, &registry);
-    text
+    exposition.from_open_metrics(text)
 }
 
 fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
@@ -140,6 +151,14 @@ fn register_process(registry: &mut Registry, process: &Process) {
     registry.register("http_responses", "Responses of plain HTTP, by status", responses);
 }
 
+fn register_refusals<'c>(registry: &mut Registry, refusals: impl Iterator<Item = &'c Refusals>) {
+    let family = Family::<CauseLabels, Counter>::default();
+    for (cause, count) in refusals.flat_map(Refusals::by_cause) {
+        family.get_or_create(&CauseLabels { cause: cause.label() }).inc_by(count);
+    }
+    registry.register("token_refusals", "Tokens and keys refused, by cause", family);
+}
+
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
     let ignored = reasons(shards, |c| c.ignored().collect());
     registry.register("ignored", "Input without effect, by reason", ignored);
@@ -172,13 +191,15 @@ fn reasons(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CredentialError;
     use crate::error::Disconnect;
 
-    #[test]
-    fn counts_are_labelled_by_shard_and_reason() {
+    fn encoded(exposition: Exposition) -> String {
         let mut counters = Counters::default();
         counters.connections = 3;
         counters.disconnect(Disconnect::Slow);
+        counters.refusals.count(CredentialError::MissingKeyId);
+        let refusals = counters.refusals.clone();
         let process = Process {
             ready: true,
             silent_executors: 0,
@@ -188,9 +209,50 @@ mod tests {
             http_refused: 5,
             http_responses: BTreeMap::from([(200, 7), (503, 1)]),
             log_lines_lost: 3,
+            refusals,
         };
-        let text = encode(&[Counters::default(), counters], &process);
+        encode(&[Counters::default(), counters], &process, exposition)
+    }
+
+    #[test]
+    fn the_text_format_describes_exactly_what_it_samples() {
+        let text = encoded(Exposition::Text);
+        let (mut helped, mut typed, mut sampled) = (Vec::new(), Vec::new(), Vec::new());
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["#", "HELP", name, _, ..] => helped.push(name),
+                ["#", "TYPE", name, kind] => {
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                    typed.push(name);
+                }
+                _ => {
+                    assert!(!line.is_empty() && !line.starts_with('#'), "{line}");
+                    let name = line.split(['{', ' ']).next().unwrap();
+                    if sampled.last() != Some(&name) {
+                        sampled.push(name);
+                    }
+                }
+            }
+        }
+        assert_eq!(helped, typed);
+        assert_eq!(typed, sampled, "each once, its samples together");
+        assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn open_metrics_ends_with_its_mark() {
+        let text = encoded(Exposition::OpenMetrics);
+        assert!(text.ends_with("\n# EOF\n"), "{text}");
+        assert!(text.contains("\n# TYPE headcount_accepted counter\n"), "{text}");
+    }
+
+    #[test]
+    fn counts_are_labelled_by_shard_and_reason() {
+        let text = encoded(Exposition::Text);
         for line in [
+            "headcount_token_refusals_total{cause=\"missing_kid\"} 2",
+            "headcount_token_refusals_total{cause=\"bad_signature\"} 0",
             "headcount_ready 1",
             "headcount_http_refused_total 5",
             "headcount_log_lines_lost_total 3",

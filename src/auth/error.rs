@@ -3,9 +3,10 @@
 use thiserror::Error;
 
 use crate::error::Reject;
+use crate::limits::USER_ID_BYTES_MAX;
 
-/// Why a token or an API key names nobody. For counters and logs; peers are told only the
-/// [`Reject`] that it maps to.
+/// Why a token or an API key names nobody. For counters and logs; clients get the [`Reject`] that
+/// it maps to and its [`CredentialError::reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CredentialError {
     #[error("longer than the limit")]
@@ -19,15 +20,25 @@ pub enum CredentialError {
     UnknownKey,
     #[error("the token's algorithm is not its key's")]
     Algorithm,
-    #[error("the signature or secret does not match")]
+    /// Of a key it is [`CredentialError::Secret`], by [`CredentialError::of_key`].
+    #[error("the signature does not match")]
     Signature,
+    #[error("the secret does not match")]
+    Secret,
     /// The payload is not JSON of the expected types, or its `cap` is not a capability.
     #[error("malformed claims")]
     Claims,
-    #[error("the issuer or audience is not the one configured")]
+    /// A token that names an audience needs a key that has it configured.
+    #[error("the issuer or audience is not the one that the key demands")]
     Issuer,
-    #[error("the user id is missing, empty or too long")]
+    #[error("the client id is missing, empty or longer than {USER_ID_BYTES_MAX} bytes")]
     Subject,
+    /// The client asks for one id, its token names another.
+    #[error("the client id is not the token's")]
+    OtherSubject,
+    /// A session cannot continue with a token of another app.
+    #[error("the token is of another app")]
+    OtherApp,
     #[error("the token has no expiry")]
     NoExpiry,
     #[error("the token has expired")]
@@ -40,16 +51,19 @@ pub enum CredentialError {
 
 impl CredentialError {
     /// Every error, in the order of their metrics.
-    pub const ALL: [CredentialError; 13] = [
+    pub const ALL: [CredentialError; 16] = [
         CredentialError::TooLong,
         CredentialError::Malformed,
         CredentialError::MissingKeyId,
         CredentialError::UnknownKey,
         CredentialError::Algorithm,
         CredentialError::Signature,
+        CredentialError::Secret,
         CredentialError::Claims,
         CredentialError::Issuer,
         CredentialError::Subject,
+        CredentialError::OtherSubject,
+        CredentialError::OtherApp,
         CredentialError::NoExpiry,
         CredentialError::Expired,
         CredentialError::NotYetValid,
@@ -64,14 +78,48 @@ impl CredentialError {
             CredentialError::MissingKeyId => "missing_kid",
             CredentialError::UnknownKey => "unknown_key",
             CredentialError::Algorithm => "algorithm",
-            CredentialError::Signature => "signature",
+            CredentialError::Signature => "bad_signature",
+            CredentialError::Secret => "bad_secret",
             CredentialError::Claims => "claims",
-            CredentialError::Issuer => "issuer",
-            CredentialError::Subject => "subject",
+            CredentialError::Issuer => "issuer_or_audience",
+            CredentialError::Subject => "client_id_length",
+            CredentialError::OtherSubject => "other_client_id",
+            CredentialError::OtherApp => "other_app",
             CredentialError::NoExpiry => "no_expiry",
             CredentialError::Expired => "expired",
             CredentialError::NotYetValid => "not_yet_valid",
             CredentialError::ExceedsKey => "exceeds_key",
+        }
+    }
+
+    /// The same error, of a key instead of a token.
+    pub fn of_key(self) -> Self {
+        match self {
+            CredentialError::Signature => CredentialError::Secret,
+            error => error,
+        }
+    }
+
+    /// What the client is sent: stable words, and nothing that a stranger could not know already.
+    /// Which check failed behind `refused` is for the operator.
+    pub fn reason(self) -> &'static str {
+        match self {
+            CredentialError::Expired => "expired",
+            CredentialError::NotYetValid => "not yet valid",
+            CredentialError::TooLong
+            | CredentialError::Malformed
+            | CredentialError::MissingKeyId
+            | CredentialError::Claims
+            | CredentialError::NoExpiry => "malformed",
+            CredentialError::UnknownKey => "unknown key",
+            CredentialError::Subject => "the client id must have 1 to 255 bytes",
+            CredentialError::Algorithm
+            | CredentialError::Signature
+            | CredentialError::Secret
+            | CredentialError::Issuer
+            | CredentialError::OtherSubject
+            | CredentialError::OtherApp
+            | CredentialError::ExceedsKey => "refused",
         }
     }
 }
@@ -107,6 +155,7 @@ pub enum KeyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn every_error_is_listed_once_and_in_order() {
@@ -118,10 +167,31 @@ mod tests {
     }
 
     #[test]
-    fn only_expiry_is_told_apart_to_the_peer() {
+    fn only_expiry_has_a_code_of_its_own() {
         for error in CredentialError::ALL {
             let expired = error == CredentialError::Expired;
             assert_eq!(Reject::from(error) == Reject::TokenExpired, expired, "{error:?}");
         }
+    }
+    #[test]
+    fn clients_get_one_of_five_reasons_or_the_limit_of_their_id() {
+        let reasons = ["expired", "not yet valid", "malformed", "unknown key", "refused"];
+        for error in CredentialError::ALL {
+            let reason = error.reason();
+            match error {
+                CredentialError::Subject => {
+                    assert!(reason.contains(&USER_ID_BYTES_MAX.to_string()), "{reason}");
+                }
+                _ => assert!(reasons.contains(&reason), "{error:?}: {reason}"),
+            }
+        }
+    }
+
+    #[test]
+    fn causes_have_labels_and_sentences_of_their_own() {
+        let different = |texts: Vec<String>| texts.iter().collect::<HashSet<_>>().len();
+        let all = CredentialError::ALL;
+        assert_eq!(different(all.map(|e| e.label().to_owned()).into()), all.len());
+        assert_eq!(different(all.map(|e| e.to_string()).into()), all.len());
     }
 }

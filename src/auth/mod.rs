@@ -9,6 +9,7 @@ mod error;
 mod key;
 mod keyring;
 mod mint;
+mod refusals;
 mod verifier;
 
 pub use capability::{CAPABILITY_PATTERNS_MAX, Capability, Denied, Operation};
@@ -16,3 +17,4 @@ pub use error::{CredentialError, KeyError};
 pub use key::{Key, KeyName, Material, SignatureAlgorithm, TokenRules};
 pub use keyring::{Grant, Identity, Keyring, TOKEN_BYTES_MAX};
 pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};
+pub use refusals::Refusals;

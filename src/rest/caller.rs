@@ -8,7 +8,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::refusal::Refusal;
-use crate::auth::{Capability, Identity, Key, Keyring, Operation};
+use crate::auth::{Capability, CredentialError, Identity, Key, Keyring, Operation};
 use crate::limits::{Limits, USER_ID_BYTES_MAX};
 use crate::wire::foony::{ErrorCode, Grammar, check_channel_name};
 
@@ -50,8 +50,11 @@ impl<'k> Caller<'k> {
             return Err(Refusal::unauthenticated("Authorization must be Basic or Bearer"));
         }
         let text = BASIC.decode(credential).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let text = text.ok_or(Refusal::unauthenticated("Basic must be followed by base64 text"))?;
-        Ok(Caller::Key(keyring.verify_key(&text)?))
+        let text = text.ok_or_else(|| {
+            Refusal::unauthenticated("Basic must be followed by base64 text")
+                .with_cause(CredentialError::Malformed)
+        })?;
+        Ok(Caller::Key(keyring.verify_key(&text).map_err(CredentialError::of_key)?))
     }
 
     pub fn app(&self) -> &Arc<str> {
@@ -178,6 +181,20 @@ pub(super) mod tests {
             &good.replace("Basic ", "Basic"),
         ] {
             assert_eq!(identify(bad), Err((401, 40101)), "{bad}");
+        }
+        let cause = |header: &str| {
+            let caller = Caller::identify(&keyring, Some(header.as_bytes()), NOW_MS);
+            caller.err().and_then(|refusal| refusal.cause())
+        };
+        for (header, expected) in [
+            (basic("demo.main:wrong"), Some(CredentialError::Secret)),
+            (basic("demo.nobody:sk:main"), Some(CredentialError::UnknownKey)),
+            (basic("demo.main"), Some(CredentialError::Malformed)),
+            ("Basic !".to_string(), Some(CredentialError::Malformed)),
+            ("Bearer x".to_string(), Some(CredentialError::Malformed)),
+            ("Digest x".to_string(), None),
+        ] {
+            assert_eq!(cause(&header), expected, "{header}");
         }
         let expired = bearer(&keyring, "alice");
         let late = Caller::identify(&keyring, Some(expired.as_bytes()), NOW_MS + 60_000);

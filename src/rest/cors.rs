@@ -13,7 +13,7 @@ pub const HEADERS: [(&str, &str); 2] = [
 pub fn preflight() -> Reply {
     let headers = "authorization, content-type, foony-lp-session";
     Reply::empty()
-        .with_header("access-control-allow-methods", "GET, POST, OPTIONS".to_string())
+        .with_header("access-control-allow-methods", "GET, HEAD, POST, OPTIONS".to_string())
         .with_header("access-control-allow-headers", headers.to_string())
         .with_header("access-control-max-age", "86400".to_string())
 }

@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::query::{HistoryQuery, Walk};
 use super::reply::{Reply, push_string};
+use super::route::Prefix;
 use crate::channel::{Message, Part};
 
 /// What `encodeURIComponent` lets be of the characters that channel names have.
@@ -17,6 +18,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// `messages`: oldest first, no more than were asked for; `more`: there are further ones in the
 /// direction of the walk.
 pub fn history(
+    prefix: &Prefix,
     channel: &str,
     query: &HistoryQuery,
     messages: &[Arc<Message>],
@@ -43,7 +45,7 @@ pub fn history(
     body.push(b']');
     let reply = Reply::json(body);
     match last {
-        Some(last) if more => reply.with_header("link", link(channel, query, last.serial)),
+        Some(last) if more => reply.with_header("link", link(prefix, channel, query, last.serial)),
         _ => reply,
     }
 }
@@ -85,9 +87,10 @@ fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
 
 /// Clients append the target to their base address as it is and split the header at commas, so it
 /// is an absolute path without one.
-fn link(channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
+fn link(prefix: &Prefix, channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
+    let prefix = prefix.as_link();
     let channel = utf8_percent_encode(channel, SEGMENT);
-    let mut target = format!("/channels/{channel}/messages?limit={}", query.limit);
+    let mut target = format!("{prefix}/channels/{channel}/messages?limit={}", query.limit);
     // Writing to a string does not fail.
     let _ = match query.walk {
         Walk::Backwards { .. } => write!(target, "&before={last_serial}"),
@@ -130,6 +133,10 @@ mod tests {
 
     fn serials(reply: &Reply) -> Vec<u64> {
         items(reply).iter().map(|item| item["serial"].as_u64().unwrap()).collect()
+    }
+
+    fn history(channel: &str, query: &HistoryQuery, kept: &[Arc<Message>], more: bool) -> Reply {
+        super::history(&Prefix::default(), channel, query, kept, more)
     }
 
     fn next(reply: &Reply) -> Option<&str> {
@@ -209,9 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_back_to_its_query() {
-        for text in ["limit=7&before=9", "limit=7&direction=forwards&after=4&before=9"] {
-            let reply = history("chat:a", &query(text), &messages(5..=6), true);
+    fn a_link_leads_back_to_its_query_under_its_prefix() {
+        let prefix_of = |path: &str| {
+            let route = super::super::route("GET", &format!("{path}/channels/a/messages"), None);
+            let Ok(super::super::Route::History { prefix, .. }) = route else { panic!("{path}") };
+            prefix
+        };
+        for (text, path, escaped) in [
+            ("limit=7&before=9", "", ""),
+            ("limit=7&before=9", "/p,q/%2C\"<r>", "/p%2Cq/%2C%22%3Cr%3E"),
+            ("limit=7&direction=forwards&after=4&before=9", "/p", "/p"),
+        ] {
+            let kept = messages(5..=6);
+            let reply = super::history(&prefix_of(path), "chat:a", &query(text), &kept, true);
             let header = next(&reply).unwrap();
             let target = header.trim_start_matches('<').split('>').next().unwrap();
             let (path, query_text) = target.split_once('?').unwrap();
@@ -220,8 +237,8 @@ mod tests {
                 Walk::Backwards { .. } => Walk::Backwards { before: Some(5) },
                 Walk::Forwards { before, .. } => Walk::Forwards { after: 6, before },
             };
-            let query = HistoryQuery { limit: 7, walk };
-            let expected = super::super::Route::History { channel: "chat:a".into(), query };
+            let (query, prefix) = (HistoryQuery { limit: 7, walk }, prefix_of(escaped));
+            let expected = super::super::Route::History { prefix, channel: "chat:a".into(), query };
             assert_eq!(route, expected);
         }
     }

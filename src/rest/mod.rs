@@ -31,7 +31,7 @@ pub use publish::{FreshId, parse_publish, published};
 pub use query::{HistoryQuery, PresenceQuery, Walk};
 pub use refusal::Refusal;
 pub use reply::Reply;
-pub use route::{Route, route};
+pub use route::{Prefix, Route, route};
 pub use token::{TOKEN_TTL_MS_MAX, request_token};
 
 /// The answer to `GET /time`: an array with the one number.

@@ -17,14 +17,17 @@ pub struct Refusal {
     status: u16,
     code: ErrorCode,
     message: Cow<'static, str>,
-    /// The methods that the path does have.
-    allow: Option<&'static str>,
+    /// Why the credential is refused, for the operator.
+    cause: Option<CredentialError>,
+    /// Says what would be taken instead: name and value.
+    header: Option<(&'static str, &'static str)>,
 }
 
 impl Refusal {
     /// With the HTTP status that belongs to the code.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { status: code.status(), code, message: message.into(), allow: None }
+        let message = message.into();
+        Refusal { status: code.status(), code, message, cause: None, header: None }
     }
 
     /// The request itself is wrong.
@@ -44,7 +47,14 @@ impl Refusal {
     /// 405. `allow`: the methods that the path has.
     pub fn method(allow: &'static str) -> Self {
         let refusal = Refusal::bad("the path does not have this method").with_status(405);
-        Refusal { allow: Some(allow), ..refusal }
+        Refusal { header: Some(("allow", allow)), ..refusal }
+    }
+
+    /// 415: the body is compressed, and none is decompressed here (RFC 9110 section 15.5.16).
+    pub fn content_coding() -> Self {
+        let message = "the body must not have a Content-Encoding other than identity";
+        let header = Some(("accept-encoding", "identity"));
+        Refusal { header, ..Refusal::bad(message).with_status(415) }
     }
 
     /// 413.
@@ -86,6 +96,15 @@ impl Refusal {
         self.status
     }
 
+    /// Why the credential is refused; `None` when no credential is.
+    pub fn cause(&self) -> Option<CredentialError> {
+        self.cause
+    }
+
+    pub(super) fn with_cause(self, cause: CredentialError) -> Self {
+        Refusal { cause: Some(cause), ..self }
+    }
+
     fn with_status(self, status: u16) -> Self {
         Refusal { status, ..self }
     }
@@ -93,12 +112,12 @@ impl Refusal {
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { status, code, message, allow } = refusal;
+        let Refusal { status, code, message, header, .. } = refusal;
         let error = json!({ "message": message, "code": code.code(), "statusCode": status });
         let body = json!({ "error": error }).to_string().into_bytes();
         let mut reply = Reply::json(body).with_status(status);
-        if let Some(methods) = allow {
-            reply = reply.with_header("allow", methods.to_string());
+        if let Some((name, value)) = header {
+            reply = reply.with_header(name, value.to_string());
         }
         if status == 401 {
             // RFC 9110 section 11.6.1 asks for a challenge; to one for Basic, browsers would react
@@ -109,14 +128,11 @@ impl From<Refusal> for Reply {
     }
 }
 
+/// Of a key or a token: 401, with what the client may know of the cause.
 impl From<CredentialError> for Refusal {
     fn from(error: CredentialError) -> Self {
-        match error {
-            CredentialError::Expired => {
-                Refusal::new(ErrorCode::AuthExpired, "the token has expired")
-            }
-            _ => Refusal::unauthenticated("the key or token is not valid"),
-        }
+        let code = ErrorCode::from(Reject::from(error));
+        Refusal::new(code, format!("invalid key or token: {}", error.reason())).with_cause(error)
     }
 }
 
@@ -153,6 +169,7 @@ mod tests {
             (Refusal::too_slow(), 408, 40001),
             (Refusal::gone(), 410, 40400),
             (Refusal::too_large(), 413, 40001),
+            (Refusal::content_coding(), 415, 40001),
             (Refusal::from(Reject::Busy), 429, 42900),
             (Refusal::new(ErrorCode::Server, "no"), 500, 50000),
             (Refusal::no_answer(), 503, 50000),
@@ -176,6 +193,7 @@ mod tests {
             headers.into_iter().find(|(found, _)| *found == name).map(|(_, value)| value)
         };
         assert_eq!(header(Refusal::method("GET, OPTIONS"), "allow").unwrap(), "GET, OPTIONS");
+        assert_eq!(header(Refusal::content_coding(), "accept-encoding").unwrap(), "identity");
         assert_eq!(header(Refusal::unauthenticated("no"), "www-authenticate").unwrap(), "Bearer");
         assert_eq!(header(Refusal::not_found(), "www-authenticate"), None);
         assert_eq!(header(Refusal::gone(), "content-type").unwrap(), "application/json");

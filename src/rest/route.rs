@@ -1,6 +1,9 @@
 //! Method and path -> what is asked.
+//!
+//! A path is known by its last segments. What is in front of them is the prefix under which a proxy
+//! publishes the server, if it does not remove it.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::poll::PollRoute;
 use super::query::{HistoryQuery, PresenceQuery};
@@ -16,6 +19,7 @@ pub enum Route {
         channel: String,
     },
     History {
+        prefix: Prefix,
         channel: String,
         query: HistoryQuery,
     },
@@ -32,28 +36,62 @@ pub enum Route {
 /// What a path names.
 enum Resource {
     Time,
-    Messages(String),
+    Messages(Prefix, String),
     Presence(String),
     TokenRequests(String),
     Poll(PollRoute),
 }
 
-/// Segments of the longest path.
-const SEGMENTS_MAX: usize = 3;
+/// The part of a path in front of what it names: empty, or segments with a slash before each.
+/// Escaped so that a link can begin with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// Longest prefix in bytes. A path with a longer one names nothing.
+const PREFIX_BYTES_MAX: usize = 1024;
+
+/// What would end the target of a link, or the link. Escapes that are there stay as they are.
+const IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b',').add(b'<').add(b'>');
+
+impl Prefix {
+    /// What is in front of the last `segments` of a path. `None` for an empty segment: a link that
+    /// begins with two slashes would lead to another host.
+    fn before(segments: usize, path: &str) -> Option<Prefix> {
+        let prefix = path.rsplitn(segments + 1, '/').nth(segments)?;
+        let is_prefix = prefix.is_empty()
+            || (prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//"));
+        let fits = prefix.len() <= PREFIX_BYTES_MAX;
+        (is_prefix && fits).then(|| Prefix(utf8_percent_encode(prefix, IN_LINK).to_string()))
+    }
+
+    /// The prefix for links. Some clients resolve a link against the URL that they asked for;
+    /// others (`protocols/foony.md` section 1.3) append it to their base address, and repeat the
+    /// prefix thereby. A prefix that is there twice is used once, so that it does not grow with
+    /// every page.
+    pub fn as_link(&self) -> &str {
+        match self.0.split_at_checked(self.0.len() / 2) {
+            Some((half, rest)) if half == rest => half,
+            _ => &self.0,
+        }
+    }
+}
 
 /// Decides what a request asks for. `path` and `query` are as received.
 ///
 /// # Errors
 /// Nothing is at the path, it does not have the method, or the query is wrong.
 pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Refusal> {
-    if method == "OPTIONS" {
-        return Ok(Route::Preflight);
-    }
+    let method = match method {
+        "OPTIONS" => return Ok(Route::Preflight),
+        // The same answer; the server leaves its body out.
+        "HEAD" => "GET",
+        method => method,
+    };
     match resource(path).ok_or_else(Refusal::not_found)? {
         Resource::Time if method == "GET" => Ok(Route::Time),
-        Resource::Messages(channel) if method == "POST" => Ok(Route::Publish { channel }),
-        Resource::Messages(channel) if method == "GET" => {
-            Ok(Route::History { channel, query: HistoryQuery::parse(query)? })
+        Resource::Messages(_, channel) if method == "POST" => Ok(Route::Publish { channel }),
+        Resource::Messages(prefix, channel) if method == "GET" => {
+            Ok(Route::History { prefix, channel, query: HistoryQuery::parse(query)? })
         }
         Resource::Presence(channel) if method == "GET" => {
             Ok(Route::Presence { channel, query: PresenceQuery::parse(query)? })
@@ -62,23 +100,33 @@ pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Ref
             Ok(Route::RequestToken { key_name })
         }
         Resource::Poll(route) if method == "POST" => Ok(Route::Poll(route)),
-        Resource::Messages(_) => Err(Refusal::method("GET, POST, OPTIONS")),
-        Resource::Time | Resource::Presence(_) => Err(Refusal::method("GET, OPTIONS")),
+        Resource::Messages(..) => Err(Refusal::method("GET, HEAD, POST, OPTIONS")),
+        Resource::Time | Resource::Presence(_) => Err(Refusal::method("GET, HEAD, OPTIONS")),
         Resource::TokenRequests(_) | Resource::Poll(_) => Err(Refusal::method("POST, OPTIONS")),
     }
 }
 
 fn resource(path: &str) -> Option<Resource> {
-    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').take(SEGMENTS_MAX + 1).collect();
-    match segments[..] {
-        ["time"] => Some(Resource::Time),
-        ["channels", channel, "messages"] => Some(Resource::Messages(decode(channel))),
-        ["channels", channel, "presence"] => Some(Resource::Presence(decode(channel))),
-        ["keys", key_name, "requestToken"] => Some(Resource::TokenRequests(decode(key_name))),
-        ["lp", "connect"] => Some(Resource::Poll(PollRoute::Connect)),
-        ["lp", "send"] => Some(Resource::Poll(PollRoute::Send)),
-        ["lp", "poll"] => Some(Resource::Poll(PollRoute::Receive)),
-        ["lp", "disconnect"] => Some(Resource::Poll(PollRoute::Disconnect)),
+    let mut from_the_end = path.rsplit('/');
+    let last = from_the_end.next()?;
+    let (middle, first) = (from_the_end.next()?, from_the_end.next());
+    let poll = |route| Prefix::before(2, path).map(|_| Resource::Poll(route));
+    let prefix = || Prefix::before(3, path);
+    match (first, middle, last) {
+        (Some("channels"), channel, "messages") => {
+            Some(Resource::Messages(prefix()?, decode(channel)))
+        }
+        (Some("channels"), channel, "presence") => {
+            prefix().map(|_| Resource::Presence(decode(channel)))
+        }
+        (Some("keys"), key_name, "requestToken") => {
+            prefix().map(|_| Resource::TokenRequests(decode(key_name)))
+        }
+        (_, "lp", "connect") => poll(PollRoute::Connect),
+        (_, "lp", "send") => poll(PollRoute::Send),
+        (_, "lp", "poll") => poll(PollRoute::Receive),
+        (_, "lp", "disconnect") => poll(PollRoute::Disconnect),
+        (_, _, "time") => Prefix::before(1, path).map(|_| Resource::Time),
         _ => None,
     }
 }
@@ -95,7 +143,8 @@ mod tests {
 
     fn history(channel: &str) -> Route {
         let walk = Walk::Backwards { before: None };
-        Route::History { channel: channel.to_string(), query: HistoryQuery { limit: 100, walk } }
+        let query = HistoryQuery { limit: 100, walk };
+        Route::History { prefix: Prefix::default(), channel: channel.to_string(), query }
     }
 
     #[test]
@@ -119,6 +168,13 @@ mod tests {
             ("POST", "/lp/send", Route::Poll(PollRoute::Send)),
             ("POST", "/lp/poll", Route::Poll(PollRoute::Receive)),
             ("POST", "/lp/disconnect", Route::Poll(PollRoute::Disconnect)),
+            ("HEAD", "/time", Route::Time),
+            ("HEAD", "/channels/chat:a/messages", history("chat:a")),
+            (
+                "HEAD",
+                "/channels/chat:a/presence",
+                Route::Presence { channel: channel(), query: PresenceQuery::default() },
+            ),
             ("OPTIONS", "/lp/send", Route::Preflight),
             ("OPTIONS", "/anything", Route::Preflight),
         ];
@@ -142,6 +198,51 @@ mod tests {
         ] {
             let path = format!("/channels/{segment}/messages");
             assert_eq!(route("GET", &path, None), Ok(history(channel)), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_at_the_end_of_a_path_under_any_prefix() {
+        for (method, path) in [
+            ("GET", "/time"),
+            ("POST", "/channels/chat:a/messages"),
+            ("GET", "/channels/chat:a/presence"),
+            ("POST", "/keys/demo.kid/requestToken"),
+            ("POST", "/lp/connect"),
+            ("POST", "/lp/send"),
+            ("POST", "/lp/poll"),
+            ("POST", "/lp/disconnect"),
+        ] {
+            let bare = route(method, path, None);
+            assert!(bare.is_ok(), "{bare:?}");
+            for prefix in ["/p", "/any/prefix", "/channels", "/lp", "/a%2Fb/c,d"] {
+                assert_eq!(route(method, &format!("{prefix}{path}"), None), bare, "{prefix}{path}");
+            }
+            let long = format!("/{}", "x".repeat(PREFIX_BYTES_MAX));
+            for prefix in ["/", "/p/", "//p", "/p//q", "p", &long] {
+                let refused = route(method, &format!("{prefix}{path}"), None);
+                assert_eq!(refused, Err(Refusal::not_found()), "{prefix}{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_has_the_prefix_once() {
+        for (path, expected) in [
+            ("/channels/a/messages", ""),
+            ("/p/channels/a/messages", "/p"),
+            ("/p/p/channels/a/messages", "/p"),
+            ("/any/prefix/channels/a/messages", "/any/prefix"),
+            ("/any/prefix/any/prefix/channels/a/messages", "/any/prefix"),
+            ("/p/q/p/channels/a/messages", "/p/q/p"),
+            ("/pp/channels/a/messages", "/pp"),
+            ("/p,q/p%2Cq/channels/a/messages", "/p%2Cq"),
+            ("/\u{e9}a/channels/a/messages", "/%C3%A9a"),
+        ] {
+            let Ok(Route::History { prefix, .. }) = route("GET", path, None) else {
+                panic!("{path}")
+            };
+            assert_eq!(prefix.as_link(), expected, "{path}");
         }
     }
 
@@ -172,9 +273,9 @@ mod tests {
     #[test]
     fn other_methods_are_405_and_the_right_ones_are_named() {
         for (path, allow) in [
-            ("/time", "GET, OPTIONS"),
-            ("/channels/a/messages", "GET, POST, OPTIONS"),
-            ("/channels/a/presence", "GET, OPTIONS"),
+            ("/time", "GET, HEAD, OPTIONS"),
+            ("/channels/a/messages", "GET, HEAD, POST, OPTIONS"),
+            ("/channels/a/presence", "GET, HEAD, OPTIONS"),
             ("/keys/a.b/requestToken", "POST, OPTIONS"),
             ("/lp/connect", "POST, OPTIONS"),
             ("/lp/send", "POST, OPTIONS"),

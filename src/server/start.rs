@@ -22,6 +22,7 @@ use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
+use super::refusals::{RefusalLog, ShardRefusals};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::auth::Grant;
@@ -275,6 +276,7 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let refusal_log = start_refusal_log()?;
     let health = Arc::new(Health::default());
     let lifecycle = Arc::new(Lifecycle::starting());
     let (report, reports) = bounded(2 * (shards + 1));
@@ -293,6 +295,7 @@ fn start(
             clock,
             spin: Duration::from_micros(config.cores.spin_us),
             budget: Arc::clone(&budget),
+            refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
@@ -307,6 +310,7 @@ fn start(
             control: controlled,
             clock,
             budget,
+            refusal_log,
             health,
             lifecycle,
             log: options.log.clone(),
@@ -330,6 +334,11 @@ fn start(
         data_dir,
     };
     Ok((addresses, running))
+}
+
+fn start_refusal_log() -> Result<Arc<RefusalLog>, StartError> {
+    let log = RefusalLog::start();
+    log.map(Arc::new).map_err(|error| StartError::thread("the log of refused credentials", error))
 }
 
 /// The configured CPU of a shard; without one the kernel chooses among the allowed ones.

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::auth::{Grant, Keyring};
+use crate::auth::{Grant, Keyring, Refusals};
 use crate::channel::{Draft, Identity, Message, Position, ResumeKey, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
@@ -62,6 +62,7 @@ pub struct Context<'s> {
     pub settings: &'s Settings,
     pub limits: &'s Limits,
     pub names: &'s mut SessionNames,
+    pub refusals: &'s mut Refusals,
 }
 
 /// What one message asks of the shard. Answers to the client are written at once, elsewhere.

@@ -326,7 +326,8 @@ impl Shard {
 
     fn open_sync_session(&mut self, now: Now, id: ConnId, header: Header, framing: Framing) {
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
-        let mut cx = Context { now, settings, limits, names: &mut self.names };
+        let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
+        let mut cx = Context { now, settings, limits, names, refusals };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.details.session = Session::Sync(session);
@@ -391,7 +392,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Session::Sync(session) = &mut connection.details.session else { return };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
-        let mut cx = Context { now, settings, limits, names: &mut self.names };
+        let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
+        let mut cx = Context { now, settings, limits, names, refusals };
         // A fault that was caught may have left the beginning of another peer's answer.
         self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
@@ -484,7 +486,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return Placed::Here };
         let Session::Foony(session) = &mut connection.details.session else { return Placed::Here };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
-        let mut cx = Context { now, settings, limits, names: &mut self.names };
+        let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
+        let mut cx = Context { now, settings, limits, names, refusals };
         let mut out = Writer::new(session.form(), &mut self.reply);
         let step = match request {
             Ok(request) => session.handle_request(&mut cx, request, &mut out),

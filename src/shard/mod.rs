@@ -88,6 +88,7 @@ use tables::{HomeChannel, OwnedChannel};
 use timers::{Timer, Timers};
 use write_order::{Due, WriteOrder};
 
+use crate::auth::Refusals;
 use crate::counters::Counters;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Moment, Now, Router, ShardId};
@@ -247,6 +248,11 @@ impl Shard {
     }
 
     /// For what only the shell sees happen.
+    /// Keys and tokens that sessions of this shard have refused.
+    pub fn refusals(&self) -> &Refusals {
+        &self.counters.refusals
+    }
+
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future;
 use http_body_util::BodyExt;
+use hyper::HeaderMap;
 use hyper::body::Body;
+use hyper::header::{CONTENT_ENCODING, HeaderValue};
 
 use super::Edge;
 use crate::rest::Refusal;
@@ -58,12 +60,15 @@ impl Drop for HeldBody {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413, 408, 503 when the budget is used up or the server stops, 400 when it ends early.
+/// 415 for a content coding, before anything is read; 413, 408, 503 when the budget is used up or
+/// the server stops, 400 when it ends early.
 pub async fn read(
     edge: &Edge,
+    headers: &HeaderMap,
     body: impl Body<Data = Bytes> + Unpin,
     bytes_max: usize,
 ) -> Result<HeldBody, Refusal> {
+    check_coding(headers)?;
     let late = async {
         glommio::timer::sleep(BODY_WITHIN).await;
         Err(Refusal::too_slow())
@@ -74,6 +79,20 @@ pub async fn read(
         Err(Refusal::stopping())
     };
     future::or(collect(&edge.bodies, body, bytes_max), future::or(late, stopping)).await
+}
+
+/// Nothing is decompressed here, and what is compressed would be taken for a malformed body.
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_plain = |value: &HeaderValue| {
+        let codings = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        codings
+            .into_iter()
+            .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+    };
+    match headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+        true => Ok(()),
+        false => Err(Refusal::content_coding()),
+    }
 }
 
 async fn collect(
@@ -124,6 +143,28 @@ mod tests {
         let broken = chunks(vec![Ok(b"ab"), Err("lost")]);
         assert_eq!(status(future::block_on(collect(&budget, broken, 4))), 400);
         assert_eq!(budget.0.get(), 0, "nothing is held any more");
+    }
+
+    #[test]
+    fn only_the_identity_coding_is_read() {
+        for (values, expected) in [
+            (&[][..], 200),
+            (&["identity"], 200),
+            (&["Identity , identity"], 200),
+            (&[""], 200),
+            (&["gzip"], 415),
+            (&["br"], 415),
+            (&["identity, gzip"], 415),
+            (&["identity", "deflate"], 415),
+            (&["x"], 415),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            let status = check_coding(&headers).err().map_or(200, |refusal| refusal.status());
+            assert_eq!(status, expected, "{values:?}");
+        }
     }
 
     #[test]

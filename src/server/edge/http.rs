@@ -15,7 +15,7 @@ use futures_lite::stream::{self, BoxedLocal, StreamExt};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
 };
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -26,7 +26,7 @@ use super::links::NoAnswer;
 use super::upgrade::{HandOver, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, rest};
-use crate::admin::{self, Process, Route, Surface, route};
+use crate::admin::{self, Exposition, Process, Route, Surface, route};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEAD_BYTES_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
@@ -38,7 +38,6 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
-const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Pause after which a watcher is sent an empty line, so that dead connections are noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -147,16 +146,24 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
         Route::Page => page(surface),
         Route::Health => text(StatusCode::OK, TEXT, "ok\n"),
         Route::Ready => readiness(edge),
-        Route::Metrics => metrics(edge).await,
+        Route::Metrics => {
+            let accept = request.headers().get_all(ACCEPT).iter();
+            let accept = accept.filter_map(|value| value.to_str().ok());
+            metrics(edge, Exposition::negotiate(accept)).await
+        }
         Route::Members { app, channel } => members(edge, &app, &channel).await,
         Route::Watch { app, channel } if *request.method() == Method::GET => {
             watch(edge, &app, &channel)
         }
-        Route::Watch { .. } => text(StatusCode::OK, LINES, ""),
+        Route::Watch { .. } => lines(stream::empty().boxed_local()),
         Route::NotFound => text(StatusCode::NOT_FOUND, TEXT, "not found\n"),
         Route::MethodNotAllowed => {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let allow = match surface {
+                Surface::Public => "GET, HEAD, OPTIONS",
+                Surface::Admin => "GET, HEAD",
+            };
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             response
         }
     }
@@ -208,7 +215,7 @@ fn readiness(edge: &Edge) -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why_not)
 }
 
-async fn metrics(edge: &Edge) -> Response<Body> {
+async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
     let mut counters = Vec::new();
     for shard in 0..edge.settings.router.shards() {
         match edge.links.counters(ShardId(shard)).await {
@@ -225,8 +232,10 @@ async fn metrics(edge: &Edge) -> Response<Body> {
         http_refused: edge.connections.refused(),
         http_responses: edge.connections.responses(),
         log_lines_lost: edge.log.lost(),
+        refusals: edge.refusals.borrow().clone(),
     };
-    text(StatusCode::OK, METRICS, admin::encode_metrics(&counters, &process))
+    let encoded = admin::encode_metrics(&counters, &process, exposition);
+    text(StatusCode::OK, exposition.content_type(), encoded)
 }
 
 fn no_answer() -> Response<Body> {
@@ -247,7 +256,7 @@ fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
     let (key, owner) = edge.locate(&app.into(), channel);
     let watch = watch::watch(edge, key, owner);
     let edge = Rc::clone(edge);
-    let lines = stream::unfold((edge, watch), |(edge, mut watch)| async move {
+    let frames = stream::unfold((edge, watch), |(edge, mut watch)| async move {
         let next = async { Some(next_lines(&edge, &mut watch).await) };
         let stop = async {
             edge.stop.begun().await;
@@ -256,7 +265,11 @@ fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
         let line = future::or(next, stop).await?;
         Some((Ok(Frame::data(Bytes::from(line))), (edge, watch)))
     });
-    let mut response = Response::new(Either::Right(StreamBody::new(lines.boxed_local())));
+    lines(frames.boxed_local())
+}
+
+fn lines(frames: BoxedLocal<Result<Frame<Bytes>, Infallible>>) -> Response<Body> {
+    let mut response = Response::new(Either::Right(StreamBody::new(frames)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -23,7 +23,7 @@ mod stop;
 mod upgrade;
 mod watch;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -39,9 +39,11 @@ use super::clock::Clock;
 use super::lifecycle::Lifecycle;
 use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
+use super::refusals::RefusalLog;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
 use crate::admin::Surface;
+use crate::auth::Refusals;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Parcel, Settings};
 use body::BodyBudget;
@@ -72,6 +74,7 @@ pub struct EdgeParts {
     pub control: Receiver<Control>,
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
+    pub refusal_log: Arc<RefusalLog>,
     pub health: Arc<Health>,
     pub lifecycle: Arc<Lifecycle>,
     pub log: LineQueue,
@@ -86,6 +89,9 @@ pub(super) struct Edge {
     clock: Clock,
     started: Instant,
     budget: Arc<DescriptorBudget>,
+    /// Of requests that the edge answers by itself; those of sessions are with the shards.
+    refusals: RefCell<Refusals>,
+    refusal_log: Arc<RefusalLog>,
     health: Arc<Health>,
     lifecycle: Arc<Lifecycle>,
     stop: Stop,
@@ -119,6 +125,8 @@ pub async fn run(parts: EdgeParts) {
         clock: parts.clock,
         started: Instant::now(),
         budget: parts.budget,
+        refusals: RefCell::default(),
+        refusal_log: parts.refusal_log,
         health: parts.health,
         lifecycle: parts.lifecycle,
         stop: Stop::new(),

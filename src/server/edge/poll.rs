@@ -21,7 +21,8 @@ const GREETING_BYTES_MAX: usize = 64 * 1024;
 /// Answers a long-polling client.
 ///
 /// # Errors
-/// 410 for what names no session; 413, 408 or 503 for its body; 503 when the shard does not answer.
+/// 410 for what names no session; 415, 413, 408 or 503 for its body; 503 when the shard does not
+/// answer.
 pub async fn respond(
     edge: &Edge,
     route: PollRoute,
@@ -29,8 +30,8 @@ pub async fn respond(
     body: Incoming,
 ) -> Result<Reply, Refusal> {
     let outcome = match route {
-        PollRoute::Connect => connect(edge, body).await?,
-        PollRoute::Send => send(edge, session(edge, headers)?, body).await?,
+        PollRoute::Connect => connect(edge, headers, body).await?,
+        PollRoute::Send => send(edge, headers, body).await?,
         PollRoute::Receive => {
             let session = session(edge, headers)?;
             let ask = PollAsk::Receive { session };
@@ -45,15 +46,16 @@ pub async fn respond(
     Ok(rest::polled(outcome))
 }
 
-async fn connect(edge: &Edge, body: Incoming) -> Result<PollOutcome, Refusal> {
-    let mut held = body::read(edge, body, GREETING_BYTES_MAX).await?;
+async fn connect(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {
+    let mut held = body::read(edge, headers, body, GREETING_BYTES_MAX).await?;
     let ask = PollAsk::Connect { bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(edge.next_shard(), ANSWER_WITHIN, ask).await?)
 }
 
-async fn send(edge: &Edge, session: PollSession, body: Incoming) -> Result<PollOutcome, Refusal> {
+async fn send(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {
+    let session = session(edge, headers)?;
     let bytes_max = edge.settings.limits.message_bytes_max;
-    let mut held = body::read(edge, body, bytes_max).await?;
+    let mut held = body::read(edge, headers, body, bytes_max).await?;
     let ask = PollAsk::Send { session, bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(session.shard, ANSWER_WITHIN, ask).await?)
 }

@@ -10,7 +10,7 @@ use super::{Edge, body, poll};
 use crate::auth::Operation;
 use crate::channel::{Position, Room};
 use crate::rest::{
-    self, Caller, FreshId, HistoryQuery, PresenceQuery, Refusal, Reply, Route, Walk,
+    self, Caller, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route, Walk,
 };
 use crate::session::Answer;
 use crate::shard::Command;
@@ -41,7 +41,9 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
         Route::Preflight => Ok(rest::preflight()),
         Route::Time => Ok(rest::time(edge.clock.now().wall_ms)),
         Route::Publish { channel } => publish(edge, &head, body, &channel).await,
-        Route::History { channel, query } => history(edge, &head, &channel, query).await,
+        Route::History { prefix, channel, query } => {
+            history(edge, &head, &prefix, &channel, query).await
+        }
         Route::Presence { channel, query } => presence(edge, &head, &channel, &query).await,
         Route::RequestToken { key_name } => request_token(edge, &head, body, &key_name).await,
         Route::Poll(route) => poll::respond(edge, route, &head.headers, body).await,
@@ -50,7 +52,13 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
 
 fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    Caller::identify(&edge.settings.session.keyring, header, edge.clock.now().wall_ms)
+    let now_wall_ms = edge.clock.now().wall_ms;
+    Caller::identify(&edge.settings.session.keyring, header, now_wall_ms).inspect_err(|refusal| {
+        if let Some(cause) = refusal.cause() {
+            edge.refusals.borrow_mut().count(cause);
+            edge.refusal_log.add(cause, 1);
+        }
+    })
 }
 
 async fn publish(
@@ -61,7 +69,8 @@ async fn publish(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::Publish, &edge.settings.limits)?;
-    let body = body::read(edge, body, edge.settings.limits.message_bytes_max).await?;
+    let bytes_max = edge.settings.limits.message_bytes_max;
+    let body = body::read(edge, &head.headers, body, bytes_max).await?;
     let now = edge.clock.now();
     let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
     let bytes_max = edge.settings.limits.publish_bytes_max;
@@ -78,6 +87,7 @@ async fn publish(
 async fn history(
     edge: &Edge,
     head: &Parts,
+    prefix: &Prefix,
     channel: &str,
     query: HistoryQuery,
 ) -> Result<Reply, Refusal> {
@@ -92,7 +102,9 @@ async fn history(
         Walk::Forwards { after, .. } => Command::HistoryForward { asker, after, room },
     };
     match edge.links.order(owner, key, order).await? {
-        Answer::History { messages, more } => Ok(rest::history(channel, &query, &messages, more)),
+        Answer::History { messages, more } => {
+            Ok(rest::history(prefix, channel, &query, &messages, more))
+        }
         answer => Err(refused(answer)),
     }
 }
@@ -116,7 +128,7 @@ async fn request_token(
     key_name: &str,
 ) -> Result<Reply, Refusal> {
     let key = caller(edge, head)?.key_named(key_name)?;
-    let body = body::read(edge, body, TOKEN_REQUEST_BYTES_MAX).await?;
+    let body = body::read(edge, &head.headers, body, TOKEN_REQUEST_BYTES_MAX).await?;
     rest::request_token(key, &body.bytes, edge.clock.now().wall_ms)
 }
 

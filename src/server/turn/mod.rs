@@ -25,6 +25,7 @@ use crate::ids::{ConnId, Now, ShardId};
 use crate::server::clock::Clock;
 use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
+use crate::server::refusals::ShardRefusals;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
 use crate::shard::{Effect, Listener, Parting, Shard};
@@ -70,6 +71,7 @@ pub struct ShardParts {
     pub clock: Clock,
     pub spin: Duration,
     pub budget: Arc<DescriptorBudget>,
+    pub refusals: ShardRefusals,
 }
 
 /// One shard at work.
@@ -83,6 +85,7 @@ pub struct TurnLoop {
     clock: Clock,
     spin: Spin,
     budget: Arc<DescriptorBudget>,
+    refusals: ShardRefusals,
     completions: Vec<Completion>,
     /// Receive completions of connections that have had their share of a pass.
     deferred: VecDeque<Completion>,
@@ -133,6 +136,7 @@ impl TurnLoop {
             clock: parts.clock,
             spin: Spin::new(parts.spin),
             budget: parts.budget,
+            refusals: parts.refusals,
             completions: Vec::new(),
             deferred: VecDeque::new(),
             pass: 0,
@@ -200,6 +204,7 @@ impl TurnLoop {
         self.accept_again(now)?;
         self.flush(now)?;
         self.finish_closing(now)?;
+        self.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();
         let pending = pending || self.shard.has_dirty_connections() || self.shard.has_backlog();

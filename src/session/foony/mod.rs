@@ -11,8 +11,8 @@
 //! | request without an id, or with one above 2^53 | err 0 40001 | kept | `ignored{malformed_body}` |
 //! | no auth in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | anything before auth | err `id` 40101 | kept until that deadline | `ignored{unauthenticated}` |
-//! | bad key or token, more than its key may do, other client id | err 0 40101 | closed 1008 | `disconnect{bad_credentials}` |
-//! | expired token | err 0 40102 | closed 1008 | `disconnect{bad_credentials}` |
+//! | bad key or token, more than its key may do, other or too long client id | err 0 40101 | closed 1008 | `disconnect{bad_credentials}`, `token_refusals{..}` |
+//! | expired token | err 0 40102 | closed 1008 | `disconnect{bad_credentials}`, `token_refusals{expired}` |
 //! | token expires during the session | err 0 40102 | closed 1008 | `disconnect{token_expired}` |
 //! | a second auth | err 0 40001 | kept | `ignored{unsupported}` |
 //! | channel name outside the grammar or too long | err `id` 40001 | kept | `ignored{channel_name}` |
@@ -45,7 +45,7 @@ use crate::channel::{Content, Draft, Identity, JsonState, Keeping, Part, Positio
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{ConnectionName, Moment, Now};
-use crate::limits::MESSAGE_ID_BYTES_MAX;
+use crate::limits::{MESSAGE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
 use crate::wire::foony::{
     self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, check_channel_name,
 };
@@ -78,6 +78,7 @@ const _: () = assert!(size_of::<Session>() <= 32, "part of every connection");
 enum Refusal {
     Reject(Reject),
     Denied(Denied),
+    Credential(CredentialError),
 }
 
 impl Session {
@@ -197,7 +198,7 @@ impl Session {
         let bearer = match identify(cx, auth, &name) {
             Ok(bearer) => bearer,
             Err(error) => {
-                refuse(NO_REQUEST, &Refusal::Reject(error.into()), out);
+                refuse(NO_REQUEST, &Refusal::Credential(cx.refusals.count(error)), out);
                 return Step::Close(Disconnect::BadCredentials);
             }
         };
@@ -364,6 +365,10 @@ fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
     let (code, message, reject) = match refusal {
         Refusal::Reject(reject) => (ErrorCode::from(*reject), reject.to_string(), *reject),
         Refusal::Denied(denied) => (denied_code(*denied), denied.to_string(), Reject::Forbidden),
+        Refusal::Credential(error) => {
+            let (reject, reason) = (Reject::from(*error), error.reason());
+            (ErrorCode::from(reject), format!("invalid key or token: {reason}"), reject)
+        }
     };
     out.event(&Event::Error { id, code, message: message.into() });
     Step::Ignored(Ignored::Refused(reject))
@@ -375,7 +380,7 @@ fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
 fn identify(cx: &Context<'_>, auth: &Auth<'_>, name: &str) -> Result<Bearer, CredentialError> {
     let keyring = &cx.settings.keyring;
     if auth.token.is_empty() {
-        let key = keyring.verify_key(&auth.key)?;
+        let key = keyring.verify_key(&auth.key).map_err(CredentialError::of_key)?;
         if !auth.client_id.is_empty() {
             return key.identity(&auth.client_id);
         }
@@ -386,8 +391,11 @@ fn identify(cx: &Context<'_>, auth: &Auth<'_>, name: &str) -> Result<Bearer, Cre
         return key.identity(&earlier.unwrap_or_else(|| client_named_after(name)));
     }
     let bearer = keyring.verify_token(&auth.token, cx.now.wall_ms)?;
-    if !auth.client_id.is_empty() && *auth.client_id != *bearer.user {
+    if auth.client_id.len() > USER_ID_BYTES_MAX {
         return Err(CredentialError::Subject);
+    }
+    if !auth.client_id.is_empty() && *auth.client_id != *bearer.user {
+        return Err(CredentialError::OtherSubject);
     }
     Ok(bearer)
 }

@@ -14,8 +14,8 @@
 //! | body of the wrong arity or type, trailing garbage excepted | - | kept | `ignored{malformed_*}` |
 //! | undecodable Handshake | failed ack | kept until the greeting deadline | `ignored{malformed_body}` |
 //! | wrong wire version | failed ack | closed 1008 | `disconnect{wire_version}` |
-//! | bad, expired or missing token | failed ack | kept until the greeting deadline | `ignored{bad_token}` |
-//! | a refresh with such a token | failed ack | kept | `ignored{bad_token}` |
+//! | bad, expired or missing token | failed ack | kept until the greeting deadline | `ignored{bad_token}`, `token_refusals{..}` |
+//! | a refresh with such a token | failed ack | kept | `ignored{bad_token}`, `token_refusals{..}` |
 //! | no greeting in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | presence, shapes, resync before the greeting | - | kept | `ignored{unauthenticated}` |
 //! | channel name empty or over 255 bytes | - | kept | `ignored{channel_name}` |
@@ -33,6 +33,7 @@
 pub mod presence;
 pub mod roster;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::num::NonZeroU16;
@@ -41,7 +42,7 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
-use crate::auth::{Identity as Bearer, Operation};
+use crate::auth::{CredentialError, Identity as Bearer, Operation};
 use crate::channel::{Device, DeviceOwner, Identity, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
@@ -169,15 +170,15 @@ impl Session {
         self.layout = layout;
         match self.identify(cx, greeting) {
             Ok(principal) => self.accept_greeting(greeting, principal, out),
-            Err(error) => self.refuse_greeting(out, error, Ignored::Refused(Reject::BadToken)),
+            Err(error) => self.refuse_greeting(out, &error, Ignored::Refused(Reject::BadToken)),
         }
     }
 
     fn identify(
         &self,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         greeting: &Handshake<'_>,
-    ) -> Result<Principal, &'static str> {
+    ) -> Result<Principal, Cow<'static, str>> {
         if greeting.jwt_token.is_empty() {
             let grant = cx.settings.anonymous.as_ref();
             let grant = grant.ok_or("anonymous sessions are not allowed here: send a token")?;
@@ -189,7 +190,7 @@ impl Session {
             return Ok(Principal { identity, grant, expires: None });
         }
         let token = cx.settings.keyring.verify_token(greeting.jwt_token, cx.now.wall_ms);
-        let bearer = token.map_err(|_| "invalid bearer token")?;
+        let bearer = token.map_err(|error| invalid_token(cx, error))?;
         Ok(self.principal_of(bearer, resume(DeviceOwner::User, greeting.lite_id)))
     }
 
@@ -289,7 +290,7 @@ impl Session {
     fn refresh_token(
         &mut self,
         now: Now,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         token: &str,
         out: &mut Vec<u8>,
     ) -> Step<'static> {
@@ -297,7 +298,7 @@ impl Session {
         let expires_wall_ms = outcome.as_ref().ok().and_then(Principal::expires_wall_ms);
         let ack = TokenRefreshAck {
             success: outcome.is_ok(),
-            error: outcome.as_ref().err().copied(),
+            error: outcome.as_ref().err().map(|error| &**error),
             expires_in_secs: match (&outcome, expires_wall_ms) {
                 (Err(_), _) => 0,
                 (Ok(_), None) => EXPIRES_IN_DEFAULT_S,
@@ -315,18 +316,25 @@ impl Session {
         }
     }
 
-    fn verify_refresh(&self, cx: &Context<'_>, token: &str) -> Result<Principal, &'static str> {
+    fn verify_refresh(
+        &self,
+        cx: &mut Context<'_>,
+        token: &str,
+    ) -> Result<Principal, Cow<'static, str>> {
         if token.is_empty() {
-            return Err("empty token");
+            cx.refusals.count(CredentialError::Malformed);
+            return Err("empty token".into());
         }
         let bearer = cx.settings.keyring.verify_token(token, cx.now.wall_ms);
-        let bearer = bearer.map_err(|_| "invalid bearer token")?;
+        let bearer = bearer.map_err(|error| invalid_token(cx, error))?;
         if let Some(principal) = &self.principal {
             if principal.grant.app != bearer.grant.app {
-                return Err("tenant mismatch");
+                cx.refusals.count(CredentialError::OtherApp);
+                return Err("tenant mismatch".into());
             }
             if principal.is_anonymous() || principal.identity.user != bearer.user {
-                return Err("user mismatch");
+                cx.refusals.count(CredentialError::OtherSubject);
+                return Err("user mismatch".into());
             }
         }
         Ok(self.principal_of(bearer, Resume::Never))
@@ -396,6 +404,12 @@ impl Session {
             debug_assert!(encoded.is_ok(), "{:?} cannot say {message:?}", self.layout);
         });
     }
+}
+
+/// Counts a refused token; returns what the client is sent. It begins as Origin's answer does.
+fn invalid_token(cx: &mut Context<'_>, error: CredentialError) -> Cow<'static, str> {
+    let reason = cx.refusals.count(error).reason();
+    format!("invalid bearer token: {reason}").into()
 }
 
 /// Requests that Origin meets with silence before the greeting.

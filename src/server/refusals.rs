@@ -1,0 +1,187 @@
+//! The log of refused keys and tokens, of all executors together.
+//!
+//! Invariant: no executor writes the log. Clients decide how many refusals there are, and a write
+//! to a log without a reader blocks; a thread of its own writes at most one line per cause and
+//! second.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::auth::{CredentialError, Refusals};
+
+/// Shortest time between two lines about one cause.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks at the counts, so that a flood of refusals keeps no core busy.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+const CAUSES: usize = CredentialError::ALL.len();
+
+type Counts = [AtomicU64; CAUSES];
+
+/// Takes what executors have refused.
+#[derive(Debug)]
+pub struct RefusalLog {
+    /// Refusals since start.
+    counts: Arc<Counts>,
+    /// Holds one wake-up; a second one adds nothing.
+    wake: Sender<()>,
+}
+
+impl RefusalLog {
+    /// Starts the thread that writes the log; it ends with this value.
+    ///
+    /// # Errors
+    /// What the kernel says about the thread.
+    pub fn start() -> io::Result<Self> {
+        let counts: Arc<Counts> = Arc::default();
+        let (wake, woken) = bounded(1);
+        let counted = Arc::clone(&counts);
+        let write = |cause: CredentialError, count| {
+            tracing::info!(cause = cause.label(), count, "key or token refused: {cause}");
+        };
+        thread::Builder::new()
+            .name("refusals".into())
+            .spawn(move || write_lines(&counted, &woken, write))?;
+        Ok(RefusalLog { counts, wake })
+    }
+
+    pub fn add(&self, cause: CredentialError, count: u64) {
+        self.counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// One shard's part: adds to the log what its core has counted.
+pub struct ShardRefusals {
+    log: Arc<RefusalLog>,
+    added: Refusals,
+}
+
+impl ShardRefusals {
+    pub fn new(log: Arc<RefusalLog>) -> Self {
+        ShardRefusals { log, added: Refusals::default() }
+    }
+
+    /// Adds what was counted since the last call. Called every turn: without a refusal it costs one
+    /// comparison.
+    pub fn note(&mut self, counted: &Refusals) {
+        if counted.all() == self.added.all() {
+            return;
+        }
+        for ((cause, count), (_, added)) in counted.by_cause().zip(self.added.by_cause()) {
+            if count > added {
+                self.log.add(cause, count - added);
+            }
+        }
+        self.added = counted.clone();
+    }
+}
+
+/// Which lines are due.
+struct Lines {
+    logged: [u64; CAUSES],
+    next: [Option<Instant>; CAUSES],
+}
+
+impl Lines {
+    fn new() -> Self {
+        Lines { logged: [0; CAUSES], next: [None; CAUSES] }
+    }
+
+    /// The causes to log at `now`, each with its refusals since its last line; then the moment at
+    /// which the next line is due, if one waits.
+    fn due(
+        &mut self,
+        counts: &Counts,
+        now: Instant,
+    ) -> (Vec<(CredentialError, u64)>, Option<Instant>) {
+        let (mut due, mut next) = (Vec::new(), None);
+        for (at, cause) in CredentialError::ALL.into_iter().enumerate() {
+            let count = counts[at].load(Ordering::Relaxed);
+            if count == self.logged[at] {
+                continue;
+            }
+            match self.next[at] {
+                Some(later) if later > now => {
+                    next = Some(next.map_or(later, |next: Instant| next.min(later)));
+                }
+                _ => {
+                    due.push((cause, count - self.logged[at]));
+                    self.logged[at] = count;
+                    self.next[at] = Some(now + LINE_EVERY);
+                }
+            }
+        }
+        (due, next)
+    }
+}
+
+fn write_lines(counts: &Counts, woken: &Receiver<()>, write: impl Fn(CredentialError, u64)) {
+    let mut lines = Lines::new();
+    let mut next = None;
+    loop {
+        let awaited = match next {
+            Some(next) => woken.recv_deadline(next),
+            None => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        if awaited == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        let (due, later) = lines.due(counts, Instant::now());
+        due.into_iter().for_each(|(cause, count)| write(cause, count));
+        next = later;
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use CredentialError::{Expired, Signature};
+
+    #[test]
+    fn a_cause_has_one_line_a_second_and_nothing_is_lost() {
+        let counts = Counts::default();
+        let refuse = |cause: CredentialError, count| {
+            counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+        };
+        let mut lines = Lines::new();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(lines.due(&counts, start), (vec![], None));
+        refuse(Expired, 2);
+        assert_eq!(lines.due(&counts, start), (vec![(Expired, 2)], None), "at once");
+        refuse(Expired, 3);
+        refuse(Signature, 1);
+        let other = (vec![(Signature, 1)], Some(at(1000)));
+        assert_eq!(lines.due(&counts, at(300)), other, "another cause does not wait");
+        refuse(Signature, 4);
+        assert_eq!(lines.due(&counts, at(999)), (vec![], Some(at(1000))));
+        assert_eq!(lines.due(&counts, at(1000)), (vec![(Expired, 3)], Some(at(1300))));
+        assert_eq!(lines.due(&counts, at(1300)), (vec![(Signature, 4)], None));
+        assert_eq!(lines.due(&counts, at(9000)), (vec![], None));
+    }
+
+    #[test]
+    fn what_two_shards_count_adds_up() {
+        let log = Arc::new(RefusalLog::start().unwrap());
+        let count_of = |cause| log.counts[cause as usize].load(Ordering::Relaxed);
+        for _ in 0..2 {
+            let mut shard = ShardRefusals::new(Arc::clone(&log));
+            let mut counted = Refusals::default();
+            counted.count(Expired);
+            shard.note(&counted);
+            shard.note(&counted);
+            counted.count(Expired);
+            counted.count(Signature);
+            shard.note(&counted);
+        }
+        assert_eq!((count_of(Expired), count_of(Signature)), (4, 2));
+    }
+}
