@@ -33,13 +33,15 @@ pub struct DataDir {
     serial_base: u64,
     /// What they are below, as the directory says.
     reserved: u64,
+    /// The last attempt to reserve serials failed, and was reported.
+    is_failing: bool,
     /// Set from the moment the lock is held; a server that takes over waits for it.
     _lock: Arc<OnceLock<File>>,
 }
 
 impl DataDir {
-    /// Makes the directory, locks it and reserves serials. Two servers in one would both hold its
-    /// log and key; the second one is refused.
+    /// Makes the directory and locks it. Two servers in one would both hold its log and key; the
+    /// second one is refused.
     ///
     /// # Errors
     /// Why the directory cannot be used, and what to do about it.
@@ -54,9 +56,7 @@ impl DataDir {
             false => serial_base(now).max(reserved),
         };
         let dir = Some(dir.to_path_buf());
-        let mut data_dir = DataDir { dir, serial_base, reserved, _lock: lock };
-        data_dir.reserve(serial_base).map_err(|(dir, error)| unusable(&dir, &error))?;
-        Ok(data_dir)
+        Ok(DataDir { dir, serial_base, reserved, is_failing: false, _lock: lock })
     }
 
     /// What no serial of an earlier process is above: 0 on the first run, and without a directory.
@@ -64,27 +64,30 @@ impl DataDir {
         self.serial_base
     }
 
-    /// Keeps ahead of the highest serial that was assigned.
+    /// Keeps ahead of the highest serial that was assigned. While the directory cannot be written,
+    /// only the clock keeps the serials of the next process above those of this one.
     pub fn note_serial(&mut self, highest: u64) {
-        if highest + RESERVED / 2 > self.reserved
-            && let Err((dir, error)) = self.reserve(highest)
-        {
-            let dir = dir.display();
-            tracing::warn!(%dir, %error, "cannot reserve serials: free space or make it writable");
+        let Some(dir) = self.dir.as_deref() else { return };
+        if highest + RESERVED / 2 <= self.reserved {
+            return;
+        }
+        match reserve(dir, highest + RESERVED) {
+            Ok(reserved) => (self.reserved, self.is_failing) = (reserved, false),
+            Err(_) if self.is_failing => {}
+            Err(error) => {
+                self.is_failing = true;
+                let dir = dir.display();
+                tracing::warn!(%dir, %error, "cannot reserve serials: free space there");
+            }
         }
     }
+}
 
-    fn reserve(&mut self, highest: u64) -> Result<(), (PathBuf, io::Error)> {
-        let Some(dir) = self.dir.as_deref() else { return Ok(()) };
-        let write = || {
-            // During a takeover two processes write.
-            let reserved = read_reserved(dir)?.max(highest + RESERVED);
-            write_reserved(dir, reserved)?;
-            Ok(reserved)
-        };
-        self.reserved = write().map_err(|error| (dir.to_path_buf(), error))?;
-        Ok(())
-    }
+/// During a takeover two processes reserve, and the greater number stands.
+fn reserve(dir: &Path, wanted: u64) -> io::Result<u64> {
+    let reserved = read_reserved(dir)?.max(wanted);
+    write_reserved(dir, reserved)?;
+    Ok(reserved)
 }
 
 /// Locks the directory now, or, when it takes over, as soon as the server before has ended. The
@@ -158,11 +161,18 @@ fn read_reserved(dir: &Path) -> io::Result<u64> {
 /// Replaces the file as a whole, also when the machine stops meanwhile.
 fn write_reserved(dir: &Path, reserved: u64) -> io::Result<()> {
     let new = dir.join(format!("{SERIALS}.{}", std::process::id()));
-    let mut file = File::create(&new)?;
-    file.write_all(format!("{reserved}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, dir.join(SERIALS))?;
-    File::open(dir)?.sync_all()
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(format!("{reserved}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(SERIALS))
+    };
+    let written = write();
+    if written.is_err() {
+        // What is left of it only takes space.
+        let _ = fs::remove_file(&new);
+    }
+    written.and_then(|()| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]
@@ -196,7 +206,11 @@ mod tests {
     #[test]
     fn serials_never_go_below_earlier_ones_whatever_the_clock_says() {
         let folder = Folder::new("serials");
-        let open = |wall_ms| folder.open(Takeover::Refused, wall_ms).unwrap();
+        let open = |wall_ms| {
+            let mut opened = folder.open(Takeover::Refused, wall_ms).unwrap();
+            opened.note_serial(opened.serial_base());
+            opened
+        };
         assert_eq!(open(5_000_000).serial_base(), 0, "the first server");
         let mut second = open(9_000_000);
         assert_eq!(second.serial_base(), 9_000_000_000);

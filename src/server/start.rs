@@ -135,10 +135,11 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let clock = Clock::start();
     probe::check_memlock()?;
     probe::check_io_uring()?;
-    let data_dir = DataDir::open(&options.config, options.takeover, clock.now())?;
+    let mut data_dir = DataDir::open(&options.config, options.takeover, clock.now())?;
     warn_of_durability(&options.config);
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
+    data_dir.note_serial(data_dir.serial_base());
     let shards = shard_count(&options.config, probe::allowed_cpus());
     let settings = Arc::new(settings(&options.config, keyring, shards, data_dir.serial_base())?);
     let (addresses, running) = start(&options, settings, clock, data_dir)?;
