@@ -217,6 +217,7 @@ fn values_out_of_range_are_refused_with_what_to_do() {
         ("[cores]\npin = [4096]", "there is no CPU 4096"),
         ("[listen]\nadmin = \"127.0.0.1:7400\"", "is also `listen.http`"),
         ("[limits]\nsweep_ms = 0", "0 is out of range, use 1 to 60000"),
+        ("[limits]\nrequest_head_bytes_max = 4095", "4095 is out of range, use 4096 to 1048576"),
         ("[limits]\nidle_ms = 40000", "above `ping_after_ms`"),
         ("[limits]\nstate_bytes_max = 9000000", "must fit into `presence_set_bytes_max`"),
         ("[[namespace]]\nmatch = \"a\"\npresence_ttl_ms = 99", "line 3: 99 is out of range"),

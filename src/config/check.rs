@@ -179,8 +179,9 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 18] {
+fn sizes(limits: &Limits) -> [Bound; 19] {
     [
+        Bound("request_head_bytes_max", limits.request_head_bytes_max as u64, 4096, MIB),
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
         Bound("send_queue_bytes_max", limits.send_queue_bytes_max as u64, 16 * 1024, 1024 * MIB),

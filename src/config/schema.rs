@@ -223,6 +223,7 @@ pub struct Debugging {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Limits", default = "Limits::default", deny_unknown_fields)]
 pub(super) struct LimitsTable {
+    request_head_bytes_max: usize,
     message_bytes_max: usize,
     fragments_max: u32,
     send_queue_bytes_max: usize,

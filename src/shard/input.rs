@@ -53,16 +53,23 @@ impl Shard {
             }
             return;
         }
-        if connection.unread().is_empty() {
+        let is_head = matches!(connection.details.transport, Transport::Http);
+        let (unread, most) =
+            (connection.unread().len(), self.settings.limits.request_head_bytes_max);
+        if unread == 0 {
             let consumed = self.read(now, id, bytes);
             self.keep_unread(id, &bytes[consumed..]);
+        } else if is_head && http::stays_incomplete(unread, bytes, most) {
+            connection.rare_mut().unread.extend_from_slice(bytes);
         } else {
             let unread = connection.change_rare(|rare| std::mem::take(&mut rare.unread));
             let mut unread = unread.unwrap_or_default();
             unread.extend_from_slice(bytes);
-            let consumed = self.read(now, id, &mut unread);
-            unread.drain(..consumed);
-            self.restore_unread(id, unread);
+            match self.read(now, id, &mut unread) {
+                0 => self.restore_unread(id, unread),
+                // Copied: the beginning of a frame would keep the memory of a long head.
+                consumed => self.keep_unread(id, &unread[consumed..]),
+            }
         }
     }
 
@@ -151,7 +158,11 @@ impl Shard {
     }
 
     fn read_head(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
-        match http::parse(bytes) {
+        let empty_lines = http::empty_lines(bytes);
+        if empty_lines > 0 {
+            return empty_lines;
+        }
+        match http::parse(bytes, self.settings.limits.request_head_bytes_max) {
             Ok(Parsed::Incomplete) => 0,
             Ok(Parsed::Upgrade(upgrade)) => self.upgrade(now, id, &upgrade),
             Ok(Parsed::Plain(_)) => {

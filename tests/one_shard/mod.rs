@@ -68,12 +68,15 @@ impl OneShard {
 
     /// A client whose connection has become a WebSocket, and no more.
     pub fn open(&mut self) -> ConnId {
+        self.open_in_pieces(&[&handshake("")])
+    }
+
+    /// A client whose bytes arrive in pieces.
+    pub fn open_in_pieces(&mut self, pieces: &[&[u8]]) -> ConnId {
         let conn = self.shard.handle_open(self.now, Listener::Http).expect("room");
-        let mut head = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
-            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            .to_vec();
-        self.receive_on(conn, &mut head);
+        for piece in pieces {
+            self.receive_on(conn, &mut piece.to_vec());
+        }
         conn
     }
 
@@ -248,6 +251,16 @@ pub fn batch(mode: Mode, channel: &str, data: &str) -> Arc<MessageBatch> {
     let mut encoded = [const { None }; Feed::COUNT];
     encoded[feed as usize] = Some(encode::messages(feed, channel, [&message]));
     Arc::new(MessageBatch { encoded, first_serial: Some(1), messages: 1 })
+}
+
+/// A WebSocket handshake with one more header, or none.
+pub fn handshake(header: &str) -> Vec<u8> {
+    format!(
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         {header}\r\n"
+    )
+    .into_bytes()
 }
 
 /// A request as it comes in.

@@ -28,7 +28,7 @@ use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, rest};
 use crate::admin::{self, Process, Route, Surface, route};
 use crate::ids::ShardId;
-use crate::limits::REQUEST_HEAD_BYTES_MAX;
+use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
 
 type Body = Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
@@ -42,6 +42,9 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 /// Pause after which a watcher is sent an empty line, so that dead connections are noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// The least that hyper takes for the limit of a request head.
+const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
+
 const PAGE: &str = include_str!("page.html");
 
 /// Serves the requests of one connection. Returns it when one of them is for a shard.
@@ -51,13 +54,15 @@ pub async fn serve(
     io: HyperIo,
     activity: Rc<Activity>,
 ) -> Option<HandOver> {
+    let head_bytes_max = edge.settings.limits.request_head_bytes_max;
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let asked = Rc::clone(&upgrade);
     let service = service_fn(move |request| {
         let counted = activity.count_request();
         let (edge, asked) = (Rc::clone(&edge), Rc::clone(&asked));
         async move {
-            if let Some(head) = upgrade_head(&request).filter(|_| surface == Surface::Public) {
+            let head = upgrade_head(&request, head_bytes_max);
+            if let Some(head) = head.filter(|_| surface == Surface::Public) {
                 *asked.borrow_mut() = Some(head);
                 future::pending::<()>().await;
             }
@@ -67,7 +72,8 @@ pub async fn serve(
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(2 * REQUEST_HEAD_BYTES_MAX)
+        .max_buf_size(head_bytes_max.max(HYPER_HEAD_BYTES_MIN))
+        .max_headers(REQUEST_HEADERS_MAX)
         .serve_connection(io, service);
     poll_fn(|cx| {
         // A connection that fails has nobody left to be told.
