@@ -32,7 +32,7 @@ pub struct Config {
 /// How many shards there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shards {
-    /// One per CPU that the process may use; counted by the server.
+    /// One per CPU that affinity and cgroup quotas leave the process; counted by the server.
     #[default]
     Auto,
     Count(u16),

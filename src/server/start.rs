@@ -125,7 +125,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     warn_of_durability(&options.config);
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
-    let shards = shard_count(&options.config, probe::allowed_cpus());
+    let shards = shard_count(&options.config);
     let serial_base = match data_dir.history {
         History::First => 0,
         History::Earlier => serial_base(clock.now()),
@@ -174,10 +174,16 @@ fn warn_of_durability(config: &Config) {
     }
 }
 
-fn shard_count(config: &Config, cpus: usize) -> u16 {
+/// Without a number as many as the CPU affinity and the CPU quotas of all enclosing cgroups (v1 and
+/// v2) allow. The standard library rounds a quota down, as it should be here: the kernel stops
+/// every thread of a process that has used its quota up, which one shard more would see to.
+fn shard_count(config: &Config) -> u16 {
     match config.cores.shards() {
         Shards::Count(count) => count,
-        Shards::Auto => u16::try_from(cpus).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX),
+        Shards::Auto => {
+            let cpus = thread::available_parallelism().map_or(1, usize::from);
+            u16::try_from(cpus).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+        }
     }
 }
 
