@@ -27,6 +27,9 @@ pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers in one request. More are answered 431.
 pub const REQUEST_HEADERS_MAX: usize = 128;
 
+/// Header of the PROXY protocol in bytes, extensions included. A longer one closes its connection.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+
 /// Limits that an operator may change. Every field is per process unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -14,6 +14,7 @@ mod edge;
 mod listen;
 pub mod mesh;
 mod probe;
+mod proxies;
 mod ring;
 mod sockets;
 mod start;

@@ -20,6 +20,7 @@ use super::edge::{self, EdgeParts};
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
+use super::proxies::Proxies;
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::auth::Grant;
@@ -218,6 +219,7 @@ fn settings(
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
+        proxied: Proxies::new(&config.listen).listeners().to_vec(),
         hint_app,
         serial_base,
         name_key: word(2),
@@ -260,6 +262,7 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let proxies = Arc::new(Proxies::new(&config.listen));
     let health = Arc::new(Health::default());
     let ready = Arc::new(AtomicBool::new(false));
     let (report, reports) = bounded(2 * (shards + 1));
@@ -274,6 +277,7 @@ fn start(
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
             listeners,
+            proxies: Arc::clone(&proxies),
             control: controlled,
             clock,
             spin: Duration::from_micros(config.cores.spin_us),

@@ -4,7 +4,7 @@
 use super::Connection;
 use super::Shard;
 use super::backlog::REQUESTS_AT_ONCE;
-use super::connection::{FirstMessage, Greeting, Parcel, Phase, Session, Transport};
+use super::connection::{FirstMessage, Greeting, Listener, Parcel, Phase, Session, Transport};
 use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
@@ -15,6 +15,7 @@ use crate::session::foony::encode::{Form, Writer};
 use crate::session::{Arrival, Context, Framing, Step, foony, sync};
 use crate::wire::foony::{Malformed, Request, binary, json};
 use crate::wire::http::{self, HeadError, Parsed};
+use crate::wire::proxy_protocol;
 use crate::wire::sync::{
     Detection, Header, RawFrame, detect, detect_message, parse, parse_message,
 };
@@ -144,6 +145,7 @@ impl Shard {
             }
             let rest = &mut bytes[consumed..];
             let step = match connection.details.transport {
+                Transport::Proxied(listener) => self.read_proxy_header(now, id, listener, rest),
                 Transport::Http => self.read_head(now, id, rest),
                 Transport::WebSocket(_) => self.read_websocket(now, id, rest),
                 Transport::Stream(_) => self.read_stream(now, id, rest),
@@ -155,6 +157,27 @@ impl Shard {
             consumed += step;
         }
         consumed
+    }
+
+    /// Takes the PROXY header off the stream.
+    fn read_proxy_header(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        listener: Listener,
+        bytes: &[u8],
+    ) -> usize {
+        match (proxy_protocol::parse(bytes), self.connections.get_mut(id)) {
+            (Ok(Some(header_bytes)), Some(connection)) => {
+                connection.details.transport = Transport::from(listener);
+                header_bytes
+            }
+            (Err(error), Some(_)) => {
+                self.disconnect(now, id, error.into());
+                0
+            }
+            _ => 0,
+        }
     }
 
     fn read_head(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {

@@ -61,7 +61,17 @@ pub struct OneShard {
 
 impl OneShard {
     pub fn new() -> Self {
-        let shard = Shard::new(ShardId(0), Arc::new(settings()));
+        OneShard::with(settings())
+    }
+
+    /// A shard whose connections come through a load balancer.
+    pub fn proxied() -> Self {
+        let proxied = vec![Listener::Http, Listener::SyncTcp];
+        OneShard::with(Settings { proxied, ..settings() })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let shard = Shard::new(ShardId(0), Arc::new(settings));
         let now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
         OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
     }
@@ -160,6 +170,13 @@ impl OneShard {
 
     pub fn ask(&mut self, client: Client, request: &Request<'_>) {
         self.receive(client, &mut request_bytes(client.mode, request));
+    }
+
+    /// What waits to be written to a connection.
+    pub fn unsent(&self, conn: ConnId) -> Vec<u8> {
+        self.shard
+            .queue(conn)
+            .map_or_else(Vec::new, |queue| queue.runs().flatten().copied().collect())
     }
 
     /// Bytes arrive.
@@ -300,6 +317,7 @@ fn settings() -> Settings {
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
         },
+        proxied: Vec::new(),
         hint_app: APP.into(),
         serial_base: 0,
         name_key: 5,
