@@ -182,9 +182,9 @@ pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<'_>, HeadErro
     }
 }
 
-/// Whether an incomplete head of `unread` bytes, the last answer of [`parse`], stays incomplete when
-/// `more` follows. It does unless that ends a line, has a byte that no head has, or passes the
-/// limit; so a head that arrives byte by byte is scanned once a line and not once a byte.
+/// Whether [`parse`] need not be called when `more` follows a head of `unread` bytes that it found
+/// incomplete. It must be when `more` ends a line, has a control character, or passes the limit;
+/// so a head that arrives byte by byte is scanned once a line and not once a byte.
 pub fn stays_incomplete(unread: usize, more: &[u8], head_bytes_max: usize) -> bool {
     let is_plain = |byte: &u8| !byte.is_ascii_control() || *byte == b'\t';
     unread + more.len() <= head_bytes_max && more.iter().all(is_plain)
