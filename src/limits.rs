@@ -34,8 +34,9 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// HTTP request head in bytes, request line and headers together. A longer one is answered 431.
-    /// Its sender has not authenticated, so the server pays: as many bytes for each connection
-    /// whose head is incomplete, for `greeting_ms` at most. A complete head leaves no buffer behind.
+    /// Its sender has not authenticated, so the server pays: up to twice as many bytes for each
+    /// connection whose head is incomplete, for `greeting_ms` at most (10 s at the edge, 75 s
+    /// between requests). A head that is complete leaves no buffer behind.
     pub request_head_bytes_max: usize,
     /// Largest message in bytes that a client may send, fragments put together; before it has
     /// greeted, never more than 16 KiB. The sender's connection is closed with 1009 (WebSocket) or
