@@ -23,6 +23,11 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(words, end)| format!("PROXY {}{end}", words.join(" ")).into_bytes())
 }
 
+/// Version 1 about as long as it may be.
+fn long_line() -> impl Strategy<Value = Vec<u8>> {
+    (85..110usize).prop_map(|rest| format!("PROXY UNKNOWN {}\r\n", "f".repeat(rest)).into_bytes())
+}
+
 /// Version 2, right or nearly so, whose length may be another than it says.
 fn block() -> impl Strategy<Value = Vec<u8>> {
     let command = prop_oneof![Just(0x20), Just(0x21), any::<u8>()];
@@ -36,7 +41,7 @@ fn block() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn anything() -> impl Strategy<Value = Vec<u8>> {
-    (prop_oneof![line(), block(), Just(Vec::new())], vec(any::<u8>(), 0..200))
+    (prop_oneof![line(), long_line(), block(), Just(Vec::new())], vec(any::<u8>(), 0..200))
         .prop_map(|(begin, more)| [begin, more].concat())
 }
 
