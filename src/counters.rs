@@ -103,6 +103,9 @@ pub enum Dropped {
     HandoffMailboxFull,
     /// A new connection refused at the limit of its shard, or for want of descriptors.
     ConnectionLimit,
+    /// A new connection to a listener that expects a PROXY header, from an address that may not
+    /// send one, or that was gone before it could be asked for.
+    ConnectionUntrusted,
     /// Messages to one subscriber whose send queue is full; it catches up, or sees the gap.
     MessageSlowConsumer,
     /// Messages to a home shard; it gets them, or sees the gap, on a later turn.
@@ -113,11 +116,12 @@ pub enum Dropped {
 
 impl Dropped {
     /// Labels of all reasons: what was dropped, and why.
-    pub const LABELS: [(&'static str, &'static str); 7] = [
+    pub const LABELS: [(&'static str, &'static str); 8] = [
         ("request", "mailbox_full"),
         ("event", "mailbox_full"),
         ("handoff", "mailbox_full"),
         ("connection", "limit"),
+        ("connection", "untrusted"),
         ("message", "slow_consumer"),
         ("message", "mailbox_full"),
         ("message", "history_full"),

@@ -20,15 +20,24 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// Deepest nesting of MessagePack or JSON that is walked. Deeper values refuse their sender.
 pub const VALUE_DEPTH_MAX: usize = 64;
 
-/// HTTP request head in bytes, request line and headers together. A longer one is answered 431.
-pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// HTTP request head in bytes, request line and headers together, unless the operator says
+/// otherwise. Browsers and proxies send up to 16 KiB of cookies and headers of their own.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Headers in one request. More are answered 431.
-pub const REQUEST_HEADERS_MAX: usize = 64;
+pub const REQUEST_HEADERS_MAX: usize = 128;
+
+/// Header of the PROXY protocol in bytes, extensions included. A longer one closes its connection.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
 /// Limits that an operator may change. Every field is per process unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// HTTP request head in bytes, request line and headers together. A longer one is answered 431.
+    /// Its sender has not authenticated, so the server pays: up to twice as many bytes for each
+    /// connection whose head is incomplete, for `greeting_ms` at most (10 s at the edge, 75 s
+    /// between requests). A head that is complete leaves no buffer behind.
+    pub request_head_bytes_max: usize,
     /// Largest message in bytes that a client may send, fragments put together; before it has
     /// greeted, never more than 16 KiB. The sender's connection is closed with 1009 (WebSocket) or
     /// closed (TCP). SDKs put up to 200 publishes into one message without looking at its size, and
@@ -102,6 +111,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            request_head_bytes_max: REQUEST_HEAD_BYTES_MAX,
             message_bytes_max: 4 * 1024 * 1024,
             fragments_max: 1024,
             send_queue_bytes_max: 1024 * 1024,

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use headcount::limits::REQUEST_HEAD_BYTES_MAX;
 use headcount::wire::foony::binary::append_event;
 use headcount::wire::foony::{ErrorCode, Event};
 use headcount::wire::http;
@@ -140,12 +141,15 @@ fn saying(bytes: &[u8]) -> String {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut head = Vec::new();
-            while !matches!(http::parse(&head), Ok(http::Parsed::Upgrade(_))) {
+            while !matches!(
+                http::parse(&head, REQUEST_HEAD_BYTES_MAX),
+                Ok(http::Parsed::Upgrade(_))
+            ) {
                 let mut chunk = [0; 1024];
                 let got = stream.read(&mut chunk).unwrap();
                 head.extend_from_slice(&chunk[..got]);
             }
-            if let Ok(http::Parsed::Upgrade(upgrade)) = http::parse(&head) {
+            if let Ok(http::Parsed::Upgrade(upgrade)) = http::parse(&head, REQUEST_HEAD_BYTES_MAX) {
                 stream.write_all(&http::switching_protocols(&upgrade.key, None)).unwrap();
             }
             stream.write_all(&bytes).unwrap();

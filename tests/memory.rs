@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use headcount::wire::foony::{Cursor, Request};
-use one_shard::{Mode, OneShard};
+use one_shard::{Mode, OneShard, handshake};
 
 /// Enough that what grows in steps shows its usual share.
 const CONNECTIONS: usize = 19_000;
@@ -122,6 +122,13 @@ fn both(shard: &mut OneShard, channel: String) {
     shard.ask(client, &Request::Subscribe { id, channel, cursor: Cursor::None });
 }
 
+/// A long head in two pieces, and with its end the first byte of a frame.
+fn open_with_cookies(shard: &mut OneShard) {
+    let head = handshake(&format!("Cookie: {}\r\n", "x".repeat(16 * 1024)));
+    let (first, last) = head.split_at(head.len() - 2);
+    shard.open_in_pieces(&[first, &[last, &[0x82]].concat()]);
+}
+
 fn enter(shard: &mut OneShard, channel: &str) {
     let conn = shard.greet();
     shard.announce(conn, channel, STATE);
@@ -130,8 +137,9 @@ fn enter(shard: &mut OneShard, channel: &str) {
 #[test]
 fn a_connection_costs_no_more_than_its_bound() {
     type Join = fn(&mut OneShard, usize);
-    let cases: [(&str, f64, Join); 9] = [
+    let cases: [(&str, f64, Join); 10] = [
         ("upgraded, nothing sent", 200.0, |shard, _| _ = shard.open()),
+        ("upgraded, cookies, part of a frame", 400.0, |shard, _| open_with_cookies(shard)),
         ("Foony, authenticated", 360.0, |shard, _| _ = shard.connect("", Mode::Binary)),
         ("Foony, one channel for all", 400.0, |shard, _| subscribe(shard, "room:one".into())),
         ("Foony, a channel of its own", 716.0, |shard, n| subscribe(shard, format!("room:{n}"))),

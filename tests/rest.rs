@@ -495,3 +495,42 @@ fn a_wrong_upgrade_on_a_kept_connection_is_told_what_is_wrong() {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     assert_eq!(connection.ask("GET /", headers, b"").status, 426);
 }
+
+/// As many bytes of cookies as browsers and proxies let through.
+fn cookies() -> String {
+    format!("Cookie: {}\r\n", "x".repeat(16 * 1024))
+}
+
+#[test]
+fn heads_with_many_cookies_are_served_and_larger_ones_are_answered_431() {
+    let server = serve("heads");
+    let mut connection = Connection::open(server.http);
+    for round in ["first", "kept"] {
+        assert_eq!(connection.ask("GET /time", &cookies(), b"").status, 200, "{round}");
+    }
+    let upgrade = format!(
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}",
+        cookies()
+    );
+    connection.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n").as_bytes());
+    assert_eq!(connection.read_head().0, 101, "a kept connection becomes a WebSocket");
+
+    let too_large = format!("{}{}", cookies(), cookies());
+    let mut first = Connection::open(server.http);
+    assert_eq!(first.ask("GET /time", &too_large, b"").status, 431);
+    let mut kept = Connection::open(server.http);
+    assert_eq!(kept.ask("GET /time", "", b"").status, 200);
+    assert_eq!(kept.ask("GET /time", &too_large, b"").status, 431);
+}
+
+#[test]
+fn a_head_that_arrives_byte_by_byte_is_answered() {
+    let server = serve("bytes");
+    let mut connection = Connection::open(server.http);
+    connection.0.get_ref().set_nodelay(true).unwrap();
+    for byte in b"\r\n\n\r\nGET /time HTTP/1.1\r\nHost: x\r\n\r\n" {
+        connection.send(&[*byte]);
+    }
+    assert_eq!(connection.read().status, 200);
+}

@@ -135,6 +135,8 @@ fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String>
         cores.insert("shards".to_owned(), Value::Integer(cpus.len() as i64));
         cores.insert("pin".to_owned(), Value::Array(pins.collect()));
     }
+    // The load generator connects to the server itself.
+    section(&mut config, "listen")?.remove("proxy_protocol");
     let auth = section(&mut config, "auth")?;
     auth.entry("anonymous").or_insert(Value::Boolean(true));
     let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
@@ -247,7 +249,10 @@ mod tests {
         assert_eq!(adapted["auth"]["key"][0]["name"].as_str(), Some("bench.kid_bench"));
         let shown = without_keys(&adapted.to_string());
         assert!(shown.contains("spin_us = 5") && !shown.contains("sk_secret"), "{shown}");
-        for broken in ["cores = 1", "auth = { key = 1 }"] {
+        let proxied = "[listen]\nproxy_protocol = [\"http\"]\ndefer_accept = true\n";
+        let adapted: Table = adapt(proxied.parse().unwrap(), &[], KEY).unwrap().parse().unwrap();
+        assert_eq!(adapted["listen"].to_string(), "{ defer_accept = true }");
+        for broken in ["cores = 1", "listen = 1", "auth = { key = 1 }"] {
             assert!(adapt(broken.parse().unwrap(), &[0], KEY).is_err(), "{broken}");
         }
         assert!(adapt(Table::new(), &[0], "no secret").is_err());

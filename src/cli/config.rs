@@ -119,8 +119,8 @@ fn summary(config: &config::Config) -> String {
 fn shards(config: &config::Config) -> String {
     match (config.cores.shards(), available_parallelism()) {
         (Shards::Count(count), _) => count.to_string(),
-        (Shards::Auto, Ok(cpus)) => format!("auto (one per CPU: {cpus} on this host)"),
-        (Shards::Auto, Err(_)) => "auto (one per CPU)".to_owned(),
+        (Shards::Auto, Ok(cpus)) => format!("auto (one per CPU that the process may use: {cpus})"),
+        (Shards::Auto, Err(_)) => "auto (one per CPU that the process may use)".to_owned(),
     }
 }
 

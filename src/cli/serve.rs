@@ -39,7 +39,8 @@ pub(super) struct Serve {
     /// Address for health, metrics and the other commands, IP:PORT [default: 127.0.0.1:7402]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     admin: Option<SocketAddr>,
-    /// Number of shards, each with a thread of its own, or auto: one per CPU [default: auto]
+    /// Number of shards, each with a thread of its own, or auto: one per CPU that the
+    /// process may use (affinity and cgroup quota) [default: auto]
     #[arg(long, value_name = "N", value_parser = shards)]
     shards: Option<Shards>,
     /// Directory for what outlives a restart; "" keeps everything in memory

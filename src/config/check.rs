@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::print::REDACTED;
-use super::schema::{Config, Cores, KeyAlgorithm, KeyEntry, Namespace, Shards};
+use super::schema::{Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
 use crate::auth::KeyName;
 use crate::limits::{Limits, SHARDS_MAX};
 use crate::policy::{Durability, Policy};
@@ -15,6 +15,9 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// CPUs that an affinity mask of the C library can name (`CPU_SETSIZE`).
 const CPUS_MAX: usize = 1024;
+
+/// Networks that an accepted connection is compared with, one by one.
+const PROXY_TRUSTED_MAX: usize = 256;
 
 /// One value that cannot be used.
 #[derive(Debug)]
@@ -117,7 +120,23 @@ fn listen(config: &Config) -> Result<(), Problem> {
         }
     }
     let delay_ms = config.listen.drain_delay_ms;
-    Place::table("listen").within(&[Bound("drain_delay_ms", delay_ms, 0, HOUR_MS)])
+    Place::table("listen").within(&[Bound("drain_delay_ms", delay_ms, 0, HOUR_MS)])?;
+    Place::table("listen").require("proxy_trusted", trusted(&config.listen))
+}
+
+fn trusted(listen: &Listen) -> Check {
+    let Listen { proxy_protocol, proxy_trusted, .. } = listen;
+    match proxy_trusted.len() {
+        0 if !proxy_protocol.is_empty() => {
+            Err("it is empty, but only from there can listeners in `proxy_protocol` be reached; \
+                 name the addresses of the load balancer"
+                .to_owned())
+        }
+        count if count > PROXY_TRUSTED_MAX => {
+            Err(format!("it names {count} networks, name {PROXY_TRUSTED_MAX} at most"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn auth(config: &Config) -> Result<(), Problem> {
@@ -180,8 +199,9 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 18] {
+fn sizes(limits: &Limits) -> [Bound; 19] {
     [
+        Bound("request_head_bytes_max", limits.request_head_bytes_max as u64, 4096, MIB),
         Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
         Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
         Bound("send_queue_bytes_max", limits.send_queue_bytes_max as u64, 16 * 1024, 1024 * MIB),

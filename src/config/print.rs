@@ -28,6 +28,9 @@ impl Config {
         }
         page.key("defer_accept", &self.listen.defer_accept);
         page.key("drain_delay_ms", &self.listen.drain_delay_ms);
+        page.key("proxy_protocol", &self.listen.proxy_protocol);
+        let trusted = self.listen.proxy_trusted.iter().map(ToString::to_string);
+        page.key("proxy_trusted", &trusted.collect::<Vec<_>>());
         page.table("data");
         page.key("dir", &self.data.dir);
         self.print_auth(&mut page);

@@ -1,9 +1,10 @@
 //! The keys of the file, with their defaults. Field names are the names in the file.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub struct Config {
 /// How many shards there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shards {
-    /// One per CPU that the process may use; counted by the server.
+    /// One per CPU that affinity and cgroup quotas leave the process; counted by the server.
     #[default]
     Auto,
     Count(u16),
@@ -103,6 +104,19 @@ pub struct Listen {
     /// Time between not being ready and accepting nothing, for load balancers to notice,
     /// milliseconds.
     pub drain_delay_ms: u64,
+    /// Their connections begin with a header of the PROXY protocol, version 1 or 2.
+    pub proxy_protocol: Vec<ProxiedListener>,
+    /// Addresses and networks that may connect to those; other connections are closed.
+    #[serde(deserialize_with = "networks")]
+    pub proxy_trusted: Vec<IpNet>,
+}
+
+/// A listener that can be behind a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxiedListener {
+    Http,
+    SyncTcp,
 }
 
 impl Default for Listen {
@@ -114,6 +128,11 @@ impl Default for Listen {
             admin: loopback(7402),
             defer_accept: false,
             drain_delay_ms: 0,
+            proxy_protocol: Vec::new(),
+            proxy_trusted: vec![
+                IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+                IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+            ],
         }
     }
 }
@@ -131,6 +150,21 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
         de::Error::custom(format_args!(
             "`{text}` is not an IP address and port, write it as 127.0.0.1:7400 or [::1]:7400"
         ))
+    })
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| network(text).map_err(de::Error::custom)).collect()
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| {
+        format!(
+            "`{text}` is neither an IP address nor a network, write it as 10.0.0.7 or 10.0.0.0/8"
+        )
     })
 }
 
@@ -227,6 +261,7 @@ pub struct Debugging {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Limits", default = "Limits::default", deny_unknown_fields)]
 pub(super) struct LimitsTable {
+    request_head_bytes_max: usize,
     message_bytes_max: usize,
     fragments_max: u32,
     send_queue_bytes_max: usize,

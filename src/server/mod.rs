@@ -16,6 +16,7 @@ mod line_queue;
 mod listen;
 pub mod mesh;
 mod probe;
+mod proxies;
 mod refusals;
 mod ring;
 mod sockets;

@@ -99,8 +99,3 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     }
     limit.rlim_cur
 }
-
-/// How many CPUs this process may use.
-pub fn allowed_cpus() -> usize {
-    core_affinity::get_core_ids().map_or(1, |cores| cores.len().max(1))
-}

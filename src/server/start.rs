@@ -22,6 +22,7 @@ use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
+use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
@@ -140,7 +141,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     data_dir.note_serial(data_dir.serial_base());
-    let shards = shard_count(&options.config, probe::allowed_cpus());
+    let shards = shard_count(&options.config);
     let settings = Arc::new(settings(&options.config, keyring, shards, data_dir.serial_base())?);
     let (addresses, running) = start(&options, settings, clock, data_dir)?;
     running.await_start()?;
@@ -197,10 +198,16 @@ fn warn_of_durability(config: &Config) {
     }
 }
 
-fn shard_count(config: &Config, cpus: usize) -> u16 {
+/// Without a number as many as the CPU affinity and the CPU quotas of all enclosing cgroups (v1 and
+/// v2) allow. The standard library rounds a quota down, as it should be here: the kernel stops
+/// every thread of a process that has used its quota up, which one shard more would see to.
+fn shard_count(config: &Config) -> u16 {
     match config.cores.shards() {
         Shards::Count(count) => count,
-        Shards::Auto => u16::try_from(cpus).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX),
+        Shards::Auto => {
+            let cpus = thread::available_parallelism().map_or(1, usize::from);
+            u16::try_from(cpus).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+        }
     }
 }
 
@@ -235,6 +242,7 @@ fn settings(
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
+        proxied: Proxies::new(&config.listen).listeners().to_vec(),
         hint_app,
         serial_base,
         name_key: word(2),
@@ -277,6 +285,7 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
+    let proxies = Arc::new(Proxies::new(&config.listen));
     let refusal_log = start_refusal_log()?;
     let health = Arc::new(Health::default());
     let lifecycle = Arc::new(Lifecycle::starting());
@@ -292,6 +301,7 @@ fn start(
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
             listeners,
+            proxies: Arc::clone(&proxies),
             control: controlled,
             clock,
             spin: Duration::from_micros(config.cores.spin_us),

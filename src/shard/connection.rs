@@ -26,6 +26,8 @@ pub enum Listener {
 /// How bytes become messages.
 #[derive(Debug)]
 pub enum Transport {
+    /// Waiting for a complete PROXY header; then for what the listener speaks.
+    Proxied(Listener),
     /// Waiting for a complete request head.
     Http,
     WebSocket(websocket::Decoder),
@@ -424,7 +426,9 @@ impl Connection {
     /// Whether the end of the byte stream is a goodbye: raw TCP has no other one.
     pub fn end_of_stream(&self) -> Disconnect {
         match self.details.transport {
-            Transport::Stream(_) if self.unread().is_empty() => Disconnect::Clean,
+            Transport::Stream(_) | Transport::Proxied(_) if self.unread().is_empty() => {
+                Disconnect::Clean
+            }
             Transport::Http => Disconnect::Clean,
             _ => Disconnect::Lost,
         }

@@ -2,7 +2,7 @@
 //! out, and then tells every session that it ends.
 
 use super::Shard;
-use super::connection::Transport;
+use super::connection::{Listener, Transport};
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Now};
 use crate::wire::http::HeadError;
@@ -53,7 +53,9 @@ impl Shard {
 
     fn refuse_stopping(&mut self, now: Now, id: ConnId) {
         match self.connections.get(id).map(|connection| &connection.details.transport) {
-            Some(Transport::Http) => self.refuse_head(now, id, HeadError::ShuttingDown),
+            Some(Transport::Http | Transport::Proxied(Listener::Http)) => {
+                self.refuse_head(now, id, HeadError::ShuttingDown)
+            }
             _ => self.disconnect(now, id, Disconnect::Shutdown),
         }
     }

@@ -4,7 +4,9 @@
 use super::Connection;
 use super::Shard;
 use super::backlog::REQUESTS_AT_ONCE;
-use super::connection::{Ended, FirstMessage, Greeting, Parcel, Phase, Session, Transport};
+use super::connection::{
+    Ended, FirstMessage, Greeting, Listener, Parcel, Phase, Session, Transport,
+};
 use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
@@ -15,6 +17,7 @@ use crate::session::foony::encode::{Form, Writer};
 use crate::session::{Arrival, Context, Framing, Step, foony, sync};
 use crate::wire::foony::{Malformed, Request, binary, json};
 use crate::wire::http::{self, HeadError, Parsed};
+use crate::wire::proxy_protocol;
 use crate::wire::sync::{
     Detection, Header, RawFrame, detect, detect_message, parse, parse_message,
 };
@@ -61,16 +64,23 @@ impl Shard {
             }
             return;
         }
-        if connection.unread().is_empty() {
+        let is_head = matches!(connection.details.transport, Transport::Http);
+        let (unread, most) =
+            (connection.unread().len(), self.settings.limits.request_head_bytes_max);
+        if unread == 0 {
             let consumed = self.read(now, id, bytes);
             self.keep_unread(id, &bytes[consumed..]);
+        } else if is_head && http::stays_incomplete(unread, bytes, most) {
+            connection.rare_mut().unread.extend_from_slice(bytes);
         } else {
             let unread = connection.change_rare(|rare| std::mem::take(&mut rare.unread));
             let mut unread = unread.unwrap_or_default();
             unread.extend_from_slice(bytes);
-            let consumed = self.read(now, id, &mut unread);
-            unread.drain(..consumed);
-            self.restore_unread(id, unread);
+            match self.read(now, id, &mut unread) {
+                0 => self.restore_unread(id, unread),
+                // Copied: the beginning of a frame would keep the memory of a long head.
+                consumed => self.keep_unread(id, &unread[consumed..]),
+            }
         }
     }
 
@@ -154,6 +164,7 @@ impl Shard {
             }
             let rest = &mut bytes[consumed..];
             let step = match connection.details.transport {
+                Transport::Proxied(listener) => self.read_proxy_header(now, id, listener, rest),
                 Transport::Http => self.read_head(now, id, rest),
                 Transport::WebSocket(_) => self.read_websocket(now, id, rest),
                 Transport::Stream(_) => self.read_stream(now, id, rest),
@@ -167,8 +178,33 @@ impl Shard {
         consumed
     }
 
+    /// Takes the PROXY header off the stream.
+    fn read_proxy_header(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        listener: Listener,
+        bytes: &[u8],
+    ) -> usize {
+        match (proxy_protocol::parse(bytes), self.connections.get_mut(id)) {
+            (Ok(Some(header_bytes)), Some(connection)) => {
+                connection.details.transport = Transport::from(listener);
+                header_bytes
+            }
+            (Err(error), Some(_)) => {
+                self.disconnect(now, id, error.into());
+                0
+            }
+            _ => 0,
+        }
+    }
+
     fn read_head(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> usize {
-        match http::parse(bytes) {
+        let empty_lines = http::empty_lines(bytes);
+        if empty_lines > 0 {
+            return empty_lines;
+        }
+        match http::parse(bytes, self.settings.limits.request_head_bytes_max) {
             Ok(Parsed::Incomplete) => 0,
             Ok(Parsed::Upgrade(upgrade)) => self.upgrade(now, id, &upgrade),
             Ok(Parsed::Plain(_)) => {

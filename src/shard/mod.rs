@@ -107,6 +107,8 @@ pub struct Settings {
     pub limits: Limits,
     pub policies: Policies,
     pub session: session::Settings,
+    /// Listeners whose connections begin with a PROXY header.
+    pub proxied: Vec<Listener>,
     /// The app that channel hints in URLs mean.
     pub hint_app: Arc<str>,
     /// Channels are numbered after this: 0 on the first run with a data directory, and above every
@@ -298,7 +300,11 @@ impl Shard {
     /// A connection was accepted. It is refused by `None` when the shard is full. One that arrives
     /// when the shard has drained is told so.
     pub fn handle_open(&mut self, now: Now, listener: Listener) -> Option<ConnId> {
-        self.open(now, Transport::from(listener))
+        let transport = match self.settings.proxied.contains(&listener) {
+            true => Transport::Proxied(listener),
+            false => Transport::from(listener),
+        };
+        self.open(now, transport)
     }
 
     /// The shell has the socket of a connection that was accepted.

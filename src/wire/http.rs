@@ -8,7 +8,7 @@ use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use sha1::{Digest, Sha1};
 
 use crate::error::Disconnect;
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, REQUEST_HEADERS_MAX};
 
 /// Appended to the client's key before hashing (RFC 6455 section 1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -163,13 +163,13 @@ impl AcceptKey {
 }
 
 /// Reads the request head at the front of `bytes`, which must begin where the connection began.
-/// The answer does not depend on how the bytes were cut into reads; nothing past
-/// [`REQUEST_HEAD_BYTES_MAX`] is looked at, so a call costs at most that many bytes of scanning.
+/// The answer does not depend on how the bytes were cut into reads; nothing past `head_bytes_max`
+/// is looked at, so a call costs at most that many bytes of scanning.
 ///
 /// # Errors
 /// [`HeadError`], as soon as the bytes cannot become an acceptable head.
-pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, HeadError> {
-    let window = &bytes[..bytes.len().min(REQUEST_HEAD_BYTES_MAX)];
+pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<'_>, HeadError> {
+    let window = &bytes[..bytes.len().min(head_bytes_max)];
     let mut headers = [EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut request = Request::new(&mut headers);
     match request.parse(window) {
@@ -180,6 +180,24 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, HeadError> {
         Err(Error::Version) => Err(HeadError::HttpVersion),
         Err(_) => Err(HeadError::Bad("this is not an HTTP/1.1 request")),
     }
+}
+
+/// Whether [`parse`] need not be called when `more` follows a head of `unread` bytes that it found
+/// incomplete. It must be when `more` ends a line, has a control character, or passes the limit;
+/// so a head that arrives byte by byte is scanned once a line and not once a byte.
+pub fn stays_incomplete(unread: usize, more: &[u8], head_bytes_max: usize) -> bool {
+    let is_plain = |byte: &u8| !byte.is_ascii_control() || *byte == b'\t';
+    unread + more.len() <= head_bytes_max && more.iter().all(is_plain)
+}
+
+/// Length of the empty lines before a request line, which RFC 9112 section 2.2 has servers ignore.
+/// Taken off the stream they are scanned once, however they arrive.
+pub fn empty_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
+        rest = after;
+    }
+    bytes.len() - rest.len()
 }
 
 fn judge<'a>(request: &Request<'_, 'a>, head_bytes: usize) -> Result<Parsed<'a>, HeadError> {
@@ -338,6 +356,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REQUEST_HEAD_BYTES_MAX;
 
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -366,13 +385,22 @@ mod tests {
         head("GET / HTTP/1.1", &[&GOOD[..], &[header]].concat())
     }
 
-    /// Parses at once and as a growing prefix, which must agree.
+    /// Parses at once, as a growing prefix, and byte by byte as a shard does, which must agree.
     fn parse_any_split(bytes: &[u8]) -> Result<Parsed<'_>, HeadError> {
+        let parse = |bytes| parse(bytes, REQUEST_HEAD_BYTES_MAX);
         let at_once = parse(bytes);
         let grown = (0..bytes.len()).map(|len| parse(&bytes[..len]));
         if let Some(settled) = grown.into_iter().find(|parsed| *parsed != Ok(Parsed::Incomplete)) {
             assert_eq!(settled, at_once, "the answer depends on the cut");
         }
+        let mut byte_by_byte = Ok(Parsed::Incomplete);
+        for (unread, more) in bytes.chunks(1).enumerate() {
+            let settled = byte_by_byte != Ok(Parsed::Incomplete);
+            if !settled && !stays_incomplete(unread, more, REQUEST_HEAD_BYTES_MAX) {
+                byte_by_byte = parse(&bytes[..=unread]);
+            }
+        }
+        assert_eq!(byte_by_byte, at_once, "the answer depends on what was not looked at");
         at_once
     }
 
@@ -518,7 +546,8 @@ mod tests {
         assert_eq!(status(&padded(REQUEST_HEAD_BYTES_MAX + 1)), 431);
         let unfinished = &padded(REQUEST_HEAD_BYTES_MAX + 100)[..REQUEST_HEAD_BYTES_MAX + 1];
         assert_eq!(status(unfinished), 431);
-        assert_eq!(parse(&unfinished[..REQUEST_HEAD_BYTES_MAX]), Ok(Parsed::Incomplete));
+        let longest = &unfinished[..REQUEST_HEAD_BYTES_MAX];
+        assert_eq!(parse(longest, REQUEST_HEAD_BYTES_MAX), Ok(Parsed::Incomplete));
         assert_eq!(status(&[b'\n'; REQUEST_HEAD_BYTES_MAX + 1]), 431);
     }
 
@@ -538,6 +567,33 @@ mod tests {
         };
         parse_upgrade(&headers(REQUEST_HEADERS_MAX));
         assert_eq!(status(&headers(REQUEST_HEADERS_MAX + 1)), 431);
+    }
+
+    #[test]
+    fn a_head_that_arrives_byte_by_byte_is_scanned_once_a_line() {
+        let cookies = "x\t".repeat(REQUEST_HEAD_BYTES_MAX / 4);
+        let bytes = plus(&format!("Cookie: {cookies}"));
+        let looks = bytes
+            .chunks(1)
+            .enumerate()
+            .filter(|(unread, more)| !stays_incomplete(*unread, more, REQUEST_HEAD_BYTES_MAX));
+        let line_ends = 2 * (GOOD.len() + 3);
+        assert_eq!(looks.count(), line_ends);
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_measured() {
+        let table: [(&[u8], usize); 6] = [
+            (b"", 0),
+            (b"GET / HTTP/1.1\r\n\r\n", 0),
+            (b"\r\n\n\r\nGET", 5),
+            (b"\r\n\r", 2),
+            (b"\rG", 0),
+            (b"\r\n\r\n\0\r\nQUIT\n", 4),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(empty_lines(bytes), expected, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

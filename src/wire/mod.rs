@@ -6,6 +6,7 @@
 pub mod foony;
 pub mod http;
 pub mod msgpack;
+pub mod proxy_protocol;
 mod replace;
 pub mod sync;
 pub mod websocket;

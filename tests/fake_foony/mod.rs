@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use headcount::limits::REQUEST_HEAD_BYTES_MAX;
 use headcount::wire::foony::{
     Content, Delivery, ErrorCode, Event, Member, Publish, Request, binary,
 };
@@ -77,7 +78,7 @@ fn serve(stream: &Arc<TcpStream>, rooms: &Mutex<Rooms>) -> Option<()> {
     let mut bytes = Vec::new();
     let upgrade = loop {
         fill(stream, &mut bytes)?;
-        if let http::Parsed::Upgrade(upgrade) = http::parse(&bytes).ok()? {
+        if let http::Parsed::Upgrade(upgrade) = http::parse(&bytes, REQUEST_HEAD_BYTES_MAX).ok()? {
             break upgrade;
         }
     };

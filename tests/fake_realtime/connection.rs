@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use headcount::limits::REQUEST_HEAD_BYTES_MAX;
 use headcount::wire::foony::binary::records;
 use headcount::wire::foony::{Action, Content, Cursor, Delivery, Event, Member, Request};
 use headcount::wire::foony::{Auth, ErrorCode, Publish};
@@ -59,7 +60,9 @@ impl Connection {
 
     fn upgrade(&mut self) -> Option<()> {
         loop {
-            if let http::Parsed::Upgrade(upgrade) = http::parse(&self.bytes).ok()? {
+            if let http::Parsed::Upgrade(upgrade) =
+                http::parse(&self.bytes, REQUEST_HEAD_BYTES_MAX).ok()?
+            {
                 let response = http::switching_protocols(&upgrade.key, None);
                 let head_bytes = upgrade.head_bytes;
                 self.bytes.drain(..head_bytes);

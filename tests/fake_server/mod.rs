@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount::bench::Stamp;
+use headcount::limits::REQUEST_HEAD_BYTES_MAX;
 use headcount::wire::http;
 use headcount::wire::sync::frame::Header;
 use headcount::wire::sync::message::Map;
@@ -134,7 +135,9 @@ impl Connection {
 
     fn upgrade(&mut self) -> Option<()> {
         loop {
-            if let http::Parsed::Upgrade(upgrade) = http::parse(&self.bytes).ok()? {
+            if let http::Parsed::Upgrade(upgrade) =
+                http::parse(&self.bytes, REQUEST_HEAD_BYTES_MAX).ok()?
+            {
                 let response = http::switching_protocols(&upgrade.key, None);
                 let head_bytes = upgrade.head_bytes;
                 self.bytes.drain(..head_bytes);

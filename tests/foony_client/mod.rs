@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Server {
     child: Child,
     pub http: SocketAddr,
+    pub sync_tcp: SocketAddr,
     pub admin: SocketAddr,
     dir: Option<tempdir::Dir>,
 }
@@ -25,10 +26,15 @@ pub struct Server {
 impl Server {
     /// Starts with the test's key and this much more configuration.
     pub fn start(more: &str) -> Self {
+        Server::start_listening("", more)
+    }
+
+    /// The same with more keys in `[listen]`.
+    pub fn start_listening(listen: &str, more: &str) -> Self {
         let dir = tempdir::Dir::new();
         let text = format!(
             "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
-             admin = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n\
+             admin = \"127.0.0.1:0\"\n{listen}\n[data]\ndir = {:?}\n\
              [[auth.key]]\nname = \"demo.kid_main\"\nsecret = \"sk_main_secret\"\n\
              capability = {{ \"*\" = [\"*\"] }}\n{more}",
             dir.path().join("data")
@@ -60,7 +66,8 @@ impl Server {
             let found = ready.split(' ').find_map(|word| word.strip_prefix(name));
             found.and_then(|text| text.strip_prefix('=')?.parse().ok()).expect("an address")
         };
-        Server { http: address("http"), admin: address("admin"), child, dir: Some(dir) }
+        let (http, sync_tcp) = (address("http"), address("sync_tcp"));
+        Server { http, sync_tcp, admin: address("admin"), child, dir: Some(dir) }
     }
 
     /// Resident memory, bytes.

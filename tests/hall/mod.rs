@@ -69,6 +69,7 @@ impl Hall {
                 ten_byte_layout: Layout::V0_6,
                 connection_key: (3, 4),
             },
+            proxied: Vec::new(),
             hint_app: APP.into(),
             serial_base: 0,
             name_key: 5,

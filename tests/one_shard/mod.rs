@@ -61,19 +61,32 @@ pub struct OneShard {
 
 impl OneShard {
     pub fn new() -> Self {
-        let shard = Shard::new(ShardId(0), Arc::new(settings()));
+        OneShard::with(settings())
+    }
+
+    /// A shard whose connections come through a load balancer.
+    pub fn proxied() -> Self {
+        let proxied = vec![Listener::Http, Listener::SyncTcp];
+        OneShard::with(Settings { proxied, ..settings() })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let shard = Shard::new(ShardId(0), Arc::new(settings));
         let now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
         OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
     }
 
     /// A client whose connection has become a WebSocket, and no more.
     pub fn open(&mut self) -> ConnId {
+        self.open_in_pieces(&[&handshake("")])
+    }
+
+    /// A client whose bytes arrive in pieces.
+    pub fn open_in_pieces(&mut self, pieces: &[&[u8]]) -> ConnId {
         let conn = self.shard.handle_open(self.now, Listener::Http).expect("room");
-        let mut head = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
-            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            .to_vec();
-        self.receive_on(conn, &mut head);
+        for piece in pieces {
+            self.receive_on(conn, &mut piece.to_vec());
+        }
         conn
     }
 
@@ -157,6 +170,13 @@ impl OneShard {
 
     pub fn ask(&mut self, client: Client, request: &Request<'_>) {
         self.receive(client, &mut request_bytes(client.mode, request));
+    }
+
+    /// What waits to be written to a connection.
+    pub fn unsent(&self, conn: ConnId) -> Vec<u8> {
+        self.shard
+            .queue(conn)
+            .map_or_else(Vec::new, |queue| queue.runs().flatten().copied().collect())
     }
 
     /// Bytes arrive.
@@ -250,6 +270,16 @@ pub fn batch(mode: Mode, channel: &str, data: &str) -> Arc<MessageBatch> {
     Arc::new(MessageBatch { encoded, first_serial: Some(1), messages: 1 })
 }
 
+/// A WebSocket handshake with one more header, or none.
+pub fn handshake(header: &str) -> Vec<u8> {
+    format!(
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         {header}\r\n"
+    )
+    .into_bytes()
+}
+
 /// A request as it comes in.
 pub fn request_bytes(mode: Mode, request: &Request<'_>) -> Vec<u8> {
     let mut payload = Vec::new();
@@ -287,6 +317,7 @@ fn settings() -> Settings {
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
         },
+        proxied: Vec::new(),
         hint_app: APP.into(),
         serial_base: 0,
         name_key: 5,

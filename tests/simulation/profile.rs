@@ -66,6 +66,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
             ten_byte_layout: Layout::V0_6,
             connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
         },
+        proxied: Vec::new(),
         hint_app: APPS[0].into(),
         serial_base: 0,
         name_key: seed.rotate_left(17),

@@ -28,7 +28,7 @@ use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, rest};
 use crate::admin::{self, Exposition, Process, Route, Surface, route};
 use crate::ids::ShardId;
-use crate::limits::REQUEST_HEAD_BYTES_MAX;
+use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
 use crate::server::lifecycle::Phase;
 
@@ -46,6 +46,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// to try again, and not cut.
 const IDLE_WHEN_STOPPING: Duration = Duration::from_millis(250);
 
+/// The least that hyper takes for the limit of a request head.
+const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
+
 const PAGE: &str = include_str!("page.html");
 
 /// Serves the requests of one connection. Returns it when one of them is for a shard.
@@ -55,6 +58,7 @@ pub async fn serve(
     io: HyperIo,
     activity: Rc<Activity>,
 ) -> Option<HandOver> {
+    let head_bytes_max = edge.settings.limits.request_head_bytes_max;
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let asked = Rc::clone(&upgrade);
     let stopping = Rc::clone(&edge);
@@ -62,7 +66,8 @@ pub async fn serve(
         let counted = activity.count_request();
         let (edge, asked) = (Rc::clone(&edge), Rc::clone(&asked));
         async move {
-            if let Some(head) = upgrade_head(&request).filter(|_| surface == Surface::Public) {
+            let head = upgrade_head(&request, head_bytes_max);
+            if let Some(head) = head.filter(|_| surface == Surface::Public) {
                 *asked.borrow_mut() = Some(head);
                 future::pending::<()>().await;
             }
@@ -74,7 +79,8 @@ pub async fn serve(
         .header_read_timeout(None)
         // A client that has sent its last byte still waits for its answer (RFC 9112 section 9.6).
         .half_close(true)
-        .max_buf_size(2 * REQUEST_HEAD_BYTES_MAX)
+        .max_buf_size(head_bytes_max.max(HYPER_HEAD_BYTES_MIN))
+        .max_headers(REQUEST_HEADERS_MAX)
         .serve_connection(io, service);
     let mut is_closing = false;
     let mut closing = pin!(async {

@@ -21,7 +21,7 @@ pub struct HandOver {
 
 /// The head of a request that a shard does not take for plain HTTP; it answers those that are wrong
 /// as well. No other may be handed over, or the connection would go to and fro.
-pub fn upgrade_head<B>(request: &Request<B>) -> Option<Vec<u8>> {
+pub fn upgrade_head<B>(request: &Request<B>, head_bytes_max: usize) -> Option<Vec<u8>> {
     request.headers().get(UPGRADE)?;
     let line = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
     let mut head = line.into_bytes();
@@ -31,7 +31,7 @@ pub fn upgrade_head<B>(request: &Request<B>) -> Option<Vec<u8>> {
         }
     }
     head.extend_from_slice(b"\r\n");
-    match http::parse(&head) {
+    match http::parse(&head, head_bytes_max) {
         Ok(Parsed::Plain(_) | Parsed::Incomplete) => None,
         Ok(Parsed::Upgrade(_)) | Err(_) => Some(head),
     }
@@ -53,7 +53,8 @@ pub fn hand_over(edge: &Edge, connection: HandOver) {
 }
 
 fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {
-    let Ok(Parsed::Upgrade(upgrade)) = http::parse(unread) else { return None };
+    let parsed = http::parse(unread, edge.settings.limits.request_head_bytes_max);
+    let Ok(Parsed::Upgrade(upgrade)) = parsed else { return None };
     let channel = http::channel_hint(upgrade.query?)?;
     Some(edge.locate(&edge.settings.hint_app, &channel).1)
 }
@@ -61,13 +62,14 @@ fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REQUEST_HEAD_BYTES_MAX;
 
     fn head(headers: &[(&str, &str)]) -> Option<String> {
         let mut request = Request::get("/sync?channel=a%20b").header("host", "x");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let head = upgrade_head(&request.body(()).unwrap());
+        let head = upgrade_head(&request.body(()).unwrap(), REQUEST_HEAD_BYTES_MAX);
         head.map(|head| String::from_utf8(head).unwrap())
     }
 

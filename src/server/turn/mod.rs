@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::ids::{ConnId, Now, ShardId};
 use crate::server::clock::Clock;
 use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
+use crate::server::proxies::Proxies;
 use crate::server::refusals::ShardRefusals;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
@@ -67,6 +68,7 @@ pub struct ShardParts {
     pub shard: Shard,
     pub mailboxes: Mailboxes,
     pub listeners: ShardListeners,
+    pub proxies: Arc<Proxies>,
     pub control: Receiver<Control>,
     pub clock: Clock,
     pub spin: Duration,
@@ -81,6 +83,7 @@ pub struct TurnLoop {
     sockets: Sockets,
     mailboxes: Mailboxes,
     listeners: ShardListeners,
+    proxies: Arc<Proxies>,
     control: Receiver<Control>,
     clock: Clock,
     spin: Spin,
@@ -132,6 +135,7 @@ impl TurnLoop {
             sockets: Sockets::default(),
             mailboxes: parts.mailboxes,
             listeners: parts.listeners,
+            proxies: parts.proxies,
             control: parts.control,
             clock: parts.clock,
             spin: Spin::new(parts.spin),
@@ -285,7 +289,9 @@ impl TurnLoop {
         completion: Completion,
     ) -> io::Result<()> {
         if completion.result >= 0 {
-            self.open(now, listener, completion.result)?;
+            // SAFETY: the descriptor was just accepted and has no other owner.
+            let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
+            self.open(now, listener, socket)?;
         }
         if completion.more || self.draining {
             return Ok(());
@@ -297,17 +303,19 @@ impl TurnLoop {
         Ok(())
     }
 
-    fn open(&mut self, now: Now, listener: Listener, fd: RawFd) -> io::Result<()> {
+    fn open(&mut self, now: Now, listener: Listener, socket: OwnedFd) -> io::Result<()> {
+        if !self.proxies.admit(listener, &socket) {
+            self.shard.counters_mut().drop(Dropped::ConnectionUntrusted);
+            return Ok(());
+        }
         let full = self.budget.used.load(Ordering::Relaxed) >= self.budget.limit;
         let id = if full { None } else { self.shard.handle_open(now, listener) };
         let Some(id) = id else {
             self.shard.counters_mut().drop(Dropped::ConnectionLimit);
-            // SAFETY: the descriptor was just accepted and has no other owner.
-            unsafe { libc::close(fd) };
             return Ok(());
         };
         self.budget.used.fetch_add(1, Ordering::Relaxed);
-        self.sockets.insert(id, fd);
+        self.sockets.insert(id, socket.into_raw_fd());
         self.receive(id)?;
         self.shard.handle_opened(now, id);
         self.drain_effects(now)
@@ -354,7 +362,7 @@ impl TurnLoop {
                     self.shard.begin_drain(now);
                     self.drain_effects(now)?;
                     for (listener, socket) in self.listeners.close() {
-                        self.open(now, listener, socket.into_raw_fd())?;
+                        self.open(now, listener, socket)?;
                     }
                 }
             }
