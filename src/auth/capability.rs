@@ -21,12 +21,19 @@ pub enum Operation {
     Publish,
     Presence,
     History,
+    /// See what operators see. For API keys; a token cannot have it.
+    Admin,
 }
 
 impl Operation {
     /// Every operation, in the order in which they are written.
-    pub const ALL: [Operation; 4] =
-        [Operation::Subscribe, Operation::Publish, Operation::Presence, Operation::History];
+    pub const ALL: [Operation; 5] = [
+        Operation::Subscribe,
+        Operation::Publish,
+        Operation::Presence,
+        Operation::History,
+        Operation::Admin,
+    ];
 
     /// The word for it in a capability.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +42,7 @@ impl Operation {
             Operation::Publish => "publish",
             Operation::Presence => "presence",
             Operation::History => "history",
+            Operation::Admin => "admin",
         }
     }
 }
@@ -56,7 +64,7 @@ struct Operations(u8);
 
 impl Operations {
     const NONE: Operations = Operations(0);
-    const ALL: Operations = Operations(0b1111);
+    const ALL: Operations = Operations(0b1_1111);
 
     fn of(operation: Operation) -> Self {
         Operations(1 << operation as u8)
@@ -93,7 +101,7 @@ impl<'de> Deserialize<'de> for Operations {
         for word in Vec::<String>::deserialize(deserializer)? {
             let operation = Operations::parse(&word).ok_or_else(|| {
                 de::Error::custom(format_args!(
-                    "unknown operation `{word}`, use subscribe, publish, presence, history or *"
+                    "unknown operation `{word}`, use subscribe, publish, presence, history, admin or *"
                 ))
             })?;
             all = all.union(operation);
@@ -211,7 +219,8 @@ impl Capability {
                 .iter()
                 .filter(|own| own.pattern.covers(&grant.pattern))
                 .fold(Operations::NONE, |all, own| all.union(own.operations));
-            granted.includes(grant.operations)
+            // No token has it, whatever it says.
+            granted.union(Operations::of(Operation::Admin)).includes(grant.operations)
         })
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod key;
 mod keyring;
 mod mint;
+mod origin;
 mod refusals;
 mod verifier;
 
@@ -17,4 +18,5 @@ pub use error::{CredentialError, KeyError};
 pub use key::{Key, KeyName, Material, SignatureAlgorithm, TokenRules};
 pub use keyring::{Grant, Identity, Keyring, TOKEN_BYTES_MAX};
 pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};
+pub use origin::{Origin, Origins, is_direct_host, without_port};
 pub use refusals::Refusals;

@@ -7,6 +7,7 @@ use ureq::{Agent, Body, BodyReader, http::Response};
 
 use super::address::Address;
 use super::failure::Failure;
+use super::place::Place;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -28,10 +29,13 @@ const REASON_CHARS_MAX: usize = 200;
 pub(super) struct AdminClient {
     agent: Agent,
     address: Address,
+    authorization: Option<String>,
 }
 
 impl AdminClient {
-    pub fn new(address: &Address) -> Self {
+    /// # Errors
+    /// A key that no server would accept.
+    pub fn new(place: &Place) -> Result<Self, Failure> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -40,7 +44,8 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_WITHIN))
             .timeout_per_write(Some(ANSWER_WITHIN))
             .build();
-        AdminClient { agent: config.new_agent(), address: address.clone() }
+        let authorization = place.authorization()?;
+        Ok(AdminClient { agent: config.new_agent(), address: place.admin.clone(), authorization })
     }
 
     /// The whole answer.
@@ -63,7 +68,10 @@ impl AdminClient {
     }
 
     fn get(&self, path: &str, silence_max: Duration) -> Result<Response<Body>, Failure> {
-        let request = self.agent.get(format!("http://{}{path}", self.address));
+        let mut request = self.agent.get(format!("http://{}{path}", self.address));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
         let request = request.config().timeout_per_read(Some(silence_max)).build();
         let mut response = request.call().map_err(|error| self.failure(&error))?;
         if response.status() == 200 {
@@ -71,9 +79,15 @@ impl AdminClient {
         }
         let reason = reason(response.body_mut());
         let (address, status) = (&self.address, response.status());
+        let advice = match status.as_u16() {
+            401 | 403 => {
+                "give a key that allows `admin` with --key, or the admin token with --token"
+            }
+            _ => "is this the admin address of a headcount server?",
+        };
         Err(Failure::request(
             format_args!("the server at {address} answered {status}"),
-            format_args!("{reason}; is this the admin address of a headcount server?"),
+            format_args!("{reason}; {advice}"),
         ))
     }
 

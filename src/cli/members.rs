@@ -38,7 +38,7 @@ struct Answer {
 
 impl Members {
     pub fn run(&self) -> Result<(), Failure> {
-        let answer = AdminClient::new(&self.place.admin).text(&self.place.path("members"))?;
+        let answer = AdminClient::new(&self.place)?.text(&self.place.path("members"))?;
         let unreadable = |error: serde_json::Error| {
             let what = format!("the answer of {} is not a list of members", self.place.admin);
             Failure::request(what, error)
@@ -53,7 +53,8 @@ impl Members {
 }
 
 fn page(place: &Place, members: &[Member]) -> String {
-    let (channel, app) = (printable(&place.channel), printable(&place.app));
+    let app = place.app();
+    let (channel, app) = (printable(&place.channel), printable(&app));
     let summary = format!("{} in {channel} (app {app})\n", count(members.len(), "member"));
     if members.is_empty() {
         return summary;
@@ -96,10 +97,10 @@ fn cell_width(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::place::tests::place as place_of;
 
     fn place() -> Place {
-        let admin = "127.0.0.1:7402".parse().unwrap();
-        Place { channel: "doc:1".into(), app: "demo".into(), admin }
+        place_of(&["doc:1", "--app", "demo", "--admin", "127.0.0.1:7402"])
     }
 
     fn members(json: &str) -> Vec<Member> {

@@ -1,28 +1,137 @@
-//! Which channel on which server.
+//! Which channel on which server, and with which credential.
 
+use std::env;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::address::{Address, percent_encoded};
+use super::failure::Failure;
+use crate::auth::{Capability, Key};
 
-/// The channel a command is about, and where to ask.
+/// App of the development key.
+const APP_DEFAULT: &str = "demo";
+
+/// The channel a command is about, where to ask, and as whom.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Place {
     /// Name of the channel, for example doc:1
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub channel: String,
-    /// App the channel belongs to
-    #[arg(long, default_value = "demo", value_parser = NonEmptyStringValueParser::new())]
-    pub app: String,
+    /// App the channel belongs to [default: that of the key, else demo]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    app: Option<String>,
     /// Admin address of the server, HOST:PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
     pub admin: Address,
+    /// API key that allows `admin`, `app.keyId:secret`; servers on loopback ask for none
+    /// [env: HEADCOUNT_KEY]
+    #[arg(long, value_name = "KEY", conflicts_with = "token")]
+    key: Option<String>,
+    /// Admin token of the server instead of a key [env: HEADCOUNT_ADMIN_TOKEN]
+    #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
+    token: Option<String>,
 }
 
 impl Place {
+    /// The app of the channel.
+    pub fn app(&self) -> String {
+        let of_key = || {
+            let key = self.shown_key(variable)?.0;
+            Some(key.split_once('.')?.0.to_owned())
+        };
+        self.app.clone().or_else(of_key).unwrap_or_else(|| APP_DEFAULT.to_owned())
+    }
+
     /// Path of one question about the channel (`members` or `watch`).
     pub fn path(&self, question: &str) -> String {
-        let (app, channel) = (percent_encoded(&self.app), percent_encoded(&self.channel));
+        let (app, channel) = (percent_encoded(&self.app()), percent_encoded(&self.channel));
         format!("/v1/apps/{app}/channels/{channel}/{question}")
+    }
+
+    /// The value of the `Authorization` header; `None` without a credential.
+    ///
+    /// # Errors
+    /// A key that no server would accept.
+    pub fn authorization(&self) -> Result<Option<String>, Failure> {
+        self.authorization_from(variable)
+    }
+
+    fn authorization_from(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<String>, Failure> {
+        let token = self.token.clone().or_else(|| match self.key {
+            Some(_) => None,
+            None => variable("HEADCOUNT_ADMIN_TOKEN"),
+        });
+        if let Some(token) = token {
+            return Ok(Some(format!("Bearer {token}")));
+        }
+        let Some((key, origin)) = self.shown_key(variable) else { return Ok(None) };
+        Key::from_text(&key, Capability::all()).map_err(|error| Failure::usage(origin, error))?;
+        Ok(Some(format!("Basic {}", STANDARD.encode(key))))
+    }
+
+    /// The key, and where it comes from.
+    fn shown_key(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Option<(String, &'static str)> {
+        let given = self.key.clone().map(|key| (key, "--key"));
+        given.or_else(|| Some((variable("HEADCOUNT_KEY")?, "HEADCOUNT_KEY")))
+    }
+}
+
+/// An empty variable is none.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        place: Place,
+    }
+
+    /// A place as the command line says it.
+    pub(in crate::cli) fn place(arguments: &[&str]) -> Place {
+        Line::try_parse_from(std::iter::once(&"members").chain(arguments)).unwrap().place
+    }
+
+    fn authorization(arguments: &[&str], variables: &[(&str, &str)]) -> Option<String> {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        place(arguments).authorization_from(variable).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment_and_a_token_over_a_key() {
+        let both = [("HEADCOUNT_KEY", "env.k:s"), ("HEADCOUNT_ADMIN_TOKEN", "env-token")];
+        let basic = |key: &str| Some(format!("Basic {}", STANDARD.encode(key)));
+        assert_eq!(authorization(&["c"], &[]), None);
+        assert_eq!(authorization(&["c"], &both[..1]), basic("env.k:s"));
+        assert_eq!(authorization(&["c"], &both).as_deref(), Some("Bearer env-token"));
+        assert_eq!(authorization(&["c", "--key", "a.k:s"], &both), basic("a.k:s"));
+        let token = authorization(&["c", "--token", "t"], &both);
+        assert_eq!(token.as_deref(), Some("Bearer t"));
+    }
+
+    #[test]
+    fn the_app_is_that_of_the_key_unless_it_is_named() {
+        assert_eq!(place(&["c", "--key", "shop.k:s"]).app(), "shop");
+        assert_eq!(place(&["c", "--key", "shop.k:s", "--app", "other"]).app(), "other");
+        let failure = place(&["c", "--key", "nonsense"]).authorization().unwrap_err();
+        assert!(failure.message().contains("--key"), "{failure:?}");
     }
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::config::load;
 use super::failure::Failure;
-use crate::config::{Config, InsecurePlaintext, Shards};
+use crate::config::{Config, InsecurePlaintext, SecretText, Shards};
 use crate::server::{self, Banner, LineQueue, Options, Takeover};
 
 /// Start a server; runs until SIGTERM or SIGINT, then drains
@@ -83,6 +83,8 @@ impl Serve {
         config.cores.shards = self.shards.unwrap_or(config.cores.shards);
         config.data.dir = self.data_dir.map_or(config.data.dir, PathBuf::from);
         config.check()?;
+        let token = env::var("HEADCOUNT_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+        config.admin.token = config.admin_token(token)?.map(SecretText::new);
         config.check_exposure(plaintext(self.insecure_plaintext))?;
         Ok(config)
     }

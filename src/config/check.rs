@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::print::REDACTED;
-use super::schema::{Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
+use super::schema::{Admin, Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
 use crate::auth::KeyName;
 use crate::limits::{Limits, SHARDS_MAX};
 use crate::policy::{Durability, Policy};
@@ -74,7 +74,7 @@ type Check = Result<(), String>;
 
 /// The first value that cannot be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let checks = [cores, listen, auth, limits, namespaces];
+    let checks = [cores, listen, auth, admin, limits, namespaces];
     checks.into_iter().find_map(|check| check(config).err())
 }
 
@@ -157,16 +157,30 @@ fn auth(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
+fn admin(config: &Config) -> Result<(), Problem> {
+    let place = Place::table("admin");
+    let Admin { token, token_file, .. } = &config.admin;
+    if token.is_some() && token_file.is_some() {
+        return Err(place.problem("token_file", "there is a `token` too, leave one of them out"));
+    }
+    let token = token.as_ref().map_or(Ok(()), |token| secret_text(token.expose()));
+    place.require("token", token.map_err(str::to_owned))
+}
+
+fn secret_text(text: &str) -> Result<(), &'static str> {
+    match text {
+        "" => Err("it is empty, put a random text there"),
+        REDACTED => Err("it stands for a secret that was hidden, put that there"),
+        _ => Ok(()),
+    }
+}
+
 /// Exactly one source of key material, and an algorithm that fits it.
 fn key_material(place: Place, entry: &KeyEntry) -> Result<(), Problem> {
     use KeyAlgorithm::Hs256;
     let KeyEntry { secret, public_key_file, jwks_file, algorithm, .. } = entry;
     let (key, holds) = match (secret, public_key_file, jwks_file, algorithm) {
-        (Some(secret), None, None, None | Some(Hs256)) => match secret.expose() {
-            "" => ("secret", Err("it is empty, put a random text there")),
-            REDACTED => ("secret", Err("it stands for a secret that was hidden, put that there")),
-            _ => ("secret", Ok(())),
-        },
+        (Some(secret), None, None, None | Some(Hs256)) => ("secret", secret_text(secret.expose())),
         (Some(_), None, None, Some(_)) => {
             ("algorithm", Err("a secret is for HS256, leave it out or give `public_key_file`"))
         }

@@ -74,7 +74,15 @@ impl Config {
 
     /// The first address that is not loopback, with its key.
     fn exposed(&self) -> Option<(&'static str, SocketAddr)> {
-        let is_open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-        self.listen.all().into_iter().find(|(_, address)| is_open(address))
+        self.listen.all().into_iter().find(|(_, address)| is_exposed(*address))
     }
+
+    /// Can other machines connect to the admin address?
+    pub fn is_admin_exposed(&self) -> bool {
+        is_exposed(self.listen.admin)
+    }
+}
+
+fn is_exposed(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dev_key::{self, DevKey};
-use super::schema::{KeyAlgorithm, KeyEntry};
+use super::schema::{AdminMetrics, KeyAlgorithm, KeyEntry};
 use super::{Config, ConfigError};
 use crate::auth::{Key, Keyring, Material, SignatureAlgorithm, TokenRules};
 
@@ -39,6 +39,33 @@ impl Config {
         self.data_dir().map_or_else(dev_key::generate, dev_key::load_or_create).map(Some)
     }
 
+    /// The admin token: that of the environment, else that of the file, else that of the file's
+    /// `token_file`.
+    ///
+    /// # Errors
+    /// One line that names the key: the file cannot be read, or there is no token where one is
+    /// needed.
+    pub fn admin_token(&self, environment: Option<String>) -> Result<Option<String>, ConfigError> {
+        let in_file = self.admin.token.as_ref().map(|token| token.expose().to_owned());
+        let token = match (environment.or(in_file), &self.admin.token_file) {
+            (None, Some(file)) => Some(self.read("config: admin.token_file", file)?),
+            (token, _) => token,
+        };
+        let token = token.map(|token| token.trim().to_owned());
+        match (&token, self.admin.metrics) {
+            (Some(token), _) if token.is_empty() => {
+                let why = "the file is empty, put a random text there";
+                Err(ConfigError::new("config: admin.token_file".to_owned(), why))
+            }
+            (None, AdminMetrics::Token) => Err(ConfigError::new(
+                "config: admin.metrics".to_owned(),
+                "it is \"token\" and there is none: give [admin] token, token_file or \
+                 HEADCOUNT_ADMIN_TOKEN",
+            )),
+            _ => Ok(token),
+        }
+    }
+
     fn key(&self, entry: &KeyEntry) -> Result<Key, ConfigError> {
         let what = || format!("config: auth.key `{}`", entry.name);
         let rules = TokenRules { issuer: entry.issuer.clone(), audience: entry.audience.clone() };
@@ -48,26 +75,27 @@ impl Config {
 
     fn material(&self, entry: &KeyEntry) -> Result<Material, ConfigError> {
         let algorithm = entry.algorithm.and_then(signature_algorithm);
+        let what = format!("config: auth.key `{}`", entry.name);
         match (&entry.secret, &entry.public_key_file, &entry.jwks_file, algorithm) {
             (Some(secret), ..) => Ok(Material::Hs256(secret.expose().to_owned())),
             (_, Some(file), _, Some(algorithm)) => {
-                Ok(Material::PublicKey { algorithm, pem: self.read(entry, file)? })
+                Ok(Material::PublicKey { algorithm, pem: self.read(&what, file)? })
             }
             (_, _, Some(file), algorithm) => {
-                Ok(Material::Jwks { json: self.read(entry, file)?, algorithm })
+                Ok(Material::Jwks { json: self.read(&what, file)?, algorithm })
             }
             _ => Err(ConfigError::new(
-                format!("config: auth.key `{}`", entry.name),
+                what,
                 "give a `secret`, a `public_key_file` with its `algorithm`, or a `jwks_file`",
             )),
         }
     }
 
-    fn read(&self, entry: &KeyEntry, file: &Path) -> Result<String, ConfigError> {
+    fn read(&self, what: &str, file: &Path) -> Result<String, ConfigError> {
         let path = self.beside(file);
         fs::read_to_string(&path).map_err(|error| {
             ConfigError::new(
-                format!("config: auth.key `{}`: cannot read {}", entry.name, path.display()),
+                format!("{what}: cannot read {}", path.display()),
                 format!("{error}; paths are relative to the configuration file"),
             )
         })

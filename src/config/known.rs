@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
+    Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
 };
 
 /// Similarity from which a known key counts as what was meant; 1 is equal.
@@ -23,7 +23,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 pub(super) type Keys = &'static [&'static str];
 
 /// Every table of the file with its keys.
-fn tables() -> [(&'static str, Keys); 10] {
+fn tables() -> [(&'static str, Keys); 11] {
     [
         ("", keys_of(|d| Config::deserialize(d))),
         ("cores", keys_of(|d| Cores::deserialize(d))),
@@ -31,6 +31,7 @@ fn tables() -> [(&'static str, Keys); 10] {
         ("data", keys_of(|d| Data::deserialize(d))),
         ("auth", keys_of(|d| Auth::deserialize(d))),
         ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
+        ("admin", keys_of(|d| Admin::deserialize(d))),
         ("sync", keys_of(|d| SyncWire::deserialize(d))),
         ("limits", limit_keys()),
         ("debug", keys_of(|d| Debugging::deserialize(d))),

@@ -28,8 +28,8 @@ pub use dev_key::create_data_dir;
 pub use error::ConfigError;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
-    Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen, Namespace,
-    ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
+    Admin, AdminMetrics, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen,
+    Namespace, ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
 };
 
 impl Config {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::known::limit_keys;
-use super::schema::{Config, KeyEntry, LimitsTable, Shards};
+use super::schema::{Admin, Config, KeyEntry, LimitsTable, Shards};
 use super::{Anonymous, explain};
 use crate::limits::Limits;
 use crate::policy::{Pattern, Policy};
@@ -34,6 +34,7 @@ impl Config {
         page.table("data");
         page.key("dir", &self.data.dir);
         self.print_auth(&mut page);
+        self.print_admin(&mut page);
         page.table("sync");
         page.key("ten_byte_layout", &self.sync.ten_byte_layout);
         self.print_limits(&mut page);
@@ -65,12 +66,22 @@ impl Config {
         page.note(reason);
         page.key("anonymous", &(anonymous == Anonymous::Allowed));
         page.key("anonymous_app", self.anonymous_app());
+        page.key("origins", &self.auth.origins);
         if self.auth.key.is_empty() {
             page.note("no [[auth.key]]: the development key of the data directory is used");
         }
         for entry in &self.auth.key {
             print_key(page, entry);
         }
+    }
+
+    fn print_admin(&self, page: &mut Page) {
+        let Admin { token, token_file, metrics, hosts } = &self.admin;
+        page.table("admin");
+        page.optional("token", &token.as_ref().map(|_| REDACTED), "no admin token");
+        page.optional("token_file", token_file, "no file with an admin token");
+        page.key("metrics", metrics);
+        page.key("hosts", hosts);
     }
 
     fn print_limits(&self, page: &mut Page) {

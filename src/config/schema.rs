@@ -23,6 +23,7 @@ pub struct Config {
     pub listen: Listen,
     pub data: Data,
     pub auth: Auth,
+    pub admin: Admin,
     pub sync: SyncWire,
     #[serde(with = "LimitsTable")]
     pub limits: Limits,
@@ -188,7 +189,32 @@ pub struct Auth {
     pub anonymous: Option<bool>,
     /// See [`Config::anonymous_app`].
     pub anonymous_app: Option<String>,
+    /// Origins of web pages that may open anonymous sessions, besides those of this machine.
+    pub origins: Vec<String>,
     pub key: Vec<KeyEntry>,
+}
+
+/// Who may ask the admin address what.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Opens what the network may not see otherwise; at most one of this and `token_file`.
+    pub token: Option<SecretText>,
+    /// Relative to the directory of the configuration file.
+    pub token_file: Option<PathBuf>,
+    pub metrics: AdminMetrics,
+    /// Names by which it is called on loopback, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminMetrics {
+    #[default]
+    Open,
+    /// Who has the admin token.
+    Token,
 }
 
 /// The algorithms a key may be for (RFC 7518 section 3.1).
@@ -206,7 +232,12 @@ pub enum KeyAlgorithm {
 pub struct SecretText(String);
 
 impl SecretText {
-    pub(super) fn expose(&self) -> &str {
+    pub fn new(text: String) -> Self {
+        SecretText(text)
+    }
+
+    /// The secret, for whoever checks it.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -97,6 +97,10 @@ impl Refusal {
     }
 
     /// Why the credential is refused; `None` when no credential is.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn cause(&self) -> Option<CredentialError> {
         self.cause
     }

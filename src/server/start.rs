@@ -26,8 +26,9 @@ use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::auth::Grant;
-use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
+use crate::admin::{Access, MetricsAccess, Reach};
+use crate::auth::{Grant, Origins};
+use crate::config::{AdminMetrics, Anonymous, Config, ConfigError, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
@@ -239,6 +240,7 @@ fn settings(
         session: session::Settings {
             keyring,
             anonymous,
+            origins: Origins::new(config.auth.origins.clone()),
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
@@ -248,6 +250,19 @@ fn settings(
         name_key: word(2),
         echo: config.debug.echo,
     })
+}
+
+/// What the admin address demands.
+fn access(config: &Config) -> Access {
+    Access {
+        reach: if config.is_admin_exposed() { Reach::Network } else { Reach::ThisMachine },
+        metrics: match config.admin.metrics {
+            AdminMetrics::Open => MetricsAccess::Open,
+            AdminMetrics::Token => MetricsAccess::Token,
+        },
+        token: config.admin.token.as_ref().map(|token| token.expose().into()),
+        hosts: config.admin.hosts.clone(),
+    }
 }
 
 /// Every socket that is listened on.
@@ -324,6 +339,7 @@ fn start(
             refusal_log,
             health,
             lifecycle,
+            access: access(config),
             log: options.log.clone(),
         };
         handles.push(start_edge(parts, report)?);

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::auth::{Grant, Keyring, Refusals};
+use crate::auth::{Grant, Keyring, Origin, Origins, Refusals};
 use crate::channel::{Draft, Identity, Message, Position, ResumeKey, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
@@ -50,6 +50,8 @@ pub struct Settings {
     pub keyring: Keyring,
     /// What sessions without a token may do; `None` refuses them.
     pub anonymous: Option<Arc<Grant>>,
+    /// Web pages that may open sessions without a token.
+    pub origins: Origins,
     /// Layout of 10-byte-header sessions that greet with wire version 1.
     pub ten_byte_layout: Layout,
     /// Secret and random per process: proves that this process named a connection.
@@ -63,6 +65,8 @@ pub struct Context<'s> {
     pub limits: &'s Limits,
     pub names: &'s mut SessionNames,
     pub refusals: &'s mut Refusals,
+    /// Where the connection comes from.
+    pub origin: Origin,
 }
 
 /// What one message asks of the shard. Answers to the client are written at once, elsewhere.

@@ -10,6 +10,7 @@ use super::segments::Segments;
 use super::send_queue::SendQueue;
 use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription};
 use super::write_order::Due;
+use crate::auth::Origin;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Moment, ShardId};
 use crate::session::{Feed, FeedSet, Pace, Principal, foony, sync};
@@ -103,6 +104,7 @@ pub struct Parcel {
     pub greeting: Greeting,
     /// As in [`Flags`].
     pub small_reader: bool,
+    pub origin: Origin,
 }
 
 impl Parcel {
@@ -118,6 +120,7 @@ impl Parcel {
             unsent: SendQueue::default(),
             pace: Pace::AtOnce,
             small_reader: false,
+            origin: Origin::default(),
             heard: Moment::at(now_ms),
             greeting: Greeting::Due(Moment::at(deadline_ms)),
         }
@@ -275,6 +278,8 @@ pub struct Flags {
     pub stale: bool,
     /// The client cannot read large messages (`protocols/foony.md` section 5.11).
     pub small_reader: bool,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 impl Connection {

@@ -10,6 +10,7 @@ use super::connection::{
 use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
+use crate::auth::Origin;
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError};
 use crate::ids::{ConnId, Moment, Now};
@@ -115,6 +116,7 @@ impl Shard {
         connection.details.heard = parcel.heard;
         connection.flags.settled = true;
         connection.flags.small_reader = parcel.small_reader;
+        connection.flags.origin = parcel.origin;
         let id = self.insert(now, connection);
         self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
@@ -241,6 +243,7 @@ impl Shard {
             connection.details.greeting = Greeting::Done(Moment::at(0));
         }
         connection.flags.small_reader = upgrade.user_agent.is_some_and(is_small_reader);
+        connection.flags.origin = self.settings.session.origins.judge(upgrade.origin);
         connection.details.heard = Moment::at(now.mono_ms);
         self.connections.set_check(id, now.mono_ms);
         self.mark_due(id, Due::Answer);
@@ -363,7 +366,8 @@ impl Shard {
     fn open_sync_session(&mut self, now: Now, id: ConnId, header: Header, framing: Framing) {
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
         let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
-        let mut cx = Context { now, settings, limits, names, refusals };
+        let origin = Origin::default();
+        let mut cx = Context { now, settings, limits, names, refusals, origin };
         let session = sync::Session::new(header, framing, &mut cx);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.details.session = Session::Sync(session);
@@ -429,7 +433,8 @@ impl Shard {
         let Session::Sync(session) = &mut connection.details.session else { return };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
         let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
-        let mut cx = Context { now, settings, limits, names, refusals };
+        let origin = connection.flags.origin;
+        let mut cx = Context { now, settings, limits, names, refusals, origin };
         // A fault that was caught may have left the beginning of another peer's answer.
         self.reply.clear();
         let step = session.handle_frame(&mut cx, frame, &mut self.reply);
@@ -523,7 +528,8 @@ impl Shard {
         let Session::Foony(session) = &mut connection.details.session else { return Placed::Here };
         let (settings, limits) = (&self.settings.session, &self.settings.limits);
         let (names, refusals) = (&mut self.names, &mut self.counters.refusals);
-        let mut cx = Context { now, settings, limits, names, refusals };
+        let origin = connection.flags.origin;
+        let mut cx = Context { now, settings, limits, names, refusals, origin };
         let mut out = Writer::new(session.form(), &mut self.reply);
         let step = match request {
             Ok(request) => session.handle_request(&mut cx, request, &mut out),

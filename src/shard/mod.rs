@@ -495,6 +495,7 @@ impl Shard {
             unsent: connection.queue,
             pace: connection.pace,
             small_reader: connection.flags.small_reader,
+            origin: connection.flags.origin,
             heard: connection.details.heard,
             greeting: connection.details.greeting,
         };

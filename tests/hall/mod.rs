@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use headcount::auth::{Grant, Keyring};
+use headcount::auth::{Grant, Keyring, Origins};
 use headcount::ids::{ConnId, Now, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
@@ -66,6 +66,7 @@ impl Hall {
             session: session::Settings {
                 keyring: Keyring::new(Vec::new()).expect("no keys"),
                 anonymous: Some(Arc::new(Grant::anonymous(APP))),
+                origins: Origins::default(),
                 ten_byte_layout: Layout::V0_6,
                 connection_key: (3, 4),
             },

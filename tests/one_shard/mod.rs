@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use headcount::auth::{Capability, Grant, Key, Keyring, Material};
+use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins};
 use headcount::channel::{self, Content, Part};
 use headcount::ids::{ConnId, Now, Router, ShardId};
 use headcount::limits::Limits;
@@ -314,6 +314,7 @@ fn settings() -> Settings {
         session: session::Settings {
             keyring: Keyring::new(vec![key]).expect("keys"),
             anonymous: Some(Arc::new(Grant::anonymous(APP))),
+            origins: Origins::default(),
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
         },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headcount::auth::{Capability, Grant, Key, Keyring, Material, mint};
+use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins, mint};
 use headcount::ids::{Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Heartbeat, Policies, Policy, SnapshotOnJoin};
@@ -63,6 +63,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
         session: session::Settings {
             keyring: Keyring::new(keys()).expect("keys"),
             anonymous: Some(Arc::new(Grant::anonymous(APPS[0]))),
+            origins: Origins::default(),
             ten_byte_layout: Layout::V0_6,
             connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
         },

@@ -43,7 +43,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub fn run(self) -> Result<(), Failure> {
-        let client = AdminClient::new(&self.place.admin);
+        let client = AdminClient::new(&self.place)?;
         let follow = || client.lines(&self.place.path("watch"));
         if !self.json && output::is_screen() {
             let lines = follow()?;

@@ -124,7 +124,7 @@ fn panel(title: Line<'static>) -> Block<'static> {
 
 fn title(place: &Place) -> Line<'static> {
     let channel = printable(&place.channel).into_owned();
-    let app = format!(" app {} ", printable(&place.app));
+    let app = format!(" app {} ", printable(&place.app()));
     Line::from_iter([" ".into(), channel.bold().cyan(), app.dim()])
 }
 
@@ -243,14 +243,14 @@ mod tests {
     use super::super::event::Event;
     use super::super::feed::News;
     use super::*;
+    use crate::cli::place::tests::place as place_of;
     use crate::ids::Now;
 
     const WIDTH: u16 = 72;
     const HEIGHT: u16 = 20;
 
     fn place() -> Place {
-        let admin = "127.0.0.1:7402".parse().unwrap();
-        Place { channel: "doc:1".into(), app: "demo".into(), admin }
+        place_of(&["doc:1", "--app", "demo", "--admin", "127.0.0.1:7402"])
     }
 
     fn at(ms: u64) -> Now {

@@ -15,10 +15,11 @@ use futures_lite::stream::{self, BoxedLocal, StreamExt};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName,
+    HeaderValue, WWW_AUTHENTICATE,
 };
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::connections::{Activity, Counted};
 use super::io::{HyperIo, linger};
@@ -26,7 +27,7 @@ use super::links::NoAnswer;
 use super::upgrade::{HandOver, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, rest};
-use crate::admin::{self, Exposition, Process, Route, Surface, route};
+use crate::admin::{self, Denied, Exposition, Process, Route, Surface, route};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
@@ -144,7 +145,13 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
 }
 
 async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
-    match route(surface, request.method().as_str(), request.uri().path()) {
+    let route = route(surface, request.method().as_str(), request.uri().path());
+    if surface == Surface::Admin
+        && let Err(denied) = check_admin(edge, &route, request.headers())
+    {
+        return refuse_admin(edge, denied);
+    }
+    match route {
         Route::NotFound if surface == Surface::Public => whole(rest::respond(edge, request).await),
         _ if surface == Surface::Public && *request.method() == Method::OPTIONS => {
             whole(rest::respond(edge, request).await)
@@ -172,6 +179,32 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             response
         }
+    }
+}
+
+fn check_admin(edge: &Edge, route: &Route, headers: &HeaderMap) -> Result<(), Denied> {
+    let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let host = bytes(HOST).map(|host| str::from_utf8(host).unwrap_or_default());
+    edge.access.check_host(host)?;
+    let keyring = &edge.settings.session.keyring;
+    edge.access.check(route, bytes(AUTHORIZATION), keyring, edge.clock.now().wall_ms)
+}
+
+fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {
+    match denied {
+        Denied::Host => text(
+            StatusCode::MISDIRECTED_REQUEST,
+            TEXT,
+            "the Host is neither an address nor localhost: use one, or name it in [admin] hosts\n",
+        ),
+        Denied::Unauthenticated(why, cause) => {
+            cause.into_iter().for_each(|cause| edge.count_refusal(cause));
+            let mut response = text(StatusCode::UNAUTHORIZED, TEXT, why + "\n");
+            let schemes = HeaderValue::from_static("Basic realm=\"headcount\", Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, schemes);
+            response
+        }
+        Denied::Forbidden(why) => text(StatusCode::FORBIDDEN, TEXT, why + "\n"),
     }
 }
 

@@ -42,8 +42,8 @@ use super::mesh::Mailboxes;
 use super::refusals::RefusalLog;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
-use crate::admin::Surface;
-use crate::auth::Refusals;
+use crate::admin::{Access, Surface};
+use crate::auth::{CredentialError, Refusals};
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Parcel, Settings};
 use body::BodyBudget;
@@ -77,6 +77,7 @@ pub struct EdgeParts {
     pub refusal_log: Arc<RefusalLog>,
     pub health: Arc<Health>,
     pub lifecycle: Arc<Lifecycle>,
+    pub access: Access,
     pub log: LineQueue,
 }
 
@@ -94,6 +95,7 @@ pub(super) struct Edge {
     refusal_log: Arc<RefusalLog>,
     health: Arc<Health>,
     lifecycle: Arc<Lifecycle>,
+    access: Access,
     stop: Stop,
     log: LineQueue,
     next_shard: Cell<u16>,
@@ -105,6 +107,12 @@ impl Edge {
         let key = Arc::new(self.settings.router.key(app, channel));
         let owner = self.settings.router.shard_of(&key);
         (key, owner)
+    }
+
+    /// A credential that came over plain HTTP was refused.
+    fn count_refusal(&self, cause: CredentialError) {
+        self.refusals.borrow_mut().count(cause);
+        self.refusal_log.add(cause, 1);
     }
 
     /// Shards by turns, for what any of them can do.
@@ -129,6 +137,7 @@ pub async fn run(parts: EdgeParts) {
         refusal_log: parts.refusal_log,
         health: parts.health,
         lifecycle: parts.lifecycle,
+        access: parts.access,
         stop: Stop::new(),
         log: parts.log,
         next_shard: Cell::new(0),

@@ -54,10 +54,7 @@ fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
     let now_wall_ms = edge.clock.now().wall_ms;
     Caller::identify(&edge.settings.session.keyring, header, now_wall_ms).inspect_err(|refusal| {
-        if let Some(cause) = refusal.cause() {
-            edge.refusals.borrow_mut().count(cause);
-            edge.refusal_log.add(cause, 1);
-        }
+        refusal.cause().into_iter().for_each(|cause| edge.count_refusal(cause));
     })
 }
 

@@ -42,7 +42,7 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
-use crate::auth::{CredentialError, Identity as Bearer, Operation};
+use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
@@ -182,6 +182,13 @@ impl Session {
         if greeting.jwt_token.is_empty() {
             let grant = cx.settings.anonymous.as_ref();
             let grant = grant.ok_or("anonymous sessions are not allowed here: send a token")?;
+            if cx.origin == Origin::Foreign {
+                return Err(
+                    "anonymous sessions are not for web pages of other sites: send a token, \
+                            or name the page's origin in [auth] origins"
+                        .into(),
+                );
+            }
             let name = self.name();
             let user = format!("anonymous-{}", &name[..8]).into();
             let resume = resume(DeviceOwner::Nobody, greeting.lite_id);

@@ -1,0 +1,221 @@
+//! Who may ask what on the operator's address.
+
+use subtle::ConstantTimeEq;
+
+use super::routes::Route;
+use crate::auth::{CredentialError, Keyring, Operation, is_direct_host, without_port};
+use crate::rest::{Caller, Refusal};
+
+/// Who can connect to the operator's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Programs on this machine: they need no credential.
+    ThisMachine,
+    Network,
+}
+
+/// Who may read the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAccess {
+    Open,
+    /// Who has the admin token.
+    Token,
+}
+
+/// What the operator's address demands.
+#[derive(Debug)]
+pub struct Access {
+    pub reach: Reach,
+    pub metrics: MetricsAccess,
+    /// Opens everything; `None` when there is none.
+    pub token: Option<Box<str>>,
+    /// Names by which it is called, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// 421: it is for another host, or sent by a web page under a name of its own.
+    Host,
+    /// 401, with the cause when a credential was shown.
+    Unauthenticated(String, Option<CredentialError>),
+    /// 403.
+    Forbidden(String),
+}
+
+impl Access {
+    /// Checks the `Host` header. Where a credential is needed, no name can do harm.
+    ///
+    /// # Errors
+    /// [`Denied::Host`].
+    pub fn check_host(&self, host: Option<&str>) -> Result<(), Denied> {
+        let is_known = |host: &str| {
+            let named = |name: &String| name.eq_ignore_ascii_case(without_port(host));
+            is_direct_host(host) || self.hosts.iter().any(named)
+        };
+        match self.reach {
+            Reach::ThisMachine if !host.is_none_or(is_known) => Err(Denied::Host),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the credential of a request.
+    ///
+    /// # Errors
+    /// [`Denied::Unauthenticated`] and [`Denied::Forbidden`].
+    pub fn check(
+        &self,
+        route: &Route,
+        authorization: Option<&[u8]>,
+        keyring: &Keyring,
+        now_wall_ms: u64,
+    ) -> Result<(), Denied> {
+        match route {
+            Route::Members { app, channel } | Route::Watch { app, channel }
+                if self.reach == Reach::Network && !self.is_token(authorization) =>
+            {
+                check_key(app, channel, authorization, keyring, now_wall_ms)
+            }
+            Route::Metrics
+                if self.metrics == MetricsAccess::Token && !self.is_token(authorization) =>
+            {
+                Err(Denied::Unauthenticated("/metrics needs the admin token".into(), None))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Is it `Bearer` and the admin token?
+    fn is_token(&self, authorization: Option<&[u8]>) -> bool {
+        let Some(token) = &self.token else { return false };
+        let shown = authorization.and_then(|header| header.split_at_checked(BEARER.len()));
+        shown.is_some_and(|(scheme, shown)| {
+            scheme.eq_ignore_ascii_case(BEARER)
+                && bool::from(shown.trim_ascii().ct_eq(token.as_bytes()))
+        })
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// An API key of the app that may administrate the channel. Tokens are for clients.
+fn check_key(
+    app: &str,
+    channel: &str,
+    authorization: Option<&[u8]>,
+    keyring: &Keyring,
+    now_wall_ms: u64,
+) -> Result<(), Denied> {
+    let needs = "this needs the admin token, or a key of the app that allows `admin`";
+    let Some(header) = authorization else {
+        return Err(Denied::Unauthenticated(needs.into(), None));
+    };
+    let is_bearer = header.get(..BEARER.len()).is_some_and(|s| s.eq_ignore_ascii_case(BEARER));
+    if is_bearer {
+        return Err(Denied::Unauthenticated(format!("{needs}, and not another token"), None));
+    }
+    let unauthenticated =
+        |refusal: Refusal| Denied::Unauthenticated(refusal.message().into(), refusal.cause());
+    let caller = Caller::identify(keyring, Some(header), now_wall_ms).map_err(unauthenticated)?;
+    let Caller::Key(key) = caller else {
+        return Err(Denied::Unauthenticated(needs.into(), None));
+    };
+    if **key.app() != *app {
+        return Err(Denied::Forbidden(format!("the key is not of the app {app}")));
+    }
+    let allowed = key.capability().allows(channel, Operation::Admin);
+    allowed.map_err(|_| Denied::Forbidden("the key does not allow `admin` on the channel".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+    use crate::auth::Key;
+
+    fn keyring() -> Keyring {
+        let key = |text, capability: &str| Key::from_text(text, capability.parse().unwrap());
+        let all = key("demo.all:s1", r#"{"*":["*"]}"#).unwrap();
+        let admin = key("demo.admin:s2", r#"{"doc:*":["admin"]}"#).unwrap();
+        let client = key("demo.client:s3", r#"{"*":["presence","history"]}"#).unwrap();
+        let other = key("other.all:s4", r#"{"*":["*"]}"#).unwrap();
+        Keyring::new(vec![all, admin, client, other]).unwrap()
+    }
+
+    fn access(reach: Reach, metrics: MetricsAccess) -> Access {
+        let (token, hosts) = (Some("admin-token".into()), vec!["ops.example".into()]);
+        Access { reach, metrics, token, hosts }
+    }
+
+    fn basic(key: &str) -> String {
+        format!("Basic {}", STANDARD.encode(key))
+    }
+
+    fn status(access: &Access, route: &Route, authorization: &str) -> u16 {
+        let shown = Some(authorization.as_bytes()).filter(|header| !header.is_empty());
+        match access.check(route, shown, &keyring(), 0) {
+            Ok(()) => 200,
+            Err(Denied::Host) => 421,
+            Err(Denied::Unauthenticated(..)) => 401,
+            Err(Denied::Forbidden(_)) => 403,
+        }
+    }
+
+    #[test]
+    fn members_are_shown_to_the_network_with_a_credential_only() {
+        let members = Route::Members { app: "demo".into(), channel: "doc:1".into() };
+        let network = access(Reach::Network, MetricsAccess::Open);
+        let cases = [
+            (String::new(), 401),
+            ("Bearer admin-token".into(), 200),
+            ("bearer admin-token".into(), 200),
+            ("Bearer admin-toke".into(), 401),
+            ("Bearer ".into(), 401),
+            ("nonsense".into(), 401),
+            (basic("demo.all:s1"), 200),
+            (basic("demo.admin:s2"), 200),
+            (basic("demo.client:s3"), 403),
+            (basic("other.all:s4"), 403),
+            (basic("demo.all:wrong"), 401),
+            (basic("demo.none:s1"), 401),
+        ];
+        for (authorization, expected) in cases {
+            assert_eq!(status(&network, &members, &authorization), expected, "{authorization}");
+        }
+        let elsewhere = Route::Watch { app: "demo".into(), channel: "chat".into() };
+        assert_eq!(status(&network, &elsewhere, &basic("demo.admin:s2")), 403);
+        let local = access(Reach::ThisMachine, MetricsAccess::Open);
+        assert_eq!(status(&local, &members, ""), 200);
+        let without = Access { token: None, ..access(Reach::Network, MetricsAccess::Open) };
+        assert_eq!(status(&without, &members, "Bearer "), 401, "no token is not an empty one");
+    }
+
+    #[test]
+    fn metrics_need_the_token_where_the_operator_says_so_and_health_never() {
+        for reach in [Reach::ThisMachine, Reach::Network] {
+            let closed = access(reach, MetricsAccess::Token);
+            assert_eq!(status(&closed, &Route::Metrics, ""), 401);
+            assert_eq!(status(&closed, &Route::Metrics, &basic("demo.all:s1")), 401);
+            assert_eq!(status(&closed, &Route::Metrics, "Bearer admin-token"), 200);
+            assert_eq!(status(&access(reach, MetricsAccess::Open), &Route::Metrics, ""), 200);
+            for open in [Route::Health, Route::Ready, Route::Page] {
+                assert_eq!(status(&closed, &open, ""), 200);
+            }
+        }
+    }
+
+    #[test]
+    fn on_this_machine_a_name_that_a_web_page_chose_is_refused() {
+        let local = access(Reach::ThisMachine, MetricsAccess::Open);
+        for host in ["127.0.0.1:7402", "localhost:7402", "[::1]:7402", "OPS.example:80"] {
+            assert_eq!(local.check_host(Some(host)), Ok(()), "{host}");
+        }
+        assert_eq!(local.check_host(Some("rebound.evil.example")), Err(Denied::Host));
+        assert_eq!(local.check_host(None), Ok(()), "HTTP/1.0 has none, and browsers speak 1.1");
+        let network = access(Reach::Network, MetricsAccess::Open);
+        assert_eq!(network.check_host(Some("headcount.internal:7402")), Ok(()));
+    }
+}
