@@ -29,7 +29,7 @@ pub struct Access {
     pub metrics: MetricsAccess,
     /// Opens everything; `None` when there is none.
     pub token: Option<Box<str>>,
-    /// Names by which it is called, besides addresses and `localhost`.
+    /// Names by which it is called, besides addresses and names without a dot.
     pub hosts: Vec<String>,
 }
 

@@ -101,7 +101,8 @@ impl<'de> Deserialize<'de> for Operations {
         for word in Vec::<String>::deserialize(deserializer)? {
             let operation = Operations::parse(&word).ok_or_else(|| {
                 de::Error::custom(format_args!(
-                    "unknown operation `{word}`, use subscribe, publish, presence, history, admin or *"
+                    "unknown operation `{word}`, use subscribe, publish, presence, history, admin \
+                     or *"
                 ))
             })?;
             all = all.union(operation);

@@ -44,11 +44,12 @@ fn is_local(origin: &str) -> bool {
     is_local_name(host) || address(host).is_some_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Is it what a browser can only have been given by somebody who knows this machine, an address or
-/// a local name, and not by a name server? `host`: the value of a `Host` header.
+/// Is it an address, a local name, or a name without a dot, which nobody can register? Then no web
+/// page of another site has this machine under that name. `host`: the value of a `Host` header.
 pub fn is_direct_host(host: &str) -> bool {
     let host = without_port(host);
-    is_local_name(host) || address(host).is_some()
+    let is_single_label = !host.is_empty() && !host.contains(['.', '[']);
+    is_single_label || is_local_name(host) || address(host).is_some()
 }
 
 /// Without the port; an IPv6 address keeps its brackets.
@@ -115,11 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_a_name_server_could_have_given_is_not_direct() {
-        for host in ["127.0.0.1:7402", "[::1]:7402", "localhost", "10.0.0.7", "a.localhost.:80"] {
+    fn a_host_that_can_be_registered_is_not_direct() {
+        let direct =
+            ["127.0.0.1:7402", "[::1]:7402", "localhost", "10.0.0.7", "a.localhost.:80", "ops:80"];
+        for host in direct {
             assert!(is_direct_host(host), "{host}");
         }
-        for host in ["rebound.evil.example", "headcount:7402", "", ":80", "[::1", "127.0.0.1.x:80"]
+        for host in ["rebound.evil.example", "evil.example:7402", "", ":80", "[::1", "127.0.0.1.x"]
         {
             assert!(!is_direct_host(host), "{host}");
         }

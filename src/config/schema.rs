@@ -203,7 +203,7 @@ pub struct Admin {
     /// Relative to the directory of the configuration file.
     pub token_file: Option<PathBuf>,
     pub metrics: AdminMetrics,
-    /// Names by which it is called on loopback, besides addresses and `localhost`.
+    /// Names by which it is called on loopback, besides addresses and names without a dot.
     pub hosts: Vec<String>,
 }
 

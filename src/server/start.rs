@@ -304,9 +304,8 @@ fn start(
     let refusal_log = start_refusal_log()?;
     let health = Arc::new(Health::default());
     let lifecycle = Arc::new(Lifecycle::starting());
-    let (report, reports) = bounded(2 * (shards + 1));
-    let mut controls = Vec::new();
-    let mut handles = Vec::new();
+    let (report, reports) = bounded(3 * (shards + 1));
+    let (mut controls, mut handles) = (Vec::new(), Vec::new());
     let edge_mailboxes = mailboxes.pop();
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
@@ -328,7 +327,6 @@ fn start(
     if let Some(mailboxes) = edge_mailboxes {
         let (control, controlled) = bounded(4);
         controls.push(control);
-        let (health, lifecycle) = (Arc::clone(&health), Arc::clone(&lifecycle));
         let parts = EdgeParts {
             mailboxes,
             admin,
@@ -337,20 +335,17 @@ fn start(
             clock,
             budget,
             refusal_log,
-            health,
-            lifecycle,
+            health: Arc::clone(&health),
+            lifecycle: Arc::clone(&lifecycle),
             access: access(config),
             log: options.log.clone(),
         };
         handles.push(start_edge(parts, report)?);
     }
-    let (watchdog_stop, stopped) = bounded(0);
-    let (dead, deaths) = bounded(1);
-    watchdog::start(Arc::clone(&stations), health, stopped, dead)
-        .map_err(|error| StartError::thread("the watchdog", error))?;
+    let (watchdog_stop, dead) = start_watchdog(&stations, health)?;
     let running = Running {
         reports,
-        dead: deaths,
+        dead,
         executors: controls.len(),
         controls,
         stations,
@@ -361,6 +356,18 @@ fn start(
         data_dir,
     };
     Ok((addresses, running))
+}
+
+/// It watches until the sending end is dropped.
+fn start_watchdog(
+    stations: &Stations,
+    health: Arc<Health>,
+) -> Result<(Sender<()>, Receiver<Dead>), StartError> {
+    let (stop, stopped) = bounded(0);
+    let (dead, deaths) = bounded(1);
+    watchdog::start(Arc::clone(stations), health, stopped, dead)
+        .map_err(|error| StartError::thread("the watchdog", error))?;
+    Ok((stop, deaths))
 }
 
 fn start_refusal_log() -> Result<Arc<RefusalLog>, StartError> {

@@ -195,7 +195,7 @@ fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {
         Denied::Host => text(
             StatusCode::MISDIRECTED_REQUEST,
             TEXT,
-            "the Host is neither an address nor localhost: use one, or name it in [admin] hosts\n",
+            "the Host is another machine's name: use an address, or add it to [admin] hosts\n",
         ),
         Denied::Unauthenticated(why, cause) => {
             cause.into_iter().for_each(|cause| edge.count_refusal(cause));
