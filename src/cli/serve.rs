@@ -18,13 +18,15 @@ use super::failure::Failure;
 use crate::config::{Config, InsecurePlaintext, SecretText, Shards};
 use crate::server::{self, Banner, LineQueue, Options, Takeover};
 
-/// Start a server; runs until SIGTERM or SIGINT, then drains
+/// Start a server; runs until SIGTERM, SIGINT or SIGQUIT, then drains
 ///
 /// Without a configuration file it listens on loopback only, with one shard per CPU and a
 /// development key. Once ready it prints `ready http=ADDR sync_tcp=ADDR admin=ADDR`. Options win
 /// over the file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: headcount serve --config headcount.toml --shards 2\n\
+#[command(after_help = "Environment: HEADCOUNT_ADMIN_TOKEN is the admin token ([admin] token), \
+                        HEADCOUNT_LOG says what is logged (debug, info, warn, ...).\n\n\
+                        Example: headcount serve --config headcount.toml --shards 2\n\
                         Example: headcount serve --http 127.0.0.1:0 --data-dir \"\"")]
 pub(super) struct Serve {
     /// Configuration file, TOML [default: none, every key has a default]

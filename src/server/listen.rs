@@ -95,6 +95,10 @@ impl ShardListeners {
         fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    pub fn are_closed(&self) -> bool {
+        self.http.is_none() && self.sync_tcp.is_none()
+    }
+
     /// Accepts nothing any more, and returns what the kernel had accepted: that would be reset with
     /// its listener. The ring's accept entries end when their sockets are shut down.
     pub fn close(&mut self) -> Vec<(Listener, OwnedFd)> {
@@ -118,6 +122,41 @@ fn waiting(listener: &Socket) -> Vec<OwnedFd> {
     }
     let accepted = (0..BACKLOG).map_while(|_| listener.accept().ok());
     accepted.map(|(socket, _)| OwnedFd::from(socket)).collect()
+}
+
+/// The sockets of one address, as the process that takes over shares it with.
+#[derive(Debug)]
+pub struct SharedAddress {
+    socket: OwnedFd,
+    count: u32,
+}
+
+impl SharedAddress {
+    /// `sockets`: all that this process has bound to the address.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(sockets: &[OwnedFd]) -> io::Result<Option<Self>> {
+        let Some(first) = sockets.first() else { return Ok(None) };
+        Ok(Some(SharedAddress { socket: first.try_clone()?, count: sockets.len() as u32 }))
+    }
+
+    /// Leaves new connections to the process that listens on the address as well, if there is one:
+    /// those that the kernel gave to a socket here would be reset when it is closed. The kernel
+    /// numbers the sockets of an address in the order in which they were bound, and spreads
+    /// connections as before when there is none of that number.
+    pub fn leave_to_next(&self) {
+        let return_index = (libc::BPF_RET | libc::BPF_K) as u16;
+        let mut filter = [libc::sock_filter { code: return_index, jt: 0, jf: 0, k: self.count }];
+        let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
+        let bytes = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+        let value = (&raw const program).cast();
+        // A kernel that refuses costs some clients another attempt.
+        // SAFETY: the kernel copies a program of `bytes` bytes and the one instruction that it
+        // points to, which both live longer than the call.
+        unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, name, value, bytes) };
+    }
 }
 
 /// Binds `count` sockets to one address; port 0 is resolved by the first. Returns the address.

@@ -19,7 +19,7 @@ use super::data_dir::DataDir;
 use super::edge::{self, EdgeParts};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
-use super::listen::{self, Accept, ListenError, ShardListeners, Takeover};
+use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
 use super::mesh::{self, Stations};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
@@ -121,6 +121,7 @@ struct Running {
     controls: Vec<Sender<Control>>,
     stations: Stations,
     lifecycle: Arc<Lifecycle>,
+    shared: Vec<SharedAddress>,
     drain_delay: Duration,
     executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
@@ -270,6 +271,7 @@ struct Listening {
     addresses: Addresses,
     shards: Vec<ShardListeners>,
     admin: OwnedFd,
+    shared: Vec<SharedAddress>,
 }
 
 fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
@@ -278,12 +280,15 @@ fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
     let (http, http_fds) = listen::bind(listen.http, shards, takeover, accept)?;
     let (sync_tcp, tcp_fds) = listen::bind(listen.sync_tcp, shards, takeover, accept)?;
     let (admin, admin_fds) = listen::bind(listen.admin, 1, takeover, Accept::AtOnce)?;
+    let shared = [&http_fds, &tcp_fds, &admin_fds].map(|fds| SharedAddress::new(fds).transpose());
+    let shared = shared.into_iter().flatten().collect::<io::Result<_>>();
     let both = http_fds.into_iter().zip(tcp_fds);
     let admin_fd = admin_fds.into_iter().next();
     Ok(Listening {
         addresses: Addresses { http, sync_tcp, admin },
         shards: both.map(|(http, sync_tcp)| ShardListeners::new(http, sync_tcp)).collect(),
         admin: admin_fd.ok_or_else(|| StartError::thread("the admin address", "no socket"))?,
+        shared: shared.map_err(|error| StartError::thread("the addresses", error))?,
     })
 }
 
@@ -295,7 +300,7 @@ fn start(
 ) -> Result<(Addresses, Running), StartError> {
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
-    let Listening { addresses, shards: shard_listeners, admin } = bind(options, shards)?;
+    let Listening { addresses, shards: shard_listeners, admin, shared } = bind(options, shards)?;
     let limit = probe::connection_budget(shards)?;
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
@@ -350,6 +355,7 @@ fn start(
         controls,
         stations,
         lifecycle,
+        shared,
         drain_delay: Duration::from_millis(config.listen.drain_delay_ms),
         _handles: handles,
         _watchdog_stop: watchdog_stop,
@@ -488,6 +494,7 @@ impl Running {
             return Ok(());
         }
         self.lifecycle.set(Phase::Stopping);
+        self.shared.iter().for_each(SharedAddress::leave_to_next);
         let deadline = crossbeam_channel::after(DRAIN_WITHIN);
         let Some((edge, shards)) = self.controls.split_last() else { return Ok(()) };
         // The edge needs the shards until it has answered the requests that it has begun.

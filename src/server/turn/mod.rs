@@ -37,6 +37,10 @@ const ENVELOPES_PER_PEER: usize = 1024;
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
+/// How long a shard that drains goes on listening: connections whose handshake is under way are told
+/// to try again, and not reset. About what a handshake over a long distance takes.
+const LISTEN_ON_MS: u64 = 200;
+
 /// What every shard listens on, in the order of their numbers.
 const LISTENERS: [Listener; 2] = [Listener::Http, Listener::SyncTcp];
 
@@ -109,6 +113,8 @@ pub struct TurnLoop {
     closing: VecDeque<(u64, ConnId)>,
     /// When to accept again on a listener that failed to.
     accept_again_ms: [Option<u64>; LISTENERS.len()],
+    /// When a shard that drains closes its listeners.
+    close_listeners_ms: Option<u64>,
     draining: bool,
     ended: bool,
 }
@@ -154,6 +160,7 @@ impl TurnLoop {
             gathered: Gathered::new(),
             closing: VecDeque::new(),
             accept_again_ms: [None; LISTENERS.len()],
+            close_listeners_ms: None,
             draining: false,
             ended: false,
         };
@@ -166,7 +173,7 @@ impl TurnLoop {
     /// # Errors
     /// A ring that no longer works; the process cannot go on.
     pub fn run_until_drained(&mut self) -> io::Result<()> {
-        self.run_until(|turns| turns.shard.has_drained())
+        self.run_until(|turns| turns.shard.has_drained() && turns.listeners.are_closed())
     }
 
     /// Takes turns until the end.
@@ -293,7 +300,7 @@ impl TurnLoop {
             let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
             self.open(now, listener, socket)?;
         }
-        if completion.more || self.draining {
+        if completion.more || self.listeners.are_closed() {
             return Ok(());
         }
         if completion.result >= 0 {
@@ -359,12 +366,16 @@ impl TurnLoop {
                 Control::End => self.ended = true,
                 Control::Drain => {
                     self.draining = true;
+                    self.close_listeners_ms = Some(now.mono_ms + LISTEN_ON_MS);
                     self.shard.begin_drain(now);
                     self.drain_effects(now)?;
-                    for (listener, socket) in self.listeners.close() {
-                        self.open(now, listener, socket)?;
-                    }
                 }
+            }
+        }
+        if self.close_listeners_ms.is_some_and(|close_ms| close_ms <= now.mono_ms) {
+            self.close_listeners_ms = None;
+            for (listener, socket) in self.listeners.close() {
+                self.open(now, listener, socket)?;
             }
         }
         Ok(())
