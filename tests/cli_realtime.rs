@@ -233,6 +233,23 @@ fn a_long_input_is_published_in_order() {
 }
 
 #[test]
+fn an_endless_input_ends_with_the_reader_of_the_serials() {
+    let server = FakeRealtime::start();
+    let mut command = headcount(&arguments(&server.address, &["publish", "log"]));
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = thread::spawn(move || while stdin.write_all(b"1\n").is_ok() {});
+    let mut serials = BufReader::new(child.stdout.take().unwrap());
+    serials.read_line(&mut String::new()).unwrap();
+    drop(serials);
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
 fn a_line_is_published_when_it_is_written_and_not_when_the_input_ends() {
     let server = FakeRealtime::start();
     let mut running = Running::start(&server, &["publish", "log"]);

@@ -156,7 +156,11 @@ impl Pipeline {
             let _ = writeln!(text, "{serial}");
         }
         if let Err(failure) = output::print(&text) {
-            // Whoever does not get the serials may still want the messages published.
+            // A reader that is gone ends the command as it ends every other. Serials that a full
+            // disk does not take are no reason not to publish.
+            if matches!(failure, Failure::OutputClosed) {
+                self.input = Input::Ended;
+            }
             self.serials = Serials::Hidden;
             self.unprinted = Some(failure);
         }

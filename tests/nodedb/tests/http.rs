@@ -123,8 +123,8 @@ async fn another_websocket_version_is_426_and_names_ours() {
 #[tokio::test]
 async fn oversize_headers_are_431() {
     let server = Server::start();
-    let long = format!("X-Long: {}\r\n\r\n", "x".repeat(9 * 1024));
-    let many: String = (0..100).map(|number| format!("X-{number}: y\r\n")).collect();
+    let long = format!("X-Long: {}\r\n\r\n", "x".repeat(33 * 1024));
+    let many: String = (0..150).map(|number| format!("X-{number}: y\r\n")).collect();
     for more in [long, many + "\r\n"] {
         let head = raw::UPGRADE.trim_end().to_owned() + "\r\n" + &more;
         let response = request(server.http, &head).await;
