@@ -2,16 +2,18 @@
 #![cfg(feature = "server")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use command::{headcount, stdout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use served::Served;
 
 mod command;
+mod served;
 
 /// Longest that a server may take to start, or to end.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -39,27 +41,18 @@ fn stuck_pipe() -> (io::PipeReader, io::PipeWriter) {
     (reader, writer)
 }
 
-/// A server that ends with this value.
-struct Server {
-    child: Child,
-    admin: SocketAddr,
-}
+struct Server(Served);
 
 impl Server {
     fn start(stderr: impl Into<Stdio>, variables: &[(&str, &str)]) -> Server {
         let any = "127.0.0.1:0";
         let mut command = headcount(&["serve", "--http", any, "--sync-tcp", any, "--admin", any]);
         command.args(["--data-dir", "", "--shards", "1"]).envs(variables.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let admin = ready.split_whitespace().find_map(|word| word.strip_prefix("admin="));
-        let admin = admin.unwrap_or_else(|| panic!("{ready:?}")).parse().unwrap();
-        Server { child, admin }
+        Server(Served::start(command.stderr(stderr)).unwrap())
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
+        let mut stream = TcpStream::connect(self.0.admin).unwrap();
         stream.set_read_timeout(Some(WITHIN)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -75,23 +68,16 @@ impl Server {
 
     /// Asks it to drain.
     fn drain(mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
+        let pid = self.0.child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         let until = Instant::now() + WITHIN;
         while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.0.child.try_wait().unwrap() {
                 return status;
             }
             thread::sleep(Duration::from_millis(10));
         }
         panic!("it does not end");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,10 +3,11 @@
 #![cfg(feature = "server")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use command::{headcount, stdout};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::{Handshake, PingPong};
 use headcount::wire::sync::{Layout, Message, append_message};
+use served::Served;
 
 mod command;
+mod served;
 
 /// Longest that anything may take.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -45,13 +48,7 @@ impl Drop for Folder {
     }
 }
 
-/// A server that ends with the value.
-struct Server {
-    child: Child,
-    http: SocketAddr,
-    sync_tcp: SocketAddr,
-    admin: SocketAddr,
-}
+struct Server(Served);
 
 impl Server {
     fn start(folder: &Folder, config: &str, arguments: &[&str]) -> Server {
@@ -71,20 +68,7 @@ impl Server {
         fs::write(&file, config).unwrap();
         let mut command = headcount(&["serve", "--quiet", "--shards", "2"]);
         command.arg("--config").arg(file).arg("--data-dir").arg(folder.0.join("data"));
-        let output = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = output.unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        if !ready.starts_with("ready ") {
-            let output = child.wait_with_output().unwrap();
-            return Err(String::from_utf8(output.stderr).unwrap());
-        }
-        let address = |name: &str| {
-            let word = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
-            word.unwrap_or_else(|| panic!("{ready:?}")).parse().unwrap()
-        };
-        let (http, sync_tcp, admin) = (address("http="), address("sync_tcp="), address("admin="));
-        Ok(Server { child, http, sync_tcp, admin })
+        Served::start(command.args(arguments).stderr(Stdio::piped())).map(Server)
     }
 
     fn signal(&self, name: &str) {
@@ -105,10 +89,17 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Server {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.0
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Served {
+        &mut self.0
     }
 }
 

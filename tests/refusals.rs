@@ -3,10 +3,10 @@
 #![cfg(feature = "server")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,12 @@ use headcount::wire::sync::{self, Header, Layout, Message, Parsed};
 use headcount::wire::websocket::{Opcode, append_masked_frame};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
+
+use command::headcount;
+use served::Served;
+
+mod command;
+mod served;
 
 /// Longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,19 +45,17 @@ const CONFIG: &str = r#"
     secret = "sk_main"
 "#;
 
-/// A server that ends with this value.
+/// A server and its log.
 struct Server {
-    child: Child,
-    http: SocketAddr,
-    sync_tcp: SocketAddr,
-    admin: SocketAddr,
+    served: Served,
     log: PathBuf,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Server {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
     }
 }
 
@@ -61,23 +65,9 @@ impl Server {
             |end| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refusals-{test}.{end}"));
         let (config, log) = (file("toml"), file("log"));
         fs::write(&config, CONFIG).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
-            .args(["serve", "--quiet", "--config"])
-            .arg(&config)
-            .env_remove("HEADCOUNT_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = |name: &str| {
-            let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-            word.unwrap_or_else(|| panic!("no {name} in {line:?}")).parse().unwrap()
-        };
-        let (http, sync_tcp) = (address("http="), address("sync_tcp="));
-        Server { http, sync_tcp, admin: address("admin="), child, log }
+        let mut command = headcount(&["serve", "--quiet", "--config"]);
+        command.arg(&config).env_remove("HEADCOUNT_LOG").stderr(fs::File::create(&log).unwrap());
+        Server { served: Served::start(&mut command).unwrap(), log }
     }
 
     fn refusals(&self, cause: &str) -> u64 {

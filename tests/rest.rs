@@ -5,13 +5,19 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use headcount::wire::foony::{Auth, Cursor, ErrorCode, Event, Request, binary};
 use serde_json::{Value, json};
+
+use command::headcount;
+use served::Served;
+
+mod command;
+mod served;
 
 /// Longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -37,37 +43,10 @@ const CONFIG: &str = r#"
 const MAIN: &str = "demo.main:sk_main";
 const CHAT: &str = "demo.chat:sk_chat";
 
-/// A server that ends with this value.
-struct Server {
-    child: Child,
-    http: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(test: &str) -> Server {
+fn serve(test: &str) -> Served {
     let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rest-{test}.toml"));
     fs::write(&config, CONFIG).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
-        .args(["serve", "--quiet", "--config"])
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = |name: &str| {
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-        word.unwrap_or_else(|| panic!("no {name} in {line:?}")).parse().unwrap()
-    };
-    Server { http: address("http="), admin: address("admin="), child }
+    Served::start(headcount(&["serve", "--quiet", "--config"]).arg(&config)).unwrap()
 }
 
 /// A connection that is kept for the next request.

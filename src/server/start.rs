@@ -307,8 +307,7 @@ fn start(
         .map_err(|error| StartError::thread("the mailboxes", error))?;
     let proxies = Arc::new(Proxies::new(&config.listen));
     let refusal_log = start_refusal_log()?;
-    let health = Arc::new(Health::default());
-    let lifecycle = Arc::new(Lifecycle::starting());
+    let (health, lifecycle) = (Arc::<Health>::default(), Arc::new(Lifecycle::starting()));
     let (report, reports) = bounded(3 * (shards + 1));
     let (mut controls, mut handles) = (Vec::new(), Vec::new());
     let edge_mailboxes = mailboxes.pop();

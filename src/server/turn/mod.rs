@@ -37,8 +37,8 @@ const ENVELOPES_PER_PEER: usize = 1024;
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
-/// How long a shard that drains goes on listening: connections whose handshake is under way are told
-/// to try again, and not reset. About what a handshake over a long distance takes.
+/// How long a shard that drains goes on listening: connections whose handshake is under way are
+/// told to try again, and not reset. About what a handshake over a long distance takes.
 const LISTEN_ON_MS: u64 = 200;
 
 /// What every shard listens on, in the order of their numbers.
@@ -176,12 +176,12 @@ impl TurnLoop {
         self.run_until(|turns| turns.shard.has_drained() && turns.listeners.are_closed())
     }
 
-    /// Takes turns until the end.
+    /// Takes turns until the end, and until connections that came meanwhile have been told.
     ///
     /// # Errors
     /// A ring that no longer works; the process cannot go on.
     pub fn run_until_ended(&mut self) -> io::Result<()> {
-        self.run_until(|turns| turns.ended)
+        self.run_until(|turns| turns.ended && turns.shard.has_drained())
     }
 
     fn run_until(&mut self, is_over: impl Fn(&Self) -> bool) -> io::Result<()> {
