@@ -373,6 +373,25 @@ fn a_client_that_half_closes_is_answered_by_other_shards_too() {
 }
 
 #[test]
+fn requests_that_had_to_wait_are_answered_after_the_last_byte_of_their_client() {
+    let mut scene = Scene::new(2, Policy::default());
+    let far = scene.channel_on(1);
+    let (who, _) = scene.join(0, "ann");
+    settle_on(&mut scene, who, 0);
+    scene.hear(who);
+    for _ in 0..20 {
+        let id = scene.number();
+        let channel = far.clone().into();
+        scene.say(who, &Request::History { id, channel, limit: 1, before: Cursor::None });
+    }
+    scene.world.sockets[scene.peers[who].1].ending = Some(Ending::HalfClosed);
+    scene.world.settle();
+    let heard = scene.hear(who);
+    let pages = heard.iter().filter(|heard| matches!(heard, Heard::History { .. }));
+    assert_eq!(pages.count(), 20);
+}
+
+#[test]
 fn a_stopping_server_answers_what_it_has_carried_out_before_it_says_goodbye() {
     let mut scene = Scene::new(2, Policy::default());
     let far = scene.channel_on(1);

@@ -223,5 +223,6 @@ impl Shard {
             self.take_bytes(now, id, &mut []);
         }
         self.schedule_backlog(id);
+        self.end_if_answered(now, id);
     }
 }

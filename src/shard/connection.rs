@@ -350,6 +350,11 @@ impl Connection {
         })?
     }
 
+    /// Has it asked for something that is not answered, or not even begun?
+    pub fn awaits_answers(&self) -> bool {
+        self.is_open() && (self.details.unanswered > 0 || self.has_backlog())
+    }
+
     /// Has it memberships that ended while it was silent?
     pub fn has_lapsed(&self) -> bool {
         self.rare().is_some_and(|rare| !rare.lapsed.is_empty())

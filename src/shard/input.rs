@@ -91,7 +91,7 @@ impl Shard {
         self.drain_local(now);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let reason = connection.end_of_stream();
-        if connection.is_open() && connection.details.unanswered > 0 {
+        if connection.awaits_answers() {
             let until = Moment::at(now.mono_ms + ANSWERS_MS);
             connection.rare_mut().ended = Some(Ended { reason, until });
             self.connections.set_check(id, now.mono_ms);

@@ -134,18 +134,24 @@ impl Shard {
         }
     }
 
-    /// One request fewer is to be answered. A connection that waited for nothing else ends.
+    /// One request fewer is to be answered.
     fn note_answered(&mut self, now: Now, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id).filter(|c| c.is_open()) else { return };
         assert!(connection.details.unanswered > 0, "an answer too many on {id:?}");
         connection.details.unanswered -= 1;
         self.unanswered -= 1;
-        let is_last = connection.details.unanswered == 0;
-        let ended = connection.rare().and_then(|rare| rare.ended);
-        if let Some(ended) = ended.filter(|_| is_last) {
+        self.end_if_answered(now, id);
+        self.end_drain_if_answered(now);
+    }
+
+    /// Ends a connection whose peer has sent its last byte, and been answered all that it asked.
+    pub(super) fn end_if_answered(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connections.get(id).filter(|c| !c.awaits_answers()) else {
+            return;
+        };
+        if let Some(ended) = connection.rare().and_then(|rare| rare.ended) {
             self.disconnect(now, id, ended.reason);
         }
-        self.end_drain_if_answered(now);
     }
 
     /// Queues what `reply` holds. Answers are never dropped: a peer that asks without reading them
