@@ -37,11 +37,12 @@ pub fn text(
     if let Some(key) = development_key {
         let _ = writeln!(text, "  development key   {key}");
     }
+    let login = if config.is_admin_exposed() { " --key KEY" } else { "" };
     let _ = write!(
         text,
         "\n  NodeDB Lite       SyncConfig::new(\"ws://{http}\", \"\")\n\
-         \x20 see who is here   headcount watch CHANNEL --app {app} --admin {admin}\n\
-         \x20                   headcount members CHANNEL --app {app} --admin {admin}\n"
+         \x20 see who is here   headcount watch CHANNEL --app {app} --admin {admin}{login}\n\
+         \x20                   headcount members CHANNEL --app {app} --admin {admin}{login}\n"
     );
     if let Some(key) = development_key {
         let _ = writeln!(
