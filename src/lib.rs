@@ -19,7 +19,8 @@
 //! - [`shard`]: everything one core owns, as a state machine.
 //!
 //! With the feature `server`: `config` (the file), `server` (the glommio shell), `admin` (what
-//! operators ask), `rest` (what applications ask over plain HTTP), `cli` (the commands).
+//! operators ask), `rest` (what applications ask over plain HTTP), `cli` (the commands), `terminal`
+//! (what terminals take, and how they end).
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 

@@ -618,7 +618,8 @@ impl Shard {
                 .append(|out| crate::wire::websocket::append_frame(out, Opcode::Close, &body));
         }
         connection.details.session = Session::Undecided;
-        self.unanswered -= u64::from(std::mem::take(&mut connection.details.unanswered));
+        let unanswered = std::mem::take(&mut connection.details.unanswered);
+        self.unanswered = self.unanswered.saturating_sub(unanswered.into());
         if connection.flags.polling {
             self.close_polling(now, id);
         } else {
