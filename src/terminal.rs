@@ -7,15 +7,11 @@ use std::io::IsTerminal;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// Is the stream a terminal that understands escape sequences? `TERM=dumb`, and no `TERM`, name
-/// terminals that show them as text.
+/// Is the stream a terminal that is to be sent escape sequences? `TERM=dumb`, and no `TERM`, name
+/// terminals that show them as text; a `NO_COLOR` that is not empty asks for none.
 pub fn takes_escapes(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && is_capable(env::var_os("TERM").as_deref())
-}
-
-/// Are colours wanted? <https://no-color.org>: not when `NO_COLOR` is set and not empty.
-pub fn is_colored() -> bool {
-    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && is_capable(env::var_os("TERM").as_deref()) && !is_unwanted
 }
 
 fn is_capable(term: Option<&OsStr>) -> bool {

@@ -41,8 +41,8 @@ use failure::Failure;
     about = "Who is here, what are they doing: a presence and realtime-channel server",
     after_help = "Exit codes: 0 done, 1 the request failed, 2 wrong usage, 70 a fault of the \
                   server, 78 the configuration or the host does not allow it.\n\n\
-                  Empty environment variables are unset ones. NO_COLOR and TERM=dumb are \
-                  honoured.\n\n\
+                  Empty environment variables are unset ones. With NO_COLOR or TERM=dumb \
+                  nothing but text is written.\n\n\
                   Example: headcount serve, and in another terminal: headcount watch doc:1"
 )]
 struct Arguments {

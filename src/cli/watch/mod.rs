@@ -28,8 +28,8 @@ use super::place::Place;
 /// away. Keys: q, Esc or Ctrl-C ends, j/k or the arrows scroll, p pauses. AGE is the time since a
 /// member last announced its state; clock times are UTC.
 ///
-/// Elsewhere, on TERM=dumb, or with --json: one line per event, until the server ends the stream
-/// (exit code 1). NO_COLOR turns colours off. It ends with its reader or its terminal, exit code 0.
+/// Elsewhere, on TERM=dumb, with NO_COLOR or with --json: one line per event, until the server ends
+/// the stream (exit code 1). It ends with its reader or its terminal, exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount watch doc:1\n\
                         Example: headcount watch doc:1 --json | jq 'select(.event == \"enter\")'")]

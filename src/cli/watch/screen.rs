@@ -5,8 +5,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::buffer::Buffer;
-use ratatui::style::Color;
 
 use super::feed::News;
 use super::model::{Model, Scroll};
@@ -14,7 +12,6 @@ use super::{tty, view};
 use crate::cli::place::Place;
 use crate::cli::{ending, failure::Failure};
 use crate::ids::Now;
-use crate::terminal;
 
 /// How long a key or an event waits to be seen, at most.
 const TURN: Duration = Duration::from_millis(50);
@@ -48,7 +45,6 @@ struct Screen<'p> {
     model: Model,
     started: Instant,
     drawn: Option<Instant>,
-    is_colored: bool,
 }
 
 /// What a turn of the loop found.
@@ -67,8 +63,7 @@ impl<'p> Screen<'p> {
         keys: Receiver<Event>,
     ) -> Self {
         let (model, started) = (Model::new(), Instant::now());
-        let is_colored = terminal::is_colored();
-        Screen { terminal, place, news, keys, model, started, drawn: None, is_colored }
+        Screen { terminal, place, news, keys, model, started, drawn: None }
     }
 
     fn show(mut self, ending: &Receiver<()>) -> io::Result<()> {
@@ -102,13 +97,10 @@ impl<'p> Screen<'p> {
 
     fn draw(&mut self) -> io::Result<()> {
         let now_ms = self.now().mono_ms;
-        let (model, place, is_colored) = (&mut self.model, self.place, self.is_colored);
+        let (model, place) = (&mut self.model, self.place);
         self.terminal.draw(|frame| {
             model.set_page(view::page_rows(frame.area()));
             view::draw(frame, place, model, now_ms);
-            if !is_colored {
-                remove_colors(frame.buffer_mut());
-            }
         })?;
         self.drawn = Some(Instant::now());
         Ok(())
@@ -147,11 +139,5 @@ impl<'p> Screen<'p> {
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
-    }
-}
-
-fn remove_colors(buffer: &mut Buffer) {
-    for cell in &mut buffer.content {
-        (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
     }
 }
