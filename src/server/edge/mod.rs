@@ -191,7 +191,7 @@ async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
                     glommio::spawn_local(async move { drop(served.await) }).detach();
                 }
             }
-            Some(Err(_)) => drop(glommio::timer::sleep(ACCEPT_PAUSE).await),
+            Some(Err(_)) => glommio::timer::sleep(ACCEPT_PAUSE).await,
             None => return,
         };
     }
