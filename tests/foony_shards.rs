@@ -414,3 +414,30 @@ fn a_stopping_server_answers_what_it_has_carried_out_before_it_says_goodbye() {
     scene.wait(3_000);
     assert!(scene.world.shards.iter().all(|shard| shard.has_drained()));
 }
+
+#[test]
+fn a_channel_that_was_closed_remembers_where_it_ended() {
+    let policy = Policy { history_age_s: 1, ..Policy::default() };
+    let mut scene = Scene::new(1, policy);
+    let channel = scene.channel_on(0);
+    let (who, _) = scene.join(0, "ann");
+    for data in ["1", "2", "3", "4", "5"] {
+        scene.publish(who, &channel, data);
+    }
+    scene.world.settle();
+    // Until the publishes may not be sent again either.
+    scene.wait(11 * 60 * 1000);
+    assert_eq!(scene.world.total().channels, 0, "it was closed");
+    let (who, _) = scene.join(0, "bob");
+    for (after, expected) in [(0, false), (4, false), (5, true), (6, false)] {
+        let (id, channel) = (scene.number(), channel.clone().into());
+        scene.say(who, &Request::Fetch { id, channel, from_serial: after });
+        scene.world.settle();
+        let heard = scene.hear(who);
+        let resumed = heard.iter().find_map(|heard| match heard {
+            Heard::Fetched { resumed, .. } => Some(*resumed),
+            _ => None,
+        });
+        assert_eq!(resumed, Some(expected), "after {after}: {heard:?}");
+    }
+}

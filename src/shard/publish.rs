@@ -116,7 +116,7 @@ impl Shard {
         };
         self.settle(now, slot, from);
         let replayed =
-            attach.after.map(|position| self.messages_after(now, Some(slot), position, Room::ANY));
+            attach.after.map(|position| self.messages_after(now, key, position, Room::ANY));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
             Some(Replay::AgedOut) => (Vec::new(), Some(false)),
@@ -157,8 +157,7 @@ impl Shard {
     }
 
     fn own_fetch(&mut self, now: Now, key: &ChannelKey, after: u64, room: Room) -> Answer {
-        let slot = self.owned.find_key(key);
-        match self.messages_after(now, slot, &Position::Serial(after), room) {
+        match self.messages_after(now, key, &Position::Serial(after), room) {
             Replay::AgedOut => Answer::Fetched { messages: Vec::new(), resumed: false },
             Replay::Complete(page) => Answer::Fetched { messages: page.messages, resumed: true },
         }
@@ -301,22 +300,24 @@ impl Shard {
     }
 
     /// What was published after a place. What has not been routed yet is routed first, so that
-    /// whoever is answered now is delivered what comes later, and only that.
+    /// whoever is answered now is delivered what comes later, and only that. Of a channel without
+    /// messages the head is known, and only a cursor there has missed nothing.
     fn messages_after(
         &mut self,
         now: Now,
-        slot: Option<u32>,
+        key: &ChannelKey,
         position: &Position,
         room: Room,
     ) -> Replay {
+        let slot = self.owned.find_key(key);
         if let Some(slot) = slot {
             self.flush_messages(now, slot);
         }
         let replay = self
             .with_messages(slot, |messages, policy| messages.after(now, position, room, policy));
         replay.unwrap_or_else(|| {
-            let nothing = || Replay::Complete(Page::default());
-            if *position == Position::Serial(0) { nothing() } else { Replay::AgedOut }
+            let head = Position::Serial(self.retention.head(key.hash));
+            if *position == head { Replay::Complete(Page::default()) } else { Replay::AgedOut }
         })
     }
 

@@ -48,9 +48,15 @@ impl Retention {
         }
     }
 
+    /// Where the channel with this hash ended when it was closed.
+    pub(super) fn head(&self, hash: u64) -> u64 {
+        self.heads.get(&hash).copied().unwrap_or(self.base)
+    }
+
     /// An empty log that goes on where the channel with this hash ended when it was closed.
     pub(super) fn reopen(&mut self, hash: u64) -> Box<Published> {
-        let messages = Messages::starting_after(self.heads.remove(&hash).unwrap_or(self.base));
+        let messages = Messages::starting_after(self.head(hash));
+        self.heads.remove(&hash);
         Box::new(Published { messages, pending: Vec::new() })
     }
 
