@@ -712,6 +712,22 @@ fn a_member_that_left_or_greeted_anew_while_expired_is_not_entered_again() {
 }
 
 #[test]
+fn a_user_whose_sessions_end_together_is_said_to_leave_once() {
+    let mut scene = Scene::new(1, Limits::default());
+    let channel = scene.channel_on(0);
+    let watcher = scene.join(0, Carrier::Tcp, "eve", "");
+    let ending = ["ann", "bob", "ann"].map(|user| scene.join(0, Carrier::Tcp, user, ""));
+    for who in ending.into_iter().chain([watcher]) {
+        scene.update(who, &channel, "1");
+        scene.settle();
+    }
+    scene.presence(watcher);
+    ending.into_iter().for_each(|who| scene.end(who, Ending::Eof));
+    scene.settle();
+    assert_eq!(scene.presence(watcher), ["-ann", "-bob"]);
+}
+
+#[test]
 fn the_same_state_again_is_shown_to_nobody_and_a_new_one_is() {
     let mut scene = Scene::new(2, Limits::default());
     let channel = scene.channel_on(1);

@@ -1,5 +1,6 @@
 //! Presence events as frames of the sync wire: the full set of members, or who left.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::{Feed, Framing, append_message, message_pack_state};
@@ -38,7 +39,8 @@ impl<'c> Shown<'c> {
         let departures = changes.iter().filter(is_departure);
         let mut leaves: Vec<&str> = departures.clone().map(|c| &*c.identity.user).collect();
         let others = departures.count() < changes.len();
-        leaves.dedup();
+        let mut named = HashSet::new();
+        leaves.retain(|user| named.insert(*user));
         let too_many = leaves.len() > LEAVES_MAX;
         let one_frame = interval_ms > 0 && (others || leaves.len() > 1);
         if too_many || one_frame {
