@@ -103,8 +103,9 @@ pub struct Limits {
     pub idle_ms: u64,
     /// Period of the sweep over connections, milliseconds. Adds to every time-out above.
     pub sweep_ms: u64,
-    /// Envelopes in one mailbox between two shards. What happens when it is full is the overload
-    /// table in `shard`.
+    /// Envelopes in one mailbox between two shards, 88 bytes each. With more than 15 shards there
+    /// is room for fewer, so that all mailboxes together take no more than 200 MiB. What happens
+    /// when one is full is in the overload table in `shard`.
     pub mailbox_envelopes_max: usize,
 }
 

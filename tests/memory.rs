@@ -139,7 +139,7 @@ fn a_connection_costs_no_more_than_its_bound() {
     type Join = fn(&mut OneShard, usize);
     let cases: [(&str, f64, Join); 10] = [
         ("upgraded, nothing sent", 200.0, |shard, _| _ = shard.open()),
-        ("upgraded, cookies, part of a frame", 400.0, |shard, _| open_with_cookies(shard)),
+        ("upgraded, cookies, part of a frame", 464.0, |shard, _| open_with_cookies(shard)),
         ("Foony, authenticated", 360.0, |shard, _| _ = shard.connect("", Mode::Binary)),
         ("Foony, one channel for all", 400.0, |shard, _| subscribe(shard, "room:one".into())),
         ("Foony, a channel of its own", 716.0, |shard, n| subscribe(shard, format!("room:{n}"))),

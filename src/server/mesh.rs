@@ -108,6 +108,15 @@ impl Station {
 
 static WAKE: u64 = 1;
 
+/// Envelopes that all mailboxes together have room for, about: 176 MiB of memory, which the kernel
+/// gives when it is first used.
+const ENVELOPES_OF_ALL: usize = 1 << 21;
+
+/// Envelopes that every mailbox has room for, however many there are.
+const ENVELOPES_MIN: usize = 128;
+
+const _: () = assert!(size_of::<Envelope>() <= 88, "every slot of every mailbox has this size");
+
 /// The stations of all shards and, last, of the edge.
 pub type Stations = Arc<[Station]>;
 
@@ -122,7 +131,11 @@ pub struct Mailboxes {
 }
 
 /// Makes the mailboxes for `count` stations, each with room for `envelopes_max` envelopes.
+///
+/// # Errors
+/// No descriptor is left.
 pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Mailboxes>)> {
+    let envelopes_max = capacity(count, envelopes_max);
     let stations: io::Result<Vec<Station>> = (0..count).map(|_| Station::new()).collect();
     let stations: Stations = stations?.into();
     let mut ends: Vec<Mailboxes> = (0..count)
@@ -142,6 +155,13 @@ pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Ma
         }
     }
     Ok((stations, ends))
+}
+
+/// Envelopes of one mailbox among `count` stations: there is one for every ordered pair of them, so
+/// that many stations have smaller ones.
+fn capacity(count: usize, envelopes_max: usize) -> usize {
+    let pairs = (count * count.saturating_sub(1)).max(1);
+    envelopes_max.min((ENVELOPES_OF_ALL / pairs).max(ENVELOPES_MIN))
 }
 
 impl Mailboxes {
@@ -190,5 +210,24 @@ impl Mailboxes {
 
     pub fn is_empty(&self) -> bool {
         self.inbound.iter().flatten().all(Consumer::is_empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::SHARDS_MAX;
+
+    #[test]
+    fn mailboxes_of_many_shards_take_no_more_memory_than_those_of_some() {
+        for shards in 1..=usize::from(SHARDS_MAX) {
+            let stations = shards + 1;
+            let capacity = capacity(stations, 8192);
+            let bytes = stations * shards * capacity * size_of::<Envelope>();
+            assert!(bytes <= 200 << 20, "{shards} shards: {bytes} bytes");
+            assert!(capacity >= ENVELOPES_MIN, "{shards} shards: {capacity}");
+            assert!(shards > 15 || capacity == 8192, "{shards} shards: {capacity}");
+        }
+        assert_eq!(capacity(3, 16), 16, "no more than the operator says");
     }
 }

@@ -51,10 +51,12 @@ impl Shard {
         }
     }
 
+    /// A connection that moves is answered where it arrives.
     fn refuse_stopping(&mut self, now: Now, id: ConnId) {
-        match self.connections.get(id).map(|connection| &connection.details.transport) {
-            Some(Transport::Http | Transport::Proxied(Listener::Http)) => {
-                self.refuse_head(now, id, HeadError::ShuttingDown)
+        let Some(connection) = self.connections.get(id).filter(|c| c.is_open()) else { return };
+        match connection.details.transport {
+            Transport::Http | Transport::Proxied(Listener::Http) => {
+                self.refuse_head(now, id, HeadError::ShuttingDown);
             }
             _ => self.disconnect(now, id, Disconnect::Shutdown),
         }

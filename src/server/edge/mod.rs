@@ -152,9 +152,7 @@ pub async fn run(parts: EdgeParts) {
 /// Takes envelopes whenever the edge is woken, until it is told something else.
 async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
     loop {
-        for parcel in edge.links.pump() {
-            adopt(edge, parcel);
-        }
+        adopt_all(edge);
         if control.try_recv().is_ok() {
             return;
         }
@@ -165,6 +163,8 @@ async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
 /// Answers the requests that have begun, and closes every connection.
 async fn finish(edge: &Rc<Edge>, control: &Receiver<Control>) {
     edge.stop.begin();
+    // What shards sent while the edge was told to stop.
+    adopt_all(edge);
     let deadline = Instant::now() + FINISH_WITHIN;
     let finished = async {
         while edge.connections.open() > 0 && Instant::now() < deadline {
@@ -194,6 +194,13 @@ async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
             Some(Err(_)) => glommio::timer::sleep(ACCEPT_PAUSE).await,
             None => return,
         };
+    }
+}
+
+/// Moves envelopes, and serves the connections that arrived.
+fn adopt_all(edge: &Rc<Edge>) {
+    for parcel in edge.links.pump() {
+        adopt(edge, parcel);
     }
 }
 
