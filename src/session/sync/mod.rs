@@ -15,6 +15,7 @@
 //! | undecodable Handshake | failed ack | kept until the greeting deadline | `ignored{malformed_body}` |
 //! | wrong wire version | failed ack | closed 1008 | `disconnect{wire_version}` |
 //! | bad, expired or missing token | failed ack | kept until the greeting deadline | `ignored{bad_token}`, `token_refusals{..}` |
+//! | no token, from a web page of another site | failed ack | kept until the greeting deadline | `ignored{bad_token}` |
 //! | a refresh with such a token | failed ack | kept | `ignored{bad_token}`, `token_refusals{..}` |
 //! | no greeting in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | presence, shapes, resync before the greeting | - | kept | `ignored{unauthenticated}` |
@@ -183,11 +184,9 @@ impl Session {
             let grant = cx.settings.anonymous.as_ref();
             let grant = grant.ok_or("anonymous sessions are not allowed here: send a token")?;
             if cx.origin == Origin::Foreign {
-                return Err(
-                    "anonymous sessions are not for web pages of other sites: send a token, \
-                            or name the page's origin in [auth] origins"
-                        .into(),
-                );
+                let why = "anonymous sessions are not for web pages of other sites: send a token, \
+                           or name the page's origin in [auth] origins";
+                return Err(why.into());
             }
             let name = self.name();
             let user = format!("anonymous-{}", &name[..8]).into();
