@@ -2,6 +2,8 @@
 #![cfg(feature = "server")]
 
 mod foony_client;
+mod served;
+mod tempdir;
 
 use std::time::Duration;
 

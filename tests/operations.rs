@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,9 +15,11 @@ use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::{Handshake, PingPong};
 use headcount::wire::sync::{Layout, Message, append_message};
 use served::Served;
+use tempdir::Dir;
 
 mod command;
 mod served;
+mod tempdir;
 
 /// Longest that anything may take.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -29,45 +30,26 @@ const KEYED: &str = "[[auth.key]]\nname = \"demo.kid_main\"\nsecret = \"sk_main_
 /// `Basic` with [`KEY`].
 const BASIC: &str = "Authorization: Basic ZGVtby5raWRfbWFpbjpza19tYWluX3NlY3JldA==";
 
-/// A folder that ends with the value.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("headcount-operations-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 struct Server(Served);
 
 impl Server {
-    fn start(folder: &Folder, config: &str, arguments: &[&str]) -> Server {
+    fn start(folder: &Dir, config: &str, arguments: &[&str]) -> Server {
         let any = "127.0.0.1:0";
         let addresses = ["--http", any, "--sync-tcp", any, "--admin", any];
         Server::start_at(folder, config, &[&addresses, arguments].concat())
     }
 
-    fn start_at(folder: &Folder, config: &str, arguments: &[&str]) -> Server {
+    fn start_at(folder: &Dir, config: &str, arguments: &[&str]) -> Server {
         Server::try_start(folder, config, arguments).unwrap_or_else(|said| panic!("{said}"))
     }
 
     /// # Errors
     /// What it said when it did not start.
-    fn try_start(folder: &Folder, config: &str, arguments: &[&str]) -> Result<Server, String> {
-        let file = folder.0.join("headcount.toml");
+    fn try_start(folder: &Dir, config: &str, arguments: &[&str]) -> Result<Server, String> {
+        let file = folder.path().join("headcount.toml");
         fs::write(&file, config).unwrap();
         let mut command = headcount(&["serve", "--quiet", "--shards", "2"]);
-        command.arg("--config").arg(file).arg("--data-dir").arg(folder.0.join("data"));
+        command.arg("--config").arg(file).arg("--data-dir").arg(folder.path().join("data"));
         Served::start(command.args(arguments).stderr(Stdio::piped())).map(Server)
     }
 
@@ -169,7 +151,7 @@ fn foony(server: &Server) -> TcpStream {
 
 #[test]
 fn signals_that_do_not_stop_a_server_leave_it_alone() {
-    let folder = Folder::new("ignored");
+    let folder = Dir::new();
     let mut server = Server::start(&folder, KEYED, &[]);
     let mut client = foony(&server);
     for signal in ["HUP", "USR1", "USR2"] {
@@ -188,7 +170,7 @@ fn signals_that_do_not_stop_a_server_leave_it_alone() {
 
 #[test]
 fn signals_that_stop_a_server_drain_it_and_a_second_one_ends_it() {
-    let folder = Folder::new("drained");
+    let folder = Dir::new();
     for signal in ["TERM", "INT", "QUIT"] {
         let mut server = Server::start(&folder, KEYED, &[]);
         let client = foony(&server);
@@ -208,7 +190,7 @@ fn signals_that_stop_a_server_drain_it_and_a_second_one_ends_it() {
 
 #[test]
 fn between_not_ready_and_accepting_nothing_is_the_configured_time() {
-    let folder = Folder::new("delay");
+    let folder = Dir::new();
     let config = format!("{KEYED}[listen]\ndrain_delay_ms = 1500\n");
     let mut server = Server::start(&folder, &config, &[]);
     assert_eq!(get(server.admin, "/readyz", ""), 200);
@@ -226,7 +208,7 @@ fn between_not_ready_and_accepting_nothing_is_the_configured_time() {
 
 #[test]
 fn requests_under_way_are_answered_before_a_server_ends() {
-    let folder = Folder::new("under-way");
+    let folder = Dir::new();
     let mut server = Server::start(&folder, KEYED, &[]);
     let body = "{\"name\":\"a\",\"data\":1}";
     let request = publish_request(body);
@@ -248,7 +230,7 @@ fn requests_under_way_are_answered_before_a_server_ends() {
 
 #[test]
 fn a_body_that_never_comes_does_not_keep_a_server() {
-    let folder = Folder::new("stuck");
+    let folder = Dir::new();
     let mut server = Server::start(&folder, KEYED, &[]);
     let request = publish_request("{\"name\":\"a\",\"data\":1}");
     let publishing = open(server.http, &request[..request.len() - 7]);
@@ -262,7 +244,7 @@ fn a_body_that_never_comes_does_not_keep_a_server() {
 
 #[test]
 fn a_client_that_has_sent_its_last_byte_is_answered() {
-    let folder = Folder::new("half-closed");
+    let folder = Dir::new();
     let server = Server::start(&folder, KEYED, &[]);
     for round in 0..20 {
         let half_closed = |address, request: &[u8]| {
@@ -293,7 +275,7 @@ fn a_client_that_has_sent_its_last_byte_is_answered() {
 
 #[test]
 fn a_takeover_keeps_the_directory_to_itself_and_loses_no_connection_in_the_queue() {
-    let folder = Folder::new("takeover");
+    let folder = Dir::new();
     let mut old = Server::start(&folder, KEYED, &[]);
     let (http, sync_tcp, admin) =
         (old.http.to_string(), old.sync_tcp.to_string(), old.admin.to_string());
@@ -301,7 +283,7 @@ fn a_takeover_keeps_the_directory_to_itself_and_loses_no_connection_in_the_queue
     let mut new = Server::start_at(&folder, KEYED, &same);
     let any = "127.0.0.1:0";
     let elsewhere = ["--http", any, "--sync-tcp", any, "--admin", any];
-    let third = |folder: &Folder| Server::try_start(folder, KEYED, &elsewhere).map(drop);
+    let third = |folder: &Dir| Server::try_start(folder, KEYED, &elsewhere).map(drop);
     assert!(third(&folder).unwrap_err().contains("taking it over"));
     old.signal("TERM");
     let begun = Instant::now();
@@ -363,7 +345,7 @@ fn greeted_anonymously(server: &Server, header: &str) -> bool {
 
 #[test]
 fn pages_of_other_sites_open_no_anonymous_session() {
-    let folder = Folder::new("origins");
+    let folder = Dir::new();
     let server = Server::start(&folder, "[auth]\norigins = [\"https://app.example\"]\n", &[]);
     let cases = [
         ("", true),
@@ -382,7 +364,7 @@ const MEMBERS: &str = "/v1/apps/demo/channels/doc:1/members";
 
 #[test]
 fn on_loopback_the_admin_address_asks_for_no_credential_but_checks_the_host() {
-    let folder = Folder::new("hosts");
+    let folder = Dir::new();
     let server = Server::start(&folder, "[admin]\nhosts = [\"ops.example\"]\n", &[]);
     for path in [MEMBERS, "/metrics", "/healthz", "/readyz", "/"] {
         for host in ["127.0.0.1:7402", "localhost:7402", "[::1]", "ops.example:80"] {
@@ -394,11 +376,11 @@ fn on_loopback_the_admin_address_asks_for_no_credential_but_checks_the_host() {
 
 #[test]
 fn from_the_network_members_are_shown_with_a_credential_only() {
-    let folder = Folder::new("network");
+    let folder = Dir::new();
     let more_keys = "[[auth.key]]\nname = \"demo.client\"\nsecret = \"s\"\n\
         capability = { \"*\" = [\"subscribe\", \"presence\"] }\n\
         [admin]\ntoken_file = \"token\"\nmetrics = \"token\"\n";
-    fs::write(folder.0.join("token"), "sesame\n").unwrap();
+    fs::write(folder.path().join("token"), "sesame\n").unwrap();
     let config = format!("{KEYED}{more_keys}");
     let every = ["--http", "127.0.0.1:0", "--sync-tcp", "127.0.0.1:0", "--admin", "0.0.0.0:0"];
     let arguments = [&every[..], &["--insecure-plaintext"]].concat();
@@ -439,7 +421,7 @@ fn from_the_network_members_are_shown_with_a_credential_only() {
 
 #[test]
 fn metrics_that_need_a_token_need_one_to_be_there() {
-    let folder = Folder::new("no-token");
+    let folder = Dir::new();
     let config = "[admin]\nmetrics = \"token\"\n";
     let said = Server::try_start(&folder, config, &["--http", "127.0.0.1:0"]).map(drop);
     assert!(said.unwrap_err().contains("HEADCOUNT_ADMIN_TOKEN"));

@@ -89,15 +89,17 @@ impl Access {
     /// Is it `Bearer` and the admin token?
     fn is_token(&self, authorization: Option<&[u8]>) -> bool {
         let Some(token) = &self.token else { return false };
-        let shown = authorization.and_then(|header| header.split_at_checked(BEARER.len()));
-        shown.is_some_and(|(scheme, shown)| {
-            scheme.eq_ignore_ascii_case(BEARER)
-                && bool::from(shown.trim_ascii().ct_eq(token.as_bytes()))
-        })
+        let shown = authorization.and_then(bearer);
+        shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes())))
     }
 }
 
-const BEARER: &[u8] = b"Bearer ";
+/// The token of a `Bearer` header.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"Bearer ";
+    let (scheme, token) = header.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
+}
 
 /// An API key of the app that may administrate the channel. Tokens are for clients.
 fn check_key(
@@ -111,8 +113,7 @@ fn check_key(
     let Some(header) = authorization else {
         return Err(Denied::Unauthenticated(needs.into(), None));
     };
-    let is_bearer = header.get(..BEARER.len()).is_some_and(|s| s.eq_ignore_ascii_case(BEARER));
-    if is_bearer {
+    if bearer(header).is_some() {
         return Err(Denied::Unauthenticated(format!("{needs}, and not another token"), None));
     }
     let unauthenticated =

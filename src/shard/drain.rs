@@ -32,7 +32,8 @@ impl Shard {
         self.drain == Drain::Ended && self.connections.len() == 0
     }
 
-    pub(super) fn is_draining(&self) -> bool {
+    /// Has it begun to drain?
+    pub fn is_draining(&self) -> bool {
         self.drain != Drain::NotBegun
     }
 

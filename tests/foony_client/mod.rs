@@ -1,13 +1,17 @@
 //! The real binary on port 0, and a blocking client of the Foony protocol for tests.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::ops::Deref;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headcount::wire::foony::{Auth, Cursor, Event, Request, binary};
 use headcount::wire::websocket::{Opcode, append_masked_frame};
+
+use crate::served::Served;
+use crate::tempdir::Dir;
 
 pub const KEY: &str = "demo.kid_main:sk_main_secret";
 
@@ -16,11 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server of its own, ended with the test.
 pub struct Server {
-    child: Child,
-    pub http: SocketAddr,
-    pub sync_tcp: SocketAddr,
-    pub admin: SocketAddr,
-    dir: Option<tempdir::Dir>,
+    served: Served,
+    dir: Dir,
 }
 
 impl Server {
@@ -31,7 +32,7 @@ impl Server {
 
     /// The same with more keys in `[listen]`.
     pub fn start_listening(listen: &str, more: &str) -> Self {
-        let dir = tempdir::Dir::new();
+        let dir = Dir::new();
         let text = format!(
             "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
              admin = \"127.0.0.1:0\"\n{listen}\n[data]\ndir = {:?}\n\
@@ -44,35 +45,23 @@ impl Server {
     }
 
     /// Ends it, and starts another one in the same place.
-    pub fn restart(mut self) -> Self {
-        self.end();
-        Server::start_in(self.dir.take().expect("a folder"))
+    pub fn restart(self) -> Self {
+        let Server { served, dir } = self;
+        drop(served);
+        Server::start_in(dir)
     }
 
-    fn start_in(dir: tempdir::Dir) -> Self {
+    fn start_in(dir: Dir) -> Self {
         let config = dir.path().join("headcount.toml");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let ready = lines.find_map(|line| line.ok().filter(|line| line.starts_with("ready ")));
-        let ready = ready.expect("a ready line");
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = |name: &str| {
-            let found = ready.split(' ').find_map(|word| word.strip_prefix(name));
-            found.and_then(|text| text.strip_prefix('=')?.parse().ok()).expect("an address")
-        };
-        let (http, sync_tcp) = (address("http"), address("sync_tcp"));
-        Server { http, sync_tcp, admin: address("admin"), child, dir: Some(dir) }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(["serve", "--config"]).arg(&config).stderr(Stdio::null());
+        let served = Served::start(&mut command).expect("a ready line");
+        Server { served, dir }
     }
 
     /// Resident memory, bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id()));
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.served.child.id()));
         let pages = statm.expect("the server lives");
         let resident = pages.split(' ').nth(1).and_then(|text| text.parse::<u64>().ok());
         resident.expect("pages") * 4096
@@ -80,7 +69,7 @@ impl Server {
 
     /// The sum of a counter over all shards and labels that contain `labels`.
     pub fn counter(&self, name: &str, labels: &str) -> u64 {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin address");
+        let mut stream = TcpStream::connect(self.served.admin).expect("the admin address");
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             .expect("sent");
         let mut page = String::new();
@@ -90,16 +79,11 @@ impl Server {
     }
 }
 
-impl Server {
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+impl Deref for Server {
+    type Target = Served;
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
+    fn deref(&self) -> &Served {
+        &self.served
     }
 }
 
@@ -261,34 +245,4 @@ fn frame_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         short => (2, usize::from(short)),
     };
     (bytes.len() >= header + length).then_some((bytes[0] & 0x0f, header, length))
-}
-
-mod tempdir {
-    use std::path::{Path, PathBuf};
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    static MADE: AtomicU32 = AtomicU32::new(0);
-
-    /// A folder that is removed with its owner.
-    pub struct Dir(PathBuf);
-
-    impl Dir {
-        pub fn new() -> Self {
-            let number = MADE.fetch_add(1, Ordering::Relaxed);
-            let name = format!("headcount-foony-{}-{number}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir_all(&path).expect("a folder");
-            Dir(path)
-        }
-
-        pub fn path(&self) -> &Path {
-            &self.0
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 }

@@ -115,7 +115,6 @@ pub struct TurnLoop {
     accept_again_ms: [Option<u64>; LISTENERS.len()],
     /// When a shard that drains closes its listeners.
     close_listeners_ms: Option<u64>,
-    draining: bool,
     ended: bool,
 }
 
@@ -161,7 +160,6 @@ impl TurnLoop {
             closing: VecDeque::new(),
             accept_again_ms: [None; LISTENERS.len()],
             close_listeners_ms: None,
-            draining: false,
             ended: false,
         };
         turns.arm_accept()?;
@@ -365,7 +363,6 @@ impl TurnLoop {
             match control {
                 Control::End => self.ended = true,
                 Control::Drain => {
-                    self.draining = true;
                     self.close_listeners_ms = Some(now.mono_ms + LISTEN_ON_MS);
                     self.shard.begin_drain(now);
                     self.drain_effects(now)?;
@@ -471,7 +468,7 @@ impl TurnLoop {
         let soon = self.shard.is_waiting_for_room() || !self.unarmed.is_empty();
         let pending = !self.closing.is_empty()
             || self.accept_again_ms != [None; LISTENERS.len()]
-            || self.draining;
+            || self.shard.is_draining();
         let most = match (soon, pending) {
             (true, _) => Duration::from_millis(1),
             (false, true) => SLEEP_LOADED,
