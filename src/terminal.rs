@@ -7,11 +7,16 @@ use std::io::IsTerminal;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// Is the stream a terminal that is to be sent escape sequences? `TERM=dumb`, and no `TERM`, name
-/// terminals that show them as text; a `NO_COLOR` that is not empty asks for none.
+/// Is the stream a terminal that is to be sent escape sequences?
 pub fn takes_escapes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && environment_allows_escapes()
+}
+
+/// `TERM=dumb`, and no `TERM`, name terminals that show escape sequences as text; a `NO_COLOR` that
+/// is not empty asks for none.
+pub fn environment_allows_escapes() -> bool {
     let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && is_capable(env::var_os("TERM").as_deref()) && !is_unwanted
+    is_capable(env::var_os("TERM").as_deref()) && !is_unwanted
 }
 
 fn is_capable(term: Option<&OsStr>) -> bool {

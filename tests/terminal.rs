@@ -213,7 +213,9 @@ fn a_command_that_waits_ends_with_the_reader_of_its_output() {
 
 #[test]
 fn a_terminal_that_takes_no_escapes_is_shown_lines() {
-    for variables in [[("TERM", "dumb")], [("NO_COLOR", "1")]] {
+    for variable in [("TERM", "dumb"), ("NO_COLOR", "1")] {
+        // Some programs take these for a terminal that has colours.
+        let variables = [variable, ("CI", "true"), ("CLICOLOR", "1"), ("CLICOLOR_FORCE", "1")];
         let mut watch = watching(Session::ControllingTerminal, &variables);
         assert!(watch.shows("1 member\r\n"), "{}", watch.shown);
         assert!(watch.shown.contains("present alice 1"), "{}", watch.shown);

@@ -29,9 +29,10 @@ use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::{self, BenchArgs};
+use crate::terminal;
 use failure::Failure;
 
 #[derive(Debug, Parser)]
@@ -83,6 +84,10 @@ pub fn run() -> ExitCode {
 
 fn parse() -> Result<Arguments, clap::Error> {
     let mut command = without_empty_variables(Arguments::command());
+    // clap itself colours a dumb terminal where CI or CLICOLOR is set.
+    if !terminal::environment_allows_escapes() {
+        command = command.color(ColorChoice::Never);
+    }
     let matches = command.try_get_matches_from_mut(env::args_os())?;
     Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
