@@ -12,7 +12,7 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 pub const USER_ID_BYTES_MAX: usize = 255;
 
 /// Largest message in bytes of a client that has not greeted. A token takes half of it.
-pub const STRANGER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest id that a publisher may give a message, in bytes; the publish is refused.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;

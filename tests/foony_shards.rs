@@ -1,5 +1,6 @@
 //! What random runs of Foony clients have found once, one scene each.
 
+mod fake_sockets;
 #[path = "simulation/mod.rs"]
 mod simulation;
 
@@ -408,7 +409,7 @@ fn a_stopping_server_answers_what_it_has_carried_out_before_it_says_goodbye() {
     assert_eq!(acks_and_close(&scene.hear(who)), (vec![2], Some(1001)));
     assert_eq!(acks_and_close(&scene.hear(moving)), (vec![], Some(1001)));
     let room = Room { messages: 10, bytes: 1 << 20 };
-    let query = |asker| Command::HistoryForward { asker, after: 0, room };
+    let query = |reply_to| Command::HistoryForward { reply_to, after: 0, room };
     let Answer::History { messages, .. } = scene.world.query(APP, &far, query) else { panic!() };
     assert_eq!(messages.len(), 1, "what was not acknowledged was not carried out");
     scene.wait(3_000);

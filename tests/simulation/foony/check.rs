@@ -29,8 +29,8 @@ impl Run {
 
     /// The owner keeps the end of what the ghost knows, and as much as its policy says.
     fn check_log(&mut self, app: &'static str, channel: &'static str) {
-        let answer = self.world.query(app, channel, |asker| Command::History {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::History {
+            reply_to,
             before: None,
             room: Space { messages: usize::MAX, bytes: usize::MAX },
         });

@@ -366,8 +366,8 @@ impl Run {
     /// The owner no longer has everything after this serial, and so it may say.
     fn assert_aged_out(&mut self, id: usize, channel: &str, after: u64, what: &str) {
         let app = self.clients[id].app;
-        let answer = self.world.query(app, channel, |asker| Command::Fetch {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::Fetch {
+            reply_to,
             after,
             room: EVERYTHING,
         });
@@ -382,8 +382,8 @@ impl Run {
     /// The newest serial, as far as it is kept or known.
     pub fn head(&mut self, id: usize, channel: &'static str) -> u64 {
         let app = self.clients[id].app;
-        let answer = self.world.query(app, channel, |asker| Command::History {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::History {
+            reply_to,
             before: None,
             room: Space { messages: 1, bytes: usize::MAX },
         });
