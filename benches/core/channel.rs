@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Throughput};
 use headcount::channel::{
-    Channel, Content, Draft, Identity, Keeping, Messages, Part, Resume, State,
+    Channel, Content, Draft, Identity, Messages, Part, Resume, State, Storage,
 };
 use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
 use headcount::limits::Limits;
@@ -139,6 +139,6 @@ fn draft(number: u64) -> Draft {
         id: format!("0123456789abcdef:{number}").into(),
         client_id: "ann".into(),
         content: Content::One(Part { name: "n".into(), data, encoding: "".into() }),
-        keeping: Keeping::Stored,
+        storage: Storage::Stored,
     }
 }

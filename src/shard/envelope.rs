@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::connection::Parcel;
 use super::poll::{PollAsk, PollOutcome};
 use super::round::PresenceSet;
-use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
+use crate::channel::{Change, Draft, Identity, Message, PageLimit, Position, ResumeKey, State};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
@@ -138,11 +138,11 @@ pub enum Command {
     /// Number, store and deliver a message.
     Publish { asker: Asker, draft: Box<Draft> },
     /// Send the newest messages, or the newest before a place.
-    History { asker: Asker, before: Option<Position>, room: Room },
+    History { asker: Asker, before: Option<Position>, room: PageLimit },
     /// Send the oldest messages after a serial, as a page of history.
-    HistoryForward { asker: Asker, after: u64, room: Room },
+    HistoryForward { asker: Asker, after: u64, room: PageLimit },
     /// Send all messages after a serial, or as many as there is room for.
-    Fetch { asker: Asker, after: u64, room: Room },
+    Fetch { asker: Asker, after: u64, room: PageLimit },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
 }

@@ -176,7 +176,7 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(slot) else { return };
         let awaited = owned.awaited();
         let Some(large) = &mut owned.large else { return };
-        owned.channel.set_shown();
+        owned.channel.set_snapshot_sent();
         large.roster.refresh(now, &owned.key.name, owned.channel.members());
         large.made_ms = Some(now.mono_ms);
         let except = large.except.take();

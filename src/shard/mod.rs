@@ -92,7 +92,7 @@ use crate::auth::Refusals;
 use crate::counters::Counters;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Moment, Now, Router, ShardId};
-use crate::limits::{Limits, STRANGER_MESSAGE_BYTES_MAX};
+use crate::limits::{Limits, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
 use crate::policy::Policies;
 use crate::session::foony::encode::Writer;
 use crate::session::{self, Answer, Feed, SessionNames};
@@ -126,7 +126,7 @@ impl Settings {
         MessageLimits {
             message_bytes_max: match (connection.principal(), &connection.details.session) {
                 (None, Session::Echo) | (Some(_), _) => most,
-                (None, _) => most.min(STRANGER_MESSAGE_BYTES_MAX),
+                (None, _) => most.min(UNAUTHENTICATED_MESSAGE_BYTES_MAX),
             },
             fragments_max: self.limits.fragments_max,
         }

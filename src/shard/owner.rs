@@ -124,7 +124,7 @@ impl Shard {
                     identity: Arc::clone(&member.identity),
                     state: member.state.clone(),
                 });
-            } else if owned.channel.forget_lingering(lost.addr).is_some() {
+            } else if owned.channel.leave_if_lost(lost.addr).is_some() {
                 // A session that was lost twice lingers twice; one place is all it gets back.
                 self.counters.members -= 1;
                 self.mark_dirty(lost.slot);
@@ -199,10 +199,10 @@ impl Shard {
             Err(reject) => return self.turn_away(&key, &new, reject),
         };
         let Some(owned) = self.owned.get_mut(slot) else { return };
-        if owned.channel.remove_stranger(new.addr, &new.identity).is_some() {
+        if owned.channel.remove_other_session(new.addr, &new.identity).is_some() {
             self.counters.members -= 1;
         }
-        let is_outdated = owned.channel.is_outdated(new.addr, &new.identity, new.greeted_ms);
+        let is_outdated = owned.channel.is_superseded(new.addr, &new.identity, new.greeted_ms);
         let limits = &self.settings.limits;
         let done = match is_outdated {
             true => Ok(Announced::Updated),
@@ -211,10 +211,10 @@ impl Shard {
                 owned.channel.announce(now, new.addr, &new.identity, state, limits)
             }
         };
-        owned.channel.set_greeted(new.addr, new.greeted_ms);
+        owned.channel.set_session_start(new.addr, new.greeted_ms);
         match done {
             Ok(Announced::Entered) => self.counters.members += 1,
-            Ok(Announced::Returned) => self.counters.resumed_members += 1,
+            Ok(Announced::TookOver) => self.counters.resumed_members += 1,
             _ => {}
         }
         self.mark_dirty(slot);
@@ -245,7 +245,7 @@ impl Shard {
                 owned.subscribe(shard, feed, to);
                 self.outbox.send(shard, Envelope::Admitted { to, conn });
                 let is_shown_set = match entered {
-                    Announced::Returned => !is_alone,
+                    Announced::TookOver => !is_alone,
                     _ => is_early,
                 };
                 if is_shown_set {
@@ -287,7 +287,7 @@ impl Shard {
         self.flush_presence(now, slot);
         let Some(owned) = self.owned.get_mut(slot) else { return };
         if owned.channel.has_changes() {
-            owned.channel.set_shown();
+            owned.channel.set_snapshot_sent();
         }
         let members = owned.channel.members().iter().map(|member| Present {
             identity: Arc::clone(&member.identity),
@@ -315,7 +315,7 @@ impl Shard {
             return self.own_leave(key, addr);
         }
         let until_ms = now.mono_ms + grace_ms;
-        if !owned.channel.linger(addr, until_ms) {
+        if !owned.channel.start_grace(addr, until_ms) {
             return;
         }
         let member = owned.channel.members().find(addr);
@@ -441,7 +441,7 @@ impl Shard {
         let mut owing = false;
         for (shard, home, feeds, left) in stale {
             let Some(owned) = self.owned.get_mut(slot) else { return };
-            owned.channel.set_shown();
+            owned.channel.set_snapshot_sent();
             let mut presence = feeds.and(Feed::PRESENCE);
             if owned.large.is_some() {
                 presence = presence.without(Feed::PRESENCE_SETS);
@@ -487,7 +487,7 @@ impl Shard {
         if owned.large.is_some() {
             return self.wish_for_set(slot, feed, shard, home, audience);
         }
-        owned.channel.set_shown();
+        owned.channel.set_snapshot_sent();
         let bytes = presence::set(feed, now, &owned.key.name, owned.channel.members());
         let set = PresenceSet { feed, number: None, bytes };
         self.outbox.send(shard, Envelope::Set { to: home, set, audience });
@@ -507,7 +507,7 @@ fn members_view(now: Now, owned: &OwnedChannel) -> Vec<MemberView> {
         state: member.state.clone(),
         age_ms: member.age_ms(now),
         announced_wall_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
-        lingering: member.lingering_until.is_some(),
+        lingering: member.grace_until.is_some(),
     };
     owned.channel.members().iter().map(view).collect()
 }

@@ -7,7 +7,7 @@ use super::Shard;
 use super::envelope::{Asker, Command, Envelope, HomeChannelId, Left, MessageBatch, Replaying};
 use super::outbox::Outbox;
 use super::tables::{Interest, OwnedChannel};
-use crate::channel::{self, Draft, Message, Page, Position, Replay, Room};
+use crate::channel::{self, Draft, Message, Page, PageLimit, Position, Replay};
 use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, Now, ShardId};
@@ -16,7 +16,7 @@ use crate::session::foony::encode;
 use crate::session::{Answer, Feed};
 
 /// Most that is sent at once to a subscriber, or a home, that catches up.
-const CATCH_UP: Room = Room { messages: usize::MAX, bytes: 256 * 1024 };
+const CATCH_UP: PageLimit = PageLimit { messages: usize::MAX, bytes: 256 * 1024 };
 
 /// What a new subscriber asks for.
 #[derive(Clone, Copy)]
@@ -78,11 +78,11 @@ impl Shard {
             self.with_messages(Some(slot), |messages, policy| messages.publish(now, draft, policy));
         let serial = match outcome {
             None => return,
-            Some(channel::Published::Resent { serial }) => {
+            Some(channel::Published::Duplicate { serial }) => {
                 self.counters.messages_resent += 1;
                 serial
             }
-            Some(channel::Published::Fresh(message)) => {
+            Some(channel::Published::New(message)) => {
                 let serial = message.serial;
                 self.retention.note_serial(serial);
                 self.deliver_later(slot, message);
@@ -115,8 +115,9 @@ impl Shard {
             return self.send_answer(from, attach.asker, key, refused);
         };
         self.settle(now, slot, from);
-        let replayed =
-            attach.after.map(|position| self.messages_after(now, key, position, Room::ANY));
+        let replayed = attach
+            .after
+            .map(|position| self.messages_after(now, key, position, PageLimit::UNLIMITED));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
             Some(Replay::AgedOut) => (Vec::new(), Some(false)),
@@ -133,7 +134,7 @@ impl Shard {
         now: Now,
         key: &ChannelKey,
         before: Option<&Position>,
-        room: Room,
+        room: PageLimit,
     ) -> Answer {
         let slot = self.owned.find_key(key);
         let page =
@@ -147,7 +148,7 @@ impl Shard {
         now: Now,
         key: &ChannelKey,
         after: u64,
-        room: Room,
+        room: PageLimit,
     ) -> Answer {
         let slot = self.owned.find_key(key);
         let page = self
@@ -156,7 +157,7 @@ impl Shard {
         Answer::History { messages, more }
     }
 
-    fn own_fetch(&mut self, now: Now, key: &ChannelKey, after: u64, room: Room) -> Answer {
+    fn own_fetch(&mut self, now: Now, key: &ChannelKey, after: u64, room: PageLimit) -> Answer {
         match self.messages_after(now, key, &Position::Serial(after), room) {
             Replay::AgedOut => Answer::Fetched { messages: Vec::new(), resumed: false },
             Replay::Complete(page) => Answer::Fetched { messages: page.messages, resumed: true },
@@ -307,7 +308,7 @@ impl Shard {
         now: Now,
         key: &ChannelKey,
         position: &Position,
-        room: Room,
+        room: PageLimit,
     ) -> Replay {
         let slot = self.owned.find_key(key);
         if let Some(slot) = slot {

@@ -10,7 +10,7 @@ use super::envelope::{Asker, Command, Replaying, Welcome};
 use super::membership::Departure;
 use super::placement::Placed;
 use super::write_order::Due;
-use crate::channel::{Identity, Position, Room};
+use crate::channel::{Identity, PageLimit, Position};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, ConnId, Now};
@@ -229,9 +229,9 @@ impl Shard {
     }
 
     /// How much the answer to a client may hold.
-    fn room(&self, id: ConnId, messages: usize, bytes: usize) -> Room {
+    fn room(&self, id: ConnId, messages: usize, bytes: usize) -> PageLimit {
         let is_small = self.connections.get(id).is_some_and(|c| c.flags.small_reader);
-        Room { messages, bytes: if is_small { SMALL_ANSWER_BYTES_MAX } else { bytes } }
+        PageLimit { messages, bytes: if is_small { SMALL_ANSWER_BYTES_MAX } else { bytes } }
     }
 
     /// The channel's entry, if the session may have what it wishes there, or has it already.

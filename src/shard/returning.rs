@@ -125,7 +125,8 @@ impl Shard {
     fn find_rival(&self, id: ConnId) -> Option<ConnId> {
         let mine = self.named(id)?;
         self.find_in_slots(self.hash_of(mine), |other, theirs| {
-            let is_same = mine.app == theirs.app && mine.identity.is_resumed_as(theirs.identity);
+            let is_same =
+                mine.app == theirs.app && mine.identity.has_same_resume_key(theirs.identity);
             is_same && other != id
         })
     }

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use super::links::NoAnswer;
 use super::{Edge, body, poll};
 use crate::auth::Operation;
-use crate::channel::{Position, Room};
+use crate::channel::{PageLimit, Position};
 use crate::rest::{
     self, Caller, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route, Walk,
 };
@@ -91,7 +91,7 @@ async fn history(
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    let room = Room { messages: query.limit, bytes: PAGE_BYTES_MAX };
+    let room = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let order = |asker| match query.walk {
         Walk::Backwards { before } => {
             Command::History { asker, before: before.map(Position::Serial), room }

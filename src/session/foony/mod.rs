@@ -41,7 +41,7 @@ pub use self::connection_id::secret;
 use self::encode::{Form, Writer};
 use super::{Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, Step};
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
-use crate::channel::{Content, Draft, Identity, JsonState, Keeping, Part, Position, Resume, State};
+use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{ConnectionName, Moment, Now};
@@ -343,7 +343,7 @@ impl Session {
                     Content::Batch(messages.into_iter().map(part).collect())
                 }
             },
-            keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
+            storage: if publish.ephemeral { Storage::Ephemeral } else { Storage::Stored },
         })
     }
 }

@@ -171,7 +171,7 @@ mod tests {
         announce(&mut channel, at(0), 1, packed("before"));
         announce(&mut channel, at(0), 2, packed("other"));
         check(&mut roster, at(1), &channel);
-        channel.linger(addr(1), 1_000);
+        channel.start_grace(addr(1), 1_000);
         announce(&mut channel, at(5), 8, packed("after"));
         assert_eq!(channel.members().len(), 2, "user1 is back");
         check(&mut roster, at(9), &channel);

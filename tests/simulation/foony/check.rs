@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::{Answer, json_state};
 use headcount::shard::Command;
 

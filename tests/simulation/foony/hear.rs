@@ -1,6 +1,6 @@
 //! What clients make of what they hear, and what must hold for every word of it.
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::Answer;
 use headcount::shard::Command;
 use headcount::wire::foony::Action;
