@@ -6,12 +6,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::ids::ConnAddr;
 
 /// Row numbers by connection.
-pub type AddrIndex = HashMap<ConnAddr, u32, BuildHasherDefault<AddrHasher>>;
+pub(super) type AddrIndex = HashMap<ConnAddr, u32, BuildHasherDefault<AddrHasher>>;
 
 /// Hasher for connection addresses. The server assigns them itself, so clients cannot choose
 /// colliding ones. A keyed hash would take several times as long.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AddrHasher(u64);
+pub(super) struct AddrHasher(u64);
 
 impl AddrHasher {
     fn mix(&mut self, word: u64) {

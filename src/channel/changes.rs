@@ -55,7 +55,7 @@ impl Changes {
         &self.list
     }
 
-    pub fn into_list(self) -> Vec<Change> {
+    pub(crate) fn into_list(self) -> Vec<Change> {
         self.list
     }
 
@@ -90,7 +90,7 @@ impl Changes {
             Some(kind) => {
                 self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
             }
-            None => self.forget(at),
+            None => self.remove(at),
         }
     }
 
@@ -107,7 +107,7 @@ impl Changes {
         }
     }
 
-    fn forget(&mut self, at: usize) {
+    fn remove(&mut self, at: usize) {
         let gone = self.list.swap_remove(at);
         self.index.remove(&gone.addr);
         let moved_from = self.list.len() as u32;

@@ -11,7 +11,7 @@ use crate::ids::Now;
 /// Remembers the serials of recent publishes. Bounded by time and by `publishes_max`: above it the
 /// oldest are evicted, and a repetition of an evicted publish is published again.
 #[derive(Debug)]
-pub struct DedupWindow {
+pub(super) struct DedupWindow {
     window_ms: u64,
     publishes_max: usize,
     /// Oldest first.

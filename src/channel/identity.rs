@@ -67,7 +67,7 @@ pub enum SessionName {
 impl Identity {
     /// Whether both are the same session, as far as it can be recognized. A resumable session is
     /// recognized by its device, even if its connection name changed. Both must belong to one app.
-    pub fn is_same_session(&self, other: &Identity) -> bool {
+    pub(crate) fn is_same_session(&self, other: &Identity) -> bool {
         match (&self.resume, &other.resume) {
             (Resume::Never, Resume::Never) => self.user == other.user,
             _ => self.has_same_resume_key(other),
@@ -75,7 +75,7 @@ impl Identity {
     }
 
     /// Whether both have the same resume key, or neither has one. Both must belong to one app.
-    pub fn has_same_resume_key(&self, other: &Identity) -> bool {
+    pub(crate) fn has_same_resume_key(&self, other: &Identity) -> bool {
         match (&self.resume, &other.resume) {
             (Resume::Never, Resume::Never) => true,
             (Resume::Connection, Resume::Connection) => {
@@ -90,12 +90,12 @@ impl Identity {
 
     /// Whether the session is recognized by the name of its connection. Then there is at most one
     /// such session.
-    pub fn is_named_by_connection(&self) -> bool {
+    pub(super) fn is_named_by_connection(&self) -> bool {
         self.resume == Resume::Connection
     }
 
     /// The key that the session presents when it returns; `None` if it cannot be recognized.
-    pub fn resume_key(&self, app: &Arc<str>) -> Option<ResumeKey> {
+    pub(crate) fn resume_key(&self, app: &Arc<str>) -> Option<ResumeKey> {
         let user = || Some(Arc::clone(&self.user));
         let (user, session) = match &self.resume {
             Resume::Never => return None,

@@ -111,7 +111,7 @@ pub struct Page {
 }
 
 /// Storage of the messages of a channel.
-pub trait Log {
+pub(super) trait Log {
     /// The serial of the newest message ever appended; 0 before the first.
     fn head(&self) -> u64;
 
@@ -143,7 +143,7 @@ pub trait Log {
 /// The newest messages, in memory. Bounded by the count, age and bytes of the policy. Clients that
 /// resume from an evicted position are notified of the gap.
 #[derive(Debug, Default)]
-pub struct MemoryLog {
+pub(super) struct MemoryLog {
     messages: VecDeque<Arc<Message>>,
     /// When each was appended, on the monotonic clock.
     appended: VecDeque<Moment>,
@@ -153,7 +153,7 @@ pub struct MemoryLog {
 
 impl MemoryLog {
     /// An empty log whose first message follows `head`.
-    pub fn starting_after(head: u64) -> Self {
+    pub(super) fn starting_after(head: u64) -> Self {
         MemoryLog { head, ..MemoryLog::default() }
     }
 

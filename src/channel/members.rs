@@ -124,7 +124,7 @@ impl Members {
     }
 
     /// Number of members with this user id.
-    pub fn sessions_of(&self, user: &str) -> u32 {
+    pub(crate) fn sessions_of(&self, user: &str) -> u32 {
         match &self.index {
             Some(index) => index.rows_of(user).len() as u32,
             None => self.of_user(user).count() as u32,
@@ -139,16 +139,16 @@ impl Members {
     /// The oldest member that this new session replaces: either a lost member of the same user
     /// whose session cannot be distinguished from the new one (another device resumes by itself),
     /// or the same session on an earlier connection that is not known to be lost yet.
-    pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
+    pub(super) fn replaceable_by(&self, new_session: &Identity) -> Option<ConnAddr> {
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
-            let is_same = lost.has_same_resume_key(newcomer);
+            let is_same = lost.has_same_resume_key(new_session);
             match member.grace_until {
                 Some(_) => lost.resume == Resume::Never || is_same,
-                None => is_same && newcomer.is_named_by_connection(),
+                None => is_same && new_session.is_named_by_connection(),
             }
         };
-        self.of_user(&newcomer.user).find(replaceable).map(|member| member.addr)
+        self.of_user(&new_session.user).find(replaceable).map(|member| member.addr)
     }
 
     /// Whether this session was established again on a later connection, which is a member.

@@ -57,7 +57,7 @@ impl Default for Messages {
 
 impl Messages {
     /// An empty log; the first message follows `head`.
-    pub fn starting_after(head: u64) -> Self {
+    pub(crate) fn starting_after(head: u64) -> Self {
         let window = DedupWindow::new(DEDUP_WINDOW_MS, DEDUP_PUBLISHES_MAX);
         Messages { log: MemoryLog::starting_after(head), window }
     }
@@ -75,7 +75,7 @@ impl Messages {
     }
 
     /// Evicts the oldest message, or the oldest remembered publish if no message is stored.
-    pub fn evict_oldest(&mut self) -> bool {
+    pub(crate) fn evict_oldest(&mut self) -> bool {
         self.log.evict_oldest() || self.window.evict_oldest()
     }
 
@@ -135,7 +135,13 @@ impl Messages {
     }
 
     /// The oldest stored messages after `serial`, up to `limit`.
-    pub fn following(&mut self, now: Now, serial: u64, limit: PageLimit, policy: &Policy) -> Page {
+    pub(crate) fn following(
+        &mut self,
+        now: Now,
+        serial: u64,
+        limit: PageLimit,
+        policy: &Policy,
+    ) -> Page {
         self.log.expire(now, policy);
         match self.log.after(serial, limit) {
             Replay::Complete(page) => page,

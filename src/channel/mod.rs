@@ -14,7 +14,7 @@ mod state;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
 pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
-pub use log::{Content, Log, MemoryLog, Message, Page, PageLimit, Part, Position, Replay};
+pub use log::{Content, Message, Page, PageLimit, Part, Position, Replay};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
 pub use state::{JsonState, State};
@@ -50,7 +50,7 @@ impl Channel {
     }
 
     /// Whether there are changes to broadcast.
-    pub fn has_changes(&self) -> bool {
+    pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
@@ -61,7 +61,7 @@ impl Channel {
 
     /// Must be called whenever a client receives the set between two ticks: a client that saw a new
     /// member must also see its leave.
-    pub fn set_snapshot_sent(&mut self) {
+    pub(crate) fn set_snapshot_sent(&mut self) {
         self.changes.set_snapshot_sent();
     }
 
@@ -100,7 +100,7 @@ impl Channel {
 
     /// Whether the session has moved from this connection to a later one, which is a member.
     /// Requests of the earlier connection are then ignored.
-    pub fn is_superseded(
+    pub(crate) fn is_superseded(
         &self,
         addr: ConnAddr,
         identity: &Identity,
@@ -110,13 +110,17 @@ impl Channel {
     }
 
     /// Records when the session of a member was established on its current connection.
-    pub fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
+    pub(crate) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
         self.members.set_session_start(addr, session_start_ms);
     }
 
     /// Removes the member at `addr` if it is another session: the connection resumed a lost
     /// session, and has authenticated as another one since.
-    pub fn remove_other_session(&mut self, addr: ConnAddr, identity: &Identity) -> Option<Member> {
+    pub(crate) fn remove_other_session(
+        &mut self,
+        addr: ConnAddr,
+        identity: &Identity,
+    ) -> Option<Member> {
         let is_other_session = !self.members.find(addr)?.identity.is_same_session(identity);
         if is_other_session { self.leave(addr) } else { None }
     }
@@ -130,7 +134,7 @@ impl Channel {
 
     /// Starts the grace of a member whose connection was lost: it stays listed until `until_ms`.
     /// False if it is not a member.
-    pub fn start_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
+    pub(crate) fn start_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
         self.members.set_grace(addr, until_ms)
     }
 
@@ -141,7 +145,7 @@ impl Channel {
     }
 
     /// Removes `addr` if its connection is lost, even if its grace has time left.
-    pub fn leave_if_lost(&mut self, addr: ConnAddr) -> Option<Member> {
+    pub(crate) fn leave_if_lost(&mut self, addr: ConnAddr) -> Option<Member> {
         self.grace_until_ms(addr)?;
         self.leave(addr)
     }
@@ -231,12 +235,12 @@ mod tests {
         Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
     }
 
-    fn says(text: &str) -> State {
+    fn state_of(text: &str) -> State {
         State::from_message_pack(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     fn announce(channel: &mut Channel, slot: u32, user: &str, state: &str) -> Announced {
-        let state = says(state);
+        let state = state_of(state);
         channel.announce(at(0), addr(slot), &who(user), state, &Limits::default()).unwrap()
     }
 
@@ -266,7 +270,7 @@ mod tests {
         let changes = channel.take_changes();
         assert_eq!(changes.list().len(), 1);
         assert_eq!(changes.list()[0].kind, ChangeKind::Enter);
-        assert_eq!(changes.list()[0].state, says("2"));
+        assert_eq!(changes.list()[0].state, state_of("2"));
         announce(&mut channel, 1, "a", "3");
         channel.leave(addr(1));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
@@ -336,16 +340,16 @@ mod tests {
             let resume = Resume::Device(Box::new(device));
             Arc::new(Identity { user: "a".into(), connection: "".into(), resume })
         };
-        for (newcomer, expected) in [
+        for (new_session, expected) in [
             (device("phone"), Announced::TookOver),
             (device("laptop"), Announced::Entered),
             (who("a"), Announced::Entered),
         ] {
             let (mut channel, limits) = (Channel::default(), Limits::default());
-            channel.announce(at(0), addr(1), &device("phone"), says(""), &limits).unwrap();
+            channel.announce(at(0), addr(1), &device("phone"), state_of(""), &limits).unwrap();
             channel.start_grace(addr(1), 100);
-            let done = channel.announce(at(0), addr(2), &newcomer, says(""), &limits);
-            assert_eq!(done, Ok(expected), "{newcomer:?}");
+            let done = channel.announce(at(0), addr(2), &new_session, state_of(""), &limits);
+            assert_eq!(done, Ok(expected), "{new_session:?}");
         }
     }
 
@@ -405,16 +409,16 @@ mod tests {
         let limits = Limits { members_per_channel_max: 1, ..Limits::default() };
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
-        let refused = channel.announce(at(0), addr(2), &who("b"), says(""), &limits);
+        let refused = channel.announce(at(0), addr(2), &who("b"), state_of(""), &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
-        assert!(channel.announce(at(0), addr(1), &who("a"), says(""), &limits).is_ok());
+        assert!(channel.announce(at(0), addr(1), &who("a"), state_of(""), &limits).is_ok());
     }
 
     #[test]
     fn the_set_never_exceeds_its_byte_limit() {
         let limits = Limits { presence_set_bytes_max: 64, ..Limits::default() };
         let mut channel = Channel::default();
-        let big = says(&"x".repeat(100));
+        let big = state_of(&"x".repeat(100));
         let refused = channel.announce(at(0), addr(1), &who("a"), big, &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
         assert_eq!(channel.members().len(), 0);

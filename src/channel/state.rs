@@ -39,7 +39,7 @@ impl State {
     }
 
     /// The MessagePack form; `convert` makes it from the JSON form on first use.
-    pub fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
+    pub(crate) fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
         match &*self.0 {
             Forms::MessagePack(bytes, _) => bytes,
             Forms::Json(json, converted) => converted.get_or_init(|| convert(json).into()),
@@ -58,7 +58,7 @@ impl State {
 
     /// Upper bound of the MessagePack form in bytes, even if it has not been made. A JSON number of
     /// two characters and the comma after it become nine bytes; an encoding adds a map.
-    pub fn message_pack_bytes_max(&self) -> usize {
+    pub(crate) fn message_pack_bytes_max(&self) -> usize {
         match &*self.0 {
             Forms::Json(json, _) => 3 * json.data.len() + json.encoding.len() + 32,
             Forms::MessagePack(bytes, _) => bytes.len(),

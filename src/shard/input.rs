@@ -344,7 +344,7 @@ impl Shard {
         let header = match detect_message(message) {
             Detection::Ten => Header::Ten,
             Detection::Five => Header::Five,
-            Detection::NeedMore | Detection::Neither if binary::begins(message) => {
+            Detection::NeedMore | Detection::Neither if binary::is_first_message(message) => {
                 self.open_foony_session(id, Form::Records);
                 return self.handle_foony_payload(now, id, message);
             }
@@ -501,7 +501,7 @@ impl Shard {
             }
             self.intake.add(left - records.rest().len());
             let request = match record {
-                Ok(record) if record.is_noise() => {
+                Ok(record) if record.is_unknown() => {
                     self.counters.ignore(Ignored::Malformed(FrameError::UnknownType));
                     continue;
                 }
