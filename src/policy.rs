@@ -82,7 +82,7 @@ pub struct Policy {
 
 impl Policy {
     /// Maximum number of stored messages, before the limits on age and bytes.
-    pub fn messages_kept(&self) -> usize {
+    pub fn stored_messages_max(&self) -> usize {
         match self.durability {
             Durability::None => 0,
             Durability::Memory | Durability::Disk => self.history_messages as usize,

@@ -165,7 +165,7 @@ impl MemoryLog {
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
         let Some(oldest) = self.appended.front() else { return false };
         let age_ms = now.mono_ms.saturating_sub(oldest.ms());
-        self.messages.len() > policy.messages_kept()
+        self.messages.len() > policy.stored_messages_max()
             || (self.bytes > policy.history_bytes && self.messages.len() > 1)
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
