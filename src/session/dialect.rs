@@ -238,7 +238,7 @@ impl Session {
             (Detection::Ten, ..) => Header::Ten,
             (Detection::Five, ..) => Header::Five,
             (Detection::NeedMore, Framing::Stream, _) => return Ok(None),
-            (_, Framing::WebSocket, MessageKind::Binary) if binary::begins(bytes) => {
+            (_, Framing::WebSocket, MessageKind::Binary) if binary::is_first_message(bytes) => {
                 return Ok(Some(Session::Foony(foony::Session::new(Form::Records))));
             }
             (_, Framing::WebSocket, MessageKind::Text) if bytes.trim_ascii().starts_with(b"{") => {

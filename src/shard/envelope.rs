@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
-use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
+use crate::channel::{Change, Draft, Identity, Message, PageLimit, Position, ResumeKey, State};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
@@ -143,11 +143,11 @@ pub enum Command {
     /// Number, store and deliver a message.
     Publish { reply_to: ReplyTo, draft: Box<Draft> },
     /// Send the newest messages, or the newest before a place.
-    History { reply_to: ReplyTo, before: Option<Position>, room: Room },
+    History { reply_to: ReplyTo, before: Option<Position>, limit: PageLimit },
     /// Send the oldest messages after a serial, as a page of history.
-    HistoryForward { reply_to: ReplyTo, after: u64, room: Room },
+    HistoryForward { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// Send all messages after a serial, or as many as there is room for.
-    Fetch { reply_to: ReplyTo, after: u64, room: Room },
+    Fetch { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
 }

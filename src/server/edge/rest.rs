@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use super::links::NoAnswer;
 use super::{Edge, body, poll};
 use crate::auth::Operation;
-use crate::channel::{Position, Room};
+use crate::channel::{PageLimit, Position};
 use crate::rest::{
     self, Caller, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route, Walk,
 };
@@ -91,12 +91,12 @@ async fn history(
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    let room = Room { messages: query.limit, bytes: PAGE_BYTES_MAX };
+    let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let order = |reply_to| match query.walk {
         Walk::Backwards { before } => {
-            Command::History { reply_to, before: before.map(Position::Serial), room }
+            Command::History { reply_to, before: before.map(Position::Serial), limit }
         }
-        Walk::Forwards { after, .. } => Command::HistoryForward { reply_to, after, room },
+        Walk::Forwards { after, .. } => Command::HistoryForward { reply_to, after, limit },
     };
     match edge.links.order(owner, key, order).await? {
         Answer::History { messages, more } => {

@@ -8,7 +8,7 @@ use crate::ids::Now;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
-/// Room for one message of usual length, made at once instead of in several steps.
+/// PageLimit for one message of usual length, made at once instead of in several steps.
 const MESSAGE_BYTES_USUAL: usize = 256;
 
 /// How events become bytes on a connection.

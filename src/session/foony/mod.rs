@@ -45,7 +45,7 @@ use super::{
     Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
 };
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
-use crate::channel::{Content, Draft, Identity, JsonState, Keeping, Part, Position, Resume, State};
+use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{ConnectionName, Moment, Now};
@@ -103,7 +103,7 @@ impl Dialect for Session {
         let mut records = binary::records(input.bytes);
         let output = match records.next() {
             None => SessionOutput::Done,
-            Some(Ok(record)) if record.is_noise() => {
+            Some(Ok(record)) if record.is_unknown() => {
                 SessionOutput::Ignored(Ignored::Malformed(FrameError::UnknownType))
             }
             Some(Ok(record)) => self.handle_decoded(cx, record.request(), out),
@@ -413,7 +413,7 @@ impl Session {
                     Content::Batch(messages.into_iter().map(part).collect())
                 }
             },
-            keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
+            storage: if publish.ephemeral { Storage::Ephemeral } else { Storage::Stored },
         })
     }
 }

@@ -255,7 +255,7 @@ impl Session {
             }
             let name = self.name();
             let user = format!("anonymous-{}", &name[..8]).into();
-            let resume = resume(DeviceOwner::Nobody, greeting.lite_id);
+            let resume = resume(DeviceOwner::Anonymous, greeting.lite_id);
             let identity = Identity { user, connection: name.as_str().into(), resume };
             let (identity, grant) = (Arc::new(identity), Arc::clone(grant));
             return Ok(Principal { identity, grant, expires: None });
@@ -511,7 +511,7 @@ fn is_question(message_type: MessageType) -> bool {
 fn is_same_session(old: &Principal, new: &Principal) -> bool {
     old.grant.app == new.grant.app
         && old.is_anonymous() == new.is_anonymous()
-        && old.identity.is_resumed_as(&new.identity)
+        && old.identity.has_same_resume_key(&new.identity)
         && (old.is_anonymous() || old.identity.user == new.identity.user)
 }
 

@@ -9,7 +9,7 @@ use super::membership::Departure;
 use super::placement::Placed;
 use super::subscription::Missed;
 use super::write_order::Due;
-use crate::channel::{Position, Room};
+use crate::channel::{PageLimit, Position};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::ChannelKey;
@@ -178,14 +178,14 @@ impl Home {
         match request {
             Request::Publish(draft) => cx.command(owner, key, Command::Publish { reply_to, draft }),
             Request::History { limit, before } => {
-                let room = page_limit(conn, limit, PAGE_BYTES_MAX);
+                let limit = page_limit(conn, limit, PAGE_BYTES_MAX);
                 conn.expect_large_answer(id);
-                cx.command(owner, key, Command::History { reply_to, before, room });
+                cx.command(owner, key, Command::History { reply_to, before, limit });
             }
             Request::Fetch { after } => {
-                let room = page_limit(conn, usize::MAX, FETCH_BYTES_MAX);
+                let limit = page_limit(conn, usize::MAX, FETCH_BYTES_MAX);
                 conn.expect_large_answer(id);
-                cx.command(owner, key, Command::Fetch { reply_to, after, room });
+                cx.command(owner, key, Command::Fetch { reply_to, after, limit });
             }
             Request::Subscribe { after, scope } => {
                 let slot = self.attach(cx, conn, key, Attachment::Subscription(Feed::MESSAGES))?;
@@ -344,13 +344,13 @@ impl Home {
 }
 
 /// Limits of the answer to a client.
-fn page_limit(conn: &ActiveConnection, messages: usize, bytes: usize) -> Room {
+fn page_limit(conn: &ActiveConnection, messages: usize, bytes: usize) -> PageLimit {
     let bytes = match usize::from(conn.flags.max_message_hint) * 1024 {
         0 => bytes,
         // A quarter is for what messages take besides their data.
         hint => bytes.min(hint / 4 * 3),
     };
-    Room { messages, bytes }
+    PageLimit { messages, bytes }
 }
 
 /// Remembers that a session has left, for memberships that it may still get back.

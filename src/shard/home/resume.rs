@@ -137,7 +137,7 @@ impl Home {
     fn find_rival(&self, cx: &ShardContext, conn: &ActiveConnection) -> Option<ConnId> {
         let mine = NamedSession::of(conn)?;
         self.find_session(mine.hash(cx), |theirs| {
-            mine.app == theirs.app && mine.identity.is_resumed_as(theirs.identity)
+            mine.app == theirs.app && mine.identity.has_same_resume_key(theirs.identity)
         })
     }
 

@@ -110,16 +110,16 @@ impl Owner {
                 let answer = self.attach(cx, from, &key, feed, after.as_ref(), replay);
                 send_answer(cx, from, reply_to, &key, answer);
             }
-            Command::History { reply_to, before, room } => {
-                let answer = self.history(cx, &key, before.as_ref(), room);
+            Command::History { reply_to, before, limit } => {
+                let answer = self.history(cx, &key, before.as_ref(), limit);
                 send_answer(cx, from, reply_to, &key, answer);
             }
-            Command::HistoryForward { reply_to, after, room } => {
-                let answer = self.history_forward(cx, &key, after, room);
+            Command::HistoryForward { reply_to, after, limit } => {
+                let answer = self.history_forward(cx, &key, after, limit);
                 send_answer(cx, from, reply_to, &key, answer);
             }
-            Command::Fetch { reply_to, after, room } => {
-                let answer = self.fetch(cx, &key, after, room);
+            Command::Fetch { reply_to, after, limit } => {
+                let answer = self.fetch(cx, &key, after, limit);
                 send_answer(cx, from, reply_to, &key, answer);
             }
             Command::CatchUp { home, conn, after } => {
@@ -231,7 +231,7 @@ fn member_views(cx: &ShardContext, channel: &OwnedChannel) -> Vec<MemberView> {
         state: member.state.clone(),
         age_ms: member.age_ms(cx.now),
         announced_wall_ms: cx.now.wall_ms.saturating_sub(member.age_ms(cx.now)),
-        lingering: member.lingering_until.is_some(),
+        lingering: member.grace_until.is_some(),
     };
     channel.presence.members().iter().map(view).collect()
 }

@@ -52,7 +52,7 @@ impl Owner {
                     identity: Arc::clone(&member.identity),
                     state: member.state.clone(),
                 });
-            } else if channel.presence.forget_lingering(lost.addr).is_some() {
+            } else if channel.presence.leave_if_lost(lost.addr).is_some() {
                 // A session that was lost twice lingers twice; it gets one place back.
                 cx.counters.members -= 1;
                 self.mark_dirty(lost.slot);
@@ -73,20 +73,20 @@ impl Owner {
             Err(reject) => return refuse_announcement(cx, key, &new, reject),
         };
         let presence = &mut self.entry(slot).presence;
-        if presence.remove_stranger(new.addr, &new.identity).is_some() {
+        if presence.remove_other_session(new.addr, &new.identity).is_some() {
             cx.counters.members -= 1;
         }
-        let done = match presence.is_outdated(new.addr, &new.identity, new.greeted_ms) {
+        let done = match presence.is_superseded(new.addr, &new.identity, new.greeted_ms) {
             true => Ok(Announced::Updated),
             false => {
                 let (state, limits) = (new.state.clone(), &cx.settings.limits);
                 presence.announce(cx.now, new.addr, &new.identity, state, limits)
             }
         };
-        presence.set_greeted(new.addr, new.greeted_ms);
+        presence.set_session_start(new.addr, new.greeted_ms);
         match done {
             Ok(Announced::Entered) => cx.counters.members += 1,
-            Ok(Announced::Returned) => cx.counters.resumed_members += 1,
+            Ok(Announced::TookOver) => cx.counters.resumed_members += 1,
             _ => {}
         }
         self.mark_dirty(slot);
@@ -118,7 +118,7 @@ impl Owner {
                 channel.subscribe(shard, feed, to);
                 cx.outbox.send(shard, Envelope::Admitted { to, conn });
                 let needs_set = match entered {
-                    Announced::Returned => !is_alone,
+                    Announced::TookOver => !is_alone,
                     _ => is_early,
                 };
                 if needs_set {
@@ -152,7 +152,7 @@ impl Owner {
     fn begin_grace(&mut self, cx: &mut ShardContext, slot: u32, generation: u32, addr: ConnAddr) {
         let Some(channel) = self.channels.get_tenant(slot, generation) else { return };
         let until_ms = cx.now.mono_ms + channel.policy.presence_grace_ms;
-        if !channel.presence.linger(addr, until_ms) {
+        if !channel.presence.start_grace(addr, until_ms) {
             return;
         }
         let member = channel.presence.members().find(addr);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::channel_entry::OwnedChannel;
 use super::presence::encode_each;
 use super::{Owner, send_answer};
-use crate::channel::{self, Draft, Message, Page, Position, Replay, Room};
+use crate::channel::{self, Draft, Message, Page, PageLimit, Position, Replay};
 use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
@@ -33,11 +33,11 @@ impl Owner {
             .with_messages(cx, Some(slot), |messages, policy| messages.publish(now, draft, policy));
         let serial = match outcome {
             None => return debug_assert!(false, "the log of {key} was just opened"),
-            Some(channel::Published::Resent { serial }) => {
+            Some(channel::Published::Duplicate { serial }) => {
                 cx.counters.messages_resent += 1;
                 serial
             }
-            Some(channel::Published::Fresh(message)) => {
+            Some(channel::Published::New(message)) => {
                 let serial = message.serial;
                 self.retention.note_serial(serial);
                 self.queue_message(cx, slot, message);
@@ -71,7 +71,8 @@ impl Owner {
         let slot = slot.filter(|&slot| self.entry(slot).is_subscribed_by(from, feed));
         let Some(slot) = slot else { return Answer::Refused(Reject::ServerFull) };
         self.catch_home_up(cx, slot, from);
-        let replayed = after.map(|position| self.messages_after(cx, key, position, Room::ANY));
+        let replayed =
+            after.map(|position| self.messages_after(cx, key, position, PageLimit::UNLIMITED));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
             Some(Replay::AgedOut) => (Vec::new(), Some(false)),
@@ -88,11 +89,12 @@ impl Owner {
         cx: &mut ShardContext,
         key: &ChannelKey,
         before: Option<&Position>,
-        room: Room,
+        limit: PageLimit,
     ) -> Answer {
         let (slot, now) = (self.channels.find_key(key), cx.now);
-        let page = self
-            .with_messages(cx, slot, |messages, policy| messages.before(now, before, room, policy));
+        let page = self.with_messages(cx, slot, |messages, policy| {
+            messages.before(now, before, limit, policy)
+        });
         let Page { messages, more } = page.unwrap_or_default();
         Answer::History { messages, more }
     }
@@ -102,11 +104,11 @@ impl Owner {
         cx: &mut ShardContext,
         key: &ChannelKey,
         after: u64,
-        room: Room,
+        limit: PageLimit,
     ) -> Answer {
         let (slot, now) = (self.channels.find_key(key), cx.now);
         let page = self.with_messages(cx, slot, |messages, policy| {
-            messages.following(now, after, room, policy)
+            messages.following(now, after, limit, policy)
         });
         let Page { messages, more } = page.unwrap_or_default();
         Answer::History { messages, more }
@@ -117,9 +119,9 @@ impl Owner {
         cx: &mut ShardContext,
         key: &ChannelKey,
         after: u64,
-        room: Room,
+        limit: PageLimit,
     ) -> Answer {
-        match self.messages_after(cx, key, &Position::Serial(after), room) {
+        match self.messages_after(cx, key, &Position::Serial(after), limit) {
             Replay::AgedOut => Answer::Fetched { messages: Vec::new(), resumed: false },
             Replay::Complete(page) => Answer::Fetched { messages: page.messages, resumed: true },
         }
@@ -165,7 +167,7 @@ impl Owner {
         cx: &mut ShardContext,
         key: &ChannelKey,
         position: &Position,
-        room: Room,
+        limit: PageLimit,
     ) -> Replay {
         let slot = self.channels.find_key(key);
         if let Some(slot) = slot {
@@ -173,7 +175,7 @@ impl Owner {
         }
         let now = cx.now;
         let replay = self.with_messages(cx, slot, |messages, policy| {
-            messages.after(now, position, room, policy)
+            messages.after(now, position, limit, policy)
         });
         replay.unwrap_or_else(|| {
             let head = Position::Serial(self.retention.head(key.hash));

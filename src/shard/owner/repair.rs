@@ -7,7 +7,7 @@ use super::Owner;
 use super::channel_entry::OwnedChannel;
 use super::presence::encode_each;
 use super::publish::make_batch;
-use crate::channel::{Change, ChangeKind, Message, Room};
+use crate::channel::{Change, ChangeKind, Message, PageLimit};
 use crate::ids::ShardId;
 use crate::session::{Feed, FeedKind, FeedSet};
 use crate::shard::context::ShardContext;
@@ -16,7 +16,7 @@ use crate::shard::envelope::{Envelope, Left, MembersFor, PresenceTick};
 use crate::shard::outbox::Outbox;
 
 /// Most that is sent at once to a subscriber, or a home, that catches up.
-const CATCH_UP: Room = Room { messages: usize::MAX, bytes: 256 * 1024 };
+const CATCH_UP: PageLimit = PageLimit { messages: usize::MAX, bytes: 256 * 1024 };
 
 impl Owner {
     /// Sends homes that missed a tick who has left and who is present, as far as their mailboxes
@@ -44,7 +44,7 @@ impl Owner {
             feeds -= Feed::PRESENCE_SETS;
         }
         let to = home.home;
-        channel.presence.set_shown();
+        channel.presence.set_snapshot_sent();
         if feeds.is_empty() {
             return;
         }

@@ -91,7 +91,7 @@ impl Retention {
         let mut forgotten = 0;
         while self.bytes > self.bytes_max {
             let bytes = messages.bytes();
-            if !messages.forget_oldest() {
+            if !messages.evict_oldest() {
                 break;
             }
             forgotten += 1;

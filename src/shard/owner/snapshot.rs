@@ -214,7 +214,7 @@ impl Owner {
         let channel = self.entry(slot);
         let feeds = channel.pending_feeds();
         if channel.presence.has_changes() {
-            channel.presence.set_shown();
+            channel.presence.set_snapshot_sent();
         }
         let Some(snapshots) = &mut channel.snapshots else { return };
         snapshots.made = Some(Moment::at(cx.now.mono_ms));

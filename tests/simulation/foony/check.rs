@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::{Answer, json_state};
 use headcount::shard::Command;
 
@@ -32,7 +32,7 @@ impl Run {
         let answer = self.world.query(app, channel, |reply_to| Command::History {
             reply_to,
             before: None,
-            room: Space { messages: usize::MAX, bytes: usize::MAX },
+            limit: Space { messages: usize::MAX, bytes: usize::MAX },
         });
         let Answer::History { messages, .. } = answer else { panic!("{answer:?}") };
         let head = self.ghost.head((app, channel));

@@ -1,6 +1,6 @@
 //! What clients make of what they hear, and what must hold for every word of it.
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::Answer;
 use headcount::shard::Command;
 use headcount::wire::foony::Action;
@@ -369,7 +369,7 @@ impl Run {
         let answer = self.world.query(app, channel, |reply_to| Command::Fetch {
             reply_to,
             after,
-            room: EVERYTHING,
+            limit: EVERYTHING,
         });
         let Answer::Fetched { messages, resumed } = answer else { panic!("{answer:?}") };
         assert!(
@@ -385,7 +385,7 @@ impl Run {
         let answer = self.world.query(app, channel, |reply_to| Command::History {
             reply_to,
             before: None,
-            room: Space { messages: 1, bytes: usize::MAX },
+            limit: Space { messages: 1, bytes: usize::MAX },
         });
         let Answer::History { messages, .. } = answer else { panic!("{answer:?}") };
         let known = self.ghost.head((app, channel));

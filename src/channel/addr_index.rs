@@ -1,22 +1,22 @@
-//! Which place in a table belongs to which connection.
+//! Maps connections to rows of a table.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::ids::ConnAddr;
 
-/// Places by the connection they belong to.
-pub type Places = HashMap<ConnAddr, u32, BuildHasherDefault<AddrHasher>>;
+/// Row numbers by connection.
+pub(super) type AddrIndex = HashMap<ConnAddr, u32, BuildHasherDefault<AddrHasher>>;
 
-/// Hashes addresses of connections. They are numbers that the server gives out itself, so that
-/// nobody can choose ones that collide; a keyed hash would cost several times as much.
+/// Hasher for connection addresses. The server assigns them itself, so clients cannot choose
+/// colliding ones. A keyed hash would take several times as long.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AddrHasher(u64);
+pub(super) struct AddrHasher(u64);
 
 impl AddrHasher {
     fn mix(&mut self, word: u64) {
-        // 2^64 divided by the golden ratio: consecutive numbers land far apart (Knuth, The Art of
-        // Computer Programming, 6.4).
+        // 2^64 divided by the golden ratio: consecutive numbers get distant hashes (Knuth, The Art
+        // of Computer Programming, 6.4).
         self.0 = (self.0.rotate_left(26) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
@@ -34,7 +34,7 @@ impl Hasher for AddrHasher {
         self.mix(word.into());
     }
 
-    /// The high bits depend on everything that was written; tables take the low ones as well.
+    /// The high bits depend on all input; hash tables also use the low ones.
     fn finish(&self) -> u64 {
         self.0 ^ (self.0 >> 32)
     }
@@ -49,7 +49,7 @@ mod tests {
     use crate::ids::{ConnId, ShardId};
 
     #[test]
-    fn neighbours_land_in_different_buckets_about_as_often_as_by_chance() {
+    fn consecutive_addresses_collide_about_as_often_as_random_ones() {
         let hasher = BuildHasherDefault::<AddrHasher>::default();
         let buckets = |addrs: &[ConnAddr]| {
             let low = addrs.iter().map(|addr| hasher.hash_one(addr) & 0xfff);

@@ -1,4 +1,4 @@
-//! Publishes that may be sent again: what each was answered with.
+//! Deduplication of repeated publishes.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -8,43 +8,43 @@ use hashbrown::HashTable;
 
 use crate::ids::Now;
 
-/// Remembers publishes for a time. Bounded by that time and by `publishes_max`: past it the oldest
-/// are forgotten first, and a publisher that resends one of those publishes it twice.
+/// Remembers the serials of recent publishes. Bounded by time and by `publishes_max`: above it the
+/// oldest are evicted, and a repetition of an evicted publish is published again.
 #[derive(Debug)]
-pub struct PublishWindow {
+pub(super) struct DedupWindow {
     window_ms: u64,
     publishes_max: usize,
     /// Oldest first.
     publishes: VecDeque<Publish>,
-    /// The number of the oldest; they are numbered as they come.
+    /// Number of the oldest publish; they are numbered consecutively.
     first: u64,
-    /// Numbers by the hash of the name.
+    /// Numbers by hash of client id and message id.
     numbers: HashTable<u64>,
     hasher: RandomState,
     bytes: u64,
 }
 
-/// A publish as its publisher names it. Two clients may use the same message id.
+/// A publish, identified by client id and message id: two clients may use the same message id.
 #[derive(Debug)]
 struct Publish {
     client_id: Arc<str>,
     message_id: Box<str>,
-    /// Of both, so that a name is looked at once.
+    /// Hash of both ids, computed once.
     hash: u64,
     serial: u64,
     until_ms: u64,
 }
 
 impl Publish {
-    /// What remembering it takes, in bytes, about: itself, its entry in the table, its text.
+    /// Approximate memory for one publish, in bytes: the entry, its table slot and its text.
     fn bytes(&self) -> u64 {
         (size_of::<Publish>() + 2 * size_of::<u64>() + self.message_id.len() + 16) as u64
     }
 }
 
-impl PublishWindow {
+impl DedupWindow {
     pub fn new(window_ms: u64, publishes_max: usize) -> Self {
-        PublishWindow {
+        DedupWindow {
             window_ms,
             publishes_max,
             publishes: VecDeque::new(),
@@ -55,8 +55,8 @@ impl PublishWindow {
         }
     }
 
-    /// The serial that an earlier publish of the same name got; else remembers it with `serial`.
-    /// Messages without an id cannot be told apart and are not remembered.
+    /// The serial of an earlier publish with the same ids; otherwise remembers this one with
+    /// `serial`. Messages without an id are not deduplicated.
     pub fn find_or_insert(
         &mut self,
         now: Now,
@@ -78,20 +78,20 @@ impl PublishWindow {
         earlier
     }
 
-    /// Memory that it takes, in bytes, about.
+    /// Approximate memory, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Forgets what may not be sent again any longer.
+    /// Removes publishes older than the window.
     pub fn expire(&mut self, now: Now) {
         while self.publishes.front().is_some_and(|oldest| oldest.until_ms <= now.mono_ms) {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 
-    /// Forgets the oldest publish; false when there is none.
-    pub fn forget_oldest(&mut self) -> bool {
+    /// Evicts the oldest publish; false if there is none.
+    pub fn evict_oldest(&mut self) -> bool {
         let Some(oldest) = self.publishes.pop_front() else { return false };
         let number = self.first;
         self.first += 1;
@@ -119,7 +119,7 @@ impl PublishWindow {
         let hash_of = |number: &u64| publishes[(number - first) as usize].hash;
         self.numbers.insert_unique(hash, number, hash_of);
         if self.publishes.len() > self.publishes_max {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 }
@@ -133,20 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn a_resend_finds_its_serial_until_the_window_is_over() {
-        let mut window = PublishWindow::new(100, 10);
+    fn a_repeated_publish_finds_its_serial_until_the_window_ends() {
+        let mut window = DedupWindow::new(100, 10);
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
         assert_eq!(window.find_or_insert(at(0), &alice, "m1", 7), None);
         assert_eq!(window.find_or_insert(at(99), &alice, "m1", 8), Some(7));
         assert_eq!(window.find_or_insert(at(99), &bob, "m1", 8), None);
         assert_eq!(window.find_or_insert(at(100), &alice, "m1", 9), None);
         window.expire(at(1_000));
-        assert_eq!((window.bytes(), window.numbers.len(), window.forget_oldest()), (0, 0, false));
+        assert_eq!((window.bytes(), window.numbers.len(), window.evict_oldest()), (0, 0, false));
     }
 
     #[test]
-    fn the_oldest_go_first_when_there_are_too_many() {
-        let mut window = PublishWindow::new(1000, 2);
+    fn the_oldest_are_evicted_first() {
+        let mut window = DedupWindow::new(1000, 2);
         let alice: Arc<str> = "alice".into();
         for (serial, id) in [(1, "a"), (2, "b"), (3, "c")] {
             assert_eq!(window.find_or_insert(at(0), &alice, id, serial), None);
@@ -156,17 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_an_id_is_never_a_resend() {
-        let mut window = PublishWindow::new(1000, 2);
+    fn messages_without_an_id_are_not_deduplicated() {
+        let mut window = DedupWindow::new(1000, 2);
         let alice: Arc<str> = "alice".into();
         assert_eq!(window.find_or_insert(at(0), &alice, "", 1), None);
         assert_eq!(window.find_or_insert(at(0), &alice, "", 2), None);
     }
 
     #[test]
-    fn it_agrees_with_a_list_of_everything_published() {
+    fn it_agrees_with_a_list_of_all_publishes() {
         let (most, window_ms) = (40, 90);
-        let mut window = PublishWindow::new(window_ms, most);
+        let mut window = DedupWindow::new(window_ms, most);
         let clients: [Arc<str>; 2] = ["alice".into(), "bob".into()];
         let mut remembered: VecDeque<(u64, usize, u64, u64)> = VecDeque::new();
         let mut random = 1_u64;
