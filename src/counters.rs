@@ -101,7 +101,8 @@ pub enum Dropped {
     EventMailboxFull,
     /// A connection stayed where it was accepted because the owner's mailbox is full.
     HandoffMailboxFull,
-    /// A new connection refused at the limit of its shard, or for want of descriptors.
+    /// A connection refused, as a new one or one that moved there, because its shard is at its
+    /// limit or the process has no descriptor left.
     ConnectionLimit,
     /// A new connection to a listener that expects a PROXY header, from an address that may not
     /// send one, or that was gone before it could be asked for.

@@ -103,6 +103,9 @@ pub enum Disconnect {
     Replaced,
     #[error("receiver too slow")]
     Slow,
+    /// The connection moved to a shard that is at its limit.
+    #[error("the server has as many connections as it may have")]
+    ConnectionLimit,
     #[error("server is shutting down")]
     Shutdown,
     #[error("internal error")]
@@ -119,7 +122,7 @@ pub enum Retry {
 
 impl Disconnect {
     /// Every reason, in the order of their metrics.
-    pub const ALL: [Disconnect; 16] = [
+    pub const ALL: [Disconnect; 17] = [
         Disconnect::Clean,
         Disconnect::Lost,
         Disconnect::Protocol,
@@ -134,6 +137,7 @@ impl Disconnect {
         Disconnect::BadCredentials,
         Disconnect::Replaced,
         Disconnect::Slow,
+        Disconnect::ConnectionLimit,
         Disconnect::Shutdown,
         Disconnect::Internal,
     ];
@@ -150,7 +154,7 @@ impl Disconnect {
             Disconnect::TokenExpired | Disconnect::BadCredentials => 1008,
             Disconnect::TooLarge => 1009,
             Disconnect::Internal => 1011,
-            Disconnect::Slow => 1013,
+            Disconnect::Slow | Disconnect::ConnectionLimit => 1013,
             Disconnect::Lost | Disconnect::IdleTimeout => 1001,
         }
     }
@@ -166,7 +170,7 @@ impl Disconnect {
             | Disconnect::OldClient
             | Disconnect::BadCredentials
             | Disconnect::Replaced => Retry::Never,
-            Disconnect::Slow | Disconnect::Internal => Retry::Later,
+            Disconnect::Slow | Disconnect::ConnectionLimit | Disconnect::Internal => Retry::Later,
             _ => Retry::Now,
         }
     }
@@ -188,6 +192,7 @@ impl Disconnect {
             Disconnect::BadCredentials => "bad_credentials",
             Disconnect::Replaced => "replaced",
             Disconnect::Slow => "slow",
+            Disconnect::ConnectionLimit => "connection_limit",
             Disconnect::Shutdown => "shutdown",
             Disconnect::Internal => "internal",
         }

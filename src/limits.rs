@@ -79,7 +79,8 @@ pub struct Limits {
     /// Presence updates per second that one connection may send to owners. Faster ones are
     /// conflated to the newest state per channel; the sender's watchers see it at the next second.
     pub updates_per_second_max: u32,
-    /// Connections per shard. Above it new ones are refused at accept and counted.
+    /// Connections per shard. Above it new ones are refused at accept, and those that move to the
+    /// shard are answered (HTTP 503, WebSocket close 1013) and closed; all are counted.
     pub connections_per_shard_max: u32,
     /// Local subscribers of one channel above which further connections stay on the shard that
     /// accepted them and are served through the mesh (the hot-channel rule).

@@ -3,7 +3,6 @@
 
 use super::Shard;
 use super::connection::{Listener, Transport};
-use crate::error::Disconnect;
 use crate::ids::{ConnId, Now};
 use crate::wire::http::HeadError;
 
@@ -41,25 +40,26 @@ impl Shard {
         if self.drain == Drain::Answering && self.unanswered == 0 {
             self.drain = Drain::Ended;
             let ids: Vec<ConnId> = self.connections.ids().collect();
-            ids.into_iter().for_each(|id| self.refuse_stopping(now, id));
+            ids.into_iter().for_each(|id| self.refuse(now, id, HeadError::ShuttingDown));
         }
     }
 
     /// A connection that arrives after the sessions have ended is told so, too.
     pub(super) fn refuse_if_ended(&mut self, now: Now, id: ConnId) {
         if self.drain == Drain::Ended {
-            self.refuse_stopping(now, id);
+            self.refuse(now, id, HeadError::ShuttingDown);
         }
     }
 
-    /// A connection that moves is answered where it arrives.
-    fn refuse_stopping(&mut self, now: Now, id: ConnId) {
+    /// Ends a connection for a reason of the server, in the protocol that it speaks. One that moves
+    /// is answered where it arrives.
+    pub(super) fn refuse(&mut self, now: Now, id: ConnId, error: HeadError) {
         let Some(connection) = self.connections.get(id).filter(|c| c.is_open()) else { return };
         match connection.details.transport {
             Transport::Http | Transport::Proxied(Listener::Http) => {
-                self.refuse_head(now, id, HeadError::ShuttingDown);
+                self.refuse_head(now, id, error);
             }
-            _ => self.disconnect(now, id, Disconnect::Shutdown),
+            _ => self.disconnect(now, id, error.into()),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::envelope::Effect;
 use super::placement::Placed;
 use super::write_order::Due;
 use crate::auth::Origin;
-use crate::counters::Ignored;
+use crate::counters::{Dropped, Ignored};
 use crate::error::{Disconnect, FrameError};
 use crate::ids::{ConnId, Moment, Now};
 use crate::session::foony::encode::{Form, Writer};
@@ -107,8 +107,10 @@ impl Shard {
         self.drain_local(now);
     }
 
-    /// A connection arrives from another shard, with what it has sent and not been answered.
+    /// A connection arrives from another shard, with what it has sent and not been answered. A full
+    /// shard answers it and lets go of it.
     pub(super) fn adopt(&mut self, now: Now, parcel: Parcel) {
+        let is_full = self.is_full();
         let mut connection = Connection::new(parcel.transport, now.mono_ms, parcel.greeting);
         connection.details.session = parcel.session;
         connection.queue = parcel.unsent;
@@ -118,8 +120,12 @@ impl Shard {
         connection.flags.small_reader = parcel.small_reader;
         connection.flags.origin = parcel.origin;
         let id = self.insert(now, connection);
-        self.counters.adopted += 1;
         self.outbox.effect(Effect::Attach { conn: id, socket: parcel.socket });
+        if is_full {
+            self.counters.drop(Dropped::ConnectionLimit);
+            return self.refuse(now, id, HeadError::ConnectionLimit);
+        }
+        self.counters.adopted += 1;
         if !self.outlives_rivals(now, id) {
             return;
         }

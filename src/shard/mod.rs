@@ -313,13 +313,18 @@ impl Shard {
     }
 
     fn open(&mut self, now: Now, transport: Transport) -> Option<ConnId> {
-        if self.connections.len() >= self.settings.limits.connections_per_shard_max as usize {
+        if self.is_full() {
             return None;
         }
         self.counters.accepted += 1;
         let deadline = Moment::at(now.mono_ms + self.settings.limits.greeting_ms);
         let connection = Connection::new(transport, now.mono_ms, Greeting::Due(deadline));
         Some(self.insert(now, connection))
+    }
+
+    /// Holds the shard as many connections as it may?
+    pub(super) fn is_full(&self) -> bool {
+        self.connections.len() >= self.settings.limits.connections_per_shard_max as usize
     }
 
     /// Takes an envelope from another shard.

@@ -65,13 +65,14 @@ impl Shard {
         }
     }
 
-    /// More connections than the mean of all shards allows.
+    /// As many connections as it may hold, or more than the mean of all shards allows.
     fn is_overloaded(&self, shard: ShardId) -> bool {
         const SLACK: u64 = 64;
         let shards = u64::from(self.settings.router.shards());
         let all: u64 = self.loads.iter().map(|&load| u64::from(load)).sum();
         let percent = u64::from(self.settings.limits.home_overload_percent);
         let most = (all / shards + SLACK) * (100 + percent) / 100;
+        let most = most.min(u64::from(self.settings.limits.connections_per_shard_max));
         self.loads.get(shard.index()).is_some_and(|&load| u64::from(load) >= most)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -192,6 +193,11 @@ impl Links {
         self.waiting.borrow_mut()[to.index()].push_back(envelope);
         self.send_waiting();
         self.mailboxes.borrow_mut().wake_touched();
+    }
+
+    /// Connections that a shard held at the beginning of its last turn.
+    pub fn connections_of(&self, shard: ShardId) -> u32 {
+        self.mailboxes.borrow().stations()[shard.index()].connections.load(Ordering::Relaxed)
     }
 
     fn me(&self) -> ShardId {

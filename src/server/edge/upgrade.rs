@@ -37,11 +37,11 @@ pub fn upgrade_head<B>(request: &Request<B>, head_bytes_max: usize) -> Option<Ve
     }
 }
 
-/// Sends a connection to a shard; its descriptor stays in the budget. A shard without room does not
-/// get it, and the connection ends.
+/// Sends a connection to a shard; its descriptor stays in the budget. When the mailbox of that
+/// shard is full the connection ends.
 pub fn hand_over(edge: &Edge, connection: HandOver) {
     let HandOver { socket, unread } = connection;
-    let to = hinted_home(edge, &unread).unwrap_or_else(|| edge.next_shard());
+    let to = new_home(edge, &unread);
     let now_ms = edge.clock.now().mono_ms;
     let deadline_ms = now_ms + edge.settings.limits.greeting_ms;
     let parcel = Parcel::of_http(socket.as_raw_fd(), unread, now_ms, deadline_ms);
@@ -50,6 +50,17 @@ pub fn hand_over(edge: &Edge, connection: HandOver) {
         // The shard owns it.
         let _: RawFd = socket.into_raw_fd();
     }
+}
+
+/// The owner of the channel that the URL names, else any shard; not one at its limit of connections
+/// unless all are.
+fn new_home(edge: &Edge, unread: &[u8]) -> ShardId {
+    let is_free = |shard: &ShardId| {
+        edge.links.connections_of(*shard) < edge.settings.limits.connections_per_shard_max
+    };
+    let mut all = (0..edge.settings.router.shards()).map(|_| edge.next_shard());
+    let free = hinted_home(edge, unread).filter(is_free).or_else(|| all.find(is_free));
+    free.unwrap_or_else(|| edge.next_shard())
 }
 
 fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {
