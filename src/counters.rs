@@ -1,11 +1,14 @@
 //! What a shard counts. Every drop, conflation, ignored input and disconnect has a reason here;
 //! plain integers that only their shard writes, read by the admin surface through a mailbox.
 
+use enum_map::{Enum, EnumMap};
+use strum::IntoStaticStr;
+
 use crate::auth::Refusals;
 use crate::error::{Disconnect, FrameError, Reject};
 
 /// Why input from a peer had no effect although its connection lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Ignored {
     /// A frame or body that does not decode.
     Malformed(FrameError),
@@ -20,80 +23,20 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// Labels of all reasons, in metric order.
-    pub const LABELS: [&'static str; 25] = [
-        "wrong_direction",
-        "text_message",
-        "nothing_to_do",
-        "malformed_truncated",
-        "malformed_too_long",
-        "malformed_header",
-        "malformed_type",
-        "malformed_checksum",
-        "malformed_body",
-        "malformed_utf8",
-        "malformed_websocket",
-        "malformed_fragments",
-        "malformed_protocol",
-        "unauthenticated",
-        "bad_token",
-        "token_expired",
-        "forbidden",
-        "channel_name",
-        "state_too_large",
-        "message_too_large",
-        "too_many_channels",
-        "channel_full",
-        "server_full",
-        "busy",
-        "unsupported",
-    ];
-
-    fn index(self) -> usize {
+    /// Label of the metric.
+    pub fn label(self) -> &'static str {
         match self {
-            Ignored::WrongDirection => 0,
-            Ignored::Text => 1,
-            Ignored::NothingToDo => 2,
-            Ignored::Malformed(error) => 3 + frame_error_index(error),
-            Ignored::Refused(reject) => 13 + reject_index(reject),
+            Ignored::Malformed(error) => error.into(),
+            Ignored::Refused(reject) => reject.into(),
+            Ignored::WrongDirection => "wrong_direction",
+            Ignored::Text => "text_message",
+            Ignored::NothingToDo => "nothing_to_do",
         }
     }
 }
 
-fn frame_error_index(error: FrameError) -> usize {
-    match error {
-        FrameError::Truncated => 0,
-        FrameError::TooLong => 1,
-        FrameError::Header => 2,
-        FrameError::UnknownType => 3,
-        FrameError::Checksum => 4,
-        FrameError::Body => 5,
-        FrameError::Utf8 => 6,
-        FrameError::WebSocket => 7,
-        FrameError::TooManyFragments => 8,
-        FrameError::UnknownProtocol => 9,
-    }
-}
-
-fn reject_index(reject: Reject) -> usize {
-    match reject {
-        Reject::Unauthenticated => 0,
-        Reject::BadToken => 1,
-        Reject::TokenExpired => 2,
-        Reject::Forbidden => 3,
-        Reject::ChannelName => 4,
-        Reject::StateTooLarge => 5,
-        Reject::MessageTooLarge => 6,
-        Reject::TooManyChannels => 7,
-        Reject::ChannelFull => 8,
-        Reject::ServerFull => 9,
-        Reject::Busy => 10,
-        Reject::Unsupported => 11,
-    }
-}
-
 /// Something that was not delivered as it was. The first word says what, the rest where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Dropped {
     /// A member's update waits at home, its newest state kept, because the owner's mailbox is full.
     RequestMailboxFull,
@@ -116,21 +59,24 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    /// Labels of all reasons: what was dropped, and why.
-    pub const LABELS: [(&'static str, &'static str); 8] = [
-        ("request", "mailbox_full"),
-        ("event", "mailbox_full"),
-        ("handoff", "mailbox_full"),
-        ("connection", "limit"),
-        ("connection", "untrusted"),
-        ("message", "slow_consumer"),
-        ("message", "mailbox_full"),
-        ("message", "history_full"),
-    ];
+    /// Labels of the metric: what was dropped, and why.
+    pub fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Dropped::RequestMailboxFull => ("request", "mailbox_full"),
+            Dropped::EventMailboxFull => ("event", "mailbox_full"),
+            Dropped::HandoffMailboxFull => ("handoff", "mailbox_full"),
+            Dropped::ConnectionLimit => ("connection", "limit"),
+            Dropped::ConnectionUntrusted => ("connection", "untrusted"),
+            Dropped::MessageSlowConsumer => ("message", "slow_consumer"),
+            Dropped::MessageMailboxFull => ("message", "mailbox_full"),
+            Dropped::MessageHistoryFull => ("message", "history_full"),
+        }
+    }
 }
 
 /// Why a newer presence set replaced one that a receiver had not been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Conflated {
     /// The receiver's socket takes no more for the time being.
     SlowReceiver,
@@ -142,12 +88,6 @@ pub enum Conflated {
     Interval,
     /// The set is large, and shown in rounds; what happened during one is shown in the next.
     LargeSet,
-}
-
-impl Conflated {
-    /// Labels of all reasons.
-    pub const LABELS: [&'static str; 5] =
-        ["slow_receiver", "throttled", "update_rate", "interval", "large_set"];
 }
 
 /// One shard's counts since start.
@@ -174,15 +114,15 @@ pub struct Counters {
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
     pub refusals: Refusals,
-    ignored: [u64; Ignored::LABELS.len()],
-    dropped: [u64; Dropped::LABELS.len()],
-    conflated: [u64; Conflated::LABELS.len()],
-    disconnects: [u64; Disconnect::ALL.len()],
+    ignored: EnumMap<Ignored, u64>,
+    dropped: EnumMap<Dropped, u64>,
+    conflated: EnumMap<Conflated, u64>,
+    disconnects: EnumMap<Disconnect, u64>,
 }
 
 impl Counters {
     pub fn ignore(&mut self, reason: Ignored) {
-        self.ignored[reason.index()] += 1;
+        self.ignored[reason] += 1;
     }
 
     pub fn drop(&mut self, reason: Dropped) {
@@ -190,7 +130,7 @@ impl Counters {
     }
 
     pub fn drop_many(&mut self, reason: Dropped, count: u32) {
-        self.dropped[reason as usize] += u64::from(count);
+        self.dropped[reason] += u64::from(count);
     }
 
     pub fn conflate(&mut self, reason: Conflated) {
@@ -198,39 +138,75 @@ impl Counters {
     }
 
     pub fn conflate_many(&mut self, reason: Conflated, count: u32) {
-        self.conflated[reason as usize] += u64::from(count);
+        self.conflated[reason] += u64::from(count);
     }
 
     pub fn disconnect(&mut self, reason: Disconnect) {
-        self.disconnects[reason as usize] += 1;
+        self.disconnects[reason] += 1;
     }
 
     pub fn ignored(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Ignored::LABELS.into_iter().zip(self.ignored)
+        self.ignored.into_iter().map(|(reason, count)| (reason.label(), count))
     }
 
     pub fn dropped(&self) -> impl Iterator<Item = ((&'static str, &'static str), u64)> {
-        Dropped::LABELS.into_iter().zip(self.dropped)
+        self.dropped.into_iter().map(|(reason, count)| (reason.labels(), count))
     }
 
     pub fn conflated(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Conflated::LABELS.into_iter().zip(self.conflated)
+        self.conflated.into_iter().map(|(reason, count)| (reason.into(), count))
     }
 
     pub fn disconnects(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Disconnect::ALL.iter().map(|reason| reason.label()).zip(self.disconnects)
+        self.disconnects.into_iter().map(|(reason, count)| (reason.label(), count))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn every_reason_has_its_own_label() {
-        assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
-        assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
-        assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
-        assert_eq!(Conflated::LargeSet as usize + 1, Conflated::LABELS.len());
+        let mut counters = Counters::default();
+        counters.ignore(Ignored::Refused(Reject::Unsupported));
+        counters.ignore(Ignored::Malformed(FrameError::UnknownProtocol));
+        let counted: Vec<_> = counters.ignored().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("malformed_protocol", 1), ("unsupported", 1)]);
+        let different = |labels: &mut dyn Iterator<Item = String>| {
+            let labels: Vec<String> = labels.collect();
+            assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{labels:?}");
+            labels.len()
+        };
+        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 25);
+        assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
+        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
+        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 8);
+    }
+
+    /// Dashboards and alerts name them.
+    #[test]
+    fn labels_do_not_change() {
+        let counters = Counters::default();
+        let labels: Vec<_> = counters.ignored().map(|(label, _)| label).collect();
+        assert_eq!(
+            labels.join(" "),
+            "malformed_truncated malformed_too_long malformed_header malformed_type \
+             malformed_checksum malformed_body malformed_utf8 malformed_websocket \
+             malformed_fragments malformed_protocol unauthenticated bad_token token_expired \
+             forbidden channel_name state_too_large message_too_large too_many_channels \
+             channel_full server_full busy unsupported wrong_direction text_message nothing_to_do"
+        );
+        let labels: Vec<_> = counters.conflated().map(|(label, _)| label).collect();
+        assert_eq!(labels.join(" "), "slow_receiver throttled update_rate interval large_set");
+        let labels: Vec<_> = counters.disconnects().map(|(label, _)| label).collect();
+        assert_eq!(
+            labels.join(" "),
+            "clean lost protocol utf8 too_large unknown_protocol greeting_timeout idle_timeout \
+             wire_version old_client token_expired bad_credentials replaced slow \
+             connection_limit shutdown internal"
+        );
     }
 }

@@ -1,11 +1,14 @@
 //! Who is at fault, in three types for three questions. All are `Copy` and carry no strings;
 //! each dialect maps them to its own codes in one `match`.
 
+use enum_map::Enum;
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 /// Are these bytes our protocol? The peer's fault; ends the connection unless the dialect says
 /// that such input is ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "malformed_")]
 pub enum FrameError {
     /// The value or frame needs more bytes than there are.
     #[error("truncated")]
@@ -18,6 +21,7 @@ pub enum FrameError {
     Header,
     /// A type code outside the protocol's table.
     #[error("unknown message type")]
+    #[strum(serialize = "type")]
     UnknownType,
     /// The body does not match its checksum.
     #[error("checksum mismatch")]
@@ -30,18 +34,22 @@ pub enum FrameError {
     Utf8,
     /// A WebSocket rule is broken (RFC 6455): reserved bits, opcode, masking, fragmentation.
     #[error("WebSocket protocol error")]
+    #[strum(serialize = "websocket")]
     WebSocket,
     /// More fragments in one message than the limit.
     #[error("too many fragments")]
+    #[strum(serialize = "fragments")]
     TooManyFragments,
     /// No supported protocol begins with these bytes.
     #[error("unrecognised protocol")]
+    #[strum(serialize = "protocol")]
     UnknownProtocol,
 }
 
 /// May this request be done now? Answered where the dialect has an answer, else counted; the
 /// connection lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reject {
     #[error("the session is not authenticated")]
     Unauthenticated,
@@ -70,7 +78,8 @@ pub enum Reject {
 }
 
 /// Why did we end a connection?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Disconnect {
     /// The peer said goodbye in its protocol.
     #[error("closed by the peer")]
@@ -121,27 +130,6 @@ pub enum Retry {
 }
 
 impl Disconnect {
-    /// Every reason, in the order of their metrics.
-    pub const ALL: [Disconnect; 17] = [
-        Disconnect::Clean,
-        Disconnect::Lost,
-        Disconnect::Protocol,
-        Disconnect::Utf8,
-        Disconnect::TooLarge,
-        Disconnect::UnknownProtocol,
-        Disconnect::GreetingTimeout,
-        Disconnect::IdleTimeout,
-        Disconnect::WireVersion,
-        Disconnect::OldClient,
-        Disconnect::TokenExpired,
-        Disconnect::BadCredentials,
-        Disconnect::Replaced,
-        Disconnect::Slow,
-        Disconnect::ConnectionLimit,
-        Disconnect::Shutdown,
-        Disconnect::Internal,
-    ];
-
     /// WebSocket close code (RFC 6455 section 7.4.1) that tells the peer why.
     pub fn close_code(self) -> u16 {
         match self {
@@ -177,25 +165,7 @@ impl Disconnect {
 
     /// Label of the metric.
     pub fn label(self) -> &'static str {
-        match self {
-            Disconnect::Clean => "clean",
-            Disconnect::Lost => "lost",
-            Disconnect::Protocol => "protocol",
-            Disconnect::Utf8 => "utf8",
-            Disconnect::TooLarge => "too_large",
-            Disconnect::UnknownProtocol => "unknown_protocol",
-            Disconnect::GreetingTimeout => "greeting_timeout",
-            Disconnect::IdleTimeout => "idle_timeout",
-            Disconnect::WireVersion => "wire_version",
-            Disconnect::OldClient => "old_client",
-            Disconnect::TokenExpired => "token_expired",
-            Disconnect::BadCredentials => "bad_credentials",
-            Disconnect::Replaced => "replaced",
-            Disconnect::Slow => "slow",
-            Disconnect::ConnectionLimit => "connection_limit",
-            Disconnect::Shutdown => "shutdown",
-            Disconnect::Internal => "internal",
-        }
+        self.into()
     }
 }
 
@@ -215,15 +185,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_is_listed_once_and_in_order() {
-        assert!(Disconnect::ALL.windows(2).all(|pair| pair[0] < pair[1]));
-        let last = Disconnect::ALL[Disconnect::ALL.len() - 1];
-        assert_eq!(Disconnect::ALL.len(), last as usize + 1);
-    }
-
-    #[test]
     fn close_codes_are_ones_that_may_travel() {
-        for reason in Disconnect::ALL {
+        for reason in (0..Disconnect::LENGTH).map(Disconnect::from_usize) {
             let code = reason.close_code();
             assert!((1000..=1014).contains(&code) && ![1004, 1005, 1006].contains(&code));
         }

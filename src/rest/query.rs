@@ -1,9 +1,5 @@
 //! Query strings of the pages that can be asked for.
 
-use std::borrow::Cow;
-
-use percent_encoding::percent_decode_str;
-
 use super::refusal::Refusal;
 use crate::session::foony::HISTORY_LIMIT_MAX;
 
@@ -100,21 +96,8 @@ impl PresenceQuery {
 }
 
 /// Names and values, decoded as `URLSearchParams` and Go's `url.Values` encode them.
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name), decode(value))
-    })
-}
-
-fn decode(text: &str) -> Cow<'_, str> {
-    match text.contains('+') {
-        true => {
-            let spaced = text.replace('+', " ");
-            Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
-        }
-        false => percent_decode_str(text).decode_utf8_lossy(),
-    }
+fn pairs(query: Option<&str>) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
 }
 
 fn number(value: &str, name: &str) -> Result<u64, Refusal> {

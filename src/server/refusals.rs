@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use enum_map::EnumMap;
 
 use crate::auth::{CredentialError, Refusals};
 
@@ -20,9 +21,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks at the counts, so that a flood of refusals keeps no core busy.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-const CAUSES: usize = CredentialError::ALL.len();
-
-type Counts = [AtomicU64; CAUSES];
+type Counts = EnumMap<CredentialError, AtomicU64>;
 
 /// Takes what executors have refused.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl RefusalLog {
     }
 
     pub fn add(&self, cause: CredentialError, count: u64) {
-        self.counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+        self.counts[cause].fetch_add(count, Ordering::Relaxed);
         let _ = self.wake.try_send(());
     }
 }
@@ -84,16 +83,13 @@ impl ShardRefusals {
 }
 
 /// Which lines are due.
+#[derive(Default)]
 struct Lines {
-    logged: [u64; CAUSES],
-    next: [Option<Instant>; CAUSES],
+    logged: EnumMap<CredentialError, u64>,
+    next: EnumMap<CredentialError, Option<Instant>>,
 }
 
 impl Lines {
-    fn new() -> Self {
-        Lines { logged: [0; CAUSES], next: [None; CAUSES] }
-    }
-
     /// The causes to log at `now`, each with its refusals since its last line; then the moment at
     /// which the next line is due, if one waits.
     fn due(
@@ -102,19 +98,19 @@ impl Lines {
         now: Instant,
     ) -> (Vec<(CredentialError, u64)>, Option<Instant>) {
         let (mut due, mut next) = (Vec::new(), None);
-        for (at, cause) in CredentialError::ALL.into_iter().enumerate() {
-            let count = counts[at].load(Ordering::Relaxed);
-            if count == self.logged[at] {
+        for (cause, count) in counts {
+            let count = count.load(Ordering::Relaxed);
+            if count == self.logged[cause] {
                 continue;
             }
-            match self.next[at] {
+            match self.next[cause] {
                 Some(later) if later > now => {
                     next = Some(next.map_or(later, |next: Instant| next.min(later)));
                 }
                 _ => {
-                    due.push((cause, count - self.logged[at]));
-                    self.logged[at] = count;
-                    self.next[at] = Some(now + LINE_EVERY);
+                    due.push((cause, count - self.logged[cause]));
+                    self.logged[cause] = count;
+                    self.next[cause] = Some(now + LINE_EVERY);
                 }
             }
         }
@@ -123,7 +119,7 @@ impl Lines {
 }
 
 fn write_lines(counts: &Counts, woken: &Receiver<()>, write: impl Fn(CredentialError, u64)) {
-    let mut lines = Lines::new();
+    let mut lines = Lines::default();
     let mut next = None;
     loop {
         let awaited = match next {
@@ -149,9 +145,9 @@ mod tests {
     fn a_cause_has_one_line_a_second_and_nothing_is_lost() {
         let counts = Counts::default();
         let refuse = |cause: CredentialError, count| {
-            counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+            counts[cause].fetch_add(count, Ordering::Relaxed);
         };
-        let mut lines = Lines::new();
+        let mut lines = Lines::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(lines.due(&counts, start), (vec![], None));
@@ -171,7 +167,7 @@ mod tests {
     #[test]
     fn what_two_shards_count_adds_up() {
         let log = Arc::new(RefusalLog::start().unwrap());
-        let count_of = |cause| log.counts[cause as usize].load(Ordering::Relaxed);
+        let count_of = |cause| log.counts[cause].load(Ordering::Relaxed);
         for _ in 0..2 {
             let mut shard = ShardRefusals::new(Arc::clone(&log));
             let mut counted = Refusals::default();
