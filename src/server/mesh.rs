@@ -6,12 +6,13 @@
 //! time.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use atomic_waker::AtomicWaker;
 use rtrb::{Consumer, Producer, RingBuffer};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::ids::ShardId;
 use crate::shard::Envelope;
@@ -38,18 +39,12 @@ impl Station {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: creates a descriptor; no memory is involved.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
         Ok(Station {
             sleeping: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             connections: AtomicU32::new(0),
             highest_serial: AtomicU64::new(0),
-            // SAFETY: the descriptor was just made and has no other owner.
-            event: unsafe { OwnedFd::from_raw_fd(event) },
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             task: AtomicWaker::new(),
         })
     }
@@ -59,15 +54,10 @@ impl Station {
         self.event.as_fd()
     }
 
-    fn raw_event(&self) -> RawFd {
-        self.event.as_raw_fd()
-    }
-
     /// Wakes the shard, asleep or not.
     pub fn wake(&self) {
-        // SAFETY: writes eight bytes from a constant to a descriptor owned here. A full counter
-        // (EAGAIN) means that a wake-up is pending already.
-        unsafe { libc::write(self.raw_event(), (&raw const WAKE).cast(), size_of::<u64>()) };
+        // A full counter (EAGAIN) means that a wake-up is pending already.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         self.task.wake();
     }
 
@@ -91,9 +81,8 @@ impl Station {
 
     /// Forgets wake-ups that have been noticed.
     pub fn clear_event(&self) {
-        let mut count = 0u64;
-        // SAFETY: reads eight bytes into a local; the descriptor does not block.
-        unsafe { libc::read(self.raw_event(), (&raw mut count).cast(), size_of::<u64>()) };
+        // Without a wake-up (EAGAIN) there is nothing to clear.
+        let _ = rustix::io::read(&self.event, &mut [0; size_of::<u64>()]);
     }
 
     pub fn count_turn(&self) {
@@ -105,8 +94,6 @@ impl Station {
         self.turns.load(Ordering::Relaxed)
     }
 }
-
-static WAKE: u64 = 1;
 
 /// Envelopes that all mailboxes together have room for, about: 176 MiB of memory, which the kernel
 /// gives when it is first used.

@@ -1,5 +1,7 @@
 //! Can this host run the server? Asked before anything is started, answered in one line.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::ring::Ring;
 
 /// Locked memory that an executor of the runtime insists on, bytes.
@@ -51,7 +53,7 @@ pub fn check_io_uring() -> Result<(), HostError> {
 /// # Errors
 /// The limit there is and the one needed.
 pub fn check_memlock() -> Result<(), HostError> {
-    let limit = raise(libc::RLIMIT_MEMLOCK);
+    let limit = raise(Resource::Memlock);
     if limit >= MEMLOCK_BYTES_MIN {
         return Ok(());
     }
@@ -70,7 +72,7 @@ pub fn check_memlock() -> Result<(), HostError> {
 /// # Errors
 /// A limit that leaves no room for connections.
 pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
-    let limit = raise(libc::RLIMIT_NOFILE);
+    let limit = raise(Resource::Nofile);
     let reserved = DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1);
     match limit.checked_sub(reserved) {
         Some(budget) if budget > 0 => Ok(u32::try_from(budget).unwrap_or(u32::MAX)),
@@ -85,17 +87,9 @@ pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
 }
 
 /// Raises a soft limit to the hard one; returns the limit in force.
-fn raise(resource: libc::__rlimit_resource_t) -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes to and reads from a local of the right type.
-    unsafe {
-        if libc::getrlimit(resource, &raw mut limit) != 0 {
-            return 0;
-        }
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
-        if libc::setrlimit(resource, &raw const raised) == 0 {
-            return raised.rlim_cur;
-        }
-    }
-    limit.rlim_cur
+fn raise(resource: Resource) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    let raised = setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
+    // None is no limit.
+    if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }
