@@ -121,42 +121,52 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts an input without effect.
     pub fn ignore(&mut self, reason: Ignored) {
         self.ignored[reason] += 1;
     }
 
+    /// Counts one that was not delivered as it was.
     pub fn drop(&mut self, reason: Dropped) {
         self.drop_many(reason, 1);
     }
 
+    /// Counts several of them.
     pub fn drop_many(&mut self, reason: Dropped, count: u32) {
         self.dropped[reason] += u64::from(count);
     }
 
+    /// Counts a set that a newer one replaced.
     pub fn conflate(&mut self, reason: Conflated) {
         self.conflate_many(reason, 1);
     }
 
+    /// Counts several of them.
     pub fn conflate_many(&mut self, reason: Conflated, count: u32) {
         self.conflated[reason] += u64::from(count);
     }
 
+    /// Counts a connection that was ended.
     pub fn disconnect(&mut self, reason: Disconnect) {
         self.disconnects[reason] += 1;
     }
 
+    /// Inputs without effect, by label.
     pub fn ignored(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.ignored.into_iter().map(|(reason, count)| (reason.label(), count))
     }
 
+    /// What was not delivered as it was, by the labels of what and why.
     pub fn dropped(&self) -> impl Iterator<Item = ((&'static str, &'static str), u64)> {
         self.dropped.into_iter().map(|(reason, count)| (reason.labels(), count))
     }
 
+    /// Sets that a newer one replaced, by label.
     pub fn conflated(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.conflated.into_iter().map(|(reason, count)| (reason.into(), count))
     }
 
+    /// Connections that were ended, by label.
     pub fn disconnects(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.disconnects.into_iter().map(|(reason, count)| (reason.label(), count))
     }

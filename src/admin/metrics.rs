@@ -1,4 +1,4 @@
-//! Counters of all shards, as scrapers read them.
+//! The metrics page: counters of all shards and of the process.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ use super::Exposition;
 use crate::auth::Refusals;
 use crate::counters::Counters;
 
-/// What the process as a whole reports.
+/// Metrics of the process as a whole.
 #[derive(Clone, Debug)]
 pub struct Process {
     pub ready: bool,
     pub silent_executors: u64,
     pub executor_stalls: u64,
     pub uptime_s: u64,
-    /// Plain HTTP connections that are open.
+    /// Open connections of plain HTTP.
     pub http_connections: u64,
-    /// Plain HTTP connections for which there was no room.
+    /// Connections of plain HTTP closed at the limit.
     pub http_refused: u64,
     /// Plain HTTP responses by status.
     pub http_responses: BTreeMap<u16, u64>,
-    /// Log lines that standard error did not take.
+    /// Log lines dropped because standard error blocked or failed.
     pub log_lines_lost: u64,
-    /// Keys and tokens that plain HTTP requests were refused for; shards count their own.
+    /// Credentials refused in plain HTTP requests; shards count their own.
     pub refusals: Refusals,
 }
 
@@ -60,7 +60,7 @@ struct CauseLabels {
     cause: &'static str,
 }
 
-/// A number that a shard reports: name, help, and where it is.
+/// A metric of each shard: name, help, and its value in the counters.
 type Column = (&'static str, &'static str, fn(&Counters) -> u64);
 
 const GAUGES: [Column; 4] = [
@@ -113,9 +113,9 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
     let of_shards = shards.iter().map(|counters| &counters.refusals);
     register_refusals(&mut registry, of_shards.chain([&process.refusals]));
     let mut text = String::new();
-    // Writing to a string fails only if a metric does, and these are plain numbers.
+    // Writing plain numbers to a string does not fail.
     let _ = encode_text(&mut text, &registry);
-    exposition.from_open_metrics(text)
+    exposition.convert(text)
 }
 
 fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {

@@ -1,4 +1,4 @@
-//! Why a credential, or the configuration of a key, is refused.
+//! Errors of credentials, and of the configuration of keys.
 
 use enum_map::Enum;
 use strum::IntoStaticStr;
@@ -7,8 +7,8 @@ use thiserror::Error;
 use crate::error::Reject;
 use crate::limits::USER_ID_BYTES_MAX;
 
-/// Why a token or an API key names nobody. For counters and logs; clients get the [`Reject`] that
-/// it maps to and its [`CredentialError::reason`].
+/// Why a token or an API key is refused. For counters and logs; clients are sent the [`Reject`]
+/// that it maps to and its [`CredentialError::reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum CredentialError {
@@ -24,7 +24,7 @@ pub enum CredentialError {
     UnknownKey,
     #[error("the token's algorithm is not its key's")]
     Algorithm,
-    /// Of a key it is [`CredentialError::Secret`], by [`CredentialError::of_key`].
+    /// Reported as [`CredentialError::Secret`] for a key, see [`CredentialError::of_key`].
     #[error("the signature does not match")]
     #[strum(serialize = "bad_signature")]
     Signature,
@@ -34,18 +34,18 @@ pub enum CredentialError {
     /// The payload is not JSON of the expected types, or its `cap` is not a capability.
     #[error("malformed claims")]
     Claims,
-    /// A token that names an audience needs a key that has it configured.
+    /// A token with an audience is accepted only when its key has that audience configured.
     #[error("the issuer or audience is not the one that the key demands")]
     #[strum(serialize = "issuer_or_audience")]
     Issuer,
     #[error("the client id is missing, empty or longer than {USER_ID_BYTES_MAX} bytes")]
     #[strum(serialize = "client_id_length")]
     Subject,
-    /// The client asks for one id, its token names another.
+    /// The client requested one id, its token names another.
     #[error("the client id is not the token's")]
     #[strum(serialize = "other_client_id")]
     OtherSubject,
-    /// A session cannot continue with a token of another app.
+    /// A session cannot be re-authenticated with a token of another app.
     #[error("the token is of another app")]
     OtherApp,
     #[error("the token has no expiry")]
@@ -64,7 +64,7 @@ impl CredentialError {
         self.into()
     }
 
-    /// The same error, of a key instead of a token.
+    /// The corresponding error for a key instead of a token.
     pub fn of_key(self) -> Self {
         match self {
             CredentialError::Signature => CredentialError::Secret,
@@ -72,8 +72,8 @@ impl CredentialError {
         }
     }
 
-    /// What the client is sent: stable words, and nothing that a stranger could not know already.
-    /// Which check failed behind `refused` is for the operator.
+    /// The text that the client is sent. It is stable, and discloses nothing to an unauthenticated
+    /// client: which check failed behind `refused` is only in the log and the metrics.
     pub fn reason(self) -> &'static str {
         match self {
             CredentialError::Expired => "expired",
@@ -105,7 +105,7 @@ impl From<CredentialError> for Reject {
     }
 }
 
-/// Why a key cannot be used. Found at start-up, for the operator.
+/// A key of the configuration that cannot be used. Reported at start-up.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     #[error("key name `{0}` is not `app.keyId` (two non-empty parts, no colon, at most 128 bytes)")]

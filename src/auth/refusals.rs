@@ -1,10 +1,10 @@
-//! How many credentials were refused, by cause.
+//! Counts of refused credentials, by cause.
 
 use enum_map::EnumMap;
 
 use super::CredentialError;
 
-/// Refused tokens and keys since start. A cause is counted every time, however often it is logged.
+/// Refused tokens and keys since start. All are counted, although the log is rate-limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     by_cause: EnumMap<CredentialError, u64>,
@@ -12,14 +12,14 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Counts one refusal and hands its cause on.
+    /// Counts a refusal and returns its cause.
     pub fn count(&mut self, cause: CredentialError) -> CredentialError {
         self.by_cause[cause] += 1;
         self.all += 1;
         cause
     }
 
-    /// Refusals of every cause together.
+    /// Refusals of all causes.
     pub fn all(&self) -> u64 {
         self.all
     }

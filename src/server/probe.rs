@@ -1,16 +1,16 @@
-//! Can this host run the server? Asked before anything is started, answered in one line.
+//! Start-up checks of the host: io_uring, locked memory, file descriptors.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ring::Ring;
 
-/// Locked memory that an executor of the runtime insists on, bytes.
+/// Locked memory that a glommio executor requires, bytes.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 
-/// Descriptors that are not connections: rings, event descriptors, listeners, files.
+/// Descriptors for other things than connections: rings, event descriptors, listeners, files.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// What is wrong with the host, and what to do.
+/// A requirement that the host does not meet, and how to meet it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct HostError {
@@ -48,10 +48,10 @@ pub fn check_io_uring() -> Result<(), HostError> {
     Err(HostError { what: "io_uring is not available", why })
 }
 
-/// Raises the limit of locked memory as far as it goes and checks that it suffices.
+/// Raises the soft limit of locked memory to the hard one, and checks that it suffices.
 ///
 /// # Errors
-/// The limit there is and the one needed.
+/// The limit in force and the one needed.
 pub fn check_memlock() -> Result<(), HostError> {
     let limit = raise(Resource::Memlock);
     if limit >= MEMLOCK_BYTES_MIN {
@@ -67,10 +67,11 @@ pub fn check_memlock() -> Result<(), HostError> {
     Err(HostError { what: "memlock limit too low", why })
 }
 
-/// Raises the limit of open descriptors as far as it goes. Returns how many connections fit.
+/// Raises the soft limit of open descriptors to the hard one. Returns the number of connections
+/// that it allows.
 ///
 /// # Errors
-/// A limit that leaves no room for connections.
+/// The limit allows no connection.
 pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
     let limit = raise(Resource::Nofile);
     let reserved = DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1);
@@ -90,6 +91,6 @@ pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
 fn raise(resource: Resource) -> u64 {
     let Rlimit { current, maximum } = getrlimit(resource);
     let raised = setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
-    // None is no limit.
+    // `None` means unlimited.
     if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }

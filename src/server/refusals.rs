@@ -1,8 +1,7 @@
-//! The log of refused keys and tokens, of all executors together.
+//! The log of refused keys and tokens, shared by all executors.
 //!
-//! Invariant: no executor writes the log. Clients decide how many refusals there are, and a write
-//! to a log without a reader blocks; a thread of its own writes at most one line per cause and
-//! second.
+//! Invariant: no executor writes to the log. Clients determine the number of refusals, and a write
+//! may block; a separate thread writes at most one line per cause and second.
 
 use std::io;
 use std::sync::Arc;
@@ -15,28 +14,28 @@ use enum_map::EnumMap;
 
 use crate::auth::{CredentialError, Refusals};
 
-/// Shortest time between two lines about one cause.
+/// Minimum interval between two lines about one cause.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Shortest time between two looks at the counts, so that a flood of refusals keeps no core busy.
+/// Minimum interval between two reads of the counts, so that a flood of refusals uses little CPU.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 type Counts = EnumMap<CredentialError, AtomicU64>;
 
-/// Takes what executors have refused.
+/// The log that executors add their refusals to.
 #[derive(Debug)]
 pub struct RefusalLog {
     /// Refusals since start.
     counts: Arc<Counts>,
-    /// Holds one wake-up; a second one adds nothing.
+    /// Capacity one: a pending wake-up covers all later ones.
     wake: Sender<()>,
 }
 
 impl RefusalLog {
-    /// Starts the thread that writes the log; it ends with this value.
+    /// Starts the writer thread; it exits when this value is dropped.
     ///
     /// # Errors
-    /// What the kernel says about the thread.
+    /// The thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let counts: Arc<Counts> = Arc::default();
         let (wake, woken) = bounded(1);
@@ -50,13 +49,14 @@ impl RefusalLog {
         Ok(RefusalLog { counts, wake })
     }
 
+    /// Adds refusals; never blocks.
     pub fn add(&self, cause: CredentialError, count: u64) {
         self.counts[cause].fetch_add(count, Ordering::Relaxed);
         let _ = self.wake.try_send(());
     }
 }
 
-/// One shard's part: adds to the log what its core has counted.
+/// Adds the refusals that one shard has counted to the log.
 pub struct ShardRefusals {
     log: Arc<RefusalLog>,
     added: Refusals,
@@ -67,7 +67,7 @@ impl ShardRefusals {
         ShardRefusals { log, added: Refusals::default() }
     }
 
-    /// Adds what was counted since the last call. Called every turn: without a refusal it costs one
+    /// Adds the refusals counted since the last call. Called every turn: without one it costs a
     /// comparison.
     pub fn note(&mut self, counted: &Refusals) {
         if counted.all() == self.added.all() {
@@ -82,7 +82,7 @@ impl ShardRefusals {
     }
 }
 
-/// Which lines are due.
+/// The rate limit of the lines.
 #[derive(Default)]
 struct Lines {
     logged: EnumMap<CredentialError, u64>,
@@ -90,8 +90,8 @@ struct Lines {
 }
 
 impl Lines {
-    /// The causes to log at `now`, each with its refusals since its last line; then the moment at
-    /// which the next line is due, if one waits.
+    /// The causes to log at `now`, each with its refusals since its last line; and the time of the
+    /// next line, if one is delayed.
     fn due(
         &mut self,
         counts: &Counts,

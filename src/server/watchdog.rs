@@ -1,6 +1,6 @@
-//! Notices executors that have stopped taking turns.
+//! Detects executors that have stopped taking turns.
 //!
-//! Every executor is woken twice a second, so a live one counts on even when it has nothing to do.
+//! Every executor is woken twice a second, so a live one takes turns even when it is idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,22 +13,22 @@ use super::mesh::Stations;
 
 const WAKE_EVERY: Duration = Duration::from_millis(500);
 
-/// Silence that is reported, and makes the server not ready.
+/// Time without a turn after which an executor is reported and the server is not ready.
 const SILENT: Duration = Duration::from_secs(2);
 
-/// Silence that ends the process: a supervisor's restart is better than half a server.
+/// Time without a turn that ends the process, so that a supervisor restarts it.
 const DEAD: Duration = Duration::from_secs(10);
 
-/// What the watchdog found, for `/readyz` and `/metrics`.
+/// State of the executors, for `/readyz` and `/metrics`.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Executors that are silent right now.
+    /// Executors that are stalled now.
     pub silent: AtomicU64,
-    /// How often one has become silent since start.
+    /// Stalls since start.
     pub stalls: AtomicU64,
 }
 
-/// An executor that has been silent for too long.
+/// An executor that has been stalled for too long.
 #[derive(Clone, Copy, Debug)]
 pub struct Dead {
     pub station: usize,
@@ -57,7 +57,7 @@ pub fn start(
         let mut last = start;
         while stop.recv_timeout(WAKE_EVERY) == Err(RecvTimeoutError::Timeout) {
             let now = Instant::now();
-            // A process that was stopped as a whole has not been watching either.
+            // When the whole process was suspended (SIGSTOP), the watchdog was as well.
             let was_stopped = now - last > SILENT;
             last = now;
             for (index, (station, seen)) in stations.iter().zip(&mut observed).enumerate() {
