@@ -17,12 +17,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::ids::ShardId;
 use crate::shard::Envelope;
 
-/// What others may know of a shard, or of the edge, without asking it.
+/// The state of a shard, or of the edge, that other threads may read, and its wake-up.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Station {
+pub struct Endpoint {
     sleeping: AtomicBool,
-    /// Turns taken; the watchdog sees by it that the shard lives.
+    /// Turns taken; the watchdog detects a stalled shard by it.
     turns: AtomicU64,
     /// Connections held.
     pub connections: AtomicU32,
@@ -33,13 +33,13 @@ pub struct Station {
     pub task: AtomicWaker,
 }
 
-impl Station {
-    /// A station with an event descriptor of its own.
+impl Endpoint {
+    /// Creates an endpoint with its event descriptor.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
-        Ok(Station {
+        Ok(Endpoint {
             sleeping: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             connections: AtomicU32::new(0),
@@ -69,7 +69,8 @@ impl Station {
         }
     }
 
-    /// Says that the shard is about to sleep. It must look at its mailboxes once more after this.
+    /// Announces that the shard is about to sleep. It must check its mailboxes once more after
+    /// this.
     pub fn set_sleeping(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -79,7 +80,7 @@ impl Station {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Forgets wake-ups that have been noticed.
+    /// Clears the event descriptor.
     pub fn clear_event(&self) {
         // Without a wake-up (EAGAIN) there is nothing to clear.
         let _ = rustix::io::read(&self.event, &mut [0; size_of::<u64>()]);
@@ -104,31 +105,31 @@ const ENVELOPES_MIN: usize = 128;
 
 const _: () = assert!(size_of::<Envelope>() <= 88, "every slot of every mailbox has this size");
 
-/// The stations of all shards and, last, of the edge.
-pub type Stations = Arc<[Station]>;
+/// The endpoints of all shards and, last, of the edge.
+pub type Endpoints = Arc<[Endpoint]>;
 
 /// One shard's ends of all its mailboxes.
 pub struct Mailboxes {
     me: ShardId,
-    stations: Stations,
+    endpoints: Endpoints,
     inbound: Vec<Option<Consumer<Envelope>>>,
     outbound: Vec<Option<Producer<Envelope>>>,
     /// Peers that were sent something and not woken since.
     touched: Vec<bool>,
 }
 
-/// Makes the mailboxes for `count` stations, each with room for `envelopes_max` envelopes.
+/// Makes the mailboxes for `count` endpoints, each with room for `envelopes_max` envelopes.
 ///
 /// # Errors
 /// No descriptor is left.
-pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Mailboxes>)> {
+pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Endpoints, Vec<Mailboxes>)> {
     let envelopes_max = capacity(count, envelopes_max);
-    let stations: io::Result<Vec<Station>> = (0..count).map(|_| Station::new()).collect();
-    let stations: Stations = stations?.into();
+    let endpoints: io::Result<Vec<Endpoint>> = (0..count).map(|_| Endpoint::new()).collect();
+    let endpoints: Endpoints = endpoints?.into();
     let mut ends: Vec<Mailboxes> = (0..count)
         .map(|me| Mailboxes {
             me: ShardId(me as u16),
-            stations: Arc::clone(&stations),
+            endpoints: Arc::clone(&endpoints),
             inbound: (0..count).map(|_| None).collect(),
             outbound: (0..count).map(|_| None).collect(),
             touched: vec![false; count],
@@ -141,26 +142,26 @@ pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Ma
             ends[to].inbound[from] = Some(consumer);
         }
     }
-    Ok((stations, ends))
+    Ok((endpoints, ends))
 }
 
-/// Envelopes of one mailbox among `count` stations: there is one for every ordered pair of them, so
-/// that many stations have smaller ones.
+/// Envelopes of one mailbox among `count` endpoints: there is one for every ordered pair of them,
+/// so that many endpoints have smaller ones.
 fn capacity(count: usize, envelopes_max: usize) -> usize {
     let pairs = (count * count.saturating_sub(1)).max(1);
     envelopes_max.min((ENVELOPES_OF_ALL / pairs).max(ENVELOPES_MIN))
 }
 
 impl Mailboxes {
-    pub fn station(&self) -> &Station {
-        &self.stations[self.me.index()]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[self.me.index()]
     }
 
-    pub fn stations(&self) -> &Stations {
-        &self.stations
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
-    /// Free places towards every station.
+    /// Free places towards every endpoint.
     pub fn rooms(&self, into: &mut Vec<usize>) {
         into.clear();
         into.extend(self.outbound.iter().map(|end| end.as_ref().map_or(0, Producer::slots)));
@@ -180,7 +181,7 @@ impl Mailboxes {
     pub fn wake_touched(&mut self) {
         for (to, touched) in self.touched.iter_mut().enumerate() {
             if std::mem::take(touched) {
-                self.stations[to].wake_if_sleeping();
+                self.endpoints[to].wake_if_sleeping();
             }
         }
     }
@@ -208,9 +209,9 @@ mod tests {
     #[test]
     fn mailboxes_of_many_shards_take_no_more_memory_than_those_of_some() {
         for shards in 1..=usize::from(SHARDS_MAX) {
-            let stations = shards + 1;
-            let capacity = capacity(stations, 8192);
-            let bytes = stations * shards * capacity * size_of::<Envelope>();
+            let endpoints = shards + 1;
+            let capacity = capacity(endpoints, 8192);
+            let bytes = endpoints * shards * capacity * size_of::<Envelope>();
             assert!(bytes <= 200 << 20, "{shards} shards: {bytes} bytes");
             assert!(capacity >= ENVELOPES_MIN, "{shards} shards: {capacity}");
             assert!(shards > 15 || capacity == 8192, "{shards} shards: {capacity}");

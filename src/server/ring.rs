@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapOptions, MmapRaw};
 
 /// Entries prepared before they are submitted. A longer batch is submitted in parts.
 const SUBMISSIONS: u32 = 4096;
@@ -22,22 +22,22 @@ const COMPLETIONS: u32 = 32_768;
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 4096;
 
-/// Receive buffers of a shard that connections share. Those who send faster than they are read have
-/// buffers apart, and hold one each while they wait: however many they are, others find one.
+/// Receive buffers that the connections of a shard share. Connections that exceed their read budget
+/// use a separate pool, one buffer each, so that they cannot exhaust the common one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     Common,
-    Eager,
+    Throttled,
 }
 
 impl Pool {
-    pub const ALL: [Pool; 2] = [Pool::Common, Pool::Eager];
+    pub const ALL: [Pool; 2] = [Pool::Common, Pool::Throttled];
 
     /// A power of two.
     const fn buffers(self) -> u16 {
         match self {
             Pool::Common => 256,
-            Pool::Eager => 64,
+            Pool::Throttled => 64,
         }
     }
 
@@ -45,12 +45,12 @@ impl Pool {
     const fn first(self) -> u16 {
         match self {
             Pool::Common => 0,
-            Pool::Eager => Pool::Common.buffers(),
+            Pool::Throttled => Pool::Common.buffers(),
         }
     }
 
     fn of(buffer: u16) -> Pool {
-        if buffer < Pool::Eager.first() { Pool::Common } else { Pool::Eager }
+        if buffer < Pool::Throttled.first() { Pool::Common } else { Pool::Throttled }
     }
 
     /// What the kernel knows it by.
@@ -163,8 +163,8 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        let [common, eager] = Pool::ALL.map(|pool| BufferRing::register(&uring, pool));
-        let buffers = [common?, eager?];
+        let [common, throttled] = Pool::ALL.map(|pool| BufferRing::register(&uring, pool));
+        let buffers = [common?, throttled?];
         Ok(Ring { uring, buffers, spins: 0 })
     }
 
@@ -359,8 +359,8 @@ fn is_passing(error: &io::Error) -> bool {
 /// Receive buffers that the kernel picks from.
 struct BufferRing {
     pool: Pool,
-    entries: MmapMut,
-    memory: MmapMut,
+    entries: MmapRaw,
+    memory: MmapRaw,
     tail: u16,
     free: u16,
 }
@@ -368,7 +368,7 @@ struct BufferRing {
 impl BufferRing {
     fn register(uring: &IoUring, pool: Pool) -> io::Result<Self> {
         let (count, group) = (pool.buffers(), pool.group());
-        let pages = |bytes| MmapOptions::new().len(bytes).populate().map_anon();
+        let pages = |bytes| MmapOptions::new().len(bytes).populate().map_anon().map(MmapRaw::from);
         let entries = pages(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = pages(usize::from(count) * BUFFER_BYTES)?;
         let address = entries.as_ptr() as u64;
@@ -384,7 +384,7 @@ impl BufferRing {
         Ok(ring)
     }
 
-    fn start(&mut self, id: u16) -> *mut u8 {
+    fn start(&self, id: u16) -> *mut u8 {
         let at = id.wrapping_sub(self.pool.first());
         assert!(at < self.pool.buffers(), "the kernel named buffer {id} of {:?}", self.pool);
         // SAFETY: `at` is below the number of buffers, so the offset lies within the mapping.

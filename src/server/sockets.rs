@@ -38,7 +38,7 @@ pub struct Socket {
     /// A receive entry is armed.
     pub receiving: bool,
     /// The peer sends more than its share, so it is read one buffer at a time.
-    pub eager: bool,
+    pub throttled: bool,
     /// The last pass in which bytes were read, and how many.
     pub read_pass: Pass,
     read_bytes: u32,
@@ -100,7 +100,7 @@ impl Socket {
 
     /// Defers a completion, and with it all later ones, to the next pass. True when it is the first
     /// deferred one of this socket.
-    pub fn put_off(&mut self, arrival: Arrival, pass: u64) -> bool {
+    pub fn defer(&mut self, arrival: Arrival, pass: u64) -> bool {
         let is_first = self.deferred == 0;
         self.held_pass = pass.into();
         self.deferred += u16::from(arrival == Arrival::Fresh);
@@ -119,7 +119,7 @@ impl Socket {
         self.deferred -= u16::from(arrival == Arrival::Deferred);
         self.read_bytes = self.read_bytes.saturating_add(bytes as u32);
         if bytes > 0 {
-            self.eager &= bytes >= BUFFER_BYTES || self.deferred > 0;
+            self.throttled &= bytes >= BUFFER_BYTES || self.deferred > 0;
         }
     }
 
@@ -164,7 +164,7 @@ impl Sockets {
             generation: id.generation,
             stage: Stage::Open,
             receiving: false,
-            eager: false,
+            throttled: false,
             read_pass: Pass::default(),
             read_bytes: 0,
             held_pass: Pass::default(),

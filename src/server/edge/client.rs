@@ -85,7 +85,7 @@ impl EdgeClient {
     /// Sends the backlog and takes what has arrived. Returns the connections among it.
     pub fn pump(&self) -> Vec<Parcel> {
         let mut parcels = Vec::new();
-        self.mailboxes.borrow().station().count_turn();
+        self.mailboxes.borrow().endpoint().count_turn();
         self.send_backlog();
         let peers = self.mailboxes.borrow().peers();
         for peer in 0..peers {
@@ -108,15 +108,15 @@ impl EdgeClient {
         poll_fn(|cx| {
             let mailboxes = self.mailboxes.borrow();
             if registered {
-                mailboxes.station().set_awake();
+                mailboxes.endpoint().set_awake();
                 return Poll::Ready(());
             }
             registered = true;
-            mailboxes.station().task.register(cx.waker());
-            mailboxes.station().set_sleeping();
+            mailboxes.endpoint().task.register(cx.waker());
+            mailboxes.endpoint().set_sleeping();
             let has_backlog = self.backlog.borrow().iter().any(|backlog| !backlog.is_empty());
             if !mailboxes.is_empty() || has_work() || has_backlog {
-                mailboxes.station().set_awake();
+                mailboxes.endpoint().set_awake();
                 cx.waker().wake_by_ref();
             }
             Poll::Pending
@@ -197,7 +197,7 @@ impl EdgeClient {
 
     /// Connections that a shard held at the beginning of its last turn.
     pub fn connections_of(&self, shard: ShardId) -> u32 {
-        self.mailboxes.borrow().stations()[shard.index()].connections.load(Ordering::Relaxed)
+        self.mailboxes.borrow().endpoints()[shard.index()].connections.load(Ordering::Relaxed)
     }
 
     fn me(&self) -> ShardId {
