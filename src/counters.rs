@@ -7,18 +7,18 @@ use strum::IntoStaticStr;
 use crate::auth::Refusals;
 use crate::error::{Disconnect, FrameError, Reject};
 
-/// Why input from a peer had no effect although its connection lives.
+/// Why input had no effect. The connection stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Ignored {
     /// A frame or body that does not decode.
     Malformed(FrameError),
-    /// A request that may not be done now, in a dialect without an answer for it.
+    /// A refused request, in a dialect that has no reply for it.
     Refused(Reject),
-    /// A message that only servers send.
+    /// A message that only servers may send.
     WrongDirection,
     /// A WebSocket text message in a binary dialect.
     Text,
-    /// A request that was valid and asks for nothing this server keeps.
+    /// A valid request for something that this server does not implement.
     NothingToDo,
 }
 
@@ -48,13 +48,13 @@ pub enum Dropped {
     /// limit or the process has no descriptor left.
     ConnectionLimit,
     /// A new connection to a listener that expects a PROXY header, from an address that may not
-    /// send one, or that was gone before it could be asked for.
+    /// send one, or whose address could not be read.
     ConnectionUntrusted,
     /// Messages to one subscriber whose send queue is full; it catches up, or sees the gap.
     MessageSlowConsumer,
     /// Messages to a home shard; it gets them, or sees the gap, on a later turn.
     MessageMailboxFull,
-    /// Messages forgotten before their time, because the shard's memory for them is full.
+    /// Messages evicted before their age limit, because the shard's memory for them is full.
     MessageHistoryFull,
 }
 
@@ -78,15 +78,15 @@ impl Dropped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Conflated {
-    /// The receiver's socket takes no more for the time being.
+    /// The receiver's socket is blocked.
     SlowReceiver,
-    /// The receiver asked for fewer frames.
+    /// The receiver requested a lower rate.
     Throttled,
-    /// The sender updates faster than its limit; its newest state is kept.
+    /// The sender exceeds its update rate; its newest state is kept.
     UpdateRate,
-    /// The channel tells its watchers at most once per interval; what happened meanwhile is one.
+    /// The channel sends presence at most once per interval; changes in between are merged.
     Interval,
-    /// The set is large, and shown in rounds; what happened during one is shown in the next.
+    /// The channel is large and updated in sweeps; changes during a sweep are sent with the next.
     LargeSet,
 }
 
