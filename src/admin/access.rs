@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_need_the_token_where_the_operator_says_so_and_health_never() {
+    fn metrics_need_the_token_where_it_is_configured_and_health_never() {
         for reach in [Reach::ThisMachine, Reach::Network] {
             let closed = access(reach, MetricsAccess::Token);
             assert_eq!(status(&closed, &Route::Metrics, ""), 401);

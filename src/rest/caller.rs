@@ -154,7 +154,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_or_a_token_says_who_asks() {
+    fn keys_and_tokens_authenticate_the_caller() {
         let keyring = keyring();
         let identify = |header: &str| {
             Caller::identify(&keyring, Some(header.as_bytes()), NOW_MS)
@@ -205,7 +205,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn channel_and_operation_are_told_apart() {
+    fn channel_and_operation_have_errors_of_their_own() {
         let keyring = keyring();
         let caller = Caller::Key(keyring.key("demo.chat").unwrap());
         for (channel, operation, expected) in [
@@ -227,7 +227,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_speaks_for_anybody_and_a_token_for_its_own() {
+    fn a_key_may_use_any_client_id_and_a_token_its_own() {
         let keyring = keyring();
         let key = Caller::Key(keyring.key("demo.main").unwrap());
         let header = bearer(&keyring, "alice");

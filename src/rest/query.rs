@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_history_are_asked_for() {
+    fn history_queries_are_parsed() {
         for (query, limit, direction) in [
             ("", 100, NEWEST),
             ("limit=2", 2, NEWEST),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_asked_for_by_name_and_connection() {
+    fn presence_queries_are_parsed() {
         let parsed = PresenceQuery::parse(Some("clientId=a+b%2Bc%20%C3%A9&connectionId=x&limit=2"));
         let expected = PresenceQuery {
             limit: Some(2),

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_says_message_code_and_status() {
+    fn every_refusal_has_message_code_and_status() {
         let cases = [
             (Refusal::bad("no"), 400, 40001),
             (Refusal::unauthenticated("no"), 401, 40101),

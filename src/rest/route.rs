@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_at_the_end_of_a_path_under_any_prefix() {
+    fn the_end_of_a_path_is_matched_under_any_prefix() {
         for (method, path) in [
             ("GET", "/time"),
             ("POST", "/channels/chat:a/messages"),

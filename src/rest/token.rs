@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_what_the_answer_says_it_is() {
+    fn the_response_describes_the_token() {
         for (body, ttl_ms, capability) in [
             (r#"{"clientId":"alice"}"#, 3_600_000, r#"{"chat:*":["publish","history"]}"#),
             (

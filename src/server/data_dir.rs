@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn serials_never_go_below_earlier_ones_whatever_the_clock_says() {
+    fn serials_never_go_below_earlier_ones_whatever_the_clock_reads() {
         let folder = Folder::new("serials");
         let open = |wall_ms| {
             let mut opened = folder.open(Takeover::Refused, wall_ms).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_inherits_the_lock_and_nobody_comes_between() {
+    fn a_takeover_inherits_the_lock_and_excludes_a_third_server() {
         let folder = Folder::new("lock");
         let old = folder.open(Takeover::Refused, 1).unwrap();
         let refused = |takeover| folder.open(takeover, 1).unwrap_err().to_string();
