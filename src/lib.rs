@@ -25,7 +25,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 #[cfg(feature = "server")]
-pub mod admin;
+mod admin;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod bench;
@@ -40,7 +40,7 @@ pub mod ids;
 pub mod limits;
 pub mod policy;
 #[cfg(feature = "server")]
-pub mod rest;
+mod rest;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;
