@@ -212,7 +212,7 @@ mod tests {
             stream.extend_from_slice(&pending[..bytes]);
             out.written(bytes);
         }
-        decode_all(Role::Server, &LIMITS, &stream)
+        decode_all(Role::Server, &LIMITS, [&stream[..]])
     }
 
     fn outbound() -> Outbound {
