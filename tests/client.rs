@@ -208,13 +208,14 @@ fn a_foony_session_with_a_server_from_its_upgrade_to_its_end() {
 fn a_sync_session_with_a_server() {
     for split in SPLITS {
         let mut pair = Pair::new(Client::new(Dialect::Sync), split);
-        assert_eq!(pair.settle().unwrap(), ["open", "greeted \"\" every 0"]);
+        assert_eq!(pair.settle().unwrap(), ["open", "greeted \"\" every 30000"]);
         let out = &mut pair.client.connection.out;
         out.update("room", b"\x80");
         out.ping(1 << 63);
         let seen = pair.settle().unwrap();
         let pong = format!("PingPong(PingPong {{ timestamp_ms: {}, is_pong: true }})", 1_u64 << 63);
         assert_eq!(seen, [pong], "{split}");
+        assert_eq!(pair.client.connection.poll_timeout(0), Some(30_000));
     }
 }
 
@@ -340,22 +341,42 @@ fn a_refused_greeting_ends_the_connection_with_the_servers_words() {
     append_frame(&mut bytes, Opcode::Binary, &records(&[error]));
     let refused = Refused::new(Some(code), "unknown key");
     assert_eq!(Client::foony().take(&bytes, 9), Err(Closed::Refused(refused)));
+    let refused = Refused::new(None, "bad token");
+    let end = Client::tcp().take(&handshake_ack(Some("bad token")), 9);
+    assert_eq!(end, Err(Closed::Refused(refused)));
+}
+
+/// The greeting of the sync wire.
+fn handshake_ack(error: Option<&str>) -> Vec<u8> {
     let ack = sync::message::session::HandshakeAck {
-        success: false,
-        session_id: "",
+        success: error.is_none(),
+        session_id: "s",
         server_clock: Default::default(),
-        error: Some("bad token"),
+        error,
         fork_detected: false,
         server_wire_version: 1,
         producer_id: 0,
         accepted_epoch: 0,
         delta_signing_key: [0; 32],
     };
-    bytes.clear();
-    let ack = sync::Message::HandshakeAck(ack);
-    sync::append_message(&ack, Layout::V0_6, &mut bytes).unwrap();
-    let refused = Refused::new(None, "bad token");
-    assert_eq!(Client::tcp().take(&bytes, 9), Err(Closed::Refused(refused)));
+    let mut bytes = Vec::new();
+    sync::append_message(&sync::Message::HandshakeAck(ack), Layout::V0_6, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn kinds_of_frames_that_are_not_known_are_skipped() {
+    let unknown = (0..=u8::MAX).find(|code| sync::MessageType::from_code(*code).is_none()).unwrap();
+    // The checksum of no bytes is 0.
+    let frame = [1, unknown, 0, 0, 0, 0, 0, 0, 0, 0];
+    for split in SPLITS {
+        let mut client = Client::tcp();
+        client
+            .take(&[&handshake_ack(None)[..], &frame, &handshake_ack(None)].concat(), split)
+            .unwrap();
+        assert_eq!(client.seen.len(), 2, "{:?}", client.seen);
+    }
+    assert!(Client::tcp().take(&frame, 1).is_err());
 }
 
 #[test]
