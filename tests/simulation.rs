@@ -2,7 +2,7 @@
 //! random faults, and a naive model of who must be where.
 //!
 //! ```text
-//! HEADCOUNT_SEEDS=100000 cargo test --no-default-features --test simulation every_seed
+//! HEADCOUNT_SEEDS=100000 cargo test --test simulation every_seed
 //! HEADCOUNT_SEED=42      ... -- --nocapture        replays one seed and prints what happens
 //! ```
 //!
@@ -100,7 +100,7 @@ fn failure(kind: Kind, seed: u64, trace: bool) -> Option<String> {
     let step = step.load(Ordering::Relaxed);
     Some(format!(
         "seed {seed} failed at step {step}: {message}\nreplay with: HEADCOUNT_SEED={seed} \
-         cargo test --no-default-features --test simulation {} -- --nocapture",
+         cargo test --test simulation {} -- --nocapture",
         kind.test()
     ))
 }

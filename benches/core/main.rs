@@ -1,7 +1,7 @@
 //! What the pure core costs on one thread, without sockets, in CPU time. Run with
 //! `cargo bench --bench core`.
 //!
-//! `cargo bench --no-default-features --bench core -- fan_out` builds less and runs a part.
+//! `cargo bench --bench core -- fan_out` runs a part.
 
 mod channel;
 mod cpu_time;

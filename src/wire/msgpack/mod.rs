@@ -22,7 +22,7 @@ pub use json::{from_json, to_json};
 ///
 /// Every method returns [`FrameError::Truncated`] if the input ends inside the value and
 /// [`FrameError::Body`] if the value has another type. A reader must not be used after an error.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }

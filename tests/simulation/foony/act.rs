@@ -102,7 +102,7 @@ impl Run {
         for at in 0..self.clients[id].unacked.len() {
             self.send_publish(id, at);
         }
-        let rooms = |run: &Run, is: fn(&super::client::Room) -> bool| -> Vec<&'static str> {
+        let rooms = |run: &Run, is: fn(&super::client::PageLimit) -> bool| -> Vec<&'static str> {
             run.clients[id].rooms.iter().filter(|(_, room)| is(room)).map(|(&c, _)| c).collect()
         };
         for channel in rooms(self, |room| room.wanted) {

@@ -117,7 +117,7 @@ impl Own {
 
 /// A channel as one client knows it.
 #[derive(Clone, Debug, Default)]
-pub struct Room {
+pub struct PageLimit {
     pub wanted: bool,
     pub stream: VecDeque<Segment>,
     /// Everything from the baseline up to here was received.
@@ -137,7 +137,7 @@ pub struct Room {
     pub own: Own,
 }
 
-impl Room {
+impl PageLimit {
     /// The SDK's cursor is of no use any longer; the next message becomes the baseline.
     pub fn discontinue(&mut self) {
         self.cursor = 0;
@@ -177,7 +177,7 @@ pub struct Client {
     pub requests: u64,
     pub asked: BTreeMap<u64, Asked>,
     pub unacked: Vec<Unacked>,
-    pub rooms: BTreeMap<&'static str, Room>,
+    pub rooms: BTreeMap<&'static str, PageLimit>,
     /// How often each ephemeral message came.
     pub ephemeral: BTreeMap<usize, u32>,
     pub published: u64,
@@ -192,7 +192,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn room(&mut self, channel: &str) -> &mut Room {
+    pub fn room(&mut self, channel: &str) -> &mut PageLimit {
         self.rooms.get_mut(channel).expect("a channel of the run")
     }
 

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 use super::super::profile::APPS;
 use super::super::rng::Rng;
 use super::super::world::{Ending, Faults, World};
-use super::client::{Client, Room};
+use super::client::{Client, PageLimit};
 use super::ghost::Ghost;
 use super::line::Mode;
 use super::link::Carrier;
@@ -312,7 +312,7 @@ fn random_client(rng: &mut Rng, id: usize, others: &[Client]) -> Client {
         requests: 0,
         asked: BTreeMap::new(),
         unacked: Vec::new(),
-        rooms: CHANNELS.iter().map(|&channel| (channel, Room::default())).collect(),
+        rooms: CHANNELS.iter().map(|&channel| (channel, PageLimit::default())).collect(),
         ephemeral: BTreeMap::new(),
         published: 0,
         life: 0,

@@ -7,12 +7,14 @@
 //!
 //! Invariant: the encoding is byte for byte that of the SDKs and the hosted service.
 
+mod deliveries;
 mod event;
 mod field;
 mod request;
 
+pub use deliveries::{Delivered, Deliveries};
 pub use event::{append_event, delivery_bytes};
-pub use request::append_request;
+pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
 use crate::wire::foony::{Event, Malformed, Request};
@@ -89,6 +91,11 @@ impl<'a> Record<'a> {
     /// Opcode and fields.
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Whether it delivers messages, which [`Deliveries`] reads without allocating.
+    pub fn is_delivery(self) -> bool {
+        matches!(self.bytes.first(), Some(&(DELIVERIES | BATCH)))
     }
 
     /// Whether clients never send this type of record. Such records are skipped; they have no
