@@ -19,7 +19,7 @@ use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use headcount::ids::ShardId;
-use headcount::server::mesh::Station;
+use headcount::server::mesh::Endpoint;
 use headcount::shard::Envelope;
 
 const CAPACITY: usize = 8192;
@@ -136,8 +136,8 @@ fn pin(core: usize) {
     }
 }
 
-/// Takes the next envelope, sleeping on the station's event descriptor when there is none.
-fn receive(side: &mut Side, station: &Station, sleep: bool) -> Option<u64> {
+/// Takes the next envelope, sleeping on the endpoint's event descriptor when there is none.
+fn receive(side: &mut Side, endpoint: &Endpoint, sleep: bool) -> Option<u64> {
     for _ in 0..200 {
         if let Some(Envelope::Inspect { request, .. }) = side.receiver.pop() {
             return Some(request);
@@ -145,15 +145,15 @@ fn receive(side: &mut Side, station: &Station, sleep: bool) -> Option<u64> {
         std::hint::spin_loop();
     }
     if sleep {
-        station.set_sleeping();
+        endpoint.set_sleeping();
         if side.receiver.is_empty() {
-            let event = station.event();
+            let event = endpoint.event();
             let mut fds = [PollFd::new(&event, PollFlags::IN)];
             let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             let _ = poll(&mut fds, Some(&timeout));
-            station.clear_event();
+            endpoint.clear_event();
         }
-        station.set_awake();
+        endpoint.set_awake();
     }
     None
 }
@@ -168,8 +168,8 @@ fn send(side: &mut Side, mut request: Envelope) {
 /// Envelopes per second, sent in bursts with one wake-up check each.
 fn throughput(make: impl FnOnce() -> (Side, Side)) -> f64 {
     let (mut a, mut b) = make();
-    let station = Arc::new(Station::new().expect("an event descriptor"));
-    let theirs = Arc::clone(&station);
+    let endpoint = Arc::new(Endpoint::new().expect("an event descriptor"));
+    let theirs = Arc::clone(&endpoint);
     let consumer = thread::spawn(move || {
         pin(1);
         let mut next = 0;
@@ -186,7 +186,7 @@ fn throughput(make: impl FnOnce() -> (Side, Side)) -> f64 {
         for i in 0..BURST {
             send(&mut a, envelope((burst * BURST + i) as u64));
         }
-        station.wake_if_sleeping();
+        endpoint.wake_if_sleeping();
     }
     consumer.join().expect("the consumer");
     (BURST * BURSTS) as f64 / start.elapsed().as_secs_f64()
@@ -195,10 +195,10 @@ fn throughput(make: impl FnOnce() -> (Side, Side)) -> f64 {
 /// Half a round trip in nanoseconds; with `pause` the other side has gone to sleep before each.
 fn hop(make: impl FnOnce() -> (Side, Side), hops: usize, pause: Duration) -> Histogram<u64> {
     let (mut a, mut b) = make();
-    let stations = [Station::new(), Station::new()].map(|s| s.expect("an event descriptor"));
-    let stations = Arc::new(stations);
+    let endpoints = [Endpoint::new(), Endpoint::new()].map(|s| s.expect("an event descriptor"));
+    let endpoints = Arc::new(endpoints);
     let stop = Arc::new(AtomicBool::new(false));
-    let (theirs, stopped) = (Arc::clone(&stations), Arc::clone(&stop));
+    let (theirs, stopped) = (Arc::clone(&endpoints), Arc::clone(&stop));
     let echo = thread::spawn(move || {
         pin(1);
         while !stopped.load(Ordering::Relaxed) {
@@ -214,8 +214,8 @@ fn hop(make: impl FnOnce() -> (Side, Side), hops: usize, pause: Duration) -> His
         thread::sleep(pause);
         let start = Instant::now();
         send(&mut a, envelope(request));
-        stations[1].wake_if_sleeping();
-        while receive(&mut a, &stations[0], false).is_none() {}
+        endpoints[1].wake_if_sleeping();
+        while receive(&mut a, &endpoints[0], false).is_none() {}
         histogram.record(start.elapsed().as_nanos() as u64 / 2).expect("a hop under an hour");
     }
     stop.store(true, Ordering::Relaxed);

@@ -1,99 +1,42 @@
 //! What a shard counts. Every drop, conflation, ignored input and disconnect has a reason here;
 //! plain integers that only their shard writes, read by the admin surface through a mailbox.
 
+use enum_map::{Enum, EnumMap};
+use strum::IntoStaticStr;
+
 use crate::auth::Refusals;
 use crate::error::{Disconnect, FrameError, Reject};
 
-/// Why input from a peer had no effect although its connection lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why input had no effect. The connection stays open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Ignored {
     /// A frame or body that does not decode.
     Malformed(FrameError),
-    /// A request that may not be done now, in a dialect without an answer for it.
+    /// A refused request, in a dialect that has no reply for it.
     Refused(Reject),
-    /// A message that only servers send.
+    /// A message that only servers may send.
     WrongDirection,
     /// A WebSocket text message in a binary dialect.
     Text,
-    /// A request that was valid and asks for nothing this server keeps.
+    /// A valid request for something that this server does not implement.
     NothingToDo,
 }
 
 impl Ignored {
-    /// Labels of all reasons, in metric order.
-    pub const LABELS: [&'static str; 25] = [
-        "wrong_direction",
-        "text_message",
-        "nothing_to_do",
-        "malformed_truncated",
-        "malformed_too_long",
-        "malformed_header",
-        "malformed_type",
-        "malformed_checksum",
-        "malformed_body",
-        "malformed_utf8",
-        "malformed_websocket",
-        "malformed_fragments",
-        "malformed_protocol",
-        "unauthenticated",
-        "bad_token",
-        "token_expired",
-        "forbidden",
-        "channel_name",
-        "state_too_large",
-        "message_too_large",
-        "too_many_channels",
-        "channel_full",
-        "server_full",
-        "busy",
-        "unsupported",
-    ];
-
-    fn index(self) -> usize {
+    /// Label of the metric.
+    pub fn label(self) -> &'static str {
         match self {
-            Ignored::WrongDirection => 0,
-            Ignored::Text => 1,
-            Ignored::NothingToDo => 2,
-            Ignored::Malformed(error) => 3 + frame_error_index(error),
-            Ignored::Refused(reject) => 13 + reject_index(reject),
+            Ignored::Malformed(error) => error.into(),
+            Ignored::Refused(reject) => reject.into(),
+            Ignored::WrongDirection => "wrong_direction",
+            Ignored::Text => "text_message",
+            Ignored::NothingToDo => "nothing_to_do",
         }
     }
 }
 
-fn frame_error_index(error: FrameError) -> usize {
-    match error {
-        FrameError::Truncated => 0,
-        FrameError::TooLong => 1,
-        FrameError::Header => 2,
-        FrameError::UnknownType => 3,
-        FrameError::Checksum => 4,
-        FrameError::Body => 5,
-        FrameError::Utf8 => 6,
-        FrameError::WebSocket => 7,
-        FrameError::TooManyFragments => 8,
-        FrameError::UnknownProtocol => 9,
-    }
-}
-
-fn reject_index(reject: Reject) -> usize {
-    match reject {
-        Reject::Unauthenticated => 0,
-        Reject::BadToken => 1,
-        Reject::TokenExpired => 2,
-        Reject::Forbidden => 3,
-        Reject::ChannelName => 4,
-        Reject::StateTooLarge => 5,
-        Reject::MessageTooLarge => 6,
-        Reject::TooManyChannels => 7,
-        Reject::ChannelFull => 8,
-        Reject::ServerFull => 9,
-        Reject::Busy => 10,
-        Reject::Unsupported => 11,
-    }
-}
-
 /// Something that was not delivered as it was. The first word says what, the rest where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Dropped {
     /// A member's update waits at home, its newest state kept, because the owner's mailbox is full.
     RequestMailboxFull,
@@ -101,52 +44,50 @@ pub enum Dropped {
     EventMailboxFull,
     /// A connection stayed where it was accepted because the owner's mailbox is full.
     HandoffMailboxFull,
-    /// A new connection refused at the limit of its shard, or for want of descriptors.
+    /// A connection refused, as a new one or one that moved there, because its shard is at its
+    /// limit or the process has no descriptor left.
     ConnectionLimit,
     /// A new connection to a listener that expects a PROXY header, from an address that may not
-    /// send one, or that was gone before it could be asked for.
+    /// send one, or whose address could not be read.
     ConnectionUntrusted,
     /// Messages to one subscriber whose send queue is full; it catches up, or sees the gap.
     MessageSlowConsumer,
     /// Messages to a home shard; it gets them, or sees the gap, on a later turn.
     MessageMailboxFull,
-    /// Messages forgotten before their time, because the shard's memory for them is full.
+    /// Messages evicted before their age limit, because the shard's memory for them is full.
     MessageHistoryFull,
 }
 
 impl Dropped {
-    /// Labels of all reasons: what was dropped, and why.
-    pub const LABELS: [(&'static str, &'static str); 8] = [
-        ("request", "mailbox_full"),
-        ("event", "mailbox_full"),
-        ("handoff", "mailbox_full"),
-        ("connection", "limit"),
-        ("connection", "untrusted"),
-        ("message", "slow_consumer"),
-        ("message", "mailbox_full"),
-        ("message", "history_full"),
-    ];
+    /// Labels of the metric: what was dropped, and why.
+    pub fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Dropped::RequestMailboxFull => ("request", "mailbox_full"),
+            Dropped::EventMailboxFull => ("event", "mailbox_full"),
+            Dropped::HandoffMailboxFull => ("handoff", "mailbox_full"),
+            Dropped::ConnectionLimit => ("connection", "limit"),
+            Dropped::ConnectionUntrusted => ("connection", "untrusted"),
+            Dropped::MessageSlowConsumer => ("message", "slow_consumer"),
+            Dropped::MessageMailboxFull => ("message", "mailbox_full"),
+            Dropped::MessageHistoryFull => ("message", "history_full"),
+        }
+    }
 }
 
 /// Why a newer presence set replaced one that a receiver had not been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Conflated {
-    /// The receiver's socket takes no more for the time being.
+    /// The receiver's socket is blocked.
     SlowReceiver,
-    /// The receiver asked for fewer frames.
+    /// The receiver requested a lower rate.
     Throttled,
-    /// The sender updates faster than its limit; its newest state is kept.
+    /// The sender exceeds its update rate; its newest state is kept.
     UpdateRate,
-    /// The channel tells its watchers at most once per interval; what happened meanwhile is one.
+    /// The channel sends presence at most once per interval; changes in between are merged.
     Interval,
-    /// The set is large, and shown in rounds; what happened during one is shown in the next.
+    /// The channel is large and updated in sweeps; changes during a sweep are sent with the next.
     LargeSet,
-}
-
-impl Conflated {
-    /// Labels of all reasons.
-    pub const LABELS: [&'static str; 5] =
-        ["slow_receiver", "throttled", "update_rate", "interval", "large_set"];
 }
 
 /// One shard's counts since start.
@@ -173,63 +114,109 @@ pub struct Counters {
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
     pub refusals: Refusals,
-    ignored: [u64; Ignored::LABELS.len()],
-    dropped: [u64; Dropped::LABELS.len()],
-    conflated: [u64; Conflated::LABELS.len()],
-    disconnects: [u64; Disconnect::ALL.len()],
+    ignored: EnumMap<Ignored, u64>,
+    dropped: EnumMap<Dropped, u64>,
+    conflated: EnumMap<Conflated, u64>,
+    disconnects: EnumMap<Disconnect, u64>,
 }
 
 impl Counters {
+    /// Counts an input without effect.
     pub fn ignore(&mut self, reason: Ignored) {
-        self.ignored[reason.index()] += 1;
+        self.ignored[reason] += 1;
     }
 
+    /// Counts one that was not delivered as it was.
     pub fn drop(&mut self, reason: Dropped) {
         self.drop_many(reason, 1);
     }
 
+    /// Counts several of them.
     pub fn drop_many(&mut self, reason: Dropped, count: u32) {
-        self.dropped[reason as usize] += u64::from(count);
+        self.dropped[reason] += u64::from(count);
     }
 
+    /// Counts a set that a newer one replaced.
     pub fn conflate(&mut self, reason: Conflated) {
         self.conflate_many(reason, 1);
     }
 
+    /// Counts several of them.
     pub fn conflate_many(&mut self, reason: Conflated, count: u32) {
-        self.conflated[reason as usize] += u64::from(count);
+        self.conflated[reason] += u64::from(count);
     }
 
+    /// Counts a connection that was ended.
     pub fn disconnect(&mut self, reason: Disconnect) {
-        self.disconnects[reason as usize] += 1;
+        self.disconnects[reason] += 1;
     }
 
+    /// Inputs without effect, by label.
     pub fn ignored(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Ignored::LABELS.into_iter().zip(self.ignored)
+        self.ignored.into_iter().map(|(reason, count)| (reason.label(), count))
     }
 
+    /// What was not delivered as it was, by the labels of what and why.
     pub fn dropped(&self) -> impl Iterator<Item = ((&'static str, &'static str), u64)> {
-        Dropped::LABELS.into_iter().zip(self.dropped)
+        self.dropped.into_iter().map(|(reason, count)| (reason.labels(), count))
     }
 
+    /// Sets that a newer one replaced, by label.
     pub fn conflated(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Conflated::LABELS.into_iter().zip(self.conflated)
+        self.conflated.into_iter().map(|(reason, count)| (reason.into(), count))
     }
 
+    /// Connections that were ended, by label.
     pub fn disconnects(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Disconnect::ALL.iter().map(|reason| reason.label()).zip(self.disconnects)
+        self.disconnects.into_iter().map(|(reason, count)| (reason.label(), count))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn every_reason_has_its_own_label() {
-        assert_eq!(Ignored::Refused(Reject::Unsupported).index() + 1, Ignored::LABELS.len());
-        assert_eq!(Ignored::Malformed(FrameError::UnknownProtocol).index(), 12);
-        assert_eq!(Dropped::MessageHistoryFull as usize + 1, Dropped::LABELS.len());
-        assert_eq!(Conflated::LargeSet as usize + 1, Conflated::LABELS.len());
+        let mut counters = Counters::default();
+        counters.ignore(Ignored::Refused(Reject::Unsupported));
+        counters.ignore(Ignored::Malformed(FrameError::UnknownProtocol));
+        let counted: Vec<_> = counters.ignored().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("malformed_protocol", 1), ("unsupported", 1)]);
+        let different = |labels: &mut dyn Iterator<Item = String>| {
+            let labels: Vec<String> = labels.collect();
+            assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{labels:?}");
+            labels.len()
+        };
+        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 25);
+        assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
+        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
+        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 8);
+    }
+
+    /// Dashboards and alerts name them.
+    #[test]
+    fn labels_do_not_change() {
+        let counters = Counters::default();
+        let labels: Vec<_> = counters.ignored().map(|(label, _)| label).collect();
+        assert_eq!(
+            labels.join(" "),
+            "malformed_truncated malformed_too_long malformed_header malformed_type \
+             malformed_checksum malformed_body malformed_utf8 malformed_websocket \
+             malformed_fragments malformed_protocol unauthenticated bad_token token_expired \
+             forbidden channel_name state_too_large message_too_large too_many_channels \
+             channel_full server_full busy unsupported wrong_direction text_message nothing_to_do"
+        );
+        let labels: Vec<_> = counters.conflated().map(|(label, _)| label).collect();
+        assert_eq!(labels.join(" "), "slow_receiver throttled update_rate interval large_set");
+        let labels: Vec<_> = counters.disconnects().map(|(label, _)| label).collect();
+        assert_eq!(
+            labels.join(" "),
+            "clean lost protocol utf8 too_large unknown_protocol greeting_timeout idle_timeout \
+             wire_version old_client token_expired bad_credentials replaced slow \
+             connection_limit shutdown internal"
+        );
     }
 }

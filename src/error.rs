@@ -2,11 +2,14 @@
 //! request be executed ([`Reject`]), why was the connection closed ([`Disconnect`]). All are `Copy`
 //! and carry no strings; each dialect maps them to its own codes in one `match`.
 
+use enum_map::Enum;
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 /// Invalid input. The peer is at fault; closes the connection unless the dialect ignores such
 /// input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "malformed_")]
 pub enum FrameError {
     /// The input ends inside a value or frame.
     #[error("truncated")]
@@ -19,6 +22,7 @@ pub enum FrameError {
     Header,
     /// A type code that the protocol does not define.
     #[error("unknown message type")]
+    #[strum(serialize = "type")]
     UnknownType,
     /// The body does not match its checksum.
     #[error("checksum mismatch")]
@@ -31,18 +35,22 @@ pub enum FrameError {
     Utf8,
     /// A violation of RFC 6455: reserved bits, opcode, masking or fragmentation.
     #[error("WebSocket protocol error")]
+    #[strum(serialize = "websocket")]
     WebSocket,
     /// More fragments in one message than the limit.
     #[error("too many fragments")]
+    #[strum(serialize = "fragments")]
     TooManyFragments,
     /// No supported protocol begins with these bytes.
     #[error("unrecognised protocol")]
+    #[strum(serialize = "protocol")]
     UnknownProtocol,
 }
 
 /// A request that cannot be executed. The client receives an error where the dialect has one,
 /// otherwise the request is counted. The connection stays open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reject {
     #[error("the session is not authenticated")]
     Unauthenticated,
@@ -71,7 +79,8 @@ pub enum Reject {
 }
 
 /// The reason why a connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Disconnect {
     /// The peer closed it with a close message of its protocol.
     #[error("closed by the peer")]
@@ -104,6 +113,9 @@ pub enum Disconnect {
     Replaced,
     #[error("receiver too slow")]
     Slow,
+    /// The connection moved to a shard that is at its limit.
+    #[error("the server has reached its connection limit")]
+    ConnectionLimit,
     #[error("server is shutting down")]
     Shutdown,
     #[error("internal error")]
@@ -119,26 +131,6 @@ pub enum Retry {
 }
 
 impl Disconnect {
-    /// Every reason, in the order of their metrics.
-    pub const ALL: [Disconnect; 16] = [
-        Disconnect::Clean,
-        Disconnect::Lost,
-        Disconnect::Protocol,
-        Disconnect::Utf8,
-        Disconnect::TooLarge,
-        Disconnect::UnknownProtocol,
-        Disconnect::GreetingTimeout,
-        Disconnect::IdleTimeout,
-        Disconnect::WireVersion,
-        Disconnect::OldClient,
-        Disconnect::TokenExpired,
-        Disconnect::BadCredentials,
-        Disconnect::Replaced,
-        Disconnect::Slow,
-        Disconnect::Shutdown,
-        Disconnect::Internal,
-    ];
-
     /// WebSocket close code (RFC 6455 section 7.4.1) sent to the peer.
     pub fn close_code(self) -> u16 {
         match self {
@@ -151,7 +143,7 @@ impl Disconnect {
             Disconnect::TokenExpired | Disconnect::BadCredentials => 1008,
             Disconnect::TooLarge => 1009,
             Disconnect::Internal => 1011,
-            Disconnect::Slow => 1013,
+            Disconnect::Slow | Disconnect::ConnectionLimit => 1013,
             Disconnect::Lost | Disconnect::IdleTimeout => 1001,
         }
     }
@@ -167,31 +159,14 @@ impl Disconnect {
             | Disconnect::OldClient
             | Disconnect::BadCredentials
             | Disconnect::Replaced => Retry::Never,
-            Disconnect::Slow | Disconnect::Internal => Retry::Later,
+            Disconnect::Slow | Disconnect::ConnectionLimit | Disconnect::Internal => Retry::Later,
             _ => Retry::Now,
         }
     }
 
     /// Value of the metric label `reason`.
     pub fn label(self) -> &'static str {
-        match self {
-            Disconnect::Clean => "clean",
-            Disconnect::Lost => "lost",
-            Disconnect::Protocol => "protocol",
-            Disconnect::Utf8 => "utf8",
-            Disconnect::TooLarge => "too_large",
-            Disconnect::UnknownProtocol => "unknown_protocol",
-            Disconnect::GreetingTimeout => "greeting_timeout",
-            Disconnect::IdleTimeout => "idle_timeout",
-            Disconnect::WireVersion => "wire_version",
-            Disconnect::OldClient => "old_client",
-            Disconnect::TokenExpired => "token_expired",
-            Disconnect::BadCredentials => "bad_credentials",
-            Disconnect::Replaced => "replaced",
-            Disconnect::Slow => "slow",
-            Disconnect::Shutdown => "shutdown",
-            Disconnect::Internal => "internal",
-        }
+        self.into()
     }
 }
 
@@ -211,15 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_is_listed_once_and_in_order() {
-        assert!(Disconnect::ALL.windows(2).all(|pair| pair[0] < pair[1]));
-        let last = Disconnect::ALL[Disconnect::ALL.len() - 1];
-        assert_eq!(Disconnect::ALL.len(), last as usize + 1);
-    }
-
-    #[test]
     fn close_codes_are_valid_in_a_close_frame() {
-        for reason in Disconnect::ALL {
+        for reason in (0..Disconnect::LENGTH).map(Disconnect::from_usize) {
             let code = reason.close_code();
             assert!((1000..=1014).contains(&code) && ![1004, 1005, 1006].contains(&code));
         }

@@ -26,7 +26,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 #[cfg(feature = "server")]
-pub mod admin;
+mod admin;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
@@ -48,7 +48,7 @@ pub mod limits;
 #[cfg(feature = "server")]
 pub mod policy;
 #[cfg(feature = "server")]
-pub mod rest;
+mod rest;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

@@ -85,7 +85,8 @@ pub struct Limits {
     /// Maximum presence updates per second that one connection sends to owners. Faster updates are
     /// conflated to the latest state per channel, which is delivered in the next second.
     pub updates_per_second_max: u32,
-    /// Maximum connections per shard. Above it new ones are refused on accept and counted.
+    /// Maximum connections per shard. Above it new ones are refused on accept. Connections that
+    /// move to the shard are answered (HTTP 503, WebSocket close 1013) and closed. All are counted.
     pub connections_per_shard_max: u32,
     /// Maximum local subscribers of one channel. Further connections stay on the shard that
     /// accepted them and are served through the mesh (hot channel).

@@ -164,7 +164,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
         ),
         (
             "debug.zzzzzz.deeper = 3",
-            "config: unknown key `debug.zzzzzz` in headcount.toml line 1: known here: echo",
+            "config: unknown key `debug.zzzzzz` in headcount.toml line 1: known keys: echo",
         ),
     ] {
         assert_eq!(read(text).unwrap_err(), expected);
@@ -211,9 +211,9 @@ fn values_out_of_range_are_refused_with_what_to_do() {
             "`cores.shards` in headcount.toml line 2: 0 is out of range, use 1 to 128",
         ),
         ("[cores]\nshards = 129", "use 1 to 128"),
-        ("[cores]\nshards = 2\npin = [0]", "line 3: it names 1 CPUs for 2 shards"),
-        ("[cores]\npin = [1, 1]", "named twice"),
-        ("[cores]\npin = []", "name 1 to 128"),
+        ("[cores]\nshards = 2\npin = [0]", "line 3: 1 CPUs are listed for 2 shards"),
+        ("[cores]\npin = [1, 1]", "listed twice"),
+        ("[cores]\npin = []", "list 1 to 128"),
         ("[cores]\npin = [4096]", "there is no CPU 4096"),
         ("[listen]\nadmin = \"127.0.0.1:7400\"", "is also `listen.http`"),
         ("[listen]\nproxy_protocol = [\"http\"]\nproxy_trusted = []", "line 3: it is empty, but"),
@@ -226,13 +226,16 @@ fn values_out_of_range_are_refused_with_what_to_do() {
         ("[[namespace]]\nmatch = \"a\"\npresence_ttl_ms = 99", "line 3: 99 is out of range"),
         ("[[namespace]]\nmatch = \"*\"\n[[namespace]]\nmatch = \"a\"", "line 4: `a` is never used"),
         ("[data]\ndir = \"\"\n[[namespace]]\nmatch = \"a\"\ndurability = \"disk\"", "memory only"),
-        ("[auth]\nanonymous_app = \"a.b\"", "`a.b` is no app"),
+        ("[auth]\nanonymous_app = \"a.b\"", "`a.b` is not an app"),
         ("[[auth.key]]\nname = \"demo\"\nsecret = \"s\"", "`demo` is not `app.keyId`"),
         ("[[auth.key]]\nname = \"a.b\"\nsecret = \"\"", "line 3: it is empty"),
-        ("[[auth.key]]\nname = \"a.b\"\nsecret = \"********\"", "line 3: it stands for a secret"),
+        (
+            "[[auth.key]]\nname = \"a.b\"\nsecret = \"********\"",
+            "line 3: it is the placeholder of a redacted secret",
+        ),
         ("[[auth.key]]\nname = \"a.b\"", "exactly one of `secret`"),
         ("[[auth.key]]\nname = \"a.b\"\nsecret = \"s\"\njwks_file = \"f\"", "exactly one of"),
-        ("[[auth.key]]\nname = \"a.b\"\npublic_key_file = \"f\"", "say \"RS256\" or \"ES256\""),
+        ("[[auth.key]]\nname = \"a.b\"\npublic_key_file = \"f\"", "use \"RS256\" or \"ES256\""),
         ("[[auth.key]]\nname = \"a.b\"\nsecret = \"s\"\nalgorithm = \"RS256\"", "is for HS256"),
         (
             "[auth]\nkey=[{ name = \"a.b\", secret = \"s\" }, { name = \"a.b\", secret = \"t\" }]",

@@ -425,3 +425,88 @@ fn metrics_that_need_a_token_need_one_to_be_there() {
     let said = Server::try_start(&folder, config, &["--http", "127.0.0.1:0"]).map(drop);
     assert!(said.unwrap_err().contains("HEADCOUNT_ADMIN_TOKEN"));
 }
+
+/// A server whose two shards may hold one connection each.
+fn server_with_one_connection_per_shard(folder: &Dir) -> Server {
+    let config = format!("{KEYED}[limits]\nconnections_per_shard_max = 1\n");
+    Server::start(folder, &config, &[])
+}
+
+/// The head of the next answer; what there was of it when the connection ended before.
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// The sum of a metric over its labels that contain `label`.
+fn metric(server: &Server, name: &str, label: &str) -> u64 {
+    let page = read_all(open(
+        server.admin,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ));
+    let samples = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Waits until the shards hold `count` connections.
+fn await_connections(server: &Server, count: u64) {
+    let begun = Instant::now();
+    while metric(server, "headcount_connections{", "") != count {
+        assert!(begun.elapsed() < WITHIN, "{}", metric(server, "headcount_connections{", ""));
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn upgrades_on_kept_connections_count_against_the_connection_limit() {
+    let folder = Dir::new();
+    let server = server_with_one_connection_per_shard(&folder);
+    let mut kept = Vec::new();
+    for _ in 0..6 {
+        await_connections(&server, 0);
+        let mut stream = open(server.http, "GET /time HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(status(&read_head(&mut stream)), 200);
+        stream.read_exact(&mut [0; 15]).unwrap();
+        kept.push(stream);
+    }
+    let mut statuses = Vec::new();
+    for stream in &mut kept {
+        stream.write_all(upgrade("").as_bytes()).unwrap();
+        let head = read_head(stream);
+        statuses.push(status(&head));
+        if status(&head) == 503 {
+            let mut body = String::new();
+            stream.read_to_string(&mut body).unwrap();
+            assert!(body.contains("its connection limit"), "{body:?}");
+        }
+    }
+    assert_eq!(statuses, [101, 101, 503, 503, 503, 503], "one on each shard");
+    await_connections(&server, 2);
+    assert_eq!(metric(&server, "headcount_dropped_total{", "reason=\"limit\""), 4);
+    drop(kept);
+    await_connections(&server, 0);
+    assert_eq!(status(&read_head(&mut open(server.http, &upgrade("")))), 101);
+}
+
+#[test]
+fn connections_that_move_between_shards_count_against_the_connection_limit() {
+    let folder = Dir::new();
+    let server = server_with_one_connection_per_shard(&folder);
+    let hinted = upgrade("").replace("GET / ", "GET /?channel=doc%3A1 ");
+    let mut held = Vec::new();
+    // Enough for both shards to accept some, whichever the kernel chooses.
+    for _ in 0..40 {
+        let mut stream = open(server.http, &hinted);
+        match status(&read_head(&mut stream)) {
+            101 => held.push(stream),
+            refused => assert!([0, 503].contains(&refused), "{refused}"),
+        }
+    }
+    assert_eq!(held.len(), 2, "one on each shard");
+    await_connections(&server, 2);
+    assert_eq!(metric(&server, "headcount_dropped_total{", "reason=\"limit\""), 38);
+}

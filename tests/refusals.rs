@@ -287,7 +287,7 @@ fn faulty() -> Vec<(&'static str, &'static str, Credential)> {
 }
 
 #[test]
-fn every_wire_says_what_the_client_may_know_and_counts_the_cause() {
+fn every_wire_reports_the_public_reason_and_counts_the_cause() {
     let server = Server::start("causes");
     let mut expected = std::collections::BTreeMap::<&str, u64>::new();
     for (cause, reason, credential) in &faulty() {

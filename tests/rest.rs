@@ -325,7 +325,7 @@ fn scrapers_get_the_format_that_they_ask_for() {
 }
 
 #[test]
-fn nobody_is_present_in_an_empty_channel() {
+fn an_empty_channel_has_no_members() {
     let server = serve("presence");
     let mut connection = Connection::open(server.http);
     let answer = connection.ask("GET /channels/chat:1/presence?limit=5", &basic(MAIN), b"");
@@ -465,7 +465,7 @@ fn a_connection_is_kept_and_can_still_become_a_websocket() {
 }
 
 #[test]
-fn a_wrong_upgrade_on_a_kept_connection_is_told_what_is_wrong() {
+fn an_invalid_upgrade_on_a_kept_connection_is_answered_with_the_reason() {
     let server = serve("wrong");
     let mut connection = Connection::open(server.http);
     assert_eq!(connection.ask("GET /time", "", b"").status, 200);

@@ -274,6 +274,28 @@ fn a_connection_stays_when_the_owner_has_no_room_for_it() {
 }
 
 #[test]
+fn a_connection_does_not_move_to_a_full_shard_or_is_closed_there_with_the_reason() {
+    let limits = Limits { connections_per_shard_max: 1, ..Limits::default() };
+    let mut scene = Scene::new(4, limits);
+    let channel = scene.channel_on(3);
+    let both = [0, 1].map(|shard| scene.join(shard, Carrier::WebSocket, "", ""));
+    both.iter().for_each(|&who| scene.update(who, &channel, "1"));
+    // Neither shard knows of the other's connection in transit.
+    scene.turns(2);
+    scene.settle();
+    let mut codes = both.map(|who| closed(&scene.hear(who)));
+    codes.sort_unstable();
+    assert_eq!(codes, [None, Some(1013)]);
+    assert_eq!(scene.disconnects("connection_limit"), 1);
+    let late = scene.join(2, Carrier::WebSocket, "", "");
+    scene.update(late, &channel, "2");
+    scene.settle();
+    assert_eq!(scene.shard_of(late), Some(2));
+    let refused = |(what, count)| (what == ("connection", "limit")).then_some(count);
+    assert_eq!(scene.total(|counters| counters.dropped().find_map(refused).expect("a label")), 1);
+}
+
+#[test]
 fn a_session_resumes_on_another_shard_and_nobody_notices() {
     for user in ["ann", ""] {
         let mut scene = Scene::new(3, Limits::default());

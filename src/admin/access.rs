@@ -1,4 +1,4 @@
-//! Who may ask what on the operator's address.
+//! Authorization of requests on the admin address.
 
 use subtle::ConstantTimeEq;
 
@@ -6,10 +6,10 @@ use super::routes::Route;
 use crate::auth::{CredentialError, Keyring, Operation, is_direct_host, without_port};
 use crate::rest::{Caller, Refusal};
 
-/// Who can connect to the operator's address.
+/// Who can connect to the admin address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Programs on this machine: they need no credential.
+    /// Programs on this machine only; they need no credential.
     ThisMachine,
     Network,
 }
@@ -18,34 +18,34 @@ pub enum Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsAccess {
     Open,
-    /// Who has the admin token.
+    /// Clients with the admin token.
     Token,
 }
 
-/// What the operator's address demands.
+/// The access rules of the admin address.
 #[derive(Debug)]
 pub struct Access {
     pub reach: Reach,
     pub metrics: MetricsAccess,
-    /// Opens everything; `None` when there is none.
+    /// The admin token, which grants everything; `None` when none is configured.
     pub token: Option<Box<str>>,
-    /// Names by which it is called, besides addresses and names without a dot.
+    /// Host names that are accepted besides IP addresses and names without a dot.
     pub hosts: Vec<String>,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// 421: it is for another host, or sent by a web page under a name of its own.
+    /// 421: the `Host` is another machine's, as in a DNS rebinding attack by a web page.
     Host,
-    /// 401, with the cause when a credential was shown.
+    /// 401; with the cause when a credential was sent.
     Unauthenticated(String, Option<CredentialError>),
     /// 403.
     Forbidden(String),
 }
 
 impl Access {
-    /// Checks the `Host` header. Where a credential is needed, no name can do harm.
+    /// Checks the `Host` header. Not needed where a credential is required.
     ///
     /// # Errors
     /// [`Denied::Host`].
@@ -86,7 +86,7 @@ impl Access {
         }
     }
 
-    /// Is it `Bearer` and the admin token?
+    /// Whether the header is `Bearer` with the admin token.
     fn is_token(&self, authorization: Option<&[u8]>) -> bool {
         let Some(token) = &self.token else { return false };
         let shown = authorization.and_then(bearer);
@@ -101,7 +101,8 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
-/// An API key of the app that may administrate the channel. Tokens are for clients.
+/// Accepts an API key of the app whose capability includes `admin` on the channel. Tokens, which
+/// are for clients, are refused.
 fn check_key(
     app: &str,
     channel: &str,
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_need_the_token_where_the_operator_says_so_and_health_never() {
+    fn metrics_need_the_token_where_it_is_configured_and_health_never() {
         for reach in [Reach::ThisMachine, Reach::Network] {
             let closed = access(reach, MetricsAccess::Token);
             assert_eq!(status(&closed, &Route::Metrics, ""), 401);

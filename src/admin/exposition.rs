@@ -1,9 +1,9 @@
-//! The two formats of `/metrics`, and which of them a scraper asks for.
+//! The two formats of `/metrics`, and their content negotiation.
 
-/// How metrics are written.
+/// A format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
-    /// Prometheus text format 0.0.4; for everything that does not ask for the other.
+    /// Prometheus text format 0.0.4, the default.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
@@ -15,8 +15,8 @@ type Weight = u16;
 const WEIGHT_MAX: Weight = 1000;
 
 impl Exposition {
-    /// Reads the values of `Accept`. OpenMetrics has to be named, and not weigh less than the text
-    /// format does by the most specific range for it.
+    /// Chooses by the values of `Accept`. OpenMetrics must be listed, with a weight not below that
+    /// of the text format's most specific range.
     pub fn negotiate<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut plain, mut text, mut any) = (0, None, None, None);
         for range in accept.flat_map(|value| value.split(',')) {
@@ -42,6 +42,7 @@ impl Exposition {
         }
     }
 
+    /// The `Content-Type` of the format.
     pub fn content_type(self) -> &'static str {
         match self {
             Exposition::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -49,8 +50,8 @@ impl Exposition {
         }
     }
 
-    /// Writes what was encoded as OpenMetrics in this format.
-    pub fn from_open_metrics(self, encoded: String) -> String {
+    /// Converts OpenMetrics text to this format.
+    pub fn convert(self, encoded: String) -> String {
         match self {
             Exposition::Text => text_of(&encoded),
             Exposition::OpenMetrics => encoded,
@@ -72,14 +73,14 @@ fn parameters<'a>(parameters: impl Iterator<Item = &'a str>) -> (Option<&'a str>
     (version, weight)
 }
 
-/// What is no weight counts as 0: such a range asks for nothing.
+/// An invalid weight counts as 0.
 fn parse_weight(text: &str) -> Weight {
     let weight = text.parse::<f32>().unwrap_or_default().clamp(0.0, 1.0);
     (weight * f32::from(WEIGHT_MAX)) as Weight
 }
 
-/// The text format names in its metadata what is sampled, which of a counter is `NAME_total`, and
-/// has neither units nor an end mark.
+/// In the text format the metadata of a counter uses the name of its sample, `NAME_total`; there
+/// are no units and no end mark.
 fn text_of(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len() + open_metrics.len() / 8);
     let mut lines = open_metrics.lines().peekable();
@@ -150,8 +151,8 @@ mod tests {
             # HELP b Now.\n# TYPE b gauge\nb 2\n# EOF\n";
         let text = "# HELP a_bytes_total Bytes # so far.\n# TYPE a_bytes_total counter\n\
             a_bytes_total{x=\"# HELP\"} 1\n# HELP b Now.\n# TYPE b gauge\nb 2\n";
-        assert_eq!(Text.from_open_metrics(open_metrics.to_string()), text);
-        assert_eq!(OpenMetrics.from_open_metrics(open_metrics.to_string()), open_metrics);
-        assert_eq!(Text.from_open_metrics(String::new()), "");
+        assert_eq!(Text.convert(open_metrics.to_string()), text);
+        assert_eq!(OpenMetrics.convert(open_metrics.to_string()), open_metrics);
+        assert_eq!(Text.convert(String::new()), "");
     }
 }

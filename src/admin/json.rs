@@ -11,7 +11,7 @@ use crate::session::message_pack_state;
 use crate::shard::MemberView;
 use crate::wire::msgpack;
 
-/// A state as people read it: decoded when it is MessagePack that JSON can express, else base64.
+/// A state as JSON: converted when it is MessagePack that JSON can express, else base64.
 #[derive(Serialize)]
 struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,13 +66,13 @@ fn connection(addr: ConnAddr) -> String {
     format!("{}.{}.{}", addr.shard, addr.conn.slot, addr.conn.generation)
 }
 
-/// The answer to a members request.
+/// The response to a members request.
 pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
     let members: Vec<MemberJson<'_>> = members.iter().map(MemberJson::of).collect();
     json!({ "app": app, "channel": channel, "members": members })
 }
 
-/// The first lines of a watch: who is present, then that this was all.
+/// A snapshot in a watch: one line per member, then an end mark.
 pub fn present_lines(now: Now, members: &[MemberView]) -> String {
     let mut lines = String::new();
     for member in members {
@@ -91,7 +91,7 @@ pub fn present_lines(now: Now, members: &[MemberView]) -> String {
     lines
 }
 
-/// Says that changes were missed; present lines follow.
+/// The line that says that changes were dropped; a snapshot follows.
 pub fn reset_line() -> String {
     json!({ "event": "reset" }).to_string() + "\n"
 }
@@ -122,7 +122,7 @@ fn push_event(
     let connection = connection(addr);
     let state = State::of(message_pack_state(state));
     let event = EventJson { event, at_ms: now.wall_ms, user, connection, state, age_ms };
-    // Strings, numbers and values that came from JSON types always serialise.
+    // Serialization of strings, numbers and JSON values does not fail.
     if let Ok(line) = serde_json::to_string(&event) {
         lines.push_str(&line);
         lines.push('\n');

@@ -1,4 +1,4 @@
-//! Counters of all shards, as scrapers read them.
+//! The metrics page: counters of all shards and of the process.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ use super::Exposition;
 use crate::auth::Refusals;
 use crate::counters::Counters;
 
-/// What the process as a whole reports.
+/// Metrics of the process as a whole.
 #[derive(Clone, Debug)]
 pub struct Process {
     pub ready: bool,
     pub silent_executors: u64,
     pub executor_stalls: u64,
     pub uptime_s: u64,
-    /// Plain HTTP connections that are open.
+    /// Open connections of plain HTTP.
     pub http_connections: u64,
-    /// Plain HTTP connections for which there was no room.
+    /// Connections of plain HTTP closed at the limit.
     pub http_refused: u64,
     /// Plain HTTP responses by status.
     pub http_responses: BTreeMap<u16, u64>,
-    /// Log lines that standard error did not take.
+    /// Log lines dropped because standard error blocked or failed.
     pub log_lines_lost: u64,
-    /// Keys and tokens that plain HTTP requests were refused for; shards count their own.
+    /// Credentials refused in plain HTTP requests; shards count their own.
     pub refusals: Refusals,
 }
 
@@ -60,7 +60,7 @@ struct CauseLabels {
     cause: &'static str,
 }
 
-/// A number that a shard reports: name, help, and where it is.
+/// A metric of each shard: name, help, and its value in the counters.
 type Column = (&'static str, &'static str, fn(&Counters) -> u64);
 
 const GAUGES: [Column; 4] = [
@@ -80,12 +80,14 @@ const COUNTERS: [Column; 16] = [
     ("presence_updates", "Presence announcements received", |c| c.presence_updates),
     ("presence_ticks", "Presence events sent by owners", |c| c.presence_ticks),
     ("messages_published", "Messages accepted", |c| c.messages_published),
-    ("messages_resent", "Publishes sent again and acknowledged only", |c| c.messages_resent),
+    ("messages_resent", "Duplicate publishes, acknowledged and not delivered", |c| {
+        c.messages_resent
+    }),
     ("messages_delivered", "Message deliveries queued to connections", |c| c.messages_delivered),
     ("deliveries", "Presence deliveries queued to connections", |c| c.deliveries),
-    ("expired_members", "Members that left by time-out", |c| c.expired_members),
-    ("resumed_members", "Members that came back within their grace", |c| c.resumed_members),
-    ("receive_buffers_exhausted", "Receives that waited for a buffer", |c| {
+    ("expired_members", "Members removed by timeout", |c| c.expired_members),
+    ("resumed_members", "Members resumed within their grace", |c| c.resumed_members),
+    ("receive_buffers_exhausted", "Receives that found no free buffer", |c| {
         c.receive_buffers_exhausted
     }),
     ("turns", "Turns taken", |c| c.turns),
@@ -113,9 +115,9 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
     let of_shards = shards.iter().map(|counters| &counters.refusals);
     register_refusals(&mut registry, of_shards.chain([&process.refusals]));
     let mut text = String::new();
-    // Writing to a string fails only if a metric does, and these are plain numbers.
+    // Writing plain numbers to a string does not fail.
     let _ = encode_text(&mut text, &registry);
-    exposition.from_open_metrics(text)
+    exposition.convert(text)
 }
 
 fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
@@ -124,9 +126,9 @@ fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
 
 fn register_process(registry: &mut Registry, process: &Process) {
     let gauges = [
-        ("http_connections", "Open connections of plain HTTP", process.http_connections),
-        ("ready", "1 while the server takes work", u64::from(process.ready)),
-        ("silent_executors", "Executors that take no turns", process.silent_executors),
+        ("http_connections", "Open HTTP connections", process.http_connections),
+        ("ready", "1 while the server is ready", u64::from(process.ready)),
+        ("silent_executors", "Stalled executors", process.silent_executors),
         ("uptime_seconds", "Time since start", process.uptime_s),
     ];
     for (name, help, value) in gauges {
@@ -135,9 +137,13 @@ fn register_process(registry: &mut Registry, process: &Process) {
         registry.register(name, help, gauge);
     }
     let counters = [
-        ("executor_stalls", "Times an executor fell silent", process.executor_stalls),
-        ("http_refused", "Connections of plain HTTP closed at the limit", process.http_refused),
-        ("log_lines_lost", "Log lines that standard error did not take", process.log_lines_lost),
+        ("executor_stalls", "Stalls of executors", process.executor_stalls),
+        ("http_refused", "HTTP connections closed at the limit", process.http_refused),
+        (
+            "log_lines_lost",
+            "Log lines dropped because standard error blocked or failed",
+            process.log_lines_lost,
+        ),
     ];
     for (name, help, value) in counters {
         let counter: Counter = Counter::default();
@@ -148,7 +154,7 @@ fn register_process(registry: &mut Registry, process: &Process) {
     for (&status, &count) in &process.http_responses {
         responses.get_or_create(&StatusLabels { status }).inc_by(count);
     }
-    registry.register("http_responses", "Responses of plain HTTP, by status", responses);
+    registry.register("http_responses", "HTTP responses, by status", responses);
 }
 
 fn register_refusals<'c>(registry: &mut Registry, refusals: impl Iterator<Item = &'c Refusals>) {
@@ -161,9 +167,13 @@ fn register_refusals<'c>(registry: &mut Registry, refusals: impl Iterator<Item =
 
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
     let ignored = reasons(shards, |c| c.ignored().collect());
-    registry.register("ignored", "Input without effect, by reason", ignored);
+    registry.register("ignored", "Ignored input, by reason", ignored);
     let conflated = reasons(shards, |c| c.conflated().collect());
-    registry.register("conflated", "Presence replaced by newer, by reason", conflated);
+    registry.register(
+        "conflated",
+        "Presence states superseded before they were sent, by reason",
+        conflated,
+    );
     let disconnects = reasons(shards, |c| c.disconnects().collect());
     registry.register("disconnects", "Connections ended, by reason", disconnects);
     let dropped = Family::<DropLabels, Counter>::default();
@@ -172,7 +182,7 @@ fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
             dropped.get_or_create(&DropLabels { shard, what, reason }).inc_by(count);
         }
     }
-    registry.register("dropped", "Not delivered as it was, by kind and reason", dropped);
+    registry.register("dropped", "Dropped or deferred, by kind and reason", dropped);
 }
 
 fn reasons(

@@ -1,7 +1,7 @@
-//! What operators ask over HTTP: which request means what, and how answers look.
+//! The admin API: its routes, authorization, JSON and metrics.
 //!
-//! Owns routes, JSON shapes and metric names. Invariant: nothing here waits or reads a socket. Must
-//! never know channel internals, only what owners report.
+//! Invariant: nothing here blocks or reads a socket. It must never know channel internals, only
+//! what owners report.
 
 mod access;
 mod exposition;

@@ -1,22 +1,22 @@
-//! Paths -> questions.
+//! Routes of the admin and the public address.
 
-/// Which address a request came in on.
+/// The address that a request was received on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
-    /// The address that applications use.
+    /// The address for applications.
     Public,
-    /// The operator's address.
+    /// The admin address.
     Admin,
 }
 
-/// What a request asks for.
+/// A resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The page that says what this is.
+    /// The HTML page that describes the server.
     Page,
-    /// Is the process alive?
+    /// Liveness.
     Health,
-    /// Does it take work?
+    /// Readiness.
     Ready,
     Metrics,
     Members {
@@ -31,7 +31,7 @@ pub enum Route {
     MethodNotAllowed,
 }
 
-/// Decides what a request asks for. `path` is as received, without its query.
+/// Routes a request. `path` is percent-encoded, without its query.
 pub fn route(surface: Surface, method: &str, path: &str) -> Route {
     let known = match surface {
         Surface::Public => public(path),

@@ -1,53 +1,34 @@
-//! What a credential allows: channel patterns, and the operations granted on each.
+//! Capabilities: channel patterns, and the operations granted on each.
 
 use std::fmt;
 use std::str::FromStr;
 
+use enumset::{EnumSet, EnumSetType};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 use thiserror::Error;
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
-/// Patterns in one capability. More refuse the token or the key that carries them, so that no
-/// credential makes every later permission check long.
+/// Patterns in one capability. Tokens and keys with more are refused, because every permission
+/// check scans them.
 pub const CAPABILITY_PATTERNS_MAX: usize = 256;
 
-/// What a session may want to do on a channel (`protocols/foony.md` section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An operation on a channel (`protocols/foony.md` section 4).
+#[derive(Debug, EnumSetType, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Operation {
     Subscribe,
     Publish,
     Presence,
     History,
-    /// See what operators see. For API keys; a token cannot have it.
+    /// Read the admin API. Only API keys can have it; in a token it is ignored.
     Admin,
 }
 
-impl Operation {
-    /// Every operation, in the order in which they are written.
-    pub const ALL: [Operation; 5] = [
-        Operation::Subscribe,
-        Operation::Publish,
-        Operation::Presence,
-        Operation::History,
-        Operation::Admin,
-    ];
-
-    /// The word for it in a capability.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Operation::Subscribe => "subscribe",
-            Operation::Publish => "publish",
-            Operation::Presence => "presence",
-            Operation::History => "history",
-            Operation::Admin => "admin",
-        }
-    }
-}
-
-/// Why an operation is not allowed. The Foony dialect has a code for each.
+/// Why an operation is denied. The Foony dialect has a code for each reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// Foony 40302.
@@ -58,68 +39,50 @@ pub enum Denied {
     NotThisOperation,
 }
 
-/// The operations of one pattern, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Operations(u8);
+/// The operations of one pattern.
+struct Operations(EnumSet<Operation>);
 
 impl Operations {
-    const NONE: Operations = Operations(0);
-    const ALL: Operations = Operations(0b1_1111);
-
-    fn of(operation: Operation) -> Self {
-        Operations(1 << operation as u8)
-    }
-
-    fn union(self, other: Operations) -> Self {
-        Operations(self.0 | other.0)
-    }
-
-    fn includes(self, other: Operations) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// `None` for a word that is no operation.
-    fn parse(word: &str) -> Option<Self> {
-        if word == "*" {
-            return Some(Operations::ALL);
+    /// `None` for an unknown operation.
+    fn parse(word: &str) -> Option<EnumSet<Operation>> {
+        match word {
+            "*" => Some(EnumSet::all()),
+            word => word.parse::<Operation>().ok().map(EnumSet::only),
         }
-        Operation::ALL.into_iter().find(|op| op.as_str() == word).map(Operations::of)
     }
 
-    fn words(self) -> Vec<&'static str> {
-        if self == Operations::ALL {
-            return vec!["*"];
+    fn words(operations: EnumSet<Operation>) -> Vec<&'static str> {
+        match operations == EnumSet::all() {
+            true => vec!["*"],
+            false => operations.into_iter().map(Operation::into).collect(),
         }
-        let granted = |op: &Operation| self.includes(Operations::of(*op));
-        Operation::ALL.into_iter().filter(granted).map(Operation::as_str).collect()
     }
 }
 
 impl<'de> Deserialize<'de> for Operations {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut all = Operations::NONE;
+        let mut all = EnumSet::empty();
         for word in Vec::<String>::deserialize(deserializer)? {
-            let operation = Operations::parse(&word).ok_or_else(|| {
+            all |= Operations::parse(&word).ok_or_else(|| {
                 de::Error::custom(format_args!(
                     "unknown operation `{word}`, use subscribe, publish, presence, history, admin \
                      or *"
                 ))
             })?;
-            all = all.union(operation);
         }
-        Ok(all)
+        Ok(Operations(all))
     }
 }
 
-/// Which channels a grant is about. Unlike the patterns of a namespace, a prefix ends in a colon
-/// and does not match the bare prefix.
+/// A channel pattern. Unlike in namespaces, a prefix ends in a colon and does not match the channel
+/// that is named like the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     /// `*`
     All,
-    /// `chat:*`, kept as `chat:`: every longer name that begins so, however many segments deep.
+    /// `chat:*`, stored as `chat:`: every longer name with this prefix, of any depth.
     Below(Box<str>),
-    /// A name without a star.
+    /// A channel name.
     Exact(Box<str>),
 }
 
@@ -134,7 +97,7 @@ impl Pattern {
         }
     }
 
-    /// Does this match every channel that `other` matches?
+    /// Whether it matches every channel that `other` matches.
     fn covers(&self, other: &Pattern) -> bool {
         match (self, other) {
             (Pattern::All, _) => true,
@@ -178,32 +141,32 @@ impl fmt::Display for Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Grant {
     pattern: Pattern,
-    operations: Operations,
+    operations: EnumSet<Operation>,
 }
 
-/// A map from channel pattern to operations; what it allows is the union of all entries that
-/// match. Patterns: `*`, an exact name, or `prefix:*`. Read from a JSON object or from a JSON
-/// string that contains one (the form in tokens, `protocols/foony.md` section 4); written as an
-/// object, patterns in the order in which they were read.
+/// A map from channel pattern to operations; it grants the union of all matching entries. Patterns:
+/// `*`, an exact name, or `prefix:*`. Read from a JSON object or from a JSON string that contains
+/// one (the form in tokens, `protocols/foony.md` section 4); written as an object, in the order of
+/// reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capability {
     grants: Vec<Grant>,
 }
 
 impl Capability {
-    /// Everything, everywhere: `{"*":["*"]}`.
+    /// All operations on all channels: `{"*":["*"]}`.
     pub fn all() -> Self {
-        Capability { grants: vec![Grant { pattern: Pattern::All, operations: Operations::ALL }] }
+        Capability { grants: vec![Grant { pattern: Pattern::All, operations: EnumSet::all() }] }
     }
 
-    /// May this be done on this channel?
+    /// Checks an operation on a channel.
     ///
     /// # Errors
     /// [`Denied`] says whether the channel or the operation is missing.
     pub fn allows(&self, channel: &str, operation: Operation) -> Result<(), Denied> {
         let mut denied = Denied::NoPattern;
         for grant in self.grants.iter().filter(|grant| grant.pattern.matches(channel)) {
-            if grant.operations.includes(Operations::of(operation)) {
+            if grant.operations.contains(operation) {
                 return Ok(());
             }
             denied = Denied::NotThisOperation;
@@ -211,29 +174,29 @@ impl Capability {
         Err(denied)
     }
 
-    /// Is everything that `other` grants granted here too? Each operation of each pattern must be
-    /// covered by one pattern here; patterns are never put together from parts.
+    /// Whether it grants everything that `other` grants. Each operation of each pattern must be
+    /// covered by a single pattern here.
     pub fn covers(&self, other: &Capability) -> bool {
         other.grants.iter().all(|grant| {
             let granted = self
                 .grants
                 .iter()
                 .filter(|own| own.pattern.covers(&grant.pattern))
-                .fold(Operations::NONE, |all, own| all.union(own.operations));
-            // No token has it, whatever it says.
-            granted.union(Operations::of(Operation::Admin)).includes(grant.operations)
+                .fold(EnumSet::empty(), |all, own| all | own.operations);
+            // Ignored in tokens.
+            (granted | Operation::Admin).is_superset(grant.operations)
         })
     }
 
-    fn grant(&mut self, pattern: Pattern, operations: Operations) {
+    fn grant(&mut self, pattern: Pattern, operations: EnumSet<Operation>) {
         match self.grants.iter_mut().find(|grant| grant.pattern == pattern) {
-            Some(grant) => grant.operations = grant.operations.union(operations),
+            Some(grant) => grant.operations |= operations,
             None => self.grants.push(Grant { pattern, operations }),
         }
     }
 }
 
-/// Reads the JSON text of a capability object.
+/// Parses the JSON text of a capability object.
 impl FromStr for Capability {
     type Err = serde_json::Error;
 
@@ -256,7 +219,7 @@ impl Serialize for Capability {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.grants.len()))?;
         for grant in &self.grants {
-            map.serialize_entry(&grant.pattern.to_string(), &grant.operations.words())?;
+            map.serialize_entry(&grant.pattern.to_string(), &Operations::words(grant.operations))?;
         }
         map.end()
     }
@@ -268,7 +231,7 @@ impl<'de> Deserialize<'de> for Capability {
     }
 }
 
-/// Accepts the object only: the inside of a string form is not a string again.
+/// Accepts the object only: the string form does not nest.
 struct ObjectForm;
 
 impl<'de> Visitor<'de> for ObjectForm {
@@ -287,7 +250,7 @@ impl<'de> Visitor<'de> for ObjectForm {
             let pattern = text.parse().map_err(|why| {
                 de::Error::custom(format_args!("invalid channel pattern `{text}`: {why}"))
             })?;
-            capability.grant(pattern, operations);
+            capability.grant(pattern, operations.0);
         }
         Ok(capability)
     }
@@ -351,9 +314,9 @@ mod tests {
     fn every_pattern_operation_and_credential_answers_as_the_table_says() {
         let patterns = [("*", "x"), ("a:*", "a:x"), ("a:x", "a:x")];
         for (pattern, channel) in patterns {
-            for granted in Operation::ALL {
-                let cap = capability(&format!(r#"{{"{pattern}":["{}"]}}"#, granted.as_str()));
-                for wanted in Operation::ALL {
+            for granted in EnumSet::<Operation>::all() {
+                let cap = capability(&format!(r#"{{"{pattern}":["{}"]}}"#, <&str>::from(granted)));
+                for wanted in EnumSet::<Operation>::all() {
                     let expected =
                         if wanted == granted { Ok(()) } else { Err(Denied::NotThisOperation) };
                     assert_eq!(cap.allows(channel, wanted), expected, "{cap} {wanted:?}");

@@ -1,13 +1,16 @@
-//! Why a credential, or the configuration of a key, is refused.
+//! Errors of credentials, and of the configuration of keys.
 
+use enum_map::Enum;
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::error::Reject;
 use crate::limits::USER_ID_BYTES_MAX;
 
-/// Why a token or an API key names nobody. For counters and logs; clients get the [`Reject`] that
-/// it maps to and its [`CredentialError::reason`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+/// Why a token or an API key is refused. For counters and logs; clients are sent the [`Reject`]
+/// that it maps to and its [`CredentialError::reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum CredentialError {
     #[error("longer than the limit")]
     TooLong,
@@ -15,28 +18,34 @@ pub enum CredentialError {
     #[error("malformed")]
     Malformed,
     #[error("the token has no kid")]
+    #[strum(serialize = "missing_kid")]
     MissingKeyId,
     #[error("no such key")]
     UnknownKey,
     #[error("the token's algorithm is not its key's")]
     Algorithm,
-    /// Of a key it is [`CredentialError::Secret`], by [`CredentialError::of_key`].
+    /// Reported as [`CredentialError::Secret`] for a key, see [`CredentialError::of_key`].
     #[error("the signature does not match")]
+    #[strum(serialize = "bad_signature")]
     Signature,
     #[error("the secret does not match")]
+    #[strum(serialize = "bad_secret")]
     Secret,
     /// The payload is not JSON of the expected types, or its `cap` is not a capability.
     #[error("malformed claims")]
     Claims,
-    /// A token that names an audience needs a key that has it configured.
+    /// A token with an audience is accepted only when its key has that audience configured.
     #[error("the issuer or audience is not the one that the key demands")]
+    #[strum(serialize = "issuer_or_audience")]
     Issuer,
     #[error("the client id is missing, empty or longer than {USER_ID_BYTES_MAX} bytes")]
+    #[strum(serialize = "client_id_length")]
     Subject,
-    /// The client asks for one id, its token names another.
+    /// The client requested one id, its token names another.
     #[error("the client id is not the token's")]
+    #[strum(serialize = "other_client_id")]
     OtherSubject,
-    /// A session cannot continue with a token of another app.
+    /// A session cannot be re-authenticated with a token of another app.
     #[error("the token is of another app")]
     OtherApp,
     #[error("the token has no expiry")]
@@ -50,49 +59,12 @@ pub enum CredentialError {
 }
 
 impl CredentialError {
-    /// Every error, in the order of their metrics.
-    pub const ALL: [CredentialError; 16] = [
-        CredentialError::TooLong,
-        CredentialError::Malformed,
-        CredentialError::MissingKeyId,
-        CredentialError::UnknownKey,
-        CredentialError::Algorithm,
-        CredentialError::Signature,
-        CredentialError::Secret,
-        CredentialError::Claims,
-        CredentialError::Issuer,
-        CredentialError::Subject,
-        CredentialError::OtherSubject,
-        CredentialError::OtherApp,
-        CredentialError::NoExpiry,
-        CredentialError::Expired,
-        CredentialError::NotYetValid,
-        CredentialError::ExceedsKey,
-    ];
-
     /// Label of the metric.
     pub fn label(self) -> &'static str {
-        match self {
-            CredentialError::TooLong => "too_long",
-            CredentialError::Malformed => "malformed",
-            CredentialError::MissingKeyId => "missing_kid",
-            CredentialError::UnknownKey => "unknown_key",
-            CredentialError::Algorithm => "algorithm",
-            CredentialError::Signature => "bad_signature",
-            CredentialError::Secret => "bad_secret",
-            CredentialError::Claims => "claims",
-            CredentialError::Issuer => "issuer_or_audience",
-            CredentialError::Subject => "client_id_length",
-            CredentialError::OtherSubject => "other_client_id",
-            CredentialError::OtherApp => "other_app",
-            CredentialError::NoExpiry => "no_expiry",
-            CredentialError::Expired => "expired",
-            CredentialError::NotYetValid => "not_yet_valid",
-            CredentialError::ExceedsKey => "exceeds_key",
-        }
+        self.into()
     }
 
-    /// The same error, of a key instead of a token.
+    /// The corresponding error for a key instead of a token.
     pub fn of_key(self) -> Self {
         match self {
             CredentialError::Signature => CredentialError::Secret,
@@ -100,8 +72,8 @@ impl CredentialError {
         }
     }
 
-    /// What the client is sent: stable words, and nothing that a stranger could not know already.
-    /// Which check failed behind `refused` is for the operator.
+    /// The text that the client is sent. It is stable, and discloses nothing to an unauthenticated
+    /// client: which check failed behind `refused` is only in the log and the metrics.
     pub fn reason(self) -> &'static str {
         match self {
             CredentialError::Expired => "expired",
@@ -133,7 +105,7 @@ impl From<CredentialError> for Reject {
     }
 }
 
-/// Why a key cannot be used. Found at start-up, for the operator.
+/// A key of the configuration that cannot be used. Reported at start-up.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     #[error("key name `{0}` is not `app.keyId` (two non-empty parts, no colon, at most 128 bytes)")]
@@ -157,26 +129,22 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    #[test]
-    fn every_error_is_listed_once_and_in_order() {
-        for (position, error) in CredentialError::ALL.into_iter().enumerate() {
-            assert_eq!(error as usize, position);
-        }
-        let last = CredentialError::ExceedsKey as usize;
-        assert_eq!(CredentialError::ALL.len(), last + 1);
+    fn all() -> Vec<CredentialError> {
+        (0..CredentialError::LENGTH).map(CredentialError::from_usize).collect()
     }
 
     #[test]
     fn only_expiry_has_a_code_of_its_own() {
-        for error in CredentialError::ALL {
+        for error in all() {
             let expired = error == CredentialError::Expired;
             assert_eq!(Reject::from(error) == Reject::TokenExpired, expired, "{error:?}");
         }
     }
+
     #[test]
     fn clients_get_one_of_five_reasons_or_the_limit_of_their_id() {
         let reasons = ["expired", "not yet valid", "malformed", "unknown key", "refused"];
-        for error in CredentialError::ALL {
+        for error in all() {
             let reason = error.reason();
             match error {
                 CredentialError::Subject => {
@@ -190,8 +158,21 @@ mod tests {
     #[test]
     fn causes_have_labels_and_sentences_of_their_own() {
         let different = |texts: Vec<String>| texts.iter().collect::<HashSet<_>>().len();
-        let all = CredentialError::ALL;
-        assert_eq!(different(all.map(|e| e.label().to_owned()).into()), all.len());
-        assert_eq!(different(all.map(|e| e.to_string()).into()), all.len());
+        let labels = all().into_iter().map(|error| error.label().to_owned());
+        assert_eq!(different(labels.collect()), CredentialError::LENGTH);
+        let sentences = all().into_iter().map(|error| error.to_string());
+        assert_eq!(different(sentences.collect()), CredentialError::LENGTH);
+    }
+
+    /// Dashboards and alerts name them.
+    #[test]
+    fn labels_do_not_change() {
+        let labels: Vec<_> = all().into_iter().map(CredentialError::label).collect();
+        assert_eq!(
+            labels.join(" "),
+            "too_long malformed missing_kid unknown_key algorithm bad_signature bad_secret claims \
+             issuer_or_audience client_id_length other_client_id other_app no_expiry expired \
+             not_yet_valid exceeds_key"
+        );
     }
 }

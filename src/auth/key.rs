@@ -1,4 +1,4 @@
-//! One configured key: its name, what proves possession of it, and what it allows.
+//! A configured key: its name, its key material, its capability.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use super::keyring::{Grant, Identity};
 use super::{Capability, CredentialError, KeyError};
 use crate::limits::USER_ID_BYTES_MAX;
 
-/// Longest name of a key in bytes. A longer one in the configuration is refused at start-up.
+/// Longest name of a key in bytes. Longer ones are refused at start-up.
 const KEY_NAME_BYTES_MAX: usize = 128;
 
-/// Longest secret in bytes. Comparisons always look at this many, so that their time tells nothing
-/// about a secret's length. A longer secret in the configuration is refused at start-up.
+/// Longest secret in bytes; longer ones are refused at start-up. Comparisons always read this many
+/// bytes, so that their duration does not depend on the length.
 pub(super) const SECRET_BYTES_MAX: usize = 256;
 
-/// `app.keyId`, as in `demo.kid_main`. The app is what comes before the first dot.
+/// `app.keyId`, as in `demo.kid_main`. The app is the part before the first dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName {
     text: Arc<str>,
@@ -25,8 +25,8 @@ pub struct KeyName {
 
 impl KeyName {
     /// # Errors
-    /// [`KeyError::Name`] unless both parts are there. A colon is refused because the text form of
-    /// a key is split at its first one.
+    /// [`KeyError::Name`] unless both parts are non-empty. Colons are refused because the text form
+    /// of a key is split at the first one.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         match text.split_once('.') {
             Some((app, id))
@@ -41,12 +41,13 @@ impl KeyName {
         }
     }
 
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// Bytes that prove possession of a key. Never shown.
+/// A shared secret. `Debug` does not print it.
 #[derive(Clone)]
 pub(super) struct Secret(Box<[u8]>);
 
@@ -59,7 +60,7 @@ impl Secret {
         Ok(Secret(bytes.into()))
     }
 
-    /// A secret for names that have none: comparing with it costs what any comparison costs.
+    /// A random secret, compared with when the key is unknown so that the duration is the same.
     pub(super) fn decoy() -> Self {
         Secret([0; SECRET_BYTES_MAX].into())
     }
@@ -68,7 +69,7 @@ impl Secret {
         &self.0
     }
 
-    /// Takes the same time whatever the secret and the candidate contain.
+    /// Compares in constant time.
     pub(super) fn matches(&self, candidate: &str) -> bool {
         let same_length = self.0.len().ct_eq(&candidate.len());
         let same_bytes = padded(&self.0).ct_eq(&padded(candidate.as_bytes()));
@@ -82,7 +83,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The first [`SECRET_BYTES_MAX`] bytes, filled up with zeros.
+/// The first [`SECRET_BYTES_MAX`] bytes, padded with zeros.
 fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
     let mut buffer = [0; SECRET_BYTES_MAX];
     let kept = bytes.len().min(SECRET_BYTES_MAX);
@@ -90,7 +91,7 @@ fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
     buffer
 }
 
-/// Signatures by somebody else's private key (RFC 7518 section 3.1).
+/// Asymmetric signature algorithms (RFC 7518 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignatureAlgorithm {
     Rs256,
@@ -106,16 +107,16 @@ impl fmt::Display for SignatureAlgorithm {
     }
 }
 
-/// What a key is made of. It alone decides which algorithm its tokens may have.
+/// Key material. It determines the algorithm of the key's tokens.
 #[derive(Clone)]
 pub enum Material {
-    /// A shared secret, used as its UTF-8 bytes. The only material that can mint tokens and that a
-    /// client may present as it is.
+    /// A shared secret: the bytes of its UTF-8 text. Only with it the server can mint tokens, and
+    /// clients can authenticate with the key itself.
     Hs256(String),
     /// One public key, PEM.
     PublicKey { algorithm: SignatureAlgorithm, pem: String },
-    /// The public keys of an issuer, the JSON text of an RFC 7517 set. A token's `kid` selects one
-    /// of them; `algorithm`, when given, is the only one that is used.
+    /// The public keys of an issuer: the JSON text of a JWK set (RFC 7517). The `kid` of a token
+    /// selects one; with `algorithm`, keys for other algorithms are ignored.
     Jwks { json: String, algorithm: Option<SignatureAlgorithm> },
 }
 
@@ -129,17 +130,17 @@ impl fmt::Debug for Material {
     }
 }
 
-/// What tokens of a key must say besides its name. A token with an `aud` is refused unless that
-/// audience is configured (RFC 7519 section 4.1.3).
+/// Required claims of a key's tokens. A token with an `aud` is refused unless that audience is
+/// configured (RFC 7519 section 4.1.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenRules {
-    /// The `iss` that tokens must have; `None` accepts any and none.
+    /// The required `iss`; `None` does not check it.
     pub issuer: Option<String>,
     /// The `aud` that tokens must have or include.
     pub audience: Option<String>,
 }
 
-/// A key that clients may use, or whose tokens they may use.
+/// A key: clients authenticate with it, or with tokens that it has signed.
 #[derive(Clone, Debug)]
 pub struct Key {
     name: KeyName,
@@ -151,7 +152,7 @@ pub struct Key {
 
 impl Key {
     /// # Errors
-    /// When the name or a secret is not legal. Public keys are read by
+    /// The name or the secret is invalid. Public keys are parsed by
     /// [`Keyring::new`](super::Keyring::new).
     pub fn new(name: &str, material: Material, capability: Capability) -> Result<Self, KeyError> {
         let secret = match &material {
@@ -170,24 +171,28 @@ impl Key {
     /// Reads `app.keyId:secret`, split at the first colon.
     ///
     /// # Errors
-    /// When there is no colon, or the name or the secret is not legal.
+    /// There is no colon, or the name or the secret is invalid.
     pub fn from_text(text: &str, capability: Capability) -> Result<Self, KeyError> {
         let (name, secret) = text.split_once(':').ok_or(KeyError::Secret)?;
         Key::new(name, Material::Hs256(secret.to_owned()), capability)
     }
 
+    /// Sets the required claims of its tokens.
     pub fn with_rules(self, rules: TokenRules) -> Self {
         Key { rules, ..self }
     }
 
+    /// Its name, `app.keyId`.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
+    /// The app that the key belongs to.
     pub fn app(&self) -> &Arc<str> {
         &self.name.app
     }
 
+    /// What the key grants.
     pub fn capability(&self) -> &Arc<Capability> {
         &self.grant.capability
     }
@@ -204,8 +209,8 @@ impl Key {
         &self.rules
     }
 
-    /// The identity of a client that presented the key itself, with the user id that it chose or
-    /// that the server chose for it. It does not expire.
+    /// The identity of a client that authenticated with the key itself. `user`: the id that the
+    /// client or the server has chosen. It does not expire.
     ///
     /// # Errors
     /// [`CredentialError::Subject`] for a user id that is empty or too long.
@@ -218,7 +223,7 @@ impl Key {
     }
 }
 
-/// The one rule for user ids: 1 to [`USER_ID_BYTES_MAX`] bytes.
+/// Checks a user id: 1 to [`USER_ID_BYTES_MAX`] bytes.
 pub(super) fn user_id(text: &str) -> Result<Arc<str>, CredentialError> {
     if text.is_empty() || text.len() > USER_ID_BYTES_MAX {
         return Err(CredentialError::Subject);

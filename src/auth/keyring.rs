@@ -1,4 +1,4 @@
-//! All keys, and the decision whether a credential names a user.
+//! The configured keys, and authentication with them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,32 +10,32 @@ use super::key::{SECRET_BYTES_MAX, Secret};
 use super::verifier::{Claims, Verifier};
 use super::{Capability, CredentialError, Key, KeyError};
 
-/// Longest token in bytes. A longer one is refused before anything of it is read.
+/// Longest token in bytes. Longer ones are refused without parsing.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// What a credential allows, and by whose leave. All who present the same key share one.
+/// The app and capability of a credential, and its key. Shared by all users of the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub app: Arc<str>,
-    /// `None` for those who presented nothing, where that is allowed.
+    /// `None` for anonymous sessions.
     pub key_name: Option<Arc<str>>,
     pub capability: Arc<Capability>,
 }
 
 impl Grant {
-    /// Everything in an app, for nobody in particular.
+    /// All operations in an app, without a key.
     pub fn anonymous(app: &str) -> Self {
         Grant { app: app.into(), key_name: None, capability: Arc::new(Capability::all()) }
     }
 }
 
-/// A user whom a credential names, and what that user may do.
+/// An authenticated user, and what the user may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub user: Arc<str>,
     pub grant: Arc<Grant>,
-    /// Milliseconds since the Unix epoch from which the identity is void; `None` for a client that
-    /// presented a key.
+    /// Expiry, milliseconds since the Unix epoch; `None` for a client that authenticated with a
+    /// key.
     pub expires_at_wall_ms: Option<u64>,
 }
 
@@ -43,14 +43,14 @@ pub struct Identity {
 pub struct Keyring {
     /// In the order of the configuration.
     keys: Vec<Key>,
-    /// By the `kid` that tokens name: a key's name, or an id in its JWK set.
+    /// By the `kid` of tokens: a key's name, or an id in its JWK set.
     verifiers: HashMap<String, Verifier>,
     decoy: Secret,
 }
 
 impl Keyring {
     /// # Errors
-    /// The name of the key that cannot be used, and why.
+    /// A key that cannot be used: its name, and why.
     pub fn new(keys: Vec<Key>) -> Result<Self, (String, KeyError)> {
         let mut ring =
             Keyring { keys: Vec::new(), verifiers: HashMap::new(), decoy: Secret::decoy() };
@@ -75,7 +75,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// The keys in the order of the configuration.
+    /// The keys, in the order of the configuration.
     pub fn keys(&self) -> &[Key] {
         &self.keys
     }
@@ -85,19 +85,19 @@ impl Keyring {
         self.keys.iter().find(|key| key.name() == name)
     }
 
-    /// Checks a bearer token (a compact JWS, RFC 7515) at the moment `now_wall_ms`, milliseconds
-    /// since the Unix epoch. Its `kid` names the key, and the key fixes the one algorithm that the
-    /// token may have. Tokens without `exp` are refused.
+    /// Verifies a bearer token (a compact JWS, RFC 7515). `now_wall_ms`: milliseconds since the
+    /// Unix epoch. The `kid` selects the key, and the key determines the algorithm. Tokens without
+    /// `exp` are refused.
     ///
     /// # Errors
-    /// [`CredentialError`]; the first thing found wrong, the signature before the claims.
+    /// [`CredentialError`]: the first failed check; the signature is checked before the claims.
     pub fn verify_token(&self, token: &str, now_wall_ms: u64) -> Result<Identity, CredentialError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(CredentialError::TooLong);
         }
         let header = decode_header(token).map_err(|_| CredentialError::Malformed)?;
         if header.crit.is_some() {
-            // RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+            // RFC 7515 section 4.1.11: critical extensions; none is supported.
             return Err(CredentialError::Malformed);
         }
         let kid = header.kid.ok_or(CredentialError::MissingKeyId)?;
@@ -105,11 +105,11 @@ impl Keyring {
         admit(&self.keys[verifier.key], verifier.verify(token)?, now_wall_ms)
     }
 
-    /// Checks a key in its text form `app.keyId:secret`, split at the first colon. An unknown name
-    /// costs the same comparison as a wrong secret. [`Key::identity`] makes the identity.
+    /// Verifies a key in its text form `app.keyId:secret`, split at the first colon. An unknown
+    /// name takes as long as a wrong secret. [`Key::identity`] makes the identity.
     ///
     /// # Errors
-    /// [`CredentialError`]; keys without a secret cannot be presented.
+    /// [`CredentialError`]; clients cannot authenticate with a key that has no secret.
     pub fn verify_key(&self, text: &str) -> Result<&Key, CredentialError> {
         let (name, candidate) = text.split_once(':').ok_or(CredentialError::Malformed)?;
         if candidate.len() > SECRET_BYTES_MAX {
@@ -133,7 +133,8 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Turns verified claims into an identity: times, user id, and a capability within the key's.
+/// Makes an identity from verified claims: checks the times and the user id, and that the
+/// capability is within that of the key.
 fn admit(key: &Key, claims: Claims, now_wall_ms: u64) -> Result<Identity, CredentialError> {
     let expires_at_wall_ms = Some(claims.expiry(now_wall_ms)?);
     let owner = key.identity(claims.sub.as_deref().unwrap_or_default())?;

@@ -1,4 +1,4 @@
-//! Makes bearer tokens, byte for byte as the Foony SDK makes them.
+//! Mints bearer tokens, byte for byte as the Foony SDK does.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,13 +9,13 @@ use thiserror::Error;
 use super::key::user_id;
 use super::{Capability, Key};
 
-/// Life of a token when nothing else is asked for, milliseconds (`protocols/foony.md` section 4).
+/// Default lifetime of a token, milliseconds (`protocols/foony.md` section 4).
 pub const TOKEN_TTL_MS_DEFAULT: u64 = 3_600_000;
 
-/// Why no token is made: the server would refuse it, or the key cannot sign.
+/// Why a token cannot be minted: the server would refuse it, or the key cannot sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum MintError {
-    #[error("the key has no secret; tokens for it are made by whoever holds its private key")]
+    #[error("the key has no secret: sign its tokens with its private key")]
     NoSecret,
     #[error("the user id must have 1 to 255 bytes")]
     Subject,
@@ -41,8 +41,8 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// An HS256 token for the user `sub`, valid from `now_wall_ms` (milliseconds since the Unix epoch)
-/// for `ttl_ms`, rounded up to whole seconds.
+/// Mints an HS256 token for the user `sub`, valid from `now_wall_ms` (milliseconds since the Unix
+/// epoch) for `ttl_ms`, rounded up to seconds.
 ///
 /// # Errors
 /// [`MintError`]

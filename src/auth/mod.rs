@@ -1,8 +1,7 @@
-//! Who may do what: API keys, bearer tokens and the capabilities they carry.
+//! Authentication and authorization: API keys, bearer tokens, capabilities.
 //!
-//! Owns the one decision "does this credential name a user, and what may that user do". It holds
-//! nothing that changes after start-up, and reads neither a clock nor a file: the moment comes with
-//! the call, key material comes with the configuration. It knows nothing of any wire.
+//! Invariant: immutable after start-up, without a clock or file access. The caller passes the time,
+//! the configuration the key material. It must never know wire protocols.
 
 mod capability;
 mod error;

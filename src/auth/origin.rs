@@ -1,32 +1,32 @@
-//! Names of this machine, and origins of web pages. Every page that somebody on this machine visits
-//! can connect to loopback, and its browser leaves the decision to the server (RFC 6455 section
-//! 10.2). Pages that others serve are recognised by their origin, and by the name they know this
-//! machine by (DNS rebinding).
+//! Origins of web pages, and host names of this machine. Any page in a browser on this machine can
+//! connect to loopback, and the browser leaves the decision to the server (RFC 6455 section 10.2).
+//! Pages of other sites are detected by their origin, and by the host name in their requests (DNS
+//! rebinding).
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Where a session comes from.
+/// The origin of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// No web page, a page of this machine, or one that the operator trusts.
+    /// Not a web page, a page of this machine, or one of a trusted origin.
     #[default]
     Trusted,
     /// A web page of another site.
     Foreign,
 }
 
-/// Origins of web pages that may do without a credential what any program on this machine may.
+/// Origins whose pages may, like any program on this machine, open anonymous sessions.
 #[derive(Clone, Debug, Default)]
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// Besides pages of this machine. Each as browsers write it, `https://app.example`; `*` trusts
-    /// all of them.
+    /// Trusted besides pages of this machine. Each in the form that browsers send,
+    /// `https://app.example`; `*` trusts all origins.
     pub fn new(trusted: Vec<String>) -> Self {
         Origins(trusted)
     }
 
-    /// Judges the `Origin` header of a request, or that there is none.
+    /// Classifies a request by its `Origin` header, if any.
     pub fn judge(&self, header: Option<&str>) -> Origin {
         let is_trusted = |origin: &str| {
             let is_named = |name: &String| name == "*" || name.eq_ignore_ascii_case(origin);
@@ -36,23 +36,23 @@ impl Origins {
     }
 }
 
-/// Is it an origin that only this machine can serve? `null`, which sandboxed pages of any site
-/// have, is not.
+/// Whether only this machine can serve the origin. Not `null`, which is the origin of sandboxed
+/// pages of any site.
 fn is_local(origin: &str) -> bool {
     let Some((_, authority)) = origin.split_once("://") else { return false };
     let host = without_port(authority);
     is_local_name(host) || address(host).is_some_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Is it an address, a local name, or a name without a dot, which nobody can register? Then no web
-/// page of another site has this machine under that name. `host`: the value of a `Host` header.
+/// Whether a host is an IP address, a local name, or a name without a dot, which cannot be
+/// registered: then DNS rebinding is impossible. `host`: the value of a `Host` header.
 pub fn is_direct_host(host: &str) -> bool {
     let host = without_port(host);
     let is_single_label = !host.is_empty() && !host.contains(['.', '[']);
     is_single_label || is_local_name(host) || address(host).is_some()
 }
 
-/// Without the port; an IPv6 address keeps its brackets.
+/// Strips the port; an IPv6 address keeps its brackets.
 pub fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -60,7 +60,7 @@ pub fn without_port(authority: &str) -> &str {
     }
 }
 
-/// `localhost` and the names below it never leave the machine (RFC 6761 section 6.3).
+/// `localhost` and its subdomains resolve to loopback (RFC 6761 section 6.3).
 fn is_local_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost")

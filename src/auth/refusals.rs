@@ -1,45 +1,49 @@
-//! How many credentials were refused, by cause.
+//! Counts of refused credentials, by cause.
+
+use enum_map::EnumMap;
 
 use super::CredentialError;
 
-/// Refused tokens and keys since start. A cause is counted every time, however often it is logged.
+/// Refused tokens and keys since start. All are counted, although the log is rate-limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    by_cause: [u64; CredentialError::ALL.len()],
+    by_cause: EnumMap<CredentialError, u64>,
     all: u64,
 }
 
 impl Refusals {
-    /// Counts one refusal and hands its cause on.
+    /// Counts a refusal and returns its cause.
     pub fn count(&mut self, cause: CredentialError) -> CredentialError {
-        self.by_cause[cause as usize] += 1;
+        self.by_cause[cause] += 1;
         self.all += 1;
         cause
     }
 
-    /// Refusals of every cause together.
+    /// Refusals of all causes.
     pub fn all(&self) -> u64 {
         self.all
     }
 
-    /// Every cause with its count, in the order of [`CredentialError::ALL`].
+    /// Every cause with its count, in the order of [`CredentialError`].
     pub fn by_cause(&self) -> impl Iterator<Item = (CredentialError, u64)> {
-        CredentialError::ALL.into_iter().zip(self.by_cause)
+        self.by_cause.into_iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use enum_map::Enum;
+
     use super::*;
 
     #[test]
     fn every_refusal_counts_for_its_cause_alone() {
         let mut refusals = Refusals::default();
-        for (times, cause) in CredentialError::ALL.into_iter().enumerate() {
+        let causes = || (0..CredentialError::LENGTH).map(CredentialError::from_usize);
+        for (times, cause) in causes().enumerate() {
             (0..times).for_each(|_| assert_eq!(refusals.count(cause), cause));
         }
-        let expected = CredentialError::ALL.into_iter().zip(0..);
-        assert!(refusals.by_cause().eq(expected), "{refusals:?}");
+        assert!(refusals.by_cause().eq(causes().zip(0..)), "{refusals:?}");
         assert_eq!(refusals.all(), refusals.by_cause().map(|(_, count)| count).sum::<u64>());
     }
 }

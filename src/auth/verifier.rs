@@ -1,4 +1,4 @@
-//! Signature and claims of one token, under the one algorithm that its key allows.
+//! Verification of a token's signature and claims, with the algorithm of its key.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,7 @@ use serde::Deserialize;
 
 use super::{Capability, CredentialError, Key, KeyError, Material, SignatureAlgorithm, TokenRules};
 
-/// How far the clock of an issuer may be ahead of ours, milliseconds. Applies to `nbf` and `iat`;
-/// an expiry gets no extra time.
+/// Tolerated clock skew of an issuer, milliseconds. Applies to `nbf` and `iat`, not to `exp`.
 const CLOCK_SKEW_MS: u64 = 60_000;
 
 /// Smallest RSA modulus in bytes (RFC 7518 section 3.3).
@@ -25,13 +24,13 @@ const P256_POINT_BYTES: usize = 65;
 struct NumericDate(f64);
 
 impl NumericDate {
-    /// Milliseconds; times before the epoch become it.
+    /// Milliseconds; times before the epoch are clamped to it.
     fn as_ms(self) -> u64 {
         (self.0 * 1000.0) as u64
     }
 }
 
-/// The claims that count here; all others are ignored.
+/// The claims that are used; others are ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     pub sub: Option<String>,
@@ -42,8 +41,8 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Checks the times against `now_wall_ms` and gives the moment of expiry, milliseconds since
-    /// the Unix epoch. A token without expiry could never be taken back, so it is refused.
+    /// Checks the times against `now_wall_ms` and returns the expiry, milliseconds since the Unix
+    /// epoch. A token without expiry could not be revoked, so it is refused.
     pub fn expiry(&self, now_wall_ms: u64) -> Result<u64, CredentialError> {
         let latest = now_wall_ms.saturating_add(CLOCK_SKEW_MS);
         if [self.nbf, self.iat].into_iter().flatten().any(|from| from.as_ms() > latest) {
@@ -57,9 +56,9 @@ impl Claims {
     }
 }
 
-/// What checks the tokens that name one `kid`.
+/// Verifies the tokens of one `kid`.
 pub(super) struct Verifier {
-    /// Position of the key in the keyring.
+    /// Index of the key in the keyring.
     pub key: usize,
     decoding: DecodingKey,
     validation: Validation,
@@ -88,7 +87,7 @@ impl Verifier {
         Ok(vec![(name, Verifier::new(position, key.rules(), algorithm, decoding))])
     }
 
-    /// The claims of a token whose signature is right.
+    /// Verifies the signature of a token and returns its claims.
     pub fn verify(&self, token: &str) -> Result<Claims, CredentialError> {
         let verified = decode::<Claims>(token, &self.decoding, &self.validation);
         verified.map(|data| data.claims).map_err(|error| match error.kind() {
@@ -103,7 +102,7 @@ impl Verifier {
     }
 }
 
-/// Exactly one algorithm, and no look at the clock: times are checked by [`Claims::expiry`].
+/// Allows one algorithm, and leaves the times to [`Claims::expiry`].
 fn validation(algorithm: Algorithm, rules: &TokenRules) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.validate_exp = false;
@@ -122,8 +121,8 @@ fn validation(algorithm: Algorithm, rules: &TokenRules) -> Validation {
 
 type DecodingPair = (Algorithm, DecodingKey);
 
-/// Reads a PEM public key. Private keys and certificates are refused: the first has no business
-/// on this side, the second would be trusted without its chain.
+/// Parses a PEM public key. Private keys are refused because the server does not need them, and
+/// certificates because their chain would not be verified.
 fn public_key(algorithm: SignatureAlgorithm, pem: &str) -> Result<DecodingPair, KeyError> {
     let is_public = pem.trim_start().starts_with("-----BEGIN PUBLIC KEY-----")
         || pem.trim_start().starts_with("-----BEGIN RSA PUBLIC KEY-----");
@@ -135,7 +134,7 @@ fn public_key(algorithm: SignatureAlgorithm, pem: &str) -> Result<DecodingPair, 
     checked(algorithm, parsed.ok_or(KeyError::PublicKey(algorithm))?)
 }
 
-/// Refuses keys that the algorithm could never verify with, instead of refusing every token.
+/// Refuses keys that do not fit the algorithm, with which every token would fail.
 fn checked(algorithm: SignatureAlgorithm, key: DecodingKey) -> Result<DecodingPair, KeyError> {
     let significant_bytes = match key.kind() {
         DecodingKeyKind::SecretOrDer(der) => der.len(),
@@ -153,8 +152,8 @@ fn checked(algorithm: SignatureAlgorithm, key: DecodingKey) -> Result<DecodingPa
     }
 }
 
-/// The usable keys of a set. Others are skipped, as RFC 7517 section 5 asks: sets of real issuers
-/// hold encryption keys and algorithms that are not accepted here.
+/// The usable keys of a set. Others are skipped (RFC 7517 section 5): sets of real issuers contain
+/// encryption keys and unsupported algorithms.
 fn jwks(
     json: &str,
     only: Option<SignatureAlgorithm>,
@@ -175,7 +174,7 @@ fn jwks(
     if usable.is_empty() { Err(KeyError::JwksEmpty) } else { Ok(usable) }
 }
 
-/// The algorithm that a JWK says it is for, or else the one for keys of its type.
+/// The `alg` of a JWK, or else the algorithm for its key type.
 fn jwk_algorithm(jwk: &Jwk) -> Option<SignatureAlgorithm> {
     let by_type = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => SignatureAlgorithm::Rs256,

@@ -1,4 +1,4 @@
-//! What each value must satisfy beyond its type.
+//! Validation of the values beyond their types.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,13 +13,13 @@ const MIB: u64 = 1024 * 1024;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// CPUs that an affinity mask of the C library can name (`CPU_SETSIZE`).
+/// CPUs in an affinity mask of the C library (`CPU_SETSIZE`).
 const CPUS_MAX: usize = 1024;
 
-/// Networks that an accepted connection is compared with, one by one.
+/// Entries of `proxy_trusted`: each accepted connection is compared with all of them.
 const PROXY_TRUSTED_MAX: usize = 256;
 
-/// One value that cannot be used.
+/// An invalid value.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub table: &'static str,
@@ -66,13 +66,13 @@ impl Place {
     }
 }
 
-/// Key, value, least and greatest legal value.
+/// Key, value, minimum and maximum.
 struct Bound(&'static str, u64, u64, u64);
 
-/// What is wrong and what to do, in words.
+/// What is wrong and what to do.
 type Check = Result<(), String>;
 
-/// The first value that cannot be used.
+/// Finds the first invalid value.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
     let checks = [cores, listen, auth, admin, limits, namespaces];
     checks.into_iter().find_map(|check| check(config).err())
@@ -93,17 +93,17 @@ fn cores(config: &Config) -> Result<(), Problem> {
 fn pins(cpus: &[usize], shards: Shards) -> Check {
     let distinct: HashSet<_> = cpus.iter().collect();
     if cpus.is_empty() || cpus.len() > usize::from(SHARDS_MAX) {
-        return Err(format!("it names {} CPUs, name 1 to {SHARDS_MAX}", cpus.len()));
+        return Err(format!("{} CPUs are listed, list 1 to {SHARDS_MAX}", cpus.len()));
     }
     if let Some(cpu) = cpus.iter().find(|cpu| **cpu >= CPUS_MAX) {
         return Err(format!("there is no CPU {cpu}, CPUs are numbered from 0"));
     }
     if distinct.len() < cpus.len() {
-        return Err("a CPU is named twice, give each shard its own".to_owned());
+        return Err("a CPU is listed twice, give each shard its own".to_owned());
     }
     match shards {
         Shards::Count(count) if usize::from(count) != cpus.len() => Err(format!(
-            "it names {} CPUs for {count} shards, name one CPU per shard or leave it out",
+            "{} CPUs are listed for {count} shards, list one CPU per shard or leave it out",
             cpus.len()
         )),
         _ => Ok(()),
@@ -133,7 +133,7 @@ fn trusted(listen: &Listen) -> Check {
                 .to_owned())
         }
         count if count > PROXY_TRUSTED_MAX => {
-            Err(format!("it names {count} networks, name {PROXY_TRUSTED_MAX} at most"))
+            Err(format!("{count} networks are listed, list at most {PROXY_TRUSTED_MAX}"))
         }
         _ => Ok(()),
     }
@@ -142,7 +142,7 @@ fn trusted(listen: &Listen) -> Check {
 fn auth(config: &Config) -> Result<(), Problem> {
     if let Some(app) = &config.auth.anonymous_app {
         let is_app = KeyName::parse(&format!("{app}.k")).is_ok() && !app.contains('.');
-        let why = || format!("`{app}` is no app, use the part of a key's name before the dot");
+        let why = || format!("`{app}` is not an app, use the part of a key's name before the dot");
         Place::table("auth").require("anonymous_app", is_app.then_some(()).ok_or_else(why))?;
     }
     for (index, entry) in config.auth.key.iter().enumerate() {
@@ -169,8 +169,8 @@ fn admin(config: &Config) -> Result<(), Problem> {
 
 fn secret_text(text: &str) -> Result<(), &'static str> {
     match text {
-        "" => Err("it is empty, put a random text there"),
-        REDACTED => Err("it stands for a secret that was hidden, put that there"),
+        "" => Err("it is empty, use a random text"),
+        REDACTED => Err("it is the placeholder of a redacted secret, use the secret itself"),
         _ => Ok(()),
     }
 }
@@ -185,11 +185,12 @@ fn key_material(place: Place, entry: &KeyEntry) -> Result<(), Problem> {
             ("algorithm", Err("a secret is for HS256, leave it out or give `public_key_file`"))
         }
         (None, Some(_), None, None | Some(Hs256)) => {
-            ("algorithm", Err("a public key needs it, say \"RS256\" or \"ES256\""))
+            ("algorithm", Err("it is required for a public key, use \"RS256\" or \"ES256\""))
         }
-        (None, None, Some(_), Some(Hs256)) => {
-            ("algorithm", Err("a JWK set is for \"RS256\" or \"ES256\", say one or leave it out"))
-        }
+        (None, None, Some(_), Some(Hs256)) => (
+            "algorithm",
+            Err("a JWK set is for \"RS256\" or \"ES256\", use one of them or leave it out"),
+        ),
         (None, Some(_), None, Some(_)) | (None, None, Some(_), _) => ("name", Ok(())),
         _ => ("name", Err("give exactly one of `secret`, `public_key_file` and `jwks_file`")),
     };
@@ -207,7 +208,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     }
     let both = limits.idle_ms > 0 && limits.ping_after_ms > 0;
     if both && limits.idle_ms <= limits.ping_after_ms {
-        let why = "it must be above `ping_after_ms`, or nobody has time to answer a ping";
+        let why = "it must be above `ping_after_ms`, or peers have no time to answer a ping";
         return Err(place.problem("idle_ms", why));
     }
     Ok(())
@@ -273,7 +274,7 @@ fn namespaces(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The first match wins, so a rule behind a wider one would never be used.
+/// The first match applies, so a namespace after a wider one would never be used.
 fn reachable(config: &Config, index: usize, namespace: &Namespace) -> Check {
     let pattern = &namespace.pattern;
     let earlier = config.namespace[..index].iter().find(|rule| rule.pattern.covers(pattern));

@@ -1,4 +1,4 @@
-//! The development key: made once, kept in the data directory, readable by its owner only.
+//! The development key: generated once, stored in the data directory, readable by its owner only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,19 +19,19 @@ pub const FILE_NAME: &str = "dev-key";
 /// Random bytes of a secret; 24 become 32 characters of base64url.
 const SECRET_RANDOM_BYTES: usize = 24;
 
-/// A development key, and its text for people to copy.
+/// A development key, and its text to copy.
 #[derive(Clone)]
 pub struct DevKey {
     pub key: Key,
-    /// `app.keyId:secret`; a secret.
+    /// `app.keyId:secret`; confidential.
     pub text: String,
 }
 
-/// The key of the data directory; made, with the directory, when it is not there.
+/// Loads the key of the data directory; creates both if they do not exist.
 ///
 /// # Errors
-/// One line that names the path, when the directory cannot be written, or the file cannot be read,
-/// is open to other users, or is no key.
+/// One line with the path: the directory cannot be written, or the file cannot be read, is readable
+/// by other users, or does not contain a key.
 pub fn load_or_create(data_dir: &Path) -> Result<DevKey, ConfigError> {
     create_data_dir(data_dir)?;
     let path = data_dir.join(FILE_NAME);
@@ -42,23 +42,23 @@ pub fn load_or_create(data_dir: &Path) -> Result<DevKey, ConfigError> {
     load(&path)
 }
 
-/// The key of the data directory, if it has one.
+/// Loads the key of the data directory, if it has one.
 ///
 /// # Errors
-/// As [`load_or_create`], but that nothing is written.
+/// As [`load_or_create`], without those of writing.
 pub fn load_kept(data_dir: &Path) -> Result<Option<DevKey>, ConfigError> {
     let path = data_dir.join(FILE_NAME);
     if exists(&path)? { load(&path).map(Some) } else { Ok(None) }
 }
 
-/// A key that nothing keeps, for servers without a data directory.
+/// Generates a key that is not stored, for servers without a data directory.
 ///
 /// # Errors
-/// When the kernel gives no randomness.
+/// The kernel returns no random bytes.
 pub fn generate() -> Result<DevKey, ConfigError> {
     let mut random = [0; SECRET_RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(|error| {
-        ConfigError::new("development key", format!("the kernel gives no random bytes: {error}"))
+        ConfigError::new("development key", format!("the kernel returns no random bytes: {error}"))
     })?;
     parse(format!("{DEVELOPMENT_APP}.kid_dev:sk_{}", URL_SAFE_NO_PAD.encode(random)))
         .map_err(|why| ConfigError::new("development key", why))
@@ -69,10 +69,10 @@ fn parse(text: String) -> Result<DevKey, String> {
     Ok(DevKey { key, text })
 }
 
-/// Makes the data directory, readable by its owner only, if it is not there.
+/// Creates the data directory, readable by its owner only, if it does not exist.
 ///
 /// # Errors
-/// One line that names the path and what to do.
+/// One line with the path and what to do.
 pub fn create_data_dir(dir: &Path) -> Result<(), ConfigError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     created.map_err(|error| unwritable(dir, &error))
@@ -84,12 +84,12 @@ fn exists(path: &Path) -> Result<bool, ConfigError> {
     })
 }
 
-/// Complete or absent at every moment: written beside, flushed, then renamed.
+/// Atomic: written to a temporary file, synced, then renamed.
 fn create(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     let draft = dir.join(format!("{FILE_NAME}.{}", process::id()));
     let written = write_private(&draft, text).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        // Best effort: the first error is the one that is reported.
+        // Best effort: the first error is reported.
         let _ = fs::remove_file(&draft);
     }
     written?;
@@ -118,7 +118,7 @@ fn load(path: &Path) -> Result<DevKey, ConfigError> {
         .map_err(|why| refuse(format!("not a key: {why}; delete it to get a new one")))
 }
 
-/// Permission bits and content of the same open file.
+/// Permission bits and content, read from one open file.
 fn read(path: &Path) -> io::Result<(u32, String)> {
     let mut file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode() & 0o777;

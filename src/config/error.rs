@@ -1,9 +1,9 @@
-//! What an operator is told when the server cannot start as configured.
+//! Errors of the configuration.
 
 use thiserror::Error;
 
-/// One line, `what: why`, with what to do. The command line prints `error: ` before it and exits
-/// with 78 (`EX_CONFIG` of sysexits.h).
+/// One line, `what: why`, that says what to do. The command line prints it after `error: ` and
+/// exits with 78 (`EX_CONFIG` of sysexits.h).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{what}: {why}")]
 pub struct ConfigError {

@@ -1,4 +1,4 @@
-//! Which namespace a channel is in, and where each of its values comes from.
+//! `config explain`: the namespace of a channel, and the source of each effective value.
 
 use std::fmt::Write;
 
@@ -9,8 +9,7 @@ use super::Config;
 use crate::policy::{Policy, SnapshotOnJoin};
 
 impl Config {
-    /// For people: the namespace that holds `channel`, and each effective value with where it
-    /// comes from.
+    /// Text for the terminal: the namespace of `channel`, and each effective value with its source.
     pub fn explain(&self, channel: &str) -> String {
         let policies = self.policies();
         let rule = policies.rule_for(channel);
@@ -57,7 +56,7 @@ pub(super) fn policy_values(policy: &Policy) -> [(&'static str, Value); 10] {
     ]
 }
 
-/// Values of a checked policy always have a TOML form; the text says so if one ever has not.
+/// The values of a valid policy always have a TOML form; otherwise the text says so.
 fn value(field: &impl Serialize) -> Value {
     Value::try_from(field).unwrap_or_else(|error| Value::String(error.to_string()))
 }

@@ -1,21 +1,21 @@
-//! Who can reach the server, and what may therefore be left open.
+//! Network exposure: which listeners other machines can reach, and what that requires.
 
 use std::net::SocketAddr;
 
 use super::{Config, ConfigError};
 
-/// App of the development key, and of anonymous sessions beside it.
+/// App of the development key, and of anonymous sessions when that key is in use.
 pub(super) const DEVELOPMENT_APP: &str = "demo";
 
-/// Did the operator accept that traffic and tokens cross the network in the clear
-/// (`--insecure-plaintext`)?
+/// Whether the operator accepts unencrypted traffic and tokens on the network
+/// (`--insecure-plaintext`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsecurePlaintext {
     Allowed,
     Refused,
 }
 
-/// May a sync session go without a token?
+/// Whether sync sessions without a token are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anonymous {
     Allowed,
@@ -23,12 +23,12 @@ pub enum Anonymous {
 }
 
 impl Config {
-    /// Whether anonymous sessions are allowed, and why. Without `auth.anonymous` they are when
-    /// only this machine can connect and no key was configured.
+    /// Whether anonymous sessions are accepted, and why. By default they are when only this machine
+    /// can connect and no key is configured.
     pub fn anonymous(&self) -> (Anonymous, &'static str) {
         match self.auth.anonymous {
-            Some(true) => (Anonymous::Allowed, "auth.anonymous says so"),
-            Some(false) => (Anonymous::Refused, "auth.anonymous says so"),
+            Some(true) => (Anonymous::Allowed, "set by auth.anonymous"),
+            Some(false) => (Anonymous::Refused, "set by auth.anonymous"),
             None if self.exposed().is_some() => {
                 (Anonymous::Refused, "default: other machines can connect")
             }
@@ -47,11 +47,11 @@ impl Config {
         configured.or_else(first_key).unwrap_or(DEVELOPMENT_APP)
     }
 
-    /// Refuses to face a network without protection: an address that other machines can reach
-    /// needs `--insecure-plaintext` (TLS is not built in) and explicit keys.
+    /// Checks that an address which other machines can reach is protected: it requires
+    /// `--insecure-plaintext` (TLS is not built in) and explicit keys.
     ///
     /// # Errors
-    /// One line that names the address and what to do.
+    /// One line with the address and what to do.
     pub fn check_exposure(&self, plaintext: InsecurePlaintext) -> Result<(), ConfigError> {
         let Some((key, address)) = self.exposed() else { return Ok(()) };
         let what = format!("listen.{key} = {address}");
@@ -77,7 +77,7 @@ impl Config {
         self.listen.all().into_iter().find(|(_, address)| is_exposed(*address))
     }
 
-    /// Can other machines connect to the admin address?
+    /// Whether other machines can connect to the admin address.
     pub fn is_admin_exposed(&self) -> bool {
         is_exposed(self.listen.admin)
     }

@@ -1,4 +1,4 @@
-//! From the keys of the file, and the files that they name, to the key ring.
+//! Builds the key ring from the `[[auth.key]]` entries and the files that they name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use super::{Config, ConfigError};
 use crate::auth::{Key, Keyring, Material, SignatureAlgorithm, TokenRules};
 
 impl Config {
-    /// The key ring: the configured keys in the order of the file, then `development_key`.
+    /// Builds the key ring: the configured keys in the order of the file, then `development_key`.
     ///
     /// # Errors
-    /// One line that names the key, the file it comes from, and what is wrong with it.
+    /// One line with the key, the file that it comes from, and what is wrong.
     pub fn keyring(&self, development_key: Option<Key>) -> Result<Keyring, ConfigError> {
         let mut keys = Vec::new();
         for entry in &self.auth.key {
@@ -27,8 +27,7 @@ impl Config {
         })
     }
 
-    /// The development key that serves while no key is configured; kept in the data directory, or
-    /// nowhere when there is none.
+    /// The development key, used while no key is configured; stored in the data directory, if any.
     ///
     /// # Errors
     /// As [`dev_key::load_or_create`].
@@ -39,12 +38,11 @@ impl Config {
         self.data_dir().map_or_else(dev_key::generate, dev_key::load_or_create).map(Some)
     }
 
-    /// The admin token: that of the environment, else that of the file, else that of the file's
+    /// The admin token: of the environment, else `token` of the file, else the content of its
     /// `token_file`.
     ///
     /// # Errors
-    /// One line that names the key: the file cannot be read, or there is no token where one is
-    /// needed.
+    /// One line with the key: the file cannot be read, or a required token is missing.
     pub fn admin_token(&self, environment: Option<String>) -> Result<Option<String>, ConfigError> {
         let in_file = self.admin.token.as_ref().map(|token| token.expose().to_owned());
         let token = match (environment.or(in_file), &self.admin.token_file) {
@@ -54,7 +52,7 @@ impl Config {
         let token = token.map(|token| token.trim().to_owned());
         match (&token, self.admin.metrics) {
             (Some(token), _) if token.is_empty() => {
-                let why = "the file is empty, put a random text there";
+                let why = "the file is empty, put a random text into it";
                 Err(ConfigError::new("config: admin.token_file".to_owned(), why))
             }
             (None, AdminMetrics::Token) => Err(ConfigError::new(
@@ -101,7 +99,7 @@ impl Config {
         })
     }
 
-    /// Resolves a path of the file against the directory of the file.
+    /// Resolves a path relative to the directory of the configuration file.
     fn beside(&self, file: &Path) -> PathBuf {
         let directory = self.origin.as_deref().and_then(Path::parent);
         directory.map_or_else(|| file.to_owned(), |directory| directory.join(file))

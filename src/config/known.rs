@@ -1,4 +1,4 @@
-//! Which keys exist, where they are in a file, and which one was probably meant.
+//! The known keys, their positions in a file, and suggestions for misspelt ones.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,15 +14,15 @@ use super::schema::{
     Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
 };
 
-/// Similarity from which a known key counts as what was meant; 1 is equal.
+/// Minimum similarity of a suggestion; 1 is equal.
 const SIMILARITY_MIN: f64 = 0.6;
 
-/// A key in the same table is preferred to one that is this much more similar elsewhere.
+/// Similarity bonus of a key in the same table.
 const SAME_TABLE_BONUS: f64 = 0.2;
 
 pub(super) type Keys = &'static [&'static str];
 
-/// Every table of the file with its keys.
+/// Every table with its keys.
 fn tables() -> [(&'static str, Keys); 11] {
     [
         ("", keys_of(|d| Config::deserialize(d))),
@@ -39,17 +39,17 @@ fn tables() -> [(&'static str, Keys); 11] {
     ]
 }
 
-/// The keys of `[limits]` in the order of their definition.
+/// The keys of `[limits]`, in the order of their definition.
 pub(super) fn limit_keys() -> Keys {
     keys_of(|d| LimitsTable::deserialize(d))
 }
 
-/// The field names that a derived `Deserialize` asks for, so that they are written down once.
+/// The field names of a derived `Deserialize`.
 fn keys_of<T>(
     deserialize: impl for<'a> FnOnce(FieldNames<'a>) -> Result<T, de::value::Error>,
 ) -> Keys {
     let mut keys: Keys = &[];
-    // Always an error: there is nothing to read, only names to learn.
+    // Always an error: the deserializer only records the names.
     let _ = deserialize(FieldNames(&mut keys));
     keys
 }
@@ -79,11 +79,11 @@ impl<'de> Deserializer<'de> for FieldNames<'_> {
     }
 }
 
-/// A key that no table has.
+/// An unknown key.
 pub(super) struct Unknown {
     table: String,
     key: String,
-    /// Where the key is in the text, bytes.
+    /// Byte range of the key in the text.
     pub offset: usize,
 }
 
@@ -107,7 +107,7 @@ impl Unknown {
             }
         }
         match best.1.as_str() {
-            "" => format!("known here: {}", known_in(&self.table).unwrap_or_default().join(", ")),
+            "" => format!("known keys: {}", known_in(&self.table).unwrap_or_default().join(", ")),
             nearest => format!("did you mean `{nearest}`?"),
         }
     }
@@ -121,14 +121,14 @@ fn known_in(table: &str) -> Option<Keys> {
     tables().into_iter().find(|(name, _)| *name == table).map(|(_, keys)| keys)
 }
 
-/// The first key, in the order of the text, that does not exist.
+/// Finds the first unknown key, in the order of the text.
 pub(super) fn first_unknown(root: &DeTable<'_>) -> Option<Unknown> {
     let mut unknown = Vec::new();
     collect_unknown("", root, &mut unknown);
     unknown.into_iter().min_by_key(|unknown| unknown.offset)
 }
 
-/// Goes only as deep as the known tables do, whatever the file nests.
+/// Recursion is bounded by the depth of the known tables.
 fn collect_unknown(name: &str, table: &DeTable<'_>, found: &mut Vec<Unknown>) {
     let Some(known) = known_in(name) else { return };
     for (key, value) in table {
@@ -144,7 +144,7 @@ fn collect_unknown(name: &str, table: &DeTable<'_>, found: &mut Vec<Unknown>) {
     }
 }
 
-/// The table that a value is, or the tables that it lists.
+/// The tables of a value: itself, or the items of an array of tables.
 fn tables_in<'v, 'i>(value: &'v DeValue<'i>) -> Vec<&'v DeTable<'i>> {
     match value {
         DeValue::Table(table) => vec![table],
@@ -153,12 +153,12 @@ fn tables_in<'v, 'i>(value: &'v DeValue<'i>) -> Vec<&'v DeTable<'i>> {
     }
 }
 
-/// The key in whose value an offset of the text lies.
+/// Finds the key whose value contains an offset of the text.
 pub(super) fn path_at(root: &DeTable<'_>, offset: usize) -> Option<String> {
     path_in("", root, offset)
 }
 
-/// Looks into tables first: the span of a table is only its header. The parser bounds the depth.
+/// Searches tables first: the span of a table is its header only. The parser bounds the depth.
 fn path_in(name: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
     for (key, value) in table {
         let path = joined(name, key.get_ref());
@@ -174,13 +174,13 @@ fn path_in(name: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
     None
 }
 
-/// Where a value is, and where its items are: the span of a list of tables is only its first.
+/// The spans of a value and its items: the span of an array of tables is its first table only.
 fn spans(value: &Spanned<DeValue<'_>>) -> impl Iterator<Item = Range<usize>> {
     let items = value.get_ref().as_array().into_iter().flatten();
     items.map(Spanned::span).chain([value.span()])
 }
 
-/// Where the key of a problem is in the text, or the nearest thing around it that is there.
+/// The offset of a problem's key in the text, or of the innermost table around it.
 pub(super) fn offset_of(root: &DeTable<'_>, problem: &Problem) -> usize {
     let mut offset = 0;
     let mut table = root;
@@ -220,7 +220,7 @@ mod tests {
             ("", "listne", "did you mean `listen`?"),
             ("", "spin_us", "did you mean `cores.spin_us`?"),
             ("auth", "keys", "did you mean `auth.key`?"),
-            ("debug", "qqq", "known here: echo"),
+            ("debug", "qqq", "known keys: echo"),
         ] {
             let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), offset: 0 };
             assert_eq!(unknown.advice(), expected);

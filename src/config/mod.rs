@@ -1,9 +1,8 @@
-//! The configuration file: what it may say, what holds when it says nothing, and what the core
-//! makes of it.
+//! The configuration file: its keys and defaults, their validation, and the settings made from
+//! them.
 //!
-//! Owns the mapping from TOML to the values that the rest of the program takes. A [`Config`] that
-//! was read is valid; what depends on the command line is asked for afterwards
-//! ([`Config::check_exposure`]). It never opens a socket or starts a thread.
+//! Invariant: a [`Config`] that was read is valid. What depends on the command line is checked
+//! later ([`Config::check_exposure`]). It must never open a socket or start a thread.
 
 mod check;
 pub mod dev_key;
@@ -33,11 +32,11 @@ pub use schema::{
 };
 
 impl Config {
-    /// Reads and checks a configuration. `origin` names its file in errors; files that it mentions
-    /// are looked for beside it.
+    /// Parses and validates a configuration. `origin`: its file, for errors; relative paths in it
+    /// are resolved against the directory of that file.
     ///
     /// # Errors
-    /// One line that names the key, the file and the line, and says what to do.
+    /// One line with the key, the file and the line number, that says what to do.
     pub fn from_toml(text: &str, origin: &Path) -> Result<Config, ConfigError> {
         let file = origin.display();
         let at = |what: String, offset: usize, why: String| {
@@ -64,7 +63,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads and checks the configuration in a file.
+    /// Reads and validates a configuration file.
     ///
     /// # Errors
     /// As [`Config::from_toml`], or when the file cannot be read.
@@ -78,17 +77,17 @@ impl Config {
         Config::from_toml(&text, path)
     }
 
-    /// Checks a configuration that was changed after it was read, by the command line.
+    /// Validates a configuration that the command line has changed.
     ///
     /// # Errors
-    /// The first key whose value is not legal.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         check::problem(self).map_or(Ok(()), |problem| {
             Err(ConfigError::new(format!("config: {problem}"), problem.why.clone()))
         })
     }
 
-    /// Where durable data and the development key live; `None` keeps everything in memory.
+    /// Directory of the durable data and the development key; `None` keeps everything in memory.
     pub fn data_dir(&self) -> Option<&Path> {
         let dir = self.data.dir.as_path();
         (!dir.as_os_str().is_empty()).then_some(dir)
@@ -99,7 +98,7 @@ impl Config {
         self.limits.clone()
     }
 
-    /// How channels behave: the namespaces in the order of the file, and the defaults.
+    /// The policies of channels: the namespaces in the order of the file, and the defaults.
     pub fn policies(&self) -> Policies {
         let default = Arc::new(Policy::default());
         let rule = |namespace: &Namespace| {
@@ -109,7 +108,7 @@ impl Config {
     }
 }
 
-/// The line of a byte offset, counted from 1.
+/// The line number of a byte offset, from 1.
 fn line(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     before.iter().filter(|byte| **byte == b'\n').count() + 1

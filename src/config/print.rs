@@ -1,4 +1,4 @@
-//! The effective configuration as a file that could be read again.
+//! `config print`: the effective configuration as TOML.
 
 use std::fmt::Write;
 
@@ -11,13 +11,13 @@ use super::{Anonymous, explain};
 use crate::limits::Limits;
 use crate::policy::{Pattern, Policy};
 
-/// What stands where a secret is. Refused as a secret, or a printed configuration that is put to
-/// use would have a secret that everybody knows.
+/// Printed in place of secrets. Refused as a secret, so that a printed configuration cannot be used
+/// with a known one.
 pub(super) const REDACTED: &str = "********";
 
 impl Config {
-    /// The effective configuration as TOML: every key, with what holds where the file says
-    /// nothing. Secrets are shown as `********` and must be put back before it is used.
+    /// The effective configuration as TOML: every key, with the default where the file does not set
+    /// it. Secrets are printed as `********` and must be filled in before it is used.
     pub fn print(&self) -> String {
         let mut page = Page(String::new());
         page.note(&format!("effective configuration, from {}", self.origin_text()));
@@ -44,7 +44,7 @@ impl Config {
         page.0
     }
 
-    /// The file that was read, for people.
+    /// The name of the file that was read.
     pub(super) fn origin_text(&self) -> String {
         let file = self.origin.as_ref().map(|path| path.display().to_string());
         file.unwrap_or_else(|| "the built-in defaults".to_owned())
@@ -56,7 +56,7 @@ impl Config {
             Shards::Auto => page.key("shards", &"auto"),
             Shards::Count(count) => page.key("shards", &count),
         }
-        page.optional("pin", &self.cores.pin, "the kernel chooses among the allowed CPUs");
+        page.optional("pin", &self.cores.pin, "shards run on any allowed CPU");
         page.key("spin_us", &self.cores.spin_us);
     }
 
@@ -117,7 +117,7 @@ fn print_key(page: &mut Page, entry: &KeyEntry) {
     page.list_table("auth.key");
     page.key("name", &entry.name);
     page.optional("secret", &entry.secret.as_ref().map(|_| REDACTED), "no shared secret");
-    page.optional("algorithm", &entry.algorithm, "decided by the kind of key");
+    page.optional("algorithm", &entry.algorithm, "determined by the key material");
     page.optional("public_key_file", &entry.public_key_file, "no public key");
     page.optional("jwks_file", &entry.jwks_file, "no JWK set");
     page.optional("issuer", &entry.issuer, "any issuer");
@@ -171,7 +171,7 @@ impl Page {
     }
 }
 
-/// `key = value` on one line, whatever the value.
+/// `key = value` on one line, also for arrays and tables.
 fn inline(table: Table) -> String {
     table.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }

@@ -12,7 +12,7 @@ use crate::auth::Capability;
 use crate::limits::Limits;
 use crate::policy::{Durability, Heartbeat, Pattern, Policy, SlowConsumer, SnapshotOnJoin};
 
-/// A whole configuration; its default is what holds without a file.
+/// A configuration; the default is that without a file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -31,10 +31,10 @@ pub struct Config {
     pub namespace: Vec<Namespace>,
 }
 
-/// How many shards there are.
+/// The number of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shards {
-    /// One per CPU that affinity and cgroup quotas leave the process; counted by the server.
+    /// One per CPU that the affinity mask and the cgroup quota allow; resolved at start-up.
     #[default]
     Auto,
     Count(u16),
@@ -69,18 +69,19 @@ impl Visitor<'_> for ShardsVisitor {
     }
 }
 
+/// `[cores]`: shards and their CPUs.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cores {
     pub shards: Shards,
-    /// CPU of each shard; without it the kernel chooses among the allowed ones.
+    /// CPU of each shard; by default the kernel schedules shards on the allowed CPUs.
     pub pin: Option<Vec<usize>>,
     /// Busy-poll before parking, microseconds.
     pub spin_us: u64,
 }
 
 impl Cores {
-    /// The number of shards that was asked for: with `pin` and no number, one per pinned CPU.
+    /// The configured number of shards: with `pin` and no number, one per pinned CPU.
     pub fn shards(&self) -> Shards {
         match (&self.pin, self.shards) {
             (Some(cpus), Shards::Auto) => {
@@ -91,6 +92,7 @@ impl Cores {
     }
 }
 
+/// `[listen]`: addresses, and load balancers in front of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
@@ -100,14 +102,14 @@ pub struct Listen {
     pub sync_tcp: SocketAddr,
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
-    /// Connections to `http` and `sync_tcp` are accepted only when they have sent something.
+    /// Connections to `http` and `sync_tcp` are accepted only when data has arrived.
     pub defer_accept: bool,
-    /// Time between not being ready and accepting nothing, for load balancers to notice,
-    /// milliseconds.
+    /// Time between `/readyz` answering 503 and the listeners closing, milliseconds: load balancers
+    /// stop using the server meanwhile.
     pub drain_delay_ms: u64,
-    /// Their connections begin with a header of the PROXY protocol, version 1 or 2.
+    /// Listeners whose connections begin with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: Vec<ProxiedListener>,
-    /// Addresses and networks that may connect to those; other connections are closed.
+    /// Addresses and networks that may connect to these listeners; other connections are closed.
     #[serde(deserialize_with = "networks")]
     pub proxy_trusted: Vec<IpNet>,
 }
@@ -159,7 +161,7 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     texts.iter().map(|text| network(text).map_err(de::Error::custom)).collect()
 }
 
-/// A network, or one address.
+/// A network, or a single address.
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map_err(|_| {
@@ -169,10 +171,11 @@ fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
+/// `[data]`: where durable data is stored.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// Empty for memory only; see [`Config::data_dir`].
+    /// Empty: keep everything in memory; see [`Config::data_dir`].
     pub dir: PathBuf,
 }
 
@@ -182,28 +185,29 @@ impl Default for Data {
     }
 }
 
+/// `[auth]`: keys, and anonymous sessions.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// See [`Config::anonymous`] for what holds without it.
+    /// Default: see [`Config::anonymous`].
     pub anonymous: Option<bool>,
-    /// See [`Config::anonymous_app`].
+    /// Default: see [`Config::anonymous_app`].
     pub anonymous_app: Option<String>,
     /// Origins of web pages that may open anonymous sessions, besides those of this machine.
     pub origins: Vec<String>,
     pub key: Vec<KeyEntry>,
 }
 
-/// Who may ask the admin address what.
+/// Access to the admin address.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Opens what the network may not see otherwise; at most one of this and `token_file`.
+    /// Token that grants access to everything; at most one of this and `token_file`.
     pub token: Option<SecretText>,
     /// Relative to the directory of the configuration file.
     pub token_file: Option<PathBuf>,
     pub metrics: AdminMetrics,
-    /// Names by which it is called on loopback, besides addresses and names without a dot.
+    /// Host names accepted on loopback, besides IP addresses and names without a dot.
     pub hosts: Vec<String>,
 }
 
@@ -213,11 +217,11 @@ pub struct Admin {
 pub enum AdminMetrics {
     #[default]
     Open,
-    /// Who has the admin token.
+    /// Clients with the admin token.
     Token,
 }
 
-/// The algorithms a key may be for (RFC 7518 section 3.1).
+/// The algorithms of keys (RFC 7518 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum KeyAlgorithm {
@@ -226,17 +230,18 @@ pub enum KeyAlgorithm {
     Es256,
 }
 
-/// A secret as written in the file. Never shown.
+/// A secret of the file. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(String);
 
 impl SecretText {
+    /// Wraps a secret.
     pub fn new(text: String) -> Self {
         SecretText(text)
     }
 
-    /// The secret, for whoever checks it.
+    /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -264,7 +269,7 @@ pub struct KeyEntry {
     pub capability: Capability,
 }
 
-/// Layout of sync frames with the 10-byte header; they do not say which of the two they have
+/// Layout of sync frames with the 10-byte header, which does not tell the two apart
 /// (`protocols/nodedb.md` section 9, decision 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TenByteLayout {
@@ -275,16 +280,18 @@ pub enum TenByteLayout {
     V06,
 }
 
+/// `[sync]`: options of the sync wire.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncWire {
     pub ten_byte_layout: TenByteLayout,
 }
 
+/// `[debug]`: options for tests.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debugging {
-    /// The echo endpoint of conformance runs, path `/echo`.
+    /// Enables the echo endpoint `/echo` for conformance tests.
     pub echo: bool,
 }
 
@@ -319,8 +326,8 @@ pub(super) struct LimitsTable {
     mailbox_envelopes_max: usize,
 }
 
-/// `[[namespace]]`: what is not given is inherited from the defaults. Serialized, it has the keys
-/// that were given, without `match`.
+/// `[[namespace]]`: keys that are not set are inherited from the defaults. Serialized, it has only
+/// the keys that are set, without `match`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
@@ -344,7 +351,7 @@ fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Err
 }
 
 impl Namespace {
-    /// The policy of its channels, on top of `base`.
+    /// The policy of its channels: `base` with the keys that are set.
     pub(super) fn policy(&self, base: &Policy) -> Policy {
         let snapshot_on_join = match self.presence_snapshot_on_join {
             None => base.snapshot_on_join,

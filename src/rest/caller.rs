@@ -1,4 +1,4 @@
-//! The `Authorization` header -> who asks, and what that one may do.
+//! Authentication and authorization of REST requests.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use crate::auth::{Capability, CredentialError, Identity, Key, Keyring, Operation
 use crate::limits::{Limits, USER_ID_BYTES_MAX};
 use crate::wire::foony::{ErrorCode, Grammar, check_channel_name};
 
-/// Base64 as clients write it: some leave the padding out.
+/// Base64 with optional padding: some clients omit it.
 const BASIC: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Who asks, proven by a credential.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub enum Caller<'k> {
-    /// An application's own server: it may speak for any client.
+    /// A server of the application: it may act for any client.
     Key(&'k Key),
     /// A client.
     Token(Identity),
 }
 
 impl<'k> Caller<'k> {
-    /// Reads `Basic base64(app.keyId:secret)` or `Bearer <jwt>`.
+    /// Authenticates by `Basic base64(app.keyId:secret)` or `Bearer <jwt>`.
     ///
     /// # Errors
-    /// 401 when it is missing or proves nothing.
+    /// 401 when the header is missing or invalid.
     pub fn identify(
         keyring: &'k Keyring,
         authorization: Option<&[u8]>,
@@ -57,6 +57,7 @@ impl<'k> Caller<'k> {
         Ok(Caller::Key(keyring.verify_key(&text).map_err(CredentialError::of_key)?))
     }
 
+    /// The app of the credential.
     pub fn app(&self) -> &Arc<str> {
         match self {
             Caller::Key(key) => key.app(),
@@ -71,7 +72,7 @@ impl<'k> Caller<'k> {
         }
     }
 
-    /// Is this a channel, and may the caller do this there?
+    /// Checks the channel name, and that the caller may do the operation.
     ///
     /// # Errors
     /// 400 for the name; 403 with 40302 for the channel, 40301 for the operation.
@@ -85,10 +86,10 @@ impl<'k> Caller<'k> {
         Ok(self.capability().allows(channel, operation)?)
     }
 
-    /// The client that a publish is attributed to: whom a key names, or nobody; a token's own.
+    /// The client id of a publish: with a key, any or none; with a token, the token's own.
     ///
     /// # Errors
-    /// 403 when a token names somebody else; 400 for a name that is too long.
+    /// 403 when it is not the token's; 400 when it is too long.
     pub fn client_id(&self, asked: &str) -> Result<Arc<str>, Refusal> {
         match self {
             _ if asked.len() > USER_ID_BYTES_MAX => {
@@ -105,7 +106,7 @@ impl<'k> Caller<'k> {
         }
     }
 
-    /// The key of that name, if it is what the caller has shown.
+    /// The key of that name, if the caller has authenticated with it.
     ///
     /// # Errors
     /// 401 for a token, 403 for another key.
@@ -153,7 +154,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_or_a_token_says_who_asks() {
+    fn keys_and_tokens_authenticate_the_caller() {
         let keyring = keyring();
         let identify = |header: &str| {
             Caller::identify(&keyring, Some(header.as_bytes()), NOW_MS)
@@ -204,7 +205,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn channel_and_operation_are_told_apart() {
+    fn channel_and_operation_have_errors_of_their_own() {
         let keyring = keyring();
         let caller = Caller::Key(keyring.key("demo.chat").unwrap());
         for (channel, operation, expected) in [
@@ -226,7 +227,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_speaks_for_anybody_and_a_token_for_its_own() {
+    fn a_key_may_use_any_client_id_and_a_token_its_own() {
         let keyring = keyring();
         let key = Caller::Key(keyring.key("demo.main").unwrap());
         let header = bearer(&keyring, "alice");

@@ -1,5 +1,5 @@
-//! What browsers want to be told before pages of another origin may use the surface
-//! (`protocols/foony.md` section 1.4). No cookies are involved, so any origin may.
+//! CORS headers (`protocols/foony.md` section 1.4). Any origin is allowed, because credentials are
+//! never cookies.
 
 use super::reply::Reply;
 
@@ -9,7 +9,7 @@ pub const HEADERS: [(&str, &str); 2] = [
     ("access-control-expose-headers", "foony-lp-session, link"),
 ];
 
-/// The answer to every `OPTIONS`. Seconds: a day, of which browsers take what they like.
+/// The response to every `OPTIONS`. Cached for a day; browsers have lower limits.
 pub fn preflight() -> Reply {
     let headers = "authorization, content-type, foony-lp-session";
     Reply::empty()

@@ -1,22 +1,22 @@
-//! `GET /channels/{channel}/messages`: kept messages -> a page and the way to the next one.
+//! `GET /channels/{channel}/messages`: a page of history, and the link to the next one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::query::{HistoryQuery, Walk};
+use super::query::{Direction, HistoryQuery};
 use super::reply::{Reply, push_string};
 use super::route::Prefix;
 use crate::channel::{Message, Part};
 
-/// What `encodeURIComponent` lets be of the characters that channel names have.
+/// Encodes what `encodeURIComponent` does, among the characters of channel names.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
-/// A page of messages, each member of a batch an item with the id and serial of the batch.
+/// A page of messages. Each message of a batch is an item with the id and serial of the batch.
 ///
-/// `messages`: oldest first, no more than were asked for; `more`: there are further ones in the
-/// direction of the walk.
+/// `messages`: oldest first, at most the limit of the query; `more`: there are further ones in its
+/// direction.
 pub fn history(
     prefix: &Prefix,
     channel: &str,
@@ -24,20 +24,20 @@ pub fn history(
     messages: &[Arc<Message>],
     more: bool,
 ) -> Reply {
-    let (messages, more) = match query.walk {
-        Walk::Forwards { before: Some(before), .. } => {
+    let (messages, more) = match query.direction {
+        Direction::Forwards { before: Some(before), .. } => {
             let wanted = messages.partition_point(|message| message.serial < before);
             (&messages[..wanted], more && wanted == messages.len())
         }
         _ => (messages, more),
     };
     let mut body = b"[".to_vec();
-    let last = match query.walk {
-        Walk::Backwards { .. } => {
+    let last = match query.direction {
+        Direction::Backwards { .. } => {
             messages.iter().rev().for_each(|message| push_backwards(&mut body, message));
             messages.first()
         }
-        Walk::Forwards { .. } => {
+        Direction::Forwards { .. } => {
             messages.iter().for_each(|message| push_forwards(&mut body, message));
             messages.last()
         }
@@ -85,16 +85,16 @@ fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
     out.push(b'}');
 }
 
-/// Clients append the target to their base address as it is and split the header at commas, so it
-/// is an absolute path without one.
+/// Clients append the target to their base address and split the header at commas, so it is an
+/// absolute path without commas.
 fn link(prefix: &Prefix, channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
     let prefix = prefix.as_link();
     let channel = utf8_percent_encode(channel, SEGMENT);
     let mut target = format!("{prefix}/channels/{channel}/messages?limit={}", query.limit);
     // Writing to a string does not fail.
-    let _ = match query.walk {
-        Walk::Backwards { .. } => write!(target, "&before={last_serial}"),
-        Walk::Forwards { before, .. } => {
+    let _ = match query.direction {
+        Direction::Backwards { .. } => write!(target, "&before={last_serial}"),
+        Direction::Forwards { before, .. } => {
             let _ = write!(target, "&direction=forwards&after={last_serial}");
             before.map_or(Ok(()), |before| write!(target, "&before={before}"))
         }
@@ -233,11 +233,11 @@ mod tests {
             let target = header.trim_start_matches('<').split('>').next().unwrap();
             let (path, query_text) = target.split_once('?').unwrap();
             let route = super::super::route("GET", path, Some(query_text)).unwrap();
-            let walk = match query(text).walk {
-                Walk::Backwards { .. } => Walk::Backwards { before: Some(5) },
-                Walk::Forwards { before, .. } => Walk::Forwards { after: 6, before },
+            let direction = match query(text).direction {
+                Direction::Backwards { .. } => Direction::Backwards { before: Some(5) },
+                Direction::Forwards { before, .. } => Direction::Forwards { after: 6, before },
             };
-            let (query, prefix) = (HistoryQuery { limit: 7, walk }, prefix_of(escaped));
+            let (query, prefix) = (HistoryQuery { limit: 7, direction }, prefix_of(escaped));
             let expected = super::super::Route::History { prefix, channel: "chat:a".into(), query };
             assert_eq!(route, expected);
         }

@@ -1,13 +1,12 @@
-//! The request-and-answer surface of the Foony protocol: REST, and the HTTP side of long-polling
+//! The HTTP API of the Foony protocol: REST, and the HTTP side of long-polling
 //! (`protocols/foony.md` sections 1.2 to 1.4).
 //!
-//! Owns paths, queries, who may ask, JSON bodies and the headers that browsers want. Invariant:
-//! a payload goes in and out as the text that its publisher wrote. Must never know: sockets, time,
-//! which shard owns a channel. The shell hands in the moment and a number to make ids from.
+//! Owns routes, queries, authorization, JSON bodies and CORS headers. Invariant: a payload is
+//! passed on as the text that its publisher sent. It must never know sockets, clocks, or which
+//! shard owns a channel: the shell passes the time and a unique number for message ids.
 //!
-//! Reading order: [`Route`] says what is asked, [`Caller`] who asks, the functions beside them turn
-//! bodies into values and values into a [`Reply`]; a [`Refusal`] is the reply of everything that
-//! goes wrong.
+//! Reading order: [`Route`] is what a request asks for, [`Caller`] who sends it; other functions
+//! parse bodies and make a [`Reply`]. A [`Refusal`] is the reply to a failed request.
 
 mod caller;
 mod cors;
@@ -28,13 +27,13 @@ pub use history::history;
 pub use poll::{PollRoute, SESSION_HEADER, parse_session, polled};
 pub use presence::presence;
 pub use publish::{FreshId, parse_publish, published};
-pub use query::{HistoryQuery, PresenceQuery, Walk};
+pub use query::{Direction, HistoryQuery, PresenceQuery};
 pub use refusal::Refusal;
 pub use reply::Reply;
 pub use route::{Prefix, Route, route};
-pub use token::{TOKEN_TTL_MS_MAX, request_token};
+pub use token::request_token;
 
-/// The answer to `GET /time`: an array with the one number.
+/// The response to `GET /time`: an array of one number.
 pub fn time(now_wall_ms: u64) -> Reply {
     Reply::json(format!("[{now_wall_ms}]").into_bytes())
 }

@@ -1,4 +1,4 @@
-//! Bodies that are JSON objects. By itself serde takes an array of the right length for one.
+//! Bodies that must be JSON objects: serde deserializes a struct from an array as well.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-/// A value that was read from an object.
+/// A value that was deserialized from an object.
 pub(super) struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -1,17 +1,17 @@
-//! `/lp/*`: sessions of clients that cannot hold a WebSocket (`protocols/foony.md` section 1.2).
+//! `/lp/*`: long-polling, for clients without WebSockets (`protocols/foony.md` section 1.2).
 
 use super::refusal::Refusal;
 use super::reply::Reply;
 use crate::ids::{ConnId, ShardId};
 use crate::shard::{PollOutcome, PollSession};
 
-/// Names the session in every request but the first, and in the answer to that.
+/// Header with the session id: in the first response, and in every later request.
 pub const SESSION_HEADER: &str = "foony-lp-session";
 
-/// Characters of a session's text: 2, 4, 4 and 8 bytes in hexadecimal digits.
+/// Characters of a session id: 2, 4, 4 and 8 bytes in hexadecimal.
 const SESSION_CHARS: usize = 36;
 
-/// What a long-polling client does.
+/// A long-polling request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollRoute {
     Connect,
@@ -21,10 +21,10 @@ pub enum PollRoute {
     Disconnect,
 }
 
-/// The session that a client names. Whether there is such a session only its shard can tell.
+/// Parses a session id. Only its shard knows whether the session exists.
 ///
 /// # Errors
-/// 410 for what cannot be the text of a session.
+/// 410 for what is not a session id.
 pub fn parse_session(header: Option<&[u8]>, shards: u16) -> Result<PollSession, Refusal> {
     let session = header.and_then(read_session).ok_or_else(Refusal::gone)?;
     if session.shard.0 < shards { Ok(session) } else { Err(Refusal::gone()) }
@@ -49,8 +49,8 @@ fn session_text(session: PollSession) -> String {
     format!("{:04x}{:08x}{:08x}{secret:016x}", shard.0, conn.slot, conn.generation)
 }
 
-/// The answer to a long-polling client. A refused greeting is no HTTP error: clients take one of
-/// those for a broken network and try again for ever.
+/// The response to a long-polling request. A refused greeting is no HTTP error, which clients treat
+/// as a network failure and retry for ever.
 pub fn polled(outcome: PollOutcome) -> Reply {
     match outcome {
         PollOutcome::Connected { session, bytes } => {

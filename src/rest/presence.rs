@@ -1,11 +1,11 @@
-//! `GET /channels/{channel}/presence`: members -> one complete page.
+//! `GET /channels/{channel}/presence`: the members of a channel, on one page.
 
 use super::query::PresenceQuery;
 use super::reply::{Reply, push_string};
 use crate::session::json_state;
 use crate::shard::MemberView;
 
-/// Everybody in a channel whom the query asks for, in the order they came.
+/// The members that match the query, in join order.
 pub fn presence(query: &PresenceQuery, members: &[MemberView]) -> Reply {
     let is_wanted =
         |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|asked| asked == found);

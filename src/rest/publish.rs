@@ -1,4 +1,4 @@
-//! `POST /channels/{channel}/messages`: a body -> what is published, and the answer.
+//! `POST /channels/{channel}/messages`: parses a publish, and makes the response.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::error::Reject;
 use crate::limits::MESSAGE_ID_BYTES_MAX;
 use crate::wire::foony::{BATCH_MESSAGES_MAX, validate_json};
 
-/// What an id is made of when the client gives none. The two together never come twice.
+/// Makes a message id when the client sends none. The pair is unique.
 #[derive(Clone, Copy, Debug)]
 pub struct FreshId {
     /// Nanoseconds since the Unix epoch.
@@ -31,7 +31,7 @@ impl FreshId {
     }
 }
 
-/// One message as it is sent.
+/// A message in the body.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Item<'a> {
@@ -54,7 +54,7 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>,
     <&RawValue>::deserialize(value).map(Some)
 }
 
-/// The messages of an array, no more than a batch may have.
+/// The messages of an array, up to the limit of a batch.
 struct Items<'a>(Vec<Item<'a>>);
 
 impl<'de> Deserialize<'de> for Items<'de> {
@@ -87,11 +87,11 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     }
 }
 
-/// Reads what a caller publishes: one object, or an array that becomes one atomic batch.
+/// Parses a publish: one object, or an array, which is published as one atomic batch.
 /// `message_bytes_max`: name, payload and encoding of one message together.
 ///
 /// # Errors
-/// 400 for what is no publish or too large; 403 for a `clientId` that is not the caller's.
+/// 400 for an invalid or too large body; 403 for a `clientId` that is not the caller's.
 pub fn parse_publish(
     caller: &Caller<'_>,
     body: &[u8],
@@ -126,7 +126,7 @@ fn parse_items(body: &[u8]) -> Result<Vec<Item<'_>>, Refusal> {
     }
 }
 
-/// One id names one message; a batch has one that is made here.
+/// The id of a single message, if it has one; the id of a batch is made here.
 fn check_ids(items: &[Item<'_>]) -> Result<(), Refusal> {
     let mut ids = items.iter().filter_map(|item| item.id.as_deref());
     if ids.clone().any(|id| id.len() > MESSAGE_ID_BYTES_MAX) {
@@ -138,7 +138,7 @@ fn check_ids(items: &[Item<'_>]) -> Result<(), Refusal> {
     }
 }
 
-/// A batch of one is a message: clients forget the serial of whatever comes as a batch.
+/// A batch of one is a single message: clients do not record the serial of a batch.
 fn content(items: Vec<Item<'_>>, message_bytes_max: usize) -> Result<Content, Refusal> {
     let mut parts = Vec::with_capacity(items.len());
     for item in items {
@@ -156,7 +156,7 @@ fn content(items: Vec<Item<'_>>, message_bytes_max: usize) -> Result<Content, Re
 
 fn part(item: Item<'_>) -> Result<Part, Refusal> {
     let data = item.data.map_or("", RawValue::get);
-    // Stricter than what has been parsed: it limits the depth.
+    // Stricter than the parser of the body: it limits the depth.
     validate_json(data.as_bytes())
         .map_err(|error| Refusal::bad(format!("data cannot be published: {error}")))?;
     Ok(Part {
@@ -166,7 +166,7 @@ fn part(item: Item<'_>) -> Result<Part, Refusal> {
     })
 }
 
-/// 201, with the serial of what is stored. `serial`: 0 for what is not.
+/// 201, with the serial of a stored message. `serial`: 0 for an ephemeral one.
 pub fn published(channel: &str, message_id: &str, serial: u64) -> Reply {
     let mut body = b"{\"channel\":".to_vec();
     push_string(&mut body, channel);

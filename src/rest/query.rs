@@ -1,26 +1,22 @@
-//! Query strings of the pages that can be asked for.
-
-use std::borrow::Cow;
-
-use percent_encoding::percent_decode_str;
+//! Query strings of history and presence requests.
 
 use super::refusal::Refusal;
 use crate::session::foony::HISTORY_LIMIT_MAX;
 
-/// Messages on a page when nothing else is asked for.
+/// Default number of messages on a page.
 const MESSAGES_PER_PAGE: usize = 100;
 
-/// Which messages of a channel are asked for.
+/// A query for messages of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryQuery {
     /// 1 to [`HISTORY_LIMIT_MAX`]; a batch counts as one.
     pub limit: usize,
-    pub walk: Walk,
+    pub direction: Direction,
 }
 
-/// Where a page begins, and in which order it is read.
+/// The start of a page, and its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Walk {
+pub enum Direction {
     /// Newest first, from below a serial.
     Backwards { before: Option<u64> },
     /// Oldest first, from above `after` (0: from the oldest) to below `before`.
@@ -28,11 +24,11 @@ pub enum Walk {
 }
 
 impl HistoryQuery {
-    /// Reads `limit`, `before`, `direction` and, from our own links, `after`. A serial of 0 is
-    /// none, as everywhere in the protocol. Unknown names are let be.
+    /// Parses `limit`, `before`, `direction` and, in links of the server, `after`. A serial of 0
+    /// means none, as everywhere in the protocol. Unknown names are ignored.
     ///
     /// # Errors
-    /// A value that cannot be read.
+    /// An invalid value.
     pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
         let (mut limit, mut before, mut after) = (0, 0, 0);
         let mut is_forwards = false;
@@ -46,11 +42,11 @@ impl HistoryQuery {
             }
         }
         let before = (before > 0).then_some(before);
-        let walk = match is_forwards {
-            true => Walk::Forwards { after, before },
-            false => Walk::Backwards { before },
+        let direction = match is_forwards {
+            true => Direction::Forwards { after, before },
+            false => Direction::Backwards { before },
         };
-        Ok(HistoryQuery { limit: page_limit(limit), walk })
+        Ok(HistoryQuery { limit: page_limit(limit), direction })
     }
 }
 
@@ -69,7 +65,7 @@ fn page_limit(asked: u64) -> usize {
     }
 }
 
-/// Which members of a channel are asked for; without a field, all of them.
+/// A query for members of a channel; by default all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PresenceQuery {
     pub limit: Option<usize>,
@@ -78,10 +74,10 @@ pub struct PresenceQuery {
 }
 
 impl PresenceQuery {
-    /// Reads `limit`, `clientId` and `connectionId`. Unknown names are let be.
+    /// Parses `limit`, `clientId` and `connectionId`. Unknown names are ignored.
     ///
     /// # Errors
-    /// A limit that cannot be read.
+    /// An invalid limit.
     pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
         let mut parsed = PresenceQuery::default();
         for (name, value) in pairs(query) {
@@ -100,21 +96,8 @@ impl PresenceQuery {
 }
 
 /// Names and values, decoded as `URLSearchParams` and Go's `url.Values` encode them.
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name), decode(value))
-    })
-}
-
-fn decode(text: &str) -> Cow<'_, str> {
-    match text.contains('+') {
-        true => {
-            let spaced = text.replace('+', " ");
-            Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
-        }
-        false => percent_decode_str(text).decode_utf8_lossy(),
-    }
+fn pairs(query: Option<&str>) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
 }
 
 fn number(value: &str, name: &str) -> Result<u64, Refusal> {
@@ -129,24 +112,24 @@ fn number(value: &str, name: &str) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
-    const NEWEST: Walk = Walk::Backwards { before: None };
+    const NEWEST: Direction = Direction::Backwards { before: None };
 
-    fn forwards(after: u64, before: Option<u64>) -> Walk {
-        Walk::Forwards { after, before }
+    fn forwards(after: u64, before: Option<u64>) -> Direction {
+        Direction::Forwards { after, before }
     }
 
     #[test]
-    fn pages_of_history_are_asked_for() {
-        for (query, limit, walk) in [
+    fn history_queries_are_parsed() {
+        for (query, limit, direction) in [
             ("", 100, NEWEST),
             ("limit=2", 2, NEWEST),
             ("limit=0", 100, NEWEST),
             ("limit=1000", 1000, NEWEST),
             ("limit=1001", 1000, NEWEST),
             ("limit=18446744073709551615", 1000, NEWEST),
-            ("before=7", 100, Walk::Backwards { before: Some(7) }),
+            ("before=7", 100, Direction::Backwards { before: Some(7) }),
             ("before=0", 100, NEWEST),
-            ("direction=backwards&before=7&limit=3", 3, Walk::Backwards { before: Some(7) }),
+            ("direction=backwards&before=7&limit=3", 3, Direction::Backwards { before: Some(7) }),
             ("direction=forwards", 100, forwards(0, None)),
             ("direction=forwards&before=7", 100, forwards(0, Some(7))),
             ("direction=forwards&after=3", 100, forwards(3, None)),
@@ -154,9 +137,9 @@ mod tests {
             ("limit=%32&&x&y=%ff", 2, NEWEST),
         ] {
             let parsed = HistoryQuery::parse(Some(query));
-            assert_eq!(parsed, Ok(HistoryQuery { limit, walk }), "{query}");
+            assert_eq!(parsed, Ok(HistoryQuery { limit, direction }), "{query}");
         }
-        assert_eq!(HistoryQuery::parse(None), Ok(HistoryQuery { limit: 100, walk: NEWEST }));
+        assert_eq!(HistoryQuery::parse(None), Ok(HistoryQuery { limit: 100, direction: NEWEST }));
     }
 
     #[test]
@@ -182,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_asked_for_by_name_and_connection() {
+    fn presence_queries_are_parsed() {
         let parsed = PresenceQuery::parse(Some("clientId=a+b%2Bc%20%C3%A9&connectionId=x&limit=2"));
         let expected = PresenceQuery {
             limit: Some(2),

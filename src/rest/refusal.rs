@@ -1,5 +1,4 @@
-//! Everything that goes wrong, as a client is told: `{"error":{"message","code","statusCode"}}`
-//! (`protocols/foony.md` section 1.3).
+//! Error responses: `{"error":{"message","code","statusCode"}}` (`protocols/foony.md` section 1.3).
 
 use std::borrow::Cow;
 
@@ -11,46 +10,47 @@ use crate::error::Reject;
 use crate::session::foony::denied_code;
 use crate::wire::foony::ErrorCode;
 
-/// Why a request is not done.
+/// A failed request: status, error code and message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     status: u16,
     code: ErrorCode,
     message: Cow<'static, str>,
-    /// Why the credential is refused, for the operator.
+    /// The cause of a refused credential, for the log and the metrics.
     cause: Option<CredentialError>,
-    /// Says what would be taken instead: name and value.
+    /// A header that says what is accepted instead: name and value.
     header: Option<(&'static str, &'static str)>,
 }
 
 impl Refusal {
-    /// With the HTTP status that belongs to the code.
+    /// With the HTTP status of the code.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
         Refusal { status: code.status(), code, message, cause: None, header: None }
     }
 
-    /// The request itself is wrong.
+    /// 400: the request is invalid.
     pub fn bad(message: impl Into<Cow<'static, str>>) -> Self {
         Refusal::new(ErrorCode::BadFrame, message)
     }
 
-    /// 401: who asks cannot be told.
+    /// 401: the caller is not authenticated.
     pub fn unauthenticated(message: &'static str) -> Self {
         Refusal::new(ErrorCode::BadAuth, message)
     }
 
+    /// 404: no resource has this path.
     pub fn not_found() -> Self {
-        Refusal::new(ErrorCode::NotFound, "there is nothing at this path")
+        Refusal::new(ErrorCode::NotFound, "no resource has this path")
     }
 
-    /// 405. `allow`: the methods that the path has.
+    /// 405. `allow`: the methods of the path.
     pub fn method(allow: &'static str) -> Self {
-        let refusal = Refusal::bad("the path does not have this method").with_status(405);
+        let refusal = Refusal::bad("the method is not allowed for this path").with_status(405);
         Refusal { header: Some(("allow", allow)), ..refusal }
     }
 
-    /// 415: the body is compressed, and none is decompressed here (RFC 9110 section 15.5.16).
+    /// 415: the body has a content coding; none is supported (RFC 9110 section 15.5.16).
     pub fn content_coding() -> Self {
         let message = "the body must not have a Content-Encoding other than identity";
         let header = Some(("accept-encoding", "identity"));
@@ -67,40 +67,43 @@ impl Refusal {
         Refusal::bad("the body did not arrive in time").with_status(408)
     }
 
-    /// 503: the outcome is unknown, or it was not tried.
+    /// 503: the shard did not answer; the request may have been executed.
     pub fn no_answer() -> Self {
-        let message = "a shard does not answer, try again";
+        let message = "a shard did not answer in time, try again";
         Refusal::new(ErrorCode::Server, message).with_status(503)
     }
 
-    /// 503: there is no room for the request now.
+    /// 503: the server has no capacity for the request now.
     pub fn busy() -> Self {
         Refusal::new(ErrorCode::Bootstrap, "the server is busy, try again")
     }
 
-    /// 503: the server is about to end; another one may be starting.
+    /// 503: the server is shutting down; another one may be starting.
     pub fn stopping() -> Self {
         Refusal::new(ErrorCode::Bootstrap, "the server is stopping, try again")
     }
 
-    /// 410: the long-polling session has ended, or never was.
+    /// 410: the long-polling session has ended or does not exist.
     pub fn gone() -> Self {
         Refusal::new(ErrorCode::NotFound, "the session has ended, connect again").with_status(410)
     }
 
+    #[cfg(test)]
     pub fn code(&self) -> ErrorCode {
         self.code
     }
 
+    #[cfg(test)]
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// Why the credential is refused; `None` when no credential is.
+    /// The text for the client.
     pub fn message(&self) -> &str {
         &self.message
     }
 
+    /// The cause of a refused credential; `None` for other errors.
     pub fn cause(&self) -> Option<CredentialError> {
         self.cause
     }
@@ -124,15 +127,15 @@ impl From<Refusal> for Reply {
             reply = reply.with_header(name, value.to_string());
         }
         if status == 401 {
-            // RFC 9110 section 11.6.1 asks for a challenge; to one for Basic, browsers would react
-            // with a dialogue.
+            // RFC 9110 section 11.6.1 requires a challenge; for Basic, browsers would open a
+            // dialog.
             reply = reply.with_header("www-authenticate", "Bearer".to_string());
         }
         reply
     }
 }
 
-/// Of a key or a token: 401, with what the client may know of the cause.
+/// 401, with the part of the cause that may be disclosed.
 impl From<CredentialError> for Refusal {
     fn from(error: CredentialError) -> Self {
         let code = ErrorCode::from(Reject::from(error));
@@ -146,7 +149,7 @@ impl From<Denied> for Refusal {
     }
 }
 
-/// What the owner of a channel refuses.
+/// A request that the owner of the channel has refused.
 impl From<Reject> for Refusal {
     fn from(reject: Reject) -> Self {
         Refusal::new(reject.into(), reject.to_string())
@@ -158,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_says_message_code_and_status() {
+    fn every_refusal_has_message_code_and_status() {
         let cases = [
             (Refusal::bad("no"), 400, 40001),
             (Refusal::unauthenticated("no"), 401, 40101),

@@ -1,6 +1,6 @@
-//! What is answered: status, headers, body.
+//! HTTP responses: status, headers, body.
 
-/// An HTTP response without what is the same for all of them.
+/// An HTTP response, without the headers that all responses have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
@@ -25,10 +25,12 @@ impl Reply {
         Reply { status: 200, ..Reply::default() }.with_body("application/octet-stream", body)
     }
 
+    /// With another status.
     pub fn with_status(self, status: u16) -> Self {
         Reply { status, ..self }
     }
 
+    /// With one more header.
     pub fn with_header(mut self, name: &'static str, value: String) -> Self {
         self.headers.push((name, value));
         self

@@ -1,7 +1,7 @@
-//! Method and path -> what is asked.
+//! Routes of the REST API.
 //!
-//! A path is known by its last segments. What is in front of them is the prefix under which a proxy
-//! publishes the server, if it does not remove it.
+//! A route is matched by the last segments of the path. What precedes them is the prefix under
+//! which a proxy publishes the server, if it does not strip it.
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
@@ -9,10 +9,10 @@ use super::poll::PollRoute;
 use super::query::{HistoryQuery, PresenceQuery};
 use super::refusal::Refusal;
 
-/// What a request asks for. Names are decoded and not yet checked.
+/// A request. Names are percent-decoded and not yet validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Would a browser's request be let through?
+    /// A CORS preflight.
     Preflight,
     Time,
     Publish {
@@ -33,7 +33,7 @@ pub enum Route {
     Poll(PollRoute),
 }
 
-/// What a path names.
+/// The resource of a path.
 enum Resource {
     Time,
     Messages(Prefix, String),
@@ -42,20 +42,19 @@ enum Resource {
     Poll(PollRoute),
 }
 
-/// The part of a path in front of what it names: empty, or segments with a slash before each.
-/// Escaped so that a link can begin with it.
+/// The prefix of a path: empty, or segments with a slash before each. Escaped for use in a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix(String);
 
-/// Longest prefix in bytes. A path with a longer one names nothing.
+/// Longest prefix in bytes. A path with a longer one is not found.
 const PREFIX_BYTES_MAX: usize = 1024;
 
-/// What would end the target of a link, or the link. Escapes that are there stay as they are.
+/// Escapes what would end a link or its target. Existing escapes are kept.
 const IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b',').add(b'<').add(b'>');
 
 impl Prefix {
-    /// What is in front of the last `segments` of a path. `None` for an empty segment: a link that
-    /// begins with two slashes would lead to another host.
+    /// The part before the last `segments` of a path. `None` for an empty segment: a link that
+    /// begins with two slashes would refer to another host.
     fn before(segments: usize, path: &str) -> Option<Prefix> {
         let prefix = path.rsplitn(segments + 1, '/').nth(segments)?;
         let is_prefix = prefix.is_empty()
@@ -64,10 +63,9 @@ impl Prefix {
         (is_prefix && fits).then(|| Prefix(utf8_percent_encode(prefix, IN_LINK).to_string()))
     }
 
-    /// The prefix for links. Some clients resolve a link against the URL that they asked for;
-    /// others (`protocols/foony.md` section 1.3) append it to their base address, and repeat the
-    /// prefix thereby. A prefix that is there twice is used once, so that it does not grow with
-    /// every page.
+    /// The prefix for links. Some clients resolve a link against the URL of their request; others
+    /// (`protocols/foony.md` section 1.3) append it to their base address, which repeats the
+    /// prefix. A repeated prefix is used once, so that it does not grow with every page.
     pub fn as_link(&self) -> &str {
         match self.0.split_at_checked(self.0.len() / 2) {
             Some((half, rest)) if half == rest => half,
@@ -76,14 +74,14 @@ impl Prefix {
     }
 }
 
-/// Decides what a request asks for. `path` and `query` are as received.
+/// Routes a request. `path` and `query` are percent-encoded.
 ///
 /// # Errors
-/// Nothing is at the path, it does not have the method, or the query is wrong.
+/// 404, 405, or 400 for an invalid query.
 pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Refusal> {
     let method = match method {
         "OPTIONS" => return Ok(Route::Preflight),
-        // The same answer; the server leaves its body out.
+        // The same response; hyper omits its body.
         "HEAD" => "GET",
         method => method,
     };
@@ -131,7 +129,7 @@ fn resource(path: &str) -> Option<Resource> {
     }
 }
 
-/// Decodes once. What is not UTF-8 then becomes characters that no name has.
+/// Decodes once. Invalid UTF-8 becomes replacement characters, which no name may contain.
 fn decode(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
@@ -139,11 +137,11 @@ fn decode(segment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rest::query::Walk;
+    use crate::rest::query::Direction;
 
     fn history(channel: &str) -> Route {
-        let walk = Walk::Backwards { before: None };
-        let query = HistoryQuery { limit: 100, walk };
+        let direction = Direction::Backwards { before: None };
+        let query = HistoryQuery { limit: 100, direction };
         Route::History { prefix: Prefix::default(), channel: channel.to_string(), query }
     }
 
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_at_the_end_of_a_path_under_any_prefix() {
+    fn the_end_of_a_path_is_matched_under_any_prefix() {
         for (method, path) in [
             ("GET", "/time"),
             ("POST", "/channels/chat:a/messages"),

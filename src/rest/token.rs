@@ -1,4 +1,4 @@
-//! `POST /keys/{keyName}/requestToken`: a bearer token for a client, made with the caller's key.
+//! `POST /keys/{keyName}/requestToken`: mints a bearer token with the caller's key.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -9,8 +9,8 @@ use super::reply::Reply;
 use crate::auth::{Capability, Key, MintError, TOKEN_TTL_MS_DEFAULT, mint};
 use crate::wire::foony::ErrorCode;
 
-/// Longest life of a token, milliseconds. Who asks for more gets this (`protocols/foony.md` section
-/// 1.3), and `expires` says so.
+/// Longest lifetime of a token, milliseconds. Longer ones are clamped (`protocols/foony.md` section
+/// 1.3); `expires` has the actual value.
 pub const TOKEN_TTL_MS_MAX: u64 = 24 * 3_600_000;
 
 #[derive(Deserialize)]
@@ -22,10 +22,10 @@ struct Ask {
     capability: Option<Capability>,
 }
 
-/// Makes the token that a body asks for.
+/// Mints the token that a body requests.
 ///
 /// # Errors
-/// 400 for what cannot be read; 403 with 40301 for more than the key has.
+/// 400 for an invalid body; 403 with 40301 when it requests more than the key has.
 pub fn request_token(key: &Key, body: &[u8], now_wall_ms: u64) -> Result<Reply, Refusal> {
     let Object(ask): Object<Ask> = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad(format!("the body asks for no token: {error}")))?;
@@ -36,7 +36,7 @@ pub fn request_token(key: &Key, body: &[u8], now_wall_ms: u64) -> Result<Reply, 
     }
     let capability = ask.capability.as_ref().unwrap_or(key.capability());
     let token = mint(key, &client_id, capability, now_wall_ms, ttl_ms)?;
-    // As the token has them: whole seconds.
+    // In whole seconds, as in the token.
     let issued = now_wall_ms / 1000 * 1000;
     let expires = issued + ttl_ms.div_ceil(1000) * 1000;
     let body = json!({
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_what_the_answer_says_it_is() {
+    fn the_response_describes_the_token() {
         for (body, ttl_ms, capability) in [
             (r#"{"clientId":"alice"}"#, 3_600_000, r#"{"chat:*":["publish","history"]}"#),
             (

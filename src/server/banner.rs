@@ -1,18 +1,18 @@
-//! What a person sees when the server starts: where it is, and a line to copy for each client.
+//! The start-up banner: the addresses, and a command or snippet to copy for each kind of client.
 
 use std::fmt::Write;
 
 use super::start::Addresses;
 use crate::config::Config;
 
-/// Is the banner shown?
+/// Whether the banner is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Banner {
     Shown,
     Hidden,
 }
 
-/// The banner. `development_key`: `app.keyId:secret`, if one is in use.
+/// The text of the banner. `development_key`: `app.keyId:secret`, if one is in use.
 pub fn text(
     config: &Config,
     addresses: Addresses,

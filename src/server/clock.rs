@@ -1,4 +1,4 @@
-//! The only place that reads clocks.
+//! The clock of the shards and the edge. Nothing else in the data path reads the time.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,15 +10,16 @@ pub struct Clock {
     start: Instant,
 }
 
-/// What the monotonic clock shows at start: above every interval, so that "long ago" is
-/// expressible.
+/// The monotonic time at start. Larger than every interval, so that `now - interval` is valid.
 const START_MS: u64 = 1_000_000_000;
 
 impl Clock {
+    /// Starts the monotonic clock.
     pub fn start() -> Self {
         Clock { start: Instant::now() }
     }
 
+    /// Reads both clocks.
     pub fn now(&self) -> Now {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {

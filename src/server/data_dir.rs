@@ -1,4 +1,4 @@
-//! The data directory: one server at a time, and the serials that outlive it.
+//! The data directory: its lock, and the reserved serials that survive a restart.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -15,36 +15,36 @@ use crate::shard::serial_base;
 /// Locked by the server that uses the directory.
 const LOCK: &str = "lock";
 
-/// Locked by a server while it waits for the first lock, or tries to get it.
+/// Locked by a server while it tries to lock, or waits for, [`LOCK`].
 const NEXT_LOCK: &str = "lock.next";
 
-/// Holds a number above every serial that a server has assigned.
+/// Holds a number above every serial that any server has assigned.
 const SERIALS: &str = "serials";
 
-/// Serials that are reserved at once. A channel takes longer to use them up than the time between
-/// two looks, and a restart skips no more than 17 s of [`serial_base`].
+/// Serials reserved in advance. A channel cannot use them up between two calls of
+/// [`DataDir::note_serial`], and a restart skips no more than 17 s of [`serial_base`].
 const RESERVED: u64 = 1 << 24;
 
-/// The directory as this process holds it; nothing of it without one.
+/// The data directory of this process; the default has none.
 #[derive(Debug, Default)]
 pub struct DataDir {
     dir: Option<PathBuf>,
-    /// What the serials of this process are above.
+    /// Serials of this process are above it.
     serial_base: u64,
-    /// What they are below, as the directory says.
+    /// Serials of this process are below it, as stored in the directory.
     reserved: u64,
-    /// The last attempt to reserve serials failed, and was reported.
+    /// The last reservation failed and was logged.
     is_failing: bool,
-    /// Set from the moment the lock is held; a server that takes over waits for it.
+    /// Set once the lock is held; during a takeover that is later than the start.
     _lock: Arc<OnceLock<File>>,
 }
 
 impl DataDir {
-    /// Makes the directory and locks it. Two servers in one would both hold its log and key; the
-    /// second one is refused.
+    /// Creates the directory if necessary and locks it. A second server in the same directory is
+    /// refused: both would write its serials and use its key.
     ///
     /// # Errors
-    /// Why the directory cannot be used, and what to do about it.
+    /// The directory cannot be used; says what to do.
     pub fn open(config: &Config, takeover: Takeover, now: Now) -> Result<Self, StartError> {
         let Some(dir) = config.data_dir() else { return Ok(DataDir::default()) };
         create_data_dir(dir)?;
@@ -59,13 +59,14 @@ impl DataDir {
         Ok(DataDir { dir, serial_base, reserved, is_failing: false, _lock: lock })
     }
 
-    /// What no serial of an earlier process is above: 0 on the first run, and without a directory.
+    /// No serial of an earlier process is above it: 0 on the first run, and without a directory.
     pub fn serial_base(&self) -> u64 {
         self.serial_base
     }
 
-    /// Keeps ahead of the highest serial that was assigned. While the directory cannot be written,
-    /// only the clock keeps the serials of the next process above those of this one.
+    /// Extends the reservation when `highest`, the highest assigned serial, comes close to its end.
+    /// While the directory cannot be written, only the clock keeps the serials of the next process
+    /// above those of this one.
     pub fn note_serial(&mut self, highest: u64) {
         let Some(dir) = self.dir.as_deref() else { return };
         if highest + RESERVED / 2 <= self.reserved {
@@ -83,15 +84,15 @@ impl DataDir {
     }
 }
 
-/// During a takeover two processes reserve, and the greater number stands.
+/// During a takeover two processes reserve; the greater number is kept.
 fn reserve(dir: &Path, wanted: u64) -> io::Result<u64> {
     let reserved = read_reserved(dir)?.max(wanted);
     write_reserved(dir, reserved)?;
     Ok(reserved)
 }
 
-/// Locks the directory now, or, when it takes over, as soon as the server before has ended. The
-/// second lock sees to it that no third server comes between.
+/// Locks the directory at once, or, in a takeover, when the previous server has exited. The second
+/// lock keeps a third server from taking over at the same time.
 fn lock(dir: &Path, takeover: Takeover) -> Result<Arc<OnceLock<File>>, StartError> {
     let next = try_lock(dir, NEXT_LOCK)?.map_err(|_| {
         refused(dir, "another headcount is starting on it or taking it over: wait for that one")
@@ -123,7 +124,7 @@ fn lock(dir: &Path, takeover: Takeover) -> Result<Arc<OnceLock<File>>, StartErro
     Ok(held)
 }
 
-/// The locked file, or the file that another process has locked.
+/// Locks a file; `Err` is the open file when another process holds its lock.
 fn try_lock(dir: &Path, name: &str) -> Result<Result<File, File>, StartError> {
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(name));
     let file = open.map_err(|error| unusable(dir, &error))?;
@@ -145,7 +146,7 @@ fn unusable(dir: &Path, error: &io::Error) -> StartError {
     )
 }
 
-/// 0 when nothing was reserved yet.
+/// Reads the reservation; 0 when there is none yet.
 fn read_reserved(dir: &Path) -> io::Result<u64> {
     match fs::read_to_string(dir.join(SERIALS)) {
         Ok(text) => text.trim().parse().map_err(|_| {
@@ -158,7 +159,7 @@ fn read_reserved(dir: &Path) -> io::Result<u64> {
     }
 }
 
-/// Replaces the file as a whole, also when the machine stops meanwhile.
+/// Replaces the file atomically, also across a crash of the machine.
 fn write_reserved(dir: &Path, reserved: u64) -> io::Result<()> {
     let new = dir.join(format!("{SERIALS}.{}", std::process::id()));
     let write = || {
@@ -169,7 +170,7 @@ fn write_reserved(dir: &Path, reserved: u64) -> io::Result<()> {
     };
     let written = write();
     if written.is_err() {
-        // What is left of it only takes space.
+        // Best effort: a leftover file is never read.
         let _ = fs::remove_file(&new);
     }
     written.and_then(|()| File::open(dir)?.sync_all())
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn serials_never_go_below_earlier_ones_whatever_the_clock_says() {
+    fn serials_never_go_below_earlier_ones_whatever_the_clock_reads() {
         let folder = Folder::new("serials");
         let open = |wall_ms| {
             let mut opened = folder.open(Takeover::Refused, wall_ms).unwrap();
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_inherits_the_lock_and_nobody_comes_between() {
+    fn a_takeover_inherits_the_lock_and_excludes_a_third_server() {
         let folder = Folder::new("lock");
         let old = folder.open(Takeover::Refused, 1).unwrap();
         let refused = |takeover| folder.open(takeover, 1).unwrap_err().to_string();

@@ -1,42 +1,48 @@
-//! How far the process is in its life, as all its threads see it.
+//! The lifecycle phase of the process, shared by all threads.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What the server is doing.
+/// The phases, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// Listeners are not served yet; `/readyz` answers 503.
     Starting,
-    /// It takes work.
+    /// Requests are accepted; `/readyz` answers 200.
     Ready,
-    /// It takes work, and says that it is about to stop.
+    /// Requests are still accepted; `/readyz` answers 503 so that load balancers move on.
     Leaving,
-    /// It takes no more work, and finishes what it has.
+    /// New requests are refused; those in progress are finished.
     Stopping,
 }
 
-/// The phase, shared between threads.
+/// The current phase.
 #[derive(Debug)]
 pub struct Lifecycle(AtomicU8);
 
 impl Lifecycle {
+    /// The first phase.
     pub fn starting() -> Self {
         Lifecycle(AtomicU8::new(Phase::Starting as u8))
     }
 
+    /// Enters a phase.
     pub fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Relaxed);
     }
 
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         let phases = [Phase::Starting, Phase::Ready, Phase::Leaving];
         let number = self.0.load(Ordering::Relaxed);
         phases.get(usize::from(number)).copied().unwrap_or(Phase::Stopping)
     }
 
+    /// Whether `/readyz` answers 200, unless an executor is stalled.
     pub fn is_ready(&self) -> bool {
         self.phase() == Phase::Ready
     }
 
+    /// Whether new requests are refused.
     pub fn is_stopping(&self) -> bool {
         self.phase() == Phase::Stopping
     }

@@ -1,9 +1,9 @@
-//! A bounded queue and a thread between the server and a stream that it prints to.
+//! A bounded queue and a writer thread in front of an output stream.
 //!
 //! Standard error may be a full disk, a pipe without a reader, or a pipe whose reader has stopped.
-//! Invariant: no caller waits for the stream, and no failed write ends anything but its line.
+//! Invariant: no caller blocks on the stream, and a failed write loses one line and nothing else.
 //!
-//! | queue full | policy | who is told | counter |
+//! | queue full | policy | reported to | counter |
 //! |---|---|---|---|
 //! | line -> stream | drop the line | operator | `log_lines_lost` |
 
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait for the stream. Above it the newest are lost.
+/// Lines queued for the stream. Above it new ones are dropped and counted.
 const LINES_MAX: usize = 1024;
 
-/// How long an exit waits for lines that the stream does not take.
+/// How long an exit waits for a stream that blocks.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sending end; clones share the queue. `tracing-appender` has the same design, but its guard
-/// prints with `eprintln!` when the stream is stuck at exit, which then waits for ever, and it does
-/// not count failed writes.
+/// calls `eprintln!` when the stream blocks at exit, which then blocks for ever, and it does not
+/// count failed writes.
 #[derive(Clone, Debug)]
 pub struct LineQueue {
     entries: Sender<Entry>,
@@ -34,15 +34,15 @@ pub struct LineQueue {
 #[derive(Debug)]
 enum Entry {
     Line(Vec<u8>),
-    /// Answered when everything before it has been written or lost.
+    /// Answered when all earlier lines have been written or dropped.
     Flush(Sender<()>),
 }
 
 impl LineQueue {
-    /// Starts the thread that writes, which ends with the last sending end.
+    /// Starts the writer thread, which exits when the last sending end is dropped.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// The thread cannot be started.
     pub fn start(name: &str, stream: impl Write + Send + 'static) -> io::Result<Self> {
         let (entries, queued) = bounded(LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
@@ -52,24 +52,24 @@ impl LineQueue {
         Ok(LineQueue { entries, lost })
     }
 
-    /// Queues whole lines. Never waits.
+    /// Queues complete lines. Never blocks.
     pub fn push(&self, lines: impl Into<Vec<u8>>) {
         if self.entries.try_send(Entry::Line(lines.into())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until what was pushed before has been written or lost, for a second at most.
+    /// Waits, for at most a second, until the lines queued so far have been written or dropped.
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_WITHIN;
         let (done, flushed) = bounded(1);
         if self.entries.send_deadline(Entry::Flush(done), deadline).is_ok() {
-            // A stream that takes longer is stuck; its lines are lost with the process.
+            // The stream blocks; its lines are lost when the process exits.
             let _ = flushed.recv_deadline(deadline);
         }
     }
 
-    /// Lines that did not fit into the queue or could not be written.
+    /// Lines dropped since start: the queue was full or the write failed.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -83,13 +83,13 @@ fn write_lines(mut stream: impl Write, queued: &Receiver<Entry>, lost: &AtomicU6
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // A caller that has given up waiting is no loss.
+            // Fails when the caller has timed out.
             Entry::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-/// For `tracing`, which writes each line as a whole.
+/// For `tracing`, which writes each line with one call.
 impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -113,7 +113,7 @@ impl MakeWriter<'_> for LineQueue {
 mod tests {
     use super::*;
 
-    /// Passes lines on as they are written; a receiver that is gone is a closed pipe.
+    /// Forwards lines to a channel; a dropped receiver acts as a closed pipe.
     struct Pipe(Sender<Vec<u8>>);
 
     impl Write for Pipe {
@@ -160,7 +160,7 @@ mod tests {
             queue.push("line\n");
         }
         assert!(begun.elapsed() < FLUSH_WITHIN, "{:?}", begun.elapsed());
-        // The thread may hold one line beside those that are queued.
+        // The thread may hold one line besides those in the queue.
         assert!((99..=100).contains(&queue.lost()), "{}", queue.lost());
         queue.flush();
         let waited = begun.elapsed();

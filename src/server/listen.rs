@@ -1,4 +1,4 @@
-//! Listening sockets: one per shard and address, so that the kernel spreads new connections.
+//! Listening sockets: one per shard and address, so that the kernel distributes new connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,38 +9,37 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::shard::Listener;
 
-/// Connections the kernel holds before they are accepted, per listener; `net.core.somaxconn` bounds
-/// it too.
+/// Accept queue of one listener, connections; `net.core.somaxconn` is an upper bound.
 const BACKLOG: i32 = 65_535;
 
-/// When a silent peer's host is asked whether it still exists.
+/// TCP keep-alive: idle time before the first probe.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TRIES: u32 = 4;
 
-/// May the address be shared with another process that listens on it?
+/// Whether the address may be shared with another process that listens on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
-    /// No: an address that is in use is refused.
+    /// An address in use is an error.
     Refused,
-    /// Yes: the other process is about to drain.
+    /// The other process is about to drain.
     Allowed,
 }
 
-/// When is a connection accepted?
+/// When connections are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
     AtOnce,
-    /// When it has sent something, or has been silent for a second: what comes and says nothing
-    /// costs no descriptor until then, and what comes and speaks costs one wake-up less.
+    /// When data has arrived, or after a second without (`TCP_DEFER_ACCEPT`). Silent connections
+    /// use no descriptor until then, and the others cost one wake-up less.
     WithData,
 }
 
-/// Seconds after which a connection that has sent nothing is accepted all the same. Linux counts in
-/// tries to complete the handshake: this is the first.
+/// Seconds after which a silent connection is accepted. Linux rounds it to retransmissions of the
+/// SYN-ACK: this is the first.
 const SILENT_S: libc::c_int = 1;
 
-/// Why an address cannot be listened on.
+/// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {reason}")]
 pub struct ListenError {
@@ -76,17 +75,18 @@ pub struct ShardListeners {
 }
 
 impl ShardListeners {
-    /// What clients send first is acknowledged with the answer, a segment less for everybody who
-    /// connects; without an answer, `turn/receive.rs` has it acknowledged at once. Accepted sockets
-    /// inherit that from their listener, which forgets what it was told before it listened.
+    /// Clears `TCP_QUICKACK`: the first reply piggybacks the ACK of a client's first bytes, which
+    /// saves a segment per connection. Without a reply, `turn/receive.rs` has the ACK sent at once.
+    /// Accepted sockets inherit the option, which `listen` resets: so it is set here.
     pub fn new(http: OwnedFd, sync_tcp: OwnedFd) -> Self {
         for listener in [&http, &sync_tcp] {
-            // A kernel that refuses costs nothing but the segment.
+            // Without it each connection costs one more segment.
             let _ = SockRef::from(listener).set_tcp_quickack(false);
         }
         ShardListeners { http: Some(http), sync_tcp: Some(sync_tcp) }
     }
 
+    /// The descriptor of a listener; `None` when it is closed.
     pub fn fd(&self, listener: Listener) -> Option<RawFd> {
         let fd = match listener {
             Listener::Http => &self.http,
@@ -95,28 +95,29 @@ impl ShardListeners {
         fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// Whether the listeners are closed.
     pub fn are_closed(&self) -> bool {
         self.http.is_none() && self.sync_tcp.is_none()
     }
 
-    /// Accepts nothing any more, and returns what the kernel had accepted: that would be reset with
-    /// its listener. The ring's accept entries end when their sockets are shut down.
+    /// Closes the listeners, and returns the connections of their accept queues, which would be
+    /// reset. The ring's accept entries complete when their sockets are shut down.
     pub fn close(&mut self) -> Vec<(Listener, OwnedFd)> {
         let mut accepted = Vec::new();
         for (listener, fd) in
             [(Listener::Http, self.http.take()), (Listener::SyncTcp, self.sync_tcp.take())]
         {
             let Some(socket) = fd.map(Socket::from) else { continue };
-            accepted.extend(waiting(&socket).into_iter().map(|fd| (listener, fd)));
-            // Fails only for sockets that do not listen, which these do.
+            accepted.extend(accept_queue(&socket).into_iter().map(|fd| (listener, fd)));
+            // Fails only for sockets that do not listen.
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
         accepted
     }
 }
 
-/// Connections that the kernel holds for a listener; at most as many as its queue takes.
-fn waiting(listener: &Socket) -> Vec<OwnedFd> {
+/// Takes the connections of an accept queue, at most its capacity.
+fn accept_queue(listener: &Socket) -> Vec<OwnedFd> {
     if listener.set_nonblocking(true).is_err() {
         return Vec::new();
     }
@@ -124,7 +125,7 @@ fn waiting(listener: &Socket) -> Vec<OwnedFd> {
     accepted.map(|(socket, _)| OwnedFd::from(socket)).collect()
 }
 
-/// The sockets of one address, as the process that takes over shares it with.
+/// The sockets that this process has bound to an address which another process may bind as well.
 #[derive(Debug)]
 pub struct SharedAddress {
     socket: OwnedFd,
@@ -141,10 +142,10 @@ impl SharedAddress {
         Ok(Some(SharedAddress { socket: first.try_clone()?, count: sockets.len() as u32 }))
     }
 
-    /// Leaves new connections to the process that listens on the address as well, if there is one:
-    /// those that the kernel gave to a socket here would be reset when it is closed. The kernel
-    /// numbers the sockets of an address in the order in which they were bound, and spreads
-    /// connections as before when there is none of that number.
+    /// Directs new connections to the process that took the address over, if any: those that the
+    /// kernel queues here would be reset when the socket is closed. The program returns an index
+    /// into the sockets of the address, which the kernel numbers in the order of `bind`; with an
+    /// index out of range it distributes connections as before.
     pub fn leave_to_next(&self) {
         let return_index = (libc::BPF_RET | libc::BPF_K) as u16;
         let mut filter = [libc::sock_filter { code: return_index, jt: 0, jf: 0, k: self.count }];
@@ -152,14 +153,14 @@ impl SharedAddress {
         let bytes = size_of::<libc::sock_fprog>() as libc::socklen_t;
         let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
         let value = (&raw const program).cast();
-        // A kernel that refuses costs some clients another attempt.
+        // Without it some clients have to connect again.
         // SAFETY: the kernel copies a program of `bytes` bytes and the one instruction that it
         // points to, which both live longer than the call.
         unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, name, value, bytes) };
     }
 }
 
-/// Binds `count` sockets to one address; port 0 is resolved by the first. Returns the address.
+/// Binds `count` sockets to one address; the first one resolves port 0. Returns the address.
 ///
 /// # Errors
 /// The address and what to do about it.
@@ -182,13 +183,12 @@ pub fn bind(
     Ok((bound, sockets))
 }
 
-/// How long a taken port is asked for again: the kernel lets go of the listeners of a process some
-/// milliseconds after the process has ended.
+/// How long binding a port in use is retried: the kernel closes the listeners of a process some
+/// milliseconds after its exit.
 const FREE_WITHIN: Duration = Duration::from_secs(1);
 const FREE_EVERY: Duration = Duration::from_millis(20);
 
-/// Sharing a port with SO_REUSEPORT succeeds even when another server has it, so that is asked
-/// first.
+/// Binds without SO_REUSEPORT first, which fails when another server uses the port.
 fn check_free(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + FREE_WITHIN;
     loop {

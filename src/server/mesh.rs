@@ -6,22 +6,23 @@
 //! time.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use atomic_waker::AtomicWaker;
 use rtrb::{Consumer, Producer, RingBuffer};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::ids::ShardId;
 use crate::shard::Envelope;
 
-/// What others may know of a shard, or of the edge, without asking it.
+/// The state of a shard, or of the edge, that other threads may read, and its wake-up.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Station {
+pub struct Endpoint {
     sleeping: AtomicBool,
-    /// Turns taken; the watchdog sees by it that the shard lives.
+    /// Turns taken; the watchdog detects a stalled shard by it.
     turns: AtomicU64,
     /// Connections held.
     pub connections: AtomicU32,
@@ -32,24 +33,18 @@ pub struct Station {
     pub task: AtomicWaker,
 }
 
-impl Station {
-    /// A station with an event descriptor of its own.
+impl Endpoint {
+    /// Creates an endpoint with its event descriptor.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: creates a descriptor; no memory is involved.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Station {
+        Ok(Endpoint {
             sleeping: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             connections: AtomicU32::new(0),
             highest_serial: AtomicU64::new(0),
-            // SAFETY: the descriptor was just made and has no other owner.
-            event: unsafe { OwnedFd::from_raw_fd(event) },
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             task: AtomicWaker::new(),
         })
     }
@@ -59,15 +54,10 @@ impl Station {
         self.event.as_fd()
     }
 
-    fn raw_event(&self) -> RawFd {
-        self.event.as_raw_fd()
-    }
-
     /// Wakes the shard, asleep or not.
     pub fn wake(&self) {
-        // SAFETY: writes eight bytes from a constant to a descriptor owned here. A full counter
-        // (EAGAIN) means that a wake-up is pending already.
-        unsafe { libc::write(self.raw_event(), (&raw const WAKE).cast(), size_of::<u64>()) };
+        // A full counter (EAGAIN) means that a wake-up is pending already.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         self.task.wake();
     }
 
@@ -79,7 +69,8 @@ impl Station {
         }
     }
 
-    /// Says that the shard is about to sleep. It must look at its mailboxes once more after this.
+    /// Announces that the shard is about to sleep. It must check its mailboxes once more after
+    /// this.
     pub fn set_sleeping(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -89,11 +80,10 @@ impl Station {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Forgets wake-ups that have been noticed.
+    /// Clears the event descriptor.
     pub fn clear_event(&self) {
-        let mut count = 0u64;
-        // SAFETY: reads eight bytes into a local; the descriptor does not block.
-        unsafe { libc::read(self.raw_event(), (&raw mut count).cast(), size_of::<u64>()) };
+        // Without a wake-up (EAGAIN) there is nothing to clear.
+        let _ = rustix::io::read(&self.event, &mut [0; size_of::<u64>()]);
     }
 
     pub fn count_turn(&self) {
@@ -106,8 +96,6 @@ impl Station {
     }
 }
 
-static WAKE: u64 = 1;
-
 /// Envelopes that all mailboxes together have room for, about: 176 MiB of memory, which the kernel
 /// gives when it is first used.
 const ENVELOPES_OF_ALL: usize = 1 << 21;
@@ -117,31 +105,31 @@ const ENVELOPES_MIN: usize = 128;
 
 const _: () = assert!(size_of::<Envelope>() <= 88, "every slot of every mailbox has this size");
 
-/// The stations of all shards and, last, of the edge.
-pub type Stations = Arc<[Station]>;
+/// The endpoints of all shards and, last, of the edge.
+pub type Endpoints = Arc<[Endpoint]>;
 
 /// One shard's ends of all its mailboxes.
 pub struct Mailboxes {
     me: ShardId,
-    stations: Stations,
+    endpoints: Endpoints,
     inbound: Vec<Option<Consumer<Envelope>>>,
     outbound: Vec<Option<Producer<Envelope>>>,
     /// Peers that were sent something and not woken since.
     touched: Vec<bool>,
 }
 
-/// Makes the mailboxes for `count` stations, each with room for `envelopes_max` envelopes.
+/// Makes the mailboxes for `count` endpoints, each with room for `envelopes_max` envelopes.
 ///
 /// # Errors
 /// No descriptor is left.
-pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Mailboxes>)> {
+pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Endpoints, Vec<Mailboxes>)> {
     let envelopes_max = capacity(count, envelopes_max);
-    let stations: io::Result<Vec<Station>> = (0..count).map(|_| Station::new()).collect();
-    let stations: Stations = stations?.into();
+    let endpoints: io::Result<Vec<Endpoint>> = (0..count).map(|_| Endpoint::new()).collect();
+    let endpoints: Endpoints = endpoints?.into();
     let mut ends: Vec<Mailboxes> = (0..count)
         .map(|me| Mailboxes {
             me: ShardId(me as u16),
-            stations: Arc::clone(&stations),
+            endpoints: Arc::clone(&endpoints),
             inbound: (0..count).map(|_| None).collect(),
             outbound: (0..count).map(|_| None).collect(),
             touched: vec![false; count],
@@ -154,26 +142,26 @@ pub fn build(count: usize, envelopes_max: usize) -> io::Result<(Stations, Vec<Ma
             ends[to].inbound[from] = Some(consumer);
         }
     }
-    Ok((stations, ends))
+    Ok((endpoints, ends))
 }
 
-/// Envelopes of one mailbox among `count` stations: there is one for every ordered pair of them, so
-/// that many stations have smaller ones.
+/// Envelopes of one mailbox among `count` endpoints: there is one for every ordered pair of them,
+/// so that many endpoints have smaller ones.
 fn capacity(count: usize, envelopes_max: usize) -> usize {
     let pairs = (count * count.saturating_sub(1)).max(1);
     envelopes_max.min((ENVELOPES_OF_ALL / pairs).max(ENVELOPES_MIN))
 }
 
 impl Mailboxes {
-    pub fn station(&self) -> &Station {
-        &self.stations[self.me.index()]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[self.me.index()]
     }
 
-    pub fn stations(&self) -> &Stations {
-        &self.stations
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
-    /// Free places towards every station.
+    /// Free places towards every endpoint.
     pub fn rooms(&self, into: &mut Vec<usize>) {
         into.clear();
         into.extend(self.outbound.iter().map(|end| end.as_ref().map_or(0, Producer::slots)));
@@ -193,7 +181,7 @@ impl Mailboxes {
     pub fn wake_touched(&mut self) {
         for (to, touched) in self.touched.iter_mut().enumerate() {
             if std::mem::take(touched) {
-                self.stations[to].wake_if_sleeping();
+                self.endpoints[to].wake_if_sleeping();
             }
         }
     }
@@ -221,9 +209,9 @@ mod tests {
     #[test]
     fn mailboxes_of_many_shards_take_no_more_memory_than_those_of_some() {
         for shards in 1..=usize::from(SHARDS_MAX) {
-            let stations = shards + 1;
-            let capacity = capacity(stations, 8192);
-            let bytes = stations * shards * capacity * size_of::<Envelope>();
+            let endpoints = shards + 1;
+            let capacity = capacity(endpoints, 8192);
+            let bytes = endpoints * shards * capacity * size_of::<Envelope>();
             assert!(bytes <= 200 << 20, "{shards} shards: {bytes} bytes");
             assert!(capacity >= ENVELOPES_MIN, "{shards} shards: {capacity}");
             assert!(shards > 15 || capacity == 8192, "{shards} shards: {capacity}");

@@ -1,11 +1,11 @@
 //! The shell: sockets, rings, mailboxes, cores, clock. The only place with `unsafe`, and the only
 //! one that knows glommio.
 //!
-//! Invariant: it decides nothing about channels or protocols; it moves bytes and envelopes between
-//! the kernel and pure shards. Must never know protocol bytes.
+//! Invariant: it makes no decision about channels or protocols; it moves bytes and envelopes
+//! between the kernel and the pure shards. It must never know protocol bytes.
 //!
-//! Each shard is a pinned glommio executor that hosts one turn loop ([`turn`]) over a ring of its
-//! own ([`ring`]); plain HTTP lives on one more executor ([`edge`]).
+//! Each shard is a pinned glommio executor that runs one turn loop ([`turn`]) over its own io_uring
+//! ([`ring`]); another executor serves plain HTTP ([`edge`]).
 
 mod banner;
 mod clock;

@@ -1,14 +1,16 @@
-//! Can this host run the server? Asked before anything is started, answered in one line.
+//! Start-up checks of the host: io_uring, locked memory, file descriptors.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ring::Ring;
 
-/// Locked memory that an executor of the runtime insists on, bytes.
+/// Locked memory that a glommio executor requires, bytes.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 
-/// Descriptors that are not connections: rings, event descriptors, listeners, files.
+/// Descriptors for other things than connections: rings, event descriptors, listeners, files.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// What is wrong with the host, and what to do.
+/// A requirement that the host does not meet, and how to meet it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct HostError {
@@ -46,12 +48,12 @@ pub fn check_io_uring() -> Result<(), HostError> {
     Err(HostError { what: "io_uring is not available", why })
 }
 
-/// Raises the limit of locked memory as far as it goes and checks that it suffices.
+/// Raises the soft limit of locked memory to the hard one, and checks that it suffices.
 ///
 /// # Errors
-/// The limit there is and the one needed.
+/// The limit in force and the one needed.
 pub fn check_memlock() -> Result<(), HostError> {
-    let limit = raise(libc::RLIMIT_MEMLOCK);
+    let limit = raise(Resource::Memlock);
     if limit >= MEMLOCK_BYTES_MIN {
         return Ok(());
     }
@@ -65,12 +67,13 @@ pub fn check_memlock() -> Result<(), HostError> {
     Err(HostError { what: "memlock limit too low", why })
 }
 
-/// Raises the limit of open descriptors as far as it goes. Returns how many connections fit.
+/// Raises the soft limit of open descriptors to the hard one. Returns the number of connections
+/// that it allows.
 ///
 /// # Errors
-/// A limit that leaves no room for connections.
+/// The limit allows no connection.
 pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
-    let limit = raise(libc::RLIMIT_NOFILE);
+    let limit = raise(Resource::Nofile);
     let reserved = DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1);
     match limit.checked_sub(reserved) {
         Some(budget) if budget > 0 => Ok(u32::try_from(budget).unwrap_or(u32::MAX)),
@@ -85,17 +88,9 @@ pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
 }
 
 /// Raises a soft limit to the hard one; returns the limit in force.
-fn raise(resource: libc::__rlimit_resource_t) -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes to and reads from a local of the right type.
-    unsafe {
-        if libc::getrlimit(resource, &raw mut limit) != 0 {
-            return 0;
-        }
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
-        if libc::setrlimit(resource, &raw const raised) == 0 {
-            return raised.rlim_cur;
-        }
-    }
-    limit.rlim_cur
+fn raise(resource: Resource) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    let raised = setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
+    // `None` means unlimited.
+    if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Load balancers: which listeners expect a PROXY header, and from whom it is believed.
+//! Load balancers: which listeners expect a PROXY header, and which addresses may send one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use socket2::SockRef;
 use crate::config::{Listen, ProxiedListener};
 use crate::shard::Listener;
 
-/// Who may connect to the listeners behind a load balancer.
+/// Addresses that may connect to listeners behind a load balancer.
 #[derive(Debug, Default)]
 pub struct Proxies {
     listeners: Vec<Listener>,
@@ -17,6 +17,7 @@ pub struct Proxies {
 }
 
 impl Proxies {
+    /// The rules of a configuration.
     pub fn new(listen: &Listen) -> Self {
         let listener = |proxied: &ProxiedListener| match proxied {
             ProxiedListener::Http => Listener::Http,
@@ -33,8 +34,8 @@ impl Proxies {
         &self.listeners
     }
 
-    /// May a connection that was just accepted be served? One whose address is no longer known, as
-    /// after a reset, may not: what it sent before can still be read.
+    /// Whether an accepted connection may be served. One whose address cannot be read, as after a
+    /// reset, may not: the data that it sent before could still be read.
     pub fn admit(&self, listener: Listener, socket: &OwnedFd) -> bool {
         if !self.listeners.contains(&listener) {
             return true;

@@ -1,8 +1,7 @@
-//! The log of refused keys and tokens, of all executors together.
+//! The log of refused keys and tokens, shared by all executors.
 //!
-//! Invariant: no executor writes the log. Clients decide how many refusals there are, and a write
-//! to a log without a reader blocks; a thread of its own writes at most one line per cause and
-//! second.
+//! Invariant: no executor writes to the log. Clients determine the number of refusals, and a write
+//! may block; a separate thread writes at most one line per cause and second.
 
 use std::io;
 use std::sync::Arc;
@@ -11,33 +10,32 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use enum_map::EnumMap;
 
 use crate::auth::{CredentialError, Refusals};
 
-/// Shortest time between two lines about one cause.
+/// Minimum interval between two lines about one cause.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Shortest time between two looks at the counts, so that a flood of refusals keeps no core busy.
+/// Minimum interval between two reads of the counts, so that a flood of refusals uses little CPU.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-const CAUSES: usize = CredentialError::ALL.len();
+type Counts = EnumMap<CredentialError, AtomicU64>;
 
-type Counts = [AtomicU64; CAUSES];
-
-/// Takes what executors have refused.
+/// The log that executors add their refusals to.
 #[derive(Debug)]
 pub struct RefusalLog {
     /// Refusals since start.
     counts: Arc<Counts>,
-    /// Holds one wake-up; a second one adds nothing.
+    /// Capacity one: a pending wake-up covers all later ones.
     wake: Sender<()>,
 }
 
 impl RefusalLog {
-    /// Starts the thread that writes the log; it ends with this value.
+    /// Starts the writer thread; it exits when this value is dropped.
     ///
     /// # Errors
-    /// What the kernel says about the thread.
+    /// The thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let counts: Arc<Counts> = Arc::default();
         let (wake, woken) = bounded(1);
@@ -51,13 +49,14 @@ impl RefusalLog {
         Ok(RefusalLog { counts, wake })
     }
 
+    /// Adds refusals; never blocks.
     pub fn add(&self, cause: CredentialError, count: u64) {
-        self.counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+        self.counts[cause].fetch_add(count, Ordering::Relaxed);
         let _ = self.wake.try_send(());
     }
 }
 
-/// One shard's part: adds to the log what its core has counted.
+/// Adds the refusals that one shard has counted to the log.
 pub struct ShardRefusals {
     log: Arc<RefusalLog>,
     added: Refusals,
@@ -68,7 +67,7 @@ impl ShardRefusals {
         ShardRefusals { log, added: Refusals::default() }
     }
 
-    /// Adds what was counted since the last call. Called every turn: without a refusal it costs one
+    /// Adds the refusals counted since the last call. Called every turn: without one it costs a
     /// comparison.
     pub fn note(&mut self, counted: &Refusals) {
         if counted.all() == self.added.all() {
@@ -83,38 +82,35 @@ impl ShardRefusals {
     }
 }
 
-/// Which lines are due.
+/// The rate limit of the lines.
+#[derive(Default)]
 struct Lines {
-    logged: [u64; CAUSES],
-    next: [Option<Instant>; CAUSES],
+    logged: EnumMap<CredentialError, u64>,
+    next: EnumMap<CredentialError, Option<Instant>>,
 }
 
 impl Lines {
-    fn new() -> Self {
-        Lines { logged: [0; CAUSES], next: [None; CAUSES] }
-    }
-
-    /// The causes to log at `now`, each with its refusals since its last line; then the moment at
-    /// which the next line is due, if one waits.
+    /// The causes to log at `now`, each with its refusals since its last line; and the time of the
+    /// next line, if one is delayed.
     fn due(
         &mut self,
         counts: &Counts,
         now: Instant,
     ) -> (Vec<(CredentialError, u64)>, Option<Instant>) {
         let (mut due, mut next) = (Vec::new(), None);
-        for (at, cause) in CredentialError::ALL.into_iter().enumerate() {
-            let count = counts[at].load(Ordering::Relaxed);
-            if count == self.logged[at] {
+        for (cause, count) in counts {
+            let count = count.load(Ordering::Relaxed);
+            if count == self.logged[cause] {
                 continue;
             }
-            match self.next[at] {
+            match self.next[cause] {
                 Some(later) if later > now => {
                     next = Some(next.map_or(later, |next: Instant| next.min(later)));
                 }
                 _ => {
-                    due.push((cause, count - self.logged[at]));
-                    self.logged[at] = count;
-                    self.next[at] = Some(now + LINE_EVERY);
+                    due.push((cause, count - self.logged[cause]));
+                    self.logged[cause] = count;
+                    self.next[cause] = Some(now + LINE_EVERY);
                 }
             }
         }
@@ -123,7 +119,7 @@ impl Lines {
 }
 
 fn write_lines(counts: &Counts, woken: &Receiver<()>, write: impl Fn(CredentialError, u64)) {
-    let mut lines = Lines::new();
+    let mut lines = Lines::default();
     let mut next = None;
     loop {
         let awaited = match next {
@@ -149,9 +145,9 @@ mod tests {
     fn a_cause_has_one_line_a_second_and_nothing_is_lost() {
         let counts = Counts::default();
         let refuse = |cause: CredentialError, count| {
-            counts[cause as usize].fetch_add(count, Ordering::Relaxed);
+            counts[cause].fetch_add(count, Ordering::Relaxed);
         };
-        let mut lines = Lines::new();
+        let mut lines = Lines::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(lines.due(&counts, start), (vec![], None));
@@ -171,7 +167,7 @@ mod tests {
     #[test]
     fn what_two_shards_count_adds_up() {
         let log = Arc::new(RefusalLog::start().unwrap());
-        let count_of = |cause| log.counts[cause as usize].load(Ordering::Relaxed);
+        let count_of = |cause| log.counts[cause].load(Ordering::Relaxed);
         for _ in 0..2 {
             let mut shard = ShardRefusals::new(Arc::clone(&log));
             let mut counted = Refusals::default();

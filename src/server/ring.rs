@@ -5,12 +5,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use memmap2::{MmapOptions, MmapRaw};
 
 /// Entries prepared before they are submitted. A longer batch is submitted in parts.
 const SUBMISSIONS: u32 = 4096;
@@ -21,22 +22,22 @@ const COMPLETIONS: u32 = 32_768;
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 4096;
 
-/// Receive buffers of a shard that connections share. Those who send faster than they are read have
-/// buffers apart, and hold one each while they wait: however many they are, others find one.
+/// Receive buffers that the connections of a shard share. Connections that exceed their read budget
+/// use a separate pool, one buffer each, so that they cannot exhaust the common one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     Common,
-    Eager,
+    Throttled,
 }
 
 impl Pool {
-    pub const ALL: [Pool; 2] = [Pool::Common, Pool::Eager];
+    pub const ALL: [Pool; 2] = [Pool::Common, Pool::Throttled];
 
     /// A power of two.
     const fn buffers(self) -> u16 {
         match self {
             Pool::Common => 256,
-            Pool::Eager => 64,
+            Pool::Throttled => 64,
         }
     }
 
@@ -44,12 +45,12 @@ impl Pool {
     const fn first(self) -> u16 {
         match self {
             Pool::Common => 0,
-            Pool::Eager => Pool::Common.buffers(),
+            Pool::Throttled => Pool::Common.buffers(),
         }
     }
 
     fn of(buffer: u16) -> Pool {
-        if buffer < Pool::Eager.first() { Pool::Common } else { Pool::Eager }
+        if buffer < Pool::Throttled.first() { Pool::Common } else { Pool::Throttled }
     }
 
     /// What the kernel knows it by.
@@ -162,8 +163,8 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        let [common, eager] = Pool::ALL.map(|pool| BufferRing::register(&uring, pool));
-        let buffers = [common?, eager?];
+        let [common, throttled] = Pool::ALL.map(|pool| BufferRing::register(&uring, pool));
+        let buffers = [common?, throttled?];
         Ok(Ring { uring, buffers, spins: 0 })
     }
 
@@ -358,20 +359,21 @@ fn is_passing(error: &io::Error) -> bool {
 /// Receive buffers that the kernel picks from.
 struct BufferRing {
     pool: Pool,
-    entries: NonNull<BufRingEntry>,
-    memory: NonNull<u8>,
+    entries: MmapRaw,
+    memory: MmapRaw,
     tail: u16,
     free: u16,
 }
 
 impl BufferRing {
     fn register(uring: &IoUring, pool: Pool) -> io::Result<Self> {
-        let entries = map_pages(entries_bytes(pool))?.cast::<BufRingEntry>();
-        let memory = map_pages(memory_bytes(pool))?;
-        let address = entries.as_ptr() as u64;
         let (count, group) = (pool.buffers(), pool.group());
-        // SAFETY: the mapping holds `count` entries, is page-aligned, and is unmapped only in
-        // `drop`, when the ring that uses it is closed as well.
+        let pages = |bytes| MmapOptions::new().len(bytes).populate().map_anon().map(MmapRaw::from);
+        let entries = pages(usize::from(count) * size_of::<BufRingEntry>())?;
+        let memory = pages(usize::from(count) * BUFFER_BYTES)?;
+        let address = entries.as_ptr() as u64;
+        // SAFETY: the mapping holds `count` entries, is page-aligned, and is unmapped only with
+        // this value, when the ring that uses it is closed as well.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(address, count, group, 0)?;
         }
@@ -382,26 +384,27 @@ impl BufferRing {
         Ok(ring)
     }
 
-    fn start(&self, id: u16) -> NonNull<u8> {
+    fn start(&self, id: u16) -> *mut u8 {
         let at = id.wrapping_sub(self.pool.first());
         assert!(at < self.pool.buffers(), "the kernel named buffer {id} of {:?}", self.pool);
         // SAFETY: `at` is below the number of buffers, so the offset lies within the mapping.
-        unsafe { self.memory.add(usize::from(at) * BUFFER_BYTES) }
+        unsafe { self.memory.as_mut_ptr().add(usize::from(at) * BUFFER_BYTES) }
     }
 
     fn bytes(&mut self, id: u16, len: usize) -> &mut [u8] {
         assert!(len <= BUFFER_BYTES, "{len} bytes in a buffer of {BUFFER_BYTES}");
         // SAFETY: the kernel has handed this buffer over and leaves it alone until it is offered
         // again, which needs `&mut self`; the bounds are checked above.
-        unsafe { std::slice::from_raw_parts_mut(self.start(id).as_ptr(), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start(id), len) }
     }
 
     fn offer(&mut self, id: u16) {
         let at = usize::from(self.tail & (self.pool.buffers() - 1));
-        let address = self.start(id).as_ptr() as u64;
+        let address = self.start(id) as u64;
+        let entries = self.entries.as_mut_ptr().cast::<BufRingEntry>();
         // SAFETY: `at` is below the number of entries; the kernel reads an entry only after the
         // tail has passed it.
-        let entry = unsafe { self.entries.add(at).as_mut() };
+        let entry = unsafe { &mut *entries.add(at) };
         entry.set_addr(address);
         entry.set_len(BUFFER_BYTES as u32);
         entry.set_bid(id);
@@ -410,40 +413,10 @@ impl BufferRing {
         // SAFETY: the tail lies in the first entry of the mapping, aligned for u16; the kernel only
         // reads it, and every writer here goes through this atomic.
         unsafe {
-            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            let tail = BufRingEntry::tail(entries).cast::<AtomicU16>();
             (*tail).store(self.tail, Ordering::Release);
         }
     }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // SAFETY: both mappings were made by `map_pages` with these lengths and nothing borrows
-        // them.
-        unsafe {
-            libc::munmap(self.entries.as_ptr().cast(), entries_bytes(self.pool));
-            libc::munmap(self.memory.as_ptr().cast(), memory_bytes(self.pool));
-        }
-    }
-}
-
-fn entries_bytes(pool: Pool) -> usize {
-    usize::from(pool.buffers()) * size_of::<BufRingEntry>()
-}
-
-fn memory_bytes(pool: Pool) -> usize {
-    usize::from(pool.buffers()) * BUFFER_BYTES
-}
-
-fn map_pages(bytes: usize) -> io::Result<NonNull<u8>> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-    // SAFETY: a fresh anonymous mapping touches no memory that exists.
-    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the shell knows of each connection: its descriptor, and which ring entries are under way.
+//! The sockets of a shard's connections: descriptor, armed ring entries, receive budget.
 
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,19 +9,20 @@ use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
 use crate::shard::{CloseMode, SegmentedVec};
 
-/// Where a socket is in its life.
+/// Life cycle of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Open,
-    /// Receiving stops; then the descriptor goes to another shard.
+    /// Receiving is being cancelled; then the descriptor moves to another shard.
     Detaching,
-    /// What is queued is written, then our side is shut; with a peer that has been heard out, both.
+    /// The send queue is flushed, then the socket is shut down for writing, or for both directions
+    /// when the peer has ended its stream.
     Flushing(CloseMode),
-    /// Our side is shut; the peer may still be sending.
+    /// Shut down for writing; the peer may still send.
     Shut,
 }
 
-/// Whether a completion is new or has waited since an earlier pass.
+/// Whether a completion is new or was deferred in an earlier pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     Fresh,
@@ -36,14 +37,14 @@ pub struct Socket {
     pub stage: Stage,
     /// A receive entry is armed.
     pub receiving: bool,
-    /// It sends more than its share, and so is read one buffer at a time.
-    pub eager: bool,
-    /// The last pass in which something was read, and how many bytes.
+    /// The peer sends more than its share, so it is read one buffer at a time.
+    pub throttled: bool,
+    /// The last pass in which bytes were read, and how many.
     pub read_pass: Pass,
     read_bytes: u32,
-    /// The last pass in which a completion was put off.
+    /// The last pass in which a completion was deferred.
     held_pass: Pass,
-    /// Receive completions that wait for a later pass; each has a buffer, and those are few.
+    /// Deferred receive completions; each holds one of the shared buffers.
     deferred: u16,
     /// A poll for writability is armed.
     pub polling: bool,
@@ -51,14 +52,14 @@ pub struct Socket {
     pub ended: bool,
     /// The socket failed: nothing can be written either.
     pub failed: bool,
-    /// What the last send reported, when that was not success.
+    /// Result of the last send, unless it succeeded.
     pub send_result: Option<i32>,
 }
 
 const _: () = assert!(size_of::<Option<Socket>>() <= 40, "every idle connection pays for it");
 
-/// The number of a pass in four bytes. After 2^32 passes a number comes again; whoever has been
-/// silent for exactly so long is read one pass later.
+/// The number of a pass, modulo 2^32. A socket that has been idle for exactly 2^32 passes is read
+/// one pass later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pass(u32);
 
@@ -75,11 +76,12 @@ impl PartialEq<u64> for Pass {
 }
 
 impl Socket {
+    /// The descriptor.
     pub fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 
-    /// True while something that came earlier has to be read first.
+    /// True while an earlier completion has to be read first.
     pub fn must_wait(&self, arrival: Arrival, pass: u64) -> bool {
         match arrival {
             Arrival::Fresh => self.deferred > 0,
@@ -96,43 +98,44 @@ impl Socket {
         share.saturating_sub(self.read_bytes as usize)
     }
 
-    /// A completion waits for a later pass, and so does what came after it. True when nothing else
-    /// of this socket has been waiting.
-    pub fn put_off(&mut self, arrival: Arrival, pass: u64) -> bool {
+    /// Defers a completion, and with it all later ones, to the next pass. True when it is the first
+    /// deferred one of this socket.
+    pub fn defer(&mut self, arrival: Arrival, pass: u64) -> bool {
         let is_first = self.deferred == 0;
         self.held_pass = pass.into();
         self.deferred += u16::from(arrival == Arrival::Fresh);
         is_first
     }
 
-    /// A receive entry is in the ring, and not only what it has brought.
+    /// A receive entry is armed in the ring, and all its completions have been read.
     pub fn is_armed(&self) -> bool {
         self.receiving && self.deferred == 0
     }
 
-    /// A completion of `bytes` bytes is read in the pass that `share_left` was last asked for. An
-    /// end, a cancellation or a want of buffers says nothing about how fast the peer sends.
+    /// Accounts for a completion of `bytes` bytes, in the pass of the last `share_left`. The end of
+    /// the stream, a cancellation or a lack of buffers (0 bytes) says nothing about the peer's
+    /// rate.
     pub fn take(&mut self, arrival: Arrival, bytes: usize) {
         self.deferred -= u16::from(arrival == Arrival::Deferred);
         self.read_bytes = self.read_bytes.saturating_add(bytes as u32);
         if bytes > 0 {
-            self.eager &= bytes >= BUFFER_BYTES || self.deferred > 0;
+            self.throttled &= bytes >= BUFFER_BYTES || self.deferred > 0;
         }
     }
 
-    /// Nothing of this socket is in the ring, or waits to be read.
+    /// No entry of this socket is armed, and no completion is deferred.
     pub fn is_quiet(&self) -> bool {
         !self.receiving && !self.polling && self.deferred == 0
     }
 
-    /// Acknowledges at once what has come: the peer may wait for that before it sends the rest of
-    /// its request. Failing means that the peer is gone.
+    /// Sends the TCP ACK at once: the peer may wait for it before it sends the rest of its request.
+    /// An error means that the peer is gone.
     pub fn acknowledge(&self) {
         let _ = SockRef::from(&self.fd).set_tcp_quickack(true);
     }
 
-    /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.
-    /// From a peer that has been heard out nothing is received any more, as if it had sent its FIN.
+    /// Sends FIN after the data in the kernel's send queue. When the peer has ended its stream,
+    /// receiving is shut down as well. An error means that the peer is gone.
     pub fn shut_down(&self, mode: CloseMode) {
         let how = match mode {
             CloseMode::Linger => Shutdown::Write,
@@ -142,7 +145,7 @@ impl Socket {
     }
 }
 
-/// Sockets by connection slot, parallel to the core's connections.
+/// Sockets by connection slot, parallel to the connections of the core.
 #[derive(Debug, Default)]
 pub struct Sockets {
     slots: SegmentedVec<Option<Socket>>,
@@ -158,7 +161,7 @@ impl Sockets {
             generation: id.generation,
             stage: Stage::Open,
             receiving: false,
-            eager: false,
+            throttled: false,
             read_pass: Pass::default(),
             read_bytes: 0,
             held_pass: Pass::default(),
@@ -173,12 +176,13 @@ impl Sockets {
         }
     }
 
+    /// The socket of a connection; `None` when its slot has been reused or is free.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Socket> {
         let socket = self.slots.get_mut(id.slot as usize)?.as_mut()?;
         (socket.generation == id.generation).then_some(socket)
     }
 
-    /// The connection that a completion is about; `None` when it is an earlier tenant's.
+    /// The connection of a completion; `None` when the slot has been reused since.
     pub fn resolve(&self, token: Token) -> Option<ConnId> {
         let socket = self.slots.get(token.slot as usize)?.as_ref()?;
         let id = ConnId { slot: token.slot, generation: socket.generation };
@@ -201,7 +205,7 @@ impl Sockets {
     }
 }
 
-/// What names an entry of this connection.
+/// The token of this connection's ring entries.
 pub fn token(operation: Operation, id: ConnId) -> Token {
     Token { operation, slot: id.slot, generation: id.generation & GENERATION_MASK }
 }

@@ -20,7 +20,7 @@ use super::edge::{self, EdgeParts};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
-use super::mesh::{self, Stations};
+use super::mesh::{self, Endpoints};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
@@ -119,7 +119,7 @@ struct Running {
     reports: Receiver<Report>,
     dead: Receiver<Dead>,
     controls: Vec<Sender<Control>>,
-    stations: Stations,
+    endpoints: Endpoints,
     lifecycle: Arc<Lifecycle>,
     shared: Vec<SharedAddress>,
     drain_delay: Duration,
@@ -303,7 +303,7 @@ fn start(
     let Listening { addresses, shards: shard_listeners, admin, shared } = bind(options, shards)?;
     let limit = probe::connection_budget(shards)?;
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
-    let (stations, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
+    let (endpoints, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
     let proxies = Arc::new(Proxies::new(&config.listen));
     let refusal_log = start_refusal_log()?;
@@ -346,13 +346,13 @@ fn start(
         };
         handles.push(start_edge(parts, report)?);
     }
-    let (watchdog_stop, dead) = start_watchdog(&stations, health)?;
+    let (watchdog_stop, dead) = start_watchdog(&endpoints, health)?;
     let running = Running {
         reports,
         dead,
         executors: controls.len(),
         controls,
-        stations,
+        endpoints,
         lifecycle,
         shared,
         drain_delay: Duration::from_millis(config.listen.drain_delay_ms),
@@ -365,12 +365,12 @@ fn start(
 
 /// It watches until the sending end is dropped.
 fn start_watchdog(
-    stations: &Stations,
+    endpoints: &Endpoints,
     health: Arc<Health>,
 ) -> Result<(Sender<()>, Receiver<Dead>), StartError> {
     let (stop, stopped) = bounded(0);
     let (dead, deaths) = bounded(1);
-    watchdog::start(Arc::clone(stations), health, stopped, dead)
+    watchdog::start(Arc::clone(endpoints), health, stopped, dead)
         .map_err(|error| StartError::thread("the watchdog", error))?;
     Ok((stop, deaths))
 }
@@ -479,7 +479,7 @@ impl Running {
     }
 
     fn note_serials(&mut self) {
-        let highest = self.stations.iter().map(|s| s.highest_serial.load(Ordering::Relaxed)).max();
+        let highest = self.endpoints.iter().map(|s| s.highest_serial.load(Ordering::Relaxed)).max();
         self.data_dir.note_serial(highest.unwrap_or(0));
     }
 
@@ -527,7 +527,7 @@ impl Running {
         for executor in executors {
             let _ = executor.try_send(control);
         }
-        self.stations.iter().for_each(mesh::Station::wake);
+        self.endpoints.iter().for_each(mesh::Endpoint::wake);
     }
 }
 
@@ -536,6 +536,6 @@ fn died(dead: Option<Dead>) -> StartError {
         Some(dead) => format!("no turn for {} s", dead.silent_for.as_secs()),
         None => "the watchdog ended".to_string(),
     };
-    let what = dead.map_or_else(|| "watchdog".into(), |dead| format!("executor {}", dead.station));
+    let what = dead.map_or_else(|| "watchdog".into(), |dead| format!("executor {}", dead.endpoint));
     StartError::Fault { what, why }
 }

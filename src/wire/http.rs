@@ -74,7 +74,10 @@ pub enum HeadError {
     /// 431.
     #[error("the request head is too large")]
     TooLarge,
-    /// 503. Not returned by [`parse`].
+    /// 503. Not returned by [`parse`]: the shard has reached its connection limit.
+    #[error("the server has reached its connection limit, try again later")]
+    ConnectionLimit,
+    /// 503. Not returned by [`parse`]: the server is shutting down.
     #[error("the server is shutting down, try again at once")]
     ShuttingDown,
     /// 505.
@@ -91,7 +94,7 @@ impl HeadError {
             HeadError::Timeout => 408,
             HeadError::WebSocketVersion => 426,
             HeadError::TooLarge => 431,
-            HeadError::ShuttingDown => 503,
+            HeadError::ConnectionLimit | HeadError::ShuttingDown => 503,
             HeadError::HttpVersion => 505,
         }
     }
@@ -110,6 +113,9 @@ impl HeadError {
                  Sec-WebSocket-Version: 13\r\n",
             ),
             HeadError::TooLarge => ("Request Header Fields Too Large", "Connection: close\r\n"),
+            HeadError::ConnectionLimit => {
+                ("Service Unavailable", "Connection: close\r\nRetry-After: 1\r\n")
+            }
             HeadError::ShuttingDown => {
                 ("Service Unavailable", "Connection: close\r\nRetry-After: 0\r\n")
             }
@@ -135,6 +141,7 @@ impl From<HeadError> for Disconnect {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::Timeout => Disconnect::GreetingTimeout,
+            HeadError::ConnectionLimit => Disconnect::ConnectionLimit,
             HeadError::ShuttingDown => Disconnect::Shutdown,
             HeadError::TooLarge => Disconnect::TooLarge,
             _ => Disconnect::Protocol,

@@ -1,4 +1,4 @@
-//! Request bodies: each within a limit, all together within a budget.
+//! Request bodies: a limit for each, and a budget for all of them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,21 +14,20 @@ use hyper::header::{CONTENT_ENCODING, HeaderValue};
 use super::Edge;
 use crate::rest::Refusal;
 
-/// Bytes of request bodies held at a time, over all connections. A request that would pass it is
-/// answered 503.
+/// Bytes of request bodies in memory, over all connections. A request above it is answered 503.
 const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How long a body may take to arrive. Then the request is answered 408.
+/// Time for a body to arrive. Then the request is answered 408.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long the rest of a body may take when the server stops. Then the request is answered 503.
+/// Time for the rest of a body when the server stops. Then the request is answered 503.
 const BODY_WHEN_STOPPING: Duration = Duration::from_secs(5);
 
-/// Bytes of request bodies that are held.
+/// Bytes of request bodies in memory.
 #[derive(Clone, Default)]
 pub struct BodyBudget(Rc<Cell<usize>>);
 
-/// A body, counted against the budget while it lives.
+/// A body, charged to the budget until it is dropped.
 pub struct HeldBody {
     pub bytes: Vec<u8>,
     charged: usize,
@@ -81,7 +80,7 @@ pub async fn read(
     future::or(collect(&edge.bodies, body, bytes_max), future::or(late, stopping)).await
 }
 
-/// Nothing is decompressed here, and what is compressed would be taken for a malformed body.
+/// Bodies are not decompressed: a compressed one would be reported as malformed.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_plain = |value: &HeaderValue| {
         let codings = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);

@@ -1,4 +1,4 @@
-//! How many HTTP connections there are, and when one has been quiet for too long.
+//! Limits of HTTP connections: their number, and their idle time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use crate::admin::Surface;
 
-/// How long a connection may take to send its first request.
+/// Time for the first request of a connection.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a connection may be silent between an answer and the end of the next request's head.
+/// Time between a response and the end of the next request's head.
 const IDLE: Duration = Duration::from_secs(75);
 
-/// Applications' HTTP connections at the same time; a long-polling client has two. Further ones are
-/// closed at once and counted.
+/// Concurrent HTTP connections of applications; a long-polling client has two. Above it new ones
+/// are closed and counted.
 const PUBLIC_MAX: usize = 8192;
 
-/// Operators' HTTP connections at the same time, so that applications cannot take them all.
+/// Concurrent HTTP connections of operators. Separate, so that applications cannot use them up.
 const ADMIN_MAX: usize = 1024;
 
 /// The open HTTP connections.
@@ -30,8 +30,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Counts one connection for as long as the result lives; `None` when there is no room.
-    pub fn admit(&self, surface: Surface) -> Option<Counted> {
+    /// Counts a connection until the result is dropped; `None` at the limit.
+    pub fn admit(&self, surface: Surface) -> Option<CountGuard> {
         let (open, most) = match surface {
             Surface::Public => (&self.public, PUBLIC_MAX),
             Surface::Admin => (&self.admin, ADMIN_MAX),
@@ -40,18 +40,20 @@ impl Connections {
             self.refused.set(self.refused.get() + 1);
             return None;
         }
-        Some(Counted::new(open))
+        Some(CountGuard::new(open))
     }
 
+    /// Open connections of both surfaces.
     pub fn open(&self) -> u64 {
         (self.public.get() + self.admin.get()) as u64
     }
 
-    /// Connections for which there was no room, since start.
+    /// Connections closed at the limit since start.
     pub fn refused(&self) -> u64 {
         self.refused.get()
     }
 
+    /// Counts a response by its status.
     pub fn count_response(&self, status: u16) {
         *self.responses.borrow_mut().entry(status).or_default() += 1;
     }
@@ -62,55 +64,54 @@ impl Connections {
     }
 }
 
-/// One of something, counted while it lives.
-pub struct Counted(Rc<Cell<usize>>);
+/// Increments a count, and decrements it when dropped.
+pub struct CountGuard(Rc<Cell<usize>>);
 
-impl Counted {
+impl CountGuard {
     fn new(count: &Rc<Cell<usize>>) -> Self {
         count.set(count.get() + 1);
-        Counted(Rc::clone(count))
+        CountGuard(Rc::clone(count))
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
 }
 
-/// What has happened on one connection.
-pub struct Activity {
-    /// Requests being answered; with HTTP/1.1, one at most.
+/// The idle timer of one connection.
+pub struct IdleTimer {
+    /// Requests in progress; with HTTP/1.1, one at most.
     answering: Rc<Cell<usize>>,
-    /// A request has been complete.
+    /// At least one request has been read.
     requested: Cell<bool>,
-    /// When the connection was opened, or last written to.
-    quiet_since: Cell<Instant>,
+    /// When the connection was opened or last written to.
+    idle_since: Cell<Instant>,
 }
 
-impl Activity {
-    pub fn begin() -> Self {
-        Activity {
+impl IdleTimer {
+    pub fn new() -> Self {
+        IdleTimer {
             answering: Rc::default(),
             requested: Cell::new(false),
-            quiet_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(Instant::now()),
         }
     }
 
-    /// A request is answered for as long as the result lives; until then the connection may be as
-    /// quiet as it likes.
-    pub fn count_request(&self) -> Counted {
+    /// A request is in progress until the result is dropped; the idle timer is stopped meanwhile.
+    pub fn pause(&self) -> CountGuard {
         self.requested.set(true);
-        Counted::new(&self.answering)
+        CountGuard::new(&self.answering)
     }
 
-    /// Bytes were written. What is read does not count: a request may not come in drop by drop.
-    pub fn wrote(&self) {
-        self.quiet_since.set(Instant::now());
+    /// Restarts the timer. Only writes do: a request that arrives byte by byte must not extend it.
+    pub fn restart(&self) {
+        self.idle_since.set(Instant::now());
     }
 
-    /// Waits until the connection has been quiet for too long.
-    pub async fn idle(&self) {
+    /// Waits until the timer expires.
+    pub async fn expired(&self) {
         loop {
             let left = self.time_left(Instant::now());
             if left.is_zero() {
@@ -125,7 +126,7 @@ impl Activity {
         if self.answering.get() > 0 {
             return allowed;
         }
-        (self.quiet_since.get() + allowed).saturating_duration_since(now)
+        (self.idle_since.get() + allowed).saturating_duration_since(now)
     }
 }
 
@@ -134,19 +135,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_quiet_only_when_nothing_is_answered() {
-        let activity = Activity::begin();
-        let opened = activity.quiet_since.get();
-        let left = |after: u64| activity.time_left(opened + Duration::from_secs(after)).as_secs();
+    fn the_timer_is_stopped_while_a_request_is_in_progress() {
+        let idle_timer = IdleTimer::new();
+        let opened = idle_timer.idle_since.get();
+        let left = |after: u64| idle_timer.time_left(opened + Duration::from_secs(after)).as_secs();
         assert_eq!((left(0), left(9), left(10), left(99)), (10, 1, 0, 0));
-        let answering = activity.count_request();
+        let answering = idle_timer.pause();
         assert_eq!((left(10), left(1000)), (75, 75));
         drop(answering);
         assert_eq!((left(10), left(74), left(75)), (65, 1, 0));
     }
 
     #[test]
-    fn applications_do_not_take_the_place_of_operators() {
+    fn applications_do_not_use_up_the_connections_of_operators() {
         let connections = Connections::default();
         let held: Vec<_> = (0..PUBLIC_MAX).map(|_| connections.admit(Surface::Public)).collect();
         assert!(held.iter().all(Option::is_some));

@@ -1,4 +1,4 @@
-//! Requests and responses of the edge.
+//! HTTP requests of the edge and their responses, over hyper.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use super::connections::{Activity, Counted};
+use super::client::Unavailable;
+use super::connections::{CountGuard, IdleTimer};
 use super::io::{HyperIo, linger};
-use super::links::NoAnswer;
-use super::upgrade::{HandOver, upgrade_head};
+use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, rest};
 use crate::admin::{self, Denied, Exposition, Process, Route, Surface, route};
@@ -40,36 +40,37 @@ const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
 
-/// Pause after which a watcher is sent an empty line, so that dead connections are noticed.
+/// Interval of the empty lines that a watcher is sent to detect dead connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How long idle connections stay open when the server stops: a request that is on its way is told
-/// to try again, and not cut.
+/// How long idle connections stay open when the server stops: requests in flight are answered 503
+/// and not reset.
 const IDLE_WHEN_STOPPING: Duration = Duration::from_millis(250);
 
-/// The least that hyper takes for the limit of a request head.
+/// The smallest limit of a request head that hyper accepts.
 const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Serves the requests of one connection. Returns it when one of them is for a shard.
+/// Serves the requests of one connection. Returns the connection when one of them is a WebSocket
+/// upgrade, which shards serve.
 pub async fn serve(
     edge: Rc<Edge>,
     surface: Surface,
     io: HyperIo,
-    activity: Rc<Activity>,
-) -> Option<HandOver> {
+    idle_timer: Rc<IdleTimer>,
+) -> Option<UpgradeRequest> {
     let head_bytes_max = edge.settings.limits.request_head_bytes_max;
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
-    let asked = Rc::clone(&upgrade);
+    let requested = Rc::clone(&upgrade);
     let stopping = Rc::clone(&edge);
     let service = service_fn(move |request| {
-        let counted = activity.count_request();
-        let (edge, asked) = (Rc::clone(&edge), Rc::clone(&asked));
+        let counted = idle_timer.pause();
+        let (edge, requested) = (Rc::clone(&edge), Rc::clone(&requested));
         async move {
             let head = upgrade_head(&request, head_bytes_max);
             if let Some(head) = head.filter(|_| surface == Surface::Public) {
-                *asked.borrow_mut() = Some(head);
+                *requested.borrow_mut() = Some(head);
                 future::pending::<()>().await;
             }
             let response = respond(&edge, surface, request).await;
@@ -78,7 +79,8 @@ pub async fn serve(
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
-        // A client that has sent its last byte still waits for its answer (RFC 9112 section 9.6).
+        // A client that half-closes the connection still waits for its response (RFC 9112
+        // section 9.6).
         .half_close(true)
         .max_buf_size(head_bytes_max.max(HYPER_HEAD_BYTES_MIN))
         .max_headers(REQUEST_HEADERS_MAX)
@@ -93,7 +95,7 @@ pub async fn serve(
             is_closing = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // A connection that fails has nobody left to be told.
+        // An error means that the peer is gone: there is no one to report it to.
         let ended = Pin::new(&mut connection).poll(cx).is_ready();
         if ended || upgrade.borrow().is_some() { Poll::Ready(()) } else { Poll::Pending }
     })
@@ -106,11 +108,11 @@ pub async fn serve(
     let (socket, rest) = parts.io.detach().ok()?;
     unread.extend_from_slice(&parts.read_buf);
     unread.extend_from_slice(&rest);
-    Some(HandOver { socket, unread })
+    Some(UpgradeRequest { socket, unread })
 }
 
-/// A request whose answer is a stream is under way until the stream ends.
-fn counted_body(body: Body, counted: Counted) -> Body {
+/// A request whose response is a stream is in progress until the stream ends.
+fn counted_body(body: Body, counted: CountGuard) -> Body {
     match body {
         Either::Left(whole) => Either::Left(whole),
         Either::Right(stream) => {
@@ -208,7 +210,7 @@ fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {
     }
 }
 
-/// A reply as hyper wants it.
+/// Converts a reply for hyper.
 fn whole(reply: Reply) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(reply.body))));
     *response.status_mut() =
@@ -257,9 +259,9 @@ fn readiness(edge: &Edge) -> Response<Body> {
 async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
     let mut counters = Vec::new();
     for shard in 0..edge.settings.router.shards() {
-        match edge.links.counters(ShardId(shard)).await {
+        match edge.client.counters(ShardId(shard)).await {
             Ok(of_shard) => counters.push(of_shard),
-            Err(NoAnswer) => return no_answer(),
+            Err(Unavailable) => return unavailable(),
         }
     }
     let process = Process {
@@ -277,17 +279,17 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
     text(StatusCode::OK, exposition.content_type(), encoded)
 }
 
-fn no_answer() -> Response<Body> {
-    text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard does not answer, try again\n")
+fn unavailable() -> Response<Body> {
+    text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard did not answer in time, try again\n")
 }
 
 async fn members(edge: &Edge, app: &str, channel: &str) -> Response<Body> {
     let (key, owner) = edge.locate(&app.into(), channel);
-    match edge.links.members(owner, key).await {
+    match edge.client.members(owner, key).await {
         Ok(members) => {
             text(StatusCode::OK, JSON, admin::members(app, channel, &members).to_string())
         }
-        Err(NoAnswer) => no_answer(),
+        Err(Unavailable) => unavailable(),
     }
 }
 

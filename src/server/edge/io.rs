@@ -1,4 +1,4 @@
-//! A glommio stream as hyper wants it, beginning with bytes that were read elsewhere.
+//! Adapts a glommio stream to hyper, prefixed with the bytes that a shard has read.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -12,27 +12,28 @@ use futures_lite::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use super::connections::Activity;
+use super::connections::IdleTimer;
 
-/// Bytes read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 8 * 1024;
 
-/// How long a peer may go on sending after the last answer.
+/// How long input is drained after the last response.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// A stream with the bytes that were read before.
 pub struct HyperIo {
     stream: TcpStream,
     /// Read by a shard before the connection came here.
     unread: Vec<u8>,
-    activity: Rc<Activity>,
+    idle_timer: Rc<IdleTimer>,
 }
 
 impl HyperIo {
-    pub fn new(stream: TcpStream, unread: Vec<u8>, activity: Rc<Activity>) -> Self {
-        HyperIo { stream, unread, activity }
+    pub fn new(stream: TcpStream, unread: Vec<u8>, idle_timer: Rc<IdleTimer>) -> Self {
+        HyperIo { stream, unread, idle_timer }
     }
 
-    /// The socket and the bytes that were not read off it here, for somebody else to go on with.
+    /// The socket, and the bytes in front of it that hyper has not read.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -43,8 +44,8 @@ impl HyperIo {
     }
 }
 
-/// Reads what a peer still sends after the last answer and forgets it, for a while: a socket that
-/// is closed with unread bytes takes back what was written (RFC 9112 section 9.6).
+/// Drains input after the last response: closing a socket with unread bytes resets it, and the peer
+/// may lose the response (RFC 9112 section 9.6).
 pub async fn linger(mut io: HyperIo) {
     let rest = async {
         let mut bytes = [0; READ_BYTES];
@@ -84,7 +85,7 @@ impl Write for HyperIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.activity.wrote();
+        self.idle_timer.restart();
         Poll::Ready(Ok(written))
     }
 

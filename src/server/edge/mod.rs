@@ -1,22 +1,22 @@
-//! The edge: plain HTTP on a glommio executor of its own, for operators and for applications (REST,
-//! long-polling). It owns no channel and no session, and asks shards through its mailboxes like any
-//! shard does.
+//! The edge: plain HTTP on a glommio executor of its own, for operators (admin) and applications
+//! (REST, long-polling). It owns no channel and no session, and calls shards through mailboxes.
 //!
-//! Invariant: nothing here can slow a shard down; what a slow reader misses it is told to forget.
+//! Invariant: no HTTP client can slow a shard down. A watcher that reads too slowly loses events
+//! and is sent `reset` and a snapshot.
 //!
-//! | full | what happens | who is told | counter |
+//! | full | policy | reported to | counter |
 //! |---|---|---|---|
-//! | mailbox edge -> shard, question | refused, nothing was done | client: 503 | `http_responses{503}` |
-//! | mailbox edge -> shard, end of a watch or of an unclaimed session | waits here, in order | nobody | - |
-//! | bytes of request bodies, one or all together | refused | client: 413 or 503 | `http_responses{..}` |
-//! | connections | closed at once | nobody | `http_refused` |
-//! | events for one watcher | it starts over with the present set | reader: `reset` | - |
+//! | mailbox edge -> shard, call | refuse; nothing was done | client: 503 | `http_responses{503}` |
+//! | mailbox edge -> shard, end of a watch or of an abandoned session | queue, in order | - | - |
+//! | bytes of request bodies, each or all together | refuse | client: 413 or 503 | `http_responses{..}` |
+//! | connections | close | - | `http_refused` |
+//! | events of one watcher | drop all, send a snapshot | client: `reset` | - |
 
 mod body;
+mod client;
 mod connections;
 mod http;
 mod io;
-mod links;
 mod poll;
 mod rest;
 mod stop;
@@ -47,26 +47,26 @@ use crate::auth::{CredentialError, Refusals};
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
 use body::BodyBudget;
-use connections::{Activity, Connections, Counted};
-use links::Links;
+use client::EdgeClient;
+use connections::{Connections, CountGuard, IdleTimer};
 use stop::Stop;
-use upgrade::HandOver;
+use upgrade::UpgradeRequest;
 
-/// Pause after a failed accept, most likely for want of descriptors.
+/// Pause after a failed accept: most likely no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long connections may take to end when the server stops. Requests that have begun are
-/// answered before; a reader that is slower is cut off.
+/// Time for connections to end when the server stops. Requests in progress are answered; a client
+/// that reads too slowly is disconnected.
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether they have ended.
+/// Interval at which their number is checked.
 const FINISH_EVERY: Duration = Duration::from_millis(10);
 
-/// How long the admin listener must be quiet before it is closed: what the kernel has accepted
-/// would be reset with it.
+/// The admin listener is closed when it has had no connection for so long: those in its accept
+/// queue would be reset.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
-/// What the edge's thread is started with.
+/// Arguments of the edge's thread.
 pub struct EdgeParts {
     pub mailboxes: Mailboxes,
     pub admin: OwnedFd,
@@ -81,16 +81,16 @@ pub struct EdgeParts {
     pub log: LineQueue,
 }
 
-/// What every request can ask.
+/// State that all requests share.
 pub(super) struct Edge {
-    links: Links,
+    client: EdgeClient,
     connections: Connections,
     bodies: BodyBudget,
     settings: Arc<Settings>,
     clock: Clock,
     started: Instant,
     budget: Arc<DescriptorBudget>,
-    /// Of requests that the edge answers by itself; those of sessions are with the shards.
+    /// Refused credentials of HTTP requests; shards count those of sessions.
     refusals: RefCell<Refusals>,
     refusal_log: Arc<RefusalLog>,
     health: Arc<Health>,
@@ -102,20 +102,20 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// A channel and its owner.
+    /// The key of a channel, and the shard that owns it.
     fn locate(&self, app: &Arc<str>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
         let key = Arc::new(self.settings.router.key(app, channel));
         let owner = self.settings.router.shard_of(&key);
         (key, owner)
     }
 
-    /// A credential that came over plain HTTP was refused.
+    /// Counts and logs a refused credential.
     fn count_refusal(&self, cause: CredentialError) {
         self.refusals.borrow_mut().count(cause);
         self.refusal_log.add(cause, 1);
     }
 
-    /// Shards by turns, for what any of them can do.
+    /// A shard by round robin, for requests that any of them can serve.
     fn next_shard(&self) -> ShardId {
         let shard = self.next_shard.get();
         self.next_shard.set((shard + 1) % self.settings.router.shards());
@@ -123,10 +123,10 @@ impl Edge {
     }
 }
 
-/// Serves until told to drain. Must run inside a glommio executor.
+/// Serves until the server drains. Must run inside a glommio executor.
 pub async fn run(parts: EdgeParts) {
     let edge = Rc::new(Edge {
-        links: Links::new(parts.mailboxes),
+        client: EdgeClient::new(parts.mailboxes),
         connections: Connections::default(),
         bodies: BodyBudget::default(),
         settings: parts.settings,
@@ -149,21 +149,21 @@ pub async fn run(parts: EdgeParts) {
     finish(&edge, &parts.control).await;
 }
 
-/// Takes envelopes whenever the edge is woken, until it is told something else.
+/// Takes envelopes whenever the edge is woken, until a control message arrives.
 async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
     loop {
         adopt_all(edge);
         if control.try_recv().is_ok() {
             return;
         }
-        edge.links.woken(|| !control.is_empty()).await;
+        edge.client.woken(|| !control.is_empty()).await;
     }
 }
 
-/// Answers the requests that have begun, and closes every connection.
+/// Answers the requests in progress, and closes every connection.
 async fn finish(edge: &Rc<Edge>, control: &Receiver<Control>) {
     edge.stop.begin();
-    // What shards sent while the edge was told to stop.
+    // Connections that shards sent before the edge stopped.
     adopt_all(edge);
     let deadline = Instant::now() + FINISH_WITHIN;
     let finished = async {
@@ -197,53 +197,53 @@ async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
     }
 }
 
-/// Moves envelopes, and serves the connections that arrived.
+/// Takes envelopes, and serves the connections that arrive with them.
 fn adopt_all(edge: &Rc<Edge>) {
-    for handoff in edge.links.pump() {
+    for handoff in edge.client.pump() {
         adopt(edge, handoff);
     }
 }
 
-/// Serves a connection whose first request a shard has read and found to be plain HTTP.
+/// Serves a connection whose first request is plain HTTP, as a shard has found.
 fn adopt(edge: &Rc<Edge>, handoff: Handoff) {
     // SAFETY: the handoff owns the descriptor and gives it up here.
     let stream = unsafe { TcpStream::from_raw_fd(handoff.socket.into_raw_fd()) };
-    let budgeted = Budgeted(Arc::clone(&edge.budget));
+    let permit = DescriptorPermit(Arc::clone(&edge.budget));
     let Some(counted) = edge.connections.admit(Surface::Public) else { return };
     let served = serve(Rc::clone(edge), Surface::Public, stream, handoff.unread, counted);
     let edge = Rc::clone(edge);
     glommio::spawn_local(async move {
         if let Some(connection) = served.await {
-            upgrade::hand_over(&edge, connection);
+            upgrade::hand_off(&edge, connection);
         }
-        drop(budgeted);
+        drop(permit);
     })
     .detach();
 }
 
-/// Gives a descriptor back to the budget of the shards.
-struct Budgeted(Arc<DescriptorBudget>);
+/// A descriptor of the shards' budget, returned when dropped.
+struct DescriptorPermit(Arc<DescriptorBudget>);
 
-impl Drop for Budgeted {
+impl Drop for DescriptorPermit {
     fn drop(&mut self) {
         self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Serves one connection until it ends, has been quiet for too long, or is for a shard.
+/// Serves one connection until it ends, has been idle for too long, or asks for a WebSocket.
 async fn serve(
     edge: Rc<Edge>,
     surface: Surface,
     stream: TcpStream,
     unread: Vec<u8>,
-    _counted: Counted,
-) -> Option<HandOver> {
+    _counted: CountGuard,
+) -> Option<UpgradeRequest> {
     let _ = stream.set_nodelay(true);
-    let activity = Rc::new(Activity::begin());
-    let io = io::HyperIo::new(stream, unread, Rc::clone(&activity));
-    let quiet = async {
-        activity.idle().await;
+    let idle_timer = Rc::new(IdleTimer::new());
+    let io = io::HyperIo::new(stream, unread, Rc::clone(&idle_timer));
+    let timeout = async {
+        idle_timer.expired().await;
         None
     };
-    future::or(http::serve(edge, surface, io, Rc::clone(&activity)), quiet).await
+    future::or(http::serve(edge, surface, io, Rc::clone(&idle_timer)), timeout).await
 }

@@ -1,33 +1,33 @@
-//! REST: reads what is asked, asks the owner of the channel, writes what it says.
+//! REST: parses a request, calls the owner of its channel, writes the response.
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
-use super::links::NoAnswer;
+use super::client::Unavailable;
 use super::{Edge, body, poll};
 use crate::auth::Operation;
 use crate::channel::{PageLimit, Position};
 use crate::rest::{
-    self, Caller, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route, Walk,
+    self, Caller, Direction, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route,
 };
 use crate::session::Answer;
 use crate::shard::Command;
 
-/// Most bytes of messages in one page of history; the rest is on the next.
+/// Bytes of messages on one page of history; the rest is on the next page.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest body of a request for a token, bytes.
+/// Longest body of a token request, bytes.
 const TOKEN_REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-impl From<NoAnswer> for Refusal {
-    fn from(_: NoAnswer) -> Self {
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Self {
         Refusal::no_answer()
     }
 }
 
-/// Answers a request to the surface of applications.
+/// Handles a request of an application.
 pub async fn respond(edge: &Edge, request: Request<Incoming>) -> Reply {
     answer(edge, request).await.unwrap_or_else(Reply::from)
 }
@@ -69,13 +69,14 @@ async fn publish(
     let bytes_max = edge.settings.limits.message_bytes_max;
     let body = body::read(edge, &head.headers, body, bytes_max).await?;
     let now = edge.clock.now();
-    let fresh = FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.links.number() as u32 };
+    let fresh =
+        FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.client.number() as u32 };
     let bytes_max = edge.settings.limits.publish_bytes_max;
     let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
-    let order = |reply_to| Command::Publish { reply_to, draft: Box::new(draft) };
-    match edge.links.order(owner, key, order).await? {
+    let command = |reply_to| Command::Publish { reply_to, draft: Box::new(draft) };
+    match edge.client.call(owner, key, command).await? {
         Answer::Published { serial } => Ok(rest::published(channel, &id, serial)),
         answer => Err(refused(answer)),
     }
@@ -92,13 +93,13 @@ async fn history(
     caller.check(channel, Operation::History, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
     let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
-    let order = |reply_to| match query.walk {
-        Walk::Backwards { before } => {
+    let command = |reply_to| match query.direction {
+        Direction::Backwards { before } => {
             Command::History { reply_to, before: before.map(Position::Serial), limit }
         }
-        Walk::Forwards { after, .. } => Command::HistoryForward { reply_to, after, limit },
+        Direction::Forwards { after, .. } => Command::HistoryForward { reply_to, after, limit },
     };
-    match edge.links.order(owner, key, order).await? {
+    match edge.client.call(owner, key, command).await? {
         Answer::History { messages, more } => {
             Ok(rest::history(prefix, channel, &query, &messages, more))
         }
@@ -115,7 +116,7 @@ async fn presence(
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::Presence, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    Ok(rest::presence(query, &edge.links.members(owner, key).await?))
+    Ok(rest::presence(query, &edge.client.members(owner, key).await?))
 }
 
 async fn request_token(

@@ -1,8 +1,8 @@
-//! The moment from which the edge takes no more work, for everything that waits for something else.
+//! The shutdown signal of the edge's tasks.
 
 use glommio::sync::Semaphore;
 
-/// Has nothing to give; whoever waits for it waits until it is closed.
+/// A semaphore without permits: waits for it end when it is closed.
 pub struct Stop(Semaphore);
 
 impl Stop {
@@ -10,14 +10,14 @@ impl Stop {
         Stop(Semaphore::new(0))
     }
 
-    /// The edge stops.
+    /// Signals that the edge stops.
     pub fn begin(&self) {
         self.0.close();
     }
 
     /// Waits until the edge stops.
     pub async fn begun(&self) {
-        // An error is how a wait for a semaphore ends that is closed.
+        // The wait for a closed semaphore ends with an error.
         let _ = self.0.acquire(1).await;
     }
 }

@@ -1,5 +1,5 @@
-//! A request for a WebSocket on a connection that has served plain HTTP: it goes back to a shard.
-//! Proxies that keep connections open for their next request, of whatever kind, do this.
+//! A WebSocket upgrade on a connection that has served plain HTTP: the connection moves back to a
+//! shard. Proxies that reuse connections for any kind of request do this.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -12,15 +12,15 @@ use crate::ids::ShardId;
 use crate::shard::{Envelope, Handoff};
 use crate::wire::http::{self, Parsed};
 
-/// A connection that shards serve from here on.
-pub struct HandOver {
+/// A connection to move to a shard.
+pub struct UpgradeRequest {
     pub socket: OwnedFd,
-    /// The request and what came after it.
+    /// The upgrade request, and the bytes after it.
     pub unread: Vec<u8>,
 }
 
-/// The head of a request that a shard does not take for plain HTTP; it answers those that are wrong
-/// as well. No other may be handed over, or the connection would go to and fro.
+/// The head of a request that a shard does not treat as plain HTTP: an upgrade, valid or not. A
+/// connection with any other request would be sent back to the edge for ever.
 pub fn upgrade_head<B>(request: &Request<B>, head_bytes_max: usize) -> Option<Vec<u8>> {
     request.headers().get(UPGRADE)?;
     let line = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
@@ -37,16 +37,27 @@ pub fn upgrade_head<B>(request: &Request<B>, head_bytes_max: usize) -> Option<Ve
     }
 }
 
-/// Sends a connection to a shard; its descriptor stays in the budget. A shard without room does not
-/// get it, and the connection ends.
-pub fn hand_over(edge: &Edge, connection: HandOver) {
-    let HandOver { socket, unread } = connection;
-    let to = hinted_home(edge, &unread).unwrap_or_else(|| edge.next_shard());
+/// Moves a connection to a shard; its descriptor stays in the budget. When the mailbox of that
+/// shard is full the connection is closed.
+pub fn hand_off(edge: &Edge, connection: UpgradeRequest) {
+    let UpgradeRequest { socket, unread } = connection;
+    let to = choose_home(edge, &unread);
     let now_ms = edge.clock.now().mono_ms;
     let handoff = Handoff::of_http(socket, unread, now_ms);
-    if edge.links.try_send(to, Envelope::Adopt(Box::new(handoff))).is_ok() {
+    if edge.client.try_send(to, Envelope::Adopt(Box::new(handoff))).is_ok() {
         edge.budget.used.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// The owner of the channel that the URL names, else any shard. Shards at their limit of
+/// connections are skipped unless all are.
+fn choose_home(edge: &Edge, unread: &[u8]) -> ShardId {
+    let is_free = |shard: &ShardId| {
+        edge.client.connections_of(*shard) < edge.settings.limits.connections_per_shard_max
+    };
+    let mut all = (0..edge.settings.router.shards()).map(|_| edge.next_shard());
+    let free = hinted_home(edge, unread).filter(is_free).or_else(|| all.find(is_free));
+    free.unwrap_or_else(|| edge.next_shard())
 }
 
 fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {

@@ -1,4 +1,4 @@
-//! Channels that somebody at the edge watches: the members, then every change, in order.
+//! Watched channels: a snapshot of the members, then every change, in order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::Edge;
-use super::links::{Links, Question, wake};
+use super::client::{EdgeClient, PendingCall, wake};
 use crate::ids::{ChannelKey, ShardId};
 use crate::session::Feed;
 use crate::shard::{Command, HomeChannelId, MemberView, MembersFor, PresenceTick};
 
-/// Events that wait for one watcher. When there are more it starts over with the present set.
+/// Events queued for one watcher. Above it they are dropped and replaced by a snapshot.
 const EVENTS_MAX: usize = 4096;
 
-/// What a watcher is sent.
+/// An event of a watch.
 pub enum WatchItem {
-    /// The whole set; whatever came before is superseded.
+    /// A snapshot; it supersedes all earlier events.
     Members(Vec<MemberView>),
     Changes(Arc<PresenceTick>),
 }
 
-/// The watched channels, under the numbers owners know them by.
+/// The watched channels, by the slot in the [`HomeChannelId`] that owners send to.
 #[derive(Default)]
 pub struct WatchedChannels {
     by_number: HashMap<u32, Watched>,
@@ -39,15 +39,15 @@ struct Watched {
 /// One watcher's queue.
 pub struct Watcher {
     items: RefCell<VecDeque<WatchItem>>,
-    /// Items were lost; only a whole set makes sense now.
-    overrun: Cell<bool>,
+    /// Events were dropped; changes are ignored until the next snapshot.
+    lagged: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Watcher {
     fn new() -> Self {
-        // Nothing makes sense before the first whole set.
-        Watcher { items: RefCell::default(), overrun: Cell::new(true), waker: RefCell::default() }
+        // Changes before the first snapshot are ignored.
+        Watcher { items: RefCell::default(), lagged: Cell::new(true), waker: RefCell::default() }
     }
 
     pub fn push(&self, item: WatchItem) {
@@ -55,12 +55,12 @@ impl Watcher {
         match &item {
             WatchItem::Members(_) => {
                 items.clear();
-                self.overrun.set(false);
+                self.lagged.set(false);
             }
-            WatchItem::Changes(_) if self.overrun.get() => return,
+            WatchItem::Changes(_) if self.lagged.get() => return,
             WatchItem::Changes(_) if items.len() >= EVENTS_MAX => {
                 items.clear();
-                self.overrun.set(true);
+                self.lagged.set(true);
                 return wake(&self.waker);
             }
             WatchItem::Changes(_) => {}
@@ -70,30 +70,30 @@ impl Watcher {
     }
 }
 
-/// A watcher's end of a watch; the watch ends with it.
+/// A running watch; it ends when dropped.
 pub struct Watch {
     edge: Rc<Edge>,
     channel: u32,
     watcher: Rc<Watcher>,
 }
 
-/// What comes next in a watch.
+/// The next event of a watch.
 pub enum Next {
     Item(WatchItem),
-    /// Items were lost and the set was asked for again.
+    /// Events were dropped; a snapshot follows.
     Restarted,
 }
 
 impl Watch {
-    /// Waits for the next item.
+    /// Waits for the next event.
     pub async fn next(&mut self) -> Next {
         let watcher = Rc::clone(&self.watcher);
-        let was_overrun = watcher.overrun.get();
+        let had_lagged = watcher.lagged.get();
         let item = poll_fn(|cx| {
             if let Some(item) = watcher.items.borrow_mut().pop_front() {
                 return Poll::Ready(Some(item));
             }
-            if watcher.overrun.get() && !was_overrun {
+            if watcher.lagged.get() && !had_lagged {
                 return Poll::Ready(None);
             }
             *watcher.waker.borrow_mut() = Some(cx.waker().clone());
@@ -102,7 +102,7 @@ impl Watch {
         match item.await {
             Some(item) => Next::Item(item),
             None => {
-                self.edge.links.ask_set(self.channel, &self.watcher);
+                self.edge.client.request_snapshot(self.channel, &self.watcher);
                 Next::Restarted
             }
         }
@@ -111,13 +111,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.edge.links.unwatch(self.channel, &self.watcher);
+        self.edge.client.unwatch(self.channel, &self.watcher);
     }
 }
 
-impl Links {
-    /// Tells the watchers of a channel.
-    pub fn tell(&self, channel: HomeChannelId, item: impl Fn() -> WatchItem) {
+impl EdgeClient {
+    /// Queues an event for every watcher of a channel.
+    pub fn notify(&self, channel: HomeChannelId, item: impl Fn() -> WatchItem) {
         if let Some(watched) = self.watched.borrow().by_number.get(&channel.slot) {
             for watcher in &watched.watchers {
                 watcher.push(item());
@@ -145,15 +145,15 @@ impl Links {
         (number, watcher)
     }
 
-    /// Asks for the whole set on behalf of one watcher; it comes in order with the changes.
-    fn ask_set(&self, channel: u32, watcher: &Rc<Watcher>) {
+    /// Requests a snapshot for one watcher; it arrives in order with the changes.
+    fn request_snapshot(&self, channel: u32, watcher: &Rc<Watcher>) {
         let watched = self.watched.borrow();
         let Some(Watched { owner, key, .. }) = watched.by_number.get(&channel) else { return };
         let (owner, key) = (*owner, Arc::clone(key));
         drop(watched);
         let number = self.number();
-        let question = Rc::new(Question::Watcher(Rc::clone(watcher)));
-        self.questions.borrow_mut().insert(number, question);
+        let call = Rc::new(PendingCall::Watcher(Rc::clone(watcher)));
+        self.pending.borrow_mut().insert(number, call);
         let command = Command::Members { to: MembersFor::Request(number) };
         self.send(owner, self.command(key, command));
     }
@@ -172,9 +172,9 @@ impl Links {
     }
 }
 
-/// Begins to watch a channel: its members, then every change.
+/// Starts to watch a channel.
 pub fn watch(edge: &Rc<Edge>, channel: Arc<ChannelKey>, owner: ShardId) -> Watch {
-    let (number, watcher) = edge.links.subscribe(channel, owner);
-    edge.links.ask_set(number, &watcher);
+    let (number, watcher) = edge.client.subscribe(channel, owner);
+    edge.client.request_snapshot(number, &watcher);
     Watch { edge: Rc::clone(edge), channel: number, watcher }
 }

@@ -133,7 +133,7 @@ impl TurnLoop {
     pub fn new(parts: ShardParts) -> io::Result<Self> {
         let shards = parts.mailboxes.peers() - 1;
         let mut ring = Ring::new()?;
-        ring.poll_wake(parts.mailboxes.station().event())?;
+        ring.poll_wake(parts.mailboxes.endpoint().event())?;
         let mut turns = TurnLoop {
             shard: parts.shard,
             ring,
@@ -198,7 +198,7 @@ impl TurnLoop {
 
     fn turn(&mut self) -> io::Result<Activity> {
         let now = self.clock.now();
-        self.mailboxes.station().count_turn();
+        self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
         self.begin(now)?;
         let arrived = self.shard.has_room() && self.take_arrived(now)?;
@@ -221,14 +221,14 @@ impl TurnLoop {
     }
 
     fn begin(&mut self, now: Now) -> io::Result<()> {
-        let stations = self.mailboxes.stations();
-        for (load, station) in self.loads.iter_mut().zip(stations.iter()) {
-            *load = station.connections.load(Ordering::Relaxed);
+        let endpoints = self.mailboxes.endpoints();
+        for (load, endpoint) in self.loads.iter_mut().zip(endpoints.iter()) {
+            *load = endpoint.connections.load(Ordering::Relaxed);
         }
         let count = self.shard.connection_count() as u32;
-        let station = self.mailboxes.station();
-        station.connections.store(count, Ordering::Relaxed);
-        station.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
+        let endpoint = self.mailboxes.endpoint();
+        endpoint.connections.store(count, Ordering::Relaxed);
+        endpoint.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
         self.drain_effects(now)?;
@@ -272,8 +272,8 @@ impl TurnLoop {
             Operation::Receive => self.take_received(now, completion, Arrival::Fresh),
             Operation::Writable => self.take_writable(now, completion),
             Operation::Wake => {
-                self.mailboxes.station().clear_event();
-                self.ring.poll_wake(self.mailboxes.station().event())
+                self.mailboxes.endpoint().clear_event();
+                self.ring.poll_wake(self.mailboxes.endpoint().event())
             }
             Operation::Send => {
                 self.take_send_result(completion);
@@ -455,13 +455,13 @@ impl TurnLoop {
     fn sleep(&mut self) -> io::Result<()> {
         let now = self.clock.now();
         let timeout = self.sleep_time(now);
-        self.mailboxes.station().set_sleeping();
+        self.mailboxes.endpoint().set_sleeping();
         let awaited = self.mailboxes.is_empty()
             && !self.ring.has_completions()
             && self.control.is_empty()
             && !timeout.is_zero();
         let slept = if awaited { self.ring.wait(timeout) } else { Ok(()) };
-        self.mailboxes.station().set_awake();
+        self.mailboxes.endpoint().set_awake();
         slept
     }
 

@@ -1,9 +1,9 @@
 //! Receiving: who is read in a pass, how much, and who waits.
 //!
 //! Whoever begins to send faster than it is read may take common buffers, as many as one burst
-//! fills; from then on it holds one buffer of the eager pool at most. Whoever found no buffer is
-//! first to have the next one. So, however many flood a shard, a polite connection is read within a
-//! few passes, and a pass reads no more than a bounded number of bytes.
+//! fills; from then on it holds one buffer of the throttled pool at most. Whoever found no buffer
+//! is first to have the next one. So, however many flood a shard, a polite connection is read
+//! within a few passes, and a pass reads no more than a bounded number of bytes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,7 +31,7 @@ pub(super) struct Unarmed {
     /// There was no common buffer for what they had sent.
     starved: VecDeque<ConnId>,
     /// They send faster than they are read.
-    eager: VecDeque<ConnId>,
+    throttled: VecDeque<ConnId>,
     others: VecDeque<ConnId>,
 }
 
@@ -42,14 +42,14 @@ impl Unarmed {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.starved.is_empty() && self.eager.is_empty() && self.others.is_empty()
+        self.starved.is_empty() && self.throttled.is_empty() && self.others.is_empty()
     }
 
     /// Those who receive one buffer at a time.
     fn queue(&mut self, pool: Pool) -> &mut VecDeque<ConnId> {
         match pool {
             Pool::Common => &mut self.starved,
-            Pool::Eager => &mut self.eager,
+            Pool::Throttled => &mut self.throttled,
         }
     }
 }
@@ -94,8 +94,8 @@ impl TurnLoop {
         let is_over = socket.share_left(self.pass, self.share) < bytes;
         let is_over = is_over || is_too_much(bytes, self.read_bytes);
         if congested || socket.must_wait(arrival, self.pass) || is_over {
-            let is_first = socket.put_off(arrival, self.pass);
-            socket.eager |= is_over;
+            let is_first = socket.defer(arrival, self.pass);
+            socket.throttled |= is_over;
             self.deferred.push_back(completion);
             // What else it sends stays in the kernel until this has been read.
             let armed = completion.more && is_first;
@@ -130,10 +130,10 @@ impl TurnLoop {
         if !self.shard.waits_for_turn(id) {
             return Ok(());
         }
-        let Some(socket) = self.sockets.get_mut(id).filter(|socket| !socket.eager) else {
+        let Some(socket) = self.sockets.get_mut(id).filter(|socket| !socket.throttled) else {
             return Ok(());
         };
-        socket.eager = true;
+        socket.throttled = true;
         self.ring.cancel(token(Operation::Receive, id))
     }
 
@@ -151,8 +151,8 @@ impl TurnLoop {
         socket.ended |= result == 0 || socket.failed;
         match socket.stage {
             Stage::Detaching => self.finish_detach(now, id)?,
-            _ if !socket.ended => match (socket.eager, out_of_buffers) {
-                (true, _) => self.unarmed.queue(Pool::Eager).push_back(id),
+            _ if !socket.ended => match (socket.throttled, out_of_buffers) {
+                (true, _) => self.unarmed.queue(Pool::Throttled).push_back(id),
                 (false, true) => self.unarmed.queue(Pool::Common).push_back(id),
                 (false, false) => self.unarmed.push(id),
             },

@@ -4,7 +4,6 @@
 use super::Home;
 use super::connection::{Listener, Transport};
 use super::connections::ActiveConnection;
-use crate::error::Disconnect;
 use crate::ids::ConnId;
 use crate::shard::context::ShardContext;
 use crate::wire::http::HeadError;
@@ -69,7 +68,7 @@ impl Home {
             self.drain.stage = Stage::Ended;
             let ids: Vec<ConnId> = self.connections.ids().collect();
             for id in ids {
-                self.with(cx, id, |home, cx, conn| home.refuse_stopping(cx, conn));
+                self.with(cx, id, |home, cx, conn| home.refuse(cx, conn, HeadError::ShuttingDown));
             }
         }
     }
@@ -77,18 +76,24 @@ impl Home {
     /// A connection that arrives after the sessions have ended is refused.
     pub(super) fn refuse_if_drained(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         if self.drain.stage == Stage::Ended {
-            self.refuse_stopping(cx, conn);
+            self.refuse(cx, conn, HeadError::ShuttingDown);
         }
     }
 
-    /// A connection that moves is answered where it arrives.
-    fn refuse_stopping(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
+    /// Ends a connection for a reason of the server, in the protocol that it speaks. One that moves
+    /// is answered where it arrives.
+    pub(super) fn refuse(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        error: HeadError,
+    ) {
         match conn.warm.transport {
             _ if !conn.is_open() => {}
             Transport::Http | Transport::Proxied(Listener::Http) => {
-                self.refuse_head(cx, conn, HeadError::ShuttingDown);
+                self.refuse_head(cx, conn, error);
             }
-            _ => self.disconnect(cx, conn, Disconnect::Shutdown),
+            _ => self.disconnect(cx, conn, error.into()),
         }
     }
 }

@@ -8,10 +8,12 @@ use super::connections::ActiveConnection;
 use super::send_queue::SendQueue;
 use super::write_order::Due;
 use crate::auth::Origin;
+use crate::counters::Dropped;
 use crate::ids::{ConnId, Moment, ShardId};
 use crate::session::{Framing, Input, RateHint, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
+use crate::wire::http::HeadError;
 
 /// A hand-off in progress.
 #[derive(Debug)]
@@ -111,9 +113,10 @@ impl Home {
         Ok(())
     }
 
-    /// A connection arrives from another shard, with what it has sent and not been answered.
+    /// A connection arrives from another shard, with what it has sent and not been answered. A full
+    /// shard answers it and closes it.
     pub fn adopt(&mut self, cx: &mut ShardContext, handoff: Handoff) {
-        let now_ms = cx.now.mono_ms;
+        let (now_ms, is_full) = (cx.now.mono_ms, self.is_full(cx));
         let Handoff { transport, session, auth, .. } = handoff;
         let mut connection = Connection::new(transport, session, now_ms, auth);
         connection.queue = handoff.unsent;
@@ -123,9 +126,13 @@ impl Home {
         connection.flags.max_message_hint = handoff.max_message_hint;
         connection.flags.origin = handoff.origin;
         let id = self.insert(cx, connection);
-        cx.counters.adopted += 1;
         cx.outbox.effect(Effect::Attach { conn: id, socket: handoff.socket });
         self.with(cx, id, |home, cx, conn| {
+            if is_full {
+                cx.counters.drop(Dropped::ConnectionLimit);
+                return home.refuse(cx, conn, HeadError::ConnectionLimit);
+            }
+            cx.counters.adopted += 1;
             home.begin_adopted(cx, conn, handoff.pending, handoff.unread);
         });
     }

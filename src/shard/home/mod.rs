@@ -137,7 +137,7 @@ impl Home {
         transport: Transport,
         session: Session,
     ) -> Option<ConnId> {
-        if self.connections.len() >= cx.limits().connections_per_shard_max as usize {
+        if self.is_full(cx) {
             return None;
         }
         cx.counters.accepted += 1;
@@ -145,6 +145,11 @@ impl Home {
         let auth = AuthState::Pending { since };
         let connection = Connection::new(transport, session, cx.now.mono_ms, auth);
         Some(self.insert(cx, connection))
+    }
+
+    /// True at the limit of connections.
+    fn is_full(&self, cx: &ShardContext) -> bool {
+        self.connections.len() >= cx.limits().connections_per_shard_max as usize
     }
 
     fn insert(&mut self, cx: &mut ShardContext, connection: Connection) -> ConnId {

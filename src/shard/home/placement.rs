@@ -6,6 +6,7 @@ use super::Home;
 use super::connections::ActiveConnection;
 use crate::counters::Dropped;
 use crate::ids::{ChannelKey, ShardId};
+use crate::limits::Limits;
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{ChannelLoad, Envelope};
 
@@ -42,11 +43,14 @@ impl Placement {
         }
     }
 
-    /// True when a shard has more connections than the mean of all shards allows.
-    fn is_overloaded(&self, shard: ShardId, percent: u32) -> bool {
+    /// True when a shard has reached its limit of connections, or has more than the mean of all
+    /// shards allows.
+    fn is_overloaded(&self, shard: ShardId, limits: &Limits) -> bool {
         const SLACK: u64 = 64;
         let all: u64 = self.loads.iter().map(|&load| u64::from(load)).sum();
-        let most = (all / self.loads.len() as u64 + SLACK) * (100 + u64::from(percent)) / 100;
+        let percent = u64::from(limits.home_overload_percent);
+        let most = (all / self.loads.len() as u64 + SLACK) * (100 + percent) / 100;
+        let most = most.min(u64::from(limits.connections_per_shard_max));
         self.loads.get(shard.index()).is_some_and(|&load| u64::from(load) >= most)
     }
 }
@@ -71,10 +75,9 @@ impl Home {
 
     /// Whether a connection whose channel has this owner and hash should leave this shard.
     pub(super) fn should_move(&self, cx: &mut ShardContext, owner: ShardId, hash: u64) -> bool {
-        let percent = cx.limits().home_overload_percent;
         if owner == cx.id
             || self.placement.hot.contains(&hash)
-            || self.placement.is_overloaded(owner, percent)
+            || self.placement.is_overloaded(owner, cx.limits())
         {
             return false;
         }

@@ -1,10 +1,11 @@
-//! The edge's conversations with shards: envelopes both ways, questions and their answers.
+//! The edge's side of the mesh: envelopes in both directions, calls to shards and their answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::shard::{
 /// How long a shard may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a question is answered with.
+/// The answer to a call.
 pub enum Answer {
     Counters(Box<Counters>),
     Members(Vec<MemberView>),
@@ -30,36 +31,36 @@ pub enum Answer {
     Polled(PollOutcome),
 }
 
-/// A shard did not answer in time, or there was no room to ask.
+/// A shard did not answer in time, or its mailbox is full.
 #[derive(Debug)]
-pub struct NoAnswer;
+pub struct Unavailable;
 
-pub struct Links {
+/// Calls shards over the edge's mailboxes.
+pub struct EdgeClient {
     mailboxes: RefCell<Mailboxes>,
-    /// Envelopes that found no room, by shard; sent before any other. Questions are refused
-    /// instead, so what waits is bounded by the watched channels and the sessions that nobody
-    /// waited for.
-    waiting: RefCell<Vec<VecDeque<Envelope>>>,
-    pub(super) questions: RefCell<HashMap<u64, Rc<Question>>>,
+    /// Envelopes for full mailboxes, by shard; sent before any other. Calls are refused instead, so
+    /// the number of watched channels and of abandoned sessions bounds the backlog.
+    backlog: RefCell<Vec<VecDeque<Envelope>>>,
+    pub(super) pending: RefCell<HashMap<u64, Rc<PendingCall>>>,
     pub(super) watched: RefCell<WatchedChannels>,
     next_number: Cell<u64>,
 }
 
-/// Somebody who waits for an answer, or a watcher that asked for the set.
-pub enum Question {
+/// A caller that waits for an answer, or a watcher that waits for a snapshot.
+pub enum PendingCall {
     Once { answer: RefCell<Option<Answer>>, waker: RefCell<Option<Waker>> },
     Watcher(Rc<Watcher>),
 }
 
-/// A question that is taken back when nobody waits for its answer any more.
-struct Asked<'l> {
-    links: &'l Links,
+/// Removes a pending call when its caller stops waiting.
+struct PendingGuard<'c> {
+    client: &'c EdgeClient,
     number: u64,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
-        self.links.questions.borrow_mut().remove(&self.number);
+        self.client.pending.borrow_mut().remove(&self.number);
     }
 }
 
@@ -69,23 +70,23 @@ pub fn wake(waker: &RefCell<Option<Waker>>) {
     }
 }
 
-impl Links {
+impl EdgeClient {
     pub fn new(mailboxes: Mailboxes) -> Self {
         let peers = mailboxes.peers();
-        Links {
+        EdgeClient {
             mailboxes: RefCell::new(mailboxes),
-            waiting: RefCell::new((0..peers).map(|_| VecDeque::new()).collect()),
-            questions: RefCell::default(),
+            backlog: RefCell::new((0..peers).map(|_| VecDeque::new()).collect()),
+            pending: RefCell::default(),
             watched: RefCell::default(),
             next_number: Cell::new(1),
         }
     }
 
-    /// Moves envelopes both ways. Returns the connections that arrived.
+    /// Sends the backlog and takes what has arrived. Returns the connections among it.
     pub fn pump(&self) -> Vec<Handoff> {
         let mut handoffs = Vec::new();
-        self.mailboxes.borrow().station().count_turn();
-        self.send_waiting();
+        self.mailboxes.borrow().endpoint().count_turn();
+        self.send_backlog();
         let peers = self.mailboxes.borrow().peers();
         for peer in 0..peers {
             loop {
@@ -101,21 +102,21 @@ impl Links {
         handoffs
     }
 
-    /// Waits until somebody wakes the edge or has put something into a mailbox.
+    /// Waits until the edge is woken, or an envelope arrives.
     pub async fn woken(&self, has_work: impl Fn() -> bool) {
         let mut registered = false;
         poll_fn(|cx| {
             let mailboxes = self.mailboxes.borrow();
             if registered {
-                mailboxes.station().set_awake();
+                mailboxes.endpoint().set_awake();
                 return Poll::Ready(());
             }
             registered = true;
-            mailboxes.station().task.register(cx.waker());
-            mailboxes.station().set_sleeping();
-            let waits = self.waiting.borrow().iter().any(|waiting| !waiting.is_empty());
-            if !mailboxes.is_empty() || has_work() || waits {
-                mailboxes.station().set_awake();
+            mailboxes.endpoint().task.register(cx.waker());
+            mailboxes.endpoint().set_sleeping();
+            let has_backlog = self.backlog.borrow().iter().any(|backlog| !backlog.is_empty());
+            if !mailboxes.is_empty() || has_work() || has_backlog {
+                mailboxes.endpoint().set_awake();
                 cx.waker().wake_by_ref();
             }
             Poll::Pending
@@ -123,60 +124,60 @@ impl Links {
         .await;
     }
 
-    /// Asks one shard for its counters.
-    pub async fn counters(&self, shard: ShardId) -> Result<Counters, NoAnswer> {
+    /// Gets the counters of one shard.
+    pub async fn counters(&self, shard: ShardId) -> Result<Counters, Unavailable> {
         let from = self.me();
-        let question = |request| Envelope::Inspect { from, request };
-        match self.ask(shard, ANSWER_WITHIN, question).await? {
+        let envelope = |request| Envelope::Inspect { from, request };
+        match self.request(shard, ANSWER_WITHIN, envelope).await? {
             Answer::Counters(counters) => Ok(*counters),
-            _ => Err(NoAnswer),
+            _ => Err(Unavailable),
         }
     }
 
-    /// Asks the owner of a channel for its members.
+    /// Gets the members of a channel from its owner.
     pub async fn members(
         &self,
         owner: ShardId,
         channel: Arc<ChannelKey>,
-    ) -> Result<Vec<MemberView>, NoAnswer> {
-        let question =
+    ) -> Result<Vec<MemberView>, Unavailable> {
+        let envelope =
             |request| self.command(channel, Command::Members { to: MembersFor::Request(request) });
-        match self.ask(owner, ANSWER_WITHIN, question).await? {
+        match self.request(owner, ANSWER_WITHIN, envelope).await? {
             Answer::Members(members) => Ok(members),
-            _ => Err(NoAnswer),
+            _ => Err(Unavailable),
         }
     }
 
-    /// Asks the owner of a channel to do something with it.
-    pub async fn order(
+    /// Has the owner of a channel execute a command.
+    pub async fn call(
         &self,
         owner: ShardId,
         channel: Arc<ChannelKey>,
         command: impl FnOnce(ReplyTo) -> Command,
-    ) -> Result<session::Answer, NoAnswer> {
-        let question = |number| self.command(channel, command(ReplyTo::Edge(number)));
-        match self.ask(owner, ANSWER_WITHIN, question).await? {
+    ) -> Result<session::Answer, Unavailable> {
+        let envelope = |number| self.command(channel, command(ReplyTo::Edge(number)));
+        match self.request(owner, ANSWER_WITHIN, envelope).await? {
             Answer::Channel(answer) => Ok(answer),
-            _ => Err(NoAnswer),
+            _ => Err(Unavailable),
         }
     }
 
-    /// Asks a shard on behalf of a long-polling client.
+    /// Forwards a request of a long-polling client to the shard that holds its session.
     pub async fn poll(
         &self,
         shard: ShardId,
         within: Duration,
-        ask: PollRequest,
-    ) -> Result<PollOutcome, NoAnswer> {
+        request: PollRequest,
+    ) -> Result<PollOutcome, Unavailable> {
         let from = self.me();
-        let question = |number| Envelope::Poll { from, number, request: ask };
-        match self.ask(shard, within, question).await? {
+        let envelope = |number| Envelope::Poll { from, number, request };
+        match self.request(shard, within, envelope).await? {
             Answer::Polled(outcome) => Ok(outcome),
-            _ => Err(NoAnswer),
+            _ => Err(Unavailable),
         }
     }
 
-    /// A number that was not given out before.
+    /// A number that is unique in this process.
     pub fn number(&self) -> u64 {
         let number = self.next_number.get();
         self.next_number.set(number + 1);
@@ -187,33 +188,38 @@ impl Links {
         Envelope::Command { from: self.me(), channel, command }
     }
 
-    /// Sends what must arrive; it waits here while there is no room.
+    /// Sends an envelope that must arrive: when the mailbox is full it joins the backlog.
     pub(super) fn send(&self, to: ShardId, envelope: Envelope) {
-        self.waiting.borrow_mut()[to.index()].push_back(envelope);
-        self.send_waiting();
+        self.backlog.borrow_mut()[to.index()].push_back(envelope);
+        self.send_backlog();
         self.mailboxes.borrow_mut().wake_touched();
+    }
+
+    /// Connections that a shard held at the beginning of its last turn.
+    pub fn connections_of(&self, shard: ShardId) -> u32 {
+        self.mailboxes.borrow().endpoints()[shard.index()].connections.load(Ordering::Relaxed)
     }
 
     fn me(&self) -> ShardId {
         ShardId((self.mailboxes.borrow().peers() - 1) as u16)
     }
 
-    /// Waits for the answer to a question. A shard that does not keep up is not asked: whoever asks
-    /// can try again, and knows that nothing was done.
-    async fn ask(
+    /// Sends a request and waits for its answer. When the mailbox is full nothing is sent: the
+    /// caller can retry, and knows that nothing was done.
+    async fn request(
         &self,
         shard: ShardId,
         within: Duration,
         envelope: impl FnOnce(u64) -> Envelope,
-    ) -> Result<Answer, NoAnswer> {
+    ) -> Result<Answer, Unavailable> {
         let number = self.number();
-        let question =
-            Rc::new(Question::Once { answer: RefCell::default(), waker: RefCell::default() });
-        self.questions.borrow_mut().insert(number, Rc::clone(&question));
-        let _asked = Asked { links: self, number };
+        let call =
+            Rc::new(PendingCall::Once { answer: RefCell::default(), waker: RefCell::default() });
+        self.pending.borrow_mut().insert(number, Rc::clone(&call));
+        let _guard = PendingGuard { client: self, number };
         self.try_send(shard, envelope(number))?;
         let answered = poll_fn(|cx| {
-            let Question::Once { answer, waker } = &*question else { return Poll::Pending };
+            let PendingCall::Once { answer, waker } = &*call else { return Poll::Pending };
             if let Some(answer) = answer.borrow_mut().take() {
                 return Poll::Ready(Ok(answer));
             }
@@ -222,28 +228,28 @@ impl Links {
         });
         let late = async {
             glommio::timer::sleep(within).await;
-            Err(NoAnswer)
+            Err(Unavailable)
         };
         future::or(answered, late).await
     }
 
-    /// Sends unless there is no room.
-    pub(super) fn try_send(&self, to: ShardId, envelope: Envelope) -> Result<(), NoAnswer> {
-        if !self.waiting.borrow()[to.index()].is_empty() {
-            return Err(NoAnswer);
+    /// Sends an envelope, unless the mailbox is full or has a backlog.
+    pub(super) fn try_send(&self, to: ShardId, envelope: Envelope) -> Result<(), Unavailable> {
+        if !self.backlog.borrow()[to.index()].is_empty() {
+            return Err(Unavailable);
         }
         let mut mailboxes = self.mailboxes.borrow_mut();
-        mailboxes.post(to, envelope).map_err(|_| NoAnswer)?;
+        mailboxes.post(to, envelope).map_err(|_| Unavailable)?;
         mailboxes.wake_touched();
         Ok(())
     }
 
-    fn send_waiting(&self) {
+    fn send_backlog(&self) {
         let mut mailboxes = self.mailboxes.borrow_mut();
-        for (to, waiting) in self.waiting.borrow_mut().iter_mut().enumerate() {
-            while let Some(envelope) = waiting.pop_front() {
+        for (to, backlog) in self.backlog.borrow_mut().iter_mut().enumerate() {
+            while let Some(envelope) = backlog.pop_front() {
                 if let Err(envelope) = mailboxes.post(ShardId(to as u16), envelope) {
-                    waiting.push_front(envelope);
+                    backlog.push_front(envelope);
                     break;
                 }
             }
@@ -259,11 +265,11 @@ impl Links {
                 self.answer(request, Answer::Members(members));
             }
             Envelope::Members { to: MembersFor::Watcher(channel), members } => {
-                self.tell(channel, || WatchItem::Members(members.clone()));
+                self.notify(channel, || WatchItem::Members(members.clone()));
             }
             Envelope::Presence { to, tick, .. } => {
                 if !tick.changes.is_empty() {
-                    self.tell(to, || WatchItem::Changes(Arc::clone(&tick)));
+                    self.notify(to, || WatchItem::Changes(Arc::clone(&tick)));
                 }
             }
             Envelope::Answer { to: ReplyTo::Edge(number), answer, .. } => {
@@ -273,30 +279,30 @@ impl Links {
                 let unclaimed = self.answer(number, Answer::Polled(outcome));
                 if let Some(Answer::Polled(PollOutcome::Connected { session, .. })) = unclaimed {
                     let (from, number) = (self.me(), self.number());
-                    let ask = PollRequest::Disconnect { session };
-                    self.send(session.shard, Envelope::Poll { from, number, request: ask });
+                    let request = PollRequest::Disconnect { session };
+                    self.send(session.shard, Envelope::Poll { from, number, request });
                 }
             }
             other => debug_assert!(false, "the edge was sent {other:?}"),
         }
     }
 
-    /// Hands an answer to whoever asked; gives it back when nobody waits for it any more.
+    /// Completes a pending call; returns the answer when its caller has stopped waiting.
     fn answer(&self, number: u64, given: Answer) -> Option<Answer> {
-        let Some(question) = self.questions.borrow_mut().remove(&number) else {
+        let Some(call) = self.pending.borrow_mut().remove(&number) else {
             return Some(given);
         };
-        match (&*question, given) {
-            (Question::Once { answer, waker }, given) => {
+        match (&*call, given) {
+            (PendingCall::Once { answer, waker }, given) => {
                 *answer.borrow_mut() = Some(given);
                 wake(waker);
                 None
             }
-            (Question::Watcher(watcher), Answer::Members(members)) => {
+            (PendingCall::Watcher(watcher), Answer::Members(members)) => {
                 watcher.push(WatchItem::Members(members));
                 None
             }
-            (Question::Watcher(_), given) => Some(given),
+            (PendingCall::Watcher(_), given) => Some(given),
         }
     }
 }
@@ -311,10 +317,10 @@ mod tests {
     const SHARD: ShardId = ShardId(0);
     const EDGE: usize = 1;
 
-    /// The edge's links, and the mailboxes of the one shard, with room for one envelope each way.
-    fn links() -> (Links, Mailboxes) {
+    /// The edge's client, and the mailboxes of the one shard, of one envelope each.
+    fn client() -> (EdgeClient, Mailboxes) {
         let (_, mut ends) = mesh::build(2, 1).unwrap();
-        let edge = Links::new(ends.pop().unwrap());
+        let edge = EdgeClient::new(ends.pop().unwrap());
         (edge, ends.pop().unwrap())
     }
 
@@ -323,40 +329,40 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_without_room_is_not_asked() {
-        let (links, mut shard) = links();
-        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 0 });
-        let asked = future::block_on(links.counters(SHARD));
-        assert!(asked.is_err(), "at once: there is no timer here");
-        links.send(SHARD, Envelope::Inspect { from: links.me(), request: 1 });
+    fn a_call_to_a_full_mailbox_is_refused() {
+        let (client, mut shard) = client();
+        client.send(SHARD, Envelope::Inspect { from: client.me(), request: 0 });
+        let called = future::block_on(client.counters(SHARD));
+        assert!(called.is_err(), "at once: there is no timer here");
+        client.send(SHARD, Envelope::Inspect { from: client.me(), request: 1 });
         assert!(shard.take(EDGE).is_some());
-        let asked = links.try_send(SHARD, Envelope::Inspect { from: links.me(), request: 2 });
-        assert!(asked.is_err(), "what waits goes first");
-        links.pump();
+        let sent = client.try_send(SHARD, Envelope::Inspect { from: client.me(), request: 2 });
+        assert!(sent.is_err(), "the backlog goes first");
+        client.pump();
         assert!(matches!(shard.take(EDGE), Some(Envelope::Inspect { request: 1, .. })));
-        assert!(links.questions.borrow().is_empty());
+        assert!(client.pending.borrow().is_empty());
     }
 
     #[test]
-    fn an_answer_finds_who_asked_and_a_question_ends_with_who_asked() {
-        let (links, mut shard) = links();
+    fn an_answer_completes_its_call_and_a_dropped_call_is_removed() {
+        let (client, mut shard) = client();
         let conversation = async {
-            let asking =
-                links.poll(SHARD, ANSWER_WITHIN, PollRequest::Receive { session: session() });
+            let calling =
+                client.poll(SHARD, ANSWER_WITHIN, PollRequest::Receive { session: session() });
             let answering = async {
                 let Some(Envelope::Poll { number, .. }) = shard.take(EDGE) else { panic!("none") };
                 let polled = Envelope::Polled { number, outcome: PollOutcome::Gone };
                 shard.post(ShardId(EDGE as u16), polled).unwrap();
-                links.pump();
+                client.pump();
                 future::pending().await
             };
-            let outcome = future::or(asking, answering).await;
+            let outcome = future::or(calling, answering).await;
             assert!(matches!(outcome, Ok(PollOutcome::Gone)), "{outcome:?}");
-            let asking = links.counters(SHARD);
-            let gone = async { Err(NoAnswer) };
-            assert!(future::or(asking, gone).await.is_err());
-            assert!(links.questions.borrow().is_empty(), "nobody asks any more");
-            let late = links.poll(
+            let calling = client.counters(SHARD);
+            let gone = async { Err(Unavailable) };
+            assert!(future::or(calling, gone).await.is_err());
+            assert!(client.pending.borrow().is_empty(), "no call is pending");
+            let late = client.poll(
                 SHARD,
                 Duration::from_millis(1),
                 PollRequest::Connect { bytes: Vec::new() },
@@ -368,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_nobody_waited_for_is_ended() {
-        let (links, mut shard) = links();
+    fn an_abandoned_session_is_ended() {
+        let (client, mut shard) = client();
         let outcome = PollOutcome::Connected { session: session(), bytes: Vec::new() };
         let polled = Envelope::Polled { number: 7, outcome };
         shard.post(ShardId(EDGE as u16), polled).unwrap();
-        links.pump();
+        client.pump();
         let sent = shard.take(EDGE);
         let Some(Envelope::Poll { request: PollRequest::Disconnect { session: ended }, .. }) = sent
         else {
