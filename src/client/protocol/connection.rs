@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// From now on this much of what arrives is read.
+    /// Sets how much of what arrives is read.
     pub fn set_look(&mut self, look: Look) {
         self.look = look;
     }
@@ -164,7 +164,7 @@ impl Connection {
         self.skipping
     }
 
-    /// Up to so many bytes were dropped, or can be; returns how many.
+    /// Counts up to `bytes` of [`Connection::skipping`] as dropped; returns how many.
     pub fn skipped(&mut self, bytes: usize) -> usize {
         let skipped = self.skipping.min(bytes);
         self.skipping -= skipped;
