@@ -13,7 +13,7 @@ use headcount::bench::client::Transport;
 use headcount::bench::compare::{Verdict, compare};
 use headcount::bench::options::{
     ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Leave, MixedOptions,
-    PresenceOptions, Scenario, Span, Spread,
+    PresenceOptions, PublishForm, Publishing, Scenario, Span, Spread, WindowCounts,
 };
 use headcount::bench::scenarios::{self, Server};
 use headcount::bench::{Addresses, BenchError, FloodKind, Metric, Progress, Report, Wait, plot};
@@ -426,6 +426,71 @@ fn what_a_bad_foony_server_does_is_counted() {
         let report = run_foony(Scenario::Fanout(fanout()), fault).unwrap();
         assert!(metric(&report, expected) >= count, "{fault:?}: {}", report.table());
     }
+}
+
+fn published(options: &FanoutOptions, fault: fake_foony::Fault) -> f64 {
+    let options = FanoutOptions { warm_up: Span(Duration::ZERO), ..options.clone() };
+    let report = run_foony(Scenario::Fanout(options), fault).unwrap();
+    metric(&report, Metric::PublishesPerS) * DURATION.0.as_secs_f64()
+}
+
+#[test]
+fn a_window_counts_deliveries_unless_it_is_to_count_acknowledgements() {
+    use fake_foony::Fault::AcknowledgesOnly;
+    for publishers in [1, 3] {
+        let options = FanoutOptions { publishers, window: 7, ..fanout() };
+        let sent = published(&options, AcknowledgesOnly);
+        assert!((sent - 7.0 * publishers as f64).abs() < 1.0, "{sent}");
+    }
+    let publishing = Publishing { window_counts: WindowCounts::Acks, ..fanout().publishing };
+    let of_acks = FanoutOptions { publishing, ..fanout() };
+    let sent = published(&of_acks, AcknowledgesOnly);
+    assert!(sent > 100.0, "{sent}");
+    let recorded = serde_json::to_value(Scenario::Fanout(of_acks)).unwrap();
+    assert_eq!(recorded["options"]["window_counts"], "acks");
+    let on_the_sync_wire = FanoutOptions { publishing, dialect: Dialect::Sync, ..fanout() };
+    let refused = run(Scenario::Fanout(on_the_sync_wire), Fault::None);
+    assert!(matches!(refused, Err(BenchError::Options(_))), "{refused:?}");
+}
+
+/// The slow one of two threads holds the publisher of the other one back.
+#[test]
+fn a_window_of_deliveries_waits_for_subscribers_of_every_thread() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    let mut options = FanoutOptions { subscribers: 9, window: 3, ..fanout() };
+    options.common.client_cpus = vec![cpu; 3];
+    let sent = published(&options, fake_foony::Fault::AcknowledgesOnly);
+    assert!((sent - 3.0).abs() < 1.0, "{sent}");
+    assert!(published(&options, fake_foony::Fault::None) > 100.0);
+}
+
+#[test]
+fn publishes_have_the_form_of_an_sdk_unless_told_otherwise() {
+    use fake_foony::Fault::RefuseOtherForms;
+    assert!(published(&fanout(), RefuseOtherForms) > 100.0);
+    let publishing = Publishing { publish_form: PublishForm::Single, ..fanout().publishing };
+    let single = Scenario::Fanout(FanoutOptions { publishing, ..fanout() });
+    let refused = run_foony(single, RefuseOtherForms).unwrap_err();
+    assert!(refused.to_string().contains("another form"), "{refused}");
+}
+
+#[test]
+fn a_client_that_comes_and_goes_awaits_the_answer_to_its_credentials() {
+    let churn = |pipelined| {
+        let options = ChurnOptions {
+            concurrency: 4,
+            dialect: Dialect::Foony,
+            pipelined,
+            duration: DURATION,
+            warm_up: WARM_UP,
+            common: fanout().common,
+            ..ChurnOptions::default()
+        };
+        run_foony(Scenario::Churn(options), fake_foony::Fault::RefusePipelined)
+    };
+    assert!(metric(&churn(false).unwrap(), Metric::CyclesPerS) > 20.0);
+    let refused = churn(true).unwrap_err();
+    assert!(refused.to_string().contains("pipelined"), "{refused}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::engine::{Clients, Group, Lane, Load, Next, Who};
 use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
-use super::options::{Dialect, Leave};
+use super::options::Leave;
 use super::pace::Pace;
 use super::signals::{Signals, Timeline};
 
@@ -22,6 +22,8 @@ const OPENED_PER_TURN: usize = 16;
 pub struct ChurnPlan {
     pub target: Target,
     pub leave: Leave,
+    /// Subscribe or enter before the server has accepted the credentials?
+    pub pipelined: bool,
     /// Of a member on the sync wire.
     pub state_bytes: usize,
     /// Connections per second and thread, on schedule; as many as there are places without it.
@@ -121,12 +123,6 @@ impl Churn {
         Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
     }
 
-    /// Requests of Foony clients need not wait for the answer to their credentials: both leave in
-    /// one write.
-    fn joins_at_once(&self) -> bool {
-        self.plan.target.dialect() == Dialect::Foony
-    }
-
     fn join(&self, index: usize, out: &mut Outbound) {
         entry::join(self.plan.target.dialect(), &self.channels[index], &self.state, out);
     }
@@ -140,7 +136,7 @@ impl Churn {
                 if measures {
                     self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
                 }
-                if !self.joins_at_once() {
+                if !self.plan.pipelined {
                     self.join(index, out);
                 }
             }
@@ -185,7 +181,7 @@ impl Load for Churn {
     }
 
     fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
-        if matches!(event, Event::Open) && self.joins_at_once() {
+        if matches!(event, Event::Open) && self.plan.pipelined {
             self.join(who.index, out);
         }
         let mut steps = std::mem::take(&mut self.steps);

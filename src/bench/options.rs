@@ -79,6 +79,30 @@ pub enum Dialect {
     Redis,
 }
 
+/// What ends a publish's time in its publisher's window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowCounts {
+    /// The last subscriber has received it.
+    Deliveries,
+    /// The server has acknowledged it, which says nothing about its delivery.
+    // Records from before the option leave it out.
+    #[default]
+    Acks,
+}
+
+/// How a message is published on the Foony protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishForm {
+    /// A batch of one message with an id of 22 characters, as every published SDK sends it.
+    Sdk,
+    /// One message outside of any batch, with a short id: fewer bytes than an SDK sends.
+    // Records from before the option leave it out.
+    #[default]
+    Single,
+}
+
 /// Which channels a publisher publishes to when there are more of them than publishers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -140,6 +164,19 @@ impl Common {
     }
 }
 
+/// How messages are published.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publishing {
+    /// When a publish of a window is done.
+    #[arg(long, value_enum, default_value = "deliveries")]
+    #[serde(default)]
+    pub window_counts: WindowCounts,
+    /// Form of a publish on the Foony protocol.
+    #[arg(long, value_enum, default_value = "sdk")]
+    #[serde(default)]
+    pub publish_form: PublishForm,
+}
+
 /// Delay of updates at a fixed rate.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyOptions {
@@ -156,6 +193,9 @@ pub struct LatencyOptions {
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
     #[serde(default)]
     pub window: Option<u64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub publishing: Publishing,
     /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -185,9 +225,12 @@ pub struct FanoutOptions {
     /// Connections that publish.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub publishers: usize,
-    /// Publishes per publisher that the server has not acknowledged.
+    /// Publishes under way per publisher: sent, and not yet done by --window-counts.
     #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
     pub window: u64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub publishing: Publishing,
     /// Several windows, as in 1,2,4: one run each, against a fresh server where we start it.
     /// --record keeps a file per window, --plot draws deliveries against the window.
     #[arg(long, value_name = "PUBLISHES", value_delimiter = ',', conflicts_with = "window")]
@@ -335,6 +378,11 @@ pub struct ChurnOptions {
     #[arg(long, value_enum, default_value = "goodbye")]
     #[serde(default)]
     pub leave: Leave,
+    /// Send the request to enter or subscribe right behind the credentials, in one write, instead
+    /// of after the server has accepted them: a round trip less than any published SDK needs.
+    #[arg(long)]
+    #[serde(default)]
+    pub pipelined: bool,
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -467,14 +515,17 @@ impl Scenario {
             Scenario::Latency(o) => format!(
                 "{} publishers with {}, {} watchers, {} B",
                 o.publishers,
-                pace(o.window.unwrap_or_default(), o.window.is_none().then_some(o.rate)),
+                match o.window {
+                    Some(window) => pace(counted(window, o.dialect, o.publishing), None),
+                    None => pace(String::new(), Some(o.rate)),
+                },
                 o.watchers,
                 o.state_bytes
             ),
             Scenario::Fanout(o) => format!(
                 "{} publishers with {}, {} channels of {} subscribers, {} B",
                 o.publishers,
-                pace(o.window, o.rate),
+                pace(counted(o.window, o.dialect, o.publishing), o.rate),
                 o.channels,
                 o.subscribers,
                 o.payload
@@ -485,17 +536,23 @@ impl Scenario {
             Scenario::Presence(o) => format!(
                 "{} publishers with {}, {} members, {} B",
                 o.publishers,
-                pace(o.window, o.rate),
+                pace(format!("window {} of deliveries", o.window), o.rate),
                 o.members,
                 o.state_bytes
             ),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
-            Scenario::Churn(o) => match o.rate {
-                None => format!("{} connections at once", o.concurrency),
-                Some(rate) => format!("{rate} connections/s, {} at once at most", o.concurrency),
-            },
+            Scenario::Churn(o) => {
+                let pipelined = if o.pipelined { ", pipelined" } else { "" };
+                match o.rate {
+                    None => format!("{} connections at once{pipelined}", o.concurrency),
+                    Some(rate) => {
+                        let most = o.concurrency;
+                        format!("{rate} connections/s, {most} at once at most{pipelined}")
+                    }
+                }
+            }
             Scenario::Mixed(o) => format!(
                 "{} polite at {}/s each, {} flooders with {:?}",
                 o.polite, o.rate, o.flooders, o.flood
@@ -506,8 +563,16 @@ impl Scenario {
 }
 
 /// How publishers are driven, in words.
-fn pace(window: u64, rate: Option<f64>) -> String {
-    rate.map_or(format!("window {window}"), |rate| format!("{rate}/s each"))
+fn pace(window: String, rate: Option<f64>) -> String {
+    rate.map_or(window, |rate| format!("{rate}/s each"))
+}
+
+/// A window and what it counts.
+fn counted(window: u64, dialect: Dialect, publishing: Publishing) -> String {
+    match (dialect, publishing.window_counts) {
+        (Dialect::Foony | Dialect::Redis, WindowCounts::Acks) => format!("window {window} of acks"),
+        _ => format!("window {window} of deliveries"),
+    }
 }
 
 #[cfg(test)]

@@ -104,11 +104,14 @@ pub struct Signals {
     finished: AtomicBool,
     /// Last sequence of each publisher, once it will send no more.
     finals: Vec<AtomicU64>,
-    /// By publisher, then thread: what all receivers of that thread have seen.
+    /// By publisher or channel, then thread: what all receivers of that thread have seen.
     floors: Vec<Vec<AtomicU64>>,
+    /// How often a floor was set.
+    rises: AtomicU64,
 }
 
 impl Signals {
+    /// `publishers`: those whose receivers set floors, or as many channels.
     pub fn new(threads: usize, publishers: usize) -> Self {
         let numbers = |count| (0..count).map(|_| AtomicU64::new(NOT_YET)).collect::<Vec<_>>();
         Signals {
@@ -121,11 +124,16 @@ impl Signals {
             finished: AtomicBool::new(false),
             finals: numbers(publishers),
             floors: (0..publishers).map(|_| numbers(threads)).collect(),
+            rises: AtomicU64::new(0),
         }
     }
 
     pub fn gauges(&self, thread: usize) -> &Gauges {
         &self.gauges[thread]
+    }
+
+    pub fn threads(&self) -> usize {
+        self.gauges.len()
     }
 
     pub fn totals(&self) -> Totals {
@@ -190,6 +198,12 @@ impl Signals {
 
     pub fn set_floor(&self, publisher: usize, thread: usize, sequence: u64) {
         self.floors[publisher][thread].store(sequence, Ordering::Release);
+        self.rises.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes whenever a floor is set.
+    pub fn rises(&self) -> u64 {
+        self.rises.load(Ordering::Acquire)
     }
 
     /// What every receiver has seen of a publisher.

@@ -37,6 +37,11 @@ impl Heard {
         }
     }
 
+    /// The newest serial; 0 before the first message.
+    pub fn last(&self) -> &u64 {
+        &self.last
+    }
+
     /// Serials of `accepted` that never came.
     pub fn lost(&self, accepted: &Accepted) -> u64 {
         if accepted.count == 0 {

@@ -19,12 +19,15 @@ use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
 use super::entry::{self, GREETING_MAX, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
+use super::options::{Dialect, Publishing, WindowCounts};
 use super::room::Drive;
 use super::signals::{Signals, Timeline};
+use super::window::Window;
 use crate::error::FrameError;
 use crate::wire::foony::{self, binary};
 pub use heard::Accepted;
-use publisher::{Desk, Publisher};
+pub use publisher::Encoder;
+use publisher::Publisher;
 use said::{Delivered, Said};
 use subscriber::{Faults, Subscriber};
 
@@ -38,8 +41,33 @@ pub struct FanoutPlan {
     pub publishers: usize,
     pub drive: Drive,
     pub payload_bytes: usize,
+    pub publishing: Publishing,
     /// Of how many deliveries the delay of one is recorded.
     pub sampled_of: u64,
+}
+
+impl FanoutPlan {
+    /// Does the server give every message a serial?
+    fn is_numbered(&self) -> bool {
+        self.target.dialect() != Dialect::Redis
+    }
+
+    fn has_window_of_deliveries(&self) -> bool {
+        matches!(self.drive, Drive::Window(_))
+            && self.publishing.window_counts == WindowCounts::Deliveries
+    }
+
+    /// What a window of deliveries waits for has a number: the channel's or, where the server does
+    /// not number messages, that of a publisher of the channel. The n-th publisher of a channel
+    /// comes a multiple of all channels after the first.
+    fn lane(&self, channel: usize, publisher: usize) -> usize {
+        let place = if self.is_numbered() { 0 } else { publisher / self.channels.len() };
+        channel + place * self.channels.len()
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.channels.len().max(self.publishers)
+    }
 }
 
 /// One connection to be, by the numbers of channels.
@@ -132,11 +160,54 @@ pub struct Fanout {
     delivered: u64,
     until_sample: u64,
     timeline: Option<Timeline>,
-    desk: Desk,
+    encoder: Encoder,
+    lanes: Lanes,
     /// By channel; of the publishers of this thread.
     pub accepted: Vec<Accepted>,
     failure: Option<BenchError>,
     pub tally: Tally,
+}
+
+/// Who waits in a window of deliveries, and for whom. Empty without one.
+#[derive(Default)]
+struct Lanes {
+    /// By lane: what all subscribers of this thread have received.
+    windows: Vec<Window>,
+    /// By channel: subscribers of this thread.
+    subscribers: Vec<Vec<usize>>,
+    /// By lane: publishers of this thread, and which of their channels that is.
+    publishers: Vec<Vec<(usize, usize)>>,
+    /// Lanes that rose since the last turn.
+    risen: Vec<usize>,
+    rises_seen: u64,
+    /// Positions of a subscriber before a message.
+    before: Vec<u64>,
+}
+
+impl Lanes {
+    fn of(plan: &FanoutPlan, members: &[Member]) -> Lanes {
+        if !plan.has_window_of_deliveries() {
+            return Lanes::default();
+        }
+        let mut lanes = Lanes {
+            windows: (0..plan.lanes()).map(|_| Window::default()).collect(),
+            subscribers: vec![Vec::new(); plan.channels.len()],
+            publishers: vec![Vec::new(); plan.lanes()],
+            ..Lanes::default()
+        };
+        for (at, member) in members.iter().enumerate() {
+            match &member.role {
+                Role::Subscriber(subscriber) => lanes.subscribers[subscriber.channel].push(at),
+                Role::Publisher(publisher) => {
+                    for (turn, &channel) in publisher.channels().iter().enumerate() {
+                        let lane = plan.lane(channel, publisher.index);
+                        lanes.publishers[lane].push((at, turn));
+                    }
+                }
+            }
+        }
+        lanes
+    }
 }
 
 impl Fanout {
@@ -150,14 +221,16 @@ impl Fanout {
         let channels = plan.channels.len();
         let member = |role| Member { role, client: None, stage: Stage::Unopened };
         let members: Vec<Member> =
-            roles.into_iter().map(|role| member(Role::of(role, channels))).collect();
+            roles.into_iter().map(|role| member(Role::of(role, &plan))).collect();
         let publishes = |at: &usize| matches!(members[*at].role, Role::Publisher(_));
         let publishers: Vec<usize> = (0..members.len()).filter(publishes).collect();
-        Fanout {
+        let mut fanout = Fanout {
             unblocked: publishers.clone(),
             publishers,
             until_sample: plan.sampled_of,
             accepted: vec![Accepted::default(); channels],
+            encoder: Encoder::new(plan.publishing.publish_form),
+            lanes: Lanes::of(&plan, &members),
             plan,
             signals,
             thread,
@@ -172,10 +245,64 @@ impl Fanout {
             messages: 0,
             delivered: 0,
             timeline: None,
-            desk: Desk::default(),
             failure: None,
             tally: Tally::default(),
+        };
+        (0..fanout.lanes.windows.len()).for_each(|lane| fanout.raise(lane));
+        fanout
+    }
+
+    /// The subscribers of this thread have come further.
+    fn raise(&mut self, lane: usize) {
+        let channels = self.plan.channels.len();
+        let (channel, place, is_numbered) =
+            (lane % channels, lane / channels, self.plan.is_numbered());
+        let subscribers = self.lanes.subscribers[channel].iter();
+        let positions = subscribers.filter_map(|&at| match &self.members[at] {
+            Member { stage: Stage::Gone, .. } => None,
+            Member { role: Role::Subscriber(s), .. } => {
+                s.positions(is_numbered).get(place).copied()
+            }
+            Member { role: Role::Publisher(_), .. } => None,
+        });
+        let floor = self.lanes.windows[lane].raise(positions);
+        self.signals.set_floor(lane, self.thread, floor);
+        self.lanes.risen.push(lane);
+    }
+
+    /// After a message to a subscriber.
+    fn note_positions(&mut self, at: usize) {
+        let Role::Subscriber(subscriber) = &self.members[at].role else { return };
+        let (channel, channels) = (subscriber.channel, self.plan.channels.len());
+        for place in 0..self.lanes.before.len() {
+            let Role::Subscriber(subscriber) = &self.members[at].role else { return };
+            let after = subscriber.positions(self.plan.is_numbered())[place];
+            let lane = channel + place * channels;
+            if self.lanes.windows[lane].passes(self.lanes.before[place], after) {
+                self.raise(lane);
+            }
         }
+    }
+
+    /// Lets publishers go on whose publishes have reached every subscriber of every thread.
+    fn release(&mut self) {
+        let (mut risen, rises) = (mem::take(&mut self.lanes.risen), self.signals.rises());
+        let rose_elsewhere = self.signals.threads() > 1 && rises != self.lanes.rises_seen;
+        self.lanes.rises_seen = rises;
+        if rose_elsewhere {
+            risen = (0..self.lanes.publishers.len()).collect();
+        }
+        for lane in risen.drain(..) {
+            let floor = self.signals.floor(lane);
+            for &(at, turn) in &self.lanes.publishers[lane] {
+                if let Role::Publisher(publisher) = &mut self.members[at].role
+                    && publisher.note_floor(turn, floor)
+                {
+                    self.unblocked.push(at);
+                }
+            }
+        }
+        self.lanes.risen = risen;
     }
 
     /// Counts what never came, by what all threads were accepted. After the engine has stopped.
@@ -184,7 +311,7 @@ impl Fanout {
             match &member.role {
                 Role::Publisher(publisher) => {
                     self.tally.publishes.push(publisher.measured);
-                    self.tally.unacknowledged += publisher.in_flight();
+                    self.tally.unacknowledged += publisher.unacknowledged();
                 }
                 Role::Subscriber(subscriber) => {
                     let faults = subscriber.faults(&accepted[subscriber.channel]);
@@ -256,10 +383,10 @@ impl Fanout {
         if clients.pending(client) > 0 {
             return Turn::Blocked;
         }
-        let sent = publisher.write_due(now_ns, &self.plan, &mut self.desk);
+        let sent = publisher.write_due(now_ns, &self.plan, &mut self.encoder);
         if sent > 0 {
             self.published += sent;
-            let queued = clients.records(client, &self.desk.records);
+            let queued = clients.records(client, &self.encoder.records);
             assert_eq!(queued, Queued::Yes, "nothing was waiting");
         }
         // What does not fit into one message goes into another one.
@@ -292,6 +419,10 @@ impl Fanout {
         let (tally, until_sample) = (&mut self.tally, &mut self.until_sample);
         let (timeline, sampled_of) = (self.timeline, self.plan.sampled_of);
         let (mut delivered, mut other, mut broken) = (0, None, false);
+        if !self.lanes.windows.is_empty() {
+            self.lanes.before.clear();
+            self.lanes.before.extend_from_slice(subscriber.positions(self.plan.is_numbered()));
+        }
         said::read(self.plan.target.dialect(), message, |said| match said {
             Said::Delivered(delivery) => {
                 delivered += 1;
@@ -306,6 +437,7 @@ impl Fanout {
             Said::Other(_) | Said::Refused(_) => other = Some(said),
         })?;
         self.delivered += delivered;
+        self.note_positions(at);
         if let Some(other) = other {
             self.note(other)?;
         }
@@ -323,11 +455,17 @@ impl Fanout {
         };
         let (timeline, tally) = (self.timeline, &mut self.tally);
         let (mut acknowledged, mut other, mut broken) = (0, None, false);
-        let accepted = &mut self.accepted;
+        let (accepted, plan, signals) = (&mut self.accepted, &self.plan, &self.signals);
         said::read(self.plan.target.dialect(), message, |said| {
             let done = match said {
                 Said::Acknowledged { id, serial } => publisher.acknowledge(id).inspect(|done| {
                     accepted[done.0].note(serial);
+                    if plan.has_window_of_deliveries() {
+                        publisher.await_delivery(id, serial);
+                        // It may have been delivered first.
+                        let lane = plan.lane(done.0, publisher.index);
+                        publisher.note_floor(publisher.turn_of(id), signals.floor(lane));
+                    }
                 }),
                 Said::OldestAcknowledged => publisher.acknowledge_oldest().inspect(|done| {
                     accepted[done.0].count();
@@ -440,13 +578,14 @@ impl Tally {
 }
 
 impl Role {
-    fn of(plan: RolePlan, channels: usize) -> Role {
-        match plan {
+    fn of(role: RolePlan, plan: &FanoutPlan) -> Role {
+        match role {
             RolePlan::Publisher { index, channels } => {
-                Role::Publisher(Publisher::new(index, channels))
+                let counts = plan.publishing.window_counts;
+                Role::Publisher(Publisher::new(index, channels, counts))
             }
             RolePlan::Subscriber { channel, witness_of } => {
-                Role::Subscriber(Subscriber::new(channel, witness_of, channels))
+                Role::Subscriber(Subscriber::new(channel, witness_of, plan.channels.len()))
             }
         }
     }
@@ -461,6 +600,7 @@ impl Load for Fanout {
             return Err(failure);
         }
         self.open(clients)?;
+        self.release();
         if self.timeline.is_none()
             && let Some(timeline) = self.signals.timeline()
         {
@@ -509,5 +649,10 @@ impl Load for Fanout {
             return self.fail(BenchError::Ended { address, closed });
         }
         self.tally.disconnected += 1;
+        if let Role::Subscriber(subscriber) = &member.role {
+            let channel = subscriber.channel;
+            let lanes = channel..self.lanes.windows.len();
+            lanes.step_by(self.plan.channels.len()).for_each(|lane| self.raise(lane));
+        }
     }
 }

@@ -58,6 +58,15 @@ impl Subscriber {
         }
     }
 
+    /// How far it has come, by publisher of its channel where the server does not number. Only a
+    /// witness knows that.
+    pub fn positions(&self, is_numbered: bool) -> &[u64] {
+        match &self.witness {
+            Some(witness) if !is_numbered => &witness.newest,
+            _ => std::slice::from_ref(self.heard.last()),
+        }
+    }
+
     /// What is wrong once everything must have come, by what the channel accepted.
     pub fn faults(&self, accepted: &Accepted) -> Faults {
         let heard = &self.heard;

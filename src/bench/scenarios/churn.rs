@@ -25,6 +25,7 @@ pub(super) fn churn(
     let plan = ChurnPlan {
         target: server.target(common, dialect, hint)?,
         leave: options.leave,
+        pipelined: options.pipelined,
         state_bytes: options.state_bytes,
         rate: options.rate.map(|rate| rate / common.threads() as f64),
     };

@@ -9,7 +9,7 @@ use super::super::error::BenchError;
 use super::super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::super::fanout::{Accepted, Fanout, FanoutPlan, RolePlan, Tally};
 use super::super::metric::Metric;
-use super::super::options::{Dialect, FanoutOptions, LatencyOptions, Spread};
+use super::super::options::{Dialect, FanoutOptions, LatencyOptions, Spread, WindowCounts};
 use super::super::progress::Progress;
 use super::super::room::Drive;
 use super::super::signals::Signals;
@@ -30,7 +30,10 @@ const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 pub(super) fn check(options: &FanoutOptions) -> Result<(), BenchError> {
     let counts = options.channels.min(options.subscribers).min(options.publishers);
     let rate = options.rate.unwrap_or(1.0);
-    let problem = if counts == 0 {
+    let counts_acks = options.publishing.window_counts == WindowCounts::Acks;
+    let problem = if options.dialect == Dialect::Sync && counts_acks {
+        "--window-counts acks: the sync wire acknowledges no update".to_owned()
+    } else if counts == 0 {
         "every count must be 1 or more".to_owned()
     } else if options.window == 0 || !(rate.is_finite() && rate > 0.0) {
         "--rate and --window must be above 0".to_owned()
@@ -61,6 +64,7 @@ pub(super) fn latency(
         rate: options.window.is_none().then_some(options.rate),
         window: options.window.unwrap_or(1),
         payload: options.state_bytes,
+        publishing: options.publishing,
         dialect: options.dialect,
         duration: options.duration,
         warm_up: options.warm_up,
@@ -77,7 +81,8 @@ pub(super) fn fanout(
     progress: &Progress,
 ) -> Result<Findings, BenchError> {
     let common = &options.common;
-    let signals = Arc::new(Signals::new(common.threads(), 0));
+    let lanes = options.channels.max(options.publishers);
+    let signals = Arc::new(Signals::new(common.threads(), lanes));
     let loads = loads(options, server, &signals)?;
     let count = (options.publishers + options.channels * options.subscribers) as u64;
     let mut crew = Crew::start(loads, common, signals)?;
@@ -130,6 +135,7 @@ fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchErr
         publishers: options.publishers,
         drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
         payload_bytes: options.payload,
+        publishing: options.publishing,
         sampled_of: sampled_of(options),
     })
 }

@@ -91,7 +91,7 @@ fn subscribers(
         ..FanoutOptions::default()
     };
     fanout::check(&shape)?;
-    let signals = Arc::new(Signals::new(options.common.threads(), 0));
+    let signals = Arc::new(Signals::new(options.common.threads(), options.polite));
     let polite = Polite {
         loads: fanout::loads(&shape, server, &signals)?,
         count: 2 * options.polite,

@@ -17,7 +17,7 @@ use super::error::BenchError;
 use super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Dialect, Scenario};
+use super::options::{ChannelHint, Common, Dialect, Scenario, WindowCounts};
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::stamp::STAMP_BYTES;
@@ -143,6 +143,19 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
         && (o.dialect == Dialect::Redis || o.joins.is_some() && o.dialect != Dialect::Sync)
     {
         let why = "presence knows --dialect sync and foony, and --joins sync only";
+        return Err(BenchError::Options(why.to_owned()));
+    }
+    if let Scenario::Churn(o) = scenario
+        && (o.pipelined && o.dialect == Dialect::Redis)
+    {
+        let why = "--pipelined: Redis has no greeting to be pipelined with";
+        return Err(BenchError::Options(why.to_owned()));
+    }
+    if let Scenario::Latency(o) = scenario
+        && o.dialect == Dialect::Sync
+        && o.publishing.window_counts == WindowCounts::Acks
+    {
+        let why = "--window-counts acks: the sync wire acknowledges no update";
         return Err(BenchError::Options(why.to_owned()));
     }
     let (count, rate, state_bytes) = match scenario {
