@@ -17,6 +17,7 @@
 //! - [`wire`]: bytes <=> messages. [`auth`], [`policy`]: who may do what, how channels behave.
 //! - [`session`]: one connection's protocol state. [`channel`]: one channel's truth.
 //! - [`shard`]: everything one core owns, as a state machine.
+//! - `client` (with the feature of that name): the client's half of the protocols, without I/O.
 //!
 //! With the feature `server`: `config` (the file), `server` (the glommio shell), `admin` (what
 //! operators ask), `rest` (what applications ask over plain HTTP), `cli` (the commands), `terminal`
@@ -32,6 +33,8 @@ pub mod bench;
 pub mod channel;
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod counters;

@@ -12,6 +12,7 @@
 pub mod frame;
 pub mod layout;
 pub mod message;
+mod present;
 pub mod refusal;
 pub mod stream_id;
 
@@ -25,6 +26,7 @@ pub use message::presence::{
     append_presence_leave,
 };
 pub use message::{Direction, Message, MessageType, decode, encode};
+pub use present::Present;
 pub use refusal::{Refusal, refusal};
 pub use stream_id::{Engine, stream_id};
 

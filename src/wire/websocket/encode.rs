@@ -2,7 +2,8 @@
 
 use std::ops::Deref;
 
-use super::{CONTROL_BYTES_MAX, Opcode, apply_mask};
+use super::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES_MAX, Opcode, apply_mask};
+use crate::wire::replace;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
@@ -56,13 +57,21 @@ pub fn append_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
 
 /// Appends a client's frame. `mask` should be unpredictable (RFC 6455 section 10.3).
 pub fn append_masked_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
-    let mut header = frame_header(opcode, payload.len());
-    header.bytes[1] |= MASKED;
-    out.extend_from_slice(&header);
-    out.extend_from_slice(&mask);
     let start = out.len();
     out.extend_from_slice(payload);
+    enclose_masked(out, start, opcode, mask);
+}
+
+/// Turns what was appended to `out` from `start` on into the payload of a client's frame, which
+/// saves a copy of it. `mask` as for [`append_masked_frame`].
+pub fn enclose_masked(out: &mut Vec<u8>, start: usize, opcode: Opcode, mask: [u8; 4]) {
     apply_mask(&mut out[start..], mask, 0);
+    let mut header = frame_header(opcode, out.len() - start);
+    header.bytes[1] |= MASKED;
+    let mut head = [0; FRAME_HEADER_BYTES_MAX];
+    head[..header.len()].copy_from_slice(&header);
+    head[header.len()..header.len() + 4].copy_from_slice(&mask);
+    replace(out, start..start, &head[..header.len() + 4]);
 }
 
 /// Appends a server's close frame. A reason above 123 bytes is cut at a character.

@@ -16,7 +16,7 @@ mod utf8;
 pub use check::{Event, check_any_split, decode_all};
 pub use decode::{Decoded, Decoder, Incoming, MessageLimits, Payload};
 pub use encode::{FrameHeader, append_close, append_frame, append_masked_frame};
-pub use encode::{close_body, frame_header};
+pub use encode::{close_body, enclose_masked, frame_header};
 pub use mask::apply_mask;
 
 /// Longest body of a control frame in bytes (RFC 6455 section 5.5).

@@ -14,7 +14,7 @@ use crate::wire::foony::{Action, Content, Delivery, ErrorCode, Event, Member, Me
 const ACK_RESUMED_KNOWN: u8 = 1;
 const ACK_RESUMED: u8 = 2;
 const EPHEMERAL: u8 = 1;
-const IS_BATCH: u8 = 2;
+pub(super) const IS_BATCH: u8 = 2;
 /// More of a page of history, resumed of a fetch.
 const PAGE_FLAG: u8 = 1;
 
@@ -88,6 +88,13 @@ fn page<'a>(reader: &mut Reader<'a>) -> Result<Page<'a>, FrameError> {
 
 fn delivery<'a>(reader: &mut Reader<'a>) -> Result<Delivery<'a>, FrameError> {
     let flags = reader.byte()?;
+    delivery_body(reader, flags)
+}
+
+pub(super) fn delivery_body<'a>(
+    reader: &mut Reader<'a>,
+    flags: u8,
+) -> Result<Delivery<'a>, FrameError> {
     if flags & IS_BATCH != 0 {
         return batch_body(reader, flags);
     }

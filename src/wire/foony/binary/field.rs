@@ -7,6 +7,7 @@ use crate::wire::foony::{BATCH_MESSAGES_MAX, Message, validate_json};
 
 /// Reads fields one after the other and borrows text and bytes from the input. A reader that
 /// failed is not used again.
+#[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -26,8 +27,19 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
-    /// Unsigned LEB128 of at most 64 bits; longer forms than necessary are read.
+    /// Unsigned LEB128 of at most 64 bits; longer forms than necessary are read. Nearly all lengths
+    /// and counts take one byte.
+    #[inline]
     pub fn uvarint(&mut self) -> Result<u64, FrameError> {
+        if let [byte @ ..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_uvarint()
+    }
+
+    #[inline(never)]
+    fn long_uvarint(&mut self) -> Result<u64, FrameError> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.byte()?;
@@ -43,6 +55,7 @@ impl<'a> Reader<'a> {
         Err(FrameError::Body)
     }
 
+    #[inline]
     pub fn bytes(&mut self) -> Result<&'a [u8], FrameError> {
         let len = usize::try_from(self.uvarint()?).map_err(|_| FrameError::Truncated)?;
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or(FrameError::Truncated)?;

@@ -7,12 +7,14 @@
 //!
 //! Invariant: what is encoded is byte for byte what the SDKs write and the hosted service sends.
 
+mod deliveries;
 mod event;
 mod field;
 mod request;
 
+pub use deliveries::{Delivered, Deliveries};
 pub use event::{append_event, delivery_bytes};
-pub use request::append_request;
+pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
 use crate::wire::foony::{Event, Malformed, Request};
@@ -90,6 +92,11 @@ impl<'a> Record<'a> {
     /// Opcode and fields.
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Does it deliver messages? [`Deliveries`] reads them without allocating.
+    pub fn is_delivery(self) -> bool {
+        matches!(self.bytes.first(), Some(&(DELIVERIES | BATCH)))
     }
 
     /// Is it none that clients send? Such records are skipped: nothing in them names a request.

@@ -169,10 +169,23 @@ fn append_auth(auth: &Auth<'_>, out: &mut Vec<u8>) {
 }
 
 fn append_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
-    let (only, batch) = match &publish.content {
-        Content::One(message) => (message, &[][..]),
-        Content::Batch(messages) => (&BATCH_PLACEHOLDER, &messages[..]),
-    };
+    match &publish.content {
+        Content::One(message) => append_publish_of(publish, message, &[], out),
+        Content::Batch(_) => append_batched_publish(publish, out),
+    }
+}
+
+/// Appends a publish, also of one message, as a batch. SDKs send every stored publish so.
+pub fn append_batched_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
+    append_publish_of(publish, &BATCH_PLACEHOLDER, publish.content.messages(), out);
+}
+
+fn append_publish_of(
+    publish: &Publish<'_>,
+    only: &Message<'_>,
+    batch: &[Message<'_>],
+    out: &mut Vec<u8>,
+) {
     append_record(out, PUBLISH, |out| {
         out.push(if publish.ephemeral { EPHEMERAL } else { 0 });
         write_uvarint(out, publish.id);

@@ -1,0 +1,172 @@
+//! Why a connection ended.
+
+use std::fmt;
+
+use crate::error::{FrameError, Retry};
+use crate::wire::foony::ErrorCode;
+
+/// Longest text of a server in characters that is kept.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// The server's refusal of a request or of a connection, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// `None` on the sync wire, which has no codes.
+    pub code: Option<ErrorCode>,
+    pub message: String,
+}
+
+impl Refused {
+    /// Keeps the beginning of a message that is longer than people read.
+    pub fn new(code: Option<ErrorCode>, message: &str) -> Self {
+        Refused { code, message: message.chars().take(MESSAGE_CHARS_MAX).collect() }
+    }
+
+    /// Can the same request succeed later, with nothing else changed?
+    pub fn is_temporary(&self) -> bool {
+        use ErrorCode::{Bootstrap, RateLimited, Server};
+        matches!(self.code, Some(RateLimited | Server | Bootstrap))
+    }
+
+    /// Are the credentials no longer good, or were they never?
+    pub fn is_about_credentials(&self) -> bool {
+        matches!(self.code, Some(ErrorCode::BadAuth | ErrorCode::AuthExpired))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.message.is_empty() { "no reason given" } else { &self.message })?;
+        self.code.map_or(Ok(()), |code| write!(f, " ({})", code.code()))
+    }
+}
+
+/// What a server did not send in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The response to the upgrade.
+    Upgrade,
+    Greeting,
+    /// The answer to a ping or to a request.
+    Answer,
+}
+
+/// Why a connection is over. The texts say why, not what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// This side closed it.
+    ByUs,
+    /// The server closed it.
+    ByServer {
+        /// Of its close frame.
+        code: Option<u16>,
+        reason: String,
+        /// The last error that it sent about no request.
+        error: Option<Refused>,
+    },
+    /// The upgrade was answered with another status than 101.
+    Upgrade {
+        status: u16,
+        /// Its reason phrase, and the first line of its body.
+        reason: String,
+    },
+    /// The peer does not speak this protocol.
+    Foreign(String),
+    /// The credentials were refused.
+    Refused(Refused),
+    /// The server sent bytes that are not the protocol.
+    Broken(FrameError),
+    Silent(Awaited),
+}
+
+impl Closed {
+    /// When a new connection, to a server that was there before, may do better.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Closed::ByServer { .. } | Closed::Silent(_) => Retry::Later,
+            Closed::Upgrade { status, .. } if *status >= 500 => Retry::Later,
+            Closed::Refused(refused) if refused.is_temporary() => Retry::Later,
+            Closed::ByUs
+            | Closed::Upgrade { .. }
+            | Closed::Foreign(_)
+            | Closed::Refused(_)
+            | Closed::Broken(_) => Retry::Never,
+        }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::ByUs => f.write_str("closed by us"),
+            Closed::ByServer { code, reason, error } => {
+                let code = code.map(|code| code.to_string()).unwrap_or_default();
+                f.write_str("it closed the connection")?;
+                match format!("{code} {reason}").trim() {
+                    "" => {}
+                    why => write!(f, " ({why})")?,
+                }
+                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+            }
+            Closed::Upgrade { status, reason } => {
+                write!(f, "it answered {}", format!("{status} {reason}").trim_end())
+            }
+            Closed::Foreign(why) => f.write_str(why),
+            Closed::Refused(refused) => refused.fmt(f),
+            Closed::Broken(error) => error.fmt(f),
+            Closed::Silent(Awaited::Upgrade) => f.write_str("no answer to the upgrade in time"),
+            Closed::Silent(Awaited::Greeting) => f.write_str("no greeting in time"),
+            Closed::Silent(Awaited::Answer) => f.write_str("it does not answer"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_give_the_servers_words_and_its_code() {
+        for (code, message, expected) in [
+            (Some(ErrorCode::BadFrame), "invalid channel name", "invalid channel name (40001)"),
+            (Some(ErrorCode::BadAuth), "", "no reason given (40101)"),
+            (None, "no such token", "no such token"),
+        ] {
+            assert_eq!(Refused::new(code, message).to_string(), expected);
+        }
+        assert_eq!(Refused::new(None, &"é".repeat(2000)).message, "é".repeat(1000));
+    }
+
+    #[test]
+    fn only_what_time_may_heal_is_tried_again() {
+        let refused = |code| Closed::Refused(Refused::new(Some(code), "no"));
+        let upgrade = |status| Closed::Upgrade { status, reason: String::new() };
+        let by_server = Closed::ByServer { code: None, reason: String::new(), error: None };
+        for (closed, expected) in [
+            (by_server, Retry::Later),
+            (upgrade(503), Retry::Later),
+            (Closed::Silent(Awaited::Greeting), Retry::Later),
+            (refused(ErrorCode::Bootstrap), Retry::Later),
+            (refused(ErrorCode::BadAuth), Retry::Never),
+            (refused(ErrorCode::AuthExpired), Retry::Never),
+            (refused(ErrorCode::Capability), Retry::Never),
+            (upgrade(404), Retry::Never),
+            (Closed::Foreign("text".to_owned()), Retry::Never),
+            (Closed::Broken(FrameError::Body), Retry::Never),
+        ] {
+            assert_eq!(closed.retry(), expected, "{closed}");
+        }
+    }
+
+    #[test]
+    fn a_close_is_told_with_all_that_the_server_said() {
+        let closed = |code, reason: &str, error| {
+            Closed::ByServer { code, reason: reason.to_owned(), error }.to_string()
+        };
+        assert_eq!(closed(None, "", None), "it closed the connection");
+        assert_eq!(closed(Some(1001), "bye", None), "it closed the connection (1001 bye)");
+        let error = Some(Refused::new(Some(ErrorCode::Server), "going down"));
+        let expected = "it closed the connection (1001): going down (50000)";
+        assert_eq!(closed(Some(1001), "", error), expected);
+    }
+}

@@ -1,0 +1,45 @@
+//! What a connection hands to its program; borrows from the bytes that were read.
+
+use crate::wire::foony;
+use crate::wire::foony::binary::Deliveries;
+use crate::wire::sync::{self, Present};
+
+/// What happened, in the order in which the server sent it.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The WebSocket is open. The program greets: [`Outbound::auth`](super::Outbound::auth) or
+    /// [`Outbound::handshake`](super::Outbound::handshake). Requests may follow at once; the server
+    /// answers them after the greeting.
+    Open,
+    /// The server accepts the credentials.
+    Greeted(Greeted<'a>),
+    /// Messages of one or several channels, until something else came.
+    Messages(Deliveries<'a>),
+    /// Anything else that a Foony server sends: answers, members, pongs, errors about no request.
+    Foony(foony::Event<'a>),
+    /// The members of a channel, on the sync wire.
+    Presence(Presence<'a>),
+    /// Anything else on the sync wire.
+    Sync(sync::Message<'a>),
+}
+
+/// The server's first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeted<'a> {
+    /// To be shown when the session is resumed; on the sync wire, the session's id.
+    pub connection_id: &'a str,
+    /// Empty on the sync wire.
+    pub client_id: &'a str,
+    /// How often the server expects a ping; 0: never.
+    pub keep_alive_ms: u64,
+}
+
+/// The full set of members of a channel.
+#[derive(Clone, Debug)]
+pub struct Presence<'a> {
+    /// With [`Look::Beginnings`](super::Look::Beginnings), of a large set only the first members
+    /// can be read.
+    pub present: Present<'a>,
+    /// Length of the whole frame on the sync wire.
+    pub frame_bytes: usize,
+}

@@ -1,0 +1,115 @@
+//! From one connection to the next.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::event::Greeted;
+use crate::wire::foony::Auth;
+
+/// What proves who the client is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// `app.keyId:secret`.
+    Key(String),
+    /// A JWT, which names the client.
+    Token(String),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Credential::Key(_) => "Key(..)",
+            Credential::Token(_) => "Token(..)",
+        })
+    }
+}
+
+/// What identifies a session when it continues on a new connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Empty: the server chooses, once. It is kept then, because the server recognises a repeated
+    /// message by it.
+    pub client_id: String,
+    /// Of the last connection; empty before the first.
+    pub connection_id: String,
+}
+
+impl Resume {
+    /// The Foony greeting.
+    pub fn auth<'a>(&'a self, credential: &'a Credential) -> Auth<'a> {
+        let resumed =
+            Auth { resume_connection_id: (&*self.connection_id).into(), ..Auth::default() };
+        match credential {
+            Credential::Token(token) => Auth { token: token.into(), ..resumed },
+            Credential::Key(key) => {
+                Auth { key: key.into(), client_id: (&*self.client_id).into(), ..resumed }
+            }
+        }
+    }
+
+    /// Adopts what the server assigned.
+    pub fn adopt(&mut self, greeted: &Greeted<'_>) {
+        greeted.connection_id.clone_into(&mut self.connection_id);
+        greeted.client_id.clone_into(&mut self.client_id);
+    }
+}
+
+/// How long to wait before the next attempt: twice as long each time, up to a maximum.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Backoff { first, max, next: first }
+    }
+
+    /// The wait before the next attempt: a part of the whole, `random` of 2^32 of it, so that
+    /// clients that lost the same server do not come back together. [`u32::MAX`] waits all of it.
+    pub fn wait(&mut self, random: u32) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.max);
+        match random {
+            u32::MAX => whole,
+            random => whole.mul_f64(f64::from(random) / f64::from(u32::MAX)),
+        }
+    }
+
+    /// The last attempt was successful.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let mut waits =
+            || -> Vec<u64> { (0..7).map(|_| backoff.wait(u32::MAX).as_secs()).collect() };
+        assert_eq!(waits(), [1, 2, 4, 8, 16, 30, 30]);
+        backoff.reset();
+        assert_eq!(backoff.wait(u32::MAX), Duration::from_secs(1));
+        assert_eq!(backoff.wait(1 << 31).as_millis(), 1000);
+        assert_eq!(backoff.wait(0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_session_continues_under_the_id_that_the_server_assigned() {
+        let mut resume = Resume::default();
+        resume.adopt(&Greeted { connection_id: "c", client_id: "me", keep_alive_ms: 0 });
+        let key = Credential::Key("demo.k:s".to_owned());
+        let by_key = resume.auth(&key);
+        assert_eq!((&*by_key.client_id, &*by_key.resume_connection_id), ("me", "c"));
+        let token = Credential::Token("t".to_owned());
+        let by_token = resume.auth(&token);
+        assert_eq!((&*by_token.client_id, &*by_token.resume_connection_id), ("", "c"));
+        assert!(!format!("{key:?}{token:?}").contains("demo"));
+    }
+}
