@@ -1,15 +1,16 @@
-//! Connections that come, say one thing and go.
+//! Connections that come, join and go, again and again: the load of `churn`.
 
 use std::sync::Arc;
 
-use super::client::{Closed, Event, Outbound, Sources, Target};
+use super::client::{Closed, Event, Out, Target};
+use super::connect::Sources;
 use super::engine::{Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, Step};
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::options::Leave;
 use super::pace::Pace;
 use super::signals::{Signals, Timeline};
+use crate::client::protocol;
 
 /// Failed connections of one thread after which the run is given up.
 const FAILURES_MAX: u64 = 1_000;
@@ -55,8 +56,6 @@ pub struct Churn {
     sources: Sources,
     places: Vec<Place>,
     empty: Vec<usize>,
-    /// What one event was; empty between events.
-    steps: Vec<Step>,
     timeline: Option<Timeline>,
     pace: Option<Pace>,
     cycles_total: u64,
@@ -87,7 +86,6 @@ impl Churn {
             thread,
             places: vec![Place { began_ns: 0, stage: Stage::Empty }; count],
             empty: (0..count).collect(),
-            steps: Vec::new(),
             timeline: None,
             pace: None,
             cycles_total: 0,
@@ -116,43 +114,15 @@ impl Churn {
             let Some(began_ns) = self.take_due(now_ns) else { break };
             self.empty.pop();
             self.places[index] = Place { began_ns, stage: Stage::Greeting };
-            let who = Who { group: Group::Churn, index };
+            let who = Who { group: Group::Stage, index };
             let source = self.sources.next().flatten();
             clients.open(&self.plan.target, source, who, Lane::Foreground)?;
         }
         Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
     }
 
-    fn join(&self, index: usize, out: &mut Outbound) {
-        entry::join(self.plan.target.dialect(), &self.channels[index], &self.state, out);
-    }
-
-    fn step(&mut self, now_ns: u64, index: usize, step: Step, out: &mut Outbound) {
-        let measures = self.measures(now_ns);
-        let place = &mut self.places[index];
-        match (step, place.stage) {
-            (Step::Greeted, Stage::Greeting) => {
-                place.stage = Stage::Joining;
-                if measures {
-                    self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
-                }
-                if !self.plan.pipelined {
-                    self.join(index, out);
-                }
-            }
-            (Step::Joined, Stage::Joining) => {
-                place.stage = Stage::Leaving;
-                match self.plan.leave {
-                    Leave::Goodbye => out.close(),
-                    Leave::HangUp => out.hang_up(),
-                }
-            }
-            (Step::Refused { reason }, _) => {
-                let address = self.plan.target.address;
-                self.failure = Some(BenchError::Refused { address, reason });
-            }
-            _ => {}
-        }
+    fn join(&self, index: usize, out: &mut Out<'_>) {
+        out.join(&self.channels[index], &self.state);
     }
 }
 
@@ -180,18 +150,38 @@ impl Load for Churn {
         self.open(now_ns, clients)
     }
 
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>) {
-        if matches!(event, Event::Open) && self.plan.pipelined {
-            self.join(who.index, out);
+    fn event(&mut self, now_ns: u64, who: Who, out: &mut Out<'_>, event: Event<'_>) {
+        let (measures, index) = (self.measures(now_ns), who.index);
+        let place = &mut self.places[index];
+        match (event, place.stage) {
+            (Event::Open, _) => {
+                out.greet();
+                if self.plan.pipelined {
+                    self.join(index, out);
+                }
+            }
+            (Event::Greeted, Stage::Greeting) => {
+                place.stage = Stage::Joining;
+                if measures {
+                    self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
+                }
+                if !self.plan.pipelined {
+                    self.join(index, out);
+                }
+            }
+            (Event::Joined, Stage::Joining) => {
+                place.stage = Stage::Leaving;
+                match self.plan.leave {
+                    Leave::Goodbye => out.close(),
+                    Leave::HangUp => out.hang_up(),
+                }
+            }
+            (Event::Refused(reason), _) => {
+                let address = self.plan.target.address;
+                self.failure = Some(BenchError::Refused { address, reason });
+            }
+            _ => {}
         }
-        let mut steps = std::mem::take(&mut self.steps);
-        let read = entry::steps(self.plan.target.dialect(), &event, |step| steps.push(step));
-        if let Err(error) = read {
-            let (address, closed) = (self.plan.target.address, Closed::Broken(error));
-            self.failure = Some(BenchError::Ended { address, closed });
-        }
-        steps.drain(..).for_each(|step| self.step(now_ns, who.index, step, out));
-        self.steps = steps;
     }
 
     fn closed(&mut self, now_ns: u64, who: Who, closed: Closed) {
@@ -204,9 +194,13 @@ impl Load for Churn {
             }
         } else {
             self.disconnected += 1;
-            if self.disconnected > FAILURES_MAX {
-                let address = self.plan.target.address;
-                self.failure = Some(BenchError::Ended { address, closed });
+            // Broken bytes and refusals come again.
+            let is_final = !matches!(
+                closed,
+                Closed::Failed(_) | Closed::Protocol(protocol::Closed::ByServer { .. })
+            );
+            if is_final || self.disconnected > FAILURES_MAX {
+                self.failure = Some(BenchError::of_end(self.plan.target.address, closed));
             }
         }
         place.stage = Stage::Empty;

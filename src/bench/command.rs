@@ -11,9 +11,10 @@ use super::error::BenchError;
 use super::interrupt;
 use super::launch::{self, Addresses, Launched};
 use super::options::{
-    ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions,
-    Scenario,
+    ChurnOptions, Dialect, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions,
+    PresenceOptions, Scenario,
 };
+use super::peer::Protocol;
 use super::plot::plot;
 use super::progress::Progress;
 use super::report::Report;
@@ -59,22 +60,25 @@ enum BenchCommand {
     Compare(CompareArgs),
 }
 
-/// A scenario, whom to run it against, and what to keep.
+/// A scenario, the server to run it against, and what to keep.
 #[derive(Debug, Args)]
 struct Run<O: Args> {
     #[command(flatten)]
     options: O,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+struct Place {
     /// HTTP address of a running server, for WebSockets [default: start one]
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
     /// Sync TCP address of a running server, for --transport tcp [default: start one]
     #[arg(long, value_name = "ADDR")]
     sync_tcp: Option<SocketAddr>,
-    /// Address of a running Redis, for --dialect redis
-    #[arg(long, value_name = "ADDR")]
-    redis: Option<SocketAddr>,
     /// Configuration of the server that is started
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp", "redis"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
     config: Option<PathBuf>,
     /// Write the whole result as JSON, replacing the file
     #[arg(long, value_name = "FILE")]
@@ -107,106 +111,110 @@ impl CompareArgs {
     }
 }
 
+/// A peer that speaks a protocol of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub protocol: &'static dyn Protocol,
+}
+
 /// Does what `headcount bench ...` asks for. Results go to standard output, progress to standard
 /// error.
 ///
 /// # Errors
 /// Each is one line, to be shown after `error: `.
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
-    match args.command {
-        BenchCommand::Latency(run) => measure(run.map(Scenario::Latency)),
-        BenchCommand::Fanout(run) if !run.options.windows.is_empty() => curve(run),
-        BenchCommand::Fanout(run) => measure(run.map(Scenario::Fanout)),
-        BenchCommand::Presence(run) => measure(run.map(Scenario::Presence)),
-        BenchCommand::Idle(run) => measure(run.map(Scenario::Idle)),
-        BenchCommand::Churn(run) => measure(run.map(Scenario::Churn)),
-        BenchCommand::Mixed(run) => measure(run.map(Scenario::Mixed)),
+    run_against(args, None)
+}
+
+/// As [`run`], against a peer if there is one.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
+    let job = |scenario, place| Job { scenario, place, peer };
+    let (scenario, place) = match args.command {
+        BenchCommand::Latency(run) => (Scenario::Latency(run.options), run.place),
+        BenchCommand::Fanout(mut run) if !run.options.windows.is_empty() => {
+            let windows = std::mem::take(&mut run.options.windows);
+            return curve(windows, job(Scenario::Fanout(run.options), run.place));
+        }
+        BenchCommand::Fanout(run) => (Scenario::Fanout(run.options), run.place),
+        BenchCommand::Presence(run) => (Scenario::Presence(run.options), run.place),
+        BenchCommand::Idle(run) => (Scenario::Idle(run.options), run.place),
+        BenchCommand::Churn(run) => (Scenario::Churn(run.options), run.place),
+        BenchCommand::Mixed(run) => (Scenario::Mixed(run.options), run.place),
         BenchCommand::Compare(args) => {
             let load = |paths: &[PathBuf]| paths.iter().map(|path| Report::load(path)).collect();
             let (before, after) = args.sides();
             let (before, after): (Result<Vec<_>, _>, Result<Vec<_>, _>) =
                 (load(before), load(after));
-            print(&compare(&before?, &after?)?.table())
+            return print(&compare(&before?, &after?)?.table());
         }
-    }
+    };
+    measure(job(scenario, place))
 }
 
 /// A run whose options are known to be those of one scenario.
 struct Job {
     scenario: Scenario,
-    addresses: Addresses,
-    config: Option<PathBuf>,
-    record: Option<PathBuf>,
-    plot: Option<PathBuf>,
-}
-
-impl<O: Args> Run<O> {
-    fn map(self, scenario: impl FnOnce(O) -> Scenario) -> Job {
-        Job {
-            scenario: scenario(self.options),
-            addresses: Addresses { http: self.http, sync_tcp: self.sync_tcp, redis: self.redis },
-            config: self.config,
-            record: self.record,
-            plot: self.plot,
-        }
-    }
+    place: Place,
+    peer: Option<Peer>,
 }
 
 fn measure(mut job: Job) -> Result<(), BenchError> {
     let report = play(&mut job)?;
     print(&report.table())?;
-    if let Some(path) = &job.record {
+    if let Some(path) = &job.place.record {
         report.record(path)?;
     }
-    if let Some(path) = &job.plot {
+    if let Some(path) = &job.place.plot {
         plot(&report, path)?;
     }
     Ok(())
 }
 
 /// One run per window.
-fn curve(run: Run<FanoutOptions>) -> Result<(), BenchError> {
-    let (record, plot, windows) =
-        (run.record.clone(), run.plot.clone(), run.options.windows.clone());
-    let mut job = run.map(Scenario::Fanout);
+fn curve(windows: Vec<u64>, mut job: Job) -> Result<(), BenchError> {
     let mut reports = Vec::new();
     for window in windows {
         let Scenario::Fanout(options) = &mut job.scenario else { break };
-        (options.window, options.windows) = (window, Vec::new());
+        options.window = window;
         let report = play(&mut job)?;
-        if let Some(path) = &record {
+        if let Some(path) = &job.place.record {
             report.record(&series::path_of(path, window))?;
         }
         print(&series::line(&report, window, reports.is_empty()))?;
         reports.push((window, report));
     }
     print(&series::fall(&reports))?;
-    match plot {
-        Some(path) => series::plot(&reports, &path),
+    match &job.place.plot {
+        Some(path) => series::plot(&reports, path),
         None => Ok(()),
     }
 }
 
 fn play(job: &mut Job) -> Result<Report, BenchError> {
     interrupt::listen()?;
-    let common = job.scenario.common_mut();
-    let launched = match job.addresses {
-        Addresses { http: None, sync_tcp: None, redis: None } => {
-            let binary = std::env::current_exe()?;
-            common.key = launch::fresh_key()?;
-            let (config, cpus) = (job.config.as_deref(), &common.server_cpus);
-            let launched = Launched::start(&binary, config, cpus, &common.key);
-            interrupt::check()?;
-            Some(launched?)
-        }
-        _ => None,
-    };
-    let server = match &launched {
-        Some(launched) => Server { addresses: launched.addresses, pid: Some(launched.pid()) },
-        None => Server { addresses: job.addresses, pid: common.pid },
-    };
+    let (common, dialect) = job.scenario.parts_mut();
+    let (Place { http, sync_tcp, config, .. }, peer) = (&job.place, job.peer);
+    let addresses =
+        Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
+    let mut server =
+        Server { addresses, pid: common.pid, protocol: peer.map(|peer| peer.protocol) };
+    let mut launched = None;
+    if peer.is_some() {
+        *dialect = Dialect::Peer;
+    } else if http.is_none() && sync_tcp.is_none() {
+        common.key = launch::fresh_key()?;
+        let binary = std::env::current_exe()?;
+        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, &common.key);
+        interrupt::check()?;
+        let started = launched.insert(started?);
+        (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
+    }
     let mut report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
-    report.config = launched.as_ref().map(|launched| launched.shown_config.clone());
+    report.config = launched.map(|launched| launched.shown_config.clone());
     Ok(report)
 }
 

@@ -16,8 +16,9 @@ use clap::ValueEnum;
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
-use super::client::{self, Client, Closed, Event, Outbound, Progress, Queued, Target};
+use super::client::{Client, Closed, Event, OUTBOUND_BYTES_MAX, Out, Progress, Queued, Target};
 use super::clock::Clock;
+use super::connect;
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
@@ -41,7 +42,7 @@ pub enum Wait {
     Sleep,
 }
 
-/// Which connection an event is about, in the words of the load that opened it.
+/// Which connection an event is about, as the load that opened it numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Who {
     pub group: Group,
@@ -50,9 +51,9 @@ pub struct Who {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    Room,
+    /// What is measured.
+    Stage,
     Flood,
-    Churn,
 }
 
 /// Does a connection go first or wait for its turn?
@@ -97,7 +98,7 @@ pub trait Load: Send + 'static {
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
 
     /// One frame came. What is written to `out` leaves within this turn.
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>);
+    fn event(&mut self, now_ns: u64, who: Who, out: &mut Out<'_>, event: Event<'_>);
 
     /// The connection is no more.
     fn closed(&mut self, now_ns: u64, who: Who, closed: Closed);
@@ -152,7 +153,7 @@ impl Clients {
         }
     }
 
-    /// Begins to connect. The load is told [`Event::Ready`] or that it is closed.
+    /// Begins to connect. The load receives [`Event::Open`] or that it is closed.
     ///
     /// # Errors
     /// The system has no descriptor or no port.
@@ -165,14 +166,14 @@ impl Clients {
     ) -> Result<ClientId, BenchError> {
         let address = target.address;
         let failed = |source| BenchError::Connect { address, source };
-        let stream = client::connect(address, source).map_err(failed)?;
+        let stream = connect::connect(address, source).map_err(failed)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.opened = self.opened.wrapping_add(1);
         self.slots[at] = Some(Slot {
-            client: Client::new(stream, target.clone(), self.opened),
+            client: Client::new(stream, target.clone(), u64::from(self.opened)),
             who,
             lane,
             ready: false,
@@ -186,49 +187,29 @@ impl Clients {
         Ok(ClientId(at))
     }
 
-    /// Says who an open connection is that was told to wait with it; leaves within this turn.
-    pub fn greet(&mut self, id: ClientId) {
+    /// Lets `say` write to a connection; leaves within this turn.
+    pub fn say(&mut self, id: ClientId, say: impl FnOnce(&mut Out<'_>)) {
         if let Some(slot) = &mut self.slots[id.0] {
-            slot.client.greet();
+            say(&mut slot.client.out());
         }
         self.mark(id.0);
-    }
-
-    /// Enters a channel or replaces the state in it; leaves within this turn.
-    pub fn update(&mut self, id: ClientId, channel: &str, state: &[u8]) -> Queued {
-        self.send(id, |out| out.update(channel, state))
-    }
-
-    /// Sends records of the Foony protocol as one message, or requests to Redis; leaves within this
-    /// turn.
-    pub fn records(&mut self, id: ClientId, records: &[u8]) -> Queued {
-        self.send(id, |out| out.records(records))
-    }
-
-    /// Lets somebody write to a connection; leaves within this turn.
-    pub fn say(&mut self, id: ClientId, say: impl FnOnce(&mut Outbound)) {
-        if let Some(slot) = &mut self.slots[id.0] {
-            say(&mut slot.client.out);
-        }
-        self.mark(id.0);
-    }
-
-    /// Asks for a pong that echoes `stamp`.
-    pub fn ping(&mut self, id: ClientId, stamp: u64) -> Queued {
-        self.send(id, |out| out.ping(stamp))
     }
 
     /// Bytes that the server has not taken yet.
     pub fn pending(&self, id: ClientId) -> usize {
-        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.out.pending())
+        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.pending_bytes())
     }
 
-    /// As [`Clients::say`], for what may not be taken.
-    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Outbound) -> Queued) -> Queued {
-        let Some(slot) = &mut self.slots[id.0] else { return Queued::Full };
-        let queued = send(&mut slot.client.out);
-        self.mark(id.0);
-        queued
+    /// As [`Clients::say`], unless too much waits.
+    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Out<'_>)) -> Queued {
+        let slot = self.slots[id.0].as_ref();
+        if slot.is_none_or(|slot| slot.client.is_closing())
+            || self.pending(id) >= OUTBOUND_BYTES_MAX
+        {
+            return Queued::Full;
+        }
+        self.say(id, send);
+        Queued::Yes
     }
 
     fn mark(&mut self, at: usize) {
@@ -532,7 +513,7 @@ impl<L: Load> Engine<L> {
         let came = slot.client.bytes_in - before;
         self.bytes_in += came;
         self.reads += 1;
-        let answers = slot.client.out.pending() > 0 || slot.client.out.is_closing();
+        let answers = slot.client.pending_bytes() > 0 || slot.client.is_closing();
         let read_closed = slot.read_closed;
         if answers {
             self.clients.mark(at);

@@ -1,4 +1,4 @@
-//! Members that join one channel at a rate while others look on: the load of `presence --joins`.
+//! Members that join one channel at a rate while others look on: the script of `presence --joins`.
 //!
 //! Invariant: a receiver is complete when it was shown a set with everybody in it. A watcher checks
 //! that by what each member says about itself; a joiner, of whom there are thousands, believes the
@@ -7,15 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Closed, Event, Look, Outbound, Presence, Sources, Target};
+use super::client::{Event, Out, Target};
 use super::clock::nanos;
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, GREETING_MAX, Step};
-use super::error::BenchError;
-use super::heartbeat::{HEARTBEAT_S, Heartbeat};
+use super::engine::{ClientId, Clients, Next};
 use super::latencies::Latencies;
-use super::signals::{Signals, Timeline};
+use super::signals::{Gauges, Timeline};
+use super::stage::{Joining, Script};
 use super::stamp::Stamp;
+use crate::client::protocol::{Look, Presence};
 use crate::error::FrameError;
 
 /// Joins of one thread in one turn, so that nobody goes unread.
@@ -91,7 +90,6 @@ pub struct Tally {
     pub joiners: Shown,
     /// Sets that were smaller than an earlier one, though nobody left.
     pub reordered: u64,
-    pub disconnected: u64,
     /// From when a join was due to a watcher's first set with that many members.
     pub join_delay: Latencies,
 }
@@ -101,15 +99,12 @@ impl Tally {
         self.watchers.merge(&other.watchers);
         self.joiners.merge(&other.joiners);
         self.reordered += other.reordered;
-        self.disconnected += other.disconnected;
         self.join_delay.merge(&other.join_delay);
     }
 }
 
 struct Member {
     role: RolePlan,
-    client: Option<ClientId>,
-    stage: Stage,
     /// Members in the largest set.
     seen: usize,
     frames: u64,
@@ -117,75 +112,33 @@ struct Member {
     complete_ns: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Unopened,
-    Greeting,
-    Greeted,
-    Joining,
-    Joined,
-    Gone,
-}
-
 /// One thread's watchers and joiners.
 pub struct Joins {
     plan: JoinsPlan,
-    signals: Arc<Signals>,
-    thread: usize,
-    sources: Sources,
     members: Vec<Member>,
-    opened: usize,
-    greeting: usize,
-    greeted: u64,
-    joined: u64,
     complete: u64,
     /// Joiners among the members, the next one last.
     to_join: Vec<usize>,
     timeline: Option<Timeline>,
-    heartbeat: Heartbeat,
     frames: u64,
     state: Vec<u8>,
-    failure: Option<BenchError>,
     tally: Tally,
 }
 
 impl Joins {
     /// `roles` in the order of joining.
-    pub fn new(
-        plan: JoinsPlan,
-        roles: Vec<RolePlan>,
-        sources: Sources,
-        signals: Arc<Signals>,
-        thread: usize,
-    ) -> Self {
-        let member = |role| Member {
-            role,
-            client: None,
-            stage: Stage::Unopened,
-            seen: 0,
-            frames: 0,
-            bytes: 0,
-            complete_ns: None,
-        };
+    pub fn new(plan: JoinsPlan, roles: Vec<RolePlan>) -> Self {
+        let member = |role| Member { role, seen: 0, frames: 0, bytes: 0, complete_ns: None };
         let members: Vec<Member> = roles.into_iter().map(member).collect();
         let joins = |at: &usize| members[*at].role != RolePlan::Watcher;
         Joins {
             to_join: (0..members.len()).rev().filter(joins).collect(),
             plan,
-            signals,
-            thread,
-            sources,
             members,
-            opened: 0,
-            greeting: 0,
-            greeted: 0,
-            joined: 0,
             complete: 0,
             timeline: None,
-            heartbeat: Heartbeat::default(),
             frames: 0,
             state: Vec::new(),
-            failure: None,
             tally: Tally::default(),
         }
     }
@@ -210,107 +163,14 @@ impl Joins {
         start_ns + (nanos(self.plan.within) as f64 * share) as u64
     }
 
-    fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
-        while self.opened < self.members.len() && self.greeting < GREETING_MAX {
-            let member = &mut self.members[self.opened];
-            let look = match member.role {
-                RolePlan::Watcher => Look::Whole,
-                RolePlan::Joiner(_) => Look::Beginnings,
-            };
-            let target = Target { look, ..self.plan.target.clone() };
-            let who = Who { group: Group::Room, index: self.opened };
-            let source = self.sources.next().flatten();
-            member.client = Some(clients.open(&target, source, who, Lane::Foreground)?);
-            member.stage = Stage::Greeting;
-            self.opened += 1;
-            self.greeting += 1;
-        }
-        Ok(())
-    }
-
-    fn let_watchers_in(&mut self, clients: &mut Clients) {
-        for member in &mut self.members {
-            let (RolePlan::Watcher, Stage::Greeted, Some(client)) =
-                (member.role, member.stage, member.client)
-            else {
-                continue;
-            };
-            let (dialect, channel) = (self.plan.target.dialect(), &self.plan.channel);
-            clients.say(client, |out| entry::join(dialect, channel, &[], out));
-            member.stage = Stage::Joining;
-        }
-    }
-
-    fn join_due(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
-        for _ in 0..JOINS_PER_TURN {
-            let Some(&at) = self.to_join.last() else { return Next::WhenSomethingHappens };
-            let (RolePlan::Joiner(index), Some(client)) =
-                (self.members[at].role, self.members[at].client)
-            else {
-                self.to_join.pop();
-                continue;
-            };
-            let intended_ns = self.due_ns(index);
-            if intended_ns > now_ns {
-                return Next::AtNs(intended_ns);
-            }
-            let stamp = Stamp { publisher: index as u32, sequence: 1, intended_ns };
-            stamp.write(&mut self.state, self.plan.state_bytes);
-            let _ = clients.update(client, &self.plan.channel, &self.state);
-            self.members[at].stage = Stage::Joined;
-            self.to_join.pop();
-        }
-        Next::Now
-    }
-
-    fn show(&self) {
-        let gauges = self.signals.gauges(self.thread);
-        gauges.greeted.set(self.greeted);
-        gauges.joined.set(self.joined);
-        gauges.complete.set(self.complete);
-        gauges.frames.set(self.frames);
-    }
-
-    fn begin(&mut self, timeline: Timeline) {
-        self.timeline = Some(timeline);
-        self.heartbeat = Heartbeat::start(timeline.start_ns, self.members.len(), HEARTBEAT_S);
-    }
-
-    fn beat(&mut self, now_ns: u64, clients: &mut Clients) {
-        let dialect = self.plan.target.dialect();
-        self.heartbeat.beat(now_ns, clients, |at| Some((self.members[at].client?, dialect)));
-    }
-
-    fn step(&mut self, at: usize, step: Step) {
-        match (step, self.members[at].stage) {
-            (Step::Greeted, _) => {
-                self.members[at].stage = Stage::Greeted;
-                self.greeting -= 1;
-                self.greeted += 1;
-            }
-            (Step::Joined, Stage::Joining) => {
-                self.members[at].stage = Stage::Joined;
-                self.joined += 1;
-            }
-            (Step::Joined, _) => {}
-            (Step::Refused { reason }, _) => {
-                let address = self.plan.target.address;
-                self.fail(BenchError::Refused { address, reason });
-            }
-        }
-    }
-
     fn receive(
         &mut self,
         now_ns: u64,
         at: usize,
         presence: Presence<'_>,
     ) -> Result<(), FrameError> {
-        if self.timeline.is_none() {
-            return Ok(());
-        }
         let (watchers, everybody) = (self.plan.watchers, self.plan.watchers + self.plan.joiners);
-        let (set, before) = (presence.left(), self.members[at].seen);
+        let (set, before) = (presence.present.left(), self.members[at].seen);
         let is_watcher = self.members[at].role == RolePlan::Watcher;
         self.frames += 1;
         self.members[at].frames += 1;
@@ -332,16 +192,12 @@ impl Joins {
         }
         Ok(())
     }
-
-    fn fail(&mut self, failure: BenchError) {
-        self.failure.get_or_insert(failure);
-    }
 }
 
 /// Is every joiner among the members?
 fn has_everybody(mut presence: Presence<'_>, joiners: usize) -> Result<bool, FrameError> {
     let mut found = vec![false; joiners];
-    while let Some(peer) = presence.next_member()? {
+    while let Some(peer) = presence.present.next_member()? {
         if let Some(stamp) = Stamp::read(peer.state)
             && let Some(found) = found.get_mut(stamp.publisher as usize)
         {
@@ -351,51 +207,60 @@ fn has_everybody(mut presence: Presence<'_>, joiners: usize) -> Result<bool, Fra
     Ok(found.iter().all(|&found| found))
 }
 
-impl Load for Joins {
-    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
-        self.open(clients)?;
-        if self.signals.may_join() && self.timeline.is_none() {
-            self.let_watchers_in(clients);
-        }
-        if self.timeline.is_none()
-            && let Some(timeline) = self.signals.timeline()
-        {
-            self.begin(timeline);
-        }
-        let next = match self.timeline {
-            Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
-            Some(_) => {
-                self.beat(now_ns, clients);
-                self.join_due(now_ns, clients)
+impl Script for Joins {
+    fn connections(&self) -> usize {
+        self.members.len()
+    }
+
+    fn target(&self, at: usize) -> Target {
+        let look = match self.members[at].role {
+            RolePlan::Watcher => Look::Whole,
+            RolePlan::Joiner(_) => Look::Beginnings,
+        };
+        Target { look, ..self.plan.target.clone() }
+    }
+
+    fn joins(&self, at: usize) -> bool {
+        self.members[at].role == RolePlan::Watcher
+    }
+
+    fn join(&mut self, _: u64, _: usize, out: &mut Out<'_>) -> Joining {
+        out.join(&self.plan.channel, &[]);
+        Joining::Asked
+    }
+
+    fn begin(&mut self, timeline: Timeline) {
+        self.timeline = Some(timeline);
+    }
+
+    fn run(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
+        for _ in 0..JOINS_PER_TURN {
+            let Some(&at) = self.to_join.last() else { return Next::WhenSomethingHappens };
+            if let (RolePlan::Joiner(index), Some(id)) = (self.members[at].role, ids[at]) {
+                let intended_ns = self.due_ns(index);
+                if intended_ns > now_ns {
+                    return Next::AtNs(intended_ns);
+                }
+                let stamp = Stamp { publisher: index as u32, sequence: 1, intended_ns };
+                stamp.write(&mut self.state, self.plan.state_bytes);
+                clients.say(id, |out| out.update(&self.plan.channel, &self.state));
             }
-            None => Next::WhenSomethingHappens,
-        };
-        self.show();
-        Ok(next)
+            self.to_join.pop();
+        }
+        Next::Now
     }
 
-    fn event(&mut self, now_ns: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
-        let (target, at) = (&self.plan.target, who.index);
-        let (address, dialect) = (target.address, target.dialect());
-        let read = match event {
-            Event::Presence(presence) => self.receive(now_ns, at, presence),
-            event => entry::steps(dialect, &event, |step| self.step(at, step)),
-        };
-        if let Err(error) = read {
-            self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
+    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError> {
+        match event {
+            Event::Presence(presence) if self.timeline.is_some() => {
+                self.receive(now_ns, at, presence)
+            }
+            _ => Ok(()),
         }
     }
 
-    fn closed(&mut self, _: u64, who: Who, closed: Closed) {
-        self.members[who.index].stage = Stage::Gone;
-        self.members[who.index].client = None;
-        if self.timeline.is_none() {
-            let address = self.plan.target.address;
-            return self.fail(BenchError::Ended { address, closed });
-        }
-        self.tally.disconnected += 1;
+    fn show(&mut self, _: u64, gauges: &Gauges) {
+        gauges.complete.set(self.complete);
+        gauges.frames.set(self.frames);
     }
 }

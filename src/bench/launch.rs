@@ -31,8 +31,8 @@ const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 pub struct Addresses {
     pub http: Option<SocketAddr>,
     pub sync_tcp: Option<SocketAddr>,
-    /// Of a Redis to compare with.
-    pub redis: Option<SocketAddr>,
+    /// Of a peer with a protocol of its own.
+    pub peer: Option<SocketAddr>,
 }
 
 /// A server that ends with this value.
@@ -217,7 +217,7 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
     };
     let both = || {
         let (http, sync_tcp) = (address("http=")?, address("sync_tcp=")?);
-        Ok(Addresses { http, sync_tcp, redis: None })
+        Ok(Addresses { http, sync_tcp, peer: None })
     };
     Some(both())
 }

@@ -4,9 +4,10 @@
 //! and sees one only from outside, over sockets and `/proc`.
 //!
 //! ```text
-//!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
-//!                                                 |            thread = engine(client...) + load
-//!                                                 |            load = room, fanout, churn, ...
+//!  command -> launch (or a running server) -> scenarios -> workers: a conductor, pinned threads
+//!                                                 |          thread = engine(client...) + load
+//!                                                 |          load = stage(script) or churn
+//!                                                 |          script = room, fanout, joins, idle
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -16,20 +17,16 @@
 //!
 //! Must never know: how a server is built.
 
-mod announce;
 mod churn;
 pub mod client;
 mod clock;
 pub mod command;
 pub mod compare;
-mod crew;
+mod connect;
 mod engine;
-mod entry;
 mod error;
 mod fanout;
 mod flood;
-mod heartbeat;
-mod idle;
 mod interrupt;
 mod joins;
 mod latencies;
@@ -38,19 +35,21 @@ mod machine;
 mod metric;
 pub mod options;
 mod pace;
+pub mod peer;
 mod plot;
 mod process;
 mod progress;
-mod redis;
 mod report;
 mod room;
 pub mod scenarios;
 pub mod series;
 mod signals;
+mod stage;
 mod stamp;
 mod window;
+mod workers;
 
-pub use command::{BenchArgs, run};
+pub use command::{BenchArgs, Peer, run, run_against};
 pub use engine::Wait;
 pub use error::BenchError;
 pub use fanout::payload;

@@ -17,6 +17,11 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// By the thread that writes it.
+    pub fn add(&self, count: u64) {
+        self.set(self.read() + count);
+    }
+
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

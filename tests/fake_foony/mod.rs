@@ -99,6 +99,7 @@ fn serve(stream: &Arc<TcpStream>, rooms: &Mutex<Rooms>) -> Option<()> {
         if let Some(Incoming::Message { payload, .. }) = decoded.incoming {
             // Every write happens under the lock, so that messages never mix.
             let mut rooms = rooms.lock().unwrap();
+            let is_followed = is_followed || binary::records(&payload).count() > 1;
             for record in binary::records(&payload) {
                 let mut answer = Vec::new();
                 match record.ok()?.request().ok()? {

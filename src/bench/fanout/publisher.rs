@@ -4,25 +4,24 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::options::{Dialect, PublishForm, WindowCounts};
+use super::super::client::Out;
+use super::super::options::{PublishForm, WindowCounts};
 use super::super::pace::Pace;
-use super::super::redis;
 use super::super::room::Drive;
 use super::super::signals::Timeline;
 use super::super::stamp::Stamp;
 use super::{FanoutPlan, payload};
-use crate::wire::foony::{Content, Message, Publish, Request, binary};
+use crate::wire::foony::{Content, Message, Publish};
 
 /// Publishes that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 4096;
-/// Bytes of one WebSocket message from which no further publish is put into it.
-const MESSAGE_BYTES: usize = 256 * 1024;
+/// Payload bytes of one publisher in one turn.
+const BYTES_PER_TURN: usize = 256 * 1024;
 /// In place of the intended time of a publish that was acknowledged before an earlier one.
 const ACKNOWLEDGED: u64 = u64::MAX;
 
 /// Writes publishes. One per thread.
 pub struct Encoder {
-    pub records: Vec<u8>,
     pub payload: Vec<u8>,
     form: PublishForm,
     /// SDKs put the time into a message's id, and eight random digits.
@@ -33,17 +32,12 @@ pub struct Encoder {
 impl Encoder {
     pub fn new(form: PublishForm) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Encoder {
-            records: Vec::new(),
-            payload: Vec::new(),
-            form,
-            started_unix_ms: since.as_millis() as u64,
-            message_id: String::new(),
-        }
+        let started_unix_ms = since.as_millis() as u64;
+        Encoder { payload: Vec::new(), form, started_unix_ms, message_id: String::new() }
     }
 
-    /// Publishes the payload on the Foony protocol.
-    pub fn append_publish(&mut self, id: u64, channel: &str) {
+    /// Publishes the payload. Ids begin with 1.
+    pub fn publish(&mut self, id: u64, channel: &str, out: &mut Out<'_>) {
         self.message_id.clear();
         // Writing to a string cannot fail.
         let _ = match self.form {
@@ -53,7 +47,7 @@ impl Encoder {
             PublishForm::Single => write!(self.message_id, "{id:x}"),
         };
         let message = Message { name: "m".into(), data: &self.payload, encoding: "".into() };
-        let publish = Request::Publish(Publish {
+        out.publish(Publish {
             id,
             channel: channel.into(),
             message_id: self.message_id.as_str().into(),
@@ -64,8 +58,6 @@ impl Encoder {
                 PublishForm::Single => Content::One(message),
             },
         });
-        let appended = binary::append_request(&publish, &mut self.records);
-        assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
     }
 }
 
@@ -151,18 +143,27 @@ impl Publisher {
         self.pace.as_ref().map(Pace::next_ns)
     }
 
-    /// Replaces the encoder's records by all publishes that may be sent, and tells how many.
-    pub fn write_due(&mut self, now_ns: u64, plan: &FanoutPlan, encoder: &mut Encoder) -> u64 {
-        encoder.records.clear();
+    /// Sends all publishes that may be sent, and returns how many.
+    pub fn publish_due(
+        &mut self,
+        now_ns: u64,
+        plan: &FanoutPlan,
+        encoder: &mut Encoder,
+        out: &mut Out<'_>,
+    ) -> u64 {
         let before = self.sent;
-        for _ in 0..CATCH_UP_MAX {
-            if encoder.records.len() >= MESSAGE_BYTES {
-                break;
-            }
+        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.payload_bytes.max(1)).max(1) {
             let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
-            self.write(intended_ns, plan, encoder);
+            self.publish(intended_ns, plan, encoder, out);
         }
         self.sent - before
+    }
+
+    pub fn is_due(&self, now_ns: u64, drive: Drive) -> bool {
+        match (drive, &self.pace) {
+            (Drive::Window(_), _) => self.has_room(drive),
+            (Drive::Rate(_), pace) => pace.as_ref().is_some_and(|pace| pace.next_ns() <= now_ns),
+        }
     }
 
     /// May more be sent at once?
@@ -178,19 +179,21 @@ impl Publisher {
         }
     }
 
-    fn write(&mut self, intended_ns: u64, plan: &FanoutPlan, encoder: &mut Encoder) {
+    fn publish(
+        &mut self,
+        intended_ns: u64,
+        plan: &FanoutPlan,
+        encoder: &mut Encoder,
+        out: &mut Out<'_>,
+    ) {
         let (channel, sequence) = self.place_of(self.sent + 1);
         self.sent += 1;
         self.waiting.push_back(intended_ns);
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
         payload::write(&stamp, &mut encoder.payload, plan.payload_bytes);
-        let channel = &plan.channels[channel];
-        match plan.target.dialect() {
-            Dialect::Redis => {
-                redis::append_publish(&mut encoder.records, channel, &encoder.payload);
-                self.await_delivery(self.sent, sequence);
-            }
-            Dialect::Foony | Dialect::Sync => encoder.append_publish(self.sent, channel),
+        encoder.publish(self.sent, &plan.channels[channel], out);
+        if !plan.is_numbered() {
+            self.await_delivery(self.sent, sequence);
         }
     }
 
@@ -230,7 +233,8 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::client::{Greeting, Look, Opening, Target, Transport};
+    use super::super::super::client::{Client, Greeting, Target, Transport};
+    use super::super::super::connect::connect;
     use super::*;
     use crate::bench::options::Publishing;
 
@@ -238,17 +242,19 @@ mod tests {
         Publisher::new(0, channels, WindowCounts::Acks)
     }
 
+    /// A client that is not connected; what it is told to send stays in it.
+    fn client() -> Client {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
+        let target = Target::new(address, Transport::Ws, "/", greeting);
+        Client::new(connect(address, None).unwrap(), target, 1)
+    }
+
     fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
-        let target = Target {
-            address: ([127, 0, 0, 1], 1).into(),
-            transport: Transport::Tcp,
-            upgrade: "".into(),
-            greeting: Greeting::Redis,
-            opening: Opening::AtOnce,
-            look: Look::Whole,
-        };
+        let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
         let plan = FanoutPlan {
-            target,
+            target: Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting),
             channels: ["a".into(), "b".into(), "c".into()].into(),
             publishers: 1,
             drive,
@@ -259,7 +265,8 @@ mod tests {
                 publish_form: PublishForm::Sdk,
             },
         };
-        publisher.write_due(now_ns, &plan, &mut Encoder::new(PublishForm::Sdk))
+        let mut encoder = Encoder::new(PublishForm::Sdk);
+        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out())
     }
 
     #[test]
@@ -292,24 +299,15 @@ mod tests {
         let mut publisher = Publisher::new(0, vec![0, 2], WindowCounts::Deliveries);
         let window = Drive::Window(3);
         assert_eq!(write(&mut publisher, 10, window), 3);
-        (1..=3).for_each(|id| assert!(publisher.acknowledge(id).is_some()));
+        for (id, serial) in [(1, 1), (2, 1), (3, 2)] {
+            assert!(publisher.acknowledge(id).is_some());
+            publisher.await_delivery(id, serial);
+        }
         assert_eq!(write(&mut publisher, 11, window), 0);
-        // Sequences 1 and 2 of the first channel, 1 of the second.
         assert!(!publisher.note_floor(0, 0));
         assert!(publisher.note_floor(1, 1));
         assert!(publisher.note_floor(0, 5));
         assert_eq!(write(&mut publisher, 12, window), 3);
-    }
-
-    #[test]
-    fn an_sdk_publishes_a_batch_of_one_with_a_long_id() {
-        let mut encoder = Encoder::new(PublishForm::Sdk);
-        encoder.payload = b"1".to_vec();
-        encoder.append_publish(7, "room");
-        let record = binary::records(&encoder.records).next().unwrap().unwrap();
-        let Request::Publish(publish) = record.request().unwrap() else { panic!("{record:?}") };
-        assert_eq!(publish.message_id.len(), 22);
-        assert!(matches!(&publish.content, Content::Batch(messages) if messages.len() == 1));
     }
 
     #[test]

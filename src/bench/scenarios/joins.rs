@@ -1,20 +1,16 @@
 //! `presence --joins`: how long it takes, and how much is sent, until everybody sees everybody.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::super::client::Sources;
-use super::super::crew::{Crew, Window};
-use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::joins::{Joins, JoinsPlan, RolePlan, Shown, Tally};
 use super::super::metric::Metric;
 use super::super::options::{Dialect, PresenceOptions};
-use super::super::progress::Progress;
-use super::super::signals::Signals;
+use super::super::stage::HEARTBEAT_S;
+use super::super::workers::{Goal, Window};
 use super::findings::Findings;
-use super::{Server, deal, fresh_channel};
+use super::{Run, fresh_channels, scripts};
 
 /// Time in which frames that say nothing new would still come.
 const AFTERWARDS: Duration = Duration::from_millis(500);
@@ -23,13 +19,11 @@ const NS_PER_MS: f64 = 1e6;
 pub(super) fn joins(
     options: &PresenceOptions,
     joiners: usize,
-    server: &Server,
-    progress: &Progress,
+    run: &Run<'_>,
 ) -> Result<Findings, BenchError> {
-    let common = &options.common;
-    let channel = fresh_channel();
+    let channel = fresh_channels(1).remove(0);
     let plan = JoinsPlan {
-        target: server.target(common, Dialect::Sync, Some(&channel))?,
+        target: run.server.target(run.common, Dialect::Sync, Some(&channel))?,
         channel,
         watchers: options.members,
         joiners,
@@ -38,28 +32,17 @@ pub(super) fn joins(
     };
     let watchers = (0..plan.watchers).map(|_| RolePlan::Watcher);
     let roles = watchers.chain((0..joiners).map(RolePlan::Joiner));
-    let signals = Arc::new(Signals::new(common.threads(), 0));
-    let hands = deal(roles, common.threads()).into_iter().enumerate();
-    let loads = hands.map(|(thread, roles)| {
-        let sources = Sources::for_connections(plan.target.address, roles.len());
-        Joins::new(plan.clone(), roles, sources, signals.clone(), thread)
-    });
-    let mut crew = Crew::start(loads.collect(), common, signals.clone())?;
+    let stages = run.stages(roles, HEARTBEAT_S, |_, roles| Joins::new(plan.clone(), roles));
     let everybody = (plan.watchers + joiners) as u64;
-    crew.reach("connecting", everybody, progress, |totals| totals.greeted)?;
-    signals.allow_join();
-    crew.reach("watchers", plan.watchers as u64, progress, |totals| totals.joined)?;
-    let limit = plan.within + options.duration.0;
-    let complete = |totals: &super::super::signals::Totals| totals.complete;
-    let window =
-        crew.measure_until("complete", everybody, limit, server.watched(), progress, complete)?;
+    let mut workers = run.enter(stages, everybody, plan.watchers as u64)?;
+    let goal = Goal { what: "complete", count: everybody, gauge: |totals| totals.complete };
+    let limit = plan.within + options.time.duration.0;
+    let window = workers.measure(Duration::ZERO, limit, Some(goal), run.progress)?;
     thread::sleep(AFTERWARDS);
-    let (mut tally, mut usage) = (Tally::default(), Usage::default());
-    for (mut joins, used) in crew.finish()? {
-        tally.merge(&joins.conclude());
-        usage.merge(&used);
-    }
-    let mut findings = Findings::of(&window, &usage, server);
+    let (ended, disconnected, usage) = scripts(workers.finish()?);
+    let mut tally = Tally::default();
+    ended.into_iter().for_each(|mut joins| tally.merge(&joins.conclude()));
+    let mut findings = Findings::of(&window, &usage, disconnected, run.server);
     add(&mut findings, &window, &tally);
     findings.note_bottleneck();
     Ok(findings)
@@ -76,7 +59,6 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
         (Metric::BytesPerJoiner, each(joiners.bytes, joiners)),
         (Metric::Lost, (watchers.incomplete + joiners.incomplete) as f64),
         (Metric::Reordered, tally.reordered as f64),
-        (Metric::Disconnected, tally.disconnected as f64),
     ];
     numbers.into_iter().for_each(|(metric, number)| findings.set(metric, number));
     if let Some(cpu_ns) = window.server_cpu_ns {
