@@ -27,9 +27,11 @@
 
 #[cfg(feature = "server")]
 pub mod admin;
+#[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod bench;
+#[cfg(feature = "server")]
 pub mod channel;
 #[cfg(feature = "server")]
 pub mod cli;
@@ -37,16 +39,21 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod counters;
 pub mod error;
+#[cfg(feature = "server")]
 pub mod ids;
 pub mod limits;
+#[cfg(feature = "server")]
 pub mod policy;
 #[cfg(feature = "server")]
 pub mod rest;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod session;
+#[cfg(feature = "server")]
 pub mod shard;
 #[cfg(feature = "server")]
 mod terminal;

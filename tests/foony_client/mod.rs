@@ -1,14 +1,15 @@
 //! The real binary on port 0, and a blocking client of the Foony protocol for tests.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use headcount::wire::foony::{Auth, Cursor, Event, Request, binary};
-use headcount::wire::websocket::{Opcode, append_masked_frame};
+use headcount::client::protocol::{self, Closed, Connection, Credential, Dialect, Resume, Upgrade};
+use headcount::wire::foony::{Cursor, Event, Request, binary};
 
 use crate::served::Served;
 use crate::tempdir::Dir;
@@ -90,7 +91,13 @@ impl Deref for Server {
 /// A connection that has authenticated.
 pub struct Client {
     stream: TcpStream,
-    inbox: Vec<u8>,
+    connection: Connection,
+    /// Bytes that the connection has not consumed.
+    unread: Vec<u8>,
+    /// Events that no test has seen, as records.
+    events: VecDeque<Vec<u8>>,
+    closed: Option<Closed>,
+    resume: Resume,
     pub connection_id: String,
     next_id: u64,
     /// Largest WebSocket message received, bytes.
@@ -99,34 +106,26 @@ pub struct Client {
 
 impl Client {
     pub fn connect(server: &Server, client_id: &str, resume: &str) -> Self {
-        let mut stream = TcpStream::connect(server.http).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        let stream = TcpStream::connect(server.http).expect("a connection");
         stream.set_nodelay(true).expect("an option");
-        write!(
+        let upgrade = Upgrade::new("x", "/", [7; 16]);
+        let resume = Resume { client_id: client_id.into(), connection_id: resume.into() };
+        let mut client = Client {
             stream,
-            "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        .expect("sent");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a response");
-            head.push(byte[0]);
+            connection: Connection::websocket(0, Dialect::Foony, &upgrade, 7),
+            unread: Vec::new(),
+            events: VecDeque::new(),
+            closed: None,
+            resume,
+            connection_id: String::new(),
+            next_id: 1,
+            largest_message: 0,
+        };
+        client.write();
+        let deadline = Instant::now() + PATIENCE;
+        while client.connection_id.is_empty() {
+            assert!(client.read(deadline), "not connected but {:?}", client.closed);
         }
-        let connection_id = String::new();
-        let (inbox, largest_message) = (Vec::new(), 0);
-        let mut client = Client { stream, inbox, connection_id, next_id: 1, largest_message };
-        client.send(&[Request::Auth(Auth {
-            key: KEY.into(),
-            client_id: client_id.into(),
-            resume_connection_id: resume.into(),
-            ..Auth::default()
-        })]);
-        client.events(|event| match event {
-            Event::Connected { connection_id, .. } => Some(connection_id.to_string()),
-            other => panic!("not connected but {other:?}"),
-        });
         client
     }
 
@@ -135,15 +134,10 @@ impl Client {
         self.next_id
     }
 
-    /// Sends requests in one WebSocket message.
+    /// Sends requests in one WebSocket message, as far as they fit.
     pub fn send(&mut self, requests: &[Request<'_>]) {
-        let mut records = Vec::new();
-        for request in requests {
-            binary::append_request(request, &mut records).expect("a request that can be said");
-        }
-        let mut frame = Vec::new();
-        append_masked_frame(&mut frame, Opcode::Binary, &records, [1, 2, 3, 4]);
-        self.stream.write_all(&frame).expect("sent");
+        requests.iter().for_each(|request| self.connection.out.send(request));
+        self.write();
     }
 
     /// Sends one request and waits for its answer; whatever else comes is passed over.
@@ -166,83 +160,101 @@ impl Client {
     pub fn until<T>(&mut self, mut visit: impl FnMut(&Event<'_>) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let message = self.message(deadline).expect("more from the server");
-            let mut found = None;
-            for record in binary::records(&message) {
-                let event = record.expect("a record").event().expect("an event");
-                found = found.or_else(|| visit(&event));
-            }
-            if let Some(found) = found {
+            let record = self.next(deadline).expect("more from the server");
+            if let Some(found) = visit(&event(&record)) {
                 return found;
             }
         }
     }
 
-    /// As [`Client::until`], for what must come first.
-    fn events(&mut self, visit: impl FnMut(&Event<'_>) -> Option<String>) {
-        self.connection_id = self.until(visit);
-    }
-
     /// Everything that comes within a time.
     pub fn for_a_while(&mut self, time: Duration, mut visit: impl FnMut(&Event<'_>)) {
         let deadline = Instant::now() + time;
-        while let Some(message) = self.message(deadline) {
-            for record in binary::records(&message) {
-                visit(&record.expect("a record").event().expect("an event"));
-            }
+        while let Some(record) = self.next(deadline) {
+            visit(&event(&record));
         }
     }
 
     /// The code of the close frame that ends the connection.
     pub fn close_code(&mut self) -> Option<u16> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.frame(deadline)? {
-                (8, body) => return Some(u16::from_be_bytes([*body.first()?, *body.get(1)?])),
-                _ => continue,
-            }
+        while self.read(deadline) {}
+        match self.closed {
+            Some(Closed::ByServer { code, .. }) => code,
+            _ => None,
         }
     }
 
-    fn message(&mut self, deadline: Instant) -> Option<Vec<u8>> {
-        loop {
-            match self.frame(deadline)? {
-                (2, payload) => {
-                    self.largest_message = self.largest_message.max(payload.len());
-                    return Some(payload);
+    /// The next event, as a record.
+    fn next(&mut self, deadline: Instant) -> Option<Vec<u8>> {
+        while self.events.is_empty() {
+            if !self.read(deadline) {
+                return None;
+            }
+        }
+        self.events.pop_front()
+    }
+
+    fn write(&mut self) {
+        let pending = self.connection.out.pending();
+        self.stream.write_all(pending).expect("sent");
+        let sent = pending.len();
+        self.connection.out.written(sent);
+    }
+
+    /// Waits for bytes; `false` when there are none in time, or the connection is over.
+    fn read(&mut self, deadline: Instant) -> bool {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+        let left = left.max(Duration::from_millis(1));
+        self.stream.set_read_timeout(Some(left)).expect("an option");
+        let mut chunk = [0; 64 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => self.closed = Some(self.connection.handle_end(&self.unread)),
+            Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return true,
+            Err(_) => return false,
+        }
+        let Client { events, resume, connection_id, largest_message, .. } = self;
+        let credential = Credential::Key(KEY.to_owned());
+        let used = self.connection.handle_bytes(0, &mut self.unread, |out, event| {
+            let mut records = Vec::new();
+            match event {
+                protocol::Event::Open => out.auth(resume.auth(&credential)),
+                protocol::Event::Greeted(greeted) => {
+                    greeted.connection_id.clone_into(connection_id);
                 }
-                (8, _) => return None,
-                _ => continue,
+                protocol::Event::Messages(deliveries) => {
+                    for delivered in deliveries {
+                        let delivery = delivered.and_then(|one| one.read()).expect("a delivery");
+                        records.push(record(&Event::Delivery(delivery)));
+                    }
+                }
+                protocol::Event::Foony(event) => records.push(record(&event)),
+                other => panic!("{other:?}"),
             }
+            let message_bytes = records.iter().map(Vec::len).sum();
+            *largest_message = (*largest_message).max(message_bytes);
+            events.extend(records);
+            Ok::<(), Closed>(())
+        });
+        match used {
+            Ok(used) => drop(self.unread.drain(..used)),
+            Err(closed) => self.closed = Some(closed),
         }
-    }
-
-    fn frame(&mut self, deadline: Instant) -> Option<(u8, Vec<u8>)> {
-        loop {
-            if let Some((opcode, header, length)) = frame_of(&self.inbox) {
-                let payload = self.inbox[header..header + length].to_vec();
-                self.inbox.drain(..header + length);
-                return Some((opcode, payload));
-            }
-            let left = deadline.checked_duration_since(Instant::now())?;
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).ok()?;
-            let mut chunk = [0; 64 * 1024];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return None,
-                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
+        if self.closed.is_none() {
+            self.write();
         }
+        self.closed.is_none()
     }
 }
 
-/// Opcode, header bytes and payload bytes of a whole unmasked frame.
-fn frame_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
-    let (header, length) = match *bytes.get(1)? {
-        126 => (4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),
-        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
-        short => (2, usize::from(short)),
-    };
-    (bytes.len() >= header + length).then_some((bytes[0] & 0x0f, header, length))
+fn record(event: &Event<'_>) -> Vec<u8> {
+    let mut record = Vec::new();
+    binary::append_event(event, &mut record);
+    record
+}
+
+fn event(record: &[u8]) -> Event<'_> {
+    let record = binary::records(record).next().expect("a record");
+    record.expect("a record").event().expect("an event")
 }

@@ -192,7 +192,8 @@ impl OneShard {
         }
     }
 
-    fn receive_on(&mut self, conn: ConnId, bytes: &mut [u8]) {
+    /// As [`OneShard::receive`].
+    pub fn receive_on(&mut self, conn: ConnId, bytes: &mut [u8]) {
         self.shard.handle_bytes(self.now, conn, bytes);
         self.drain();
     }

@@ -12,8 +12,9 @@ use super::window::{FirstRefusal, Sent, Window};
 use super::{Source, Template};
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::cli::realtime::{Backoff, Caller, Fault, Next, Refusal, Session, WhenLost, events};
-use crate::wire::foony::{Content, Event, Message, Publish, Request};
+use crate::cli::realtime::{Caller, Fault, Next, Session, WhenLost, advised};
+use crate::client::protocol::{Event, Outbound, Refused};
+use crate::wire::foony::{self, Content, Message, Publish, Request};
 
 /// Attempts to connect again without a message acknowledged in between: 1, 2, 4, 8 and 16 s apart.
 const ATTEMPTS_MAX: u32 = 5;
@@ -36,7 +37,6 @@ pub(super) struct Pipeline {
     input: Input,
     /// Attempts to connect since the server last took what it was given.
     attempts: u32,
-    backoff: Backoff,
     /// Why the serials could not be printed.
     unprinted: Option<Failure>,
 }
@@ -66,7 +66,7 @@ impl Pipeline {
         serials: Serials,
     ) -> Result<Self, Failure> {
         let session = caller.connect().map_err(|fault| caller.failure(&fault))?;
-        let (window, input, backoff) = (Window::default(), Input::Open, Backoff::new());
+        let (window, input) = (Window::default(), Input::Open);
         Ok(Pipeline {
             caller,
             session,
@@ -77,7 +77,6 @@ impl Pipeline {
             window,
             input,
             attempts: 0,
-            backoff,
             unprinted: None,
         })
     }
@@ -110,8 +109,17 @@ impl Pipeline {
                 return Ok(());
             }
             let lines = if takes_more && self.window.is_open() { lines } else { &none };
-            match self.session.next(lines)? {
-                Next::Message(message) => self.hear(&message)?,
+            let (window, mut serials) = (&mut self.window, Vec::new());
+            let next = self.session.next(lines, |_, event| {
+                serials.extend(answered(window, &event));
+                Ok::<(), Fault>(())
+            });
+            if !serials.is_empty() {
+                self.take_heart();
+                self.print(&serials);
+            }
+            match next? {
+                Next::Bytes => {}
                 Next::Other(Line::Message { number, data }) => self.send(number, data),
                 Next::Other(Line::Bad { number, why }) => self.input = Input::Bad { number, why },
                 Next::OtherEnded => self.input = Input::Ended,
@@ -122,28 +130,8 @@ impl Pipeline {
     fn send(&mut self, number: u64, data: Vec<u8>) {
         let message_id = self.ids.make();
         let mut sent = Sent { number, message_id, data, request: 0 };
-        sent.request = ask(&mut self.session, &self.template, &sent);
+        sent.request = ask(self.session.out(), &self.template, &sent);
         self.window.push(sent);
-    }
-
-    fn hear(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let mut serials = Vec::new();
-        for event in events(message) {
-            let event = event?;
-            self.session.observe(&event)?;
-            serials.extend(match event {
-                Event::Ack { id, serial, .. } => self.window.answer(id, Ok(serial)),
-                Event::Error { id, code, message } if id != 0 => {
-                    self.window.answer(id, Err(Refusal::new(code, &message)))
-                }
-                _ => continue,
-            });
-        }
-        if !serials.is_empty() {
-            self.take_heart();
-            self.print(&serials);
-        }
-        Ok(())
     }
 
     fn print(&mut self, serials: &[u64]) {
@@ -177,7 +165,7 @@ impl Pipeline {
                 return Err(self.lost_failure(&fault));
             }
             self.attempts += 1;
-            let wait = self.backoff.wait();
+            let wait = self.caller.wait();
             let failure = self.caller.failure(&fault);
             let seconds = wait.as_secs();
             output::note(&format!("{}; connecting again in {seconds} s", failure.message()));
@@ -185,8 +173,8 @@ impl Pipeline {
             match self.caller.connect() {
                 Ok(session) => {
                     self.session = session;
-                    let (session, template) = (&mut self.session, &self.template);
-                    self.window.resend(|sent| ask(session, template, sent));
+                    let (out, template) = (self.session.out(), &self.template);
+                    self.window.resend(|sent| ask(out, template, sent));
                     output::note("connected again");
                     if self.window.is_empty() {
                         self.take_heart();
@@ -200,7 +188,8 @@ impl Pipeline {
 
     /// Forgets the attempts that were needed.
     fn take_heart(&mut self) {
-        (self.attempts, self.backoff) = (0, Backoff::new());
+        self.attempts = 0;
+        self.caller.succeeded();
     }
 
     fn lost_failure(&self, fault: &Fault) -> Failure {
@@ -215,8 +204,19 @@ impl Pipeline {
     }
 }
 
-fn ask(session: &mut Session, template: &Template, sent: &Sent) -> u64 {
-    session.ask(|id| {
+/// Serials of the messages that are done with an answer of the server.
+fn answered(window: &mut Window, event: &Event<'_>) -> Vec<u64> {
+    match event {
+        Event::Foony(foony::Event::Ack { id, serial, .. }) => window.answer(*id, Ok(*serial)),
+        Event::Foony(foony::Event::Error { id, code, message }) if *id != 0 => {
+            window.answer(*id, Err(Refused::new(Some(*code), message)))
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn ask(out: &mut Outbound, template: &Template, sent: &Sent) -> u64 {
+    out.request(|id| {
         let data = &sent.data;
         let message = Message { name: (&*template.name).into(), data, encoding: "".into() };
         Request::Publish(Publish {
@@ -232,6 +232,7 @@ fn ask(session: &mut Session, template: &Template, sent: &Sent) -> u64 {
 
 fn refused_failure(refused: &FirstRefusal, channel: &str, source: Source) -> Failure {
     let FirstRefusal { number, refusal, accepted_after, refused_after } = refused;
+    let refusal = advised(refusal);
     if source == Source::Argument {
         return Failure::request(format!("cannot publish to {channel}"), refusal);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::cli::realtime::Refusal;
+use crate::client::protocol::Refused;
 
 /// Most messages without an answer. More would only wait elsewhere.
 const MESSAGES_MAX: usize = 256;
@@ -28,7 +28,7 @@ pub(super) struct Sent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FirstRefusal {
     pub number: u64,
-    pub refusal: Refusal,
+    pub refusal: Refused,
     /// Later messages that were under way and accepted all the same.
     pub accepted_after: u64,
     /// Later messages that were refused too.
@@ -38,7 +38,7 @@ pub(super) struct FirstRefusal {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     /// In the order of the input; an answer waits for those before it.
-    sent: VecDeque<(Sent, Option<Result<u64, Refusal>>)>,
+    sent: VecDeque<(Sent, Option<Result<u64, Refused>>)>,
     bytes: usize,
     refused: Option<FirstRefusal>,
 }
@@ -60,7 +60,7 @@ impl Window {
 
     /// Takes the answer to a request: the serial, or why not. Returns the serials of all messages
     /// that are done with it, in order.
-    pub fn answer(&mut self, request: u64, answer: Result<u64, Refusal>) -> Vec<u64> {
+    pub fn answer(&mut self, request: u64, answer: Result<u64, Refused>) -> Vec<u64> {
         let asked = self.sent.iter_mut().find(|(sent, _)| sent.request == request);
         if let Some((_, slot)) = asked {
             *slot = Some(answer);
@@ -79,12 +79,12 @@ impl Window {
         serials
     }
 
-    fn pop_done(&mut self) -> Option<(Sent, Result<u64, Refusal>)> {
+    fn pop_done(&mut self) -> Option<(Sent, Result<u64, Refused>)> {
         let answer = self.sent.front_mut()?.1.take()?;
         self.sent.pop_front().map(|(sent, _)| (sent, answer))
     }
 
-    fn refuse(&mut self, number: u64, refusal: Refusal) {
+    fn refuse(&mut self, number: u64, refusal: Refused) {
         match &mut self.refused {
             Some(first) => first.refused_after += 1,
             None => {
@@ -131,8 +131,8 @@ mod tests {
         window
     }
 
-    fn refusal() -> Refusal {
-        Refusal::new(ErrorCode::RateLimited, "slower")
+    fn refusal() -> Refused {
+        Refused::new(Some(ErrorCode::RateLimited), "slower")
     }
 
     #[test]

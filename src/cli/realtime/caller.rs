@@ -1,33 +1,15 @@
-//! Whom to call, as whom, and what is remembered from one connection to the next.
+//! Which server to connect to, with which credential, and the session to resume.
 
-use std::fmt;
+use std::time::Duration;
 
 use super::fault::Fault;
 use super::session::Session;
 use crate::cli::address::{Address, percent_encoded};
 use crate::cli::failure::Failure;
-use crate::wire::foony::Auth;
+use crate::client::protocol::{Backoff, Credential, Resume};
 
-/// What proves who calls.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Secret {
-    Key(String),
-    Token(String),
-}
-
-/// A secret and where it is from, for people to find it.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Credential {
-    pub secret: Secret,
-    /// As in "the key of --key".
-    pub origin: String,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credential({})", self.origin)
-    }
-}
+/// Between attempts to connect again (`protocols/foony.md` section 6.1).
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Connects to one server as often as it takes.
 #[derive(Debug)]
@@ -35,17 +17,21 @@ pub(in crate::cli) struct Caller {
     address: Address,
     path: String,
     credential: Credential,
-    /// Empty: the server chooses, once; it is kept then, because a message that is sent again is
-    /// recognised by it.
-    client_id: String,
-    /// Of the last connection, to be resumed.
-    connection_id: String,
+    /// Where the credential is from, for people to find it, as in "the key of --key".
+    origin: String,
+    resume: Resume,
+    backoff: Backoff,
 }
 
 impl Caller {
-    pub(super) fn new(address: Address, credential: Credential, client_id: String) -> Self {
-        let (path, connection_id) = ("/".to_owned(), String::new());
-        Caller { address, path, credential, client_id, connection_id }
+    pub(super) fn new(
+        address: Address,
+        (credential, origin): (Credential, String),
+        client_id: String,
+    ) -> Self {
+        let resume = Resume { client_id, connection_id: String::new() };
+        let backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        Caller { address, path: "/".to_owned(), credential, origin, resume, backoff }
     }
 
     /// Names the channel that the first request will be about, so that the connection begins on
@@ -59,46 +45,22 @@ impl Caller {
     /// # Errors
     /// Any fault.
     pub fn connect(&mut self) -> Result<Session, Fault> {
-        let mut auth =
-            Auth { resume_connection_id: (&*self.connection_id).into(), ..Auth::default() };
-        match &self.credential.secret {
-            Secret::Token(token) => auth.token = token.into(),
-            Secret::Key(key) => {
-                auth.key = key.into();
-                auth.client_id = (&*self.client_id).into();
-            }
-        }
-        let session = Session::open(&self.address, &self.path, auth)?;
-        self.connection_id.clone_from(&session.connection_id);
-        self.client_id.clone_from(&session.client_id);
-        Ok(session)
+        Session::open(&self.address, &self.path, &self.credential, &mut self.resume)
+    }
+
+    /// How long to wait before the next attempt. All of it: a person reads it.
+    pub fn wait(&mut self) -> Duration {
+        self.backoff.wait(u32::MAX)
+    }
+
+    /// The last attempt led to what was asked for.
+    pub fn succeeded(&mut self) {
+        self.backoff.reset();
     }
 
     /// What a fault is to whoever ran the command.
     pub fn failure(&self, fault: &Fault) -> Failure {
-        let address = &self.address;
-        let (what, why) = match fault {
-            Fault::Unreachable(why) => (
-                format!("no server at {address}"),
-                format!("{why}: start one with `headcount serve` or name its address with --http"),
-            ),
-            Fault::Foreign(why) => (
-                format!("no headcount server at {address}"),
-                format!("{why}: name its http address with --http"),
-            ),
-            Fault::Unready(why) => {
-                (format!("the server at {address} is not ready"), format!("{why}: try again later"))
-            }
-            Fault::Refused(refusal) => (
-                format!("the server at {address} refused {}", self.credential.origin),
-                refusal.to_string(),
-            ),
-            Fault::Lost(why) => (format!("lost the server at {address}"), why.clone()),
-            Fault::Broken(error) => (
-                format!("the server at {address} broke the protocol"),
-                format!("{error}: is it a headcount server of this generation?"),
-            ),
-        };
+        let (what, why) = fault.explain(self.address.as_str(), &self.origin);
         Failure::request(what, why)
     }
 }

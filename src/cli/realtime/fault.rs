@@ -1,79 +1,89 @@
 //! Why a conversation with the server ended, or never began.
 
-use std::fmt;
-
-use crate::cli::text::clipped;
-use crate::error::FrameError;
+use crate::client::protocol::{Awaited, Closed, Refused};
+use crate::error::Retry;
 use crate::wire::foony::ErrorCode;
-
-/// The server's no, to a request or to a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Refusal {
-    pub code: ErrorCode,
-    message: String,
-}
-
-impl Refusal {
-    pub fn new(code: ErrorCode, message: &str) -> Self {
-        Refusal { code, message: clipped(message.to_owned()) }
-    }
-
-    /// May the same be granted later, without anybody changing anything?
-    pub fn may_pass(&self) -> bool {
-        matches!(self.code, ErrorCode::RateLimited | ErrorCode::Server | ErrorCode::Bootstrap)
-    }
-
-    /// Is it about what the credentials allow?
-    pub fn is_about_rights(&self) -> bool {
-        use ErrorCode::{Capability, ChannelDenied, Forbidden};
-        matches!(self.code, Forbidden | Capability | ChannelDenied)
-    }
-
-    /// What to do about it.
-    fn advice(&self) -> &'static str {
-        match self.code {
-            ErrorCode::BadAuth => ": give the right one with --key or --token",
-            ErrorCode::AuthExpired => ": make a new token with `headcount token`",
-            _ if self.is_about_rights() => ": use a --key or --token that allows it",
-            _ if self.may_pass() => ": try again later",
-            _ => "",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Refusal { code, message } = self;
-        let message = if message.is_empty() { "no reason given" } else { message };
-        write!(f, "{message} ({}){}", code.code(), self.advice())
-    }
-}
 
 /// Why there is no connection (any more). The texts say why, not what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Fault {
-    /// Nobody answers at the address.
+    /// Nothing answers at the address.
     Unreachable(String),
-    /// Whoever answers there speaks something else.
-    Foreign(String),
-    /// The server, or a proxy in front of it, answers that it is not ready.
-    Unready(String),
-    /// The server does not take us.
-    Refused(Refusal),
-    /// The connection ended.
+    /// The socket or this host ended it.
     Lost(String),
-    /// The server sent what is not the protocol.
-    Broken(FrameError),
+    /// The protocol ended it.
+    Closed(Closed),
+}
+
+impl From<Closed> for Fault {
+    fn from(closed: Closed) -> Self {
+        Fault::Closed(closed)
+    }
 }
 
 impl Fault {
     /// May it be different the next time, once a server has been there?
     pub fn may_pass(&self) -> bool {
         match self {
-            Fault::Unreachable(_) | Fault::Unready(_) | Fault::Lost(_) => true,
-            Fault::Refused(refusal) => refusal.may_pass(),
-            Fault::Foreign(_) | Fault::Broken(_) => false,
+            Fault::Unreachable(_) | Fault::Lost(_) => true,
+            Fault::Closed(closed) => closed.retry() != Retry::Never,
         }
+    }
+
+    /// What went wrong and why, for whoever ran the command.
+    pub fn explain(&self, address: &str, origin: &str) -> (String, String) {
+        let lost = || format!("lost the server at {address}");
+        let closed = match self {
+            Fault::Unreachable(why) => {
+                let advice = "start one with `headcount serve` or name its address with --http";
+                return (format!("no server at {address}"), format!("{why}: {advice}"));
+            }
+            Fault::Lost(why) => return (lost(), why.clone()),
+            Fault::Closed(closed) => closed,
+        };
+        match closed {
+            Closed::Upgrade { status: 500.., .. } => {
+                let what = format!("the server at {address} is not ready");
+                (what, format!("{closed}: try again later"))
+            }
+            Closed::Upgrade { .. } | Closed::Foreign(_) => {
+                let what = format!("no headcount server at {address}");
+                (what, format!("{closed}: name its http address with --http"))
+            }
+            Closed::Refused(refused) => {
+                (format!("the server at {address} refused {origin}"), advised(refused))
+            }
+            Closed::Broken(error) => {
+                let what = format!("the server at {address} broke the protocol");
+                (what, format!("{error}: is it a headcount server of this generation?"))
+            }
+            Closed::Silent(Awaited::Upgrade) => {
+                let question = "is this the http address of a headcount server?";
+                (lost(), format!("{closed}; {question}"))
+            }
+            Closed::ByServer { error: Some(error), .. } => {
+                (lost(), format!("{closed}{}", advice(error)))
+            }
+            Closed::ByServer { .. } | Closed::Silent(_) | Closed::ByUs => {
+                (lost(), closed.to_string())
+            }
+        }
+    }
+}
+
+/// A refusal, and what to do about it.
+pub(in crate::cli) fn advised(refused: &Refused) -> String {
+    format!("{refused}{}", advice(refused))
+}
+
+fn advice(refused: &Refused) -> &'static str {
+    use ErrorCode::{AuthExpired, BadAuth, Capability, ChannelDenied, Forbidden};
+    match refused.code {
+        Some(BadAuth) => ": give the right one with --key or --token",
+        Some(AuthExpired) => ": make a new token with `headcount token`",
+        Some(Forbidden | Capability | ChannelDenied) => ": use a --key or --token that allows it",
+        _ if refused.is_temporary() => ": try again later",
+        _ => "",
     }
 }
 
@@ -89,26 +99,8 @@ mod tests {
             (ErrorCode::ChannelDenied, "no", "no (40302): use a --key or --token that allows it"),
             (ErrorCode::RateLimited, "slower", "slower (42900): try again later"),
         ] {
-            let text = Refusal::new(code, message).to_string();
+            let text = advised(&Refused::new(Some(code), message));
             assert!(text.starts_with(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn only_what_time_may_heal_is_tried_again() {
-        let refused = |code| Fault::Refused(Refusal::new(code, "no"));
-        for (fault, expected) in [
-            (Fault::Unreachable("refused".into()), true),
-            (Fault::Unready("503".into()), true),
-            (Fault::Lost("closed".into()), true),
-            (refused(ErrorCode::Bootstrap), true),
-            (refused(ErrorCode::BadAuth), false),
-            (refused(ErrorCode::AuthExpired), false),
-            (refused(ErrorCode::Capability), false),
-            (Fault::Foreign("404".into()), false),
-            (Fault::Broken(FrameError::Body), false),
-        ] {
-            assert_eq!(fault.may_pass(), expected, "{fault:?}");
         }
     }
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser};
 
-use super::caller::{Caller, Credential, Secret};
+use super::caller::Caller;
 use crate::auth::{Capability, Key};
 use crate::cli::address::Address;
 use crate::cli::config::load;
 use crate::cli::failure::Failure;
+use crate::client::protocol::Credential;
 use crate::config::{Config, dev_key};
 
 /// Where to connect, and with which credentials.
@@ -44,6 +45,9 @@ pub(in crate::cli) struct Login {
     once: bool,
 }
 
+/// A credential, and where it is from.
+type Found = (Credential, String);
+
 /// What to do about a lost connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum WhenLost {
@@ -60,15 +64,15 @@ impl Login {
             Some(address) => address.clone(),
             None => config()?.listen.http.into(),
         };
-        let credential = match self.given(|name| env::var(name).ok())? {
-            Some(credential) => credential,
+        let found = match self.given(|name| env::var(name).ok())? {
+            Some(found) => found,
             None => self.development_key(&address, &config()?)?,
         };
-        if let (Secret::Token(_), Some(_)) = (&credential.secret, &self.client_id) {
-            let why = format!("{} says who you are: leave it out", credential.origin);
+        if let ((Credential::Token(_), origin), Some(_)) = (&found, &self.client_id) {
+            let why = format!("{origin} says who you are: leave it out");
             return Err(Failure::usage("--client-id", why));
         }
-        Ok(Caller::new(address, credential, self.client_id.clone().unwrap_or_default()))
+        Ok(Caller::new(address, found, self.client_id.clone().unwrap_or_default()))
     }
 
     pub fn when_lost(&self) -> WhenLost {
@@ -77,7 +81,7 @@ impl Login {
 
     /// The credentials of the command line, else those of the environment. A token there is more
     /// specific than a key, which may be there to make tokens with.
-    fn given(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Credential>, Failure> {
+    fn given(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Found>, Failure> {
         let env = |name| env(name).filter(|text| !text.is_empty());
         if let Some(token) = &self.token {
             return Ok(Some(token_of(token.clone(), "--token")));
@@ -93,7 +97,7 @@ impl Login {
 
     /// The key that `serve` keeps for servers without keys, which are those on loopback. No other
     /// machine is shown it.
-    fn development_key(&self, address: &Address, config: &Config) -> Result<Credential, Failure> {
+    fn development_key(&self, address: &Address, config: &Config) -> Result<Found, Failure> {
         let no_key =
             |why: &str| Failure::request("no key", format!("{why}: give --key or --token"));
         if !address.is_loopback() {
@@ -112,7 +116,7 @@ impl Login {
         match dev_key::load_kept(dir)? {
             Some(kept) => {
                 let origin = format!("the development key in {}", dir.display());
-                Ok(Credential { secret: Secret::Key(kept.text), origin })
+                Ok((Credential::Key(kept.text), origin))
             }
             None => {
                 let dir = dir.display();
@@ -123,13 +127,13 @@ impl Login {
     }
 }
 
-fn token_of(token: String, origin: &str) -> Credential {
-    Credential { secret: Secret::Token(token), origin: format!("the token of {origin}") }
+fn token_of(token: String, origin: &str) -> Found {
+    (Credential::Token(token), format!("the token of {origin}"))
 }
 
-fn key_of(key: String, origin: &str) -> Result<Credential, Failure> {
+fn key_of(key: String, origin: &str) -> Result<Found, Failure> {
     Key::from_text(&key, Capability::all()).map_err(|error| Failure::usage(origin, error))?;
-    Ok(Credential { secret: Secret::Key(key), origin: format!("the key of {origin}") })
+    Ok((Credential::Key(key), format!("the key of {origin}")))
 }
 
 #[cfg(test)]
@@ -153,7 +157,7 @@ mod tests {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        login(arguments).given(env).unwrap().map(|credential| credential.origin)
+        login(arguments).given(env).unwrap().map(|(_, origin)| origin)
     }
 
     const KEY: &str = "demo.k:s";

@@ -1,26 +1,20 @@
-//! A blocking client of the Foony binary protocol over WebSocket (`protocols/foony.md`).
+//! The blocking shell of [`crate::client::protocol`].
 //!
 //! ```text
-//!  Login (arguments) -> Caller (whom, as whom) -> Session (one connection)
-//!                                                 outbound: requests -> masked frames
-//!                                                 inbound:  a thread: bytes -> messages
+//!  Login (arguments) -> Caller (server, credential) -> Session (one connection)
+//!                                                      socket: connects; a thread reads
 //! ```
 //!
-//! Owns the connection: upgrade, greeting, request numbers, pings both ways, and how long anything
-//! may take. Invariant: every wait ends, with what was waited for or with a [`Fault`] that says who
-//! is silent. Must never know: serials, messages, what a command prints.
+//! Owns the socket, the clock and the random bits. Invariant: every wait ends, with what was waited
+//! for or with a [`Fault`]. Must never know: serials, messages, what a command prints.
 
-mod backoff;
 mod caller;
 mod fault;
-mod inbound;
 mod login;
-mod outbound;
 mod session;
-mod upgrade;
+mod socket;
 
-pub(super) use backoff::Backoff;
 pub(super) use caller::Caller;
-pub(super) use fault::{Fault, Refusal};
+pub(super) use fault::{Fault, advised};
 pub(super) use login::{Login, WhenLost};
-pub(super) use session::{Next, Session, events};
+pub(super) use session::{Next, Session};

@@ -9,8 +9,9 @@ use super::line::{member_line, reset_line};
 use super::printer::{Printer, Wanted};
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::cli::realtime::{Fault, Next, Refusal, Session, events};
-use crate::wire::foony::{Cursor, Delivery, Event, Request};
+use crate::cli::realtime::{Fault, Next, Session, advised};
+use crate::client::protocol::{Closed, Event, Outbound, Refused};
+use crate::wire::foony::{self, Cursor, Delivery, Request};
 
 /// Is presence wanted?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,12 @@ pub(super) enum Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Stop::Fault(fault)
+    }
+}
+
+impl From<Closed> for Stop {
+    fn from(closed: Closed) -> Self {
+        Stop::Fault(Fault::Closed(closed))
     }
 }
 
@@ -87,81 +94,87 @@ impl Follower {
     /// # Errors
     /// The connection is over, or something is refused for good.
     pub fn follow(&mut self, session: &mut Session) -> Result<(), Stop> {
-        self.begin(session);
+        self.begin(session.out());
+        let stop = self.stop.clone();
         loop {
             if self.printer.flush()? == Wanted::Nothing {
                 return Ok(());
             }
-            match session.next(&self.stop)? {
-                Next::Message(message) => self.hear(session, &message)?,
+            let next = session.next(&stop, |out, event| self.take(out, event));
+            // What was read before a fault is printed.
+            self.printer.flush()?;
+            match next? {
+                Next::Bytes => {}
                 Next::Other(()) | Next::OtherEnded => return Ok(()),
             }
             self.is_complete |= self.channels.iter().all(Channel::is_settled);
         }
     }
 
-    fn begin(&mut self, session: &mut Session) {
+    fn begin(&mut self, out: &mut Outbound) {
         self.asked.clear();
         self.is_complete = false;
         for (index, channel) in self.channels.iter_mut().enumerate() {
             let cursor = Cursor::at(channel.join());
             let name = (&*channel.name).into();
-            let id = session.ask(|id| Request::Subscribe { id, channel: name, cursor });
+            let id = out.request(|id| Request::Subscribe { id, channel: name, cursor });
             self.asked.insert(id, (index, Asked::Subscription));
             if self.presence == Presence::Shown {
                 if self.connections > 0 {
                     self.printer.push(&reset_line(&channel.name));
                 }
                 let name = (&*channel.name).into();
-                let id = session.ask(|id| Request::PresenceSubscribe { id, channel: name });
+                let id = out.request(|id| Request::PresenceSubscribe { id, channel: name });
                 self.asked.insert(id, (index, Asked::Presence));
             }
         }
         self.connections += 1;
     }
 
-    /// Takes everything in a message; what was read before a fault is printed.
-    fn hear(&mut self, session: &mut Session, message: &[u8]) -> Result<(), Stop> {
-        for event in events(message) {
-            let heard = event.and_then(|event| session.observe(&event).map(|()| event));
-            let taken = heard.map_err(Stop::from).and_then(|event| self.take(event));
-            for index in 0..self.channels.len() {
-                self.do_effects(session, index);
+    fn take(&mut self, out: &mut Outbound, event: Event<'_>) -> Result<(), Stop> {
+        match event {
+            Event::Messages(deliveries) => {
+                for delivered in deliveries {
+                    let delivery = delivered.and_then(|one| one.read()).map_err(Closed::Broken)?;
+                    self.deliver(&delivery);
+                    self.do_effects(out);
+                }
             }
-            if let Err(stop) = taken {
-                self.printer.flush()?;
-                return Err(stop);
+            Event::Foony(event) => {
+                let taken = self.take_other(event);
+                self.do_effects(out);
+                return taken;
             }
+            Event::Open | Event::Greeted(_) | Event::Presence(_) | Event::Sync(_) => {}
         }
         Ok(())
     }
 
-    fn take(&mut self, event: Event<'_>) -> Result<(), Stop> {
+    fn take_other(&mut self, event: foony::Event<'_>) -> Result<(), Stop> {
+        use foony::Event::{Ack, Error, Fetched, History, Member};
         match event {
-            Event::Delivery(delivery) => self.deliver(&delivery),
-            Event::Bundle(deliveries) => deliveries.iter().for_each(|one| self.deliver(one)),
-            Event::Member(member) if self.presence == Presence::Shown => {
+            Member(member) if self.presence == Presence::Shown => {
                 self.printer.push(&member_line(&member));
             }
-            Event::Ack { id, resumed, .. } => {
+            Ack { id, resumed, .. } => {
                 if let Some((channel, Asked::Subscription)) = self.answered(id) {
                     channel.acknowledged(resumed);
                 }
             }
-            Event::History { id, messages, more, .. } => {
+            History { id, messages, more, .. } => {
                 if let Some((channel, Asked::History)) = self.answered(id) {
                     channel.history(&messages, more);
                 }
             }
-            Event::Fetched { id, messages, resumed, .. } => {
+            Fetched { id, messages, resumed, .. } => {
                 if let Some((channel, Asked::Fetch)) = self.answered(id) {
                     channel.fetched(&messages, resumed);
                 }
             }
-            Event::Error { id, code, message } if id != 0 => {
-                return self.refused(id, Refusal::new(code, &message));
+            Error { id, code, message } if id != 0 => {
+                return self.refused(id, &Refused::new(Some(code), &message));
             }
-            Event::Connected { .. } | Event::Member(_) | Event::Error { .. } | Event::Pong => {}
+            _ => {}
         }
         Ok(())
     }
@@ -179,10 +192,10 @@ impl Follower {
         self.channels.get_mut(index).map(|channel| (channel, asked))
     }
 
-    fn refused(&mut self, id: u64, refusal: Refusal) -> Result<(), Stop> {
+    fn refused(&mut self, id: u64, refusal: &Refused) -> Result<(), Stop> {
         let Some((channel, asked)) = self.answered(id) else { return Ok(()) };
         let what = match asked {
-            Asked::History if !channel.wants_history() && !refusal.may_pass() => {
+            Asked::History if !channel.wants_history() && !refusal.is_temporary() => {
                 channel.history_refused();
                 return Ok(());
             }
@@ -191,13 +204,19 @@ impl Follower {
             Asked::History => format!("cannot read the history of {}", channel.name),
             Asked::Fetch => format!("cannot fetch what was missed of {}", channel.name),
         };
-        match refusal.may_pass() {
-            true => Err(Fault::Lost(format!("{what}: {refusal}")).into()),
-            false => Err(Failure::request(what, refusal).into()),
+        match refusal.is_temporary() {
+            true => Err(Fault::Lost(format!("{what}: {}", advised(refusal))).into()),
+            false => Err(Failure::request(what, advised(refusal)).into()),
         }
     }
 
-    fn do_effects(&mut self, session: &mut Session, index: usize) {
+    fn do_effects(&mut self, out: &mut Outbound) {
+        for index in 0..self.channels.len() {
+            self.do_effects_of(index, out);
+        }
+    }
+
+    fn do_effects_of(&mut self, index: usize, out: &mut Outbound) {
         let channel = &mut self.channels[index];
         while let Some(effect) = channel.poll_effect() {
             let name = || (&*channel.name).into();
@@ -213,11 +232,11 @@ impl Follower {
                 Effect::AskHistory { limit, before } => {
                     let before = Cursor::at(before);
                     let history = |id| Request::History { id, channel: name(), limit, before };
-                    (session.ask(history), Asked::History)
+                    (out.request(history), Asked::History)
                 }
                 Effect::AskFetch { from } => {
                     let fetch = |id| Request::Fetch { id, channel: name(), from_serial: from };
-                    (session.ask(fetch), Asked::Fetch)
+                    (out.request(fetch), Asked::Fetch)
                 }
             };
             self.asked.insert(id, (index, asked));

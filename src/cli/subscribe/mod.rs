@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::ending;
 use super::failure::Failure;
 use super::output;
-use super::realtime::{Backoff, Caller, Fault, Login, Session, WhenLost};
+use super::realtime::{Caller, Fault, Login, Session, WhenLost};
 use channel::Channel;
 use follower::{Follower, Presence, Stop};
 use printer::Printer;
@@ -82,11 +82,10 @@ impl Subscribe {
 /// Follows from one connection to the next.
 fn follow(mut caller: Caller, mut follower: Follower, when_lost: WhenLost) -> Result<(), Failure> {
     let mut session = caller.connect().map_err(|fault| caller.failure(&fault))?;
-    let mut backoff = Backoff::new();
     loop {
         let stop = follower.follow(&mut session);
         if follower.is_complete() {
-            backoff = Backoff::new();
+            caller.succeeded();
         }
         let fault = match stop {
             Ok(()) => {
@@ -97,7 +96,7 @@ fn follow(mut caller: Caller, mut follower: Follower, when_lost: WhenLost) -> Re
             Err(Stop::Fault(fault)) => fault,
         };
         drop(session);
-        let again = reconnect(&mut caller, fault, when_lost, &mut backoff, follower.stop())?;
+        let again = reconnect(&mut caller, fault, when_lost, follower.stop())?;
         let Some(next) = again else { return Ok(()) };
         session = next;
     }
@@ -108,7 +107,6 @@ fn reconnect(
     caller: &mut Caller,
     mut fault: Fault,
     when_lost: WhenLost,
-    backoff: &mut Backoff,
     stop: &Receiver<()>,
 ) -> Result<Option<Session>, Failure> {
     loop {
@@ -116,7 +114,7 @@ fn reconnect(
         if when_lost == WhenLost::Fail || !fault.may_pass() {
             return Err(failure);
         }
-        let wait = backoff.wait();
+        let wait = caller.wait();
         output::note(&format!("{}; connecting again in {} s", failure.message(), wait.as_secs()));
         if is_stopped_within(wait, stop) {
             return Ok(None);

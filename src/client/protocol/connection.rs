@@ -4,10 +4,9 @@ use super::closed::{Awaited, Closed, Refused};
 use super::event::{Event, Greeted, Presence};
 use super::handshake::{Rest, Upgrade, check};
 use super::keep_alive::{Due, KeepAlive, Owed};
-use super::outbound::Outbound;
+use super::outbound::{Outbound, Transport};
 use super::prefix;
 use crate::error::FrameError;
-use crate::session::Framing;
 use crate::wire::foony::binary::{Deliveries, records};
 use crate::wire::foony::{self, Request};
 use crate::wire::sync::{self, Header, Layout, Message, MessageType, Parsed, Present, RawFrame};
@@ -57,7 +56,7 @@ pub struct Connection {
     /// What waits to be sent, and where requests are made.
     pub out: Outbound,
     dialect: Dialect,
-    framing: Framing,
+    transport: Transport,
     phase: Phase,
     decoder: Decoder,
     keep_alive: KeepAlive,
@@ -72,12 +71,12 @@ impl Connection {
     /// A connection whose socket is about to be connected: the upgrade request waits in `out`.
     /// `mask_seed`: random bits, from which the masks of frames are made.
     pub fn websocket(now_ms: u64, dialect: Dialect, upgrade: &Upgrade, mask_seed: u64) -> Self {
-        let out = Outbound::new(Framing::WebSocket, mask_seed, upgrade.request().as_bytes());
+        let out = Outbound::new(Transport::WebSocket, mask_seed, upgrade.request().as_bytes());
         let phase = Phase::Upgrading { nonce: upgrade.nonce() };
         Connection {
             out,
             dialect,
-            framing: Framing::WebSocket,
+            transport: Transport::WebSocket,
             phase,
             decoder: Decoder::new(Role::Client),
             keep_alive: KeepAlive::new(now_ms, Owed::Upgrade),
@@ -90,9 +89,9 @@ impl Connection {
     /// The sync wire over TCP. There is no [`Event::Open`]: the program may greet at once.
     pub fn stream(now_ms: u64) -> Self {
         Connection {
-            out: Outbound::new(Framing::Stream, 0, b""),
+            out: Outbound::new(Transport::Tcp, 0, b""),
             dialect: Dialect::Sync,
-            framing: Framing::Stream,
+            transport: Transport::Tcp,
             phase: Phase::Greeting,
             decoder: Decoder::new(Role::Client),
             keep_alive: KeepAlive::new(now_ms, Owed::Greeting),
@@ -115,7 +114,7 @@ impl Connection {
     /// Closes the connection. The server has half a second to close it too.
     pub fn close(&mut self, now_ms: u64, reason: &str) {
         self.out.close(reason);
-        self.keep_alive.expect(now_ms, Owed::Close);
+        self.keep_alive.owe(now_ms, Owed::Close);
     }
 
     /// Takes bytes from the server: those that were not consumed by the last call, then new ones.
@@ -140,17 +139,19 @@ impl Connection {
         }
         used += self.skipped(bytes.len() - used);
         let bytes = &mut bytes[used..];
-        let decoded = match self.framing {
-            Framing::WebSocket => self.handle_frames(now_ms, bytes, &mut on_event)?,
-            Framing::Stream => self.handle_stream(now_ms, bytes, &mut on_event)?,
+        let decoded = match self.transport {
+            Transport::WebSocket => self.handle_frames(now_ms, bytes, &mut on_event)?,
+            Transport::Tcp => self.handle_stream(now_ms, bytes, &mut on_event)?,
         };
         used += decoded;
         if self.look == Look::Whole || self.dialect == Dialect::Foony {
             return Ok(used);
         }
         let rest = &bytes[decoded..];
-        match prefix::begin(self.framing, rest).map_err(|error| self.broken(error))? {
+        match prefix::begin(self.transport, rest).map_err(|error| self.broken(error))? {
             None => Ok(used),
+            // A set cannot have more members than bytes: more of them are needed.
+            Some((frame, _)) if Present::read(frame.body) == Err(FrameError::Truncated) => Ok(used),
             Some((frame, left)) => {
                 self.skipping = left;
                 self.handle_frame(now_ms, &frame, &mut on_event)?;
@@ -207,7 +208,7 @@ impl Connection {
         self.phase = phase;
         if !self.out.is_closing() {
             let owed = if phase == Phase::Greeted { Owed::Nothing } else { Owed::Greeting };
-            self.keep_alive.expect(now_ms, owed);
+            self.keep_alive.owe(now_ms, owed);
         }
     }
 

@@ -1,7 +1,5 @@
 //! The WebSocket upgrade: the request, and the check of the response (RFC 6455 section 4.1).
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -100,17 +98,14 @@ fn refusal(
         return None;
     }
     let body = String::from_utf8_lossy(&body[..body.len().min(wanted)]);
-    let line: String = first_line(&body).chars().take(LINE_CHARS_MAX).collect();
+    let line = body.lines().next().unwrap_or_default().trim();
+    let line: String = line.chars().take(LINE_CHARS_MAX).collect();
     let phrase = response.reason.unwrap_or_default();
     let reason = match line.is_empty() || line == phrase {
         true => phrase.to_owned(),
         false => format!("{phrase}: {line}"),
     };
     Some(Closed::Upgrade { status, reason })
-}
-
-fn first_line<'t>(text: &'t Cow<'_, str>) -> &'t str {
-    text.lines().next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

@@ -59,11 +59,11 @@ impl KeepAlive {
             waiting_ms: NEVER,
             received_ms: now_ms,
         };
-        keep_alive.expect(now_ms, owed);
+        keep_alive.owe(now_ms, owed);
         keep_alive
     }
 
-    pub fn expect(&mut self, now_ms: u64, owed: Owed) {
+    pub fn owe(&mut self, now_ms: u64, owed: Owed) {
         self.owed = owed;
         self.owed_until_ms = match owed {
             Owed::Upgrade => now_ms + UPGRADE_MS,

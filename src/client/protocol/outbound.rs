@@ -1,6 +1,5 @@
 //! Requests -> masked frames.
 
-use crate::session::Framing;
 use crate::wire::foony::{Auth, Publish, Request, binary};
 use crate::wire::sync::message::presence::PresenceUpdate;
 use crate::wire::sync::message::session::{Handshake, PingPong};
@@ -15,13 +14,22 @@ const PONG_PENDING_BYTES_MAX: usize = 1024 * 1024;
 
 const CLOSE_NORMAL: u16 = 1000;
 
+/// How messages travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// One message per WebSocket message.
+    WebSocket,
+    /// Sync frames back to back.
+    Tcp,
+}
+
 /// What waits to be sent. The program bounds it: it makes no requests while too many
 /// [`Outbound::pending_bytes`] wait.
 ///
 /// Foony requests that are made before the shell asks for [`Outbound::pending`] share a message.
 #[derive(Debug)]
 pub struct Outbound {
-    framing: Framing,
+    transport: Transport,
     bytes: Vec<u8>,
     /// How many of `bytes` were sent.
     written: usize,
@@ -36,9 +44,9 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(framing: Framing, mask_seed: u64, first: &[u8]) -> Self {
+    pub(super) fn new(transport: Transport, mask_seed: u64, first: &[u8]) -> Self {
         Outbound {
-            framing,
+            transport,
             bytes: first.to_vec(),
             written: 0,
             records_at: None,
@@ -96,7 +104,7 @@ impl Outbound {
         let start = self.bytes.len();
         let appended = sync::append_message(message, Layout::V0_6, &mut self.bytes);
         assert!(appended.is_ok(), "the newest layout has every message: {message:?}");
-        if self.framing == Framing::WebSocket {
+        if self.transport == Transport::WebSocket {
             self.enclose(start, Opcode::Binary);
         }
     }
@@ -113,7 +121,7 @@ impl Outbound {
 
     /// Closes the connection; nothing is sent after it. Over TCP the shell ends the stream.
     pub fn close(&mut self, reason: &str) {
-        if !self.is_closing && self.framing == Framing::WebSocket {
+        if !self.is_closing && self.transport == Transport::WebSocket {
             self.append_frame(Opcode::Close, &close_body(CLOSE_NORMAL, reason));
         }
         self.is_closing = true;
@@ -204,11 +212,11 @@ mod tests {
             stream.extend_from_slice(&pending[..bytes]);
             out.written(bytes);
         }
-        decode_all(Role::Server, &LIMITS, &stream)
+        decode_all(Role::Server, &LIMITS, [&stream[..]])
     }
 
     fn outbound() -> Outbound {
-        Outbound::new(Framing::WebSocket, 7, b"")
+        Outbound::new(Transport::WebSocket, 7, b"")
     }
 
     fn records(message: &Event) -> usize {
@@ -249,7 +257,7 @@ mod tests {
     #[test]
     fn masks_differ_from_frame_to_frame_and_from_connection_to_connection() {
         let masks = |seed| {
-            let mut out = Outbound::new(Framing::WebSocket, seed, b"");
+            let mut out = Outbound::new(Transport::WebSocket, seed, b"");
             let mut mask = || {
                 out.append_frame(Opcode::Pong, b"");
                 let mask = out.pending()[2..6].to_vec();

@@ -1,8 +1,8 @@
 //! Large presence frames of which only the beginning is read: a thousand receivers of a megabyte
 //! each need no memory for what is not there yet.
 
+use super::outbound::Transport;
 use crate::error::FrameError;
-use crate::session::Framing;
 use crate::wire::sync::{Header, MessageType, RawFrame};
 
 /// Frames up to this length are read whole.
@@ -21,14 +21,14 @@ const LENGTH_OF_EIGHT: u8 = 127;
 /// # Errors
 /// It is not a presence frame in one WebSocket frame.
 pub(super) fn begin(
-    framing: Framing,
+    transport: Transport,
     bytes: &[u8],
 ) -> Result<Option<(RawFrame<'_>, usize)>, FrameError> {
-    let Some((sync_at, bytes_all)) = extent(framing, bytes) else { return Ok(None) };
+    let Some((sync_at, bytes_all)) = extent(transport, bytes) else { return Ok(None) };
     if bytes_all <= WHOLE_BYTES_MAX.max(bytes.len()) || bytes.len() < BEGINNING_BYTES {
         return Ok(None);
     }
-    if framing == Framing::WebSocket && bytes[0] != WHOLE_BINARY_MESSAGE {
+    if transport == Transport::WebSocket && bytes[0] != WHOLE_BINARY_MESSAGE {
         return Err(FrameError::WebSocket);
     }
     let frame = &bytes[sync_at..];
@@ -43,13 +43,13 @@ pub(super) fn begin(
 
 /// Where the sync frame begins, and the length of everything; `None` while too little is there.
 /// Longer than any memory is as good as too long.
-fn extent(framing: Framing, bytes: &[u8]) -> Option<(usize, usize)> {
-    let (sync_at, rest_bytes) = match framing {
-        Framing::Stream => {
+fn extent(transport: Transport, bytes: &[u8]) -> Option<(usize, usize)> {
+    let (sync_at, rest_bytes) = match transport {
+        Transport::Tcp => {
             let length = bytes.get(2..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
             (0, Header::Ten.len_bytes().saturating_add(length as usize))
         }
-        Framing::WebSocket => match *bytes.get(1)? {
+        Transport::WebSocket => match *bytes.get(1)? {
             LENGTH_OF_TWO => {
                 let length = bytes.get(2..)?.first_chunk().map(|l| u16::from_be_bytes(*l))?;
                 (4, usize::from(length))
@@ -70,15 +70,15 @@ pub(super) mod tests {
     use crate::wire::sync::{Peer, append_frame, append_presence_broadcast};
     use crate::wire::websocket::{self, Opcode};
 
-    pub(in super::super) fn presence(framing: Framing, members: usize) -> Vec<u8> {
+    pub(in super::super) fn presence(transport: Transport, members: usize) -> Vec<u8> {
         let peer = Peer { user_id: "somebody", state: &[7; 64], last_seen_ms: 1 };
         let mut frame = Vec::new();
         append_frame(Header::Ten, MessageType::PresenceBroadcast, &mut frame, |body| {
             append_presence_broadcast(body, "room", vec![peer; members].into_iter());
         });
-        match framing {
-            Framing::Stream => frame,
-            Framing::WebSocket => {
+        match transport {
+            Transport::Tcp => frame,
+            Transport::WebSocket => {
                 let mut message = Vec::new();
                 websocket::append_frame(&mut message, Opcode::Binary, &frame);
                 message
@@ -88,10 +88,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_large_frame_is_known_by_its_beginning() {
-        for framing in [Framing::WebSocket, Framing::Stream] {
+        for transport in [Transport::WebSocket, Transport::Tcp] {
             for members in [100, 1000] {
-                let bytes = presence(framing, members);
-                let (begun, left) = begin(framing, &bytes[..600]).unwrap().unwrap();
+                let bytes = presence(transport, members);
+                let (begun, left) = begin(transport, &bytes[..600]).unwrap().unwrap();
                 let header_bytes = bytes.len() - begun.frame_bytes;
                 assert_eq!(begun.body, &bytes[header_bytes + 10..600]);
                 assert_eq!(left, bytes.len() - 600);
@@ -101,20 +101,20 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_small_or_all_there_is_read_whole() {
-        for framing in [Framing::WebSocket, Framing::Stream] {
-            let (small, large) = (presence(framing, 10), presence(framing, 100));
+        for transport in [Transport::WebSocket, Transport::Tcp] {
+            let (small, large) = (presence(transport, 10), presence(transport, 100));
             for bytes in [&small[..], &small[..600], &large[..], &large[..511], &large[..1], b""] {
-                assert_eq!(begin(framing, bytes), Ok(None), "{} of {framing:?}", bytes.len());
+                assert_eq!(begin(transport, bytes), Ok(None), "{} of {transport:?}", bytes.len());
             }
         }
     }
 
     #[test]
     fn a_large_frame_that_is_not_presence_is_refused() {
-        let mut bytes = presence(Framing::WebSocket, 100);
+        let mut bytes = presence(Transport::WebSocket, 100);
         bytes[5] = 0x01;
-        assert_eq!(begin(Framing::WebSocket, &bytes[..600]), Err(FrameError::TooLong));
+        assert_eq!(begin(Transport::WebSocket, &bytes[..600]), Err(FrameError::TooLong));
         bytes[0] = 0x02;
-        assert_eq!(begin(Framing::WebSocket, &bytes[..600]), Err(FrameError::WebSocket));
+        assert_eq!(begin(Transport::WebSocket, &bytes[..600]), Err(FrameError::WebSocket));
     }
 }

@@ -22,7 +22,7 @@ pub use json::{from_json, to_json};
 ///
 /// Every method fails with [`FrameError::Truncated`] when the input ends inside the value and with
 /// [`FrameError::Body`] when the value has another type; a reader that failed is not used again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -6,7 +6,7 @@ use crate::wire::msgpack::Reader;
 
 /// The members of a channel, one at a time. Nothing is collected: in a large channel the list
 /// costs a receiver more than reading it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present<'a> {
     pub channel: &'a str,
     members: Reader<'a>,
