@@ -225,7 +225,7 @@ fn joins_are_measured_until_everybody_sees_everybody() {
         for fault in [Metric::Lost, Metric::Reordered, Metric::Disconnected] {
             assert_eq!(metric(&report, fault), 0.0, "{fault:?}: {}", report.table());
         }
-        // The fake shows every join to everybody who is there.
+        // The fake shows every join to every member.
         assert_eq!(metric(&report, Metric::FramesPerWatcher), 40.0, "{}", report.table());
         assert_eq!(metric(&report, Metric::FramesPerJoiner), 20.5, "{}", report.table());
         // Sets of 4 to 43 members, 40 of which have a state.
@@ -549,8 +549,8 @@ fn connections_are_weighed_step_by_step_whatever_they_speak() {
     ];
     for report in reports {
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
-        // Every step is told. How much it weighs is not compared: the fakes share a process, and so
-        // its memory, with the tests that run at the same time.
+        // Every step is reported. How much it weighs is not compared: the fakes share a process,
+        // and so its memory, with the tests that run at the same time.
         for step in [
             Metric::ServerBytesPerOpen,
             Metric::ServerBytesPerGreeted,

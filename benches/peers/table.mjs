@@ -106,7 +106,8 @@ ${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.m
 another one, loopback, no TLS, no persistence. Rounds: ${rounds}, the servers in turn in each, a fresh process for every number;
 ${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum. Peers: ${versions}.
 
-\`window\` publishes of each publisher are under way. ${counted} The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
+\`window\` publishes of each publisher are under way. ${counted}
+The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
 credential. The last column is Headcount's median by that of the best peer.
 
 ${table(['work', ...names, 'Headcount / best peer'], results)}

@@ -356,7 +356,7 @@ impl fmt::Display for Closed {
 pub enum Progress {
     /// There may be more; read again.
     More,
-    /// Nothing until the socket says so.
+    /// Nothing until the socket is readable again.
     Drained,
     Closed(Closed),
 }
@@ -470,7 +470,7 @@ impl Client {
             return Err(Closed::Protocol(protocol::Closed::ByUs));
         }
         if self.is_closing() && self.target.transport == Transport::Tcp {
-            // TCP's goodbye is its end of stream. A second one is no harm.
+            // Over TCP the end of the stream closes. A second one does no harm.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Ok(())

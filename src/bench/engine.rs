@@ -44,7 +44,7 @@ pub enum Wait {
 
 /// Which connection an event is about, as the load that opened it numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Tag {
     pub group: Group,
     pub index: usize,
 }
@@ -98,19 +98,19 @@ pub trait Load: Send + 'static {
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
 
     /// One frame came. What is written to `out` leaves within this turn.
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Out<'_>, event: Event<'_>);
+    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>);
 
     /// The connection is no more.
-    fn closed(&mut self, now_ns: u64, who: Who, closed: Closed);
+    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed);
 }
 
-/// A connection of this thread. Reused after `closed` was told.
+/// A connection of this thread. Reused after [`Load::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientId(usize);
 
 struct Slot {
     client: Client,
-    who: Who,
+    tag: Tag,
     lane: Lane,
     /// Is it in a queue of connections to be read?
     ready: bool,
@@ -120,7 +120,7 @@ struct Slot {
     in_line: bool,
     /// What the kernel is asked to report about it.
     interest: Option<Interest>,
-    /// The server writes nothing more: read to the end, whatever a short read says.
+    /// The server writes nothing more: read to the end, also after a short read.
     read_closed: bool,
 }
 
@@ -133,7 +133,7 @@ pub struct Clients {
     opened: u32,
     /// Are those that can be written read in turn?
     in_turn: bool,
-    /// Those that are. Who has ended may still stand here, and its place is free after that.
+    /// Those that are. One that has ended may still be here; its slot is free after that.
     line: VecDeque<usize>,
     /// Those that the kernel reports on.
     watched: usize,
@@ -161,7 +161,7 @@ impl Clients {
         &mut self,
         target: &Target,
         source: Option<Ipv4Addr>,
-        who: Who,
+        tag: Tag,
         lane: Lane,
     ) -> Result<ClientId, BenchError> {
         let address = target.address;
@@ -174,7 +174,7 @@ impl Clients {
         self.opened = self.opened.wrapping_add(1);
         self.slots[at] = Some(Slot {
             client: Client::new(stream, target.clone(), u64::from(self.opened)),
-            who,
+            tag,
             lane,
             ready: false,
             dirty: false,
@@ -182,15 +182,15 @@ impl Clients {
             interest: None,
             read_closed: false,
         });
-        // On the same host it is connected already, and says its first words in this turn.
+        // On the same host it is connected already, and sends its first bytes in this turn.
         self.mark(at);
         Ok(ClientId(at))
     }
 
-    /// Lets `say` write to a connection; leaves within this turn.
-    pub fn say(&mut self, id: ClientId, say: impl FnOnce(&mut Out<'_>)) {
+    /// Makes requests on a connection; they leave within this turn.
+    pub fn write(&mut self, id: ClientId, write: impl FnOnce(&mut Out<'_>)) {
         if let Some(slot) = &mut self.slots[id.0] {
-            say(&mut slot.client.out());
+            write(&mut slot.client.out());
         }
         self.mark(id.0);
     }
@@ -200,7 +200,7 @@ impl Clients {
         self.slots[id.0].as_ref().map_or(0, |slot| slot.client.pending_bytes())
     }
 
-    /// As [`Clients::say`], unless too much waits.
+    /// As [`Clients::write`], unless too much waits.
     pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Out<'_>)) -> Queued {
         let slot = self.slots[id.0].as_ref();
         if slot.is_none_or(|slot| slot.client.is_closing())
@@ -208,7 +208,7 @@ impl Clients {
         {
             return Queued::Full;
         }
-        self.say(id, send);
+        self.write(id, send);
         Queued::Yes
     }
 
@@ -220,8 +220,8 @@ impl Clients {
         }
     }
 
-    /// Asks the kernel to say when a connection can be read, unless it is read in turn, and, once
-    /// it could not be written, when that is possible.
+    /// Asks the kernel to report when a connection can be read, unless it is read in turn, and,
+    /// once it could not be written, when that is possible.
     fn watch(&mut self, at: usize) -> io::Result<()> {
         let Some(slot) = &mut self.slots[at] else { return Ok(()) };
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -266,14 +266,14 @@ impl Clients {
         }
     }
 
-    fn remove(&mut self, at: usize) -> Option<Who> {
+    fn remove(&mut self, at: usize) -> Option<Tag> {
         // The end of the stream is the end of its registration.
         let slot = self.slots[at].take()?;
         self.watched -= usize::from(slot.interest.is_some());
         if !slot.in_line {
             self.free.push(at);
         }
-        Some(slot.who)
+        Some(slot.tag)
     }
 }
 
@@ -390,14 +390,14 @@ impl<L: Load> Engine<L> {
         })
     }
 
-    /// Turns until the conductor says that the run is finished.
+    /// Turns until the conductor finishes the run.
     ///
     /// # Errors
     /// Those of the load.
     pub fn run(mut self) -> Result<(L, Usage), BenchError> {
         let mut events = Events::with_capacity(L::EVENTS_MAX);
         let (mut meter, mut next) = (Meter::default(), Next::Now);
-        while !self.signals.is_finished() {
+        while !self.signals.finished.is_raised() {
             let asked_ns = self.clock.now_ns();
             self.await_events(&mut events, next)?;
             let turn_ns = match self.wait {
@@ -503,12 +503,12 @@ impl<L: Load> Engine<L> {
             Lane::Foreground => FOREGROUND_READ_BYTES,
             Lane::Background => BACKGROUND_READ_BYTES,
         };
-        let (who, load, before) = (slot.who, &mut self.load, slot.client.bytes_in);
+        let (tag, load, before) = (slot.tag, &mut self.load, slot.client.bytes_in);
         let clock = self.clock;
         let mut read_ns = None;
         let progress = slot.client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
-            load.event(read_ns, who, out, event);
+            load.event(read_ns, tag, out, event);
         });
         let came = slot.client.bytes_in - before;
         self.bytes_in += came;
@@ -530,8 +530,8 @@ impl<L: Load> Engine<L> {
     fn write(&mut self, at: usize) {
         let Some(slot) = &mut self.clients.slots[at] else { return };
         slot.dirty = false;
-        let (who, load, clock) = (slot.who, &mut self.load, self.clock);
-        let written = slot.client.write(|out, event| load.event(clock.now_ns(), who, out, event));
+        let (tag, load, clock) = (slot.tag, &mut self.load, self.clock);
+        let written = slot.client.write(|out, event| load.event(clock.now_ns(), tag, out, event));
         let failed = |error: io::Error| Closed::Failed(error.kind());
         if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(failed)) {
             self.end(self.clock.now_ns(), at, closed);
@@ -547,8 +547,8 @@ impl<L: Load> Engine<L> {
     }
 
     fn end(&mut self, now_ns: u64, at: usize, closed: Closed) {
-        if let Some(who) = self.clients.remove(at) {
-            self.load.closed(now_ns, who, closed);
+        if let Some(tag) = self.clients.remove(at) {
+            self.load.closed(now_ns, tag, closed);
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Closed, Event, Out, Queued, Target};
 use super::connect::Sources;
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Tag};
 use super::error::BenchError;
 use super::fanout::Encoder;
 use super::options::{Dialect, PublishForm};
@@ -85,9 +85,9 @@ impl Flood {
 
     fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
         for (index, flooder) in self.flooders.iter_mut().enumerate() {
-            let who = Who { group: Group::Flood, index };
+            let tag = Tag { group: Group::Flood, index };
             let source = self.sources.next().flatten();
-            *flooder = Some(clients.open(&self.target, source, who, Lane::Background)?);
+            *flooder = Some(clients.open(&self.target, source, tag, Lane::Background)?);
         }
         Ok(())
     }
@@ -139,18 +139,18 @@ impl Load for Flood {
         Ok(Next::Now)
     }
 
-    fn event(&mut self, _: u64, who: Who, out: &mut Out<'_>, event: Event<'_>) {
+    fn event(&mut self, _: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
         match event {
             Event::Open => out.greet(),
-            Event::Greeted => self.ready.push(who.index),
+            Event::Greeted => self.ready.push(tag.index),
             Event::Pong { .. } => self.pongs += 1,
             _ => {}
         }
     }
 
-    fn closed(&mut self, _: u64, who: Who, _: Closed) {
-        self.flooders[who.index] = None;
-        self.ready.retain(|&index| index != who.index);
+    fn closed(&mut self, _: u64, tag: Tag, _: Closed) {
+        self.flooders[tag.index] = None;
+        self.ready.retain(|&index| index != tag.index);
         self.disconnected += 1;
     }
 }

@@ -1,4 +1,4 @@
-//! The load generator: is this server as fast as it says, on your machine?
+//! The load generator: how fast is this server, on your machine?
 //!
 //! Owns threads, sockets and a clock of its own; it shares no thread and no glommio with a server
 //! and sees one only from outside, over sockets and `/proc`.
@@ -17,7 +17,6 @@
 //!
 //! Must never know: how a server is built.
 
-mod churn;
 pub mod client;
 mod clock;
 pub mod command;
@@ -28,7 +27,6 @@ mod error;
 mod fanout;
 mod flood;
 mod interrupt;
-mod joins;
 mod latencies;
 mod launch;
 mod machine;

@@ -1,11 +1,13 @@
-//! What each scenario can be told. The same types are the command line, the library's arguments
+//! Options of each scenario. The same types are the command line, the library's arguments
 //! and the part of a record that says what was run.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Command, ValueEnum};
+use clap::{Args, Command, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::client::Transport;
@@ -116,7 +118,7 @@ pub enum Spread {
     One,
 }
 
-/// What every scenario can be told.
+/// Options of every scenario.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Common {
     /// How sync frames travel.
@@ -158,6 +160,29 @@ pub struct Common {
     /// How the server learns which channel a WebSocket is for.
     #[arg(long, value_enum, default_value = "url")]
     pub channel_hint: ChannelHint,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub place: Place,
+}
+
+/// The server to measure, and what to keep.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// HTTP address of a running server, for WebSockets [default: start one]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Sync TCP address of a running server, for --transport tcp [default: start one]
+    #[arg(long, value_name = "ADDR")]
+    pub sync_tcp: Option<SocketAddr>,
+    /// Configuration of the server that is started
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
+    pub config: Option<PathBuf>,
+    /// Write the whole result as JSON, replacing the file
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Draw delay against percentile, or what --windows asks for, replacing the file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 impl Common {
@@ -317,6 +342,41 @@ pub struct PresenceOptions {
     pub common: Common,
 }
 
+/// One channel of watchers.
+impl From<&LatencyOptions> for FanoutOptions {
+    fn from(o: &LatencyOptions) -> Self {
+        FanoutOptions {
+            subscribers: o.watchers,
+            publishers: o.publishers,
+            rate: o.window.is_none().then_some(o.rate),
+            window: o.window.unwrap_or(1),
+            payload: o.state_bytes,
+            publishing: o.publishing,
+            dialect: o.dialect,
+            time: o.time,
+            common: o.common.clone(),
+            ..FanoutOptions::default()
+        }
+    }
+}
+
+/// One channel of members.
+impl From<&PresenceOptions> for FanoutOptions {
+    fn from(o: &PresenceOptions) -> Self {
+        FanoutOptions {
+            subscribers: o.members,
+            publishers: o.publishers,
+            rate: o.rate,
+            window: o.window,
+            payload: o.state_bytes,
+            dialect: o.dialect,
+            time: o.time,
+            common: o.common.clone(),
+            ..FanoutOptions::default()
+        }
+    }
+}
+
 /// What records from before the option leave out.
 fn one_second() -> Span {
     Span(Duration::from_secs(1))
@@ -402,7 +462,7 @@ pub struct ChurnOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Leave {
-    /// It says so in its protocol, and waits until the server has closed the connection.
+    /// It closes as its protocol asks for, and waits until the server has closed the connection.
     #[default]
     Goodbye,
     /// It closes its socket, as clients whose process ends do.
@@ -462,16 +522,42 @@ fn parse_nothing<A: Args>() -> A {
         .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
 }
 
-/// What was run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is run.
+#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
 pub enum Scenario {
+    /// Delay of presence updates sent at a fixed rate, from when each should have been sent
+    #[command(after_help = "Example: headcount bench latency --watchers 100 --plot delay.svg")]
     Latency(LatencyOptions),
+    /// Messages per second that reach all subscribers of their channels
+    #[command(after_help = "Example: headcount bench fanout --subscribers 1000 --window 256 \
+                            --server-cpus 0 --client-cpus 1")]
     Fanout(FanoutOptions),
+    /// Most presence updates per second that every member of a channel sees
+    #[command(after_help = "Example: headcount bench presence --members 1000 --window 32")]
     Presence(PresenceOptions),
+    /// Memory and CPU of connections that do nothing
+    #[command(after_help = "Example: headcount bench idle --connections 10000")]
     Idle(IdleOptions),
+    /// Connections per second that connect, greet, enter a channel and close
+    #[command(after_help = "Example: headcount bench churn --concurrency 200 --transport tcp")]
     Churn(ChurnOptions),
+    /// Delays of polite clients beside clients that send as fast as they can
+    #[command(after_help = "Example: headcount bench mixed --flooders 2 --flood updates")]
     Mixed(MixedOptions),
+}
+
+macro_rules! of_each {
+    ($scenario:expr, $options:ident => $value:expr) => {
+        match $scenario {
+            Scenario::Latency($options) => $value,
+            Scenario::Fanout($options) => $value,
+            Scenario::Presence($options) => $value,
+            Scenario::Idle($options) => $value,
+            Scenario::Churn($options) => $value,
+            Scenario::Mixed($options) => $value,
+        }
+    };
 }
 
 impl Scenario {
@@ -487,34 +573,19 @@ impl Scenario {
     }
 
     pub fn common(&self) -> &Common {
-        self.parts().0
+        of_each!(self, options => &options.common)
+    }
+
+    pub fn common_mut(&mut self) -> &mut Common {
+        of_each!(self, options => &mut options.common)
     }
 
     pub fn dialect(&self) -> Dialect {
-        self.parts().1
+        of_each!(self, options => options.dialect)
     }
 
-    fn parts(&self) -> (&Common, Dialect) {
-        match self {
-            Scenario::Latency(options) => (&options.common, options.dialect),
-            Scenario::Fanout(options) => (&options.common, options.dialect),
-            Scenario::Presence(options) => (&options.common, options.dialect),
-            Scenario::Idle(options) => (&options.common, options.dialect),
-            Scenario::Churn(options) => (&options.common, options.dialect),
-            Scenario::Mixed(options) => (&options.common, options.dialect),
-        }
-    }
-
-    /// What can be set whatever the scenario is.
-    pub fn parts_mut(&mut self) -> (&mut Common, &mut Dialect) {
-        match self {
-            Scenario::Latency(options) => (&mut options.common, &mut options.dialect),
-            Scenario::Fanout(options) => (&mut options.common, &mut options.dialect),
-            Scenario::Presence(options) => (&mut options.common, &mut options.dialect),
-            Scenario::Idle(options) => (&mut options.common, &mut options.dialect),
-            Scenario::Churn(options) => (&mut options.common, &mut options.dialect),
-            Scenario::Mixed(options) => (&mut options.common, &mut options.dialect),
-        }
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        of_each!(self, options => options.dialect = dialect);
     }
 
     /// The load in a few words.
@@ -523,28 +594,20 @@ impl Scenario {
             Scenario::Latency(o) => format!(
                 "{} publishers with {}, {} watchers, {} B",
                 o.publishers,
-                match o.window {
-                    Some(window) => pace(counted(window, o.dialect, o.publishing), None),
-                    None => pace(String::new(), Some(o.rate)),
-                },
+                FanoutOptions::from(o).pace(),
                 o.watchers,
                 o.state_bytes
             ),
-            Scenario::Fanout(o) => format!(
-                "{} publishers with {}, {} channels of {} subscribers, {} B",
-                o.publishers,
-                pace(counted(o.window, o.dialect, o.publishing), o.rate),
-                o.channels,
-                o.subscribers,
-                o.payload
-            ),
+            Scenario::Fanout(o) => {
+                format!("{} publishers with {}, {}", o.publishers, o.pace(), o.size())
+            }
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
             }
             Scenario::Presence(o) => format!(
                 "{} publishers with {}, {} members, {} B",
                 o.publishers,
-                pace(format!("window {} of deliveries", o.window), o.rate),
+                FanoutOptions::from(o).pace(),
                 o.members,
                 o.state_bytes
             ),
@@ -570,16 +633,20 @@ impl Scenario {
     }
 }
 
-/// How publishers are driven, in words.
-fn pace(window: String, rate: Option<f64>) -> String {
-    rate.map_or(window, |rate| format!("{rate}/s each"))
-}
+impl FanoutOptions {
+    /// How publishers are driven, in words.
+    fn pace(&self) -> String {
+        match (self.rate, self.publishing.window_counts) {
+            (Some(rate), _) => format!("{rate}/s each"),
+            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
+            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
+        }
+    }
 
-/// A window and what it counts.
-fn counted(window: u64, dialect: Dialect, publishing: Publishing) -> String {
-    match (dialect, publishing.window_counts) {
-        (Dialect::Foony | Dialect::Peer, WindowCounts::Acks) => format!("window {window} of acks"),
-        _ => format!("window {window} of deliveries"),
+    /// How much is published to how many.
+    pub fn size(&self) -> String {
+        let (channels, subscribers, bytes) = (self.channels, self.subscribers, self.payload);
+        format!("{channels} channels of {subscribers} subscribers, {bytes} B")
     }
 }
 

@@ -27,6 +27,20 @@ impl Gauge {
     }
 }
 
+/// A stage that the conductor lets begin.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 macro_rules! gauges {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Running totals of one thread.
@@ -104,9 +118,9 @@ pub struct Signals {
     start_ns: AtomicU64,
     from_ns: AtomicU64,
     until_ns: AtomicU64,
-    may_greet: AtomicBool,
-    may_join: AtomicBool,
-    finished: AtomicBool,
+    pub greeting: Flag,
+    pub joining: Flag,
+    pub finished: Flag,
     /// Last sequence of each publisher, once it will send no more.
     finals: Vec<AtomicU64>,
     /// By publisher or channel, then thread: what all receivers of that thread have seen.
@@ -124,9 +138,9 @@ impl Signals {
             start_ns: AtomicU64::new(NOT_YET),
             from_ns: AtomicU64::new(NOT_YET),
             until_ns: AtomicU64::new(NOT_YET),
-            may_greet: AtomicBool::new(false),
-            may_join: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
+            greeting: Flag::default(),
+            joining: Flag::default(),
+            finished: Flag::default(),
             finals: numbers(publishers),
             floors: (0..publishers).map(|_| numbers(threads)).collect(),
             rises: AtomicU64::new(0),
@@ -147,22 +161,6 @@ impl Signals {
         totals
     }
 
-    pub fn allow_greet(&self) {
-        self.may_greet.store(true, Ordering::Release);
-    }
-
-    pub fn may_greet(&self) -> bool {
-        self.may_greet.load(Ordering::Acquire)
-    }
-
-    pub fn allow_join(&self) {
-        self.may_join.store(true, Ordering::Release);
-    }
-
-    pub fn may_join(&self) -> bool {
-        self.may_join.load(Ordering::Acquire)
-    }
-
     /// Lets the publishers begin.
     pub fn begin(&self, start_ns: u64, warm_up: Duration, duration: Duration) -> Timeline {
         let from_ns = start_ns + nanos(warm_up);
@@ -181,14 +179,6 @@ impl Signals {
             from_ns: self.from_ns.load(Ordering::Relaxed),
             until_ns: self.until_ns.load(Ordering::Relaxed),
         })
-    }
-
-    pub fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
     }
 
     pub fn set_final(&self, publisher: usize, sequence: u64) {

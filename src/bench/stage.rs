@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::client::{Closed, Event, Out, Target};
 use super::connect::Sources;
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
+use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Tag};
 use super::error::BenchError;
 use super::pace::Pace;
 use super::signals::{Gauges, Signals, Timeline};
@@ -144,29 +144,29 @@ impl<S: Script> Stage<S> {
     fn walk(&mut self, now_ns: u64, clients: &mut Clients) -> Result<(), BenchError> {
         let count = self.steps.len();
         // Those that greet at once are under way until that is done.
-        self.opening.done = match self.signals.may_greet() {
+        self.opening.done = match self.signals.greeting.is_raised() {
             true => self.greeting.done,
             false => self.opening.done,
         };
         while self.opening.has_room(count) {
-            let who = Who { group: Group::Stage, index: self.opening.at };
+            let tag = Tag { group: Group::Stage, index: self.opening.at };
             let source = self.sources.next().flatten();
             let target = self.script.target(self.opening.at);
             self.ids[self.opening.at] =
-                Some(clients.open(&target, source, who, Lane::Foreground)?);
+                Some(clients.open(&target, source, tag, Lane::Foreground)?);
             self.opening.at += 1;
             self.opening.begun += 1;
         }
-        while self.signals.may_greet() && self.greeting.has_room(count) {
+        while self.signals.greeting.is_raised() && self.greeting.has_room(count) {
             let at = self.greeting.at;
             if let (Step::Open, Some(id)) = (self.steps[at], self.ids[at]) {
-                clients.say(id, |out| out.greet());
+                clients.write(id, |out| out.greet());
                 self.steps[at] = Step::Greeting;
                 self.greeting.begun += 1;
             }
             self.greeting.at += 1;
         }
-        while self.signals.may_join() && self.joining.has_room(count) {
+        while self.signals.joining.is_raised() && self.joining.has_room(count) {
             let at = self.joining.at;
             match (self.steps[at], self.ids[at]) {
                 (Step::Greeted, Some(id)) if self.script.joins(at) => {
@@ -185,7 +185,7 @@ impl<S: Script> Stage<S> {
 
     fn join(&mut self, now_ns: u64, at: usize, id: ClientId, clients: &mut Clients) {
         let mut joining = Joining::Asked;
-        clients.say(id, |out| joining = self.script.join(now_ns, at, out));
+        clients.write(id, |out| joining = self.script.join(now_ns, at, out));
         self.joining.begun += 1;
         self.steps[at] = Step::Joining;
         if joining == Joining::Done {
@@ -255,14 +255,14 @@ impl<S: Script> Load for Stage<S> {
         Ok(next)
     }
 
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Out<'_>, event: Event<'_>) {
-        let at = who.index;
+    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
+        let at = tag.index;
         match event {
             Event::Open => {
                 self.signals.gauges(self.thread).opened.add(1);
                 self.opening.done += 1;
                 self.steps[at] = Step::Open;
-                if self.signals.may_greet() {
+                if self.signals.greeting.is_raised() {
                     out.greet();
                     self.steps[at] = Step::Greeting;
                     self.greeting.begun += 1;
@@ -286,8 +286,8 @@ impl<S: Script> Load for Stage<S> {
         }
     }
 
-    fn closed(&mut self, _: u64, who: Who, closed: Closed) {
-        let (at, address) = (who.index, self.script.target(who.index).address);
+    fn closed(&mut self, _: u64, tag: Tag, closed: Closed) {
+        let (at, address) = (tag.index, self.script.target(tag.index).address);
         self.ids[at] = None;
         self.steps[at] = Step::Gone;
         if self.timeline.is_none() || closed.refusal().is_some() {

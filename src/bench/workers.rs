@@ -196,7 +196,7 @@ impl<L: Load> Workers<L> {
     /// # Errors
     /// A thread failed.
     pub fn finish(mut self) -> Result<Vec<(L, Usage)>, BenchError> {
-        self.signals.finish();
+        self.signals.finished.raise();
         let threads = std::mem::take(&mut self.threads);
         threads.into_iter().enumerate().map(|(index, thread)| join(index, thread)).collect()
     }
@@ -237,7 +237,7 @@ impl<L: Load> Workers<L> {
 /// Whatever ends the conductor ends its threads.
 impl<L> Drop for Workers<L> {
     fn drop(&mut self) {
-        self.signals.finish();
+        self.signals.finished.raise();
     }
 }
 

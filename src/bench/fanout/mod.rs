@@ -157,7 +157,7 @@ pub struct Fanout {
     pub tally: Tally,
 }
 
-/// Who waits in a window of deliveries, and for what. Empty without one.
+/// What publishers wait for in a window of deliveries. Empty without one.
 #[derive(Default)]
 struct Lanes {
     /// By lane: what all subscribers of this thread have received.
@@ -363,16 +363,17 @@ impl Fanout {
         let Role::Subscriber(subscriber) = &mut self.roles[at] else { return Ok(()) };
         let (tally, until_sample) = (&mut self.tally, &mut self.until_sample);
         let (mut delivered, mut is_ours) = (0, true);
-        for delivery in deliveries {
-            let delivery = delivery?;
+        let (sampled_of, timeline) = (self.plan.sampled_of, self.timeline);
+        deliveries.try_each(|delivery| {
             delivered += 1;
             is_ours &= subscriber.receive(&delivery)?;
             *until_sample -= 1;
             if *until_sample == 0 {
-                *until_sample = self.plan.sampled_of;
-                is_ours &= tally.sample(now_ns, delivery.data()?, self.timeline);
+                *until_sample = sampled_of;
+                is_ours &= tally.sample(now_ns, delivery.data()?, timeline);
             }
-        }
+            Ok(())
+        })?;
         self.delivered += delivered;
         self.compare_positions(at);
         if is_ours { Ok(()) } else { Err(FrameError::Body) }
@@ -526,7 +527,7 @@ impl Script for Fanout {
         gauges.acknowledged.set(self.acknowledged);
         gauges.frames.set(self.messages);
         gauges.delivered.set(self.delivered);
-        // The number of deliveries is known to the conductor only, who sees all threads.
+        // The number of deliveries is known to the conductor only, which sees all threads.
         let over = self.timeline.is_some_and(|timeline| now_ns >= timeline.until_ns);
         if over && self.published == self.acknowledged {
             gauges.settled.set(1);

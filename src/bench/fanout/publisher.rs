@@ -242,7 +242,7 @@ mod tests {
         Publisher::new(0, channels, WindowCounts::Acks)
     }
 
-    /// A client that is not connected; what it is told to send stays in it.
+    /// A client that is not connected; what it sends stays in it.
     fn client() -> Client {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,10 +1,10 @@
-//! `fanout`, and `latency` in the Foony dialect: publishers and subscribers of channels.
+//! `fanout` and `latency` of messages: publishers and subscribers of channels.
 
 use super::super::engine::Usage;
 use super::super::error::BenchError;
 use super::super::fanout::{Accepted, Fanout, FanoutPlan, RolePlan, Tally};
 use super::super::metric::Metric;
-use super::super::options::{Dialect, FanoutOptions, LatencyOptions, Spread};
+use super::super::options::{Dialect, FanoutOptions, Spread};
 use super::super::room::Drive;
 use super::super::stage::Stage;
 use super::super::workers::Window;
@@ -19,24 +19,7 @@ const SAMPLED_OF: u64 = 61;
 /// Subscribers above which a closed loop does not record every delay.
 const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 
-pub(super) fn latency(options: &LatencyOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
-    let options = FanoutOptions {
-        channels: 1,
-        subscribers: options.watchers,
-        publishers: options.publishers,
-        rate: options.window.is_none().then_some(options.rate),
-        window: options.window.unwrap_or(1),
-        payload: options.state_bytes,
-        publishing: options.publishing,
-        dialect: options.dialect,
-        time: options.time,
-        common: options.common.clone(),
-        ..FanoutOptions::default()
-    };
-    fanout(&options, run)
-}
-
-pub(super) fn fanout(options: &FanoutOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
+pub(super) fn messages(options: &FanoutOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
     let count = (options.publishers + options.channels * options.subscribers) as u64;
     let mut workers = run.enter(stages(options, run)?, count, count)?;
     let window = run.measure(&mut workers, options.time)?;
@@ -86,7 +69,7 @@ pub(super) fn report(
     add(&mut findings, window, &tally);
     let holes: u64 = accepted.iter().map(Accepted::holes).sum();
     if holes > 0 {
-        findings.note(format!("{holes} serials between acknowledged ones were given to nobody"));
+        findings.note(format!("{holes} serials between acknowledged ones belong to no publish"));
     }
     if let Some(rate) = options.rate {
         let sent = window.per_second(|totals| totals.updates);
@@ -159,7 +142,7 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
 mod tests {
     use super::*;
 
-    /// Channels of each publisher, and what each first subscriber of a channel is told.
+    /// Channels of each publisher, and how many publishers each witness expects.
     fn spread(channels: usize, publishers: usize, spread: Spread) -> (Vec<Vec<usize>>, Vec<usize>) {
         let options = FanoutOptions {
             channels,

@@ -117,7 +117,7 @@ impl Findings {
         }
     }
 
-    /// Says so when less than what was asked was sent, both per second.
+    /// Notes when less than what was asked was sent, both per second.
     pub(super) fn note_overload(&mut self, sent: f64, asked: f64, what: &str) {
         if sent < asked * RATE_REACHED {
             self.note(format!("{sent:.0} of {asked:.0} {what}/s were sent: overload"));

@@ -64,10 +64,10 @@ pub(super) fn idle(options: &IdleOptions, run: &Run<'_>) -> Result<Findings, Ben
     let mut workers = run.start(stages)?;
     run.reach(&mut workers, "connecting", count, |totals| totals.opened)?;
     let open = resident();
-    run.signals.allow_greet();
+    run.signals.greeting.raise();
     run.reach(&mut workers, "greeting", count, |totals| totals.greeted)?;
     let greeted = resident();
-    run.signals.allow_join();
+    run.signals.joining.raise();
     run.reach(&mut workers, "joining", count, |totals| totals.joined)?;
     let time = Time { duration: options.duration, warm_up: options.warm_up };
     let window = run.measure(&mut workers, time)?;

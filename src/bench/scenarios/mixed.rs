@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::client::{Closed, Event, Out};
-use super::super::engine::{Clients, Group, Load, Next, Usage, Who};
+use super::super::engine::{Clients, Group, Load, Next, Tag, Usage};
 use super::super::error::BenchError;
 use super::super::flood::Flood;
 use super::super::metric::Metric;
@@ -25,17 +25,17 @@ impl<P: Load> Load for Mixed<P> {
         Ok(next.sooner(self.flood.turn(now_ns, clients)?))
     }
 
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Out<'_>, event: Event<'_>) {
-        match who.group {
-            Group::Flood => self.flood.event(now_ns, who, out, event),
-            Group::Stage => self.polite.event(now_ns, who, out, event),
+    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
+        match tag.group {
+            Group::Flood => self.flood.event(now_ns, tag, out, event),
+            Group::Stage => self.polite.event(now_ns, tag, out, event),
         }
     }
 
-    fn closed(&mut self, now_ns: u64, who: Who, closed: Closed) {
-        match who.group {
-            Group::Flood => self.flood.closed(now_ns, who, closed),
-            Group::Stage => self.polite.closed(now_ns, who, closed),
+    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed) {
+        match tag.group {
+            Group::Flood => self.flood.closed(now_ns, tag, closed),
+            Group::Stage => self.polite.closed(now_ns, tag, closed),
         }
     }
 }

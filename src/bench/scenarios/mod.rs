@@ -17,7 +17,7 @@ use super::error::BenchError;
 use super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Dialect, Scenario, Time, WindowCounts};
+use super::options::{ChannelHint, Common, Dialect, FanoutOptions, Scenario, Time, WindowCounts};
 use super::peer::Protocol;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
@@ -120,9 +120,9 @@ impl Run<'_> {
         joining: u64,
     ) -> Result<Workers<L>, BenchError> {
         let mut workers = self.start(loads)?;
-        self.signals.allow_greet();
+        self.signals.greeting.raise();
         self.reach(&mut workers, "connecting", count, |totals| totals.greeted)?;
-        self.signals.allow_join();
+        self.signals.joining.raise();
         self.reach(&mut workers, "joining", joining, |totals| totals.joined)?;
         Ok(workers)
     }
@@ -176,17 +176,11 @@ pub fn run(
     let signals = Arc::new(Signals::new(common.threads(), feeds));
     let run = Run { common, server, progress, signals };
     let findings = match scenario {
-        Scenario::Fanout(options) if options.dialect == Dialect::Sync => {
-            rooms::fanout(options, &run)
-        }
-        Scenario::Fanout(options) => fanout::fanout(options, &run),
-        Scenario::Latency(options) if options.dialect == Dialect::Sync => {
-            rooms::latency(options, &run)
-        }
-        Scenario::Latency(options) => fanout::latency(options, &run),
+        Scenario::Latency(options) => deliveries(&options.into(), &run),
+        Scenario::Fanout(options) => deliveries(options, &run),
         Scenario::Presence(options) => match options.joins {
             Some(joiners) => joins::joins(options, joiners, &run),
-            None => rooms::presence(options, &run),
+            None => rooms::members(&options.into(), &run),
         },
         Scenario::Idle(options) => idle::idle(options, &run),
         Scenario::Churn(options) => churn::churn(options, &run),
@@ -209,6 +203,13 @@ pub fn run(
         command: std::env::args().collect(),
         notes: findings.notes,
     })
+}
+
+fn deliveries(options: &FanoutOptions, run: &Run<'_>) -> Result<findings::Findings, BenchError> {
+    match options.dialect {
+        Dialect::Sync => rooms::members(options, run),
+        Dialect::Foony | Dialect::Peer => fanout::messages(options, run),
+    }
 }
 
 /// Smallest of the counts, rate or window, size of what is published.
@@ -270,7 +271,7 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
     Err(BenchError::Options(problem))
 }
 
-/// Share of the asked rate below which a note says that it was not reached.
+/// Share of the asked rate below which a note reports that it was not reached.
 const RATE_REACHED: f64 = 0.98;
 
 fn since_1970() -> Duration {

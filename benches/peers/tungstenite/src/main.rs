@@ -155,7 +155,7 @@ impl Connection {
     }
 }
 
-/// Writes what comes into a queue, until nobody can put anything there or the connection breaks.
+/// Writes what comes into a queue, until every sender is gone or the connection breaks.
 async fn write(
     mut sink: SplitSink<WebSocketStream<TcpStream>, Message>,
     mut queue: Receiver<Bytes>,

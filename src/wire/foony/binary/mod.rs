@@ -94,11 +94,6 @@ impl<'a> Record<'a> {
         self.bytes
     }
 
-    /// Does it deliver messages? [`Deliveries`] reads them without allocating.
-    pub fn is_delivery(self) -> bool {
-        matches!(self.bytes.first(), Some(&(DELIVERIES | BATCH)))
-    }
-
     /// Is it none that clients send? Such records are skipped: nothing in them names a request.
     pub fn is_noise(self) -> bool {
         !self.bytes.first().is_some_and(|opcode| (AUTH..=PING).contains(opcode))
