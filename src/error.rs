@@ -1,34 +1,35 @@
-//! Who is at fault, in three types for three questions. All are `Copy` and carry no strings;
-//! each dialect maps them to its own codes in one `match`.
+//! Errors, in three types that answer three questions: is the input valid ([`FrameError`]), may the
+//! request be executed ([`Reject`]), why was the connection closed ([`Disconnect`]). All are `Copy`
+//! and carry no strings; each dialect maps them to its own codes in one `match`.
 
 use thiserror::Error;
 
-/// Are these bytes our protocol? The peer's fault; ends the connection unless the dialect says
-/// that such input is ignored.
+/// Invalid input. The peer is at fault; closes the connection unless the dialect ignores such
+/// input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// The value or frame needs more bytes than there are.
+    /// The input ends inside a value or frame.
     #[error("truncated")]
     Truncated,
-    /// A length above the configured limit; refused before anything is allocated for it.
+    /// A length above the configured limit. Detected before anything is allocated for it.
     #[error("longer than the limit")]
     TooLong,
-    /// A frame header that this protocol never has.
+    /// A frame header that is invalid in this protocol.
     #[error("malformed frame header")]
     Header,
-    /// A type code outside the protocol's table.
+    /// A type code that the protocol does not define.
     #[error("unknown message type")]
     UnknownType,
     /// The body does not match its checksum.
     #[error("checksum mismatch")]
     Checksum,
-    /// The body is not the value that its type demands.
+    /// The body is not a value of the type that the header announces.
     #[error("malformed body")]
     Body,
     /// Text that is not UTF-8.
     #[error("invalid UTF-8")]
     Utf8,
-    /// A WebSocket rule is broken (RFC 6455): reserved bits, opcode, masking, fragmentation.
+    /// A violation of RFC 6455: reserved bits, opcode, masking or fragmentation.
     #[error("WebSocket protocol error")]
     WebSocket,
     /// More fragments in one message than the limit.
@@ -39,8 +40,8 @@ pub enum FrameError {
     UnknownProtocol,
 }
 
-/// May this request be done now? Answered where the dialect has an answer, else counted; the
-/// connection lives.
+/// A request that cannot be executed. The client receives an error where the dialect has one,
+/// otherwise the request is counted. The connection stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Reject {
     #[error("the session is not authenticated")]
@@ -57,11 +58,11 @@ pub enum Reject {
     StateTooLarge,
     #[error("the message is larger than the limit")]
     MessageTooLarge,
-    #[error("the session is in as many channels as it may be")]
+    #[error("the session has reached its channel limit")]
     TooManyChannels,
-    #[error("the channel has as many members as it may have")]
+    #[error("the channel has reached its member limit")]
     ChannelFull,
-    #[error("the server has as many channels as it may have")]
+    #[error("the server has reached its channel limit")]
     ServerFull,
     #[error("the owner of the channel is overloaded, try again")]
     Busy,
@@ -69,13 +70,13 @@ pub enum Reject {
     Unsupported,
 }
 
-/// Why did we end a connection?
+/// The reason why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum Disconnect {
-    /// The peer said goodbye in its protocol.
+    /// The peer closed it with a close message of its protocol.
     #[error("closed by the peer")]
     Clean,
-    /// The socket ended without a goodbye.
+    /// The socket was closed without a close message.
     #[error("connection lost")]
     Lost,
     #[error("protocol error")]
@@ -86,9 +87,9 @@ pub enum Disconnect {
     TooLarge,
     #[error("unrecognised protocol")]
     UnknownProtocol,
-    #[error("no greeting in time")]
+    #[error("handshake timeout")]
     GreetingTimeout,
-    #[error("no sign of life")]
+    #[error("idle timeout")]
     IdleTimeout,
     #[error("incompatible wire version")]
     WireVersion,
@@ -98,7 +99,7 @@ pub enum Disconnect {
     TokenExpired,
     #[error("credentials refused")]
     BadCredentials,
-    /// The same session goes on over another connection.
+    /// The same session continues on another connection.
     #[error("continued on another connection")]
     Replaced,
     #[error("receiver too slow")]
@@ -109,7 +110,7 @@ pub enum Disconnect {
     Internal,
 }
 
-/// When may the client try again after a [`Disconnect`]?
+/// When a client may reconnect after a [`Disconnect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     Now,
@@ -138,7 +139,7 @@ impl Disconnect {
         Disconnect::Internal,
     ];
 
-    /// WebSocket close code (RFC 6455 section 7.4.1) that tells the peer why.
+    /// WebSocket close code (RFC 6455 section 7.4.1) sent to the peer.
     pub fn close_code(self) -> u16 {
         match self {
             Disconnect::Clean | Disconnect::Replaced => 1000,
@@ -155,7 +156,7 @@ impl Disconnect {
         }
     }
 
-    /// What a well-behaved client does next.
+    /// When the client may reconnect.
     pub fn retry(self) -> Retry {
         match self {
             Disconnect::Protocol
@@ -171,7 +172,7 @@ impl Disconnect {
         }
     }
 
-    /// Label of the metric.
+    /// Value of the metric label `reason`.
     pub fn label(self) -> &'static str {
         match self {
             Disconnect::Clean => "clean",
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn close_codes_are_ones_that_may_travel() {
+    fn close_codes_are_valid_in_a_close_frame() {
         for reason in Disconnect::ALL {
             let code = reason.close_code();
             assert!((1000..=1014).contains(&code) && ![1004, 1005, 1006].contains(&code));

@@ -1,4 +1,4 @@
-//! Names of things: shards, connections, channels, moments. Values only; nothing here acts.
+//! Identifiers and times: shards, connections, channels, clocks. Values only, no behaviour.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-/// One core-owned partition of the channels, numbered from 0. The edge executor takes the number
-/// after the last shard, so that it can speak to shards like any shard does.
+/// A shard: one core-owned partition of the channels, numbered from 0. The edge executor has the
+/// number after the last shard, so that it exchanges envelopes with shards like a shard does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 impl ShardId {
-    /// Position in a table with one entry per shard.
+    /// Index into a table with one entry per shard.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -25,39 +25,40 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// A connection on its home shard. A slot is used again; the generation tells its tenants apart.
+/// A connection on its home shard. Slots are reused; the generation distinguishes the connections
+/// that have used a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     pub slot: u32,
     pub generation: u32,
 }
 
-/// A connection as other shards name it.
+/// The address of a connection, valid on every shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnAddr {
     pub shard: ShardId,
     pub conn: ConnId,
 }
 
-/// What the server calls a connection where members see it: 16 or 32 hexadecimal digits, kept
-/// where it is used instead of in memory of its own.
+/// The public name of a connection, shown to members: 16 or 32 hexadecimal digits. It is stored
+/// inline to avoid an allocation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionName {
-    /// Bytes of `text` that count; the others are 0.
+    /// Length of the name in `text`; the remaining bytes are 0.
     len: u8,
     text: [u8; CONNECTION_NAME_BYTES_MAX],
 }
 
-/// Longest name that is given to a connection.
+/// Longest connection name in bytes.
 const CONNECTION_NAME_BYTES_MAX: usize = 32;
 
 /// # Panics
-/// For names longer than those that are given.
+/// If the name is longer than 32 bytes.
 impl From<&str> for ConnectionName {
     fn from(name: &str) -> Self {
         let mut text = [0; CONNECTION_NAME_BYTES_MAX];
         let len = name.len();
-        assert!(len <= text.len(), "a connection's name of {len} bytes");
+        assert!(len <= text.len(), "a connection name of {len} bytes");
         text[..len].copy_from_slice(name.as_bytes());
         ConnectionName { len: len as u8, text }
     }
@@ -77,21 +78,22 @@ impl fmt::Debug for ConnectionName {
     }
 }
 
-/// The time of one turn, read once by the shell and handed to the core.
+/// The clocks of one turn, read once by the shell and passed to the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    /// Milliseconds on a clock that never goes back. Deadlines and ages are measured on it.
+    /// Monotonic clock, milliseconds. Deadlines and ages are measured on it.
     pub mono_ms: u64,
-    /// Milliseconds since the Unix epoch. Token expiry and timestamps for people are read off it.
+    /// Wall clock, milliseconds since the Unix epoch. Used for token expiry and for timestamps
+    /// shown to users.
     pub wall_ms: u64,
 }
 
-/// A time on either clock in six bytes, milliseconds: good for 8,900 years from its beginning.
+/// A time on either clock in six bytes, milliseconds. The range is 8,900 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment([u16; 3]);
 
 impl Moment {
-    /// Times that cannot come are taken for the last one that can.
+    /// Times beyond the range are clamped to the last representable one.
     pub fn at(ms: u64) -> Self {
         let ms = ms.min((1 << 48) - 1);
         Moment([ms as u16, (ms >> 16) as u16, (ms >> 32) as u16])
@@ -103,7 +105,7 @@ impl Moment {
     }
 }
 
-/// An application and a channel name in it, with the routing hash computed once.
+/// A channel name within an application, with its routing hash computed once.
 #[derive(Debug)]
 pub struct ChannelKey {
     pub app: Arc<str>,
@@ -125,8 +127,8 @@ impl fmt::Display for ChannelKey {
     }
 }
 
-/// Decides which shard owns a channel. The hash is keyed, so that nobody outside can choose
-/// names that all land on one shard; the same router answers on every shard.
+/// Maps channels to the shards that own them. The hash is keyed, so that clients cannot choose
+/// names that all map to one shard. Every shard has the same router.
 #[derive(Clone, Copy, Debug)]
 pub struct Router {
     key: (u64, u64),
@@ -134,18 +136,19 @@ pub struct Router {
 }
 
 impl Router {
-    /// `key`: 128 secret random bits, one per process. `shards`: 1 or more.
+    /// `key`: 128 secret random bits, one key per process. `shards`: 1 or more.
     pub fn new(key: (u64, u64), shards: u16) -> Self {
         assert!(shards > 0, "a router needs a shard, got {shards}");
         Router { key, shards }
     }
 
-    /// How many shards own channels.
+    /// Number of shards that own channels.
     pub fn shards(&self) -> u16 {
         self.shards
     }
 
-    /// SipHash-1-3 of the app and the channel name, separated so that no two pairs run together.
+    /// SipHash-1-3 of the app and the channel name. The length of the app separates them, so that
+    /// different pairs do not concatenate to the same input.
     pub fn hash(&self, app: &str, channel: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         hasher.write_u64(app.len() as u64);
@@ -154,12 +157,12 @@ impl Router {
         hasher.finish()
     }
 
-    /// Names the channel and hashes it, once.
+    /// Builds the key of a channel and computes its hash.
     pub fn key(&self, app: &Arc<str>, channel: &str) -> ChannelKey {
         ChannelKey { app: Arc::clone(app), name: channel.into(), hash: self.hash(app, channel) }
     }
 
-    /// The owner of a channel. Takes the high bits: hash tables take the low ones.
+    /// The owner of a channel. Uses the high bits of the hash; hash tables use the low ones.
     pub fn shard_of(&self, key: &ChannelKey) -> ShardId {
         ShardId(((u128::from(key.hash) * u128::from(self.shards)) >> 64) as u16)
     }
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_called_what_it_was_named() {
+    fn a_connection_name_keeps_its_text() {
         for name in ["", "0123456789abcdef", "0123456789abcdef0123456789abcdef"] {
             let named = ConnectionName::from(name);
             assert_eq!((&*named, format!("{named:?}")), (name, format!("{name:?}")));
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_as_exact_as_the_clock() {
+    fn a_moment_has_millisecond_precision() {
         for ms in [0, 1, 0xffff, 0x1_0000, 0x1234_5678_9abc, (1 << 48) - 1] {
             assert_eq!(Moment::at(ms).ms(), ms);
         }

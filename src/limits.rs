@@ -1,111 +1,120 @@
-//! Bounds of the core, each with who pays when it is hit. What an operator may change is a field
-//! of [`Limits`] (config section `[limits]`); what the design fixes is a constant.
+//! Limits of the core. Each states what happens when it is reached and which side bears the cost.
+//! Configurable limits are fields of [`Limits`] (section `[limits]` of the configuration), fixed
+//! ones are constants.
 
-/// Most shards in one process. Bounds the per-channel interest sets; more cores than this stay
-/// unused.
+/// Maximum number of shards in one process. Bounds the per-channel interest sets. Additional cores
+/// stay unused.
 pub const SHARDS_MAX: u16 = 128;
 
-/// Longest channel name in bytes unless the operator says otherwise, and in URLs and patterns.
+/// Default maximum length of a channel name in bytes. Also the maximum in URLs and patterns.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 
-/// Longest user or client id in bytes. A longer one in a token refuses the token.
+/// Maximum length of a user or client id in bytes. A token with a longer one is refused.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
-/// Largest message in bytes of a client that has not greeted. A token takes half of it.
-pub const STRANGER_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Maximum size in bytes of a message from an unauthenticated client. A token takes half of it.
+pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Longest id that a publisher may give a message, in bytes; the publish is refused.
+/// Maximum length of a message id chosen by the publisher, in bytes. A publish with a longer one is
+/// refused.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 
-/// Deepest nesting of MessagePack or JSON that is walked. Deeper values refuse their sender.
+/// Maximum nesting depth of MessagePack and JSON values. Deeper values are refused.
 pub const VALUE_DEPTH_MAX: usize = 64;
 
-/// HTTP request head in bytes, request line and headers together, unless the operator says
-/// otherwise. Browsers and proxies send up to 16 KiB of cookies and headers of their own.
+/// Default maximum size of an HTTP request head in bytes, request line and headers together.
+/// Browsers and proxies send up to 16 KiB of cookies and additional headers.
 pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Headers in one request. More are answered 431.
+/// Maximum number of headers in one request. More are answered with 431.
 pub const REQUEST_HEADERS_MAX: usize = 128;
 
-/// Header of the PROXY protocol in bytes, extensions included. A longer one closes its connection.
+/// Maximum size of a PROXY protocol header in bytes, including extensions. A longer one closes the
+/// connection.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
-/// Limits that an operator may change. Every field is per process unless it says otherwise.
+/// Configurable limits. Every field applies per process unless it states otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// HTTP request head in bytes, request line and headers together. A longer one is answered 431.
-    /// Its sender has not authenticated, so the server pays: up to twice as many bytes for each
-    /// connection whose head is incomplete, for `greeting_ms` at most (10 s at the edge, 75 s
-    /// between requests). A head that is complete leaves no buffer behind.
+    /// Maximum size of an HTTP request head in bytes, request line and headers together. A longer
+    /// one is answered with 431. The client is unauthenticated, so the server bears the cost: up to
+    /// twice as many bytes for each connection with an incomplete head, for at most `greeting_ms`
+    /// (10 s at the edge, 75 s between requests). A complete head leaves no buffer behind.
     pub request_head_bytes_max: usize,
-    /// Largest message in bytes that a client may send, fragments put together; before it has
-    /// greeted, never more than 16 KiB. The sender's connection is closed with 1009 (WebSocket) or
-    /// closed (TCP). SDKs put up to 200 publishes into one message without looking at its size, and
-    /// repeat one that ends their connection.
+    /// Maximum size of a client message in bytes, with all its fragments; never more than 16 KiB
+    /// before authentication. A larger one closes the connection (with code 1009 on WebSocket).
+    /// SDKs put up to 200 publishes into one message regardless of its size, and repeat a message
+    /// that closed their connection.
     pub message_bytes_max: usize,
-    /// Most fragments of one message. The sender's connection is closed with 1009.
+    /// Maximum number of fragments of one message. More close the connection with code 1009.
     pub fragments_max: u32,
-    /// Bytes that may wait for one connection. Past it presence is conflated, and whatever cannot
-    /// be conflated closes the connection as slow.
+    /// Maximum size of the send queue of one connection in bytes. Above it presence is conflated,
+    /// messages are dropped or the connection is closed (`slow_consumer`), and replies that do not
+    /// fit close the connection.
     pub send_queue_bytes_max: usize,
-    /// Channels one session on the sync wire may be a member of. Further ones are ignored and
-    /// counted.
+    /// Maximum number of channels in which one sync session is a member. Further ones are ignored
+    /// and counted.
     pub channels_per_session_max: usize,
-    /// Channels one Foony session may subscribe to, watch and be a member of, each. Requests for
-    /// further ones are refused.
+    /// Maximum number of channels to which one Foony session subscribes, separately for messages,
+    /// presence and membership. Requests for more are refused.
     pub subscriptions_per_session_max: usize,
-    /// Channels that one shard owns. Whoever would open a further one is refused.
+    /// Maximum number of channels that one shard owns. Requests that would open another one are
+    /// refused.
     pub channels_per_shard_max: usize,
-    /// Memory of one shard for messages that are kept and publishes that may be sent again, in
-    /// bytes. Past it a publish makes its own channel forget its oldest messages: whoever resumes
-    /// from there pays, and is told.
+    /// Maximum memory of one shard for stored messages and remembered publishes, in bytes. Above it
+    /// a publish evicts the oldest messages of its own channel. Clients that resume from an evicted
+    /// position are notified of the gap.
     pub history_bytes_per_shard_max: u64,
-    /// Members of one channel. Further ones are ignored and counted.
+    /// Maximum number of members of one channel. Further ones are ignored and counted.
     pub members_per_channel_max: usize,
-    /// Longest channel name in bytes. An update for a longer one is ignored and counted.
+    /// Maximum length of a channel name in bytes. Updates for a longer one are ignored and counted.
     pub channel_name_bytes_max: usize,
-    /// State of one member in bytes. A larger update is ignored and counted.
+    /// Maximum size of the state of one member in bytes. A larger update is ignored and counted.
     pub state_bytes_max: usize,
-    /// One published message in bytes: name, payload, encoding. A larger one refuses its publish.
+    /// Maximum size of one published message in bytes: name, payload, encoding. A larger publish is
+    /// refused.
     pub publish_bytes_max: usize,
-    /// Encoded presence set of one channel in bytes; keeps a full-set frame below the 16 MiB that
-    /// clients accept. An update that would pass it is ignored and counted.
+    /// Maximum size of the encoded member set of one channel in bytes. Keeps a full-set frame below
+    /// the 16 MiB that clients accept. An update that would exceed it is ignored and counted.
     pub presence_set_bytes_max: usize,
-    /// Bytes of presence sets that a shard gives its connections at once, and in one turn: what
-    /// other channels have to wait for. A channel whose set times its members is more, which is 130
-    /// members of 60 bytes with the default, is told in rounds: its members see changes later, as
-    /// long as the round before and a rest of the same length take.
+    /// Maximum bytes of presence snapshots that a shard enqueues at once, and in one turn; bounds
+    /// the delay for other channels. A channel whose set size times member count is larger (130
+    /// members of 60 bytes by default) is updated in sweeps: its members see changes later, by up
+    /// to the duration of the previous sweep and a pause of the same length.
     pub presence_burst_bytes_max: usize,
-    /// Presence updates per second that one connection may send to owners. Faster ones are
-    /// conflated to the newest state per channel; the sender's watchers see it at the next second.
+    /// Maximum presence updates per second that one connection sends to owners. Faster updates are
+    /// conflated to the latest state per channel, which is delivered in the next second.
     pub updates_per_second_max: u32,
-    /// Connections per shard. Above it new ones are refused at accept and counted.
+    /// Maximum connections per shard. Above it new ones are refused on accept and counted.
     pub connections_per_shard_max: u32,
-    /// Local subscribers of one channel above which further connections stay on the shard that
-    /// accepted them and are served through the mesh (the hot-channel rule).
+    /// Maximum local subscribers of one channel. Further connections stay on the shard that
+    /// accepted them and are served through the mesh (hot channel).
     pub home_subscribers_max: u32,
-    /// Connections a shard may hold above the mean of all shards, in percent, before hand-offs to
-    /// it are refused; they stay where they were accepted.
+    /// Connections that a shard may have above the mean of all shards, in percent. Above it
+    /// handoffs to the shard are refused, and the connections stay where they were accepted.
     pub home_overload_percent: u32,
-    /// Time for the first complete request or greeting, milliseconds. Then the connection ends.
+    /// Time for the first complete request or protocol message, milliseconds. Then the connection
+    /// is closed.
     pub greeting_ms: u64,
-    /// Time for a WebSocket connection to say which protocol it speaks, and for a Foony client to
-    /// authenticate, milliseconds. Then the connection ends.
+    /// Time for the first WebSocket message, which selects the protocol, and for a Foony client to
+    /// authenticate, milliseconds. Then the connection is closed.
     pub auth_ms: u64,
-    /// How often Foony clients are asked to send a ping, milliseconds; 0 asks for none. One that is
-    /// silent for twice as long, WebSocket pings unanswered, is taken for dead.
+    /// Interval at which Foony clients are asked to send a ping, milliseconds; 0 disables it. A
+    /// client that is silent for twice as long and does not answer WebSocket pings is considered
+    /// dead.
     pub keep_alive_ms: u64,
-    /// Silence after which a peer is pinged, milliseconds: a WebSocket ping, or a PingPong of the
-    /// sync wire over TCP. 0 pings none but those whose members live by their transport, which are
-    /// pinged after a third of the shortest `presence_ttl_ms` in any case.
+    /// Silence after which the server pings a client, milliseconds: a WebSocket ping, or a
+    /// `PingPong` of the sync protocol over TCP. 0 disables it, except for members whose heartbeat
+    /// is their transport: these are pinged after a third of the shortest `presence_ttl_ms` in any
+    /// case.
     pub ping_after_ms: u64,
-    /// Silence after which a connection is taken for dead, milliseconds; 0 never.
+    /// Silence after which a connection is considered dead, milliseconds; 0 disables it.
     pub idle_ms: u64,
-    /// Period of the sweep over connections, milliseconds. Adds to every time-out above.
+    /// Interval between timeout checks of connections, milliseconds. Adds to every timeout above.
     pub sweep_ms: u64,
-    /// Envelopes in one mailbox between two shards, 88 bytes each. With more than 15 shards there
-    /// is room for fewer, so that all mailboxes together take no more than 200 MiB. What happens
-    /// when one is full is in the overload table in `shard`.
+    /// Capacity of one mailbox between two shards, in envelopes of 88 bytes. With more than 15
+    /// shards the capacity is lower, so that all mailboxes together take at most 200 MiB. The
+    /// overload table in `shard` states what happens when one is full.
     pub mailbox_envelopes_max: usize,
 }
 

@@ -1,4 +1,4 @@
-//! How the channels of a namespace behave: values only, chosen by channel name.
+//! Policies of namespaces: how channels behave, selected by channel name. Values only.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,11 +9,11 @@ use thiserror::Error;
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
-/// What keeps a member alive (`protocols/nodedb.md` section 9, decision 12).
+/// What counts as a heartbeat of a member (`protocols/nodedb.md` section 9, decision 12).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Heartbeat {
-    /// Any byte of its connection, a WebSocket pong included. The server pings before the time to
-    /// live is over, so a peer that answers never expires.
+    /// Any byte from its connection, including a WebSocket pong. The server pings before the time
+    /// to live expires, so a peer that answers never expires.
     #[default]
     #[serde(rename = "transport")]
     Transport,
@@ -25,7 +25,7 @@ pub enum Heartbeat {
     Update,
 }
 
-/// Does somebody who joins receive the present set?
+/// Whether a new member receives the current set of members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotOnJoin {
     #[default]
@@ -33,24 +33,24 @@ pub enum SnapshotOnJoin {
     Withhold,
 }
 
-/// Where the messages of a channel are kept, and therefore what an acknowledgement means.
+/// Where the messages of a channel are stored, and therefore what an acknowledgement guarantees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// Not kept: live delivery only.
+    /// Not stored: live delivery only.
     None,
-    /// Kept in memory; a restart forgets them.
+    /// Stored in memory and lost on restart.
     #[default]
     Memory,
     /// Acknowledged after they are on disk.
     Disk,
 }
 
-/// What happens to a receiver whose send queue is full of what cannot be conflated.
+/// What happens to a subscriber whose send queue is full of messages that cannot be conflated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlowConsumer {
-    /// Messages are dropped, and the gap is visible to it.
+    /// Messages are dropped, and the subscriber can detect the gap.
     #[default]
     Gap,
     /// Its connection is closed as slow.
@@ -63,26 +63,26 @@ pub struct Policy {
     /// Time without a heartbeat after which a member leaves, milliseconds. The default is twice the
     /// longest keep-alive period of known clients (NodeDB Lite: 30 s).
     pub presence_ttl_ms: u64,
-    /// Time after an abrupt loss in which a member may come back unnoticed, milliseconds. A clean
-    /// close has none.
+    /// Grace after an abrupt loss in which a member may return without a visible leave,
+    /// milliseconds. A clean close has none.
     pub presence_grace_ms: u64,
-    /// At most one presence frame per channel in this time, milliseconds; 0 sends at once.
+    /// Minimum interval between presence frames of one channel, milliseconds; 0 sends at once.
     pub presence_interval_ms: u64,
     pub heartbeat: Heartbeat,
     pub snapshot_on_join: SnapshotOnJoin,
-    /// Messages kept for history and for those who resume; older ones are forgotten first.
+    /// Messages stored for history and resume. The oldest are evicted first.
     pub history_messages: u32,
-    /// Age at which a message is forgotten, seconds.
+    /// Age at which a message is evicted, seconds.
     pub history_age_s: u64,
-    /// Bytes of messages kept; older ones are forgotten first.
+    /// Bytes of stored messages. The oldest are evicted first.
     pub history_bytes: u64,
     pub durability: Durability,
     pub slow_consumer: SlowConsumer,
 }
 
 impl Policy {
-    /// Messages that are kept, whatever their age and size.
-    pub fn messages_kept(&self) -> usize {
+    /// Maximum number of stored messages, before the limits on age and bytes.
+    pub fn stored_messages_max(&self) -> usize {
         match self.durability {
             Durability::None => 0,
             Durability::Memory | Durability::Disk => self.history_messages as usize,
@@ -107,13 +107,13 @@ impl Default for Policy {
     }
 }
 
-/// Text that is no namespace pattern.
+/// The text is not a valid namespace pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected `*`, a channel name or a prefix that ends in `*`, at most 255 bytes")]
 pub struct PatternError;
 
-/// Which channels a namespace holds: `*`, a name, or a prefix before a final star. `chat*` holds
-/// `chat` too.
+/// The channels of a namespace: `*` (all), an exact name, or a prefix followed by `*`. `chat*` also
+/// matches `chat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     Prefix(Box<str>),
@@ -128,7 +128,7 @@ impl Pattern {
         }
     }
 
-    /// Does this match every channel that `other` matches?
+    /// Whether this pattern matches every channel that `other` matches.
     pub fn covers(&self, other: &Pattern) -> bool {
         match (self, other) {
             (Pattern::Exact(_), Pattern::Prefix(_)) => false,
@@ -162,7 +162,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The namespaces in the order of the configuration, and what holds for all other channels.
+/// The namespaces in the order of the configuration, and the default for all other channels.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     pub rules: Vec<(Pattern, Arc<Policy>)>,
@@ -170,12 +170,12 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// The policy of the first namespace that holds the channel.
+    /// The policy of the first namespace that matches the channel.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
         self.rule_for(channel).map_or(&self.default, |rule| &self.rules[rule].1)
     }
 
-    /// Position of that namespace; `None` when the default applies.
+    /// Index of that namespace; `None` if the default applies.
     pub fn rule_for(&self, channel: &str) -> Option<usize> {
         self.rules.iter().position(|(pattern, _)| pattern.matches(channel))
     }

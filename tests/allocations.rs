@@ -1,11 +1,16 @@
-//! What a delivery costs in memory: nothing is allocated per subscriber.
+//! What a delivery costs in memory: nothing is allocated per subscriber, or by one.
 
 mod one_shard;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use headcount::wire::foony::{Action, Presence, Request};
+use headcount::client::protocol;
+use headcount::wire::foony::{
+    Action, Content, Delivery, Event, Message, Presence, Request, binary,
+};
+use headcount::wire::http::{AcceptKey, switching_protocols};
+use headcount::wire::websocket::{Opcode, append_frame};
 use one_shard::{Client, Mode, OneShard};
 
 const CHANNEL: &str = "room:1";
@@ -142,6 +147,63 @@ fn a_subscriber_of_several_channels_allocates_nothing_either() {
     let few = Scene::new(10, Mode::Binary, &CHANNELS).allocations(requests);
     let many = Scene::new(1_000, Mode::Binary, &CHANNELS).allocations(requests);
     assert_eq!(few, many, "allocations grow with the subscribers");
+}
+
+/// A message of many deliveries, as every subscriber of a busy channel receives it.
+fn busy_message() -> Vec<u8> {
+    let (mut records, mut frame) = (Vec::new(), Vec::new());
+    for serial in 1..=1_000 {
+        let message = Message { name: "n".into(), data: b"\"0123456789\"", encoding: "".into() };
+        let delivery = Delivery {
+            channel: CHANNEL.into(),
+            message_id: "m".into(),
+            client_id: "ann".into(),
+            timestamp_ms: 1,
+            serial,
+            ephemeral: false,
+            content: Content::One(message),
+        };
+        binary::append_event(&Event::Delivery(delivery), &mut records);
+        binary::append_event(&Event::Ack { id: serial, serial, resumed: None }, &mut records);
+    }
+    append_frame(&mut frame, Opcode::Binary, &records);
+    frame
+}
+
+#[test]
+fn a_client_that_receives_allocates_nothing() {
+    let upgrade = protocol::Upgrade::new("test", "/", *b"the sample nonce");
+    let dialect = protocol::Dialect::Foony;
+    let mut connection = protocol::Connection::websocket(0, dialect, &upgrade, 7);
+    let accept = AcceptKey::answering(b"dGhlIHNhbXBsZSBub25jZQ==").expect("a key");
+    let mut greeting = switching_protocols(&accept, None);
+    let (connection_id, client_id) = ("c".into(), "ann".into());
+    let mut connected = Vec::new();
+    let event = Event::Connected { connection_id, keep_alive_ms: 0, client_id };
+    binary::append_event(&event, &mut connected);
+    append_frame(&mut greeting, Opcode::Binary, &connected);
+    let ignore =
+        |_: &mut protocol::Outbound, _: protocol::Event<'_>| Ok::<(), protocol::Closed>(());
+    connection.handle_bytes(0, &mut greeting, ignore).expect("a greeting");
+
+    let mut message = busy_message();
+    let (mut serials, mut acks) = (0, 0);
+    let before = ALLOCATED.get();
+    let used = connection.handle_bytes(0, &mut message, |_, event| {
+        match event {
+            protocol::Event::Messages(deliveries) => {
+                for delivered in deliveries {
+                    let delivered = delivered.map_err(protocol::Closed::Broken)?;
+                    serials += delivered.serial().map_err(protocol::Closed::Broken)?;
+                }
+            }
+            _ => acks += 1,
+        }
+        Ok::<(), protocol::Closed>(())
+    });
+    let allocated = ALLOCATED.get() - before;
+    assert_eq!((used, serials, acks), (Ok(message.len()), 500_500, 1_000));
+    assert_eq!(allocated, 0);
 }
 
 #[test]

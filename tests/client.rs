@@ -1,6 +1,6 @@
 //! The client's state machine, fed with bytes: those of golden vectors, those of a shard in this
 //! process, and wrong ones. However they are cut, the events are the same.
-#![cfg(feature = "client")]
+#![cfg(feature = "server")]
 
 mod golden;
 mod one_shard;
@@ -16,6 +16,9 @@ use headcount::wire::http::AcceptKey;
 use headcount::wire::sync::{self, Layout, append_presence_broadcast};
 use headcount::wire::websocket::{Opcode, append_close, append_frame};
 use one_shard::OneShard;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 const NONCE: [u8; 16] = *b"the sample nonce";
 const NONCE_BASE64: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
@@ -205,13 +208,14 @@ fn a_foony_session_with_a_server_from_its_upgrade_to_its_end() {
 fn a_sync_session_with_a_server() {
     for split in SPLITS {
         let mut pair = Pair::new(Client::new(Dialect::Sync), split);
-        assert_eq!(pair.settle().unwrap(), ["open", "greeted \"\" every 0"]);
+        assert_eq!(pair.settle().unwrap(), ["open", "greeted \"\" every 30000"]);
         let out = &mut pair.client.connection.out;
         out.update("room", b"\x80");
         out.ping(1 << 63);
         let seen = pair.settle().unwrap();
         let pong = format!("PingPong(PingPong {{ timestamp_ms: {}, is_pong: true }})", 1_u64 << 63);
         assert_eq!(seen, [pong], "{split}");
+        assert_eq!(pair.client.connection.poll_timeout(0), Some(30_000));
     }
 }
 
@@ -243,8 +247,8 @@ fn outcome(bytes: &[u8], split: usize) -> (Vec<String>, Result<(), Closed>) {
     (client.seen.split_off(2), end)
 }
 
-#[test]
-fn every_event_of_the_sdk_arrives_however_it_is_cut() {
+/// Messages of the SDK's vectors, and what a client sees of them.
+fn vectors() -> (Vec<u8>, Vec<String>) {
     let lines = golden::lines("foony.jsonl", 70);
     let frames = lines.iter().filter(|line| line["dir"] == "s2c" && line["kind"] != "stream");
     let (mut stream, mut expected) = (Vec::new(), Vec::new());
@@ -265,6 +269,12 @@ fn every_event_of_the_sdk_arrives_however_it_is_cut() {
         }
     }
     assert!(expected.len() >= 25, "{expected:?}");
+    (stream, expected)
+}
+
+#[test]
+fn every_event_of_the_sdk_arrives_however_it_is_cut() {
+    let (stream, expected) = vectors();
     for split in SPLITS {
         assert_eq!(outcome(&stream, split), (expected.clone(), Ok(())), "{split}");
     }
@@ -331,22 +341,42 @@ fn a_refused_greeting_ends_the_connection_with_the_servers_words() {
     append_frame(&mut bytes, Opcode::Binary, &records(&[error]));
     let refused = Refused::new(Some(code), "unknown key");
     assert_eq!(Client::foony().take(&bytes, 9), Err(Closed::Refused(refused)));
+    let refused = Refused::new(None, "bad token");
+    let end = Client::tcp().take(&handshake_ack(Some("bad token")), 9);
+    assert_eq!(end, Err(Closed::Refused(refused)));
+}
+
+/// The greeting of the sync wire.
+fn handshake_ack(error: Option<&str>) -> Vec<u8> {
     let ack = sync::message::session::HandshakeAck {
-        success: false,
-        session_id: "",
+        success: error.is_none(),
+        session_id: "s",
         server_clock: Default::default(),
-        error: Some("bad token"),
+        error,
         fork_detected: false,
         server_wire_version: 1,
         producer_id: 0,
         accepted_epoch: 0,
         delta_signing_key: [0; 32],
     };
-    bytes.clear();
-    let ack = sync::Message::HandshakeAck(ack);
-    sync::append_message(&ack, Layout::V0_6, &mut bytes).unwrap();
-    let refused = Refused::new(None, "bad token");
-    assert_eq!(Client::tcp().take(&bytes, 9), Err(Closed::Refused(refused)));
+    let mut bytes = Vec::new();
+    sync::append_message(&sync::Message::HandshakeAck(ack), Layout::V0_6, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn kinds_of_frames_that_are_not_known_are_skipped() {
+    let unknown = (0..=u8::MAX).find(|code| sync::MessageType::from_code(*code).is_none()).unwrap();
+    // The checksum of no bytes is 0.
+    let frame = [1, unknown, 0, 0, 0, 0, 0, 0, 0, 0];
+    for split in SPLITS {
+        let mut client = Client::tcp();
+        client
+            .take(&[&handshake_ack(None)[..], &frame, &handshake_ack(None)].concat(), split)
+            .unwrap();
+        assert_eq!(client.seen.len(), 2, "{:?}", client.seen);
+    }
+    assert!(Client::tcp().take(&frame, 1).is_err());
 }
 
 #[test]
@@ -394,6 +424,46 @@ fn requests_without_an_answer_are_noticed() {
     append_frame(&mut answer, Opcode::Binary, &records(&[ack]));
     client.take(&answer, usize::MAX).unwrap();
     assert_eq!(client.connection.poll_timeout(15_100), Some(20_000));
+}
+
+proptest! {
+    #[test]
+    fn wrong_bytes_never_panic_and_never_depend_on_the_split(
+        changes in vec((any::<Index>(), any::<u8>()), 0..4),
+        splits in vec(1..200_usize, 1..5),
+    ) {
+        let (mut stream, _) = vectors();
+        for (at, byte) in changes {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        let whole = bytes_outcome(&stream, usize::MAX);
+        for split in splits {
+            prop_assert_eq!(&bytes_outcome(&stream, split), &whole);
+        }
+    }
+}
+
+/// How many events of each kind came, and the end.
+fn bytes_outcome(bytes: &[u8], split: usize) -> ([usize; 2], Result<(), Closed>) {
+    let mut client = Client::foony();
+    client.take(&greeting(), usize::MAX).unwrap();
+    let mut counts = [0; 2];
+    for piece in bytes.chunks(split) {
+        client.unread.extend_from_slice(piece);
+        let used = client.connection.handle_bytes(0, &mut client.unread, |_, event| {
+            match event {
+                Event::Messages(deliveries) => counts[0] += deliveries.count(),
+                _ => counts[1] += 1,
+            }
+            Ok(())
+        });
+        match used {
+            Ok(used) => drop(client.unread.drain(..used)),
+            Err(closed) => return (counts, Err(closed)),
+        }
+    }
+    (counts, Ok(()))
 }
 
 /// A presence frame on the sync wire.

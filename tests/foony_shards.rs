@@ -1,11 +1,12 @@
 //! What random runs of Foony clients have found once, one scene each.
 
+mod fake_sockets;
 #[path = "simulation/mod.rs"]
 mod simulation;
 
 use std::sync::Arc;
 
-use headcount::channel::Room;
+use headcount::channel::PageLimit;
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
 use headcount::session::{Answer, json_state};
@@ -407,8 +408,8 @@ fn a_stopping_server_answers_what_it_has_carried_out_before_it_says_goodbye() {
     scene.world.settle();
     assert_eq!(acks_and_close(&scene.hear(who)), (vec![2], Some(1001)));
     assert_eq!(acks_and_close(&scene.hear(moving)), (vec![], Some(1001)));
-    let room = Room { messages: 10, bytes: 1 << 20 };
-    let query = |asker| Command::HistoryForward { asker, after: 0, room };
+    let limit = PageLimit { messages: 10, bytes: 1 << 20 };
+    let query = |reply_to| Command::HistoryForward { reply_to, after: 0, limit };
     let Answer::History { messages, .. } = scene.world.query(APP, &far, query) else { panic!() };
     assert_eq!(messages.len(), 1, "what was not acknowledged was not carried out");
     scene.wait(3_000);

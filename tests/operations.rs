@@ -14,10 +14,12 @@ use command::{headcount, stdout};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::{Handshake, PingPong};
 use headcount::wire::sync::{Layout, Message, append_message};
+use raw::UPGRADE;
 use served::Served;
 use tempdir::Dir;
 
 mod command;
+mod raw;
 mod served;
 mod tempdir;
 
@@ -122,10 +124,7 @@ fn publish_request(body: &str) -> String {
 /// An upgrade request with one more header.
 fn upgrade(header: &str) -> String {
     let header = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
-    format!(
-        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{header}\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
+    format!("GET / HTTP/1.1\r\nHost: x\r\n{header}{UPGRADE}\r\n")
 }
 
 /// A client frame of less than 126 bytes whose mask is zero.

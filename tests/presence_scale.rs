@@ -1,5 +1,6 @@
 //! A channel of thousands on the sync wire, where every member is shown all others: what it costs.
 
+mod fake_sockets;
 mod hall;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -2,6 +2,7 @@
 #![cfg(feature = "server")]
 
 mod foony_client;
+mod raw;
 mod served;
 mod tempdir;
 
@@ -13,6 +14,7 @@ use foony_client::Server;
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{Layout, Message, append_message};
+use raw::UPGRADE;
 
 /// Longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -24,9 +26,10 @@ const V2: &[u8] =
     \x04\0\0";
 
 const TIME: &[u8] = b"GET /time HTTP/1.1\r\nHost: x\r\n\r\n";
-const UPGRADE: &[u8] =
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn upgrade() -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n").into_bytes()
+}
 
 fn open(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
@@ -92,7 +95,7 @@ fn a_header_is_taken_off_whatever_its_version_and_the_cut() {
         assert_eq!(status(&mut whole), "200");
 
         let mut in_pieces = open(server.http);
-        for byte in [header, UPGRADE].concat() {
+        for byte in [header, &upgrade()].concat() {
             in_pieces.write_all(&[byte]).unwrap();
         }
         assert_eq!(status(&mut in_pieces), "101", "{}", header.escape_ascii());
@@ -110,7 +113,7 @@ fn a_header_is_taken_off_whatever_its_version_and_the_cut() {
 #[test]
 fn what_a_trusted_address_sends_without_a_header_is_not_answered() {
     let server = Server::start_listening("proxy_protocol = [\"http\"]", "");
-    for bytes in [TIME, UPGRADE, b"PROXY TCP9 \r\n", b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\0"] {
+    for bytes in [TIME, &upgrade(), b"PROXY TCP9 \r\n", b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\0"] {
         let mut stream = open(server.http);
         stream.write_all(bytes).unwrap();
         assert_eq!(read_until(&mut stream, |_| false), b"", "{}", bytes.escape_ascii());

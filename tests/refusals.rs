@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use headcount::client::protocol::{self, Closed, Connection, Dialect, Upgrade};
 use headcount::wire::foony::{Auth, Event, Request, binary};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::{Handshake, TokenRefresh};
 use headcount::wire::sync::{self, Header, Layout, Message, Parsed};
-use headcount::wire::websocket::{Opcode, append_masked_frame};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
 
@@ -149,25 +149,31 @@ fn error_of(records: &[u8]) -> (u64, String) {
 
 fn websocket(server: &Server, auth: Auth<'_>) -> (u64, String) {
     let mut stream = open(server.http);
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    stream.write_all(&request("GET /", upgrade, b"")).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
+    let upgrade = Upgrade::new("x", "/", [7; 16]);
+    let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 7);
+    let mut unread = Vec::new();
+    loop {
+        stream.write_all(connection.out.pending()).unwrap();
+        connection.out.written(connection.out.pending_bytes());
+        let mut chunk = [0; 1024];
+        let count = stream.read(&mut chunk).unwrap();
+        assert_ne!(count, 0, "ended without an answer");
+        unread.extend_from_slice(&chunk[..count]);
+        let used = connection.handle_bytes(0, &mut unread, |out, event| match event {
+            protocol::Event::Open => {
+                out.auth(auth.clone());
+                Ok(())
+            }
+            event => panic!("not refused but {event:?}"),
+        });
+        match used {
+            Ok(used) => drop(unread.drain(..used)),
+            Err(Closed::Refused(refused)) => {
+                return (refused.code.unwrap().code().into(), refused.message);
+            }
+            Err(closed) => panic!("{closed}"),
+        }
     }
-    let (mut records, mut frame) = (Vec::new(), Vec::new());
-    binary::append_request(&Request::Auth(auth), &mut records).unwrap();
-    append_masked_frame(&mut frame, Opcode::Binary, &records, [1, 2, 3, 4]);
-    stream.write_all(&frame).unwrap();
-    let mut header = [0; 2];
-    stream.read_exact(&mut header).unwrap();
-    assert!(header[0] == 0x82 && header[1] < 126, "{header:?}");
-    let mut answer = vec![0; header[1].into()];
-    stream.read_exact(&mut answer).unwrap();
-    error_of(&answer)
 }
 
 fn long_polling(server: &Server, auth: Auth<'_>) -> (u64, String) {

@@ -14,9 +14,11 @@ use headcount::wire::foony::{Auth, Cursor, ErrorCode, Event, Request, binary};
 use serde_json::{Value, json};
 
 use command::headcount;
+use raw::UPGRADE;
 use served::Served;
 
 mod command;
+mod raw;
 mod served;
 
 /// Longest that anything here may take.
@@ -452,8 +454,7 @@ fn a_connection_is_kept_and_can_still_become_a_websocket() {
     }
     connection.send(b"GET /time HTTP/1.1\r\n\r\n");
     assert_eq!(connection.read().status, 400, "no Host");
-    let upgrade = "GET /sync HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let upgrade = format!("GET /sync HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n");
     let ping = b"\x89\x80\0\0\0\0";
     connection.send(&[upgrade.as_bytes(), ping].concat());
     let (status, head) = connection.read_head();
@@ -470,9 +471,8 @@ fn a_wrong_upgrade_on_a_kept_connection_is_told_what_is_wrong() {
     assert_eq!(connection.ask("GET /time", "", b"").status, 200);
     let headers = "Connection: Upgrade\r\nUpgrade: h2c\r\n";
     assert_eq!(connection.ask("GET /time", headers, b"").status, 200, "another protocol");
-    let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 12\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(connection.ask("GET /", headers, b"").status, 426);
+    let headers = UPGRADE.replace("Version: 13", "Version: 12");
+    assert_eq!(connection.ask("GET /", &headers, b"").status, 426);
 }
 
 /// As many bytes of cookies as browsers and proxies let through.
@@ -487,12 +487,8 @@ fn heads_with_many_cookies_are_served_and_larger_ones_are_answered_431() {
     for round in ["first", "kept"] {
         assert_eq!(connection.ask("GET /time", &cookies(), b"").status, 200, "{round}");
     }
-    let upgrade = format!(
-        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}",
-        cookies()
-    );
-    connection.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n").as_bytes());
+    let request = format!("GET / HTTP/1.1\r\nHost: x\r\n{UPGRADE}{}\r\n", cookies());
+    connection.send(request.as_bytes());
     assert_eq!(connection.read_head().0, 101, "a kept connection becomes a WebSocket");
 
     let too_large = format!("{}{}", cookies(), cookies());

@@ -1,5 +1,6 @@
 //! What random runs hit rarely, one scene each: hand-off, resume, overload, time-outs, refusals.
 
+mod fake_sockets;
 #[path = "simulation/mod.rs"]
 mod simulation;
 

@@ -42,6 +42,7 @@
 //! | a refused newcomer stays a subscriber | never: no run fills a channel | 1 |
 //! | a hot channel is not announced | never: only placement differs | 2 |
 
+mod fake_sockets;
 #[path = "simulation/mod.rs"]
 mod simulation;
 

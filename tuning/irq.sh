@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Moves a network interface's receive work to CPUs that no shard runs on.
+# Moves the receive processing of a network interface to CPUs without a shard.
 #
-#   tuning/irq.sh --interface eth0 --cpus 6,7            shows what it would write
+#   tuning/irq.sh --interface eth0 --cpus 6,7            prints what it would write
 #   tuning/irq.sh --interface eth0 --cpus 6,7 --apply    writes it (as root)
 #
 # --interface NAME  interface; may be given more than once
-# --cpus LIST       CPUs for receive work, such as 6,7 or 4-7; leave them out of [cores] pin
+# --cpus LIST       CPUs for receive processing, such as 6,7 or 4-7; exclude them from [cores] pin
 # --apply           write; without it nothing is changed
 #
-# Interrupts of the interface get these CPUs (/proc/irq/N/smp_affinity_list), and so does receive packet
-# steering (/sys/class/net/NAME/queues/rx-*/rps_cpus), which works where a device has too few queues. A
-# restart of the system undoes it. Stop irqbalance first, or it moves the interrupts back.
+# Sets these CPUs for the interrupts of the interface (/proc/irq/N/smp_affinity_list) and for receive packet
+# steering (/sys/class/net/NAME/queues/rx-*/rps_cpus), which helps devices with too few queues. A reboot
+# reverts both. Stop irqbalance first, or it moves the interrupts back.
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 1; }
@@ -30,7 +30,7 @@ done
 [ ${#interfaces[@]} -gt 0 ] && [ -n "$cpus" ] || usage 2 >&2
 [[ "$cpus" =~ ^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$ ]] || fail "--cpus $cpus: expected a list such as 6,7 or 4-7"
 
-# The list as the kernel's mask: hexadecimal words of 32 CPUs, the highest first.
+# Converts the list into the kernel's mask: hexadecimal words of 32 CPUs, highest first.
 mask() {
     local words=() part cpu word top=0 text=""
     for part in ${cpus//,/ }; do
@@ -57,7 +57,7 @@ put() {
 }
 
 steering="$(mask)"
-pgrep -x irqbalance > /dev/null && echo "note: irqbalance runs and will move interrupts back" >&2
+pgrep -x irqbalance > /dev/null && echo "note: irqbalance is running and will move interrupts back" >&2
 for interface in "${interfaces[@]}"; do
     [ -d "/sys/class/net/$interface" ] || fail "there is no interface $interface"
     for irq in "/sys/class/net/$interface/device/msi_irqs/"*; do

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Throughput};
 use headcount::channel::{
-    Channel, Content, Draft, Identity, Keeping, Messages, Part, Resume, State,
+    Channel, Content, Draft, Identity, Messages, Part, Resume, State, Storage,
 };
 use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
 use headcount::limits::Limits;
@@ -30,7 +30,7 @@ pub fn bench(criterion: &mut Criterion) {
 fn members(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("channel");
     for count in MEMBERS {
-        let mut room = Room::of(count);
+        let mut room = PageLimit::of(count);
         group.throughput(Throughput::Elements(TURN.into()));
         group.bench_function(BenchmarkId::new("update", count), |bencher| {
             bencher.iter(|| room.update());
@@ -61,7 +61,7 @@ fn publish(criterion: &mut Criterion) {
 }
 
 /// A channel with members, and people who are not.
-struct Room {
+struct PageLimit {
     channel: Channel,
     limits: Limits,
     inside: Vec<Arc<Identity>>,
@@ -70,7 +70,7 @@ struct Room {
     state: State,
 }
 
-impl Room {
+impl PageLimit {
     fn of(count: u32) -> Self {
         let people = |name: &str, count| (0..count).map(|i| who(&format!("{name}{i}"))).collect();
         let limits = Limits {
@@ -78,7 +78,7 @@ impl Room {
             presence_set_bytes_max: usize::MAX,
             ..Limits::default()
         };
-        let mut room = Room {
+        let mut room = PageLimit {
             channel: Channel::default(),
             limits,
             inside: people("in", count),
@@ -139,6 +139,6 @@ fn draft(number: u64) -> Draft {
         id: format!("0123456789abcdef:{number}").into(),
         client_id: "ann".into(),
         content: Content::One(Part { name: "n".into(), data, encoding: "".into() }),
-        keeping: Keeping::Stored,
+        storage: Storage::Stored,
     }
 }

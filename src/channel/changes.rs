@@ -1,8 +1,8 @@
-//! What happened to the members since watchers were last told, conflated to one change each.
+//! Changes of the members since the last broadcast, conflated to one per member.
 
 use std::sync::Arc;
 
-use super::places::Places;
+use super::addr_index::AddrIndex;
 use super::{Identity, State};
 use crate::ids::ConnAddr;
 
@@ -14,7 +14,7 @@ pub enum ChangeKind {
     Leave,
 }
 
-/// One member's change. `state` is the newest one; for a leave the last one.
+/// A change of one member. `state` is the latest one; for a leave, the last one.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub kind: ChangeKind,
@@ -23,10 +23,10 @@ pub struct Change {
     pub state: State,
 }
 
-/// Whose doing a tick was; decides who need not be told.
+/// What caused the changes of a tick. Decides which members already know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
-    /// Every change is this member's own update.
+    /// The only change is this member's own update.
     SoleUpdate(ConnAddr),
     /// The only change is that this member entered.
     SoleEnter(ConnAddr),
@@ -37,12 +37,13 @@ pub enum Author {
 #[derive(Debug, Default)]
 pub struct Changes {
     list: Vec<Change>,
-    /// The newest entry of each connection.
-    index: Places,
-    /// Somebody left and entered again: shown as an update, but it awaits the set like a newcomer.
+    /// Index in `list` of the latest change of each connection.
+    index: AddrIndex,
+    /// A member left and entered again. The change is an update, but the member needs the full set,
+    /// like a new one.
     rejoined: bool,
-    /// Somebody was shown the whole set since watchers were last told, newcomers among it.
-    set_shown: bool,
+    /// A client received the full set since the last broadcast, including new members.
+    snapshot_sent: bool,
 }
 
 impl Changes {
@@ -54,11 +55,11 @@ impl Changes {
         &self.list
     }
 
-    pub fn into_list(self) -> Vec<Change> {
+    pub(crate) fn into_list(self) -> Vec<Change> {
         self.list
     }
 
-    /// Whose doing these changes were.
+    /// What caused these changes.
     pub fn author(&self) -> Author {
         match self.list.as_slice() {
             _ if self.rejoined => Author::Several,
@@ -76,28 +77,29 @@ impl Changes {
         state: State,
     ) {
         let known = self.index.get(&addr).map(|&at| at as usize);
-        // A connection that greeted anew is somebody else; the earlier user's leave must be seen.
+        // A connection may have authenticated as another user; then the leave of the earlier user
+        // must be visible.
         let Some(at) = known.filter(|&at| self.list[at].identity.user == identity.user) else {
             self.index.insert(addr, self.list.len() as u32);
             self.list.push(Change { kind, addr, identity: Arc::clone(identity), state });
             return;
         };
         self.rejoined |= (self.list[at].kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
-        let cancelled = self.set_shown.then_some(ChangeKind::Leave);
+        let cancelled = self.snapshot_sent.then_some(ChangeKind::Leave);
         match conflate(self.list[at].kind, kind).or(cancelled) {
             Some(kind) => {
                 self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
             }
-            None => self.forget(at),
+            None => self.remove(at),
         }
     }
 
-    /// From here on a newcomer who leaves again is not as if never there.
-    pub(super) fn set_shown(&mut self) {
-        self.set_shown = !self.list.is_empty();
+    /// From now on, a new member that leaves again must be reported as a leave.
+    pub(super) fn set_snapshot_sent(&mut self) {
+        self.snapshot_sent = !self.list.is_empty();
     }
 
-    /// A member goes on under another address.
+    /// Moves the changes of a member to another address.
     pub(super) fn rename(&mut self, from: ConnAddr, to: ConnAddr) {
         if let Some(at) = self.index.remove(&from) {
             self.list[at as usize].addr = to;
@@ -105,7 +107,7 @@ impl Changes {
         }
     }
 
-    fn forget(&mut self, at: usize) {
+    fn remove(&mut self, at: usize) {
         let gone = self.list.swap_remove(at);
         self.index.remove(&gone.addr);
         let moved_from = self.list.len() as u32;
@@ -117,7 +119,7 @@ impl Changes {
     }
 }
 
-/// Two changes of one member as one; `None` when they cancel out.
+/// Combines two changes of one member; `None` when they cancel out.
 fn conflate(earlier: ChangeKind, later: ChangeKind) -> Option<ChangeKind> {
     use ChangeKind::{Enter, Leave, Update};
     match (earlier, later) {

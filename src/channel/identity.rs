@@ -1,27 +1,28 @@
-//! Who a member is, and how it is known again when it returns.
+//! Identity of a member, and how a returning session is recognized.
 
 use std::sync::Arc;
 
 use crate::ids::ConnectionName;
 
-/// Who a member is, shared by every channel its session is in.
+/// Identity of a member, shared by all channels of its session.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The name other members see.
+    /// The user name shown to other members.
     pub user: Arc<str>,
-    /// Tells the sessions of one user apart where members see it.
+    /// Distinguishes the sessions of one user for other members.
     pub connection: ConnectionName,
     pub resume: Resume,
 }
 
 const _: () = assert!(size_of::<Identity>() <= 72, "every greeted connection has one");
 
-/// How a session can be told from others of its user, and so be resumed.
+/// How a returning session is recognized.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// It cannot.
+    /// It is not recognized.
     Never,
-    /// By its connection's name, which it keeps when it returns; there is never more than one.
+    /// By the name of its connection, which the session keeps when it returns. At most one session
+    /// has it.
     Connection,
     Device(Box<Device>),
 }
@@ -34,16 +35,16 @@ pub struct Device {
     pub owner: DeviceOwner,
 }
 
-/// Whose word it is that a device returns.
+/// Who vouches for the id of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceOwner {
-    /// Nobody's: anonymous sessions, whose names are never shared.
-    Nobody,
-    /// The authenticated user's.
+    /// Nobody: an anonymous session, whose names are never shared.
+    Anonymous,
+    /// The authenticated user.
     User,
 }
 
-/// What a returning session must show to take its memberships over.
+/// The key that a returning session must present to take over its memberships.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResumeKey {
     pub app: Arc<str>,
@@ -52,49 +53,49 @@ pub struct ResumeKey {
     pub session: SessionName,
 }
 
-/// What a session is called by those who must know it again.
+/// The name by which a returning session is recognized.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SessionName {
-    /// The device's own stable id (`lite_id`). A device may have several sessions, and one that
-    /// returns takes over what another lost.
+    /// The stable id of the device (`lite_id`). A device may have several sessions; one that
+    /// returns takes over what another one lost.
     Device(Arc<str>),
-    /// The connection's name, which the session keeps when it returns; there is never more than
-    /// one. It enters again by itself where it wants to be a member.
+    /// The name of the connection, which the session keeps when it returns. At most one session has
+    /// it. The client enters its channels again by itself.
     Connection(ConnectionName),
 }
 
 impl Identity {
-    /// Is this who the other is, as far as can be told? A session that can be resumed is told by
-    /// its device, whatever it is called meanwhile. Both are of one app.
-    pub fn is_same_session(&self, other: &Identity) -> bool {
+    /// Whether both are the same session, as far as it can be recognized. A resumable session is
+    /// recognized by its device, even if its connection name changed. Both must belong to one app.
+    pub(crate) fn is_same_session(&self, other: &Identity) -> bool {
         match (&self.resume, &other.resume) {
             (Resume::Never, Resume::Never) => self.user == other.user,
-            _ => self.is_resumed_as(other),
+            _ => self.has_same_resume_key(other),
         }
     }
 
-    /// Would both show the same to be resumed, or neither anything? Both are of one app.
-    pub fn is_resumed_as(&self, other: &Identity) -> bool {
+    /// Whether both have the same resume key, or neither has one. Both must belong to one app.
+    pub(crate) fn has_same_resume_key(&self, other: &Identity) -> bool {
         match (&self.resume, &other.resume) {
             (Resume::Never, Resume::Never) => true,
             (Resume::Connection, Resume::Connection) => {
                 self.connection == other.connection && self.user == other.user
             }
             (Resume::Device(mine), Resume::Device(theirs)) => {
-                mine == theirs && (mine.owner == DeviceOwner::Nobody || self.user == other.user)
+                mine == theirs && (mine.owner == DeviceOwner::Anonymous || self.user == other.user)
             }
             _ => false,
         }
     }
 
-    /// Is the session known by its connection's name, which it keeps when it returns? Then there is
-    /// never more than one of it.
-    pub fn is_named_by_connection(&self) -> bool {
+    /// Whether the session is recognized by the name of its connection. Then there is at most one
+    /// such session.
+    pub(crate) fn is_named_by_connection(&self) -> bool {
         self.resume == Resume::Connection
     }
 
-    /// What the session shows when it returns to an app; `None` when it cannot be told from others.
-    pub fn resume_key(&self, app: &Arc<str>) -> Option<ResumeKey> {
+    /// The key that the session presents when it returns; `None` if it cannot be recognized.
+    pub(crate) fn resume_key(&self, app: &Arc<str>) -> Option<ResumeKey> {
         let user = || Some(Arc::clone(&self.user));
         let (user, session) = match &self.resume {
             Resume::Never => return None,
@@ -121,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn two_are_resumed_as_the_same_when_they_would_show_the_same() {
-        use DeviceOwner::{Nobody, User};
+    fn resume_keys_are_equal_exactly_when_has_same_resume_key_says_so() {
+        use DeviceOwner::{Anonymous, User};
         let app: Arc<str> = "app".into();
         let all = [
             of("a", "1", Resume::Never),
@@ -132,14 +133,14 @@ mod tests {
             of("b", "1", Resume::Connection),
             device("a", "1", User),
             device("b", "1", User),
-            device("a", "1", Nobody),
-            device("b", "1", Nobody),
-            device("b", "2", Nobody),
+            device("a", "1", Anonymous),
+            device("b", "1", Anonymous),
+            device("b", "2", Anonymous),
         ];
         for mine in &all {
             for theirs in &all {
                 let is_same = mine.resume_key(&app) == theirs.resume_key(&app);
-                assert_eq!(mine.is_resumed_as(theirs), is_same, "{mine:?} {theirs:?}");
+                assert_eq!(mine.has_same_resume_key(theirs), is_same, "{mine:?} {theirs:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The messages a channel keeps, in serial order, behind the interface that a durable log shares.
+//! Stored messages of a channel in serial order, behind an interface for a durable log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use bytes::Bytes;
 use crate::ids::{Moment, Now};
 use crate::policy::Policy;
 
-/// One published message as it is stored, replayed and shown.
+/// A published message, as stored, replayed and delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     /// Position in the channel, dense from 1; 0 for messages that are not stored.
     pub serial: u64,
     /// When the owner accepted it, milliseconds since the Unix epoch.
     pub timestamp_ms: u64,
-    /// The publisher's own id for it, the same on every resend.
+    /// Message id chosen by the publisher, the same on every repetition.
     pub id: Box<str>,
     pub client_id: Arc<str>,
     pub content: Content,
 }
 
-/// What a message says.
+/// Content of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
     One(Part),
-    /// Several at once: one serial, delivered together or not at all.
+    /// A batch: one serial, delivered atomically.
     Batch(Vec<Part>),
 }
 
@@ -33,9 +33,9 @@ pub enum Content {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
     pub name: Box<str>,
-    /// JSON text as the publisher wrote it; empty when there is none.
+    /// JSON text as received from the publisher; empty if there is none.
     pub data: Bytes,
-    /// How `data` was transformed by the publisher; empty when it was not.
+    /// How the publisher encoded `data`; empty if it did not.
     pub encoding: Box<str>,
 }
 
@@ -49,8 +49,8 @@ impl Content {
 }
 
 impl Message {
-    /// Memory it takes, in bytes, about; also above what it takes on a wire, its channel's name not
-    /// counted.
+    /// Approximate memory, in bytes. Also an upper bound of its size on the wire, without the
+    /// channel name.
     pub fn bytes(&self) -> usize {
         let part = |part: &Part| {
             size_of::<Part>() + part.name.len() + part.data.len() + part.encoding.len()
@@ -60,26 +60,26 @@ impl Message {
     }
 }
 
-/// A place in a channel as a client names it.
+/// A position in a channel, as named by a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
     Serial(u64),
-    /// The publisher's id of the message there.
+    /// The message with this id.
     MessageId(Box<str>),
 }
 
-/// How much an answer may hold; one message fits always.
+/// Limits of one page. A page always has at least one message if `messages` allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct PageLimit {
     pub messages: usize,
     pub bytes: usize,
 }
 
-impl Room {
-    /// Room for everything.
-    pub const ANY: Room = Room { messages: usize::MAX, bytes: usize::MAX };
+impl PageLimit {
+    /// PageLimit for everything.
+    pub const UNLIMITED: PageLimit = PageLimit { messages: usize::MAX, bytes: usize::MAX };
 
-    /// How many of the first messages there is room for.
+    /// How many of the first messages are within the limit.
     pub fn count<'m>(self, messages: impl Iterator<Item = &'m Message>) -> usize {
         let mut left = self.bytes;
         let fits = |(at, message): &(usize, &Message)| {
@@ -92,12 +92,12 @@ impl Room {
     }
 }
 
-/// What a cursor is answered with.
+/// The result of a replay from a cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// What comes right after the cursor; `more`: there was no room for newer ones.
+    /// The messages right after the cursor; `more`: the limit was reached before the newest one.
     Complete(Page),
-    /// Some of it is no longer kept, or the cursor is of another numbering.
+    /// Some of the messages are no longer stored, or the cursor is from another epoch.
     AgedOut,
 }
 
@@ -106,46 +106,46 @@ pub enum Replay {
 pub struct Page {
     /// Oldest first.
     pub messages: Vec<Arc<Message>>,
-    /// There are more in the direction that was asked for.
+    /// More messages exist in the requested direction.
     pub more: bool,
 }
 
-/// Where a channel's messages are kept.
-pub trait Log {
+/// Storage of the messages of a channel.
+pub(super) trait Log {
     /// The serial of the newest message ever appended; 0 before the first.
     fn head(&self) -> u64;
 
-    /// Stores a message whose serial follows the head.
+    /// Stores a message. Its serial must be the head plus one.
     fn append(&mut self, now: Now, message: Arc<Message>);
 
-    /// What comes after `serial`, as much as `room` has.
-    fn after(&self, serial: u64, room: Room) -> Replay;
+    /// The messages after `serial`, up to `limit`.
+    fn after(&self, serial: u64, limit: PageLimit) -> Replay;
 
-    /// The serial of the newest message that is no longer kept; 0 when all are.
-    fn forgotten(&self) -> u64;
+    /// The serial of the newest message that is no longer stored; 0 if all are.
+    fn last_evicted(&self) -> u64;
 
-    /// The newest at most `limit` messages before `serial`; 0 begins at the newest of all.
+    /// At most `limit` messages before `serial`, the newest ones; 0 starts at the head.
     fn before(&self, serial: u64, limit: usize) -> Page;
 
-    /// The serial of the newest kept message with this publisher's id.
+    /// The serial of the newest stored message with this id.
     fn find(&self, message_id: &str) -> Option<u64>;
 
-    /// Forgets what `policy` does not keep any longer.
+    /// Evicts the messages that `policy` no longer retains.
     fn expire(&mut self, now: Now, policy: &Policy);
 
-    /// Forgets the oldest message; false when there is none.
-    fn forget_oldest(&mut self) -> bool;
+    /// Evicts the oldest message; false if there is none.
+    fn evict_oldest(&mut self) -> bool;
 
-    /// Memory that the kept messages take, in bytes, about.
+    /// Approximate memory of the stored messages, in bytes.
     fn bytes(&self) -> u64;
 }
 
-/// Messages in memory, the newest ones. Bounded by the policy's count, age and bytes; whoever
-/// resumes from further back pays, and is told.
+/// The newest messages, in memory. Bounded by the count, age and bytes of the policy. Clients that
+/// resume from an evicted position are notified of the gap.
 #[derive(Debug, Default)]
-pub struct MemoryLog {
+pub(super) struct MemoryLog {
     messages: VecDeque<Arc<Message>>,
-    /// When each was appended, on the clock that is never set.
+    /// When each was appended, on the monotonic clock.
     appended: VecDeque<Moment>,
     head: u64,
     bytes: u64,
@@ -153,11 +153,11 @@ pub struct MemoryLog {
 
 impl MemoryLog {
     /// An empty log whose first message follows `head`.
-    pub fn starting_after(head: u64) -> Self {
+    pub(super) fn starting_after(head: u64) -> Self {
         MemoryLog { head, ..MemoryLog::default() }
     }
 
-    /// The serial of the oldest kept message; the next one's when there is none.
+    /// The serial of the oldest stored message; that of the next message if there is none.
     fn first(&self) -> u64 {
         self.head + 1 - self.messages.len() as u64
     }
@@ -165,7 +165,7 @@ impl MemoryLog {
     fn is_over(&self, now: Now, policy: &Policy) -> bool {
         let Some(oldest) = self.appended.front() else { return false };
         let age_ms = now.mono_ms.saturating_sub(oldest.ms());
-        self.messages.len() > policy.messages_kept()
+        self.messages.len() > policy.stored_messages_max()
             || (self.bytes > policy.history_bytes && self.messages.len() > 1)
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
@@ -185,16 +185,16 @@ impl Log for MemoryLog {
         self.appended.push_back(Moment::at(now.mono_ms));
     }
 
-    fn forgotten(&self) -> u64 {
+    fn last_evicted(&self) -> u64 {
         self.first() - 1
     }
 
-    fn after(&self, serial: u64, room: Room) -> Replay {
+    fn after(&self, serial: u64, limit: PageLimit) -> Replay {
         if serial > self.head || serial + 1 < self.first() {
             return Replay::AgedOut;
         }
         let skip = (serial + 1 - self.first()) as usize;
-        let count = room.count(self.messages.range(skip..).map(Arc::as_ref));
+        let count = limit.count(self.messages.range(skip..).map(Arc::as_ref));
         let messages = self.messages.range(skip..skip + count).cloned().collect();
         Replay::Complete(Page { messages, more: skip + count < self.messages.len() })
     }
@@ -215,11 +215,11 @@ impl Log for MemoryLog {
 
     fn expire(&mut self, now: Now, policy: &Policy) {
         while self.is_over(now, policy) {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 
-    fn forget_oldest(&mut self) -> bool {
+    fn evict_oldest(&mut self) -> bool {
         let Some(oldest) = self.messages.pop_front() else { return false };
         self.appended.pop_front();
         self.bytes -= oldest.bytes() as u64;
@@ -265,15 +265,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_good_from_one_before_the_oldest_to_the_head() {
+    fn a_cursor_is_valid_from_one_before_the_oldest_to_the_head() {
         let policy = Policy { history_messages: 3, ..Policy::default() };
         let log = log(10, &policy);
         let cases =
             [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Page::default()))];
         for (cursor, expected) in cases {
-            assert_eq!(log.after(cursor, Room::ANY), expected, "{cursor}");
+            assert_eq!(log.after(cursor, PageLimit::UNLIMITED), expected, "{cursor}");
         }
-        let Replay::Complete(page) = log.after(7, Room::ANY) else { panic!("7 is good") };
+        let Replay::Complete(page) = log.after(7, PageLimit::UNLIMITED) else {
+            panic!("7 is good")
+        };
         assert_eq!(serials(&page.messages), [8, 9, 10]);
         assert_eq!(log.head(), 10);
     }
@@ -283,9 +285,9 @@ mod tests {
         let policy = Policy { history_messages: 0, ..Policy::default() };
         let log = log(4, &policy);
         let nothing = Replay::Complete(Page::default());
-        assert_eq!(log.after(4, Room::ANY), nothing);
-        assert_eq!(log.after(3, Room::ANY), Replay::AgedOut);
-        assert_eq!(MemoryLog::default().after(0, Room::ANY), nothing);
+        assert_eq!(log.after(4, PageLimit::UNLIMITED), nothing);
+        assert_eq!(log.after(3, PageLimit::UNLIMITED), Replay::AgedOut);
+        assert_eq!(MemoryLog::default().after(0, PageLimit::UNLIMITED), nothing);
     }
 
     #[test]
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_makes_nothing_older() {
+    fn setting_the_wall_clock_does_not_age_messages() {
         let policy = Policy { history_age_s: 60, ..Policy::default() };
         let mut log = log(10, &policy);
         log.expire(Now { mono_ms: 11_000, wall_ms: 1_000_000_000 }, &policy);
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn age_and_bytes_bound_what_is_kept() {
+    fn age_and_bytes_bound_the_log() {
         let by_age = log(10, &Policy { history_age_s: 2, ..Policy::default() });
         assert_eq!(serials(&by_age.before(0, 100).messages), [8, 9, 10]);
         let one = log(1, &Policy::default()).bytes;

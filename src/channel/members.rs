@@ -1,14 +1,14 @@
-//! The member table: join-ordered, keyed by connection, with sessions counted per user.
+//! The member table: in join order, keyed by connection, with sessions counted per user.
 
 use std::collections::HashMap;
 use std::slice;
 use std::sync::Arc;
 
-use super::places::Places;
+use super::addr_index::AddrIndex;
 use super::{Identity, Resume, State};
 use crate::ids::{ConnAddr, Moment, Now};
 
-/// One member as the owner of the channel knows it.
+/// A member, as the owner of the channel stores it.
 #[derive(Debug)]
 pub struct Member {
     pub addr: ConnAddr,
@@ -16,18 +16,18 @@ pub struct Member {
     pub state: State,
     /// When the member last announced its state.
     pub announced: Moment,
-    /// When its session greeted over the connection it has; 0 when that does not matter.
-    pub greeted: Moment,
-    /// Set while the connection is lost and the grace runs: when it ends.
-    pub lingering_until: Option<Moment>,
-    /// Number of its entry among all entries so far: members are listed in this order.
+    /// When its session was established on its current connection; 0 where that does not matter.
+    pub session_start: Moment,
+    /// End of the grace period; set while the connection is lost.
+    pub grace_until: Option<Moment>,
+    /// Sequence number of the join; members are listed in this order.
     pub joined: u64,
-    /// Number of its newest state among all states in this channel so far.
+    /// Sequence number of the current state among all states in this channel.
     pub version: u64,
 }
 
 impl Member {
-    /// Upper bound of this member's share of an encoded set, in bytes.
+    /// Upper bound of the size of this member in an encoded set, in bytes.
     pub fn encoded_bytes(&self) -> usize {
         encoded_bytes(&self.identity.user, &self.state)
     }
@@ -38,65 +38,66 @@ impl Member {
     }
 }
 
-/// Array header, string and binary headers, and the widest age.
+/// Array header, string and binary headers, and the longest encoding of the age.
 const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
 
 pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
     ENTRY_OVERHEAD_BYTES + user.len() + state.message_pack_bytes_max()
 }
 
-/// Empty places that are never closed up: it would not be worth the while.
-const GAPS_MIN: usize = 32;
+/// The table is not compacted for fewer empty rows than this.
+const EMPTY_ROWS_MIN: usize = 32;
 
 const _: () = assert!(size_of::<Option<Member>>() <= 64, "every member has one");
 
-/// Members that are looked through, instead of looked up, whoever is wanted.
-const FEW: usize = 16;
+/// Up to this many members are found by a linear scan, more through an index.
+const INDEX_MEMBERS_MIN: usize = 16;
 
-/// Join-ordered members in a table whose places stay empty when somebody leaves, until half of them
-/// are; then it is closed up.
+/// Members in join order. The row of a member that leaves stays empty until half of the rows are
+/// empty; then the table is compacted.
 #[derive(Debug, Default)]
 pub struct Members {
-    table: Vec<Option<Member>>,
-    /// Entries of the table that are not empty.
+    rows: Vec<Option<Member>>,
+    /// Rows that are not empty.
     count: usize,
-    /// Where everybody is. Made when there are more than [`FEW`], and kept until there is nobody:
-    /// most channels have few members, and it would take more memory than they do.
+    /// Built when there are more than [`INDEX_MEMBERS_MIN`] members, and kept until the channel is
+    /// empty. Most channels have few members, and an index would take more memory than the members
+    /// themselves.
     index: Option<Box<Index>>,
     joined: u64,
     versions: u64,
     bytes: usize,
 }
 
-/// Places in the table.
+/// Row numbers.
 #[derive(Debug, Default)]
 struct Index {
-    places: Places,
-    /// Places of each user's sessions, in join order.
+    rows: AddrIndex,
+    /// Rows of the sessions of each user, in join order.
     users: HashMap<Arc<str>, Sessions>,
 }
 
 impl Index {
-    fn insert(&mut self, place: u32, member: &Member) {
-        self.places.insert(member.addr, place);
+    fn insert(&mut self, row: u32, member: &Member) {
+        self.rows.insert(member.addr, row);
         let user = &member.identity.user;
         match self.users.get_mut(user) {
-            Some(sessions) => sessions.push(place),
-            None => drop(self.users.insert(Arc::clone(user), Sessions::One([place]))),
+            Some(sessions) => sessions.push(row),
+            None => drop(self.users.insert(Arc::clone(user), Sessions::One([row]))),
         }
     }
 
-    fn remove(&mut self, place: u32, member: &Member) {
-        self.places.remove(&member.addr);
+    fn remove(&mut self, row: u32, member: &Member) {
+        self.rows.remove(&member.addr);
         let user = &member.identity.user;
         let Some(sessions) = self.users.get_mut(user) else { return };
-        if sessions.forget(place) == 0 {
+        if sessions.remove(row) == 0 {
             self.users.remove(user);
         }
     }
 
-    fn places_of(&self, user: &str) -> &[u32] {
-        self.users.get(user).map_or(&[], Sessions::places)
+    fn rows_of(&self, user: &str) -> &[u32] {
+        self.users.get(user).map_or(&[], Sessions::rows)
     }
 }
 
@@ -111,21 +112,21 @@ impl Members {
 
     /// In join order.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { entries: self.table.iter(), left: self.len() }
+        Iter { rows: self.rows.iter(), left: self.len() }
     }
 
     pub fn contains(&self, addr: ConnAddr) -> bool {
-        self.place_of(addr).is_some()
+        self.row_of(addr).is_some()
     }
 
     pub fn find(&self, addr: ConnAddr) -> Option<&Member> {
-        self.at(self.place_of(addr)?)
+        self.at(self.row_of(addr)?)
     }
 
-    /// Members that share this user id.
-    pub fn sessions_of(&self, user: &str) -> u32 {
+    /// Number of members with this user id.
+    pub(crate) fn sessions_of(&self, user: &str) -> u32 {
         match &self.index {
-            Some(index) => index.places_of(user).len() as u32,
+            Some(index) => index.rows_of(user).len() as u32,
             None => self.of_user(user).count() as u32,
         }
     }
@@ -135,32 +136,33 @@ impl Members {
         self.bytes
     }
 
-    /// The longest-standing member whose place this newcomer may take: one of the same user whose
-    /// connection is lost and that cannot be told from it (another device comes back by itself), or
-    /// the very same session, whose earlier connection is not known to be lost yet.
-    pub(super) fn replaceable_by(&self, newcomer: &Identity) -> Option<ConnAddr> {
+    /// The oldest member that this new session replaces: either a lost member of the same user
+    /// whose session cannot be distinguished from the new one (another device resumes by itself),
+    /// or the same session on an earlier connection that is not known to be lost yet.
+    pub(super) fn replaceable_by(&self, new_session: &Identity) -> Option<ConnAddr> {
         let replaceable = |member: &&Member| {
             let lost = &member.identity;
-            let is_same = lost.is_resumed_as(newcomer);
-            match member.lingering_until {
+            let is_same = lost.has_same_resume_key(new_session);
+            match member.grace_until {
                 Some(_) => lost.resume == Resume::Never || is_same,
-                None => is_same && newcomer.is_named_by_connection(),
+                None => is_same && new_session.is_named_by_connection(),
             }
         };
-        self.of_user(&newcomer.user).find(replaceable).map(|member| member.addr)
+        self.of_user(&new_session.user).find(replaceable).map(|member| member.addr)
     }
 
-    /// Has this session greeted over a later connection, and is a member by that one?
-    pub(super) fn has_later(&self, identity: &Identity, greeted_ms: u64) -> bool {
+    /// Whether this session was established again on a later connection, which is a member.
+    pub(super) fn has_later_session(&self, identity: &Identity, session_start_ms: u64) -> bool {
         identity.is_named_by_connection()
             && self.of_user(&identity.user).any(|member| {
-                member.greeted.ms() > greeted_ms && member.identity.is_resumed_as(identity)
+                member.session_start.ms() > session_start_ms
+                    && member.identity.has_same_resume_key(identity)
             })
     }
 
-    pub(super) fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
+    pub(super) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
         if let Some(member) = self.find_mut(addr) {
-            member.greeted = Moment::at(greeted_ms);
+            member.session_start = Moment::at(session_start_ms);
         }
     }
 
@@ -171,8 +173,8 @@ impl Members {
         identity: Arc<Identity>,
         state: State,
     ) {
-        self.close_up();
-        let place = self.table.len() as u32;
+        self.compact();
+        let row = self.rows.len() as u32;
         self.joined += 1;
         self.versions += 1;
         let member = Member {
@@ -180,36 +182,37 @@ impl Members {
             identity,
             state,
             announced: Moment::at(now.mono_ms),
-            greeted: Moment::default(),
-            lingering_until: None,
+            session_start: Moment::default(),
+            grace_until: None,
             joined: self.joined,
             version: self.versions,
         };
         self.bytes += member.encoded_bytes();
         if let Some(index) = &mut self.index {
-            index.insert(place, &member);
+            index.insert(row, &member);
         }
-        if self.table.len() == self.table.capacity() {
-            // A list would take twice as much, and room for four at first. Most stay alone.
-            self.table.reserve_exact(1 + self.table.len() / 4);
+        if self.rows.len() == self.rows.capacity() {
+            // `push` would double the capacity, starting at four. Most members are alone in their
+            // channel.
+            self.rows.reserve_exact(1 + self.rows.len() / 4);
         }
-        self.table.push(Some(member));
+        self.rows.push(Some(member));
         self.count += 1;
-        if self.count > FEW && self.index.is_none() {
+        if self.count > INDEX_MEMBERS_MIN && self.index.is_none() {
             self.make_index();
         }
     }
 
     pub(super) fn remove(&mut self, addr: ConnAddr) -> Option<Member> {
-        let place = self.place_of(addr)?;
-        let member = self.table.get_mut(place as usize)?.take()?;
+        let row = self.row_of(addr)?;
+        let member = self.rows.get_mut(row as usize)?.take()?;
         self.bytes -= member.encoded_bytes();
         self.count -= 1;
         if let Some(index) = &mut self.index {
-            index.remove(place, &member);
+            index.remove(row, &member);
         }
         if self.count == 0 {
-            (self.table, self.index) = (Vec::new(), None);
+            (self.rows, self.index) = (Vec::new(), None);
         }
         Some(member)
     }
@@ -221,8 +224,8 @@ impl Members {
         state: State,
     ) -> Option<&mut Member> {
         self.versions += 1;
-        let place = self.place_of(addr)?;
-        let member = self.table.get_mut(place as usize)?.as_mut()?;
+        let row = self.row_of(addr)?;
+        let member = self.rows.get_mut(row as usize)?.as_mut()?;
         self.bytes -= member.encoded_bytes();
         member.state = state;
         member.announced = Moment::at(now.mono_ms);
@@ -231,29 +234,29 @@ impl Members {
         Some(member)
     }
 
-    /// The member announced the state that it has.
+    /// Records that the member announced its state again.
     pub(super) fn set_announced(&mut self, now: Now, addr: ConnAddr) {
         if let Some(member) = self.find_mut(addr) {
             member.announced = Moment::at(now.mono_ms);
         }
     }
 
-    pub(super) fn set_lingering(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
+    pub(super) fn set_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
         let Some(member) = self.find_mut(addr) else { return false };
-        member.lingering_until = Some(Moment::at(until_ms));
+        member.grace_until = Some(Moment::at(until_ms));
         true
     }
 
-    /// Gives a member's place to another connection, which is alive.
+    /// Moves a member to another connection, which is alive.
     pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
-        let place = self.place_of(from)?;
-        if let Some(Index { places, .. }) = self.index.as_deref_mut() {
-            places.remove(&from);
-            places.insert(to, place);
+        let row = self.row_of(from)?;
+        if let Some(Index { rows, .. }) = self.index.as_deref_mut() {
+            rows.remove(&from);
+            rows.insert(to, row);
         }
-        let member = self.table.get_mut(place as usize)?.as_mut()?;
+        let member = self.rows.get_mut(row as usize)?.as_mut()?;
         member.addr = to;
-        member.lingering_until = None;
+        member.grace_until = None;
         Some(member)
     }
 
@@ -265,69 +268,69 @@ impl Members {
         }
     }
 
-    fn at(&self, place: u32) -> Option<&Member> {
-        self.table.get(place as usize)?.as_ref()
+    fn at(&self, row: u32) -> Option<&Member> {
+        self.rows.get(row as usize)?.as_ref()
     }
 
     fn find_mut(&mut self, addr: ConnAddr) -> Option<&mut Member> {
-        let place = self.place_of(addr)?;
-        self.table.get_mut(place as usize)?.as_mut()
+        let row = self.row_of(addr)?;
+        self.rows.get_mut(row as usize)?.as_mut()
     }
 
-    fn place_of(&self, addr: ConnAddr) -> Option<u32> {
+    fn row_of(&self, addr: ConnAddr) -> Option<u32> {
         if let Some(index) = &self.index {
-            return index.places.get(&addr).copied();
+            return index.rows.get(&addr).copied();
         }
-        let mut entries = self.table.iter();
-        let place = entries.position(|entry| entry.as_ref().is_some_and(|m| m.addr == addr))?;
-        Some(place as u32)
+        let mut rows = self.rows.iter();
+        let row = rows.position(|row| row.as_ref().is_some_and(|m| m.addr == addr))?;
+        Some(row as u32)
     }
 
-    /// A user's sessions in join order.
+    /// The sessions of a user in join order.
     fn of_user(&self, user: &str) -> impl Iterator<Item = &Member> {
-        let (places, entries) = match &self.index {
-            Some(index) => (index.places_of(user), &[][..]),
-            None => (&[][..], &self.table[..]),
+        let (indexed, scanned) = match &self.index {
+            Some(index) => (index.rows_of(user), &[][..]),
+            None => (&[][..], &self.rows[..]),
         };
-        let found = entries.iter().flatten().filter(move |member| *member.identity.user == *user);
-        places.iter().filter_map(|&place| self.at(place)).chain(found)
+        let found = scanned.iter().flatten().filter(move |member| *member.identity.user == *user);
+        indexed.iter().filter_map(|&row| self.at(row)).chain(found)
     }
 
     fn make_index(&mut self) {
         let mut index = Box::<Index>::default();
-        for (place, entry) in self.table.iter().enumerate() {
-            if let Some(member) = entry {
-                index.insert(place as u32, member);
+        for (row, member) in self.rows.iter().enumerate() {
+            if let Some(member) = member {
+                index.insert(row as u32, member);
             }
         }
         self.index = Some(index);
     }
 
-    /// Closes up the empty places once they are more than half; every member who left has paid for
-    /// one that moves.
-    fn close_up(&mut self) {
-        if self.table.len() < 2 * self.count + GAPS_MIN {
+    /// Removes the empty rows once they are more than half. The cost is amortized over the members
+    /// that left.
+    fn compact(&mut self) {
+        if self.rows.len() < 2 * self.count + EMPTY_ROWS_MIN {
             return;
         }
-        let mut moved = Vec::with_capacity(self.table.len());
+        let mut moved = Vec::with_capacity(self.rows.len());
         let mut next = 0;
-        for entry in &self.table {
+        for row in &self.rows {
             moved.push(next);
-            next += u32::from(entry.is_some());
+            next += u32::from(row.is_some());
         }
-        let moved = |place: &mut u32| *place = moved[*place as usize];
-        if let Some(Index { places, users }) = self.index.as_deref_mut() {
-            places.values_mut().for_each(moved);
-            users.values_mut().flat_map(|sessions| sessions.places_mut()).for_each(moved);
+        let moved = |row: &mut u32| *row = moved[*row as usize];
+        if let Some(Index { rows, users }) = self.index.as_deref_mut() {
+            rows.values_mut().for_each(moved);
+            users.values_mut().flat_map(|sessions| sessions.rows_mut()).for_each(moved);
         }
-        self.table.retain(Option::is_some);
+        self.rows.retain(Option::is_some);
     }
 }
 
 /// Members in join order.
 #[derive(Clone, Debug)]
 pub struct Iter<'m> {
-    entries: slice::Iter<'m, Option<Member>>,
+    rows: slice::Iter<'m, Option<Member>>,
     left: usize,
 }
 
@@ -335,7 +338,7 @@ impl<'m> Iterator for Iter<'m> {
     type Item = &'m Member;
 
     fn next(&mut self) -> Option<&'m Member> {
-        let member = self.entries.by_ref().flatten().next()?;
+        let member = self.rows.by_ref().flatten().next()?;
         self.left -= 1;
         Some(member)
     }
@@ -347,7 +350,7 @@ impl<'m> Iterator for Iter<'m> {
 
 impl ExactSizeIterator for Iter<'_> {}
 
-/// Places of one user's sessions. Most users have one, which takes no memory of its own.
+/// Rows of the sessions of one user. Most users have one session, which needs no allocation.
 #[derive(Debug)]
 enum Sessions {
     One([u32; 1]),
@@ -355,34 +358,34 @@ enum Sessions {
 }
 
 impl Sessions {
-    fn places(&self) -> &[u32] {
+    fn rows(&self) -> &[u32] {
         match self {
-            Sessions::One(place) => place,
-            Sessions::Many(places) => places,
+            Sessions::One(row) => row,
+            Sessions::Many(rows) => rows,
         }
     }
 
-    fn places_mut(&mut self) -> &mut [u32] {
+    fn rows_mut(&mut self) -> &mut [u32] {
         match self {
-            Sessions::One(place) => place,
-            Sessions::Many(places) => places,
+            Sessions::One(row) => row,
+            Sessions::Many(rows) => rows,
         }
     }
 
-    fn push(&mut self, place: u32) {
+    fn push(&mut self, row: u32) {
         match self {
-            Sessions::One([first]) => *self = Sessions::Many(vec![*first, place]),
-            Sessions::Many(places) => places.push(place),
+            Sessions::One([first]) => *self = Sessions::Many(vec![*first, row]),
+            Sessions::Many(rows) => rows.push(row),
         }
     }
 
-    /// Returns how many are left.
-    fn forget(&mut self, gone: u32) -> usize {
+    /// Returns the number of remaining sessions.
+    fn remove(&mut self, gone: u32) -> usize {
         match self {
-            Sessions::One([place]) => usize::from(*place != gone),
-            Sessions::Many(places) => {
-                places.retain(|&place| place != gone);
-                places.len()
+            Sessions::One([row]) => usize::from(*row != gone),
+            Sessions::Many(rows) => {
+                rows.retain(|&row| row != gone);
+                rows.len()
             }
         }
     }
@@ -412,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_closed_up_and_everybody_is_found_where_it_moved() {
+    fn members_are_found_after_the_table_is_compacted() {
         let mut members = Members::default();
         for slot in 0..1_000 {
             insert(&mut members, slot, ["ann", "bob", "cat"][slot as usize % 3]);
@@ -421,7 +424,7 @@ mod tests {
             assert_eq!(members.remove(addr(slot)).unwrap().addr, addr(slot));
         }
         insert(&mut members, 1_000, "ann");
-        assert!(members.table.len() <= 2 * members.len() + GAPS_MIN, "{}", members.table.len());
+        assert!(members.rows.len() <= 2 * members.len() + EMPTY_ROWS_MIN, "{}", members.rows.len());
         let left: Vec<u32> = (0..1_000).step_by(7).chain([1_000]).collect();
         assert_eq!(slots(&members), left, "in join order");
         for &slot in &left {
@@ -438,26 +441,26 @@ mod tests {
     }
 
     #[test]
-    fn one_who_comes_and_goes_does_not_make_the_table_grow() {
+    fn a_member_that_enters_and_leaves_does_not_grow_the_table() {
         let mut members = Members::default();
         insert(&mut members, 0, "ann");
         for slot in 1..10_000 {
             insert(&mut members, slot, "bob");
             members.remove(addr(slot));
         }
-        assert!(members.table.len() <= GAPS_MIN + 4, "{}", members.table.len());
+        assert!(members.rows.len() <= EMPTY_ROWS_MIN + 4, "{}", members.rows.len());
         assert_eq!((members.len(), members.sessions_of("ann")), (1, 1));
         assert_eq!(members.sessions_of("bob"), 0);
     }
 
-    /// Whatever is asked of few is asked of many as well, across the size where they are indexed.
+    /// All lookups give the same result below and above the size from which an index is used.
     #[test]
-    fn few_and_many_are_found_alike() {
+    fn lookups_agree_with_and_without_an_index() {
         let mut members = Members::default();
         let users = ["ann", "bob", "cat"];
         let check = |members: &Members, present: &[u32]| {
             assert_eq!(slots(members), present);
-            for slot in 0..3 * FEW as u32 {
+            for slot in 0..3 * INDEX_MEMBERS_MIN as u32 {
                 let is_present = present.contains(&slot);
                 assert_eq!(members.contains(addr(slot)), is_present, "{slot} of {present:?}");
             }
@@ -469,11 +472,11 @@ mod tests {
                 assert_eq!(members.sessions_of(user), sessions);
             }
         };
-        let all: Vec<u32> = (0..2 * FEW as u32).collect();
+        let all: Vec<u32> = (0..2 * INDEX_MEMBERS_MIN as u32).collect();
         for &slot in &all {
             insert(&mut members, slot, users[slot as usize % 3]);
             check(&members, &all[..=slot as usize]);
-            assert_eq!(members.index.is_some(), members.len() > FEW);
+            assert_eq!(members.index.is_some(), members.len() > INDEX_MEMBERS_MIN);
         }
         members.rekey(addr(0), addr(99)).unwrap();
         assert!(members.contains(addr(99)) && !members.contains(addr(0)));
@@ -483,11 +486,11 @@ mod tests {
             members.remove(addr(all[gone])).unwrap();
         }
         check(&members, &[]);
-        assert!(members.index.is_none() && members.table.capacity() == 0);
+        assert!(members.index.is_none() && members.rows.capacity() == 0);
     }
 
     #[test]
-    fn every_state_has_a_number_of_its_own_and_entries_are_numbered_in_order() {
+    fn states_and_joins_are_numbered_in_order() {
         let mut members = Members::default();
         for slot in 0..3 {
             insert(&mut members, slot, "ann");

@@ -1,52 +1,52 @@
-//! What is published in a channel: numbered, stored, and the same however often it is sent.
+//! Messages of a channel: numbered, stored and deduplicated.
 
 use std::sync::Arc;
 
-use super::log::{Content, Log, MemoryLog, Message, Page, Position, Replay, Room};
-use super::window::PublishWindow;
+use super::dedup::DedupWindow;
+use super::log::{Content, Log, MemoryLog, Message, Page, PageLimit, Position, Replay};
 use crate::ids::Now;
 use crate::policy::Policy;
 
-/// How long a publish may be sent again without being published twice, milliseconds. Clients back
-/// off for up to 30 s between attempts (`protocols/foony.md` section 5.3), and outages last longer.
-const RESEND_WINDOW_MS: u64 = 10 * 60 * 1000;
+/// How long a repeated publish is recognized, milliseconds. Clients back off for up to 30 s between
+/// attempts (`protocols/foony.md` section 5.3), and outages last longer.
+const DEDUP_WINDOW_MS: u64 = 10 * 60 * 1000;
 
-/// Publishes remembered per channel. Past it the oldest are forgotten, and a resend of one of those
-/// is published twice.
-const RESENDS_MAX: usize = 16 * 1024;
+/// Publishes remembered per channel. Above it the oldest are evicted, and a repetition of an
+/// evicted publish is published again.
+const DEDUP_PUBLISHES_MAX: usize = 16 * 1024;
 
-/// A message as its publisher sent it.
+/// A message that has no serial yet.
 #[derive(Debug)]
 pub struct Draft {
-    /// The publisher's own id for it; empty when it has none.
+    /// Message id chosen by the publisher; empty if it has none.
     pub id: Box<str>,
     pub client_id: Arc<str>,
     pub content: Content,
-    pub keeping: Keeping,
+    pub storage: Storage,
 }
 
-/// Is a message stored?
+/// Whether a message is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
+pub enum Storage {
     Stored,
-    /// Delivered to whoever listens now; has no serial.
+    /// Delivered to the current subscribers only; has no serial.
     Ephemeral,
 }
 
-/// What became of a publish.
+/// The result of a publish.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Published {
-    /// To be delivered and acknowledged with its serial.
-    Fresh(Arc<Message>),
-    /// It was published before; only the acknowledgement is due.
-    Resent { serial: u64 },
+    /// To be delivered, and acknowledged with its serial.
+    New(Arc<Message>),
+    /// Published before; only to be acknowledged.
+    Duplicate { serial: u64 },
 }
 
 /// The messages of one channel. Only its owner changes them.
 #[derive(Debug)]
 pub struct Messages {
     log: MemoryLog,
-    window: PublishWindow,
+    window: DedupWindow,
 }
 
 impl Default for Messages {
@@ -56,43 +56,43 @@ impl Default for Messages {
 }
 
 impl Messages {
-    /// No messages; the first one's serial follows `head`.
-    pub fn starting_after(head: u64) -> Self {
-        let window = PublishWindow::new(RESEND_WINDOW_MS, RESENDS_MAX);
+    /// An empty log; the first message follows `head`.
+    pub(crate) fn starting_after(head: u64) -> Self {
+        let window = DedupWindow::new(DEDUP_WINDOW_MS, DEDUP_PUBLISHES_MAX);
         Messages { log: MemoryLog::starting_after(head), window }
     }
 
-    /// Memory that is taken, in bytes, about.
+    /// Approximate memory, in bytes.
     pub fn bytes(&self) -> u64 {
         self.log.bytes() + self.window.bytes()
     }
 
-    /// Forgets what is too old. True when only the head is left to remember.
+    /// Evicts expired messages and publishes. True if only the head remains.
     pub fn expire(&mut self, now: Now, policy: &Policy) -> bool {
         self.log.expire(now, policy);
         self.window.expire(now);
         self.bytes() == 0
     }
 
-    /// Forgets the oldest message, or a publish that may be sent again when none is kept.
-    pub fn forget_oldest(&mut self) -> bool {
-        self.log.forget_oldest() || self.window.forget_oldest()
+    /// Evicts the oldest message, or the oldest remembered publish if no message is stored.
+    pub(crate) fn evict_oldest(&mut self) -> bool {
+        self.log.evict_oldest() || self.window.evict_oldest()
     }
 
-    /// Numbers and stores a message, unless it was published before.
+    /// Numbers and stores a message, unless it is a repetition.
     pub fn publish(&mut self, now: Now, draft: Draft, policy: &Policy) -> Published {
-        if draft.keeping == Keeping::Ephemeral {
-            return Published::Fresh(Arc::new(number(now, draft, 0)));
+        if draft.storage == Storage::Ephemeral {
+            return Published::New(Arc::new(number(now, draft, 0)));
         }
         let next = self.log.head() + 1;
         let earlier = self.window.find_or_insert(now, &draft.client_id, &draft.id, next);
         if let Some(serial) = earlier {
-            return Published::Resent { serial };
+            return Published::Duplicate { serial };
         }
         let message = Arc::new(number(now, draft, next));
         self.log.append(now, Arc::clone(&message));
         self.log.expire(now, policy);
-        Published::Fresh(message)
+        Published::New(message)
     }
 
     /// The serial of the newest stored message; 0 before the first.
@@ -100,18 +100,24 @@ impl Messages {
         self.log.head()
     }
 
-    /// What a subscriber whose last message was at `position` has missed, as much as `room` has.
-    pub fn after(&mut self, now: Now, position: &Position, room: Room, policy: &Policy) -> Replay {
+    /// The messages that a subscriber at `position` has missed, up to `limit`.
+    pub fn after(
+        &mut self,
+        now: Now,
+        position: &Position,
+        limit: PageLimit,
+        policy: &Policy,
+    ) -> Replay {
         self.log.expire(now, policy);
-        self.serial_of(position).map_or(Replay::AgedOut, |serial| self.log.after(serial, room))
+        self.serial_of(position).map_or(Replay::AgedOut, |serial| self.log.after(serial, limit))
     }
 
-    /// The newest messages before `position`, or of all; as many as `room` has.
+    /// The newest messages before `position`, or of all, up to `limit`.
     pub fn before(
         &mut self,
         now: Now,
         position: Option<&Position>,
-        room: Room,
+        limit: PageLimit,
         policy: &Policy,
     ) -> Page {
         self.log.expire(now, policy);
@@ -120,21 +126,27 @@ impl Messages {
             Some(Some(serial @ 1..)) => serial,
             Some(_) => return Page::default(),
         };
-        let mut page = self.log.before(serial, room.messages);
+        let mut page = self.log.before(serial, limit.messages);
         let newest_first = page.messages.iter().rev();
-        let count = room.count(newest_first.map(Arc::as_ref));
+        let count = limit.count(newest_first.map(Arc::as_ref));
         page.more |= count < page.messages.len();
         page.messages.drain(..page.messages.len() - count);
         page
     }
 
-    /// The oldest kept messages after `serial`, as many as `room` has.
-    pub fn following(&mut self, now: Now, serial: u64, room: Room, policy: &Policy) -> Page {
+    /// The oldest stored messages after `serial`, up to `limit`.
+    pub(crate) fn following(
+        &mut self,
+        now: Now,
+        serial: u64,
+        limit: PageLimit,
+        policy: &Policy,
+    ) -> Page {
         self.log.expire(now, policy);
-        match self.log.after(serial, room) {
+        match self.log.after(serial, limit) {
             Replay::Complete(page) => page,
             Replay::AgedOut if serial > self.log.head() => Page::default(),
-            Replay::AgedOut => match self.log.after(self.log.forgotten(), room) {
+            Replay::AgedOut => match self.log.after(self.log.last_evicted(), limit) {
                 Replay::Complete(page) => page,
                 Replay::AgedOut => Page::default(),
             },
@@ -170,15 +182,15 @@ mod tests {
         Now { mono_ms: ms, wall_ms: ms }
     }
 
-    fn draft(client: &str, id: &str, keeping: Keeping) -> Draft {
+    fn draft(client: &str, id: &str, storage: Storage) -> Draft {
         let part = Part { name: "n".into(), data: Bytes::from_static(b"1"), encoding: "".into() };
-        Draft { id: id.into(), client_id: client.into(), content: Content::One(part), keeping }
+        Draft { id: id.into(), client_id: client.into(), content: Content::One(part), storage }
     }
 
     fn serial(published: Published) -> u64 {
         match published {
-            Published::Fresh(message) => message.serial,
-            Published::Resent { serial } => panic!("resent {serial}"),
+            Published::New(message) => message.serial,
+            Published::Duplicate { serial } => panic!("duplicate of {serial}"),
         }
     }
 
@@ -186,67 +198,70 @@ mod tests {
     fn serials_are_dense_from_one_and_ephemeral_messages_take_none() {
         let policy = Policy::default();
         let mut messages = Messages::default();
-        let mut publish = |id: &str, keeping| {
-            serial(messages.publish(at(0), draft("alice", id, keeping), &policy))
+        let mut publish = |id: &str, storage| {
+            serial(messages.publish(at(0), draft("alice", id, storage), &policy))
         };
-        assert_eq!(publish("a", Keeping::Stored), 1);
-        assert_eq!(publish("b", Keeping::Ephemeral), 0);
-        assert_eq!(publish("b", Keeping::Stored), 2);
-        assert_eq!(publish("", Keeping::Stored), 3);
-        assert_eq!(publish("", Keeping::Stored), 4);
+        assert_eq!(publish("a", Storage::Stored), 1);
+        assert_eq!(publish("b", Storage::Ephemeral), 0);
+        assert_eq!(publish("b", Storage::Stored), 2);
+        assert_eq!(publish("", Storage::Stored), 3);
+        assert_eq!(publish("", Storage::Stored), 4);
     }
 
     #[test]
-    fn a_resend_is_acknowledged_and_not_published() {
+    fn a_repetition_is_acknowledged_and_not_published() {
         let policy = Policy::default();
         let mut messages = Messages::default();
         let mut publish =
-            |client: &str| messages.publish(at(0), draft(client, "m", Keeping::Stored), &policy);
+            |client: &str| messages.publish(at(0), draft(client, "m", Storage::Stored), &policy);
         assert_eq!(serial(publish("alice")), 1);
-        assert_eq!(publish("alice"), Published::Resent { serial: 1 });
+        assert_eq!(publish("alice"), Published::Duplicate { serial: 1 });
         assert_eq!(serial(publish("bob")), 2);
         assert_eq!(messages.head(), 2);
     }
 
     #[test]
-    fn what_has_aged_out_is_not_replayed() {
+    fn expired_messages_are_not_replayed() {
         let policy = Policy { history_age_s: 10, ..Policy::default() };
         let mut messages = Messages::default();
-        messages.publish(at(0), draft("alice", "a", Keeping::Stored), &policy);
+        messages.publish(at(0), draft("alice", "a", Storage::Stored), &policy);
         let fresh = Position::Serial(0);
-        let in_time = messages.after(at(10_000), &fresh, Room::ANY, &policy);
+        let in_time = messages.after(at(10_000), &fresh, PageLimit::UNLIMITED, &policy);
         assert!(matches!(in_time, Replay::Complete(all) if all.messages.len() == 1));
-        assert_eq!(messages.after(at(10_001), &fresh, Room::ANY, &policy), Replay::AgedOut);
-        let room = Room { messages: 10, bytes: 1000 };
-        assert_eq!(messages.before(at(10_001), None, room, &policy).messages.len(), 0);
+        assert_eq!(
+            messages.after(at(10_001), &fresh, PageLimit::UNLIMITED, &policy),
+            Replay::AgedOut
+        );
+        let limit = PageLimit { messages: 10, bytes: 1000 };
+        assert_eq!(messages.before(at(10_001), None, limit, &policy).messages.len(), 0);
     }
 
     #[test]
-    fn a_place_is_named_by_serial_or_by_the_publishers_id() {
+    fn a_position_is_a_serial_or_a_message_id() {
         let policy = Policy::default();
         let mut messages = Messages::default();
         for id in ["a", "b", "c"] {
-            messages.publish(at(0), draft("alice", id, Keeping::Stored), &policy);
+            messages.publish(at(0), draft("alice", id, Storage::Stored), &policy);
         }
         let id = |id: &str| Position::MessageId(id.into());
-        let after = messages.after(at(0), &id("a"), Room::ANY, &policy);
+        let after = messages.after(at(0), &id("a"), PageLimit::UNLIMITED, &policy);
         let Replay::Complete(after) = after else { panic!() };
         assert_eq!(after.messages.iter().map(|m| m.serial).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(messages.after(at(0), &id("z"), Room::ANY, &policy), Replay::AgedOut);
-        let room = Room { messages: 10, bytes: 1 << 20 };
+        assert_eq!(messages.after(at(0), &id("z"), PageLimit::UNLIMITED, &policy), Replay::AgedOut);
+        let limit = PageLimit { messages: 10, bytes: 1 << 20 };
         let serials = |page: Page| page.messages.iter().map(|m| m.serial).collect::<Vec<_>>();
-        assert_eq!(serials(messages.before(at(0), Some(&id("c")), room, &policy)), [1, 2]);
-        assert_eq!(serials(messages.before(at(0), Some(&id("z")), room, &policy)), [0; 0]);
+        assert_eq!(serials(messages.before(at(0), Some(&id("c")), limit, &policy)), [1, 2]);
+        assert_eq!(serials(messages.before(at(0), Some(&id("z")), limit, &policy)), [0; 0]);
     }
 
     #[test]
-    fn pages_keep_within_their_room_and_say_that_there_is_more() {
+    fn pages_respect_their_limit_and_report_more() {
         let policy = Policy::default();
         let mut messages = Messages::default();
         let mut bytes = 0;
         for id in ["a", "b", "c", "d"] {
-            let published = messages.publish(at(0), draft("alice", id, Keeping::Stored), &policy);
-            let Published::Fresh(message) = published else { panic!("fresh") };
+            let published = messages.publish(at(0), draft("alice", id, Storage::Stored), &policy);
+            let Published::New(message) = published else { panic!("new") };
             bytes = message.bytes();
         }
         let serials = |page: &Page| page.messages.iter().map(|m| m.serial).collect::<Vec<_>>();
@@ -257,13 +272,13 @@ mod tests {
             (10, 1, &[4], &[1], true),
             (0, 1, &[], &[], true),
         ] {
-            let room = Room { messages: count, bytes: budget };
-            let before = messages.before(at(0), None, room, &policy);
-            assert_eq!((serials(&before), before.more), (newest.to_vec(), more), "{room:?}");
-            let following = messages.following(at(0), 0, room, &policy);
-            assert_eq!((serials(&following), following.more), (oldest.to_vec(), more), "{room:?}");
+            let limit = PageLimit { messages: count, bytes: budget };
+            let before = messages.before(at(0), None, limit, &policy);
+            assert_eq!((serials(&before), before.more), (newest.to_vec(), more), "{limit:?}");
+            let following = messages.following(at(0), 0, limit, &policy);
+            assert_eq!((serials(&following), following.more), (oldest.to_vec(), more), "{limit:?}");
         }
-        let room = Room { messages: 10, bytes: 1000 };
-        assert!(messages.following(at(0), 9, room, &policy).messages.is_empty());
+        let limit = PageLimit { messages: 10, bytes: 1000 };
+        assert!(messages.following(at(0), 9, limit, &policy).messages.is_empty());
     }
 }

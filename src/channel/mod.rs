@@ -1,22 +1,22 @@
-//! One channel's truth: who is a member, since when, with which state.
+//! State of one channel: its members and its messages.
 //!
-//! Invariant: every change returns what changed, and members are listed in the order they joined.
-//! Must never know who is connected where, or how a change is shown to anybody.
+//! Invariant: every change returns what changed, and members are listed in join order. Must never
+//! know connections, shards, or how a change is sent to clients.
 
+mod addr_index;
 mod changes;
+mod dedup;
 mod identity;
 mod log;
 mod members;
 mod messages;
-mod places;
 mod state;
-mod window;
 
 pub use changes::{Author, Change, ChangeKind, Changes};
 pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
-pub use log::{Content, Log, MemoryLog, Message, Page, Part, Position, Replay, Room};
+pub use log::{Content, Message, Page, PageLimit, Part, Position, Replay};
 pub use members::{Member, Members};
-pub use messages::{Draft, Keeping, Messages, Published};
+pub use messages::{Draft, Messages, Published, Storage};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use crate::error::Reject;
 use crate::ids::{ConnAddr, Moment, Now};
 use crate::limits::Limits;
 
-/// The members of one channel and what has changed since watchers were last told.
+/// The members of one channel, and the changes since the last broadcast.
 #[derive(Debug, Default)]
 pub struct Channel {
     members: Members,
     changes: Changes,
 }
 
-/// What an announcement did.
+/// The result of an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// A new member; it has not seen the set yet.
+    /// A new member; it has not received the set yet.
     Entered,
-    /// A new connection took the place of an earlier one; it has not seen the set yet.
-    Returned,
-    /// A known member replaced its state.
+    /// A new connection took over an earlier member; it has not received the set yet.
+    TookOver,
+    /// An existing member replaced its state.
     Updated,
 }
 
@@ -49,27 +49,27 @@ impl Channel {
         &self.members
     }
 
-    /// True when watchers have something to be told.
-    pub fn has_changes(&self) -> bool {
+    /// Whether there are changes to broadcast.
+    pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
-    /// What changed since the last call, conflated to one change per member.
+    /// Takes the changes since the last call, conflated to one per member.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
-    /// Say so whenever the members are shown to somebody between two ticks: whoever saw a newcomer
-    /// must also see it leave.
-    pub fn set_shown(&mut self) {
-        self.changes.set_shown();
+    /// Must be called whenever a client receives the set between two ticks: a client that saw a new
+    /// member must also see its leave.
+    pub(crate) fn set_snapshot_sent(&mut self) {
+        self.changes.set_snapshot_sent();
     }
 
     /// Enters `addr` as a member, or replaces its state.
     ///
     /// # Errors
-    /// [`Reject::ChannelFull`] when the channel has as many members, or its states as many bytes,
-    /// as `limits` allow. Nothing has changed then.
+    /// [`Reject::ChannelFull`] if the channel has reached its limit of members or of bytes. The
+    /// channel is unchanged.
     pub fn announce(
         &mut self,
         now: Now,
@@ -80,15 +80,15 @@ impl Channel {
     ) -> Result<Announced, Reject> {
         let known = self.members.contains(addr);
         let lost = if known { None } else { self.members.replaceable_by(identity) };
-        self.check_room(addr, lost, identity, &state, limits)?;
+        self.check_limits(addr, lost, identity, &state, limits)?;
         if known {
             self.update(now, addr, state);
             return Ok(Announced::Updated);
         }
         match lost {
             Some(lost) => {
-                self.take_place(now, lost, addr, identity, state);
-                Ok(Announced::Returned)
+                self.take_over(now, lost, addr, identity, state);
+                Ok(Announced::TookOver)
             }
             None => {
                 self.members.insert(now, addr, Arc::clone(identity), state.clone());
@@ -98,57 +98,66 @@ impl Channel {
         }
     }
 
-    /// Is this said over a connection that its session has left for a later one, which is a member?
-    /// Nothing of it counts any longer.
-    pub fn is_outdated(&self, addr: ConnAddr, identity: &Identity, greeted_ms: u64) -> bool {
-        !self.members.contains(addr) && self.members.has_later(identity, greeted_ms)
+    /// Whether the session has moved from this connection to a later one, which is a member.
+    /// Requests of the earlier connection are then ignored.
+    pub(crate) fn is_superseded(
+        &self,
+        addr: ConnAddr,
+        identity: &Identity,
+        session_start_ms: u64,
+    ) -> bool {
+        !self.members.contains(addr) && self.members.has_later_session(identity, session_start_ms)
     }
 
-    /// Notes when a member's session greeted over the connection it has.
-    pub fn set_greeted(&mut self, addr: ConnAddr, greeted_ms: u64) {
-        self.members.set_greeted(addr, greeted_ms);
+    /// Records when the session of a member was established on its current connection.
+    pub(crate) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
+        self.members.set_session_start(addr, session_start_ms);
     }
 
-    /// Removes the member at `addr` if it is somebody else: the connection took over a lost session
-    /// and has greeted as another one since.
-    pub fn remove_stranger(&mut self, addr: ConnAddr, identity: &Identity) -> Option<Member> {
-        let is_stranger = !self.members.find(addr)?.identity.is_same_session(identity);
-        if is_stranger { self.leave(addr) } else { None }
+    /// Removes the member at `addr` if it is another session: the connection resumed a lost
+    /// session, and has authenticated as another one since.
+    pub(crate) fn remove_other_session(
+        &mut self,
+        addr: ConnAddr,
+        identity: &Identity,
+    ) -> Option<Member> {
+        let is_other_session = !self.members.find(addr)?.identity.is_same_session(identity);
+        if is_other_session { self.leave(addr) } else { None }
     }
 
-    /// Removes a member; `None` when it was none. The change carries its last state.
+    /// Removes a member; `None` if it is not a member. The change carries its last state.
     pub fn leave(&mut self, addr: ConnAddr) -> Option<Member> {
         let member = self.members.remove(addr)?;
         self.changes.record(ChangeKind::Leave, addr, &member.identity, member.state.clone());
         Some(member)
     }
 
-    /// Marks a member whose connection was lost: it stays listed until `until_ms`.
-    /// False when it is not a member.
-    pub fn linger(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
-        self.members.set_lingering(addr, until_ms)
+    /// Starts the grace of a member whose connection was lost: it stays listed until `until_ms`.
+    /// False if it is not a member.
+    pub(crate) fn start_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
+        self.members.set_grace(addr, until_ms)
     }
 
-    /// Removes `addr` if its grace is over; false when it returned meanwhile or has time left.
+    /// Removes `addr` if its grace is over; false if it has returned or has time left.
     pub fn expire(&mut self, now: Now, addr: ConnAddr) -> bool {
-        let over = self.lingering_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
+        let over = self.grace_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
         over && self.leave(addr).is_some()
     }
 
-    /// Removes `addr` if its connection is lost, whatever its grace.
-    pub fn forget_lingering(&mut self, addr: ConnAddr) -> Option<Member> {
-        self.lingering_until_ms(addr)?;
+    /// Removes `addr` if its connection is lost, even if its grace has time left.
+    pub(crate) fn leave_if_lost(&mut self, addr: ConnAddr) -> Option<Member> {
+        self.grace_until_ms(addr)?;
         self.leave(addr)
     }
 
-    fn lingering_until_ms(&self, addr: ConnAddr) -> Option<u64> {
-        self.members.find(addr)?.lingering_until.map(Moment::ms)
+    fn grace_until_ms(&self, addr: ConnAddr) -> Option<u64> {
+        self.members.find(addr)?.grace_until.map(Moment::ms)
     }
 
-    /// A lost session is back on connection `to`: it keeps its place and nobody is told.
-    /// Returns the member; `None` when `from` is not lingering.
+    /// Moves a lost member to the connection `to`. It keeps its position in the join order, and no
+    /// change is recorded. Returns the member; `None` if `from` is not in its grace.
     pub fn resume(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
-        self.lingering_until_ms(from)?;
+        self.grace_until_ms(from)?;
         if from != to && self.members.contains(to) {
             return None;
         }
@@ -157,7 +166,7 @@ impl Channel {
         Some(member)
     }
 
-    /// The same state again is a sign of life and nothing that watchers must be told.
+    /// The same state again counts as a heartbeat and not as a change.
     fn update(&mut self, now: Now, addr: ConnAddr, state: State) {
         if self.members.find(addr).is_some_and(|member| member.state == state) {
             return self.members.set_announced(now, addr);
@@ -168,7 +177,7 @@ impl Channel {
         }
     }
 
-    fn take_place(
+    fn take_over(
         &mut self,
         now: Now,
         lost: ConnAddr,
@@ -186,7 +195,7 @@ impl Channel {
         }
     }
 
-    fn check_room(
+    fn check_limits(
         &self,
         addr: ConnAddr,
         lost: Option<ConnAddr>,
@@ -226,12 +235,12 @@ mod tests {
         Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
     }
 
-    fn says(text: &str) -> State {
+    fn state_of(text: &str) -> State {
         State::from_message_pack(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     fn announce(channel: &mut Channel, slot: u32, user: &str, state: &str) -> Announced {
-        let state = says(state);
+        let state = state_of(state);
         channel.announce(at(0), addr(slot), &who(user), state, &Limits::default()).unwrap()
     }
 
@@ -244,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_listed_in_join_order_and_updates_keep_their_place() {
+    fn members_are_listed_in_join_order_also_after_updates() {
         let mut channel = Channel::default();
         for (slot, user) in [(3, "c"), (1, "a"), (2, "b")] {
             assert_eq!(announce(&mut channel, slot, user, "s"), Announced::Entered);
@@ -254,21 +263,21 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_holds_one_change_per_member() {
+    fn a_tick_has_one_change_per_member() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         announce(&mut channel, 1, "a", "2");
         let changes = channel.take_changes();
         assert_eq!(changes.list().len(), 1);
         assert_eq!(changes.list()[0].kind, ChangeKind::Enter);
-        assert_eq!(changes.list()[0].state, says("2"));
+        assert_eq!(changes.list()[0].state, state_of("2"));
         announce(&mut channel, 1, "a", "3");
         channel.leave(addr(1));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
 
     #[test]
-    fn entering_and_leaving_within_a_tick_is_nothing() {
+    fn entering_and_leaving_within_a_tick_cancel_out() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.leave(addr(1));
@@ -276,10 +285,10 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_that_somebody_was_shown_is_seen_to_leave() {
+    fn the_leave_of_a_member_in_a_sent_snapshot_is_reported() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
-        channel.set_shown();
+        channel.set_snapshot_sent();
         channel.leave(addr(1));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
@@ -292,12 +301,16 @@ mod tests {
         channel.leave(addr(1));
         announce(&mut channel, 1, "a", "2");
         let changes = channel.take_changes();
-        assert_eq!(changes.author(), Author::Several, "who enters again must be shown the set");
+        assert_eq!(
+            changes.author(),
+            Author::Several,
+            "a member that enters again must receive the set"
+        );
         assert_eq!(changes.list().iter().map(|c| c.kind).collect::<Vec<_>>(), [ChangeKind::Update]);
     }
 
     #[test]
-    fn a_connection_that_comes_back_as_another_user_leaves_and_enters() {
+    fn a_connection_that_changes_its_user_leaves_and_enters() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
@@ -313,9 +326,9 @@ mod tests {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
-        assert!(channel.linger(addr(1), 100));
-        assert_eq!(announce(&mut channel, 2, "a", "1"), Announced::Returned);
-        assert!(!channel.has_changes(), "same state: nothing to tell");
+        assert!(channel.start_grace(addr(1), 100));
+        assert_eq!(announce(&mut channel, 2, "a", "1"), Announced::TookOver);
+        assert!(!channel.has_changes(), "same state: no change");
         assert!(!channel.expire(at(200), addr(1)));
         assert_eq!(users(&channel), ["a"]);
     }
@@ -327,16 +340,16 @@ mod tests {
             let resume = Resume::Device(Box::new(device));
             Arc::new(Identity { user: "a".into(), connection: "".into(), resume })
         };
-        for (newcomer, expected) in [
-            (device("phone"), Announced::Returned),
+        for (new_session, expected) in [
+            (device("phone"), Announced::TookOver),
             (device("laptop"), Announced::Entered),
             (who("a"), Announced::Entered),
         ] {
             let (mut channel, limits) = (Channel::default(), Limits::default());
-            channel.announce(at(0), addr(1), &device("phone"), says(""), &limits).unwrap();
-            channel.linger(addr(1), 100);
-            let done = channel.announce(at(0), addr(2), &newcomer, says(""), &limits);
-            assert_eq!(done, Ok(expected), "{newcomer:?}");
+            channel.announce(at(0), addr(1), &device("phone"), state_of(""), &limits).unwrap();
+            channel.start_grace(addr(1), 100);
+            let done = channel.announce(at(0), addr(2), &new_session, state_of(""), &limits);
+            assert_eq!(done, Ok(expected), "{new_session:?}");
         }
     }
 
@@ -350,23 +363,23 @@ mod tests {
     }
 
     #[test]
-    fn grace_ends_in_one_leave_and_not_before() {
+    fn grace_ends_with_one_leave() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
-        channel.linger(addr(1), 100);
+        channel.start_grace(addr(1), 100);
         assert!(!channel.expire(at(99), addr(1)));
         assert!(channel.expire(at(100), addr(1)));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
 
     #[test]
-    fn resuming_is_silent_and_keeps_the_place() {
+    fn resuming_records_no_change_and_keeps_the_join_order() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         announce(&mut channel, 2, "b", "1");
         channel.take_changes();
-        channel.linger(addr(1), 100);
+        channel.start_grace(addr(1), 100);
         assert!(channel.resume(addr(1), addr(9)).is_some());
         assert!(!channel.has_changes());
         assert!(channel.leave(addr(1)).is_none());
@@ -374,35 +387,38 @@ mod tests {
     }
 
     #[test]
-    fn a_session_lost_twice_gets_one_place_back() {
+    fn a_session_lost_twice_resumes_one_member() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         announce(&mut channel, 2, "a", "2");
-        channel.linger(addr(1), 100);
-        channel.linger(addr(2), 100);
+        channel.start_grace(addr(1), 100);
+        channel.start_grace(addr(2), 100);
         assert!(channel.resume(addr(1), addr(9)).is_some());
         assert!(channel.resume(addr(2), addr(9)).is_none());
-        assert!(channel.forget_lingering(addr(9)).is_none(), "it lives");
-        assert!(channel.forget_lingering(addr(2)).is_some());
-        channel.linger(addr(9), 100);
-        assert!(channel.resume(addr(9), addr(9)).is_some(), "the same connection greeted again");
+        assert!(channel.leave_if_lost(addr(9)).is_none(), "it is connected");
+        assert!(channel.leave_if_lost(addr(2)).is_some());
+        channel.start_grace(addr(9), 100);
+        assert!(
+            channel.resume(addr(9), addr(9)).is_some(),
+            "the same connection authenticated again"
+        );
     }
 
     #[test]
-    fn a_full_channel_refuses_newcomers_but_not_updates() {
+    fn a_full_channel_refuses_new_members_but_not_updates() {
         let limits = Limits { members_per_channel_max: 1, ..Limits::default() };
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
-        let refused = channel.announce(at(0), addr(2), &who("b"), says(""), &limits);
+        let refused = channel.announce(at(0), addr(2), &who("b"), state_of(""), &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
-        assert!(channel.announce(at(0), addr(1), &who("a"), says(""), &limits).is_ok());
+        assert!(channel.announce(at(0), addr(1), &who("a"), state_of(""), &limits).is_ok());
     }
 
     #[test]
-    fn the_set_never_outgrows_its_byte_budget() {
+    fn the_set_never_exceeds_its_byte_limit() {
         let limits = Limits { presence_set_bytes_max: 64, ..Limits::default() };
         let mut channel = Channel::default();
-        let big = says(&"x".repeat(100));
+        let big = state_of(&"x".repeat(100));
         let refused = channel.announce(at(0), addr(1), &who("a"), big, &limits);
         assert_eq!(refused, Err(Reject::ChannelFull));
         assert_eq!(channel.members().len(), 0);

@@ -1,20 +1,20 @@
-//! What a member says about itself, in the form of each kind of dialect.
+//! State of a member, in the form of each kind of dialect.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-/// A state as JSON dialects carry it.
+/// A state in the form of the JSON dialects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JsonState {
-    /// JSON text as its author wrote it; empty when there is none.
+    /// JSON text as received from the client; empty if there is none.
     pub data: Bytes,
-    /// How `data` was transformed; empty when it was not.
+    /// How the client encoded `data`; empty if it did not.
     pub encoding: Box<str>,
 }
 
-/// A member's state. It has the form it was announced in, and the other one from the moment
-/// somebody of the other kind of dialect is shown it: converted once, shared by all.
+/// State of a member. It has the form in which it was announced. The other form is converted when
+/// it is first needed, and shared.
 #[derive(Clone, Debug)]
 pub struct State(Arc<Forms>);
 
@@ -38,15 +38,15 @@ impl State {
         State(Arc::new(Forms::Json(Box::new(json), OnceLock::new())))
     }
 
-    /// The MessagePack form; `convert` makes it of the JSON form when it is asked for first.
-    pub fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
+    /// The MessagePack form; `convert` makes it from the JSON form on first use.
+    pub(crate) fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
         match &*self.0 {
             Forms::MessagePack(bytes, _) => bytes,
             Forms::Json(json, converted) => converted.get_or_init(|| convert(json).into()),
         }
     }
 
-    /// The JSON form; `convert` makes it of the MessagePack form when it is asked for first.
+    /// The JSON form; `convert` makes it from the MessagePack form on first use.
     pub fn json(&self, convert: impl FnOnce(&[u8]) -> JsonState) -> &JsonState {
         match &*self.0 {
             Forms::Json(json, _) => json,
@@ -56,9 +56,9 @@ impl State {
         }
     }
 
-    /// Upper bound of the MessagePack form in bytes, whether or not it was made. A JSON number of
-    /// two characters and the comma after it become nine bytes; an encoding adds a map around.
-    pub fn message_pack_bytes_max(&self) -> usize {
+    /// Upper bound of the MessagePack form in bytes, even if it has not been made. A JSON number of
+    /// two characters and the comma after it become nine bytes; an encoding adds a map.
+    pub(crate) fn message_pack_bytes_max(&self) -> usize {
         match &*self.0 {
             Forms::Json(json, _) => 3 * json.data.len() + json.encoding.len() + 32,
             Forms::MessagePack(bytes, _) => bytes.len(),
@@ -66,7 +66,7 @@ impl State {
     }
 }
 
-/// Equal as announced: the same bytes in the same form.
+/// Equal if announced as the same bytes in the same form.
 impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
         match (&*self.0, &*other.0) {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_form_is_made_once_and_does_not_make_states_differ() {
+    fn the_other_form_is_made_once_and_does_not_affect_equality() {
         let state = State::from_message_pack(Bytes::from_static(b"\x01"));
         let same = State::from_message_pack(Bytes::from_static(b"\x01"));
         let one = JsonState { data: Bytes::from_static(b"1"), encoding: "".into() };

@@ -12,7 +12,7 @@ use super::caller::Caller;
 use super::object::Object;
 use super::refusal::Refusal;
 use super::reply::{Reply, push_string};
-use crate::channel::{Content, Draft, Keeping, Part};
+use crate::channel::{Content, Draft, Part, Storage};
 use crate::error::Reject;
 use crate::limits::MESSAGE_ID_BYTES_MAX;
 use crate::wire::foony::{BATCH_MESSAGES_MAX, validate_json};
@@ -113,8 +113,8 @@ pub fn parse_publish(
             return Err(Refusal::bad("the messages of a batch must have the same clientId"));
         }
     }
-    let keeping = if ephemeral { Keeping::Ephemeral } else { Keeping::Stored };
-    Ok(Draft { id, client_id, content: content(items, message_bytes_max)?, keeping })
+    let storage = if ephemeral { Storage::Ephemeral } else { Storage::Stored };
+    Ok(Draft { id, client_id, content: content(items, message_bytes_max)?, storage })
 }
 
 fn parse_items(body: &[u8]) -> Result<Vec<Item<'_>>, Refusal> {
@@ -233,19 +233,19 @@ mod tests {
 
     #[test]
     fn id_client_and_keeping_are_those_given_or_the_defaults() {
-        for (body, id, client_id, keeping) in [
-            (r#"{"name":"n"}"#, "1700000000000000000-000000ab", "", Keeping::Stored),
-            (r#"{"id":"","ephemeral":false}"#, "1700000000000000000-000000ab", "", Keeping::Stored),
-            (r#"{"id":"m","clientId":"bob","ephemeral":true}"#, "m", "bob", Keeping::Ephemeral),
+        for (body, id, client_id, storage) in [
+            (r#"{"name":"n"}"#, "1700000000000000000-000000ab", "", Storage::Stored),
+            (r#"{"id":"","ephemeral":false}"#, "1700000000000000000-000000ab", "", Storage::Stored),
+            (r#"{"id":"m","clientId":"bob","ephemeral":true}"#, "m", "bob", Storage::Ephemeral),
             (
                 r#"[{"clientId":"b","ephemeral":true},{"clientId":"b","ephemeral":true,"id":""}]"#,
                 "1700000000000000000-000000ab",
                 "b",
-                Keeping::Ephemeral,
+                Storage::Ephemeral,
             ),
         ] {
             let draft = parse(body).unwrap();
-            assert_eq!((&*draft.id, &*draft.client_id, draft.keeping), (id, client_id, keeping));
+            assert_eq!((&*draft.id, &*draft.client_id, draft.storage), (id, client_id, storage));
         }
     }
 

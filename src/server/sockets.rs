@@ -1,13 +1,13 @@
 //! What the shell knows of each connection: its descriptor, and which ring entries are under way.
 
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use socket2::SockRef;
 
 use super::ring::{BUFFER_BYTES, GENERATION_MASK, Operation, Token};
 use crate::ids::ConnId;
-use crate::shard::{Parting, Segments};
+use crate::shard::{CloseMode, SegmentedVec};
 
 /// Where a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Stage {
     /// Receiving stops; then the descriptor goes to another shard.
     Detaching,
     /// What is queued is written, then our side is shut; with a peer that has been heard out, both.
-    Flushing(Parting),
+    Flushing(CloseMode),
     /// Our side is shut; the peer may still be sending.
     Shut,
 }
@@ -133,10 +133,10 @@ impl Socket {
 
     /// Sends FIN after what the kernel has; failing means that the peer is gone, which is as good.
     /// From a peer that has been heard out nothing is received any more, as if it had sent its FIN.
-    pub fn shut_down(&self, parting: Parting) {
-        let how = match parting {
-            Parting::MayGoOn => Shutdown::Write,
-            Parting::HeardOut => Shutdown::Both,
+    pub fn shut_down(&self, mode: CloseMode) {
+        let how = match mode {
+            CloseMode::Linger => Shutdown::Write,
+            CloseMode::Immediate => Shutdown::Both,
         };
         let _ = SockRef::from(&self.fd).shutdown(how);
     }
@@ -145,14 +145,11 @@ impl Socket {
 /// Sockets by connection slot, parallel to the core's connections.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    slots: Segments<Option<Socket>>,
+    slots: SegmentedVec<Option<Socket>>,
 }
 
 impl Sockets {
-    /// Takes over a descriptor that nobody else owns.
-    pub fn insert(&mut self, id: ConnId, fd: RawFd) {
-        // SAFETY: the descriptor came from accept or from a parcel, whose sender gave it up.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    pub fn insert(&mut self, id: ConnId, fd: OwnedFd) {
         while self.slots.len() <= id.slot as usize {
             self.slots.grow();
         }
@@ -193,11 +190,9 @@ impl Sockets {
         drop(self.take(id));
     }
 
-    /// Gives the descriptor up without closing it.
-    pub fn release(&mut self, id: ConnId) {
-        if let Some(socket) = self.take(id) {
-            let _: RawFd = socket.fd.into_raw_fd();
-        }
+    /// Takes the socket out.
+    pub fn remove(&mut self, id: ConnId) -> Option<OwnedFd> {
+        self.take(id).map(|socket| socket.fd)
     }
 
     fn take(&mut self, id: ConnId) -> Option<Socket> {

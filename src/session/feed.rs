@@ -1,10 +1,20 @@
-//! Feeds: what subscribers of a channel are sent, one encoding each.
+//! Feeds: what the subscribers of a channel receive. Every subscriber of a feed receives the same
+//! bytes, which its dialect encodes once.
 
-use super::Framing;
+use std::sync::Arc;
+
+use enumset::{EnumSet, EnumSetType, enum_set};
+
+use super::foony::encode as foony;
+use super::sync::presence as sync;
+use super::{Framing, SetTick};
+use crate::channel::{Change, Members, Message};
+use crate::ids::Now;
 use crate::wire::sync::Header;
 
-/// What every subscriber of a channel with the same feed is sent: the very same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One encoding of the presence or the messages of a channel.
+#[derive(Debug, EnumSetType, PartialOrd, Ord)]
+#[enumset(repr = "u16")]
 pub enum Feed {
     /// Presence on the sync wire, 10-byte header, one frame per WebSocket message.
     SyncTenWebSocket,
@@ -26,41 +36,61 @@ pub enum Feed {
     FoonyMessagesStream,
     /// Messages on the Foony protocol, one JSON object per WebSocket message.
     FoonyMessagesJson,
-    /// The changes of the members themselves, for the edge.
+    /// The changes of the members as values, for the edge.
     Changes,
 }
 
+/// Any of the feeds.
+pub type FeedSet = EnumSet<Feed>;
+
+/// What a feed carries. All that the core knows of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedKind {
+    /// Full sets of members. Each replaces the one before.
+    Sets,
+    /// Changes of members. None may be missed.
+    Changes,
+    /// Published messages.
+    Messages,
+}
+
 impl Feed {
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = FeedSet::variant_count() as usize;
 
-    /// The feeds whose subscribers are sent bytes.
-    pub const ENCODED: [Feed; 10] = [
-        Feed::SyncTenWebSocket,
-        Feed::SyncFiveWebSocket,
-        Feed::SyncTenStream,
-        Feed::SyncFiveStream,
-        Feed::FoonyPresence,
-        Feed::FoonyPresenceStream,
-        Feed::FoonyPresenceJson,
-        Feed::FoonyMessages,
-        Feed::FoonyMessagesStream,
-        Feed::FoonyMessagesJson,
-    ];
+    /// The feeds whose subscribers receive bytes.
+    pub const ENCODED: FeedSet =
+        enum_set!(Feed::PRESENCE_SETS | Feed::PRESENCE_CHANGES | Feed::MESSAGES);
 
-    /// Full sets of members, each of which replaces the one before.
-    pub const PRESENCE_SETS: FeedSet = FeedSet(0b0000_1111);
+    /// Feeds of [`FeedKind::Sets`].
+    pub const PRESENCE_SETS: FeedSet = enum_set!(
+        Feed::SyncTenWebSocket
+            | Feed::SyncFiveWebSocket
+            | Feed::SyncTenStream
+            | Feed::SyncFiveStream
+    );
 
-    /// Changes of members; none may be missed.
-    pub const PRESENCE_CHANGES: FeedSet = FeedSet(0b0111_0000);
+    /// Encoded feeds of [`FeedKind::Changes`].
+    pub const PRESENCE_CHANGES: FeedSet =
+        enum_set!(Feed::FoonyPresence | Feed::FoonyPresenceStream | Feed::FoonyPresenceJson);
 
     /// Everything about members, for sessions and for the edge.
-    pub const PRESENCE: FeedSet = FeedSet(0b100_0111_1111);
+    pub const PRESENCE: FeedSet =
+        enum_set!(Feed::PRESENCE_SETS | Feed::PRESENCE_CHANGES | Feed::Changes);
 
-    /// Published messages.
-    pub const MESSAGES: FeedSet = FeedSet(0b11_1000_0000);
+    /// Feeds of [`FeedKind::Messages`].
+    pub const MESSAGES: FeedSet =
+        enum_set!(Feed::FoonyMessages | Feed::FoonyMessagesStream | Feed::FoonyMessagesJson);
+
+    pub fn kind(self) -> FeedKind {
+        match self {
+            _ if Feed::PRESENCE_SETS.contains(self) => FeedKind::Sets,
+            _ if Feed::MESSAGES.contains(self) => FeedKind::Messages,
+            _ => FeedKind::Changes,
+        }
+    }
 
     /// The presence feed of a sync session.
-    pub fn sync(header: Header, framing: Framing) -> Feed {
+    pub(super) fn sync(header: Header, framing: Framing) -> Feed {
         match (header, framing) {
             (Header::Ten, Framing::WebSocket) => Feed::SyncTenWebSocket,
             (Header::Five, Framing::WebSocket) => Feed::SyncFiveWebSocket,
@@ -70,7 +100,7 @@ impl Feed {
     }
 
     /// Header generation and framing of a sync feed; `None` for others.
-    pub fn sync_parts(self) -> Option<(Header, Framing)> {
+    pub(super) fn sync_parts(self) -> Option<(Header, Framing)> {
         match self {
             Feed::SyncTenWebSocket => Some((Header::Ten, Framing::WebSocket)),
             Feed::SyncFiveWebSocket => Some((Header::Five, Framing::WebSocket)),
@@ -79,60 +109,64 @@ impl Feed {
             _ => None,
         }
     }
-}
 
-/// Any of the feeds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeedSet(u16);
-
-impl FeedSet {
-    pub fn contains(self, feed: Feed) -> bool {
-        self.0 & (1 << feed as u16) != 0
+    /// The position of a feed in [`Encoded`].
+    pub fn index(self) -> usize {
+        self as usize
     }
 
-    pub fn insert(&mut self, feed: Feed) {
-        self.0 |= 1 << feed as u16;
-    }
-
-    pub fn remove(&mut self, feed: Feed) {
-        self.0 &= !(1 << feed as u16);
-    }
-
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Those that are not in the other.
-    pub fn without(self, other: FeedSet) -> FeedSet {
-        FeedSet(self.0 & !other.0)
-    }
-
-    /// Those that are in both.
-    pub fn and(self, other: FeedSet) -> FeedSet {
-        FeedSet(self.0 & other.0)
-    }
-}
-
-impl FromIterator<Feed> for FeedSet {
-    fn from_iter<I: IntoIterator<Item = Feed>>(feeds: I) -> Self {
-        let mut set = FeedSet::default();
-        feeds.into_iter().for_each(|feed| set.insert(feed));
-        set
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_feed_is_of_one_kind() {
-        let kinds = [Feed::PRESENCE_SETS, Feed::PRESENCE_CHANGES, Feed::MESSAGES];
-        for (at, feed) in Feed::ENCODED.into_iter().enumerate() {
-            assert_eq!(feed as usize, at, "{feed:?}");
-            assert_eq!(kinds.iter().filter(|kind| kind.contains(feed)).count(), 1, "{feed:?}");
+    /// Encodes what changed in a tick; empty when subscribers of this feed need nothing.
+    pub fn encode_tick(
+        self,
+        now: Now,
+        channel: &str,
+        members: &Members,
+        tick: &SetTick<'_>,
+        changes: &[Change],
+    ) -> Arc<[u8]> {
+        match self.kind() {
+            FeedKind::Sets => sync::tick(self, now, channel, members, tick),
+            FeedKind::Changes => foony::changes(self, now, channel, changes),
+            FeedKind::Messages => Arc::default(),
         }
-        assert_eq!(Feed::Changes as usize + 1, Feed::COUNT);
-        assert!(kinds.iter().all(|kind| !kind.contains(Feed::Changes)));
+    }
+
+    /// Encodes everyone who is present: one set, or one change per member.
+    pub fn encode_members(self, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+        match self.kind() {
+            FeedKind::Sets => sync::set(self, now, channel, members),
+            FeedKind::Changes => foony::members(self, now, channel, members),
+            FeedKind::Messages => Arc::default(),
+        }
+    }
+
+    /// Encodes changes, for feeds of [`FeedKind::Changes`].
+    pub fn encode_changes(self, now: Now, channel: &str, changes: &[Change]) -> Arc<[u8]> {
+        foony::changes(self, now, channel, changes)
+    }
+
+    /// Encodes published messages, in order.
+    pub fn encode_messages<'m>(
+        self,
+        channel: &str,
+        messages: impl IntoIterator<Item = &'m Message>,
+    ) -> Arc<[u8]> {
+        foony::messages(self, channel, messages)
     }
 }
+
+/// The bytes of one event, once per feed that has subscribers; indexed by [`Feed::index`].
+pub type Encoded = [Option<Arc<[u8]>>; Feed::COUNT];
+
+const _: () = {
+    let kinds = [Feed::PRESENCE_SETS, Feed::PRESENCE_CHANGES, Feed::MESSAGES];
+    let mut bits = 0;
+    let mut at = 0;
+    while at < kinds.len() {
+        assert!(bits & kinds[at].as_repr() == 0, "a feed has one kind");
+        bits |= kinds[at].as_repr();
+        at += 1;
+    }
+    assert!(bits == Feed::ENCODED.as_repr(), "every encoded feed has a kind");
+    assert!(bits == (1 << Feed::Changes as u16) - 1, "the feed of values is the last one");
+};

@@ -1,16 +1,15 @@
 //! The whole contract of a shard with the world: [`Envelope`] (shard <-> shard) and [`Effect`]
 //! (shard -> shell).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::connection::Parcel;
-use super::poll::{PollAsk, PollOutcome};
-use super::round::PresenceSet;
-use crate::channel::{Change, Draft, Identity, Message, Position, ResumeKey, Room, State};
+use super::home::{Handoff, PollOutcome, PollRequest};
+use crate::channel::{Change, Draft, Identity, Message, PageLimit, Position, ResumeKey, State};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
-use crate::session::{Answer, Feed, FeedSet};
+use crate::session::{Answer, Encoded, Feed, FeedSet};
 
 /// A home shard's entry for a channel, as its owner names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,23 +18,23 @@ pub struct HomeChannelId {
     pub generation: u32,
 }
 
-/// What travels between two shards, in order.
+/// What shards send to each other, and the two halves of one shard. In order between each pair.
 #[derive(Debug)]
 pub enum Envelope {
     /// Home -> owner: do this to a channel of yours.
     Command { from: ShardId, channel: Arc<ChannelKey>, command: Command },
-    /// Owner -> home: what happened to the members; one for all subscribers there.
-    /// `feeds`: what that home had subscribed to when the tick was made. The tick may hold more,
-    /// and a later subscriber must not be shown what its home will not be told the end of.
+    /// Owner -> home: what happened to the members, one event for all subscribers there. `feeds`:
+    /// what that home was subscribed to when the tick was made. The tick may hold more, which later
+    /// subscribers must not receive.
     Presence { to: HomeChannelId, feeds: FeedSet, tick: Arc<PresenceTick> },
-    /// Owner -> home: what was published; one for all subscribers there. `feeds` as for presence.
+    /// Owner -> home: what was published, one event for all subscribers there. `feeds` as above.
     Messages { to: HomeChannelId, feeds: FeedSet, batch: Arc<MessageBatch> },
-    /// Owner -> home: the next messages that one subscriber has missed, and whether that was all.
+    /// Owner -> home: the next messages that one subscriber has missed.
     CaughtUp { to: HomeChannelId, conn: ConnId, messages: Vec<Arc<Message>>, left: Left },
-    /// Owner -> whoever asked: what became of a request.
-    Answer { to: Asker, channel: Arc<ChannelKey>, answer: Answer },
-    /// Owner -> home: the present set, for some or all of its subscribers there.
-    Set { to: HomeChannelId, set: PresenceSet, audience: Audience },
+    /// Owner -> the author of a request: the answer.
+    Answer { to: ReplyTo, channel: Arc<ChannelKey>, answer: Answer },
+    /// Owner -> home: who is present, for some or all of its subscribers there.
+    Snapshot { to: HomeChannelId, snapshot: Snapshot, recipients: Recipients },
     /// Owner -> home: a connection has become a member; what follows is meant for it as well.
     Admitted { to: HomeChannelId, conn: ConnId },
     /// Owner -> home: an announcement was refused, and the connection was no member then. `request`
@@ -48,106 +47,112 @@ pub enum Envelope {
         request: u64,
         reject: Reject,
     },
-    /// Home -> every shard: this session is here; give it the memberships it lost. `greeted_ms`:
-    /// when it greeted, on the clock that all shards share.
+    /// Home -> every shard: this session has returned; give it the memberships it lost.
+    /// `greeted_ms`: when it greeted, on the clock that all shards share.
     Resume { key: Arc<ResumeKey>, addr: ConnAddr, greeted_ms: u64 },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
     Resumed { conn: ConnId, memberships: Vec<ResumedMembership> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
-    Heat { hash: u64, heat: Heat },
+    ChannelLoad { hash: u64, load: ChannelLoad },
     /// Any -> home: a connection moves here.
-    Adopt(Box<Parcel>),
+    Adopt(Box<Handoff>),
     /// Edge -> shard: send your counters.
     Inspect { from: ShardId, request: u64 },
     /// Shard -> edge: the answer to an inspection.
     Inspected { request: u64, counters: Box<Counters> },
     /// Owner -> edge: the members of a channel, in join order.
     Members { to: MembersFor, members: Vec<MemberView> },
-    /// Edge -> shard: something a long-polling client has sent, or waits for.
-    Poll { from: ShardId, number: u64, ask: PollAsk },
-    /// Shard -> edge: the answer to that.
+    /// Edge -> shard: a request of a long-polling client.
+    Poll { from: ShardId, number: u64, request: PollRequest },
+    /// Shard -> edge: the answer to it.
     Polled { number: u64, outcome: PollOutcome },
 }
 
-/// Who asked something of an owner, and how the answer finds its way.
+/// The author of a request to an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum ReplyTo {
     /// A session on the shard that the command came from. `request`: the client's own number.
     Session { conn: ConnId, request: u64 },
-    /// A question of the edge.
+    /// A request of the edge.
     Edge(u64),
 }
 
-/// Whom of a home's subscribers a set is for.
+/// Which of a home's subscribers a snapshot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Everybody but the one who alone made it differ from the set before.
-    All {
-        except: Option<ConnAddr>,
-    },
-    /// Those who wait for an earlier set: that one must not be shown any more.
+pub enum Recipients {
+    /// All but the one whose change alone made it differ from the one before.
+    All { except: Option<ConnAddr> },
+    /// Those who wait for an earlier one, which is outdated.
     Waiting,
-    One(ConnId),
+    /// One subscriber. `request`: what it is the answer to, if not silent.
+    One { conn: ConnId, request: u64 },
 }
 
-/// Is there more of what a subscriber has missed?
+/// Who is present in a channel, encoded for one feed.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub feed: Feed,
+    /// Tells the conflated snapshots of one owner apart. `None` for one of a small channel: it is
+    /// cheap to make anew, so it is not kept for later.
+    pub number: Option<u64>,
+    pub bytes: Arc<[u8]>,
+}
+
+/// Whether a subscriber has missed more messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     Nothing,
     More,
 }
 
-/// Who at the edge wanted to know the members.
+/// Which request of the edge the members answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersFor {
-    /// One question.
     Request(u64),
     /// A watcher that missed changes.
     Watcher(HomeChannelId),
 }
 
-/// Whether a channel has so many local subscribers on one shard that more should not move there.
+/// Whether a channel has so many local subscribers on its owner that more should not move there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heat {
+pub enum ChannelLoad {
     Hot,
     Normal,
 }
 
-/// What a home shard asks of the owner of a channel.
+/// What a home requests of the owner of a channel.
 #[derive(Debug)]
 pub enum Command {
     /// Enter as a member, or replace the state.
     Announce(Box<Announcement>),
     /// The member is gone for good.
     Leave { addr: ConnAddr },
-    /// The member's connection was lost; keep its place for the channel's grace.
+    /// The member's connection was lost; it keeps its place for the channel's grace.
     Linger { addr: ConnAddr },
     /// This home has subscribers of a feed, from here on.
     Subscribe { feed: Feed, home: HomeChannelId },
     /// This home has no more subscribers of a feed.
     Unsubscribe { feed: Feed },
-    /// Send the present set to some subscribers.
-    Snapshot { feed: Feed, home: HomeChannelId, audience: Audience },
+    /// Send who is present to some subscribers of a feed.
+    Snapshot { feed: Feed, home: HomeChannelId, recipients: Recipients },
     /// Send the members to the edge.
     Members { to: MembersFor },
-    /// One subscriber wants messages from here on, and those after the cursor.
-    Attach { asker: Asker, feed: Feed, after: Option<Position>, replay: Replaying },
-    /// One subscriber wants changes of members from here on, and who is present.
-    Watch { asker: Asker, feed: Feed },
+    /// One subscriber receives messages from here on, and those after the cursor.
+    Attach { reply_to: ReplyTo, feed: Feed, after: Option<Position>, replay: Replaying },
     /// Number, store and deliver a message.
-    Publish { asker: Asker, draft: Box<Draft> },
+    Publish { reply_to: ReplyTo, draft: Box<Draft> },
     /// Send the newest messages, or the newest before a place.
-    History { asker: Asker, before: Option<Position>, room: Room },
+    History { reply_to: ReplyTo, before: Option<Position>, limit: PageLimit },
     /// Send the oldest messages after a serial, as a page of history.
-    HistoryForward { asker: Asker, after: u64, room: Room },
+    HistoryForward { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// Send all messages after a serial, or as many as there is room for.
-    Fetch { asker: Asker, after: u64, room: Room },
+    Fetch { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
 }
 
-/// A state, and whose it is.
+/// A state and its author.
 #[derive(Debug)]
 pub struct Announcement {
     pub addr: ConnAddr,
@@ -158,7 +163,7 @@ pub struct Announcement {
     pub state: State,
     /// Tells the announcements of a home apart when one is refused.
     pub number: u32,
-    pub welcome: Welcome,
+    pub reply: AnnounceReply,
 }
 
 /// What a returning session is a member of again.
@@ -169,16 +174,16 @@ pub struct ResumedMembership {
     pub state: State,
 }
 
-/// What its author expects of an announcement.
+/// What the author of an announcement receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Welcome {
-    /// To be shown the set on entering.
-    Set(Feed),
+pub enum AnnounceReply {
+    /// This feed, as long as it is a member.
+    Feed(Feed),
     /// An answer to this request.
     Answer(u64),
 }
 
-/// Does a subscriber want what it may have missed?
+/// Whether a subscriber wants what it may have missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaying {
     Wanted,
@@ -186,30 +191,28 @@ pub enum Replaying {
     Needless,
 }
 
-/// Everything subscribers of one channel are sent of its messages at once: encoded once per feed.
+/// Messages that one channel routes at once.
 #[derive(Debug)]
 pub struct MessageBatch {
-    /// One entry per feed that somebody subscribes to; indexed by [`Feed`].
-    pub encoded: [Option<Arc<[u8]>>; Feed::COUNT],
+    pub encoded: Encoded,
     /// Of the first stored message; `None` when none is.
     pub first_serial: Option<u64>,
     pub messages: u32,
 }
 
-/// Everything subscribers of one channel are told at once: encoded once per feed.
+/// Changes of members that one channel routes at once.
 #[derive(Debug)]
 pub struct PresenceTick {
     pub changes: Vec<Change>,
-    /// One entry per feed that somebody subscribes to; indexed by [`Feed`].
-    pub encoded: [Option<Arc<[u8]>>; Feed::COUNT],
-    /// The one connection that need not be told, because it did all this itself.
+    pub encoded: Encoded,
+    /// The connection that made all these changes; feeds of sets leave it out.
     pub except: Option<ConnAddr>,
 }
 
 impl PresenceTick {
-    /// Is anybody told anything?
-    pub fn is_something(&self) -> bool {
-        !self.changes.is_empty() || self.encoded.iter().any(Option::is_some)
+    /// True when no subscriber receives anything.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.encoded.iter().all(Option::is_none)
     }
 }
 
@@ -226,13 +229,14 @@ pub struct MemberView {
     pub lingering: bool,
 }
 
-/// Does a peer whose connection is closed have more to say?
+/// How the socket of a connection that has ended is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parting {
-    /// It may be sending; what comes is received and dropped, so that it can read our last words.
-    MayGoOn,
-    /// It has said goodbye, or ended its stream.
-    HeardOut,
+pub enum CloseMode {
+    /// The peer may be sending. What arrives is received and dropped, so that no reset keeps it
+    /// from reading what was written last.
+    Linger,
+    /// The peer has closed its side.
+    Immediate,
 }
 
 /// What a shard asks of the shell that drives it.
@@ -241,9 +245,9 @@ pub enum Effect {
     /// Put this into the mailbox of another shard; there is room for it.
     Send { to: ShardId, envelope: Envelope },
     /// Write what is queued, then close the socket and call `handle_released`.
-    Close { conn: ConnId, parting: Parting },
-    /// Stop receiving; once nothing is under way for this socket, call `handle_detached`.
+    Close { conn: ConnId, mode: CloseMode },
+    /// Stop receiving; once nothing is in progress for this socket, call `handle_detached`.
     Detach { conn: ConnId },
     /// This socket, detached elsewhere, is now this connection's: start receiving.
-    Attach { conn: ConnId, socket: i32 },
+    Attach { conn: ConnId, socket: OwnedFd },
 }

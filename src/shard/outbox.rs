@@ -106,6 +106,15 @@ impl Outbox {
         self.local.pop_front()
     }
 
+    /// Envelopes to this very shard that have not been handled.
+    pub fn local_len(&self) -> usize {
+        self.local.len()
+    }
+
+    pub fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
     pub fn is_drained(&self) -> bool {
         self.effects.is_empty()
     }

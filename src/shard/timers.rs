@@ -1,4 +1,4 @@
-//! When the shard must be called again although nothing arrives.
+//! When the shard must be called although nothing arrives.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,30 +6,29 @@ use std::collections::BinaryHeap;
 use crate::ids::ConnId;
 use crate::session::Feed;
 
-/// What is due. A timer that outlived its cause finds nothing to do.
+/// What is due. A timer whose cause is gone has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// Look over all connections.
+    /// Check the time-outs of all connections.
     Sweep,
-    /// Tell watchers of this owned channel what changed.
+    /// Flush the changes of this owned channel.
     Flush { slot: u32, generation: u32 },
-    /// Make the large set of this owned channel for those who wait for it.
-    LargeSet { slot: u32, generation: u32 },
-    /// Go on with a round of this home's channel that rests.
-    Round { slot: u32, generation: u32, feed: Feed },
-    /// Forget a set of this home's channel, unless somebody has needed it since.
-    KeptSet { slot: u32, generation: u32, feed: Feed },
+    /// Make the snapshot of this owned channel that subscribers wait for.
+    Snapshot { slot: u32, generation: u32 },
+    /// Continue a paused snapshot sweep of this home's channel.
+    SnapshotSweep { slot: u32, generation: u32, feed: Feed },
+    /// Drop the snapshot of this home's channel, unless it was used since.
+    SnapshotExpiry { slot: u32, generation: u32, feed: Feed },
     /// The grace of a lost member is over.
     Grace { grace: u64 },
-    /// Send held-back presence to a connection that asked for fewer frames, or to the owner what a
-    /// fast sender announced meanwhile.
-    Pace { conn: ConnId },
-    /// Look for messages and channels that need not be kept any longer.
+    /// Send presence that a connection's rate hint held back, and updates that its rate limit did.
+    Rate { conn: ConnId },
+    /// Expire messages and channels.
     Retention,
 }
 
-/// Earliest first. Bounded: one sweep, one flush and one large set per channel, two per round, one
-/// grace per loss, one pace per connection, one retention.
+/// Earliest first. Bounded: one sweep, one flush and one snapshot per channel, two per snapshot
+/// sweep, one grace per loss, one rate per connection, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

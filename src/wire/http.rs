@@ -1,5 +1,5 @@
-//! The HTTP/1.1 request head: a WebSocket handshake (RFC 6455 section 4.2), or something for the
-//! edge.
+//! The HTTP/1.1 request head: a WebSocket handshake (RFC 6455 section 4.2), or a plain request for
+//! the edge.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
@@ -13,29 +13,29 @@ use crate::limits::{CHANNEL_NAME_BYTES_MAX, REQUEST_HEADERS_MAX};
 /// Appended to the client's key before hashing (RFC 6455 section 1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Some clients fill the four bits that sixteen bytes leave over; nothing depends on them.
+/// Some clients set the four unused bits after the sixteen bytes; they are ignored.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// What the bytes at the front of a connection are.
+/// The request head at the front of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// The head's end has not arrived. Call again with the same bytes and more.
+    /// The head is incomplete. Call again with the same bytes and more.
     Incomplete,
-    /// A WebSocket handshake that obeys every rule.
+    /// A valid WebSocket handshake.
     Upgrade(Upgrade<'a>),
-    /// A well-formed head that does not ask for a WebSocket.
+    /// A valid head that does not request a WebSocket.
     Plain(Plain<'a>),
 }
 
-/// A WebSocket handshake, ready to be answered with [`switching_protocols`].
+/// A WebSocket handshake, to be answered with [`switching_protocols`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgrade<'a> {
     /// Path of the request target, from its first slash; still percent-encoded.
     pub path: &'a str,
-    /// What follows `?`; still percent-encoded.
+    /// The query after `?`; still percent-encoded.
     pub query: Option<&'a str>,
     pub key: AcceptKey,
     pub host: &'a str,
@@ -43,7 +43,7 @@ pub struct Upgrade<'a> {
     pub user_agent: Option<&'a str>,
     /// The first `Sec-WebSocket-Protocol` header: names separated by commas.
     pub protocols: Option<&'a str>,
-    /// Bytes up to and with the empty line. What follows are frames.
+    /// Length of the head including the empty line. Frames follow it.
     pub head_bytes: usize,
 }
 
@@ -52,20 +52,20 @@ pub struct Upgrade<'a> {
 pub struct Plain<'a> {
     pub method: &'a str,
     pub target: &'a str,
-    /// Bytes up to and with the empty line. What follows is a body or the next request.
+    /// Length of the head including the empty line. A body or the next request follows it.
     pub head_bytes: usize,
 }
 
-/// Why a request head is answered with an error and the connection closed.
+/// Errors in a request head. The client receives an error response, and the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// 400, with what is wrong.
+    /// 400, with the reason.
     #[error("{0}")]
     Bad(&'static str),
     /// 405.
     #[error("a WebSocket upgrade must be a GET request")]
     Method,
-    /// 408. Never found by [`parse`], which has no clock.
+    /// 408. Not returned by [`parse`], which has no clock.
     #[error("the request did not arrive in time")]
     Timeout,
     /// 426.
@@ -74,7 +74,7 @@ pub enum HeadError {
     /// 431.
     #[error("the request head is too large")]
     TooLarge,
-    /// 503. Never found by [`parse`]: the server is about to stop.
+    /// 503. Not returned by [`parse`].
     #[error("the server is shutting down, try again at once")]
     ShuttingDown,
     /// 505.
@@ -96,13 +96,14 @@ impl HeadError {
         }
     }
 
-    /// Status phrase and the headers that this error owes the client.
+    /// Status phrase and the headers that this status requires.
     fn phrase_and_headers(self) -> (&'static str, &'static str) {
         match self {
             HeadError::Bad(_) => ("Bad Request", "Connection: close\r\n"),
             HeadError::Method => ("Method Not Allowed", "Connection: close\r\nAllow: GET\r\n"),
             HeadError::Timeout => ("Request Timeout", "Connection: close\r\n"),
-            // RFC 9110 sections 15.5.22 and 7.8: 426 names the protocol, `Connection` lists it.
+            // RFC 9110 sections 15.5.22 and 7.8: `Upgrade` is required, and `Connection` must list
+            // it.
             HeadError::WebSocketVersion => (
                 "Upgrade Required",
                 "Connection: close, Upgrade\r\nUpgrade: websocket\r\n\
@@ -116,7 +117,7 @@ impl HeadError {
         }
     }
 
-    /// The whole response, its body one line of text. The connection closes after it.
+    /// The whole response, with one line of text as its body. The connection is closed after it.
     pub fn response(self) -> Vec<u8> {
         let (phrase, headers) = self.phrase_and_headers();
         let body = format!("{self}\n");
@@ -146,8 +147,8 @@ impl From<HeadError> for Disconnect {
 pub struct AcceptKey([u8; 28]);
 
 impl AcceptKey {
-    /// The answer to a client's `Sec-WebSocket-Key` (RFC 6455 section 4.2.2); `None` when that is
-    /// not the Base64 of 16 bytes.
+    /// The value for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2); `None` if that is not the
+    /// Base64 of 16 bytes.
     pub fn answering(key: &[u8]) -> Option<Self> {
         let mut nonce = [0; 18];
         let nonce_bytes = KEY_BASE64.decode_slice(key, &mut nonce).ok()?;
@@ -162,18 +163,18 @@ impl AcceptKey {
     }
 }
 
-/// Reads the request head at the front of `bytes`, which must begin where the connection began.
-/// The answer does not depend on how the bytes were cut into reads; nothing past `head_bytes_max`
-/// is looked at, so a call costs at most that many bytes of scanning.
+/// Parses the request head at the front of `bytes`, which must start at the start of the
+/// connection. The result does not depend on how the bytes are split into reads. Bytes after
+/// `head_bytes_max` are not read, so a call scans at most that many bytes.
 ///
 /// # Errors
-/// [`HeadError`], as soon as the bytes cannot become an acceptable head.
+/// [`HeadError`], as soon as the bytes cannot become a valid head.
 pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<'_>, HeadError> {
     let window = &bytes[..bytes.len().min(head_bytes_max)];
     let mut headers = [EMPTY_HEADER; REQUEST_HEADERS_MAX];
     let mut request = Request::new(&mut headers);
     match request.parse(window) {
-        Ok(Status::Complete(head_bytes)) => judge(&request, head_bytes),
+        Ok(Status::Complete(head_bytes)) => classify(&request, head_bytes),
         Ok(Status::Partial) if bytes.len() > window.len() => Err(HeadError::TooLarge),
         Ok(Status::Partial) => Ok(Parsed::Incomplete),
         Err(Error::TooManyHeaders) => Err(HeadError::TooLarge),
@@ -182,16 +183,17 @@ pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<'_>, HeadErro
     }
 }
 
-/// Whether [`parse`] need not be called when `more` follows a head of `unread` bytes that it found
-/// incomplete. It must be when `more` ends a line, has a control character, or passes the limit;
-/// so a head that arrives byte by byte is scanned once a line and not once a byte.
+/// Whether the head is still incomplete after `more`, so that [`parse`] need not be called;
+/// `unread` is the length of the incomplete head before it. The result is false if `more` ends a
+/// line, has a control character, or exceeds the limit. A head that arrives byte by byte is thus
+/// scanned once per line, not once per byte.
 pub fn stays_incomplete(unread: usize, more: &[u8], head_bytes_max: usize) -> bool {
     let is_plain = |byte: &u8| !byte.is_ascii_control() || *byte == b'\t';
     unread + more.len() <= head_bytes_max && more.iter().all(is_plain)
 }
 
-/// Length of the empty lines before a request line, which RFC 9112 section 2.2 has servers ignore.
-/// Taken off the stream they are scanned once, however they arrive.
+/// Length of the empty lines before a request line, which servers must ignore (RFC 9112 section
+/// 2.2). The caller removes them, so that they are scanned only once.
 pub fn empty_lines(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
@@ -200,11 +202,11 @@ pub fn empty_lines(bytes: &[u8]) -> usize {
     bytes.len() - rest.len()
 }
 
-fn judge<'a>(request: &Request<'_, 'a>, head_bytes: usize) -> Result<Parsed<'a>, HeadError> {
+fn classify<'a>(request: &Request<'_, 'a>, head_bytes: usize) -> Result<Parsed<'a>, HeadError> {
     let target = request.path.unwrap_or_default();
     let method = request.method.unwrap_or_default();
     let headers = Headers(request.headers);
-    if !headers.ask_for_websocket() {
+    if !headers.request_websocket() {
         return Ok(Parsed::Plain(Plain { method, target, head_bytes }));
     }
     if method != "GET" {
@@ -239,8 +241,8 @@ fn upgrade<'a>(
     })
 }
 
-/// Path and query of a request target in origin form, or in the absolute form that RFC 9112
-/// section 3.2.2 obliges servers to take.
+/// Path and query of a request target in origin form, or in absolute form, which servers must
+/// accept (RFC 9112 section 3.2.2).
 fn split_target(target: &str) -> Result<(&str, Option<&str>), HeadError> {
     let origin_form = match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
@@ -261,7 +263,7 @@ fn text(value: &[u8]) -> Result<&str, HeadError> {
     std::str::from_utf8(value).map_err(|_| HeadError::Bad("a header value is not UTF-8"))
 }
 
-/// Headers of one request. Names are compared without regard to case.
+/// Headers of one request. Names are case-insensitive.
 struct Headers<'h, 'a>(&'h [Header<'a>]);
 
 impl<'a> Headers<'_, 'a> {
@@ -274,25 +276,25 @@ impl<'a> Headers<'_, 'a> {
         self.all(name).next()
     }
 
-    /// The value of a header that must be there exactly once; else 400 with `complaint`.
-    fn single(&self, name: &str, complaint: &'static str) -> Result<&'a [u8], HeadError> {
+    /// The value of a header that must occur exactly once; otherwise 400 with `message`.
+    fn single(&self, name: &str, message: &'static str) -> Result<&'a [u8], HeadError> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (Some(value), None) => Ok(value),
-            _ => Err(HeadError::Bad(complaint)),
+            _ => Err(HeadError::Bad(message)),
         }
     }
 
-    /// Is `token` in the comma-separated lists of this header?
+    /// Whether `token` is in the comma-separated lists of this header.
     fn list_has(&self, name: &str, token: &str) -> bool {
         self.all(name)
             .flat_map(|value| value.split(|&byte| byte == b','))
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// A key without `Upgrade` is a handshake that lost a hop-by-hop header at a proxy; it is
-    /// told so instead of being taken for plain HTTP.
-    fn ask_for_websocket(&self) -> bool {
+    /// A request with a key but without `Upgrade` is a handshake that lost a hop-by-hop header at a
+    /// proxy. It gets a specific error and is not treated as plain HTTP.
+    fn request_websocket(&self) -> bool {
         self.list_has("upgrade", "websocket") || self.first("sec-websocket-key").is_some()
     }
 
@@ -315,8 +317,8 @@ impl<'a> Headers<'_, 'a> {
     }
 }
 
-/// The response that completes a handshake. `protocol` is the one subprotocol chosen from those
-/// the client offered; extensions are never accepted.
+/// The response that completes a handshake. `protocol` is the subprotocol selected from the offered
+/// ones; extensions are never accepted.
 pub fn switching_protocols(key: &AcceptKey, protocol: Option<&str>) -> Vec<u8> {
     let mut out = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -330,9 +332,9 @@ pub fn switching_protocols(key: &AcceptKey, protocol: Option<&str>) -> Vec<u8> {
     out
 }
 
-/// The channel that the first `channel=` of a query names, percent-decoded (`+` is itself). It
-/// only helps placement, so whatever is not a name of 1 to [`CHANNEL_NAME_BYTES_MAX`] bytes of
-/// UTF-8 is no hint.
+/// The channel in the first `channel=` of a query, percent-decoded (`+` is literal). It only
+/// affects placement, so anything but a name of 1 to [`CHANNEL_NAME_BYTES_MAX`] bytes of UTF-8 is
+/// ignored.
 pub fn channel_hint(query: &str) -> Option<String> {
     let encoded = query.split('&').find_map(|pair| pair.strip_prefix("channel="))?;
     let mut bytes = encoded.bytes();
@@ -373,7 +375,7 @@ mod tests {
         format!("{request_line}\r\n{lines}\r\n").into_bytes()
     }
 
-    /// A handshake in which the header at `place` is another.
+    /// A handshake with the header at `place` replaced.
     fn with(place: usize, header: &str) -> Vec<u8> {
         let mut headers = GOOD;
         headers[place] = header;
@@ -385,7 +387,7 @@ mod tests {
         head("GET / HTTP/1.1", &[&GOOD[..], &[header]].concat())
     }
 
-    /// Parses at once, as a growing prefix, and byte by byte as a shard does, which must agree.
+    /// Parses at once, as a growing prefix, and byte by byte as a shard does. All must agree.
     fn parse_any_split(bytes: &[u8]) -> Result<Parsed<'_>, HeadError> {
         let parse = |bytes| parse(bytes, REQUEST_HEAD_BYTES_MAX);
         let at_once = parse(bytes);
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_handshake_of_the_rfc_is_answered_as_in_the_rfc() {
+    fn the_example_of_the_rfc_is_answered_as_in_the_rfc() {
         let mut bytes = head("GET /chat?channel=a%20b&x=1 HTTP/1.1", &GOOD);
         let head_bytes = bytes.len();
         bytes.extend(b"\x81\x80frames");
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_any_case_make_a_handshake() {
+    fn header_lists_and_any_case_are_accepted() {
         let table = [
             with(1, "connection: keep-alive, uPgRaDe"),
             with(1, "Connection: keep-alive\r\nConnection: Upgrade"),
@@ -456,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_come_apart_into_path_and_query() {
+    fn targets_are_split_into_path_and_query() {
         let table = [
             ("/", ("/", None)),
             ("/a/b?", ("/a/b", Some(""))),
@@ -472,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_ask_for_a_websocket_goes_to_the_edge_whole() {
+    fn requests_without_an_upgrade_are_plain() {
         let table = [
             ("GET", head("GET /time HTTP/1.1", &["Host: x"])),
             ("GET", head("GET / HTTP/1.0", &[])),
@@ -491,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_that_breaks_a_rule_gets_its_status() {
+    fn invalid_handshakes_get_their_status() {
         let table = [
             (400, with(0, "X-Host: x")),
             (400, plus("Host: second")),
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_1_is_refused_without_waiting_for_the_rest() {
+    fn other_protocols_are_refused_early() {
         let table: [(u16, &[u8]); 6] = [
             (505, b"GET / HTTP/2.0\r\n"),
             (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
@@ -552,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_past_the_limit_is_not_seen() {
+    fn errors_after_the_limit_are_ignored() {
         let mut bytes = plus(&format!("A: {}", "x".repeat(REQUEST_HEAD_BYTES_MAX)));
         bytes.extend(b"\0\0\0");
         assert_eq!(status(&bytes), 431);
@@ -582,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_lines_before_a_head_are_measured() {
+    fn empty_lines_before_a_head_are_counted() {
         let table: [(&[u8], usize); 6] = [
             (b"", 0),
             (b"GET / HTTP/1.1\r\n\r\n", 0),
@@ -630,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_hint_is_a_decodable_name_or_nothing() {
+    fn a_channel_hint_is_a_valid_name_or_none() {
         let longest = "x".repeat(CHANNEL_NAME_BYTES_MAX);
         let table = [
             ("channel=doc:1", Some("doc:1")),

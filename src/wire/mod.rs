@@ -1,7 +1,7 @@
-//! Bytes <=> messages, one module per protocol.
+//! Codecs: bytes to messages and back, one module per protocol.
 //!
-//! Invariant: no decoder allocates for a length that was only declared, recurses on input or
-//! panics. Must never know: sessions, channels, sockets, time.
+//! Invariant: no decoder allocates for a declared length, recurses on input or panics. Must never
+//! know: sessions, channels, sockets, time.
 
 pub mod foony;
 pub mod http;

@@ -1,6 +1,6 @@
-//! The PROXY protocol header: what a load balancer puts before the bytes of a connection to say
-//! where that came from. Versions 1 and 2 of the specification of HAProxy
-//! (`doc/proxy-protocol.txt`, 2020). It is checked and measured; what it says has no use yet.
+//! The PROXY protocol header, which a load balancer sends before the bytes of a connection to
+//! report its origin. Versions 1 and 2 of the specification of HAProxy (`doc/proxy-protocol.txt`,
+//! 2020). The header is validated and its length determined; its addresses are not used yet.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -8,37 +8,37 @@ use std::str::FromStr;
 use crate::error::FrameError;
 use crate::limits::PROXY_HEADER_BYTES_MAX;
 
-/// What a line of version 1 begins with (section 2.1).
+/// Prefix of a version 1 line (section 2.1).
 const V1_PREFIX: &[u8] = b"PROXY ";
 
-/// The longest line of version 1, its end included (section 2.1).
+/// Maximum length of a version 1 line, including its end (section 2.1).
 const V1_BYTES_MAX: usize = 107;
 
-/// What a header of version 2 begins with (section 2.2).
+/// Signature of a version 2 header (section 2.2).
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Signature, version and command, family, and length of what follows.
+/// Signature, version and command, family, and length of the rest.
 const V2_FIXED_BYTES: usize = V2_SIGNATURE.len() + 4;
 
-/// Length of the header at the front of `bytes`, which must begin where the connection began;
-/// `None` when its end has not arrived. The answer does not depend on how the bytes were cut into
+/// Length of the header at the front of `bytes`, which must start at the start of the connection;
+/// `None` if the header is incomplete. The result does not depend on how the bytes are split into
 /// reads.
 ///
 /// # Errors
-/// [`FrameError::Header`] when this is no header, [`FrameError::TooLong`] when it is longer than
-/// [`PROXY_HEADER_BYTES_MAX`].
+/// [`FrameError::Header`] if this is not a valid header, [`FrameError::TooLong`] if it is longer
+/// than [`PROXY_HEADER_BYTES_MAX`].
 pub fn parse(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-    if begins(bytes, V1_PREFIX) {
+    if matches_prefix(bytes, V1_PREFIX) {
         parse_v1(bytes)
-    } else if begins(bytes, V2_SIGNATURE) {
+    } else if matches_prefix(bytes, V2_SIGNATURE) {
         parse_v2(bytes)
     } else {
         Err(FrameError::Header)
     }
 }
 
-/// Whether `bytes` begin with `prefix`, as far as they have arrived.
-fn begins(bytes: &[u8], prefix: &[u8]) -> bool {
+/// Whether the bytes received so far match `prefix`.
+fn matches_prefix(bytes: &[u8], prefix: &[u8]) -> bool {
     bytes.iter().zip(prefix).all(|(byte, expected)| byte == expected)
 }
 
@@ -74,7 +74,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     };
     let rest = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     let addresses = match (command, family) {
-        // LOCAL, as in health checks: the family means nothing.
+        // LOCAL, used by health checks: the family is ignored.
         (0x20, _) => 0,
         (0x21, 0x00) => 0,
         (0x21, 0x11 | 0x12) => 12,
@@ -96,12 +96,12 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
 mod tests {
     use super::*;
 
-    /// Parses at once and as a growing prefix, which must agree.
+    /// Parses the bytes at once and as a growing prefix. Both must agree.
     fn parse_any_split(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let at_once = parse(bytes);
         let mut grown = (0..bytes.len()).map(|len| parse(&bytes[..len]));
-        if let Some(settled) = grown.find(|parsed| *parsed != Ok(None)) {
-            assert_eq!(settled, at_once, "the answer depends on the cut");
+        if let Some(parsed) = grown.find(|parsed| *parsed != Ok(None)) {
+            assert_eq!(parsed, at_once, "the result depends on the split");
         }
         at_once
     }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_header_is_measured_and_what_follows_is_not_looked_at() {
+    fn the_length_of_every_kind_of_header_is_found_whatever_follows() {
         let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(V1_BYTES_MAX - 16));
         let table = [
             b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n".to_vec(),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn invalid_headers_are_refused() {
         use FrameError::{Header, TooLong};
         let no_end = format!("PROXY UNKNOWN {}\r\n", "f".repeat(V1_BYTES_MAX - 15));
         let table = [
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_refused_before_it_is_known_to_be_wrong() {
+    fn valid_prefixes_are_not_refused() {
         for bytes in [&b""[..], b"P", b"PROXY ", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 ", b"\r\n\r\n\0"] {
             assert_eq!(parse(bytes), Ok(None), "{}", bytes.escape_ascii());
         }

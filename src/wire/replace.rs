@@ -1,11 +1,12 @@
-//! Headers whose length shows only when what they stand before is written.
+//! Replaces a header whose length is known only after the body is written.
 
 use std::ops::Range;
 
-/// Puts `bytes`, as many or more, where `range` is in `out`; what follows moves.
+/// Replaces `range` of `out` by `bytes`, which are at least as long. The bytes after the range
+/// move.
 ///
 /// # Panics
-/// Fewer bytes than the range has.
+/// If `bytes` are shorter than the range.
 pub(crate) fn replace(out: &mut Vec<u8>, range: Range<usize>, bytes: &[u8]) {
     assert!(bytes.len() >= range.len(), "{} bytes instead of {range:?}", bytes.len());
     let (end, longer) = (out.len(), bytes.len() - range.len());
@@ -21,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_follows_moves_as_far_as_is_needed() {
+    fn the_bytes_after_the_range_move() {
         let cases: [(Range<usize>, &[u8], &[u8]); 4] = [
             (1..2, b"X", b"aXcd"),
             (1..2, b"XYZ", b"aXYZcd"),

@@ -66,11 +66,11 @@ pub fn start(fault: Fault) -> SocketAddr {
 
 struct Rooms {
     fault: Fault,
-    rooms: BTreeMap<String, Room>,
+    rooms: BTreeMap<String, PageLimit>,
 }
 
 #[derive(Default)]
-struct Room {
+struct PageLimit {
     serial: u64,
     subscribers: Vec<Arc<TcpStream>>,
     /// Of presence.
@@ -244,7 +244,7 @@ impl Rooms {
     }
 }
 
-impl Room {
+impl PageLimit {
     fn deliver(&self, records: &[u8]) {
         // One that left is told by its own thread.
         for stream in &self.subscribers {

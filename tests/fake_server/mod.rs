@@ -53,7 +53,7 @@ pub struct FakeServer {
 impl FakeServer {
     /// Lives until the process ends.
     pub fn start(fault: Fault) -> FakeServer {
-        let room = Arc::new(Mutex::new(Room { fault, ..Room::default() }));
+        let room = Arc::new(Mutex::new(PageLimit { fault, ..PageLimit::default() }));
         let http = listen(room.clone(), Wire::WebSocket);
         FakeServer { http, sync_tcp: listen(room, Wire::Tcp) }
     }
@@ -74,13 +74,13 @@ struct Member {
 
 /// Members by channel, then by connection in the order of connecting.
 #[derive(Default)]
-struct Room {
+struct PageLimit {
     fault: Fault,
     connections: u64,
     channels: BTreeMap<String, BTreeMap<u64, Member>>,
 }
 
-fn listen(room: Arc<Mutex<Room>>, wire: Wire) -> SocketAddr {
+fn listen(room: Arc<Mutex<PageLimit>>, wire: Wire) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -93,7 +93,7 @@ fn listen(room: Arc<Mutex<Room>>, wire: Wire) -> SocketAddr {
     address
 }
 
-fn serve(stream: TcpStream, room: Arc<Mutex<Room>>, wire: Wire) {
+fn serve(stream: TcpStream, room: Arc<Mutex<PageLimit>>, wire: Wire) {
     let id = {
         let mut room = room.lock().unwrap();
         room.connections += 1;
@@ -109,7 +109,7 @@ fn serve(stream: TcpStream, room: Arc<Mutex<Room>>, wire: Wire) {
 struct Connection {
     id: u64,
     stream: TcpStream,
-    room: Arc<Mutex<Room>>,
+    room: Arc<Mutex<PageLimit>>,
     wire: Wire,
     bytes: Vec<u8>,
 }

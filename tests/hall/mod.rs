@@ -14,6 +14,8 @@ use headcount::wire::sync::message::presence::{PresenceLeave, PresenceUpdate};
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Layout, Message};
 
+use crate::fake_sockets::FakeSockets;
+
 pub const CHANNEL: &str = "room:1";
 const APP: &str = "alpha";
 
@@ -54,6 +56,7 @@ pub struct Hall {
     links: Vec<Vec<VecDeque<Envelope>>>,
     inputs: Vec<(usize, Vec<u8>)>,
     places: HashMap<(usize, ConnId), usize>,
+    sockets: FakeSockets,
 }
 
 impl Hall {
@@ -85,6 +88,7 @@ impl Hall {
             links: (0..count).map(|_| link()).collect(),
             inputs: Vec::new(),
             places: HashMap::new(),
+            sockets: FakeSockets::default(),
         }
     }
 
@@ -255,10 +259,12 @@ impl Hall {
                 Effect::Close { conn, .. } => self.shards[shard].handle_released(conn),
                 Effect::Detach { conn } => {
                     let Some(who) = self.places.remove(&(shard, conn)) else { continue };
-                    assert!(self.shards[shard].handle_detached(self.now, conn, who as i32));
+                    let socket = self.sockets.detach(who);
+                    let moved = self.shards[shard].handle_detached(self.now, conn, socket);
+                    assert!(moved.is_ok(), "{conn:?} is to move");
                 }
                 Effect::Attach { conn, socket } => {
-                    let who = socket as usize;
+                    let who = self.sockets.attach(socket);
                     (self.members[who].shard, self.members[who].conn) = (shard, conn);
                     self.places.insert((shard, conn), who);
                 }

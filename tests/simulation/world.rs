@@ -8,12 +8,13 @@ use headcount::counters::Counters;
 use headcount::ids::{ConnId, Now, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
-    Asker, Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollAsk,
-    PollOutcome, Settings, Shard,
+    Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollOutcome,
+    PollRequest, ReplyTo, Settings, Shard,
 };
 use siphasher::sip::SipHasher13;
 
 use super::rng::Rng;
+use crate::fake_sockets::FakeSockets;
 
 /// How long a closed connection may take to let go of its socket, as in the shell.
 const CLOSE_MS: u64 = 2_000;
@@ -49,7 +50,7 @@ pub enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     On(usize, ConnId),
-    InMail,
+    InTransit,
     AtEdge,
     Closed,
 }
@@ -121,6 +122,7 @@ pub struct World {
     /// `links[from][to]`; the last station is the edge.
     pub links: Vec<Vec<Link>>,
     pub sockets: Vec<Socket>,
+    descriptors: FakeSockets,
     homes: Vec<BTreeMap<ConnId, usize>>,
     closing: Vec<VecDeque<(u64, ConnId)>>,
     edge: Vec<Envelope>,
@@ -159,6 +161,7 @@ impl World {
                 .collect(),
             links: (0..=count).map(|_| (0..=count).map(|_| link()).collect()).collect(),
             sockets: Vec::new(),
+            descriptors: FakeSockets::default(),
             homes: vec![BTreeMap::new(); count],
             closing: vec![VecDeque::new(); count],
             edge: Vec::new(),
@@ -262,7 +265,7 @@ impl World {
             && self
                 .sockets
                 .iter()
-                .all(|socket| socket.place != Place::InMail && socket.stage != Stage::Detaching)
+                .all(|socket| socket.place != Place::InTransit && socket.stage != Stage::Detaching)
     }
 
     /// The server stops.
@@ -301,13 +304,13 @@ impl World {
     /// The core has been told that the client's direction ended, or will not be told.
     pub fn has_ended(&self, socket: usize) -> bool {
         let Socket { place, ended_ms, .. } = &self.sockets[socket];
-        ended_ms.is_some() || !matches!(place, Place::On(..) | Place::InMail)
+        ended_ms.is_some() || !matches!(place, Place::On(..) | Place::InTransit)
     }
 
     /// The server has ended the session.
     pub fn is_over(&self, socket: usize) -> bool {
         let Socket { place, stage, .. } = &self.sockets[socket];
-        let here = matches!(place, Place::On(..) | Place::InMail);
+        let here = matches!(place, Place::On(..) | Place::InTransit);
         !here || matches!(stage, Stage::Flushing | Stage::Shut)
     }
 
@@ -348,10 +351,10 @@ impl World {
     }
 
     /// Asks on behalf of a long-polling client; the number of the question.
-    pub fn ask(&mut self, shard: usize, ask: PollAsk) -> u64 {
+    pub fn ask(&mut self, shard: usize, request: PollRequest) -> u64 {
         self.asked += 1;
         let (edge, number) = (self.settings.edge, self.asked);
-        let envelope = Envelope::Poll { from: edge, number, ask };
+        let envelope = Envelope::Poll { from: edge, number, request };
         self.links[edge.index()][shard].queue.push_back(envelope);
         number
     }
@@ -366,12 +369,12 @@ impl World {
         &mut self,
         app: &str,
         channel: &str,
-        command: impl FnOnce(Asker) -> Command,
+        command: impl FnOnce(ReplyTo) -> Command,
     ) -> Answer {
         let key = Arc::new(self.settings.router.key(&app.into(), channel));
         let owner = self.settings.router.shard_of(&key).index();
         self.asked += 1;
-        let asked = Asker::Edge(self.asked);
+        let asked = ReplyTo::Edge(self.asked);
         let (from, command) = (self.settings.edge, command(asked));
         let envelope = Envelope::Command { from, channel: key, command };
         self.shards[owner].handle_envelope(self.now, envelope);
@@ -410,7 +413,7 @@ impl World {
     fn drain(&mut self, s: usize) {
         while let Some(effect) = self.shards[s].poll_effect() {
             if self.hasher.is_some() {
-                self.mix(|| format!("{s} {effect:?}"));
+                self.mix(|| without_descriptors(format!("{s} {effect:?}")));
             }
             self.note(|| format!("{s}: {}", brief(&effect)));
             match effect {
@@ -418,8 +421,8 @@ impl World {
                 Effect::Close { conn, .. } => self.begin_close(s, conn),
                 Effect::Detach { conn } => self.begin_detach(s, conn),
                 Effect::Attach { conn, socket } => {
-                    let at = socket as usize;
-                    assert_eq!(self.sockets[at].place, Place::InMail);
+                    let at = self.descriptors.attach(socket);
+                    assert_eq!(self.sockets[at].place, Place::InTransit);
                     self.sockets[at].place = Place::On(s, conn);
                     self.sockets[at].stage = Stage::Open;
                     self.homes[s].insert(conn, at);
@@ -437,9 +440,10 @@ impl World {
             return self.links[from][to].queue.push_back(envelope);
         }
         match envelope {
-            Envelope::Adopt(parcel) => {
-                self.sockets[parcel.socket as usize].place = Place::AtEdge;
-                self.sockets[parcel.socket as usize].shut = true;
+            Envelope::Adopt(handoff) => {
+                let at = self.descriptors.attach(handoff.socket);
+                self.sockets[at].place = Place::AtEdge;
+                self.sockets[at].shut = true;
             }
             Envelope::Polled { number, outcome } => {
                 self.polled.insert(number, (outcome, self.standstills));
@@ -499,13 +503,16 @@ impl World {
 
     fn finish_detach(&mut self, s: usize, id: ConnId) {
         let at = self.homes[s][&id];
-        // Before the parcel is in the mail: handling it may bring it back at once.
-        self.sockets[at].place = Place::InMail;
-        if self.shards[s].handle_detached(self.now, id, at as i32) {
-            self.homes[s].remove(&id);
-        } else {
-            self.sockets[at].place = Place::On(s, id);
-            self.sockets[at].stage = Stage::Flushing;
+        // Before the handoff is in transit: handling it may bring it back at once.
+        self.sockets[at].place = Place::InTransit;
+        let socket = self.descriptors.detach(at);
+        match self.shards[s].handle_detached(self.now, id, socket) {
+            Ok(()) => _ = self.homes[s].remove(&id),
+            Err(socket) => {
+                self.descriptors.attach(socket);
+                self.sockets[at].place = Place::On(s, id);
+                self.sockets[at].stage = Stage::Flushing;
+            }
         }
     }
 
@@ -673,6 +680,16 @@ fn channel_in(bytes: &[u8]) -> Option<String> {
     let at = bytes.windows(2).position(|two| matches!(two, b"ns"))?;
     let name = bytes[at..].iter().take_while(|b| b.is_ascii_graphic()).take(5);
     String::from_utf8(name.copied().collect()).ok()
+}
+
+/// Numbers of descriptors depend on what else the process has open.
+fn without_descriptors(mut text: String) -> String {
+    const BEFORE: &str = "OwnedFd { fd: ";
+    while let Some(at) = text.find(BEFORE) {
+        let len = text[at..].find('}').expect("the end of a descriptor");
+        text.replace_range(at..at + len, "socket");
+    }
+    text
 }
 
 fn brief(effect: &Effect) -> String {

@@ -1,7 +1,7 @@
 //! `publish`: puts messages into a channel, in order, each acknowledged.
 //!
-//! [`input`] makes the messages, [`window`] knows which of them are under way, [`pipeline`] holds
-//! the conversation with the server.
+//! [`input`] makes the messages, [`window`] knows which of them are under way, [`pipeline`] runs
+//! the connection.
 
 mod input;
 mod message_id;

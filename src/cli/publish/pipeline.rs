@@ -1,4 +1,4 @@
-//! The conversation with the server: sends while there is room, prints what was acknowledged,
+//! One run of `publish`: sends while there is room, prints what was acknowledged,
 //! sends again after a lost connection.
 
 use std::fmt::Write;
@@ -86,7 +86,7 @@ impl Pipeline {
     /// # Errors
     /// The first line that was not published, and why.
     pub fn run(mut self, lines: &Receiver<Line>, when_lost: WhenLost) -> Result<(), Failure> {
-        while let Err(fault) = self.converse(lines) {
+        while let Err(fault) = self.publish_lines(lines) {
             self.reconnect(fault, when_lost)?;
         }
         self.session.close();
@@ -101,7 +101,7 @@ impl Pipeline {
     }
 
     /// Goes on until nothing is left to do on any connection.
-    fn converse(&mut self, lines: &Receiver<Line>) -> Result<(), Fault> {
+    fn publish_lines(&mut self, lines: &Receiver<Line>) -> Result<(), Fault> {
         let none = never();
         loop {
             let takes_more = self.input == Input::Open && self.window.refused().is_none();
@@ -115,7 +115,7 @@ impl Pipeline {
                 Ok::<(), Fault>(())
             });
             if !serials.is_empty() {
-                self.take_heart();
+                self.reset_attempts();
                 self.print(&serials);
             }
             match next? {
@@ -177,7 +177,7 @@ impl Pipeline {
                     self.window.resend(|sent| ask(out, template, sent));
                     output::note("connected again");
                     if self.window.is_empty() {
-                        self.take_heart();
+                        self.reset_attempts();
                     }
                     return Ok(());
                 }
@@ -187,7 +187,7 @@ impl Pipeline {
     }
 
     /// Forgets the attempts that were needed.
-    fn take_heart(&mut self) {
+    fn reset_attempts(&mut self) {
         self.attempts = 0;
         self.caller.succeeded();
     }

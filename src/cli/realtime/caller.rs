@@ -53,12 +53,12 @@ impl Caller {
         self.backoff.wait(u32::MAX)
     }
 
-    /// The last attempt led to what was asked for.
+    /// The last attempt was successful: the next wait is the shortest again.
     pub fn succeeded(&mut self) {
         self.backoff.reset();
     }
 
-    /// What a fault is to whoever ran the command.
+    /// A fault as the user of the command sees it.
     pub fn failure(&self, fault: &Fault) -> Failure {
         let (what, why) = fault.explain(self.address.as_str(), &self.origin);
         Failure::request(what, why)

@@ -1,4 +1,4 @@
-//! Why a conversation with the server ended, or never began.
+//! Why a connection to the server ended, or was never made.
 
 use crate::client::protocol::{Awaited, Closed, Refused};
 use crate::error::Retry;
@@ -30,7 +30,7 @@ impl Fault {
         }
     }
 
-    /// What went wrong and why, for whoever ran the command.
+    /// What went wrong, and why with what to do, for the user of the command.
     pub fn explain(&self, address: &str, origin: &str) -> (String, String) {
         let lost = || format!("lost the server at {address}");
         let closed = match self {

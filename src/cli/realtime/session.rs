@@ -14,10 +14,10 @@ use crate::client::protocol::{
 };
 
 /// How long the server may take to close a connection that cannot be written to any more.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+const CLOSE_FRAME_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long it may take to answer our close.
-const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
+/// How long the server may take to answer our close.
+const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// A wait without a deadline.
 const LONG: Duration = Duration::from_secs(3600);
@@ -111,8 +111,8 @@ impl Session {
         loop {
             self.flush();
             if let Some(fault) = self.unsendable.clone() {
-                // How the server ended it says more than how that was noticed.
-                let chunk = self.chunks.recv_timeout(LAST_WORDS_WITHIN).map_err(|_| fault)?;
+                // The server's close frame says more than the error of the write.
+                let chunk = self.chunks.recv_timeout(CLOSE_FRAME_WITHIN).map_err(|_| fault)?;
                 return self.take(chunk, on_event);
             }
             let now_ms = self.now_ms();
@@ -137,7 +137,7 @@ impl Session {
         if self.unsendable.is_some() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let until = Instant::now() + GOODBYE_WITHIN;
+        let until = Instant::now() + CLOSE_WITHIN;
         while self.chunks.recv_deadline(until).is_ok_and(|chunk| chunk.is_ok()) {}
     }
 

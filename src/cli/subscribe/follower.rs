@@ -1,4 +1,4 @@
-//! The conversation of one connection: subscribes, hears, asks for what is missing.
+//! One connection of `subscribe`: subscribes, takes events, asks for what is missing.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) enum Presence {
     Hidden,
 }
 
-/// Why a conversation stopped before it was done.
+/// Why a connection stopped before its command was done.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The connection: another one may go on.

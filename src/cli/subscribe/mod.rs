@@ -1,7 +1,7 @@
 //! `subscribe`: prints what is published in channels, each message once and in order.
 //!
-//! [`channel`] decides what is printed and asked, and knows no socket; [`follower`] holds the
-//! conversation of one connection, [`line`] writes the lines.
+//! [`channel`] decides what is printed and asked, and knows no socket; [`follower`] runs one
+//! connection, [`line`] writes the lines.
 
 mod channel;
 mod follower;

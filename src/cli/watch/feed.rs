@@ -9,6 +9,7 @@ use super::event::Event;
 use crate::cli::admin_client::{AdminClient, Lines};
 use crate::cli::failure::Failure;
 use crate::cli::place::Place;
+use crate::client::protocol::Backoff;
 
 /// News that wait to be drawn. When they are that many the stream is not read, and the server,
 /// which does not wait either, tells it to start over.
@@ -59,17 +60,20 @@ struct Feed {
 impl Feed {
     fn follow(&self, lines: Lines) -> Result<(), Unheard> {
         let mut stream = Ok(lines);
-        let mut retry = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             let (failure, is_complete) = match stream {
                 Ok(lines) => self.read(lines)?,
                 Err(failure) => (failure, false),
             };
-            retry = if is_complete { RETRY_FIRST } else { retry };
+            if is_complete {
+                backoff.reset();
+            }
+            // All of it: a person reads it.
+            let retry = backoff.wait(u32::MAX);
             let retry_ms = retry.as_millis() as u64;
             self.tell(News::Lost { why: failure.message().to_owned(), retry_ms })?;
             thread::sleep(retry);
-            retry = (retry * 2).min(RETRY_MAX);
             stream = self.client.lines(&self.path);
         }
     }

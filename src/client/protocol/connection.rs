@@ -19,6 +19,9 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LIMITS: MessageLimits =
     MessageLimits { message_bytes_max: MESSAGE_BYTES_MAX, fragments_max: 1024 };
 
+/// How often a client of the sync wire pings, as NodeDB Lite does. The server asks for nothing.
+const SYNC_PING_MS: u64 = 30_000;
+
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -101,14 +104,9 @@ impl Connection {
         }
     }
 
-    /// From now on this much of what arrives is read.
+    /// Sets how much of what arrives is read.
     pub fn set_look(&mut self, look: Look) {
         self.look = look;
-    }
-
-    /// Pings from now on; 0: never. A Foony server that greets sets this by itself.
-    pub fn ping_every(&mut self, now_ms: u64, every_ms: u64) {
-        self.keep_alive.ping_every(now_ms, every_ms);
     }
 
     /// Closes the connection. The server has half a second to close it too.
@@ -166,7 +164,7 @@ impl Connection {
         self.skipping
     }
 
-    /// Up to so many bytes were dropped, or can be; returns how many.
+    /// Counts up to `bytes` of [`Connection::skipping`] as dropped; returns how many.
     pub fn skipped(&mut self, bytes: usize) -> usize {
         let skipped = self.skipping.min(bytes);
         self.skipping -= skipped;
@@ -230,11 +228,10 @@ impl Connection {
                 Some(Incoming::Message { kind: MessageKind::Binary, payload }) => {
                     match self.dialect {
                         Dialect::Foony => self.handle_records(now_ms, &payload, on_event)?,
-                        Dialect::Sync => {
-                            let frame = sync::parse_message(Header::Ten, &payload);
-                            let frame = frame.map_err(|error| self.broken(error))?;
-                            self.handle_frame(now_ms, &frame, on_event)?;
-                        }
+                        Dialect::Sync => match sync::parse_message(Header::Ten, &payload) {
+                            Ok(frame) => self.handle_frame(now_ms, &frame, on_event)?,
+                            Err(error) => self.skip(error)?,
+                        },
                     }
                 }
                 Some(Incoming::Message { kind: MessageKind::Text, .. }) => {
@@ -266,7 +263,10 @@ impl Connection {
                     used += frame.frame_bytes;
                     self.handle_frame(now_ms, &frame, on_event)?;
                 }
-                Parsed::Skip { error, .. } => return Err(self.broken(error))?,
+                Parsed::Skip { frame_bytes, error } => {
+                    self.skip(error)?;
+                    used += frame_bytes;
+                }
             }
         }
     }
@@ -294,9 +294,7 @@ impl Connection {
             rest = others.rest();
             match record.and_then(|record| record.event()) {
                 Ok(event) => self.handle_record(now_ms, event, on_event)?,
-                // A newer server may send more kinds of records.
-                Err(FrameError::UnknownType) if self.phase == Phase::Greeted => {}
-                Err(error) => return Err(self.broken(error))?,
+                Err(error) => self.skip(error)?,
             }
         }
         Ok(())
@@ -324,10 +322,8 @@ impl Connection {
             (Phase::Greeted, _) => {}
             (_, Connected { connection_id, keep_alive_ms, client_id }) => {
                 let keep_alive_ms = *keep_alive_ms;
-                self.enter(now_ms, Phase::Greeted);
-                self.keep_alive.ping_every(now_ms, keep_alive_ms);
                 let greeted = Greeted { connection_id, client_id, keep_alive_ms };
-                return on_event(&mut self.out, Event::Greeted(greeted));
+                return self.greeted(now_ms, greeted, on_event);
             }
             (_, Error { code, message, .. }) => {
                 return Err(Closed::Refused(Refused::new(Some(*code), message)))?;
@@ -335,6 +331,17 @@ impl Connection {
             _ => return Err(self.unexpected("it says something else", FrameError::Header))?,
         }
         on_event(&mut self.out, Event::Foony(event))
+    }
+
+    fn greeted<E: From<Closed>>(
+        &mut self,
+        now_ms: u64,
+        greeted: Greeted<'_>,
+        on_event: &mut impl FnMut(&mut Outbound, Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.enter(now_ms, Phase::Greeted);
+        self.keep_alive.ping_every(now_ms, greeted.keep_alive_ms);
+        on_event(&mut self.out, Event::Greeted(greeted))
     }
 
     fn answered(&mut self, now_ms: u64, id: u64) {
@@ -366,12 +373,20 @@ impl Connection {
                         ack.error.unwrap_or_default(),
                     )))?;
                 }
-                self.enter(now_ms, Phase::Greeted);
-                let connection_id = ack.session_id;
-                let greeted = Greeted { connection_id, client_id: "", keep_alive_ms: 0 };
-                on_event(&mut self.out, Event::Greeted(greeted))
+                let (connection_id, keep_alive_ms) = (ack.session_id, SYNC_PING_MS);
+                let greeted = Greeted { connection_id, client_id: "", keep_alive_ms };
+                self.greeted(now_ms, greeted, on_event)
             }
             message => on_event(&mut self.out, Event::Sync(message)),
+        }
+    }
+
+    /// A newer server may send kinds of messages that are not known yet. All other errors end the
+    /// connection.
+    fn skip(&self, error: FrameError) -> Result<(), Closed> {
+        match (error, self.phase) {
+            (FrameError::UnknownType, Phase::Greeted) => Ok(()),
+            _ => Err(self.broken(error)),
         }
     }
 

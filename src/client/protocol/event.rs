@@ -30,7 +30,7 @@ pub struct Greeted<'a> {
     pub connection_id: &'a str,
     /// Empty on the sync wire.
     pub client_id: &'a str,
-    /// How often the server expects a ping; 0: never.
+    /// How often the connection pings; 0: never.
     pub keep_alive_ms: u64,
 }
 

@@ -65,12 +65,12 @@ fn extent(transport: Transport, bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::wire::sync::{Peer, append_frame, append_presence_broadcast};
     use crate::wire::websocket::{self, Opcode};
 
-    pub(in super::super) fn presence(transport: Transport, members: usize) -> Vec<u8> {
+    fn presence(transport: Transport, members: usize) -> Vec<u8> {
         let peer = Peer { user_id: "somebody", state: &[7; 64], last_seen_ms: 1 };
         let mut frame = Vec::new();
         append_frame(Header::Ten, MessageType::PresenceBroadcast, &mut frame, |body| {

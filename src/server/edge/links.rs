@@ -16,7 +16,7 @@ use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
 use crate::session;
 use crate::shard::{
-    Asker, Command, Envelope, MemberView, MembersFor, Parcel, PollAsk, PollOutcome,
+    Command, Envelope, Handoff, MemberView, MembersFor, PollOutcome, PollRequest, ReplyTo,
 };
 
 /// How long a shard may take to answer.
@@ -82,8 +82,8 @@ impl Links {
     }
 
     /// Moves envelopes both ways. Returns the connections that arrived.
-    pub fn pump(&self) -> Vec<Parcel> {
-        let mut parcels = Vec::new();
+    pub fn pump(&self) -> Vec<Handoff> {
+        let mut handoffs = Vec::new();
         self.mailboxes.borrow().station().count_turn();
         self.send_waiting();
         let peers = self.mailboxes.borrow().peers();
@@ -91,14 +91,14 @@ impl Links {
             loop {
                 let taken = self.mailboxes.borrow_mut().take(peer);
                 match taken {
-                    Some(Envelope::Adopt(parcel)) => parcels.push(*parcel),
+                    Some(Envelope::Adopt(handoff)) => handoffs.push(*handoff),
                     Some(envelope) => self.take(envelope),
                     None => break,
                 }
             }
         }
         self.mailboxes.borrow_mut().wake_touched();
-        parcels
+        handoffs
     }
 
     /// Waits until somebody wakes the edge or has put something into a mailbox.
@@ -152,9 +152,9 @@ impl Links {
         &self,
         owner: ShardId,
         channel: Arc<ChannelKey>,
-        command: impl FnOnce(Asker) -> Command,
+        command: impl FnOnce(ReplyTo) -> Command,
     ) -> Result<session::Answer, NoAnswer> {
-        let question = |number| self.command(channel, command(Asker::Edge(number)));
+        let question = |number| self.command(channel, command(ReplyTo::Edge(number)));
         match self.ask(owner, ANSWER_WITHIN, question).await? {
             Answer::Channel(answer) => Ok(answer),
             _ => Err(NoAnswer),
@@ -166,10 +166,10 @@ impl Links {
         &self,
         shard: ShardId,
         within: Duration,
-        ask: PollAsk,
+        ask: PollRequest,
     ) -> Result<PollOutcome, NoAnswer> {
         let from = self.me();
-        let question = |number| Envelope::Poll { from, number, ask };
+        let question = |number| Envelope::Poll { from, number, request: ask };
         match self.ask(shard, within, question).await? {
             Answer::Polled(outcome) => Ok(outcome),
             _ => Err(NoAnswer),
@@ -266,15 +266,15 @@ impl Links {
                     self.tell(to, || WatchItem::Changes(Arc::clone(&tick)));
                 }
             }
-            Envelope::Answer { to: Asker::Edge(number), answer, .. } => {
+            Envelope::Answer { to: ReplyTo::Edge(number), answer, .. } => {
                 self.answer(number, Answer::Channel(answer));
             }
             Envelope::Polled { number, outcome } => {
                 let unclaimed = self.answer(number, Answer::Polled(outcome));
                 if let Some(Answer::Polled(PollOutcome::Connected { session, .. })) = unclaimed {
                     let (from, number) = (self.me(), self.number());
-                    let ask = PollAsk::Disconnect { session };
-                    self.send(session.shard, Envelope::Poll { from, number, ask });
+                    let ask = PollRequest::Disconnect { session };
+                    self.send(session.shard, Envelope::Poll { from, number, request: ask });
                 }
             }
             other => debug_assert!(false, "the edge was sent {other:?}"),
@@ -341,7 +341,8 @@ mod tests {
     fn an_answer_finds_who_asked_and_a_question_ends_with_who_asked() {
         let (links, mut shard) = links();
         let conversation = async {
-            let asking = links.poll(SHARD, ANSWER_WITHIN, PollAsk::Receive { session: session() });
+            let asking =
+                links.poll(SHARD, ANSWER_WITHIN, PollRequest::Receive { session: session() });
             let answering = async {
                 let Some(Envelope::Poll { number, .. }) = shard.take(EDGE) else { panic!("none") };
                 let polled = Envelope::Polled { number, outcome: PollOutcome::Gone };
@@ -355,8 +356,11 @@ mod tests {
             let gone = async { Err(NoAnswer) };
             assert!(future::or(asking, gone).await.is_err());
             assert!(links.questions.borrow().is_empty(), "nobody asks any more");
-            let late =
-                links.poll(SHARD, Duration::from_millis(1), PollAsk::Connect { bytes: Vec::new() });
+            let late = links.poll(
+                SHARD,
+                Duration::from_millis(1),
+                PollRequest::Connect { bytes: Vec::new() },
+            );
             shard.take(EDGE);
             assert!(late.await.is_err(), "no answer in time");
         };
@@ -371,7 +375,8 @@ mod tests {
         shard.post(ShardId(EDGE as u16), polled).unwrap();
         links.pump();
         let sent = shard.take(EDGE);
-        let Some(Envelope::Poll { ask: PollAsk::Disconnect { session: ended }, .. }) = sent else {
+        let Some(Envelope::Poll { request: PollRequest::Disconnect { session: ended }, .. }) = sent
+        else {
             panic!("{sent:?}")
         };
         assert_eq!(ended, session());

@@ -24,7 +24,7 @@ mod upgrade;
 mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ use super::watchdog::Health;
 use crate::admin::{Access, Surface};
 use crate::auth::{CredentialError, Refusals};
 use crate::ids::{ChannelKey, ShardId};
-use crate::shard::{Parcel, Settings};
+use crate::shard::{Handoff, Settings};
 use body::BodyBudget;
 use connections::{Activity, Connections, Counted};
 use links::Links;
@@ -199,19 +199,18 @@ async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
 
 /// Moves envelopes, and serves the connections that arrived.
 fn adopt_all(edge: &Rc<Edge>) {
-    for parcel in edge.links.pump() {
-        adopt(edge, parcel);
+    for handoff in edge.links.pump() {
+        adopt(edge, handoff);
     }
 }
 
 /// Serves a connection whose first request a shard has read and found to be plain HTTP.
-fn adopt(edge: &Rc<Edge>, parcel: Parcel) {
-    let socket: RawFd = parcel.socket;
-    // SAFETY: the shard gave the descriptor up when it sent the parcel.
-    let stream = unsafe { TcpStream::from_raw_fd(socket) };
+fn adopt(edge: &Rc<Edge>, handoff: Handoff) {
+    // SAFETY: the handoff owns the descriptor and gives it up here.
+    let stream = unsafe { TcpStream::from_raw_fd(handoff.socket.into_raw_fd()) };
     let budgeted = Budgeted(Arc::clone(&edge.budget));
     let Some(counted) = edge.connections.admit(Surface::Public) else { return };
-    let served = serve(Rc::clone(edge), Surface::Public, stream, parcel.unread, counted);
+    let served = serve(Rc::clone(edge), Surface::Public, stream, handoff.unread, counted);
     let edge = Rc::clone(edge);
     glommio::spawn_local(async move {
         if let Some(connection) = served.await {

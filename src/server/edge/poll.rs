@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::links::ANSWER_WITHIN;
 use super::{Edge, body};
 use crate::rest::{self, PollRoute, Refusal, Reply};
-use crate::shard::{PollAsk, PollOutcome, PollSession};
+use crate::shard::{PollOutcome, PollRequest, PollSession};
 
 /// How long a shard may take to answer a client that waits for frames. It answers by itself, with
 /// none, after some 25 s; clients give up after 40 s.
@@ -34,12 +34,12 @@ pub async fn respond(
         PollRoute::Send => send(edge, headers, body).await?,
         PollRoute::Receive => {
             let session = session(edge, headers)?;
-            let ask = PollAsk::Receive { session };
+            let ask = PollRequest::Receive { session };
             edge.links.poll(session.shard, FRAMES_WITHIN, ask).await?
         }
         PollRoute::Disconnect => {
             let session = session(edge, headers)?;
-            let ask = PollAsk::Disconnect { session };
+            let ask = PollRequest::Disconnect { session };
             edge.links.poll(session.shard, ANSWER_WITHIN, ask).await?
         }
     };
@@ -48,7 +48,7 @@ pub async fn respond(
 
 async fn connect(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {
     let mut held = body::read(edge, headers, body, GREETING_BYTES_MAX).await?;
-    let ask = PollAsk::Connect { bytes: std::mem::take(&mut held.bytes) };
+    let ask = PollRequest::Connect { bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(edge.next_shard(), ANSWER_WITHIN, ask).await?)
 }
 
@@ -56,7 +56,7 @@ async fn send(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOu
     let session = session(edge, headers)?;
     let bytes_max = edge.settings.limits.message_bytes_max;
     let mut held = body::read(edge, headers, body, bytes_max).await?;
-    let ask = PollAsk::Send { session, bytes: std::mem::take(&mut held.bytes) };
+    let ask = PollRequest::Send { session, bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.links.poll(session.shard, ANSWER_WITHIN, ask).await?)
 }
 

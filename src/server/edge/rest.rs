@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use super::links::NoAnswer;
 use super::{Edge, body, poll};
 use crate::auth::Operation;
-use crate::channel::{Position, Room};
+use crate::channel::{PageLimit, Position};
 use crate::rest::{
     self, Caller, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route, Walk,
 };
@@ -74,7 +74,7 @@ async fn publish(
     let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
-    let order = |asker| Command::Publish { asker, draft: Box::new(draft) };
+    let order = |reply_to| Command::Publish { reply_to, draft: Box::new(draft) };
     match edge.links.order(owner, key, order).await? {
         Answer::Published { serial } => Ok(rest::published(channel, &id, serial)),
         answer => Err(refused(answer)),
@@ -91,12 +91,12 @@ async fn history(
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History, &edge.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    let room = Room { messages: query.limit, bytes: PAGE_BYTES_MAX };
-    let order = |asker| match query.walk {
+    let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
+    let order = |reply_to| match query.walk {
         Walk::Backwards { before } => {
-            Command::History { asker, before: before.map(Position::Serial), room }
+            Command::History { reply_to, before: before.map(Position::Serial), limit }
         }
-        Walk::Forwards { after, .. } => Command::HistoryForward { asker, after, room },
+        Walk::Forwards { after, .. } => Command::HistoryForward { reply_to, after, limit },
     };
     match edge.links.order(owner, key, order).await? {
         Answer::History { messages, more } => {

@@ -1,7 +1,7 @@
 //! A request for a WebSocket on a connection that has served plain HTTP: it goes back to a shard.
 //! Proxies that keep connections open for their next request, of whatever kind, do this.
 
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use hyper::Request;
@@ -9,7 +9,7 @@ use hyper::header::UPGRADE;
 
 use super::Edge;
 use crate::ids::ShardId;
-use crate::shard::{Envelope, Parcel};
+use crate::shard::{Envelope, Handoff};
 use crate::wire::http::{self, Parsed};
 
 /// A connection that shards serve from here on.
@@ -43,12 +43,9 @@ pub fn hand_over(edge: &Edge, connection: HandOver) {
     let HandOver { socket, unread } = connection;
     let to = hinted_home(edge, &unread).unwrap_or_else(|| edge.next_shard());
     let now_ms = edge.clock.now().mono_ms;
-    let deadline_ms = now_ms + edge.settings.limits.greeting_ms;
-    let parcel = Parcel::of_http(socket.as_raw_fd(), unread, now_ms, deadline_ms);
-    if edge.links.try_send(to, Envelope::Adopt(Box::new(parcel))).is_ok() {
+    let handoff = Handoff::of_http(socket, unread, now_ms);
+    if edge.links.try_send(to, Envelope::Adopt(Box::new(handoff))).is_ok() {
         edge.budget.used.fetch_add(1, Ordering::Relaxed);
-        // The shard owns it.
-        let _: RawFd = socket.into_raw_fd();
     }
 }
 

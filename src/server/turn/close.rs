@@ -7,15 +7,15 @@ use super::TurnLoop;
 use crate::ids::{ConnId, Now};
 use crate::server::ring::Operation;
 use crate::server::sockets::{Stage, token};
-use crate::shard::Parting;
+use crate::shard::CloseMode;
 
 /// How long a closed connection may take to let go of its socket.
 const CLOSE_MS: u64 = 2_000;
 
 impl TurnLoop {
-    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, parting: Parting) {
+    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, mode: CloseMode) {
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.stage = Stage::Flushing(parting);
+            socket.stage = Stage::Flushing(mode);
             self.closing.push_back((now.mono_ms + CLOSE_MS, id));
         } else {
             self.shard.handle_released(id);
@@ -38,10 +38,10 @@ impl TurnLoop {
     fn advance_close(&mut self, id: ConnId, late: bool) -> io::Result<bool> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(true) };
         let flushed = self.shard.queue(id).is_none_or(|queue| queue.is_empty());
-        if let Stage::Flushing(parting) = socket.stage
+        if let Stage::Flushing(mode) = socket.stage
             && (flushed || late || socket.failed)
         {
-            socket.shut_down(parting);
+            socket.shut_down(mode);
             socket.stage = Stage::Shut;
         }
         if socket.stage != Stage::Shut {

@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::server::proxies::Proxies;
 use crate::server::refusals::ShardRefusals;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
-use crate::shard::{Effect, Listener, Parting, Shard};
+use crate::shard::{CloseMode, Effect, Listener, Shard};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
@@ -320,7 +320,7 @@ impl TurnLoop {
             return Ok(());
         };
         self.budget.used.fetch_add(1, Ordering::Relaxed);
-        self.sockets.insert(id, socket.into_raw_fd());
+        self.sockets.insert(id, socket);
         self.receive(id)?;
         self.shard.handle_opened(now, id);
         self.drain_effects(now)
@@ -382,7 +382,7 @@ impl TurnLoop {
         while let Some(effect) = self.shard.poll_effect() {
             match effect {
                 Effect::Send { to, envelope } => self.post(to, envelope),
-                Effect::Close { conn, parting } => self.begin_close(now, conn, parting),
+                Effect::Close { conn, mode } => self.begin_close(now, conn, mode),
                 Effect::Detach { conn } => self.begin_detach(now, conn)?,
                 Effect::Attach { conn, socket } => {
                     self.sockets.insert(conn, socket);
@@ -415,12 +415,13 @@ impl TurnLoop {
         if !socket.is_quiet() {
             return Ok(());
         }
-        let fd = socket.fd();
-        if self.shard.handle_detached(now, id, fd) {
-            self.sockets.release(id);
-            return Ok(());
+        let Some(socket) = self.sockets.remove(id) else { return Ok(()) };
+        if let Err(socket) = self.shard.handle_detached(now, id, socket) {
+            self.sockets.insert(id, socket);
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.stage = Stage::Flushing(CloseMode::Linger);
+            }
         }
-        socket.stage = Stage::Flushing(Parting::MayGoOn);
         Ok(())
     }
 

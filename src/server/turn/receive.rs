@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::TurnLoop;
 use crate::ids::{ConnId, Now};
@@ -105,7 +104,7 @@ impl TurnLoop {
         socket.take(arrival, bytes);
         self.read_bytes += bytes;
         if let Some(buffer) = completion.buffer {
-            self.hand_over(now, id, buffer, completion.result);
+            self.shard.handle_bytes(now, id, self.ring.buffer(buffer, bytes));
             self.ring.give_back(buffer);
             self.acknowledge(id);
         }
@@ -118,7 +117,7 @@ impl TurnLoop {
     /// A peer that sends its greeting in pieces may wait for each to be acknowledged. What comes
     /// later in a session is acknowledged when the kernel sees fit.
     fn acknowledge(&mut self, id: ConnId) {
-        if self.shard.is_owed_acknowledgement(id)
+        if self.shard.needs_quick_ack(id)
             && let Some(socket) = self.sockets.get_mut(id)
         {
             socket.acknowledge();
@@ -136,17 +135,6 @@ impl TurnLoop {
         };
         socket.eager = true;
         self.ring.cancel(token(Operation::Receive, id))
-    }
-
-    /// A fault in handling one connection's bytes ends that connection and nothing else.
-    fn hand_over(&mut self, now: Now, id: ConnId, buffer: u16, result: i32) {
-        let bytes = self.ring.buffer(buffer, usize::try_from(result).unwrap_or(0));
-        let shard = &mut self.shard;
-        let handled = catch_unwind(AssertUnwindSafe(|| shard.handle_bytes(now, id, bytes)));
-        if handled.is_err() {
-            tracing::error!(conn = ?id, "internal fault while handling a connection; it is closed");
-            shard.handle_fault(now, id);
-        }
     }
 
     /// The receive entry is no longer armed: the stream ended, failed, was cancelled, or there were

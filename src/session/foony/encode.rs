@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::{Feed, Present, json_state};
-use crate::channel::{Change, ChangeKind, Content, Identity, Message, Part};
+use super::super::{Feed, json_state};
+use crate::channel::{Change, ChangeKind, Content, Member, Members, Message, Part};
 use crate::ids::Now;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
-/// Room for one message of usual length, made at once instead of in several steps.
+/// PageLimit for one message of usual length, made at once instead of in several steps.
 const MESSAGE_BYTES_USUAL: usize = 256;
 
 /// How events become bytes on a connection.
@@ -111,30 +111,25 @@ pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Arc<[
     out.into()
 }
 
-/// A member as whoever begins to watch is shown it: there is no other word for it than enter.
-pub fn present<'p>(channel: &'p str, member: &'p Present) -> Event<'p> {
+/// Everyone who is present, for one feed. The protocol has no other event for it than enter.
+pub fn members(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+    let mut out = Vec::new();
+    let Some(form) = Form::of_feed(feed) else { return Arc::default() };
+    let mut writer = Writer::new(form, &mut out);
+    members.iter().for_each(|member| writer.event(&present(now, channel, member)));
+    out.into()
+}
+
+fn present<'p>(now: Now, channel: &'p str, member: &'p Member) -> Event<'p> {
     let json = json_state(&member.state);
     Event::Member(foony::Member {
         action: Action::Enter,
-        timestamp_ms: member.announced_wall_ms,
+        timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
         channel: channel.into(),
         client_id: (&*member.identity.user).into(),
         connection_id: (&*member.identity.connection).into(),
         data: &json.data,
         encoding: (&*json.encoding).into(),
-    })
-}
-
-/// A member that left while nobody could be told; its last state is not known any longer.
-pub fn gone<'g>(now: Now, channel: &'g str, identity: &'g Identity) -> Event<'g> {
-    Event::Member(foony::Member {
-        action: Action::Leave,
-        timestamp_ms: now.wall_ms,
-        channel: channel.into(),
-        client_id: (&*identity.user).into(),
-        connection_id: (&*identity.connection).into(),
-        data: &[],
-        encoding: "".into(),
     })
 }
 

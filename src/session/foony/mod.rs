@@ -39,31 +39,33 @@ use bytes::Bytes;
 pub use self::connection_id::secret;
 
 use self::encode::{Form, Writer};
-use super::{Answer, Arrival, Context, Feed, Principal, Request as Asked, Scope, Step};
+use super::dialect::or_never;
+use super::{
+    Answer, Arrival, ChannelRequest, Dialect, Feeds, Input, NO_REQUEST, Principal,
+    Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
+};
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
-use crate::channel::{Content, Draft, Identity, JsonState, Keeping, Part, Position, Resume, State};
+use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{ConnectionName, Moment, Now};
-use crate::limits::{MESSAGE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
+use crate::limits::{Limits, MESSAGE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
 use crate::wire::foony::{
-    self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, check_channel_name,
+    self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, binary,
+    check_channel_name, json,
 };
+use crate::wire::websocket::MessageKind;
 
 /// Messages of history that are sent when the client does not say how many, and at most
 /// (`protocols/foony.md` section 5.6).
 pub const HISTORY_LIMIT_DEFAULT: usize = 100;
 pub const HISTORY_LIMIT_MAX: usize = 1000;
 
-/// The request number of what the server does by itself; nobody is told when it is done.
-pub const NO_REQUEST: u64 = 0;
-
-/// Added to the number of a request that the server makes of another one of the client's: nobody
-/// is told when it is done either.
-pub const ON_BEHALF: u64 = 1 << 63;
-
 /// Clients keep numbers as doubles (`protocols/foony.md` section 0, 11).
 const REQUEST_MAX: u64 = 1 << 53;
+
+/// Close codes after which a client does not come back (`protocols/foony.md` section 5.7).
+const GOODBYES: [u16; 2] = [1000, 1001];
 
 /// Protocol state of one connection.
 #[derive(Debug)]
@@ -81,69 +83,39 @@ enum Refusal {
     Credential(CredentialError),
 }
 
-impl Session {
-    /// A session that has not authenticated.
-    pub fn new(form: Form) -> Self {
-        Session { form, principal: None }
-    }
-
-    pub fn form(&self) -> Form {
-        self.form
-    }
-
-    /// Who the session is; `None` before its auth.
-    pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
-    }
-
-    /// The feed of messages that this session can read.
-    pub fn messages(&self) -> Feed {
-        self.form.messages()
-    }
-
-    /// The feed of presence that this session can read.
-    pub fn presence(&self) -> Feed {
-        self.form.presence()
-    }
-
-    /// Acts on one request; what can be answered at once is appended to `out`.
-    pub fn handle_request<'m>(
+impl Dialect for Session {
+    fn handle<'m>(
         &mut self,
-        cx: &mut Context<'_>,
-        request: Request<'m>,
-        out: &mut Writer<'_>,
-    ) -> Step<'m> {
-        let (id, is_first) = (request.id(), self.principal.is_none());
-        let prepared = match request {
-            Request::Auth(auth) if is_first => return self.authenticate(cx, &auth, out),
-            Request::Auth(_) => Err(Refusal::Reject(Reject::Unsupported)),
-            Request::Ping if !is_first => {
-                out.event(&Event::Pong);
-                return Step::Done;
+        cx: &mut SessionContext<'_>,
+        input: Input<'m>,
+        out: &mut Vec<u8>,
+    ) -> Taken<'m> {
+        match (self.form, input.kind) {
+            (Form::Json, MessageKind::Binary) | (Form::Records, MessageKind::Text) => {
+                return Taken::all(input, SessionOutput::Ignored(Ignored::Text));
             }
-            _ if is_first => Err(Refusal::Reject(Reject::Unauthenticated)),
-            _ if id == NO_REQUEST || id > REQUEST_MAX => {
-                let malformed = Malformed { error: FrameError::Body, id: NO_REQUEST };
-                return self.refuse_malformed(malformed, out);
+            (Form::Json, MessageKind::Text) => {
+                let output = self.handle_decoded(cx, json::decode_request(input.bytes), out);
+                return Taken::all(input, output);
             }
-            request => self.prepare(cx, request),
-        };
-        match prepared {
-            Ok((channel, request)) => Step::Request { id, channel, request },
-            Err(refusal) => refuse(id, &refusal, out),
+            _ => {}
         }
+        let mut records = binary::records(input.bytes);
+        let output = match records.next() {
+            None => SessionOutput::Done,
+            Some(Ok(record)) if record.is_unknown() => {
+                SessionOutput::Ignored(Ignored::Malformed(FrameError::UnknownType))
+            }
+            Some(Ok(record)) => self.handle_decoded(cx, record.request(), out),
+            Some(Err(error)) => {
+                self.handle_decoded(cx, Err(Malformed { error, id: NO_REQUEST }), out)
+            }
+        };
+        Taken { bytes: input.bytes.len() - records.rest().len(), output }
     }
 
-    /// Answers what could not be read.
-    pub fn refuse_malformed(&self, malformed: Malformed, out: &mut Writer<'_>) -> Step<'static> {
-        let message = malformed.error.to_string().into();
-        out.event(&Event::Error { id: malformed.id, code: ErrorCode::BadFrame, message });
-        Step::Ignored(Ignored::Malformed(malformed.error))
-    }
-
-    /// Tells the client what became of a request, and what it brought; only the latter for
-    /// [`NO_REQUEST`] and [`ON_BEHALF`].
-    pub fn answer(&self, now: Now, id: u64, channel: &str, answer: &Answer, out: &mut Writer<'_>) {
+    fn answer(&self, _: Now, id: u64, channel: &str, answer: &Answer, out: &mut Vec<u8>) {
+        let out = &mut Writer::new(self.form, out);
         let acknowledge = |out: &mut Writer<'_>, serial, resumed| {
             if !is_silent(id) {
                 out.event(&Event::Ack { id, serial, resumed });
@@ -163,11 +135,6 @@ impl Session {
                 }
                 acknowledge(out, 0, *resumed);
             }
-            Answer::Watched { left, members } => {
-                left.iter().for_each(|gone| out.event(&encode::gone(now, channel, gone)));
-                members.iter().for_each(|member| out.event(&encode::present(channel, member)));
-                acknowledge(out, 0, None);
-            }
             Answer::History { messages, more } => {
                 let messages = messages.iter().map(|m| encode::delivery(channel, m)).collect();
                 let channel = channel.into();
@@ -181,25 +148,124 @@ impl Session {
         }
     }
 
-    /// What a client must be told before its connection ends, so that it does the right thing next.
-    pub fn farewell(&self, reason: Disconnect, out: &mut Writer<'_>) {
+    fn message_kind(&self) -> MessageKind {
+        match self.form {
+            Form::Json => MessageKind::Text,
+            Form::Records | Form::Stream => MessageKind::Binary,
+        }
+    }
+
+    /// The code of an expired token makes the client fetch a new one.
+    fn farewell(&self, reason: Disconnect, out: &mut Vec<u8>) {
         if reason == Disconnect::TokenExpired {
-            refuse(NO_REQUEST, &Refusal::Reject(Reject::TokenExpired), out);
+            let refusal = Refusal::Reject(Reject::TokenExpired);
+            refuse(NO_REQUEST, &refusal, &mut Writer::new(self.form, out));
+        }
+    }
+
+    fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    fn feeds(&self) -> Feeds {
+        Feeds {
+            messages: Some(self.form.messages()),
+            presence: Some(self.form.presence()),
+            member: None,
+        }
+    }
+
+    /// Clients have promised to ping.
+    fn silences(&self, limits: &Limits, _: u64) -> Silences {
+        let keep_alive_ms = or_never(limits.keep_alive_ms);
+        let (ping_ms, idle_ms) = (or_never(limits.ping_after_ms), or_never(limits.idle_ms));
+        match (keep_alive_ms, idle_ms) {
+            (u64::MAX, _) | (_, u64::MAX) => Silences { ping_ms, idle_ms },
+            _ => Silences {
+                ping_ms: ping_ms.min(keep_alive_ms),
+                idle_ms: idle_ms.min(2 * keep_alive_ms),
+            },
+        }
+    }
+
+    /// A client whose token expires is about to return with a new one.
+    fn keeps_members(&self, reason: Disconnect) -> bool {
+        matches!(
+            reason,
+            Disconnect::Lost | Disconnect::Slow | Disconnect::Replaced | Disconnect::TokenExpired
+        )
+    }
+
+    fn is_goodbye(&self, code: u16) -> bool {
+        GOODBYES.contains(&code)
+    }
+
+    fn has_flow_control(&self) -> bool {
+        true
+    }
+}
+
+impl Session {
+    /// A session that has not authenticated.
+    pub fn new(form: Form) -> Self {
+        Session { form, principal: None }
+    }
+
+    fn handle_decoded<'m>(
+        &mut self,
+        cx: &mut SessionContext<'_>,
+        request: Result<Request<'m>, Malformed>,
+        out: &mut Vec<u8>,
+    ) -> SessionOutput<'m> {
+        let out = &mut Writer::new(self.form, out);
+        match request {
+            Ok(request) => self.handle_request(cx, request, out),
+            Err(malformed) => refuse_malformed(malformed, out),
+        }
+    }
+
+    /// Acts on one request; what can be answered at once is appended to `out`.
+    fn handle_request<'m>(
+        &mut self,
+        cx: &mut SessionContext<'_>,
+        request: Request<'m>,
+        out: &mut Writer<'_>,
+    ) -> SessionOutput<'m> {
+        let (id, is_first) = (request.id(), self.principal.is_none());
+        let prepared = match request {
+            Request::Auth(auth) if is_first => return self.authenticate(cx, &auth, out),
+            Request::Auth(_) => Err(Refusal::Reject(Reject::Unsupported)),
+            Request::Ping if !is_first => {
+                out.event(&Event::Pong);
+                return SessionOutput::Done;
+            }
+            _ if is_first => Err(Refusal::Reject(Reject::Unauthenticated)),
+            _ if id == NO_REQUEST || id > REQUEST_MAX => {
+                let malformed = Malformed { error: FrameError::Body, id: NO_REQUEST };
+                return refuse_malformed(malformed, out);
+            }
+            request => self.prepare(cx, request),
+        };
+        match prepared {
+            Ok((channel, request)) => {
+                SessionOutput::Request(ChannelRequest { id, channel, request })
+            }
+            Err(refusal) => refuse(id, &refusal, out),
         }
     }
 
     fn authenticate(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         auth: &Auth<'_>,
         out: &mut Writer<'_>,
-    ) -> Step<'static> {
+    ) -> SessionOutput<'static> {
         let name = cx.names.next_name();
         let bearer = match identify(cx, auth, &name) {
             Ok(bearer) => bearer,
             Err(error) => {
                 refuse(NO_REQUEST, &Refusal::Credential(cx.refusals.count(error)), out);
-                return Step::Close(Disconnect::BadCredentials);
+                return SessionOutput::Close(Disconnect::BadCredentials);
             }
         };
         let key = cx.settings.connection_key;
@@ -218,13 +284,13 @@ impl Session {
             client_id: (&*bearer.user).into(),
         });
         self.principal = Some(principal(bearer, connection));
-        Step::Greeted(arrival)
+        SessionOutput::Greeted(arrival)
     }
 
     /// Checks a request and puts it in the words of channels.
     fn prepare<'m>(
         &self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         request: Request<'m>,
     ) -> Result<(Cow<'m, str>, Asked), Refusal> {
         match request {
@@ -272,7 +338,7 @@ impl Session {
 
     fn prepare_presence<'m>(
         &self,
-        cx: &Context<'_>,
+        cx: &SessionContext<'_>,
         presence: foony::Presence<'m>,
     ) -> Result<(Cow<'m, str>, Asked), Refusal> {
         if presence.action == Action::Leave {
@@ -289,7 +355,7 @@ impl Session {
     /// May this be done to this channel, if it is a channel at all?
     fn check(
         &self,
-        cx: &Context<'_>,
+        cx: &SessionContext<'_>,
         channel: &str,
         operation: Option<Operation>,
     ) -> Result<(), Refusal> {
@@ -318,7 +384,11 @@ impl Session {
         }
     }
 
-    fn draft(&self, cx: &mut Context<'_>, publish: foony::Publish<'_>) -> Result<Draft, Refusal> {
+    fn draft(
+        &self,
+        cx: &mut SessionContext<'_>,
+        publish: foony::Publish<'_>,
+    ) -> Result<Draft, Refusal> {
         let content = publish.content;
         let too_large = |message: &foony::Message<'_>| {
             let bytes = message.name.len() + message.data.len() + message.encoding.len();
@@ -343,7 +413,7 @@ impl Session {
                     Content::Batch(messages.into_iter().map(part).collect())
                 }
             },
-            keeping: if publish.ephemeral { Keeping::Ephemeral } else { Keeping::Stored },
+            storage: if publish.ephemeral { Storage::Ephemeral } else { Storage::Stored },
         })
     }
 }
@@ -356,12 +426,14 @@ pub fn denied_code(denied: Denied) -> ErrorCode {
     }
 }
 
-/// Is nobody told what became of the request with this number?
-pub fn is_silent(id: u64) -> bool {
-    id == NO_REQUEST || id & ON_BEHALF != 0
+/// Answers what could not be read.
+fn refuse_malformed(malformed: Malformed, out: &mut Writer<'_>) -> SessionOutput<'static> {
+    let message = malformed.error.to_string().into();
+    out.event(&Event::Error { id: malformed.id, code: ErrorCode::BadFrame, message });
+    SessionOutput::Ignored(Ignored::Malformed(malformed.error))
 }
 
-fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
+fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> SessionOutput<'static> {
     let (code, message, reject) = match refusal {
         Refusal::Reject(reject) => (ErrorCode::from(*reject), reject.to_string(), *reject),
         Refusal::Denied(denied) => (denied_code(*denied), denied.to_string(), Reject::Forbidden),
@@ -371,13 +443,17 @@ fn refuse(id: u64, refusal: &Refusal, out: &mut Writer<'_>) -> Step<'static> {
         }
     };
     out.event(&Event::Error { id, code, message: message.into() });
-    Step::Ignored(Ignored::Refused(reject))
+    SessionOutput::Ignored(Ignored::Refused(reject))
 }
 
 /// The user whom the credential names. A key may speak for anybody; a token for its subject only.
 /// Who presents a key and no name is named after its connection, `name` or the one that it shows:
 /// clients that are given a name do not say it when they return.
-fn identify(cx: &Context<'_>, auth: &Auth<'_>, name: &str) -> Result<Bearer, CredentialError> {
+fn identify(
+    cx: &SessionContext<'_>,
+    auth: &Auth<'_>,
+    name: &str,
+) -> Result<Bearer, CredentialError> {
     let keyring = &cx.settings.keyring;
     if auth.token.is_empty() {
         let key = keyring.verify_key(&auth.key).map_err(CredentialError::of_key)?;

@@ -40,21 +40,28 @@ use std::hash::Hasher;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
-use super::{Arrival, Context, Feed, Framing, Pace, Principal, Step, append_message};
+use super::dialect::or_never;
+use super::{
+    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
+    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
+};
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
-use crate::channel::{Device, DeviceOwner, Identity, Resume};
+use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{Moment, Now};
+use crate::limits::Limits;
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
     Handshake, HandshakeAck, PingPong, Throttle, TokenRefreshAck, VectorClockSync,
 };
 use crate::wire::sync::{
-    self, Direction, Header, Layout, Message, MessageType, RawFrame, Refusal, layout_for,
+    self, Direction, Header, Layout, Message, MessageType, Parsed, RawFrame, Refusal, layout_for,
 };
+use crate::wire::websocket::MessageKind;
 
 /// Entries that a session's vector clock may have; further ones are ignored.
 const CLOCKS_MAX: usize = 1024;
@@ -82,9 +89,88 @@ const _: () = assert!(size_of::<Session>() <= 48, "part of every connection");
 /// What the client has seen, by the name of its peers; at most [`CLOCKS_MAX`].
 type Clocks = BTreeMap<Box<str>, u64>;
 
+impl Dialect for Session {
+    fn handle<'m>(
+        &mut self,
+        cx: &mut SessionContext<'_>,
+        input: Input<'m>,
+        out: &mut Vec<u8>,
+    ) -> Taken<'m> {
+        if input.kind == MessageKind::Text {
+            return Taken::all(input, SessionOutput::Ignored(Ignored::Text));
+        }
+        let parsed = match input.framing {
+            Framing::WebSocket => match sync::parse_message(self.header, input.bytes) {
+                Ok(frame) => Ok(Parsed::Frame(frame)),
+                Err(error) => Ok(Parsed::Skip { frame_bytes: input.bytes.len(), error }),
+            },
+            Framing::Stream => {
+                sync::parse(self.header, input.bytes, self.message_bytes_max(cx.limits))
+            }
+        };
+        match parsed {
+            Ok(Parsed::NeedMore) => Taken { bytes: 0, output: SessionOutput::NeedMore },
+            Ok(Parsed::Frame(frame)) => {
+                let output = self.handle_frame(cx, frame, out);
+                match input.framing {
+                    Framing::WebSocket => Taken::all(input, output),
+                    Framing::Stream => Taken { bytes: frame.frame_bytes, output },
+                }
+            }
+            Ok(Parsed::Skip { frame_bytes, error }) => {
+                let output = SessionOutput::Ignored(Ignored::Malformed(error));
+                Taken { bytes: frame_bytes, output }
+            }
+            Err(error) => Taken::all(input, SessionOutput::Close(error.into())),
+        }
+    }
+
+    /// Clients answer it. A raw stream has no other ping.
+    fn ping(&self, now: Now, out: &mut Vec<u8>) {
+        if self.principal.is_some() {
+            let ping = PingPong { timestamp_ms: now.wall_ms, is_pong: false };
+            self.reply(out, &Message::PingPong(ping));
+        }
+    }
+
+    fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    fn adopt_identity(&mut self, identity: Arc<Identity>) {
+        if let Some(principal) = &mut self.principal {
+            principal.identity = identity;
+        }
+    }
+
+    fn feeds(&self) -> Feeds {
+        let member = Some(Feed::sync(self.header, self.framing));
+        Feeds { messages: None, presence: None, member }
+    }
+
+    fn greeting_ms(&self, limits: &Limits) -> Option<u64> {
+        Some(limits.greeting_ms)
+    }
+
+    fn channels_max(&self, limits: &Limits) -> usize {
+        limits.channels_per_session_max
+    }
+
+    fn silences(&self, limits: &Limits, member_ping_ms: u64) -> Silences {
+        Silences {
+            ping_ms: or_never(limits.ping_after_ms).min(member_ping_ms),
+            idle_ms: or_never(limits.idle_ms),
+        }
+    }
+
+    fn members_expire(&self) -> bool {
+        true
+    }
+}
+
 impl Session {
     /// A session whose header generation is known and which has not greeted.
-    pub fn new(header: Header, framing: Framing, cx: &mut Context<'_>) -> Self {
+    pub fn new(header: Header, framing: Framing, cx: &mut SessionContext<'_>) -> Self {
         let layout = match header {
             Header::Ten => cx.settings.ten_byte_layout,
             Header::Five => Layout::V0_1,
@@ -98,50 +184,29 @@ impl Session {
         format!("{:016x}", self.number)
     }
 
-    pub fn header(&self) -> Header {
-        self.header
-    }
-
-    /// Who the session is; `None` before its greeting.
-    pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
-    }
-
-    /// The presence feed that this session can read.
-    pub fn feed(&self) -> Feed {
-        Feed::sync(self.header, self.framing)
-    }
-
-    /// The session goes on under the name it had before its connection was lost.
-    pub fn adopt_identity(&mut self, identity: Arc<Identity>) {
-        if let Some(principal) = &mut self.principal {
-            principal.identity = identity;
-        }
-    }
-
     /// Acts on one frame; answers are appended to `out`, ready to be sent.
-    pub fn handle_frame<'m>(
+    fn handle_frame<'m>(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         frame: RawFrame<'m>,
         out: &mut Vec<u8>,
-    ) -> Step<'m> {
+    ) -> SessionOutput<'m> {
         match sync::decode(frame.message_type, frame.body, self.layout) {
             Ok(message) => self.handle_message(cx, message, out),
             Err(_) if frame.message_type == MessageType::Handshake => {
                 let reason = Ignored::Malformed(FrameError::Body);
                 self.refuse_greeting(out, "malformed handshake", reason)
             }
-            Err(error) => Step::Ignored(Ignored::Malformed(error)),
+            Err(error) => SessionOutput::Ignored(Ignored::Malformed(error)),
         }
     }
 
     fn handle_message<'m>(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         message: Message<'m>,
         out: &mut Vec<u8>,
-    ) -> Step<'m> {
+    ) -> SessionOutput<'m> {
         match message {
             Message::Handshake(greeting) => self.greet(cx, &greeting, out),
             Message::PingPong(ping) => self.answer_ping(ping, out),
@@ -149,24 +214,24 @@ impl Session {
                 self.refresh_token(cx.now, cx, refresh.new_token, out)
             }
             Message::VectorClockSync(clocks) => self.merge_clocks(&clocks, out),
-            Message::PresenceUpdate(update) => self.announce(update.channel, update.state),
-            Message::PresenceLeave(leave) => Step::Leave { channel: leave.channel },
-            Message::Throttle(throttle) => Step::Pace(pace(throttle)),
+            Message::PresenceUpdate(update) => self.announce(cx, update.channel, update.state),
+            Message::PresenceLeave(leave) => request(leave.channel, Request::Leave),
+            Message::Throttle(throttle) => SessionOutput::RateHint(rate_hint(throttle)),
             other => self.refuse(&other, out),
         }
     }
 
     fn greet(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         greeting: &Handshake<'_>,
         out: &mut Vec<u8>,
-    ) -> Step<'static> {
+    ) -> SessionOutput<'static> {
         let ten_byte = cx.settings.ten_byte_layout;
         let Some(layout) = layout_for(self.header, greeting.wire_version, ten_byte) else {
             let error = format!("incompatible wire version: {}", greeting.wire_version);
             self.refuse_greeting(out, &error, Ignored::Refused(Reject::Unsupported));
-            return Step::Close(Disconnect::WireVersion);
+            return SessionOutput::Close(Disconnect::WireVersion);
         };
         self.layout = layout;
         match self.identify(cx, greeting) {
@@ -177,7 +242,7 @@ impl Session {
 
     fn identify(
         &self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         greeting: &Handshake<'_>,
     ) -> Result<Principal, Cow<'static, str>> {
         if greeting.jwt_token.is_empty() {
@@ -190,7 +255,7 @@ impl Session {
             }
             let name = self.name();
             let user = format!("anonymous-{}", &name[..8]).into();
-            let resume = resume(DeviceOwner::Nobody, greeting.lite_id);
+            let resume = resume(DeviceOwner::Anonymous, greeting.lite_id);
             let identity = Identity { user, connection: name.as_str().into(), resume };
             let (identity, grant) = (Arc::new(identity), Arc::clone(grant));
             return Ok(Principal { identity, grant, expires: None });
@@ -214,7 +279,7 @@ impl Session {
         greeting: &Handshake<'_>,
         principal: Principal,
         out: &mut Vec<u8>,
-    ) -> Step<'static> {
+    ) -> SessionOutput<'static> {
         let name = self.name();
         let ack = HandshakeAck {
             success: true,
@@ -231,14 +296,14 @@ impl Session {
         let renewed = self.principal.as_ref().is_some_and(|old| is_same_session(old, &principal));
         if renewed {
             self.renew(principal);
-            return Step::Renewed;
+            return SessionOutput::Renewed;
         }
         let arrival = match principal.identity.resume {
             Resume::Never => Arrival::New,
             _ => Arrival::Returning,
         };
         self.principal = Some(principal);
-        Step::Greeted(arrival)
+        SessionOutput::Greeted(arrival)
     }
 
     /// Answers a greeting that failed; whoever the session was before, it is nobody then.
@@ -247,7 +312,7 @@ impl Session {
         out: &mut Vec<u8>,
         error: &str,
         reason: Ignored,
-    ) -> Step<'static> {
+    ) -> SessionOutput<'static> {
         let name = self.name();
         let ack = HandshakeAck {
             success: false,
@@ -262,8 +327,8 @@ impl Session {
         };
         self.reply(out, &Message::HandshakeAck(ack));
         match self.principal.take() {
-            Some(_) => Step::Ungreeted,
-            None => Step::Ignored(reason),
+            Some(_) => SessionOutput::Ungreeted,
+            None => SessionOutput::Ignored(reason),
         }
     }
 
@@ -274,32 +339,22 @@ impl Session {
         }
     }
 
-    /// Appends a ping, which clients answer. On a raw stream there is no other way to ask.
-    pub fn ping(&self, now: Now, out: &mut Vec<u8>) {
-        if self.principal.is_some() {
-            self.reply(
-                out,
-                &Message::PingPong(PingPong { timestamp_ms: now.wall_ms, is_pong: false }),
-            );
-        }
-    }
-
-    fn answer_ping(&self, ping: PingPong, out: &mut Vec<u8>) -> Step<'static> {
+    fn answer_ping(&self, ping: PingPong, out: &mut Vec<u8>) -> SessionOutput<'static> {
         if ping.is_pong {
-            return Step::Done;
+            return SessionOutput::Done;
         }
         let pong = PingPong { timestamp_ms: ping.timestamp_ms, is_pong: true };
         self.reply(out, &Message::PingPong(pong));
-        Step::Done
+        SessionOutput::Done
     }
 
     fn refresh_token(
         &mut self,
         now: Now,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         token: &str,
         out: &mut Vec<u8>,
-    ) -> Step<'static> {
+    ) -> SessionOutput<'static> {
         let outcome = self.verify_refresh(cx, token);
         let expires_wall_ms = outcome.as_ref().ok().and_then(Principal::expires_wall_ms);
         let ack = TokenRefreshAck {
@@ -315,16 +370,16 @@ impl Session {
         match outcome {
             Ok(renewed) if self.principal.is_some() => {
                 self.renew(renewed);
-                Step::Renewed
+                SessionOutput::Renewed
             }
-            Ok(_) => Step::Done,
-            Err(_) => Step::Ignored(Ignored::Refused(Reject::BadToken)),
+            Ok(_) => SessionOutput::Done,
+            Err(_) => SessionOutput::Ignored(Ignored::Refused(Reject::BadToken)),
         }
     }
 
     fn verify_refresh(
         &self,
-        cx: &mut Context<'_>,
+        cx: &mut SessionContext<'_>,
         token: &str,
     ) -> Result<Principal, Cow<'static, str>> {
         if token.is_empty() {
@@ -354,7 +409,11 @@ impl Session {
         }
     }
 
-    fn merge_clocks(&mut self, theirs: &VectorClockSync<'_>, out: &mut Vec<u8>) -> Step<'static> {
+    fn merge_clocks(
+        &mut self,
+        theirs: &VectorClockSync<'_>,
+        out: &mut Vec<u8>,
+    ) -> SessionOutput<'static> {
         let mut known = self.clocks.take().unwrap_or_default();
         for &(name, clock) in &theirs.clocks.0 {
             if let Some(known) = known.get_mut(name) {
@@ -367,40 +426,63 @@ impl Session {
         let clocks = Map(merged.collect());
         self.reply(out, &Message::VectorClockSync(VectorClockSync { clocks, sender_id: 0 }));
         self.clocks = Some(known).filter(|known| !known.is_empty());
-        Step::Done
+        SessionOutput::Done
     }
 
-    fn announce<'m>(&self, channel: &'m str, state: &'m [u8]) -> Step<'m> {
-        let Some(principal) = &self.principal else {
-            return Step::Ignored(Ignored::Refused(Reject::Unauthenticated));
-        };
-        let allowed = principal.grant.capability.allows(channel, Operation::Presence);
-        match allowed.is_ok() {
-            true => Step::Announce { channel, state },
-            false => Step::Ignored(Ignored::Refused(Reject::Forbidden)),
+    fn announce<'m>(
+        &self,
+        cx: &SessionContext<'_>,
+        channel: &'m str,
+        state: &'m [u8],
+    ) -> SessionOutput<'m> {
+        match self.check_announce(cx, channel, state) {
+            Ok(()) => {
+                let state = State::from_message_pack(Bytes::copy_from_slice(state));
+                request(channel, Request::Announce(state))
+            }
+            Err(reject) => SessionOutput::Ignored(Ignored::Refused(reject)),
         }
     }
 
+    fn check_announce(
+        &self,
+        cx: &SessionContext<'_>,
+        channel: &str,
+        state: &[u8],
+    ) -> Result<(), Reject> {
+        let principal = self.principal.as_ref().ok_or(Reject::Unauthenticated)?;
+        if principal.grant.capability.allows(channel, Operation::Presence).is_err() {
+            return Err(Reject::Forbidden);
+        }
+        if channel.is_empty() || channel.len() > cx.limits.channel_name_bytes_max {
+            return Err(Reject::ChannelName);
+        }
+        if state.len() > cx.limits.state_bytes_max {
+            return Err(Reject::StateTooLarge);
+        }
+        Ok(())
+    }
+
     /// Answers what this server does not do, in the way that harms nothing.
-    fn refuse(&self, message: &Message<'_>, out: &mut Vec<u8>) -> Step<'static> {
+    fn refuse(&self, message: &Message<'_>, out: &mut Vec<u8>) -> SessionOutput<'static> {
         let message_type = message.message_type();
         if message_type.direction() == Direction::ServerToClient {
-            return Step::Ignored(Ignored::WrongDirection);
+            return SessionOutput::Ignored(Ignored::WrongDirection);
         }
         let reason = match self.principal {
             Some(_) => "this server does not store documents",
             None if is_question(message_type) => {
-                return Step::Ignored(Ignored::Refused(Reject::Unauthenticated));
+                return SessionOutput::Ignored(Ignored::Refused(Reject::Unauthenticated));
             }
             None => "session is not authenticated",
         };
         match sync::refusal(message, self.layout, reason) {
             Refusal::Answer(answer) => {
                 self.reply(out, &answer);
-                Step::Done
+                SessionOutput::Done
             }
-            Refusal::Silent => Step::Ignored(Ignored::NothingToDo),
-            Refusal::CloseOldClient => Step::Close(Disconnect::OldClient),
+            Refusal::Silent => SessionOutput::Ignored(Ignored::NothingToDo),
+            Refusal::CloseOldClient => SessionOutput::Close(Disconnect::OldClient),
         }
     }
 
@@ -413,7 +495,7 @@ impl Session {
 }
 
 /// Counts a refused token; returns what the client is sent. It begins as Origin's answer does.
-fn invalid_token(cx: &mut Context<'_>, error: CredentialError) -> Cow<'static, str> {
+fn invalid_token(cx: &mut SessionContext<'_>, error: CredentialError) -> Cow<'static, str> {
     let reason = cx.refusals.count(error).reason();
     format!("invalid bearer token: {reason}").into()
 }
@@ -429,7 +511,7 @@ fn is_question(message_type: MessageType) -> bool {
 fn is_same_session(old: &Principal, new: &Principal) -> bool {
     old.grant.app == new.grant.app
         && old.is_anonymous() == new.is_anonymous()
-        && old.identity.is_resumed_as(&new.identity)
+        && old.identity.has_same_resume_key(&new.identity)
         && (old.is_anonymous() || old.identity.user == new.identity.user)
 }
 
@@ -453,11 +535,16 @@ fn producer_id(app: &str, lite_id: &str) -> u64 {
     hasher.finish().max(1)
 }
 
+/// A request without an answer: the wire does not number requests.
+fn request(channel: &str, request: Request) -> SessionOutput<'_> {
+    SessionOutput::Request(ChannelRequest { id: NO_REQUEST, channel: channel.into(), request })
+}
+
 /// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
-fn pace(throttle: Throttle) -> Pace {
+fn rate_hint(throttle: Throttle) -> RateHint {
     let pause_ms = match throttle.throttle {
         true => 1000 / throttle.suggested_rate.clamp(1, 1000) as u16,
         false => 0,
     };
-    NonZeroU16::new(pause_ms).map_or(Pace::AtOnce, Pace::Every)
+    NonZeroU16::new(pause_ms).map_or(RateHint::Unlimited, RateHint::Every)
 }

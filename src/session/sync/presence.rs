@@ -13,9 +13,9 @@ use crate::wire::sync::{
 /// Users that left in one tick and are named one by one; when there are more, the set says it all.
 const LEAVES_MAX: usize = 64;
 
-/// What a tick looks like to subscribers on this wire.
+/// What a tick looks like to subscribers of full sets.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Shown<'c> {
+pub struct SetTick<'c> {
     /// Users whose last session left.
     leaves: Vec<&'c str>,
     set: Set,
@@ -27,7 +27,7 @@ enum Set {
     Omitted,
 }
 
-impl<'c> Shown<'c> {
+impl<'c> SetTick<'c> {
     /// Chooses the frames of a tick. With an interval there is one frame per tick: the name of the
     /// user who left if nothing else happened, else the set. Without one, those who left are named
     /// first, for clients that remove members on no other message; the set follows if more
@@ -44,9 +44,9 @@ impl<'c> Shown<'c> {
         let too_many = leaves.len() > LEAVES_MAX;
         let one_frame = interval_ms > 0 && (others || leaves.len() > 1);
         if too_many || one_frame {
-            return Shown { leaves: Vec::new(), set: Set::Shown };
+            return SetTick { leaves: Vec::new(), set: Set::Shown };
         }
-        Shown { leaves, set: if others { Set::Shown } else { Set::Omitted } }
+        SetTick { leaves, set: if others { Set::Shown } else { Set::Omitted } }
     }
 
     /// Leaves the set to another time; true when it would have been shown.
@@ -67,7 +67,7 @@ pub fn tick(
     now: Now,
     channel: &str,
     members: &Members,
-    shown: &Shown<'_>,
+    shown: &SetTick<'_>,
 ) -> Arc<[u8]> {
     let Some((header, framing)) = feed.sync_parts() else { return Arc::default() };
     let mut out = Vec::new();

@@ -13,7 +13,7 @@ use crate::wire::sync::{
 };
 use crate::wire::websocket::{Opcode, frame_header};
 
-/// Room before the body: the header of a WebSocket frame, and that of a sync frame.
+/// PageLimit before the body: the header of a WebSocket frame, and that of a sync frame.
 const FRONT_BYTES: usize = 10 + 10;
 
 /// The newest set of one channel. About as large as a frame of it, and 24 bytes per member.
@@ -171,7 +171,7 @@ mod tests {
         announce(&mut channel, at(0), 1, packed("before"));
         announce(&mut channel, at(0), 2, packed("other"));
         check(&mut roster, at(1), &channel);
-        channel.linger(addr(1), 1_000);
+        channel.start_grace(addr(1), 1_000);
         announce(&mut channel, at(5), 8, packed("after"));
         assert_eq!(channel.members().len(), 2, "user1 is back");
         check(&mut roster, at(9), &channel);

@@ -1,9 +1,9 @@
-//! Which channel names there are (`protocols/foony.md` sections 2.1 and 5.1).
+//! Validation of channel names (`protocols/foony.md` sections 2.1 and 5.1).
 
 use crate::error::Reject;
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
-/// Whose rules hold.
+/// The set of valid names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grammar {
     /// Binary clients and REST: letters, digits, `:-_`, not beginning with a colon.
@@ -12,7 +12,7 @@ pub enum Grammar {
     ColonsOrDots,
 }
 
-/// Checks a channel name. `bytes_max`: the operator's limit; the protocol's own holds besides.
+/// Validates a channel name. `bytes_max`: the configured limit; that of the protocol also applies.
 ///
 /// # Errors
 /// [`Reject::ChannelName`].
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart_by_grammar() {
+    fn each_grammar_accepts_its_names() {
         let longest = "a".repeat(CHANNEL_NAME_BYTES_MAX);
         let too_long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
         for (name, colons, either) in [

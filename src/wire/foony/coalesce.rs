@@ -1,18 +1,18 @@
-//! Records -> WebSocket messages, as few as the limit permits.
+//! Packs records into as few WebSocket messages as the limit allows.
 
 use crate::wire::replace;
 use crate::wire::websocket::{Opcode, frame_header};
 
-/// Largest message in bytes that is put together from several records: what a Go client reads
-/// (`protocols/foony.md` section 5.11). A single larger record goes alone and costs such a client
-/// its connection.
+/// Maximum size in bytes of a message that is packed from several records: the read limit of a Go
+/// client (`protocols/foony.md` section 5.11). A larger single record is sent alone and disconnects
+/// such a client.
 pub const COALESCED_BYTES_MAX: usize = 32 * 1024;
 
-/// Appends records to an output as WebSocket binary messages, the next one to the last message as
-/// long as that has room. The output is whole after every record; nothing has to be finished.
+/// Appends records to an output as WebSocket binary messages. A record is added to the last message
+/// if it fits. The output is complete after every record.
 ///
-/// Whoever sends what stands in the output, even in part, goes on with a new coalescer: it changes
-/// the header of its last message.
+/// After sending any part of the output, continue with a new coalescer: this one modifies the
+/// header of its last message.
 #[derive(Debug, Default)]
 pub struct Coalescer {
     open: Option<OpenMessage>,
@@ -20,14 +20,14 @@ pub struct Coalescer {
 
 #[derive(Clone, Copy, Debug)]
 struct OpenMessage {
-    /// Where its header is.
+    /// Offset of its header.
     at: usize,
     payload_at: usize,
     end: usize,
 }
 
 impl Coalescer {
-    /// Appends what `append_record` appends: one whole record, or several that stay together.
+    /// Appends the output of `append_record`: one record, or several that stay together.
     pub fn append(&mut self, out: &mut Vec<u8>, append_record: impl FnOnce(&mut Vec<u8>)) {
         let record_at = out.len();
         append_record(out);
@@ -39,8 +39,8 @@ impl Coalescer {
         self.open = Some(message);
     }
 
-    /// The open message, if nothing else was appended since and it may reach to `end`; else one
-    /// that begins at the record.
+    /// The open message, if nothing was appended after it and `end` is within the limit; otherwise
+    /// a new one that starts at the record.
     fn message_with_room(&self, record_at: usize, end: usize) -> OpenMessage {
         match self.open {
             Some(open) if open.end == record_at && end - open.payload_at <= COALESCED_BYTES_MAX => {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_filled_to_the_limit_and_no_further() {
+    fn messages_are_filled_up_to_the_limit() {
         const MAX: usize = COALESCED_BYTES_MAX;
         for (records, expected) in [
             (&[][..], &[][..]),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_append_in_between_is_left_alone() {
+    fn other_output_in_between_is_not_modified() {
         let (mut coalescer, mut out) = (Coalescer::default(), Vec::new());
         coalescer.append(&mut out, |out| out.extend_from_slice(b"\x01\x10"));
         out.extend_from_slice(b"\x82\x01x");

@@ -1,11 +1,11 @@
-//! The error codes (`protocols/foony.md` sections 3.4 and 4).
+//! Error codes (`protocols/foony.md` sections 3.4 and 4).
 
 use crate::error::{FrameError, Reject};
 
-/// The table of codes: name, number, HTTP status of the same answer over REST.
+/// The table of codes: name, number, HTTP status of the same error over REST.
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal;)*) => {
-        /// Why a request or a connection is refused.
+        /// Error of a request or a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $($(#[$doc])* $name,)*
@@ -42,16 +42,16 @@ macro_rules! codes {
 
 codes! {
     BadFrame = 40001, 400;
-    /// Ends a client that has nothing but this token or key.
+    /// Stops a client that has only this token or key.
     BadAuth = 40101, 401;
     /// As [`ErrorCode::BadAuth`].
     AuthExpired = 40102, 401;
-    /// This and the next two make a client give up a channel; every other code parks it until the
-    /// connection is new.
+    /// With this and the next two codes a client gives up a channel. With any other code it
+    /// suspends the channel until it reconnects.
     Forbidden = 40300, 403;
-    /// The channel is granted, but not for this.
+    /// The capability covers the channel, but not this operation.
     Capability = 40301, 403;
-    /// The channel is not granted.
+    /// The capability does not cover the channel.
     ChannelDenied = 40302, 403;
     NotFound = 40400, 404;
     RateLimited = 42900, 429;

@@ -1,15 +1,15 @@
-//! JSON text, walked without building anything: where a value ends, and whether it is one.
+//! A JSON scanner that builds no values: it validates a text and finds the ends of values.
 //!
-//! The grammar is that of RFC 8259. Lone surrogate escapes are let through as JSON.parse does, and
-//! so are numbers of any size.
+//! The grammar is that of RFC 8259. As in JSON.parse, lone surrogate escapes and numbers of any
+//! size are accepted.
 
 use crate::error::FrameError;
 use crate::limits::VALUE_DEPTH_MAX;
 
-/// Containers of a frame around the payloads in it: a page of messages, each a batch.
+/// Nesting of a frame around its payloads: a page of messages, each a batch.
 const FRAME_DEPTH_MAX: usize = 4;
 
-/// Checks a payload: no bytes at all, or exactly one JSON value in UTF-8.
+/// Validates a payload: empty, or exactly one JSON value in UTF-8.
 ///
 /// # Errors
 /// [`FrameError::Utf8`]; [`FrameError::Truncated`]; [`FrameError::Body`], also for containers
@@ -24,11 +24,11 @@ pub fn validate_json(payload: &[u8]) -> Result<(), FrameError> {
     scanner.end()
 }
 
-/// Calls `visit` with each key, in its quotes, and the text of its value. What was visited before
-/// an error is sound.
+/// Calls `visit` with each key, in its quotes, and the text of its value. Fields visited before an
+/// error are valid.
 ///
 /// # Errors
-/// As for [`validate_json`], or the text is no object.
+/// As for [`validate_json`]; also if the text is not an object.
 pub(super) fn each_field<'a>(
     text: &'a str,
     mut visit: impl FnMut(&'a str, &'a str),
@@ -53,7 +53,7 @@ pub(super) fn each_field<'a>(
 /// Calls `visit` with the text of each value of an array.
 ///
 /// # Errors
-/// As for [`validate_json`], or the text is no array; those of `visit`.
+/// As for [`validate_json`]; also if the text is not an array; those of `visit`.
 pub(super) fn each_item<'a>(
     text: &'a str,
     mut visit: impl FnMut(&'a str) -> Result<(), FrameError>,
@@ -79,7 +79,7 @@ enum Container {
     Array,
 }
 
-/// The containers that have begun and not ended: one bit each, the innermost lowest.
+/// The open containers: one bit each, the innermost lowest.
 struct OpenContainers {
     are_objects: u128,
     depth: usize,
@@ -112,7 +112,7 @@ impl OpenContainers {
     }
 }
 
-/// Steps over text. Between two steps it never stands on whitespace, except after a value.
+/// Scans text. Between two steps the position is never at whitespace, except after a value.
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
@@ -158,14 +158,14 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Steps over this byte if it is next.
+    /// Skips this byte if it is next.
     fn take(&mut self, byte: u8) -> bool {
         let is_next = self.first() == Some(byte);
         self.at += usize::from(is_next);
         is_next
     }
 
-    /// The text that a step steps over. Values and strings begin and end with ASCII.
+    /// The text that a step scans. Values and strings begin and end with ASCII.
     fn span(
         &mut self,
         step: impl FnOnce(&mut Self) -> Result<(), FrameError>,
@@ -192,8 +192,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over a scalar, an empty container, or the beginning of a container up to its first
-    /// value. Is a value to follow at once?
+    /// Scans a scalar, an empty container, or the start of a container up to its first value.
+    /// Whether a value follows directly.
     fn head(&mut self, open: &mut OpenContainers) -> Result<bool, FrameError> {
         let (container, end) = match self.peek()? {
             b'{' => (Container::Object, b'}'),
@@ -213,8 +213,8 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// After a value: steps over the ends of containers and over the comma before the next value.
-    /// Was that the end of all?
+    /// After a value: scans the ends of containers and the comma before the next value. Whether the
+    /// outermost value ended.
     fn close(&mut self, open: &mut OpenContainers) -> Result<bool, FrameError> {
         while let Some(container) = open.innermost() {
             match (self.after_value()?, container) {
@@ -307,7 +307,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// One or more digits.
     fn digits(&mut self) -> Result<(), FrameError> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.first() {
@@ -321,9 +321,9 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// How many bytes at the front of a string stand for themselves: neither quote nor backslash nor
-/// control character. Eight at a time; the lowest flag of a word is exact, which is all that is
-/// looked at (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
+/// Length of the prefix of a string without quotes, backslashes and control characters. Checks
+/// eight bytes at a time; only the lowest flag of a word is exact, which suffices (Bit Twiddling
+/// Hacks, "Determine if a word has a byte less than n").
 fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH_BITS: u64 = ONES << 7;
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_bytes_end_at_the_first_special_one_wherever_it_is() {
+    fn plain_bytes_end_at_the_first_special_one() {
         for special in 0..=u8::MAX {
             for at in 0..20 {
                 for filler in [b'a', 0x20, 0x21, 0x23, 0x5b, 0x5d, 0x7f, 0x80, 0xff] {
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_nothing_or_one_value() {
+    fn a_payload_is_empty_or_one_value() {
         for valid in [
             "",
             "null",
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_walked_to_the_depth_limit_and_no_deeper() {
+    fn values_are_accepted_up_to_the_depth_limit() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let nested = |depth: usize| [&open.repeat(depth), "1", &close.repeat(depth)].concat();
             assert_eq!(validate_json(nested(VALUE_DEPTH_MAX).as_bytes()), Ok(()));
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_visited_before_an_error_is_kept() {
+    fn fields_before_an_error_are_visited() {
         let mut seen = Vec::new();
         let visited = each_field("{\"id\" : 7 ,\"data\":{\"a\":[", |key, value| {
             seen.push((key, value));

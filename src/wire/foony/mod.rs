@@ -1,13 +1,13 @@
 //! The Foony Realtime protocol (`protocols/foony.md` sections 2, 3 and 5).
 //!
-//! Owns one set of values, [`Request`] and [`Event`], and the two codecs that write them down:
-//! [`binary`] (SDK 0.12.1 and later, records in binary messages) and [`json`] (0.0.1 to 0.12.0,
-//! one object per text message). The session behind them need not know which one a client speaks.
+//! Owns one set of types, [`Request`] and [`Event`], and their two codecs: [`binary`] (SDK 0.12.1
+//! and later, records in binary messages) and [`json`] (0.0.1 to 0.12.0, one object per text
+//! message). Sessions are independent of the codec.
 //!
-//! Invariant: a payload that was decoded is empty or exactly one JSON value, and travels as the
-//! text that its publisher wrote.
+//! Invariant: a decoded payload is empty or exactly one JSON value, and is passed on as the text
+//! that the publisher sent.
 //!
-//! Must never know: sessions, channels, time, sockets. It neither decides nor remembers.
+//! Must never know: sessions, channels, time, sockets. It has no state.
 
 pub mod binary;
 mod channel_name;
@@ -26,7 +26,7 @@ pub use value::{
     Request,
 };
 
-/// Most messages in one batch. SDKs send 200 by themselves and 1000 in one publish at most, but
-/// for applications that hand over longer lists; those are refused. Bounds what three bytes of a
-/// message cost in memory while it is looked at.
+/// Maximum number of messages in one batch. SDKs send 200 by themselves and at most 1000 in one
+/// publish, except for longer lists passed by applications; these are refused. Bounds the memory to
+/// decode a message, since each entry takes at least three bytes on the wire.
 pub const BATCH_MESSAGES_MAX: usize = 16 * 1024;

@@ -1,7 +1,7 @@
-//! What is said on this protocol, whichever codec wrote it down.
+//! Requests and events of this protocol, independent of the codec.
 //!
-//! Absent text is empty, an absent number is 0 and an absent payload has no bytes, as on the wire
-//! (`protocols/foony.md` section 3.1). Payloads are JSON text, unparsed.
+//! Absent text is empty, an absent number is 0, and an absent payload has no bytes, as on the wire
+//! (`protocols/foony.md` section 3.1). Payloads are unparsed JSON text.
 
 use std::borrow::Cow;
 
@@ -10,16 +10,17 @@ use thiserror::Error;
 use super::code::ErrorCode;
 use crate::error::FrameError;
 
-/// A request that cannot be read.
+/// A malformed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("request {id}: {error}")]
 pub struct Malformed {
     pub error: FrameError,
-    /// The request to be answered, since clients wait for ever; 0 when it cannot be told.
+    /// The id of the request, to be answered, since clients wait indefinitely; 0 if it cannot be
+    /// read.
     pub id: u64,
 }
 
-/// What a client asks.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     Auth(Auth<'a>),
@@ -42,14 +43,14 @@ pub enum Request<'a> {
         id: u64,
         channel: Cow<'a, str>,
     },
-    /// The newest messages before `before`; `limit` 0 leaves their number to the server.
+    /// The newest messages before `before`; with `limit` 0 the server chooses their number.
     History {
         id: u64,
         channel: Cow<'a, str>,
         limit: u64,
         before: Cursor<'a>,
     },
-    /// Everything after a serial.
+    /// All messages after a serial.
     Fetch {
         id: u64,
         channel: Cow<'a, str>,
@@ -59,7 +60,7 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
-    /// What the answer must name; 0 for the two requests that are not answered by id.
+    /// The id for the reply; 0 for the two requests that have none.
     pub fn id(&self) -> u64 {
         match self {
             Request::Auth(_) | Request::Ping => 0,
@@ -74,7 +75,7 @@ impl Request<'_> {
         }
     }
 
-    /// The channel it is about, unchecked.
+    /// The channel of the request, not validated.
     pub fn channel(&self) -> Option<&str> {
         match self {
             Request::Auth(_) | Request::Ping => None,
@@ -90,7 +91,7 @@ impl Request<'_> {
     }
 }
 
-/// Who the client says it is.
+/// Credentials of the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Auth<'a> {
     pub token: Cow<'a, str>,
@@ -104,7 +105,7 @@ pub struct Auth<'a> {
     pub binary_delivery: bool,
 }
 
-/// A place in a channel as a client names it.
+/// A position in a channel, as named by a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cursor<'a> {
     #[default]
@@ -116,7 +117,7 @@ pub enum Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    /// The cursor at a serial, of which 0 is none.
+    /// The cursor at a serial; none for 0.
     pub fn at(serial: u64) -> Self {
         if serial == 0 { Cursor::None } else { Cursor::Serial(serial) }
     }
@@ -126,7 +127,7 @@ impl Cursor<'_> {
 pub struct Publish<'a> {
     pub id: u64,
     pub channel: Cow<'a, str>,
-    /// The client's, by which a repetition is recognised; empty before SDK 0.4.
+    /// Id chosen by the client to recognize repetitions; empty before SDK 0.4.
     pub message_id: Cow<'a, str>,
     pub ephemeral: bool,
     /// SDK 0.2 to 0.12.0, JSON only.
@@ -134,17 +135,17 @@ pub struct Publish<'a> {
     pub content: Content<'a>,
 }
 
-/// One message, or several that are accepted, numbered and delivered as one.
+/// One message, or a batch that is accepted, numbered and delivered atomically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
     One(Message<'a>),
-    /// Not empty when a client sent it.
+    /// Not empty in a request.
     Batch(Vec<Message<'a>>),
 }
 
 impl<'a> Content<'a> {
-    /// Takes the message out of a batch of one. SDKs send every publish as a batch and forget the
-    /// serial of whatever is delivered as one, so a batch of one must not be stored as such.
+    /// Unwraps a batch of one message. SDKs send every publish as a batch and ignore the serial of
+    /// a delivered batch, so a batch of one must not be stored as a batch.
     pub fn unwrapped(self) -> Self {
         match self {
             Content::Batch(mut messages) if messages.len() == 1 => {
@@ -163,7 +164,7 @@ impl<'a> Content<'a> {
     }
 }
 
-/// What an application says.
+/// A message of an application.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message<'a> {
     pub name: Cow<'a, str>,
@@ -179,7 +180,7 @@ pub enum Action {
     Update,
 }
 
-/// A change of the sender's own membership.
+/// A change of the membership of the client itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence<'a> {
     pub id: u64,
@@ -190,7 +191,7 @@ pub struct Presence<'a> {
     pub encoding: Cow<'a, str>,
 }
 
-/// What the server says.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     Connected {
@@ -200,30 +201,30 @@ pub enum Event<'a> {
     },
     Ack {
         id: u64,
-        /// Of a stored publish; else 0.
+        /// Of a stored publish; otherwise 0.
         serial: u64,
         /// Of a subscription with a cursor.
         resumed: Option<bool>,
     },
     Delivery(Delivery<'a>),
-    /// Several deliveries of one channel. No server needs it.
+    /// Several deliveries of one channel. This server does not send it.
     Bundle(Vec<Delivery<'a>>),
     Member(Member<'a>),
     Error {
-        /// 0 when no request is meant.
+        /// 0 if it does not belong to a request.
         id: u64,
         code: ErrorCode,
         message: Cow<'a, str>,
     },
     Pong,
-    /// Oldest first. `more`: older ones are kept too.
+    /// Oldest first. `more`: older messages are stored as well.
     History {
         id: u64,
         channel: Cow<'a, str>,
         messages: Vec<Delivery<'a>>,
         more: bool,
     },
-    /// Oldest first. `resumed`: nothing was forgotten before the first of them.
+    /// Oldest first. `resumed`: no message before the first one is missing.
     Fetched {
         id: u64,
         channel: Cow<'a, str>,
@@ -232,20 +233,20 @@ pub enum Event<'a> {
     },
 }
 
-/// A stored or ephemeral publish, stamped by the server.
+/// A stored or ephemeral publish with its server timestamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery<'a> {
     pub channel: Cow<'a, str>,
     pub message_id: Cow<'a, str>,
     pub client_id: Cow<'a, str>,
     pub timestamp_ms: u64,
-    /// 0 when it is not numbered.
+    /// 0 if it has no serial.
     pub serial: u64,
     pub ephemeral: bool,
     pub content: Content<'a>,
 }
 
-/// What happened to a member of a channel.
+/// A presence event of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member<'a> {
     pub action: Action,
@@ -253,7 +254,7 @@ pub struct Member<'a> {
     pub channel: Cow<'a, str>,
     pub client_id: Cow<'a, str>,
     pub connection_id: Cow<'a, str>,
-    /// JSON text; the last one when the member leaves.
+    /// JSON text; for a leave, that of the last state.
     pub data: &'a [u8],
     pub encoding: Cow<'a, str>,
 }

@@ -1,4 +1,4 @@
-//! MessagePack <=> JSON, without loss or not at all.
+//! Conversion between MessagePack and JSON, lossless or refused.
 
 use rmp::Marker;
 use serde_json::{Map, Number, Value};
@@ -9,9 +9,9 @@ use super::{
 };
 use crate::limits::VALUE_DEPTH_MAX;
 
-/// One whole MessagePack value as JSON, or nothing where JSON could not say the same: `bin`, `ext`,
-/// keys that are not text or come twice, numbers that are not finite, bytes after the value, no
-/// value, nesting deeper than [`VALUE_DEPTH_MAX`].
+/// Converts one MessagePack value to JSON. `None` if JSON cannot represent it: `bin`, `ext`, keys
+/// that are not text or not unique, numbers that are not finite, bytes after the value, no value,
+/// nesting deeper than [`VALUE_DEPTH_MAX`].
 pub fn to_json(bytes: &[u8]) -> Option<Value> {
     let mut reader = Reader::new(bytes);
     let value = read_json(&mut reader, VALUE_DEPTH_MAX)?;
@@ -72,7 +72,7 @@ fn read_json_object(reader: &mut Reader<'_>, depth_left: usize) -> Option<Value>
 }
 
 /// Appends a JSON value as MessagePack: integers in the shortest form, other numbers as doubles.
-/// Nothing is appended, and nothing returned, for nesting deeper than [`VALUE_DEPTH_MAX`].
+/// `None`, and nothing appended, for nesting deeper than [`VALUE_DEPTH_MAX`].
 pub fn from_json(value: &Value, out: &mut Vec<u8>) -> Option<()> {
     let start = out.len();
     let written = write_json(value, out, VALUE_DEPTH_MAX);
@@ -122,14 +122,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn values_are_walked_to_the_depth_limit_and_no_deeper() {
+    fn values_are_read_up_to_the_depth_limit() {
         let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
         assert!(to_json(&nested(VALUE_DEPTH_MAX)).is_some());
         assert!(to_json(&nested(VALUE_DEPTH_MAX + 1)).is_none());
     }
 
     #[test]
-    fn json_crosses_without_loss() {
+    fn json_round_trips_without_loss() {
         let value = json!({
             "cursor": {"x": 1, "y": -7, "z": 0.5}, "big": u64::MAX, "small": i64::MIN,
             "list": [null, true, "ü", []],
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_no_json() {
+    fn values_that_json_cannot_represent_are_refused() {
         let refused: [&[u8]; 9] = [
             &[],
             &[0xc0, 0xc0],
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn json_too_deep_leaves_no_bytes() {
+    fn json_above_the_depth_limit_appends_nothing() {
         let mut value = json!(1);
         for _ in 0..=VALUE_DEPTH_MAX {
             value = json!([value]);

@@ -1,13 +1,13 @@
-//! MessagePack, strictly. Owns the reader and the writers of single values, and the bridge to JSON.
+//! Strict MessagePack: a reader, writers of single values, and conversion to and from JSON.
 //!
 //! Invariant: reading never panics, never recurses on input, and allocates nothing.
 //!
-//! Must never know: what a value is for.
+//! Must never know: the meaning of a value.
 //!
-//! The rules are those of zerompk, the codec of the sync wire's own clients
-//! (`protocols/nodedb.md` section 3.1): a `u64` has unsigned markers only, an `i64` signed markers
-//! only, bytes are `bin` only, booleans are `c2`/`c3` only. Longer forms than necessary are read;
-//! the shortest form is written.
+//! The rules are those of zerompk, the codec of the sync protocol's clients (`protocols/nodedb.md`
+//! section 3.1): a `u64` has unsigned markers only, an `i64` signed markers only, bytes are `bin`
+//! only, booleans are `c2`/`c3` only. Longer encodings than necessary are accepted; the shortest
+//! encoding is written.
 
 mod json;
 
@@ -18,10 +18,10 @@ use crate::limits::VALUE_DEPTH_MAX;
 
 pub use json::{from_json, to_json};
 
-/// Reads values one after the other and borrows text and bytes from the input.
+/// Reads values in sequence; text and bytes are borrowed from the input.
 ///
-/// Every method fails with [`FrameError::Truncated`] when the input ends inside the value and with
-/// [`FrameError::Body`] when the value has another type; a reader that failed is not used again.
+/// Every method returns [`FrameError::Truncated`] if the input ends inside the value and
+/// [`FrameError::Body`] if the value has another type. A reader must not be used after an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
-    /// What has not been read.
+    /// The unread bytes.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         self.fixed().map(|bytes| u32::from_be_bytes(bytes) as usize)
     }
 
-    /// Steps over a nil if one is next.
+    /// Skips a nil if it is next.
     ///
     /// # Errors
     /// [`FrameError::Truncated`] at the end of the input.
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         Ok(is_nil)
     }
 
-    /// Is the next value text? Consumes nothing.
+    /// Whether the next value is text. Consumes nothing.
     ///
     /// # Errors
     /// [`FrameError::Truncated`] at the end of the input.
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
         simdutf8::basic::from_utf8(self.take(len)?).map_err(|_| FrameError::Utf8)
     }
 
-    /// Bytes as `bin`; an array of integers is not that.
+    /// Bytes as `bin`; an array of integers is refused.
     pub fn bin(&mut self) -> Result<&'a [u8], FrameError> {
         let len = match self.marker()? {
             Marker::Bin8 => self.len8()?,
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    /// How many values of an array follow. Never more than there are bytes left.
+    /// Number of values of an array. At most the number of remaining bytes.
     pub fn array_len(&mut self) -> Result<usize, FrameError> {
         let len = match self.marker()? {
             Marker::FixArray(len) => usize::from(len),
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
         if self.array_len()? == len { Ok(()) } else { Err(FrameError::Body) }
     }
 
-    /// How many pairs of a map follow. Never more than half the bytes left.
+    /// Number of pairs of a map. At most half the number of remaining bytes.
     pub fn map_len(&mut self) -> Result<usize, FrameError> {
         let len = match self.marker()? {
             Marker::FixMap(len) => usize::from(len),
@@ -187,12 +187,12 @@ impl<'a> Reader<'a> {
         self.at_least(len.saturating_mul(2), len)
     }
 
-    /// A value has a byte at least, so a count above the bytes left is a lie.
+    /// A value takes at least one byte, so a count above the remaining bytes is invalid.
     fn at_least(&self, values: usize, len: usize) -> Result<usize, FrameError> {
         if values > self.rest.len() { Err(FrameError::Truncated) } else { Ok(len) }
     }
 
-    /// Steps over one value of any type, well formed but for the UTF-8 of its text.
+    /// Skips one value of any type. It must be well formed, but its text need not be UTF-8.
     ///
     /// # Errors
     /// [`FrameError::Body`] for containers nested deeper than [`VALUE_DEPTH_MAX`].
@@ -207,14 +207,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The bytes of the next value, whatever it is. Errors as for [`Reader::skip_value`].
+    /// The bytes of the next value, of any type. Errors as for [`Reader::skip_value`].
     pub fn value_bytes(&mut self) -> Result<&'a [u8], FrameError> {
         let start = self.rest;
         self.skip_value()?;
         Ok(&start[..start.len() - self.rest.len()])
     }
 
-    /// Steps over a scalar, or over the head of a container; returns the values inside.
+    /// Skips a scalar, or the head of a container; returns the number of values inside.
     fn skip_head(&mut self) -> Result<usize, FrameError> {
         let payload = match self.peek()? {
             Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => return self.array_len(),
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
         self.take(payload).map(|_| 0)
     }
 
-    /// Reads the head of a scalar; returns the bytes that follow it.
+    /// Reads the head of a scalar; returns the length of its payload.
     fn scalar_payload_len(&mut self) -> Result<usize, FrameError> {
         match self.marker()? {
             Marker::Null | Marker::False | Marker::True => Ok(0),
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many values are missing in each container that has begun and not ended.
+/// The number of missing values in each open container.
 struct OpenContainers {
     missing: [usize; VALUE_DEPTH_MAX],
     depth: usize,
@@ -271,7 +271,8 @@ impl OpenContainers {
         Ok(())
     }
 
-    /// A value ended, and with it every container whose last value it was. Was it the outermost?
+    /// Closes a value, and every container of which it was the last. Whether the outermost one was
+    /// closed.
     fn close_value(&mut self) -> bool {
         while self.depth > 0 {
             self.missing[self.depth - 1] -= 1;
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_skipped_to_the_depth_limit_and_no_deeper() {
+    fn values_are_skipped_up_to_the_depth_limit() {
         let nested = |depth: usize| {
             let mut bytes = vec![0x91; depth];
             bytes.push(0xc0);
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slice_of_a_value_ends_where_the_value_ends() {
+    fn the_bytes_of_a_value_end_with_it() {
         let bytes = [0x92, 0x81, 0xa1, b'k', 0xc7, 1, 9, 7, 0x90, 0xff, 0xc0];
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.value_bytes(), Ok(&bytes[..9]));

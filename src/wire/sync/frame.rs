@@ -1,4 +1,4 @@
-//! Frames: which header a client speaks, where a frame ends, whether its body is whole.
+//! Frames: header detection, frame boundaries, checksums.
 //!
 //! ```text
 //! 10 bytes  u8 version = 1 | u8 code | u32 LE body length | u32 LE CRC-32C of the body | body
@@ -43,7 +43,7 @@ impl Header {
         u32_at(bytes, self.code_at() + 1).map(|len| len as usize)
     }
 
-    /// Would a known type and exactly one frame of this header fill the message?
+    /// Whether the message is exactly one frame of a known type with this header.
     fn fills(self, message: &[u8]) -> bool {
         let known = message.get(self.code_at()).copied().and_then(MessageType::from_code);
         let body_bytes = self.declared_body_bytes(message);
@@ -56,10 +56,10 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk))
 }
 
-/// What the first bytes of a connection say about its header.
+/// The header of a connection, as detected from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detection {
-    /// Too few bytes to tell.
+    /// Too few bytes to decide.
     NeedMore,
     /// The 10-byte header.
     Ten,
@@ -69,12 +69,12 @@ pub enum Detection {
     Neither,
 }
 
-/// Tells the header of a byte stream by its first frame; six bytes are enough. A 5-byte generation
-/// must begin with its Handshake.
+/// Detects the header of a byte stream from its first frame; six bytes are enough. A client of the
+/// 5-byte generation must begin with its Handshake.
 ///
-/// A 5-byte Handshake of 257 body bytes begins `01 01` like a 10-byte one. Byte 5 decides: it
-/// starts the Handshake's array in the one reading, and in the other it is the top byte of a
-/// length that no peer accepts (`protocols/nodedb.md` section 9, decision 2).
+/// A 5-byte Handshake of 257 body bytes begins with `01 01` like a 10-byte one. Byte 5 decides: it
+/// starts the array of the Handshake in one case, and is the top byte of a length that no peer
+/// accepts in the other (`protocols/nodedb.md` section 9, decision 2).
 pub fn detect(first_bytes: &[u8]) -> Detection {
     /// Heads of a MessagePack array of seven: fixarray, array 16, array 32.
     const HANDSHAKE_BODY_HEADS: [u8; 3] = [0x97, 0xdc, 0xdd];
@@ -90,8 +90,8 @@ pub fn detect(first_bytes: &[u8]) -> Detection {
     }
 }
 
-/// Tells the header when a whole WebSocket message is at hand: the one whose length field accounts
-/// for the message, else what [`detect`] says (bytes after a frame are allowed). Never
+/// Detects the header from a complete WebSocket message: the one whose length field matches the
+/// message, otherwise the result of [`detect`] (bytes after a frame are allowed). Never
 /// [`Detection::NeedMore`].
 pub fn detect_message(message: &[u8]) -> Detection {
     if message.first() == Some(&FORMAT_VERSION) && Header::Ten.fills(message) {
@@ -106,7 +106,7 @@ pub fn detect_message(message: &[u8]) -> Detection {
     }
 }
 
-/// One frame whose type is known and whose body is whole.
+/// One frame of a known type with a complete body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawFrame<'a> {
     pub message_type: MessageType,
@@ -115,13 +115,13 @@ pub struct RawFrame<'a> {
     pub frame_bytes: usize,
 }
 
-/// What a stream holds at its front.
+/// The front of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// No whole frame yet.
+    /// The frame is incomplete.
     NeedMore,
     Frame(RawFrame<'a>),
-    /// A whole frame that cannot be used: step over `frame_bytes` and go on, as both real peers
+    /// A complete frame that cannot be used: skip `frame_bytes` and continue, as the original peers
     /// do.
     Skip {
         frame_bytes: usize,
@@ -132,7 +132,7 @@ pub enum Parsed<'a> {
 /// Parses the frame at the front of a byte stream.
 ///
 /// # Errors
-/// The stream cannot be continued: [`FrameError::Header`] for another format version,
+/// If the stream cannot be continued: [`FrameError::Header`] for another format version,
 /// [`FrameError::TooLong`] for a declared body above `body_bytes_max` bytes.
 pub fn parse(
     header: Header,
@@ -156,12 +156,11 @@ pub fn parse(
     })
 }
 
-/// Parses the only frame of a WebSocket message; bytes after it are ignored, as both real peers
-/// do.
+/// Parses the frame of a WebSocket message. Bytes after it are ignored, as by the original peers.
 ///
 /// # Errors
 /// [`FrameError::Truncated`], [`FrameError::Header`], [`FrameError::UnknownType`],
-/// [`FrameError::Checksum`]. Each is about this message alone: the connection can go on.
+/// [`FrameError::Checksum`]. An error affects this message only; the connection can continue.
 pub fn parse_message(header: Header, message: &[u8]) -> Result<RawFrame<'_>, FrameError> {
     check_version(header, message)?;
     let body_bytes = header.declared_body_bytes(message).ok_or(FrameError::Truncated)?;
@@ -176,7 +175,7 @@ fn check_version(header: Header, bytes: &[u8]) -> Result<(), FrameError> {
     }
 }
 
-/// `frame`: exactly one frame, its length checked.
+/// `frame`: exactly one frame, with its length checked.
 fn check_frame(header: Header, frame: &[u8]) -> Result<RawFrame<'_>, FrameError> {
     let body = &frame[header.len_bytes()..];
     let message_type =
@@ -187,7 +186,7 @@ fn check_frame(header: Header, frame: &[u8]) -> Result<RawFrame<'_>, FrameError>
     Ok(RawFrame { message_type, body, frame_bytes: frame.len() })
 }
 
-/// What stands before the body of a frame.
+/// The header of a frame with its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHead {
     bytes: [u8; 10],
@@ -202,7 +201,7 @@ impl Deref for FrameHead {
     }
 }
 
-/// The head of the frame with this body.
+/// The header of the frame with this body.
 pub fn frame_head(header: Header, message_type: MessageType, body: &[u8]) -> FrameHead {
     assert!(body.len() <= u32::MAX as usize, "no frame has a body of {} bytes", body.len());
     let mut bytes = [0; 10];
@@ -216,7 +215,7 @@ pub fn frame_head(header: Header, message_type: MessageType, body: &[u8]) -> Fra
     FrameHead { bytes, header }
 }
 
-/// Appends one frame whose body is what `append_body` appends.
+/// Appends one frame with the body that `append_body` appends.
 pub fn append_frame(
     header: Header,
     message_type: MessageType,
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_told_by_its_first_frame_whatever_its_length() {
+    fn the_header_is_detected_from_first_frames_of_any_length() {
         for len in [13, 256, 257, 258, 513, 0x1_0101] {
             let body = handshake_body(len);
             let five = frame(Header::Five, MessageType::Handshake, &body);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_message_that_is_no_handshake_is_told_by_its_length() {
+    fn other_first_messages_are_detected_by_their_length() {
         let ping = [0x92, 1, 0xc2];
         let five = frame(Header::Five, MessageType::PingPong, &ping);
         assert_eq!(detect_message(&five), Detection::Five);
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_frame_is_stepped_over_and_the_next_one_is_read() {
+    fn an_invalid_frame_is_skipped_and_the_next_one_is_parsed() {
         let mut stream = frame(Header::Ten, MessageType::PingPong, &[0x92, 1, 0xc2]);
         let broken = stream.len();
         stream[broken - 1] ^= 1;
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_with_another_version_or_an_absurd_length_is_over() {
+    fn another_version_or_an_excessive_length_ends_the_stream() {
         assert_eq!(parse(Header::Ten, &[2], 64), Err(FrameError::Header));
         assert_eq!(parse(Header::Ten, &[1, 1, 65, 0, 0, 0], 64), Err(FrameError::TooLong));
         assert_eq!(parse(Header::Five, &[1, 64, 0, 0, 0], 64), Ok(Parsed::NeedMore));

@@ -1,9 +1,9 @@
-//! Which fields a message has, by the client's generation.
+//! Field layouts by client generation.
 
 use super::frame::Header;
 
-/// Field layouts, named after the first crate version that has them (`protocols/nodedb.md`
-/// section 2.4). Later ones are greater.
+/// Field layouts, named after the first crate version with the layout (`protocols/nodedb.md`
+/// section 2.4), in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layout {
     /// nodedb-types 0.0.x.
@@ -26,11 +26,11 @@ impl Layout {
     }
 }
 
-/// The layout of a client that greeted with `wire_version` under `header`, or nothing for a
-/// version that no supported client has (`protocols/nodedb.md` section 9, decision 3).
+/// The layout of a client with this header and the `wire_version` of its Handshake; `None` for a
+/// version of no supported client (`protocols/nodedb.md` section 9, decision 3).
 ///
-/// `ten_byte_default`: [`Layout::V0_6`] or [`Layout::V0_4`], which say the same in a handshake; a
-/// layout without the 10-byte header is no answer.
+/// `ten_byte_default`: [`Layout::V0_6`] or [`Layout::V0_4`], which have the same Handshake. The
+/// result is `None` for a layout without the 10-byte header.
 pub fn layout_for(header: Header, wire_version: u16, ten_byte_default: Layout) -> Option<Layout> {
     match (header, wire_version) {
         (Header::Five, 0 | 1) => Some(Layout::V0_0),

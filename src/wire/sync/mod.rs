@@ -1,13 +1,13 @@
-//! The sync wire of NodeDB and its Lite clients (`protocols/nodedb.md` sections 1-3 and 9).
+//! The sync protocol of NodeDB and its Lite clients (`protocols/nodedb.md` sections 1-3 and 9).
 //!
-//! Owns the bytes of this protocol: both frame headers, the field layouts of four client
-//! generations, the 51 messages, and the answer that refuses a feature without harming the client
-//! that asked for it.
+//! Owns the encoding of this protocol: both frame headers, the field layouts of four client
+//! generations, the 51 messages, and the replies that reject unsupported features without data loss
+//! on the client.
 //!
-//! Invariant: decoding never panics and never allocates for more than the bytes at hand, and what
-//! is encoded is byte for byte what the clients' own codec writes.
+//! Invariant: decoding never panics and never allocates for more than the available bytes. The
+//! encoding is byte for byte that of the clients' own codec.
 //!
-//! Must never know: sessions, channels, time, sockets. It neither decides nor remembers.
+//! Must never know: sessions, channels, time, sockets. It has no state.
 
 pub mod frame;
 pub mod layout;
@@ -32,10 +32,10 @@ pub use stream_id::{Engine, stream_id};
 
 use crate::error::FrameError;
 
-/// Appends one whole frame, header and body, for a client of this layout.
+/// Appends one frame, header and body, for a client of this layout.
 ///
 /// # Errors
-/// Those of [`encode`]; `out` is as before.
+/// Those of [`encode`]; `out` is unchanged.
 pub fn append_message(
     message: &Message<'_>,
     layout: Layout,

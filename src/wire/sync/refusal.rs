@@ -1,7 +1,7 @@
-//! The answer that refuses a feature for good and harms nothing.
+//! Replies that reject unsupported features permanently without data loss on the client.
 //!
-//! A client keeps what it pushed until that is answered, and its local row unless the answer is a
-//! `DeltaReject`. So what this server does not do is answered, and never with that
+//! A client keeps a push until it is answered, and keeps the local row unless the answer is a
+//! `DeltaReject`. So unsupported requests are always answered, and never with `DeltaReject`
 //! (`protocols/nodedb.md` sections 5.5, 8.3 and 9):
 //!
 //! | request | answer |
@@ -11,12 +11,12 @@
 //! | VectorInsert, VectorDelete, FtsIndex, FtsDelete | their acks, Rejected |
 //! | SpatialInsert, SpatialDelete, KvPush | their acks, Rejected |
 //! | ShapeSubscribe, ResyncRequest | ShapeSnapshot: no data, LSN 0, no documents |
-//! | ArrayDelta | ArrayReject, PermissionDenied, with the op's clock; zeros would park the window |
+//! | ArrayDelta | ArrayReject, PermissionDenied, with the clock of the op; zeros would block the window |
 //! | ArrayDeltaBatch | ArrayOpResults, each op Rejected, PermissionDenied |
-//! | everything else | nothing: no client waits for an answer, or the session gives it |
+//! | everything else | none: no client waits for an answer, or the session sends it |
 //!
-//! A generation that cannot express its answer gets none of these: leaving the refusal out would
-//! say that the push was applied. Its session ends (decision 4).
+//! A generation that cannot express the rejection is not answered: an ack without it would mean
+//! that the push was applied. Its session is closed (decision 4).
 
 use super::layout::Layout;
 use super::message::Message;
@@ -30,21 +30,21 @@ use super::message::engine::{
 };
 use super::message::shape::ShapeSnapshot;
 
-/// What to do with a request that is not served.
+/// Reaction to an unsupported request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal<'a> {
-    /// Send this.
+    /// Send this message.
     Answer(Message<'a>),
     /// Send nothing.
     Silent,
-    /// End the session with a clean Close whose reason names a newer client as the remedy.
+    /// Close the session with a clean Close whose reason recommends a newer client.
     CloseOldClient,
 }
 
-/// Refuses a message of a client of this layout. `reason` is for people.
+/// Rejects a message of a client of this layout. `reason` is human-readable.
 ///
-/// An op of an array whose clock cannot be read has no answer that would not park its neighbours:
-/// alone it is met with silence, in a batch it is named by zeros.
+/// An array op whose clock cannot be read has no answer that would not block the ops after it. A
+/// single op is not answered; in a batch it is identified by zeros.
 pub fn refusal<'a>(message: &Message<'a>, layout: Layout, reason: &'a str) -> Refusal<'a> {
     match answer(message, reason) {
         None => Refusal::Silent,
@@ -106,9 +106,9 @@ fn answer_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>
     })
 }
 
-/// Pushes to the indexes, whose acks are alike: inserts and deletes by the same shape.
+/// Pushes to the indexes. Their acks are alike; inserts and deletes have the same shape.
 fn answer_index_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
-    /// The ack of `$push`; `$key` are the fields that it echoes besides the usual ones.
+    /// The ack of `$push`; `$key` are the fields that it echoes in addition to the common ones.
     macro_rules! rejected {
         ($ack:ident, $push:ident, $($key:ident),+) => {
             $ack {

@@ -1,6 +1,7 @@
-//! The partition of idempotency: both ends derive it, it is never sent.
+//! The stream id, which scopes sequence numbers for idempotency. Both ends derive it; it is never
+//! sent.
 
-/// Engines by discriminant (`protocols/nodedb.md` section 3.8).
+/// Engines with their discriminants (`protocols/nodedb.md` section 3.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Engine {
@@ -14,7 +15,7 @@ pub enum Engine {
     Kv = 7,
 }
 
-/// FNV-1a, 64 bits, over the engine's discriminant and the collection's name.
+/// FNV-1a, 64 bits, over the discriminant of the engine and the name of the collection.
 pub fn stream_id(engine: Engine, collection: &str) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;

@@ -1,16 +1,16 @@
-//! The property that the decoder lives by, as a function: fuzzers and tests share it.
+//! The central property of the decoder, as a function for fuzzers and tests.
 
 use super::{Decoder, Incoming, MessageKind, MessageLimits, Role};
 use crate::error::FrameError;
 
-/// What came out of a decoder, owned.
+/// Output of a decoder, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Message(MessageKind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
-    /// The stream was refused; nothing follows.
+    /// Decoding failed; nothing follows.
     Refused(FrameError),
 }
 
@@ -25,7 +25,7 @@ impl From<Incoming<'_>> for Event {
     }
 }
 
-/// Every event of a stream that arrives as the given reads, up to the first refusal.
+/// All events of a stream that arrives as the given reads, up to the first error.
 pub fn decode_all<'r>(
     role: Role,
     limits: &MessageLimits,
@@ -46,7 +46,7 @@ pub fn decode_all<'r>(
     events
 }
 
-/// Decodes whole frames and returns how many bytes they took.
+/// Decodes complete frames and returns their length in bytes.
 fn decode_pending(
     decoder: &mut Decoder,
     limits: &MessageLimits,
@@ -68,10 +68,11 @@ fn decode_pending(
     }
 }
 
-/// Decodes a stream at once, byte by byte and cut at `cuts` (any numbers), and returns its events.
+/// Decodes a stream at once, byte by byte, and split at `cuts` (any numbers), and returns its
+/// events.
 ///
 /// # Panics
-/// When the three differ, or decoding changes bytes outside the frame it returns.
+/// If the three results differ, or decoding changes bytes outside the returned frame.
 pub fn check_any_split(
     role: Role,
     limits: &MessageLimits,

@@ -1,4 +1,4 @@
-//! Frames -> messages.
+//! Decoder: frames to messages.
 
 use std::ops::{Deref, DerefMut};
 
@@ -6,17 +6,17 @@ use super::header::{self, Position, Start};
 use super::{MessageKind, Opcode, Role, apply_mask, utf8};
 use crate::error::FrameError;
 
-/// What one message may cost. The sender pays: its connection ends.
+/// Limits of one message. A message above them closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
-    /// Payload bytes of one message, its fragments put together.
+    /// Payload bytes of one message, including all its fragments.
     pub message_bytes_max: usize,
-    /// Fragments of one message. An unfragmented message has none.
+    /// Fragments of one message; 0 if it is not fragmented.
     pub fragments_max: u32,
 }
 
-/// Reads the frames of one connection. Two words; it owns memory only between the first and the
-/// last fragment of a message.
+/// Decodes the frames of one connection. Its size is two words; it owns memory only between the
+/// first and the last fragment of a message.
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
@@ -24,12 +24,12 @@ pub struct Decoder {
     assembly: Option<Box<Assembly>>,
 }
 
-/// One step of decoding.
+/// The result of one decoding step.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded<'a> {
-    /// Bytes of the frame that was read; 0 when it is not all there. The input is then as it was.
+    /// Length of the decoded frame; 0 if it is incomplete. The input is then unchanged.
     pub consumed: usize,
-    /// What the frame completed. `None` with `consumed > 0`: a fragment was kept for later.
+    /// The completed message. `None` with `consumed > 0`: a fragment was stored.
     pub incoming: Option<Incoming<'a>>,
 }
 
@@ -40,22 +40,22 @@ pub enum Incoming<'a> {
         kind: MessageKind,
         payload: Payload<'a>,
     },
-    /// To be answered with a pong of the same body.
+    /// Must be answered with a pong of the same body.
     Ping(&'a [u8]),
     Pong(&'a [u8]),
-    /// The peer sends nothing after this; `code` is one that may travel.
+    /// The last frame of the peer. `code` is valid in a close frame.
     Close {
         code: Option<u16>,
         reason: &'a str,
     },
 }
 
-/// Unmasked bytes of a message; those of a text message are UTF-8.
+/// Unmasked bytes of a message; valid UTF-8 for a text message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// The message came in one frame and lies in the input.
+    /// An unfragmented message, within the input.
     InPlace(&'a mut [u8]),
-    /// The message came in fragments.
+    /// A message reassembled from fragments.
     Assembled(Vec<u8>),
 }
 
@@ -88,15 +88,15 @@ impl Decoder {
         Decoder { role, assembly: None }
     }
 
-    /// Reads the frame at the front of `bytes`, unmasking it in place once it is all there. The
-    /// caller drops `consumed` bytes and calls again while that is above 0; it never presents a
-    /// consumed byte twice.
+    /// Decodes the frame at the front of `bytes`, and unmasks it in place once it is complete. The
+    /// caller removes `consumed` bytes and calls again while that is above 0. It must not pass
+    /// consumed bytes again.
     ///
     /// # Errors
-    /// [`FrameError::WebSocket`] for a broken rule, [`FrameError::TooLong`] and
-    /// [`FrameError::TooManyFragments`] for a message above `limits`, [`FrameError::Utf8`] for
-    /// text or a close reason that is not UTF-8. Whatever a header gives away is refused before
-    /// the payload arrives. The stream has no further meaning after an error.
+    /// [`FrameError::WebSocket`] for a protocol violation, [`FrameError::TooLong`] and
+    /// [`FrameError::TooManyFragments`] for a message above `limits`, [`FrameError::Utf8`] for text
+    /// or a close reason that is not UTF-8. Errors in a header are returned before the payload
+    /// arrives. The decoder must not be used after an error.
     pub fn decode<'a>(
         &mut self,
         bytes: &'a mut [u8],
@@ -114,7 +114,7 @@ impl Decoder {
         Ok(Decoded { consumed, incoming })
     }
 
-    /// Judges as much of the header as there is; `None` while it is not complete.
+    /// Checks the header as far as it has arrived; `None` while it is incomplete.
     fn find_frame(
         &self,
         bytes: &[u8],
@@ -122,18 +122,18 @@ impl Decoder {
     ) -> Result<Option<Frame>, FrameError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let start = header::start(first)?;
-        self.judge_order(start, limits)?;
+        self.check_order(start, limits)?;
         let Some(length) = header::length(bytes, self.role, start.opcode)? else {
             return Ok(None);
         };
         let payload_bytes = length.payload_bytes;
-        self.judge_length(start, payload_bytes, limits)?;
+        self.check_length(start, payload_bytes, limits)?;
         let found = length.payload_start(bytes, self.role);
         Ok(found.map(|(payload_start, key)| Frame { start, payload_start, payload_bytes, key }))
     }
 
-    /// May such a frame come now?
-    fn judge_order(&self, start: Start, limits: &MessageLimits) -> Result<(), FrameError> {
+    /// Checks that such a frame is allowed now.
+    fn check_order(&self, start: Start, limits: &MessageLimits) -> Result<(), FrameError> {
         let fragments = match (&self.assembly, start.opcode) {
             (_, Opcode::Close | Opcode::Ping | Opcode::Pong) => 0,
             (Some(assembly), Opcode::Continuation) => assembly.fragments.saturating_add(1),
@@ -150,7 +150,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn judge_length(
+    fn check_length(
         &self,
         start: Start,
         payload_bytes: usize,
@@ -173,8 +173,10 @@ impl Decoder {
             (Opcode::Ping, _) => Ok(Some(Incoming::Ping(payload))),
             (Opcode::Pong, _) => Ok(Some(Incoming::Pong(payload))),
             (Opcode::Close, _) => close(payload).map(Some),
-            (Opcode::Text, Position::Last) => whole(MessageKind::Text, payload).map(Some),
-            (Opcode::Binary, Position::Last) => whole(MessageKind::Binary, payload).map(Some),
+            (Opcode::Text, Position::Last) => unfragmented(MessageKind::Text, payload).map(Some),
+            (Opcode::Binary, Position::Last) => {
+                unfragmented(MessageKind::Binary, payload).map(Some)
+            }
             (Opcode::Text, Position::MoreFollow) => {
                 self.assemble(Assembly::new(MessageKind::Text), start.position, payload)
             }
@@ -205,7 +207,7 @@ impl Decoder {
     }
 }
 
-/// A frame whose header passed every rule.
+/// A frame with a valid header.
 struct Frame {
     start: Start,
     payload_start: usize,
@@ -213,12 +215,12 @@ struct Frame {
     key: [u8; 4],
 }
 
-/// A message of which the last fragment is still to come.
+/// A fragmented message whose last fragment has not arrived.
 #[derive(Debug)]
 struct Assembly {
     kind: MessageKind,
     fragments: u32,
-    /// Bytes at the front known to be whole UTF-8 characters. Stays 0 for binary messages.
+    /// Length of the prefix that consists of complete UTF-8 characters. 0 for binary messages.
     checked: usize,
     bytes: Vec<u8>,
 }
@@ -245,7 +247,7 @@ impl Assembly {
     }
 }
 
-fn whole(kind: MessageKind, payload: &mut [u8]) -> Result<Incoming<'_>, FrameError> {
+fn unfragmented(kind: MessageKind, payload: &mut [u8]) -> Result<Incoming<'_>, FrameError> {
     if kind == MessageKind::Text {
         utf8::complete(payload)?;
     }
@@ -259,14 +261,14 @@ fn close(payload: &[u8]) -> Result<Incoming<'_>, FrameError> {
     }
     let (code, reason) = payload.split_first_chunk().ok_or(FrameError::WebSocket)?;
     let code = u16::from_be_bytes(*code);
-    if !may_travel(code) {
+    if !is_valid_close_code(code) {
         return Err(FrameError::WebSocket);
     }
     Ok(Incoming::Close { code: Some(code), reason: utf8::complete(reason)? })
 }
 
-/// Codes that a close frame may carry: RFC 6455 section 7.4 and the IANA registry.
-fn may_travel(code: u16) -> bool {
+/// Whether a close frame may carry this code: RFC 6455 section 7.4 and the IANA registry.
+fn is_valid_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 

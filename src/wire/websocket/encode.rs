@@ -1,4 +1,4 @@
-//! Messages -> frames. Always one frame per message.
+//! Encoder: messages to frames, one frame per message.
 
 use std::ops::Deref;
 
@@ -9,8 +9,8 @@ const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
-/// Header of an unmasked frame, 2, 4 or 10 bytes, as short as the payload permits. It is the same
-/// for every receiver.
+/// Header of an unmasked frame, 2, 4 or 10 bytes, in the shortest form. It is the same for every
+/// receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
     bytes: [u8; 10],
@@ -25,8 +25,8 @@ impl Deref for FrameHeader {
     }
 }
 
-/// Header of a server's frame with a payload of `payload_bytes` bytes. Control frames must stay
-/// within [`CONTROL_BYTES_MAX`], which is the caller's duty.
+/// Header of a server frame with a payload of `payload_bytes` bytes. The caller must keep control
+/// frames within [`CONTROL_BYTES_MAX`].
 pub fn frame_header(opcode: Opcode, payload_bytes: usize) -> FrameHeader {
     let mut bytes = [0; 10];
     bytes[0] = FIN | opcode as u8;
@@ -49,13 +49,13 @@ pub fn frame_header(opcode: Opcode, payload_bytes: usize) -> FrameHeader {
     FrameHeader { bytes, used }
 }
 
-/// Appends a server's frame.
+/// Appends a server frame.
 pub fn append_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(&frame_header(opcode, payload.len()));
     out.extend_from_slice(payload);
 }
 
-/// Appends a client's frame. `mask` should be unpredictable (RFC 6455 section 10.3).
+/// Appends a client frame. `mask` should be unpredictable (RFC 6455 section 10.3).
 pub fn append_masked_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
     let start = out.len();
     out.extend_from_slice(payload);
@@ -74,13 +74,13 @@ pub fn enclose_masked(out: &mut Vec<u8>, start: usize, opcode: Opcode, mask: [u8
     replace(out, start..start, &head[..header.len() + 4]);
 }
 
-/// Appends a server's close frame. A reason above 123 bytes is cut at a character.
+/// Appends a server close frame. A reason above 123 bytes is truncated at a character boundary.
 pub fn append_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     append_frame(out, Opcode::Close, &close_body(code, reason));
 }
 
-/// Body of a close frame, for [`append_masked_frame`]. A reason above 123 bytes is cut at a
-/// character.
+/// Body of a close frame, for [`append_masked_frame`]. A reason above 123 bytes is truncated at a
+/// character boundary.
 pub fn close_body(code: u16, reason: &str) -> Vec<u8> {
     let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {

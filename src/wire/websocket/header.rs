@@ -1,5 +1,5 @@
-//! The frame header (RFC 6455 section 5.2), judged byte by byte: each rule that needs no more
-//! than the bytes at hand is applied to them.
+//! The frame header (RFC 6455 section 5.2), checked incrementally: each rule is applied as soon as
+//! its bytes have arrived.
 
 use super::{CONTROL_BYTES_MAX, Opcode, Role};
 use crate::error::FrameError;
@@ -10,21 +10,21 @@ const MASKED: u8 = 0x80;
 const LENGTH_IN_16_BITS: u8 = 126;
 const LENGTH_IN_64_BITS: u8 = 127;
 
-/// Is this frame the last of its message?
+/// Whether this frame is the last one of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     Last,
     MoreFollow,
 }
 
-/// What the first byte says.
+/// Content of the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub opcode: Opcode,
     pub position: Position,
 }
 
-/// What the length field says: payload bytes, and bytes from the frame's start to the field's end.
+/// Content of the length field: payload length, and offset of the end of the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Length {
     pub payload_bytes: usize,
@@ -42,12 +42,12 @@ pub(super) fn start(byte: u8) -> Result<Start, FrameError> {
     Ok(Start { opcode, position })
 }
 
-/// The declared length, or `None` while its bytes are not all there.
+/// The declared length; `None` while it is incomplete.
 ///
 /// # Errors
 /// [`FrameError::WebSocket`]: masking that `role` does not expect, a control frame above
-/// [`CONTROL_BYTES_MAX`], an encoding longer than it needs to be, the top bit of 64 set.
-/// [`FrameError::TooLong`] where the length is beyond this machine's address space.
+/// [`CONTROL_BYTES_MAX`], an encoding that is not the shortest, the top bit of 64 set.
+/// [`FrameError::TooLong`] if the length exceeds the address space.
 pub(super) fn length(
     bytes: &[u8],
     role: Role,
@@ -85,8 +85,8 @@ fn length_64(be: [u8; 8]) -> Result<Length, FrameError> {
 }
 
 impl Length {
-    /// Where the payload begins and the key that masks it, or `None` while the key is not all
-    /// there. A client's peer sends no key; the key of zeros changes nothing.
+    /// Start of the payload and masking key; `None` while the key is incomplete. Servers send no
+    /// key; a key of zeros changes nothing.
     pub(super) fn payload_start(self, bytes: &[u8], role: Role) -> Option<(usize, [u8; 4])> {
         match role {
             Role::Client => Some((self.end, [0; 4])),

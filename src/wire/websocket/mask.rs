@@ -1,11 +1,11 @@
 //! Masking: XOR with a repeating four-byte key.
 
-/// Bytes handled at a time; wide enough for the compiler to use vector registers.
+/// Bytes per step; wide enough for vector registers.
 const STRIDE: usize = 32;
 
-/// Masks or unmasks `bytes` in place: RFC 6455 section 5.3, octet i is XORed with key octet
-/// i mod 4. `offset` is the position in the payload of the first byte of `bytes`, so that a
-/// payload may be masked in pieces.
+/// Masks or unmasks `bytes` in place: RFC 6455 section 5.3, octet i is XORed with key octet i mod
+/// 4. `offset` is the position of the first byte of `bytes` in the payload, so that a payload can
+/// be masked in pieces.
 pub fn apply_mask(bytes: &mut [u8], key: [u8; 4], offset: usize) {
     let wide: [u8; STRIDE] = std::array::from_fn(|i| key[(offset % 4 + i) % 4]);
     let (strides, rest) = bytes.as_chunks_mut::<STRIDE>();

@@ -1,10 +1,10 @@
-//! RFC 6455 frames, read in place and written once.
+//! RFC 6455 frames: decoded in place, encoded into a buffer.
 //!
-//! Owns framing, masking, fragmentation and the UTF-8 rule. Invariant: what comes out depends on
-//! the bytes alone, never on how they were cut into reads. Must never know: the handshake (see
-//! `wire::http`), what a message means, when to answer a ping.
+//! Owns framing, masking, fragmentation and the UTF-8 check. Invariant: the output depends only on
+//! the bytes, not on how they are split into reads. Must never know: the handshake (see
+//! `wire::http`), the meaning of a message, when to answer a ping.
 //!
-//! No extension is ever negotiated, so reserved bits are always errors.
+//! No extensions are negotiated, so reserved bits are always errors.
 
 mod check;
 mod decode;
@@ -13,35 +13,36 @@ mod header;
 mod mask;
 mod utf8;
 
+#[doc(hidden)]
 pub use check::{Event, check_any_split, decode_all};
 pub use decode::{Decoded, Decoder, Incoming, MessageLimits, Payload};
 pub use encode::{FrameHeader, append_close, append_frame, append_masked_frame};
 pub use encode::{close_body, enclose_masked, frame_header};
 pub use mask::apply_mask;
 
-/// Longest body of a control frame in bytes (RFC 6455 section 5.5).
+/// Maximum length of the body of a control frame in bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
-/// Longest frame header in bytes: 2, a 64-bit length, a masking key.
+/// Maximum length of a frame header in bytes: 2, a 64-bit length, a masking key.
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
 
-/// Which side of the connection we are. A server demands masked frames, a client unmasked ones
-/// (RFC 6455 section 5.1).
+/// The side of the connection. A server requires masked frames, a client unmasked ones (RFC 6455
+/// section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Server,
     Client,
 }
 
-/// What a data message holds.
+/// Type of a data message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// UTF-8, checked.
+    /// Validated UTF-8.
     Text,
     Binary,
 }
 
-/// Meaning of a frame (RFC 6455 section 11.8).
+/// Opcode of a frame (RFC 6455 section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
     Continuation = 0x0,
@@ -65,7 +66,7 @@ impl Opcode {
         })
     }
 
-    /// Control frames are never fragmented and may stand between the fragments of a message.
+    /// Control frames are never fragmented and may occur between the fragments of a message.
     pub fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }

@@ -1,8 +1,8 @@
-//! The UTF-8 rule of text messages, whole or in fragments (RFC 6455 section 8.1).
+//! UTF-8 validation of text messages, unfragmented or in fragments (RFC 6455 section 8.1).
 
 use crate::error::FrameError;
 
-/// Checks bytes that must be complete UTF-8, and names them as such.
+/// Checks that the bytes are complete UTF-8.
 ///
 /// # Errors
 /// [`FrameError::Utf8`].
@@ -10,11 +10,11 @@ pub(super) fn complete(bytes: &[u8]) -> Result<&str, FrameError> {
     simdutf8::basic::from_utf8(bytes).map_err(|_| FrameError::Utf8)
 }
 
-/// How many bytes at the front are whole characters, when the rest may be the beginning of one.
-/// The rest is at most three bytes, so checking again from there costs nothing.
+/// Length of the prefix of complete characters, if the rest may be the start of another one. The
+/// rest is at most three bytes, so validating it again is cheap.
 ///
 /// # Errors
-/// [`FrameError::Utf8`] when no further bytes could make this text.
+/// [`FrameError::Utf8`] if no further bytes can make this valid.
 pub(super) fn whole_characters(bytes: &[u8]) -> Result<usize, FrameError> {
     match simdutf8::compat::from_utf8(bytes) {
         Ok(text) => Ok(text.len()),

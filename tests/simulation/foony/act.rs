@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use headcount::shard::{Listener, PollAsk};
+use headcount::shard::{Listener, PollRequest};
 use headcount::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
 use headcount::wire::websocket::{Opcode, close_body};
 
@@ -370,7 +370,7 @@ impl Run {
             }
             Carrier::Poll(polling) => {
                 if let Some(session) = polling.session {
-                    self.world.ask(polling.shard, PollAsk::Disconnect { session });
+                    self.world.ask(polling.shard, PollRequest::Disconnect { session });
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::{Answer, json_state};
 use headcount::shard::Command;
 
@@ -29,10 +29,10 @@ impl Run {
 
     /// The owner keeps the end of what the ghost knows, and as much as its policy says.
     fn check_log(&mut self, app: &'static str, channel: &'static str) {
-        let answer = self.world.query(app, channel, |asker| Command::History {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::History {
+            reply_to,
             before: None,
-            room: Space { messages: usize::MAX, bytes: usize::MAX },
+            limit: Space { messages: usize::MAX, bytes: usize::MAX },
         });
         let Answer::History { messages, .. } = answer else { panic!("{answer:?}") };
         let head = self.ghost.head((app, channel));

@@ -1,6 +1,6 @@
 //! What clients make of what they hear, and what must hold for every word of it.
 
-use headcount::channel::Room as Space;
+use headcount::channel::PageLimit as Space;
 use headcount::session::Answer;
 use headcount::shard::Command;
 use headcount::wire::foony::Action;
@@ -366,10 +366,10 @@ impl Run {
     /// The owner no longer has everything after this serial, and so it may say.
     fn assert_aged_out(&mut self, id: usize, channel: &str, after: u64, what: &str) {
         let app = self.clients[id].app;
-        let answer = self.world.query(app, channel, |asker| Command::Fetch {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::Fetch {
+            reply_to,
             after,
-            room: EVERYTHING,
+            limit: EVERYTHING,
         });
         let Answer::Fetched { messages, resumed } = answer else { panic!("{answer:?}") };
         assert!(
@@ -382,10 +382,10 @@ impl Run {
     /// The newest serial, as far as it is kept or known.
     pub fn head(&mut self, id: usize, channel: &'static str) -> u64 {
         let app = self.clients[id].app;
-        let answer = self.world.query(app, channel, |asker| Command::History {
-            asker,
+        let answer = self.world.query(app, channel, |reply_to| Command::History {
+            reply_to,
             before: None,
-            room: Space { messages: 1, bytes: usize::MAX },
+            limit: Space { messages: 1, bytes: usize::MAX },
         });
         let Answer::History { messages, .. } = answer else { panic!("{answer:?}") };
         let known = self.ghost.head((app, channel));

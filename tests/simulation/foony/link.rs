@@ -1,6 +1,6 @@
 //! What carries a client's requests: a socket, or questions to the edge.
 
-use headcount::shard::{PollAsk, PollOutcome, PollSession};
+use headcount::shard::{PollOutcome, PollRequest, PollSession};
 
 use super::super::world::World;
 use super::line::{Heard, Line, Mode};
@@ -57,7 +57,7 @@ impl Link {
         link.carrier = Carrier::Poll(Polling {
             shard,
             session: None,
-            connecting: Some(world.ask(shard, PollAsk::Connect { bytes })),
+            connecting: Some(world.ask(shard, PollRequest::Connect { bytes })),
             held: None,
             sending: None,
             unsent: Vec::new(),
@@ -133,11 +133,11 @@ impl Polling {
     pub fn ask(&mut self, world: &mut World) {
         let Some(session) = self.session else { return };
         if self.held.is_none() {
-            self.held = Some(world.ask(self.shard, PollAsk::Receive { session }));
+            self.held = Some(world.ask(self.shard, PollRequest::Receive { session }));
         }
         if self.sending.is_none() && !self.unsent.is_empty() {
             let bytes = std::mem::take(&mut self.unsent);
-            self.sending = Some(world.ask(self.shard, PollAsk::Send { session, bytes }));
+            self.sending = Some(world.ask(self.shard, PollRequest::Send { session, bytes }));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the server says, opcodes 11 to 19 (`protocols/foony.md` section 3.2).
+//! Events of the server, opcodes 11 to 19 (`protocols/foony.md` section 3.2).
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ const ACK_RESUMED_KNOWN: u8 = 1;
 const ACK_RESUMED: u8 = 2;
 const EPHEMERAL: u8 = 1;
 pub(super) const IS_BATCH: u8 = 2;
-/// More of a page of history, resumed of a fetch.
+/// `more` of a history page, `resumed` of a fetch.
 const PAGE_FLAG: u8 = 1;
 
 pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameError> {
@@ -78,7 +78,7 @@ fn error<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameError> {
     Ok(Event::Error { id, code, message: reader.text()? })
 }
 
-/// Flag, id, channel and deliveries of an answer that lists deliveries.
+/// Flag, id, channel and deliveries of a page.
 type Page<'a> = (bool, u64, Cow<'a, str>, Vec<Delivery<'a>>);
 
 fn page<'a>(reader: &mut Reader<'a>) -> Result<Page<'a>, FrameError> {
@@ -119,7 +119,7 @@ fn batch_body<'a>(reader: &mut Reader<'a>, flags: u8) -> Result<Delivery<'a>, Fr
     })
 }
 
-/// Appends what the server says, one record.
+/// Appends an event as one record.
 pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
     match event {
         Event::Connected { connection_id, keep_alive_ms, client_id } => {
@@ -214,8 +214,8 @@ fn write_deliveries(out: &mut Vec<u8>, deliveries: &[Delivery<'_>]) {
     }
 }
 
-/// How many bytes a delivery takes in a page of history or of a fetch, exactly. A page is kept
-/// short by it, since a record cannot be split.
+/// Exact length of a delivery in a history page or fetch reply, in bytes. Pages are limited by it,
+/// since a record cannot be split.
 pub fn delivery_bytes(delivery: &Delivery<'_>) -> usize {
     let own = [&delivery.channel, &delivery.message_id, &delivery.client_id];
     let texts: usize = own.iter().map(|text| prefixed_bytes(text.len())).sum();

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use crate::error::FrameError;
 use crate::wire::foony::{BATCH_MESSAGES_MAX, Message, validate_json};
 
-/// Reads fields one after the other and borrows text and bytes from the input. A reader that
-/// failed is not used again.
+/// Reads fields in sequence; text and bytes are borrowed from the input. A reader must not be used
+/// after an error.
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -27,8 +27,8 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
-    /// Unsigned LEB128 of at most 64 bits; longer forms than necessary are read. Nearly all lengths
-    /// and counts take one byte.
+    /// Unsigned LEB128 of at most 64 bits; longer encodings than necessary are accepted. Nearly all
+    /// lengths and counts take one byte.
     #[inline]
     pub fn uvarint(&mut self) -> Result<u64, FrameError> {
         if let [byte @ ..0x80, rest @ ..] = self.rest {
@@ -68,11 +68,11 @@ impl<'a> Reader<'a> {
         Ok(Cow::Borrowed(text))
     }
 
-    /// JSON text; no bytes when it is absent.
+    /// JSON text; empty if absent.
     pub fn payload(&mut self) -> Result<&'a [u8], FrameError> {
         let payload = self.bytes()?;
         validate_json(payload).map_err(|error| match error {
-            // The record went on; its payload did not.
+            // The payload is truncated, but the record is not.
             FrameError::Truncated => FrameError::Body,
             error => error,
         })?;
@@ -83,12 +83,13 @@ impl<'a> Reader<'a> {
         Ok(Message { name: self.text()?, data: self.payload()?, encoding: self.text()? })
     }
 
-    /// The messages of a batch, their number first.
+    /// The messages of a batch, preceded by their number.
     pub fn messages(&mut self) -> Result<Vec<Message<'a>>, FrameError> {
         self.list(Reader::message)
     }
 
-    /// Items of a list, their number first. Grows as the items are found.
+    /// Items of a list, preceded by their number. Memory grows with the items read, not with the
+    /// declared number.
     pub fn list<T>(
         &mut self,
         item: impl Fn(&mut Self) -> Result<T, FrameError>,
@@ -113,12 +114,12 @@ pub(super) fn write_uvarint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// How many bytes [`write_uvarint`] appends.
+/// Length of the output of [`write_uvarint`].
 pub(super) fn uvarint_bytes(value: u64) -> usize {
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// How many bytes [`write_bytes`] appends for this many.
+/// Length of the output of [`write_bytes`] for this many bytes.
 pub(super) fn prefixed_bytes(bytes: usize) -> usize {
     uvarint_bytes(bytes as u64) + bytes
 }

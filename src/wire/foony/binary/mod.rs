@@ -5,7 +5,7 @@
 //! record  = uvarint length | u8 opcode | fields
 //! ```
 //!
-//! Invariant: what is encoded is byte for byte what the SDKs write and the hosted service sends.
+//! Invariant: the encoding is byte for byte that of the SDKs and the hosted service.
 
 mod deliveries;
 mod event;
@@ -46,22 +46,22 @@ pub fn records(message: &[u8]) -> Records<'_> {
     Records { rest: message }
 }
 
-/// Does a client's first message belong to this protocol?
-pub fn begins(message: &[u8]) -> bool {
+/// Whether the first message of a client belongs to this protocol.
+pub fn is_first_message(message: &[u8]) -> bool {
     let first = records(message).next();
-    first.and_then(Result::ok).is_some_and(|record| !record.is_noise())
+    first.and_then(Result::ok).is_some_and(|record| !record.is_unknown())
 }
 
 /// Iterator over the records of a message. An error is the last item: the length of a record is
-/// broken, or reaches past the end ([`FrameError::Truncated`]), and the rest is lost. The records
-/// before it are sound, and the SDKs use them.
+/// invalid or exceeds the message ([`FrameError::Truncated`]), and the rest is discarded. The
+/// records before it are valid, and the SDKs use them.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Records<'a> {
-    /// The records that have not been read.
+    /// The unread records.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -81,8 +81,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// One record, without its length. Whatever is wrong in it concerns it alone: the records after
-/// it can be read.
+/// One record, without its length. An error in it does not affect the records after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     bytes: &'a [u8],
@@ -94,25 +93,26 @@ impl<'a> Record<'a> {
         self.bytes
     }
 
-    /// Is it none that clients send? Such records are skipped: nothing in them names a request.
-    pub fn is_noise(self) -> bool {
+    /// Whether clients never send this type of record. Such records are skipped; they have no
+    /// request id.
+    pub fn is_unknown(self) -> bool {
         !self.bytes.first().is_some_and(|opcode| (AUTH..=PING).contains(opcode))
     }
 
-    /// Reads what a client says. Bytes after the last field are ignored, as the SDKs do.
+    /// Decodes a request. Bytes after the last field are ignored, as in the SDKs.
     ///
     /// # Errors
-    /// [`FrameError::Truncated`] also for no bytes at all; [`FrameError::UnknownType`] also for
-    /// what only a server says; [`FrameError::Header`] for another version of the protocol;
-    /// [`FrameError::Utf8`]; [`FrameError::TooLong`] for a batch above
-    /// [`BATCH_MESSAGES_MAX`](super::BATCH_MESSAGES_MAX); [`FrameError::Body`] for payloads that
-    /// are not JSON, unknown presence actions and numbers of more than 64 bits.
+    /// [`FrameError::Truncated`] also for an empty record; [`FrameError::UnknownType`] also for
+    /// events; [`FrameError::Header`] for another protocol version; [`FrameError::Utf8`];
+    /// [`FrameError::TooLong`] for a batch above [`BATCH_MESSAGES_MAX`](super::BATCH_MESSAGES_MAX);
+    /// [`FrameError::Body`] for payloads that are not JSON, unknown presence actions and numbers of
+    /// more than 64 bits.
     pub fn request(self) -> Result<Request<'a>, Malformed> {
         request::decode(&mut Reader::new(self.bytes))
             .map_err(|error| Malformed { error, id: request::id(self.bytes).unwrap_or(0) })
     }
 
-    /// Reads what a server says. As tolerant as the SDKs: unknown presence actions are enters.
+    /// Decodes an event. As tolerant as the SDKs: unknown presence actions are read as enter.
     ///
     /// # Errors
     /// As for [`Record::request`]; [`FrameError::Body`] also for unknown error codes.
@@ -124,7 +124,7 @@ impl<'a> Record<'a> {
 /// Appends one record, its length first.
 fn append_record(out: &mut Vec<u8>, opcode: u8, append_fields: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    // Most records are shorter than 128 bytes, so that nothing has to be moved.
+    // Most records are shorter than 128 bytes; then nothing has to be moved.
     out.extend_from_slice(&[0, opcode]);
     append_fields(out);
     let record_bytes = (out.len() - start - 1) as u64;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_in_error_leaves_the_rest_and_a_length_in_error_ends_it() {
+    fn an_invalid_record_is_isolated_and_an_invalid_length_ends_the_message() {
         assert_eq!(all(b""), []);
         assert_eq!(all(b"\x01\x0a\x00\x01\x10"), [Ok(&b"\x0a"[..]), Ok(b""), Ok(b"\x10")]);
         assert_eq!(all(b"\x01\x10\x05\x0c\x00"), [Ok(&b"\x10"[..]), Err(FrameError::Truncated)]);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_record_takes_as_many_bytes_as_it_needs() {
+    fn record_lengths_are_encoded_in_the_shortest_form() {
         for fields in [0, 126, 127, 128, 16_382, 16_383, 100_000] {
             let mut out = b"before".to_vec();
             append_record(&mut out, PONG, |out| out.resize(out.len() + fields, 7));

@@ -1,4 +1,4 @@
-//! What clients say, opcodes 1 to 10 (`protocols/foony.md` section 3.2).
+//! Requests of clients, opcodes 1 to 10 (`protocols/foony.md` section 3.2).
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publi
 const VERSION: u8 = 0;
 const EPHEMERAL: u8 = 1;
 
-/// Own payload of a publish whose messages follow.
+/// Placeholder message of a publish that has a batch.
 const BATCH_PLACEHOLDER: Message<'static> =
     Message { name: Cow::Borrowed(""), data: b"null", encoding: Cow::Borrowed("") };
 
@@ -49,7 +49,7 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Request<'a>, FrameEr
     })
 }
 
-/// The id of a request whose later fields may be broken.
+/// The id of a request whose later fields may be malformed.
 pub(super) fn id(record: &[u8]) -> Option<u64> {
     let mut reader = Reader::new(record);
     match reader.byte().ok()? {
@@ -97,11 +97,11 @@ fn presence<'a>(reader: &mut Reader<'a>) -> Result<Presence<'a>, FrameError> {
     })
 }
 
-/// Appends what a client says, one record.
+/// Appends a request as one record.
 ///
 /// # Errors
-/// [`FrameError::Body`] for what only JSON can say: cursors by message id, a time to live, wishes
-/// about delivery. `out` is as before.
+/// [`FrameError::Body`] for features that only JSON has: cursors by message id, a time to live,
+/// delivery options. `out` is unchanged.
 pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), FrameError> {
     if !is_expressible(request) {
         return Err(FrameError::Body);

@@ -1,4 +1,4 @@
-//! What the server says (`protocols/foony.md` sections 2.1 and 2.2).
+//! Events of the server (`protocols/foony.md` sections 2.1 and 2.2).
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use super::write::{Fields, append_frame, append_object};
 use crate::error::FrameError;
 use crate::wire::foony::{Content, Delivery, ErrorCode, Event, Member};
 
-/// Reads what a server says: one text message.
+/// Decodes an event from one text message.
 ///
 /// # Errors
 /// As for [`decode_request`](super::decode_request); [`FrameError::Body`] also for unknown error
@@ -48,7 +48,7 @@ pub fn decode_event(text: &[u8]) -> Result<Event<'_>, FrameError> {
     })
 }
 
-/// The channel of a bundle stands once, outside.
+/// The channel is given once, in the bundle.
 fn bundle<'a>(object: &Object<'a>) -> Result<Vec<Delivery<'a>>, FrameError> {
     let channel = object.text(Key::Channel)?;
     object
@@ -89,7 +89,7 @@ fn error<'a>(object: &Object<'a>) -> Result<Event<'a>, FrameError> {
     Ok(Event::Error { id: object.number(Key::Id)?, code, message: object.text(Key::Message)? })
 }
 
-/// Appends what the server says, one frame. It holds no line feed.
+/// Appends an event as one frame without line feeds.
 pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
     match event {
         Event::Connected { connection_id, keep_alive_ms, client_id } => {
@@ -141,7 +141,7 @@ fn append_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>) {
     });
 }
 
-/// All but the type and the channel.
+/// All fields except type and channel.
 fn delivery_fields(fields: &mut Fields<'_>, delivery: &Delivery<'_>) {
     match &delivery.content {
         Content::One(message) => fields.message(message),

@@ -1,8 +1,8 @@
 //! JSON frames (`protocols/foony.md` section 2): SDK 0.0.1 to 0.12.0, one object per text message.
 //!
-//! Fields of all these versions are read. What a version does not know it ignores, so all of them
-//! are sent the same. Fields are found by name, whatever their order; unknown ones are skipped, of
-//! a field that comes twice the last one counts, and `null` is absent except as a payload.
+//! The fields of all these versions are accepted. Clients ignore unknown fields, so all versions
+//! are sent the same. Fields are matched by name, in any order; unknown ones are skipped, the last
+//! one of duplicates counts, and `null` means absent except for a payload.
 
 mod event;
 mod object;

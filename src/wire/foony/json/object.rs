@@ -1,4 +1,4 @@
-//! The fields of an object, by name.
+//! Fields of an object, by name.
 
 use std::borrow::Cow;
 
@@ -79,10 +79,10 @@ impl<'a> Object<'a> {
         Object { values: [None; KEYS] }
     }
 
-    /// Collects the fields of an object. What stands before an error is collected too.
+    /// Collects the fields of an object, including those before an error.
     pub fn collect(&mut self, text: &'a str) -> Result<(), FrameError> {
         each_field(text, |key, value| {
-            // A key that is no text for us is none of ours.
+            // A key that cannot be decoded is an unknown one.
             let key = unquote(key).ok().and_then(|key| Key::from_text(&key));
             if let Some(key) = key {
                 self.values[key as usize] = Some(value);
@@ -96,7 +96,7 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
-    /// The text of a field that is there and not `null`.
+    /// The text of a field that is present and not `null`.
     fn present(&self, key: Key) -> Option<&'a str> {
         self.values[key as usize].filter(|value| *value != "null")
     }
@@ -129,7 +129,7 @@ impl<'a> Object<'a> {
 
     pub fn payload(&self) -> Result<&'a [u8], FrameError> {
         let payload = self.values[Key::Data as usize].unwrap_or("").as_bytes();
-        // The walk over the frame allows for the frame's own containers; this one does not.
+        // The scan of the frame allows additional depth for the frame itself; this one does not.
         validate_json(payload)?;
         Ok(payload)
     }
@@ -148,7 +148,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The items of a list, none if it is absent.
+    /// The items of a list; empty if it is absent.
     pub fn list<T>(
         &self,
         key: Key,
@@ -176,7 +176,7 @@ impl Action {
     }
 }
 
-/// What a string says; `quoted` is a value that was walked over.
+/// Decodes a string; `quoted` is a valid JSON value.
 fn unquote(quoted: &str) -> Result<Cow<'_, str>, FrameError> {
     let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let inner = inner.ok_or(FrameError::Body)?;
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_by_name_whatever_their_spelling_and_order() {
+    fn fields_are_found_by_name_in_any_escaping_and_order() {
         let text = r#" { "unknown" : {"id":9}, "\u0069d" : 7 , "name":"a\"b", "t":"x", "t":"y" } "#;
         let object = Object::read(text).unwrap();
         assert_eq!(object.number(Key::Id), Ok(7));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absent_but_for_a_payload() {
+    fn null_means_absent_except_for_a_payload() {
         let object = Object::read(r#"{"id":null,"name":null,"more":null,"data":null}"#).unwrap();
         assert_eq!(object.number(Key::Id), Ok(0));
         assert_eq!(object.text(Key::Name).unwrap(), "");

@@ -1,17 +1,17 @@
-//! What clients say (`protocols/foony.md` sections 2.1 and 2.2).
+//! Requests of clients (`protocols/foony.md` sections 2.1 and 2.2).
 
 use super::object::{Key, Object};
 use super::write::{Fields, append_frame};
 use crate::error::FrameError;
 use crate::wire::foony::{Auth, Content, Cursor, Malformed, Presence, Publish, Request};
 
-/// Reads what a client says: one text message.
+/// Decodes a request from one text message.
 ///
 /// # Errors
-/// [`FrameError::UnknownType`] also for what only a server says; [`FrameError::TooLong`] for a
-/// batch above [`BATCH_MESSAGES_MAX`](crate::wire::foony::BATCH_MESSAGES_MAX); else as for
+/// [`FrameError::UnknownType`] also for events; [`FrameError::TooLong`] for a batch above
+/// [`BATCH_MESSAGES_MAX`](crate::wire::foony::BATCH_MESSAGES_MAX); otherwise as for
 /// [`validate_json`](crate::wire::foony::validate_json), [`FrameError::Body`] also for fields of
-/// another type. Each is about this message alone: the connection can go on.
+/// another type. An error affects this message only; the connection can continue.
 pub fn decode_request(text: &[u8]) -> Result<Request<'_>, Malformed> {
     let mut object = Object::empty();
     simdutf8::basic::from_utf8(text)
@@ -46,7 +46,7 @@ fn decode<'a>(object: &Object<'a>) -> Result<Request<'a>, FrameError> {
     })
 }
 
-/// Clients that know serials send the message id for older servers.
+/// Clients that support serials also send the message id, for older servers.
 fn cursor<'a>(object: &Object<'a>, serial: Key, message_id: Key) -> Result<Cursor<'a>, FrameError> {
     let (serial, message_id) = (object.number(serial)?, object.text(message_id)?);
     Ok(match serial {
@@ -93,41 +93,41 @@ fn presence<'a>(object: &Object<'a>) -> Result<Presence<'a>, FrameError> {
     })
 }
 
-/// Appends what a client says, one frame.
+/// Appends a request as one frame.
 pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) {
     match request {
         Request::Auth(auth) => append_auth(auth, out),
         Request::Subscribe { id, channel, cursor } => {
             append_frame(out, "sub", |fields| {
-                about(fields, *id, channel);
+                append_id_and_channel(fields, *id, channel);
                 append_cursor(fields, cursor, Key::LastSerial, Key::LastMessageId);
             });
         }
         Request::Unsubscribe { id, channel } => {
-            append_frame(out, "unsub", |fields| about(fields, *id, channel));
+            append_frame(out, "unsub", |fields| append_id_and_channel(fields, *id, channel));
         }
         Request::Publish(publish) => append_publish(publish, out),
         Request::Presence(presence) => append_presence(presence, out),
         Request::PresenceSubscribe { id, channel } => {
-            append_frame(out, "presSub", |fields| about(fields, *id, channel));
+            append_frame(out, "presSub", |fields| append_id_and_channel(fields, *id, channel));
         }
         Request::PresenceUnsubscribe { id, channel } => {
-            append_frame(out, "presUnsub", |fields| about(fields, *id, channel));
+            append_frame(out, "presUnsub", |fields| append_id_and_channel(fields, *id, channel));
         }
         Request::History { id, channel, limit, before } => append_frame(out, "hist", |fields| {
-            about(fields, *id, channel);
+            append_id_and_channel(fields, *id, channel);
             fields.number_unless_zero(Key::Limit, *limit);
             append_cursor(fields, before, Key::Before, Key::Start);
         }),
         Request::Fetch { id, channel, from_serial } => append_frame(out, "fetch", |fields| {
-            about(fields, *id, channel);
+            append_id_and_channel(fields, *id, channel);
             fields.number(Key::FromSerial, *from_serial);
         }),
         Request::Ping => append_frame(out, "ping", |_| {}),
     }
 }
 
-fn about(fields: &mut Fields<'_>, id: u64, channel: &str) {
+fn append_id_and_channel(fields: &mut Fields<'_>, id: u64, channel: &str) {
     fields.number(Key::Id, id);
     fields.text(Key::Channel, channel);
 }
@@ -153,7 +153,7 @@ fn append_auth(auth: &Auth<'_>, out: &mut Vec<u8>) {
 
 fn append_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
     append_frame(out, "pub", |fields| {
-        about(fields, publish.id, &publish.channel);
+        append_id_and_channel(fields, publish.id, &publish.channel);
         match &publish.content {
             Content::One(message) => fields.message(message),
             Content::Batch(messages) => {
@@ -170,7 +170,7 @@ fn append_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
 
 fn append_presence(presence: &Presence<'_>, out: &mut Vec<u8>) {
     append_frame(out, "pres", |fields| {
-        about(fields, presence.id, &presence.channel);
+        append_id_and_channel(fields, presence.id, &presence.channel);
         fields.text(Key::Action, presence.action.name());
         fields.payload(presence.data);
         fields.text_unless_empty(Key::Encoding, &presence.encoding);

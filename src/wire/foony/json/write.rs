@@ -1,9 +1,9 @@
-//! Writes objects, field by field.
+//! Encodes objects, field by field.
 
 use super::object::Key;
 use crate::wire::foony::Message;
 
-/// Appends an object whose fields are what `append_fields` writes.
+/// Appends an object with the fields that `append_fields` writes.
 pub(super) fn append_object(out: &mut Vec<u8>, append_fields: impl FnOnce(&mut Fields<'_>)) {
     out.push(b'{');
     append_fields(&mut Fields { out, written: 0 });
@@ -22,7 +22,7 @@ pub(super) fn append_frame(
     });
 }
 
-/// The fields of an object that has begun.
+/// The fields of an open object.
 pub(super) struct Fields<'o> {
     out: &'o mut Vec<u8>,
     written: usize,
@@ -76,7 +76,7 @@ impl Fields<'_> {
         let out = self.key(Key::Data);
         let start = out.len();
         out.extend_from_slice(payload);
-        // SDK 0.12.0 takes a text message apart at line feeds. In JSON they are only whitespace.
+        // SDK 0.12.0 splits a text message at line feeds. In JSON they are only whitespace.
         if payload.contains(&b'\n') {
             out[start..].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
         }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_escaped_as_json_demands() {
+    fn strings_are_escaped_as_json_requires() {
         let text: String = (0..=0x2ff_u32).filter_map(char::from_u32).chain(['😀']).collect();
         let mut out = Vec::new();
         write_string(&mut out, &text);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_one_line_whatever_its_payload() {
+    fn a_frame_is_one_line_with_any_payload() {
         let mut out = Vec::new();
         append_object(&mut out, |fields| fields.payload(b"{\r\n\"a\\n\":\n1}"));
         assert_eq!(out, b"{\"data\":{\r \"a\\n\": 1}}");

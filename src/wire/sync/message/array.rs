@@ -1,10 +1,10 @@
-//! Arrays (`protocols/nodedb.md` section 3.7). A position in time is 18 bytes, see [`HlcBytes`].
+//! Arrays (`protocols/nodedb.md` section 3.7). A logical time is 18 bytes, see [`HlcBytes`].
 
 use super::codec::prelude::*;
 use super::delta::AckStatus;
 
 /// Hybrid logical clock: physical_ms u64, logical u16, replica_id u64, each big endian, so that
-/// the order of the bytes is the order of time.
+/// byte order is time order.
 pub type HlcBytes = [u8; 18];
 
 structs! {
@@ -57,7 +57,7 @@ structs! {
         status: AckStatus<'a> [since V0_4],
     }
 
-    /// 0x96. Zeros for the clock park the client's whole window.
+    /// 0x96. A clock of zeros blocks the whole window of the client.
     pub struct ArrayReject<'a> {
         array: &'a str,
         op_hlc_bytes: HlcBytes,
@@ -68,7 +68,7 @@ structs! {
     /// 0x97.
     pub struct ArrayCatchupRequest<'a> {
         array: &'a str,
-        /// Zeros: everything.
+        /// Zeros: from the beginning.
         from_hlc_bytes: HlcBytes,
     }
 
@@ -78,7 +78,7 @@ structs! {
         results: Vec<ArrayOpResult<'a>>,
     }
 
-    /// One line of [`ArrayOpResults`].
+    /// One entry of [`ArrayOpResults`].
     pub struct ArrayOpResult<'a> {
         op_hlc_bytes: HlcBytes,
         outcome: ArrayOpOutcome<'a>,
@@ -94,7 +94,7 @@ structs! {
 }
 
 enums! {
-    /// Why an array frame was refused, and with that what the client does next.
+    /// Reason why an array frame was rejected; determines the reaction of the client.
     pub enum ArrayRejectReason {
         SchemaTooNew,
         ArrayUnknown,
@@ -112,7 +112,7 @@ enums! {
         SnapshotBufferLost [since V0_6],
     }
 
-    /// What became of one op of an [`ArrayDeltaBatch`].
+    /// Result of one op of an [`ArrayDeltaBatch`].
     pub enum ArrayOpOutcome<'a> {
         Applied,
         Duplicate,
@@ -126,8 +126,8 @@ enums! {
     }
 }
 
-/// The clock of an op: `[[array, [physical_ms, logical, replica_id], ..], ..]`. Nothing if the
-/// payload is no such value.
+/// The clock of an op: `[[array, [physical_ms, logical, replica_id], ..], ..]`. `None` if the
+/// payload has another form.
 pub fn op_hlc(op_payload: &[u8]) -> Option<HlcBytes> {
     let mut reader = Reader::new(op_payload);
     reader.array_of(4).ok()?;

@@ -1,5 +1,4 @@
-//! How a field, a struct and an enum become MessagePack, and the two macros in which the messages
-//! are written down.
+//! MessagePack encoding of fields, structs and enums, and the two macros that define the messages.
 //!
 //! A struct is an array with one value per field, in order; a unit variant is its name; a struct
 //! variant is `[name, [fields]]` (`protocols/nodedb.md` section 3.1).
@@ -10,7 +9,7 @@ use crate::error::FrameError;
 use crate::wire::msgpack::{self, Reader};
 use crate::wire::sync::layout::Layout;
 
-/// A value with one encoding per layout.
+/// A value with an encoding per layout.
 pub(super) trait Field<'a>: Sized {
     /// Reads the value.
     fn decode(reader: &mut Reader<'a>, layout: Layout) -> Result<Self, FrameError>;
@@ -18,14 +17,14 @@ pub(super) trait Field<'a>: Sized {
     /// Appends the value.
     fn append(&self, layout: Layout, out: &mut Vec<u8>);
 
-    /// Can a client of this layout understand the value? A field that the layout lacks is asked
-    /// too: leaving out a refusal would say that all went well.
+    /// Whether a client of this layout can interpret the value correctly. This includes fields that
+    /// the layout lacks: omitting a rejection would mean success.
     fn expressible(&self, _layout: Layout) -> bool {
         true
     }
 }
 
-/// Fields that are one value of the reader and one writer, whatever the layout.
+/// Fields with one reader method and one writer, in all layouts.
 macro_rules! plain_fields {
     ($($type:ty: $read:ident, $write:ident;)*) => {$(
         impl<'a> Field<'a> for $type {
@@ -49,7 +48,7 @@ plain_fields! {
     &'a [u8]: bin, write_bin;
 }
 
-/// Unsigned integers narrower than the reader's; wider values are refused.
+/// Unsigned integers narrower than 64 bits; larger values are refused.
 macro_rules! narrow_fields {
     ($($type:ty),*) => {$(
         impl<'a> Field<'a> for $type {
@@ -103,7 +102,7 @@ impl<'a, T: Field<'a>> Field<'a> for Vec<T> {
     }
 }
 
-/// Fixed byte strings are arrays of integers on this wire; `bin` is refused.
+/// Fixed byte strings are arrays of integers in this protocol; `bin` is refused.
 impl<'a, const N: usize> Field<'a> for [u8; N] {
     fn decode(reader: &mut Reader<'a>, layout: Layout) -> Result<Self, FrameError> {
         reader.array_of(N)?;
@@ -133,7 +132,7 @@ impl<'a, A: Field<'a>, B: Field<'a>> Field<'a> for (A, B) {
     }
 }
 
-/// A map in the order of the wire. A key that comes twice is in it twice.
+/// A map in wire order. It may contain duplicate keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map<K, V>(pub Vec<(K, V)>);
 
@@ -162,8 +161,8 @@ impl<K: Serialize, V: Serialize> Serialize for Map<K, V> {
     }
 }
 
-/// Appends what stands before the fields of a variant, which for a unit variant is all of it: its
-/// name, or `[name, nil]` before 0.4 (`protocols/nodedb.md` section 9, decision 1).
+/// Appends the head of a variant: its name for a unit variant (`[name, nil]` before 0.4,
+/// `protocols/nodedb.md` section 9, decision 1), otherwise everything before its fields.
 pub(super) fn append_variant_head(name: &str, fields: usize, layout: Layout, out: &mut Vec<u8>) {
     if fields == 0 && layout >= Layout::V0_4 {
         return msgpack::write_str(out, name);
@@ -176,17 +175,17 @@ pub(super) fn append_variant_head(name: &str, fields: usize, layout: Layout, out
     }
 }
 
-/// The front of an enum value.
+/// The head of an enum value.
 pub(super) enum VariantHead<'a> {
-    /// All of a unit variant.
+    /// A complete unit variant.
     Unit(&'a str),
     /// A variant whose array of fields follows.
     WithFields(&'a str),
 }
 
 impl<'a> VariantHead<'a> {
-    /// Reads up to the fields. `[name, nil]` is a unit variant before 0.4 only; the bare name is
-    /// one in every generation.
+    /// Reads up to the fields. `[name, nil]` is a unit variant before 0.4 only; a bare name is one
+    /// in every generation.
     pub(super) fn decode(reader: &mut Reader<'a>, layout: Layout) -> Result<Self, FrameError> {
         if reader.at_str()? {
             return reader.str().map(VariantHead::Unit);
@@ -205,7 +204,7 @@ impl<'a> VariantHead<'a> {
         }
     }
 
-    /// Reads the head of the array of fields of a variant that has so many.
+    /// Reads the array head of a variant with this number of fields.
     pub(super) fn open(&self, reader: &mut Reader<'a>, fields: usize) -> Result<(), FrameError> {
         match self {
             VariantHead::Unit(_) if fields == 0 => Ok(()),
@@ -215,7 +214,7 @@ impl<'a> VariantHead<'a> {
     }
 }
 
-/// Whether a layout has something: always, `since` a layout, or `before` one.
+/// Whether a layout has an item: always, `since` a layout, or `before` one.
 macro_rules! in_layout {
     ($layout:ident) => {
         $layout >= Layout::V0_0
@@ -229,7 +228,7 @@ macro_rules! in_layout {
 }
 pub(super) use in_layout;
 
-/// Reads a field, or takes its default where the layout lacks it.
+/// Reads a field; the default if the layout lacks it.
 macro_rules! decode_field {
     ($reader:ident, $layout:ident) => {
         Field::decode($reader, $layout)?
@@ -244,7 +243,7 @@ macro_rules! decode_field {
 }
 pub(super) use decode_field;
 
-/// What the code that [`structs`] and [`enums`] write needs in scope.
+/// Imports for the code generated by [`structs`] and [`enums`].
 pub(super) mod prelude {
     pub(in crate::wire::sync::message) use super::{
         Field, Map, VariantHead, append_variant_head, decode_field, enums, in_layout, structs,
@@ -254,8 +253,8 @@ pub(super) mod prelude {
     pub(in crate::wire::sync::message) use crate::wire::sync::layout::Layout;
 }
 
-/// Structs as tables of fields: `name: type`, and `[since V0_4]` or `[before V0_6]` for a field
-/// that only some layouts have. Such a field holds its default where the layout lacks it.
+/// Defines structs as lists of fields: `name: type`, with `[since V0_4]` or `[before V0_6]` for a
+/// field that only some layouts have. In the other layouts the field has its default.
 macro_rules! structs {
     ($(
         $(#[$meta:meta])*
@@ -298,8 +297,8 @@ macro_rules! structs {
 }
 pub(super) use structs;
 
-/// Enums as lists of variants, with or without named fields, and `[since V0_6]` for a variant that
-/// only some layouts have.
+/// Defines enums as lists of variants, with or without named fields, with `[since V0_6]` for a
+/// variant that only some layouts have.
 macro_rules! enums {
     ($(
         $(#[$meta:meta])*

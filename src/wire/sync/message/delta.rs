@@ -1,4 +1,4 @@
-//! Documents and rows, both ways (`protocols/nodedb.md` section 3.3).
+//! Documents and rows, in both directions (`protocols/nodedb.md` section 3.3).
 
 use super::codec::prelude::*;
 
@@ -16,7 +16,7 @@ structs! {
         device_valid_time_ms: Option<i64> [since V0_1],
         producer_id: u64 [since V0_4],
         epoch: u64 [since V0_4],
-        /// From 1 per collection, kept over reconnects.
+        /// From 1 per collection, continued after a reconnect.
         seq: u64 [since V0_4],
         device_id: u64 [since V0_6],
         /// All zeros: not signed.
@@ -27,13 +27,13 @@ structs! {
     pub struct DeltaAck<'a> {
         mutation_id: u64,
         lsn: u64,
-        /// Server's clock minus the device's.
+        /// Clock of the server minus that of the device.
         clock_skew_warning_ms: Option<i64> [since V0_1],
         applied_seq: u64 [since V0_4],
         status: AckStatus<'a> [since V0_4],
     }
 
-    /// 0x12. Deletes the client's local row for most hints; not for policy.
+    /// 0x12. Makes the client delete its local row for most hints, except for policy.
     pub struct DeltaReject<'a> {
         mutation_id: u64,
         reason: &'a str,
@@ -57,7 +57,7 @@ structs! {
         op: RowOp,
         lsn: u64,
         peer_id: u64,
-        /// 0: apply whatever came before.
+        /// 0: apply regardless of order.
         sequence: u64,
     }
 
@@ -91,24 +91,23 @@ structs! {
 }
 
 enums! {
-    /// What became of a pushed item. Acks of the generations before 0.4 have none, and say
-    /// [`AckStatus::Applied`] by being sent.
+    /// Result of a pushed item. Acks before 0.4 have none and mean [`AckStatus::Applied`].
     #[derive(Default)]
     pub enum AckStatus<'a> {
         #[default]
         Applied,
         Duplicate,
-        /// The producer's epoch is over; the client stops pushing.
+        /// The epoch of the producer has ended; the client stops pushing.
         Fenced [since V0_4],
-        /// Send again, from `expected` on.
+        /// Push again from `expected`.
         Gap { expected: u64 } [since V0_4],
-        /// Taken, not applied yet; the client keeps the item.
+        /// Accepted, not applied yet; the client keeps the item.
         Accepted [since V0_6],
-        /// Never sent again; the client keeps its local row.
+        /// Not pushed again; the client keeps its local row.
         Rejected { reason: &'a str } [since V0_6],
     }
 
-    /// What the client should do about a [`DeltaReject`].
+    /// Action of the client after a [`DeltaReject`].
     pub enum CompensationHint<'a> {
         UniqueViolation { field: &'a str, conflicting_value: &'a str },
         ForeignKeyMissing { referenced_id: &'a str },
@@ -120,7 +119,7 @@ enums! {
         Retry { retry_after_ms: u64 } [since V0_4],
     }
 
-    /// What a [`RowPush`] does.
+    /// Operation of a [`RowPush`].
     pub enum RowOp {
         Upsert,
         Delete,
@@ -132,7 +131,7 @@ enums! {
         ApplyFailed { detail: &'a str },
     }
 
-    /// Why a client asks to begin anew.
+    /// Reason of a client to start over.
     pub enum ResyncReason {
         SequenceGap { expected: u64, received: u64 },
         ChecksumMismatch { mutation_id: u64 },

@@ -1,5 +1,5 @@
-//! Pushes to the engines and their acks (`protocols/nodedb.md` section 3.6). `batch_id` names the
-//! push in its ack.
+//! Pushes to the engines and their acks (`protocols/nodedb.md` section 3.6). `batch_id` identifies
+//! the push in its ack.
 
 use super::codec::prelude::*;
 use super::delta::AckStatus;
@@ -23,7 +23,7 @@ structs! {
         seq: u64 [since V0_4],
     }
 
-    /// 0x41. Applied retires every batch up to `applied_seq`, whatever its collection.
+    /// 0x41. Applied acknowledges every batch up to `applied_seq`, of any collection.
     pub struct TimeseriesAck<'a> {
         collection: &'a str,
         batch_id: u64 [since V0_6],
@@ -193,7 +193,7 @@ structs! {
 }
 
 enums! {
-    /// What a [`KvPush`] does.
+    /// Operation of a [`KvPush`].
     pub enum KvPushOp<'a> {
         /// `expire_at_ms`: milliseconds since the Unix epoch, 0 for never.
         Put { row: &'a [u8], expire_at_ms: u64 },

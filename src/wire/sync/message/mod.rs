@@ -1,9 +1,9 @@
-//! The messages, typed. Owns what each one holds; the table below owns their codes.
+//! Typed messages. The submodules define their fields; the table below defines their codes.
 //!
-//! Invariant: what decodes in a layout is exactly what that generation of clients would accept,
-//! and it encodes to the bytes that they would write.
+//! Invariant: a layout decodes exactly what that generation of clients accepts, and encodes the
+//! bytes that they write.
 //!
-//! Must never know: what a message is good for.
+//! Must never know: the purpose of a message.
 
 pub mod array;
 mod codec;
@@ -23,7 +23,7 @@ use codec::Field;
 
 pub use codec::Map;
 
-/// Who sends a message, by the protocol's own documents.
+/// Sender of a message, according to the protocol documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     ClientToServer,
@@ -34,7 +34,7 @@ pub enum Direction {
 /// The table of messages: code, name and type, direction, first layout.
 macro_rules! messages {
     ($($code:literal $name:ident($type:ty), $direction:ident, since $since:ident;)*) => {
-        /// The types of frames, by name (`protocols/nodedb.md` section 2.3).
+        /// Frame types, by name (`protocols/nodedb.md` section 2.3).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum MessageType {
@@ -42,7 +42,7 @@ macro_rules! messages {
         }
 
         impl MessageType {
-            /// Every type, by ascending code.
+            /// All types, by ascending code.
             pub const ALL: &[MessageType] = &[$(MessageType::$name),*];
 
             /// The type with this code, if there is one.
@@ -53,21 +53,21 @@ macro_rules! messages {
                 }
             }
 
-            /// As in the protocol's own documents.
+            /// Name in the protocol documents.
             pub fn name(self) -> &'static str {
                 match self {
                     $(MessageType::$name => stringify!($name),)*
                 }
             }
 
-            /// Who sends it.
+            /// Its sender.
             pub fn direction(self) -> Direction {
                 match self {
                     $(MessageType::$name => Direction::$direction,)*
                 }
             }
 
-            /// The first layout that has it.
+            /// The first layout with this type.
             pub fn since(self) -> Layout {
                 match self {
                     $(MessageType::$name => Layout::$since,)*
@@ -75,7 +75,7 @@ macro_rules! messages {
             }
         }
 
-        /// One message, borrowing from the body it was decoded from.
+        /// A message that borrows from its encoded body.
         #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(untagged)]
         pub enum Message<'a> {
@@ -90,7 +90,7 @@ macro_rules! messages {
                 }
             }
 
-            /// Appends the body, whether or not the layout can express it.
+            /// Appends the body, even if the layout cannot express it.
             pub(super) fn append_body(&self, layout: Layout, out: &mut Vec<u8>) {
                 match self {
                     $(Message::$name(message) => message.append(layout, out),)*
@@ -176,18 +176,18 @@ impl MessageType {
         self as u8
     }
 
-    /// Have clients of this layout heard of the type?
+    /// Whether clients of this layout support the type.
     pub fn exists_in(self, layout: Layout) -> bool {
         layout >= self.since()
     }
 }
 
 impl Message<'_> {
-    /// Can a client of this layout understand the message without being misled?
+    /// Checks that a client of this layout can interpret the message correctly.
     ///
     /// # Errors
-    /// [`FrameError::UnknownType`] if the layout lacks the type, [`FrameError::Body`] if it lacks
-    /// a variant in it, such as a refusal.
+    /// [`FrameError::UnknownType`] if the layout lacks the type, [`FrameError::Body`] if it lacks a
+    /// variant in the message, such as a rejection.
     pub fn expressible(&self, layout: Layout) -> Result<(), FrameError> {
         if !self.message_type().exists_in(layout) {
             return Err(FrameError::UnknownType);
@@ -196,13 +196,13 @@ impl Message<'_> {
     }
 }
 
-/// Decodes a body. Bytes after its value are ignored, as the clients' own decoder does. Fields that
-/// the layout lacks hold their defaults. A Handshake, presence and pings are the same in every
+/// Decodes a body. Bytes after its value are ignored, as by the decoder of the clients. Fields that
+/// the layout lacks have their defaults. Handshake, presence and pings are the same in every
 /// layout.
 ///
 /// # Errors
 /// [`FrameError::UnknownType`] if the layout lacks the type; [`FrameError::Truncated`],
-/// [`FrameError::Body`] or [`FrameError::Utf8`] if the body is not such a message.
+/// [`FrameError::Body`] or [`FrameError::Utf8`] if the body is not a valid message of this type.
 pub fn decode<'a>(
     message_type: MessageType,
     body: &'a [u8],
@@ -214,7 +214,7 @@ pub fn decode<'a>(
     decode_fields(message_type, &mut Reader::new(body), layout)
 }
 
-/// Appends a body in the bytes that clients of this layout write and read.
+/// Appends a body as clients of this layout write and read it.
 ///
 /// # Errors
 /// Those of [`Message::expressible`]; nothing is appended.

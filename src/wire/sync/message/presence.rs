@@ -1,9 +1,9 @@
-//! Presence (`protocols/nodedb.md` section 3.5): the same bytes in every generation.
+//! Presence (`protocols/nodedb.md` section 3.5): the same encoding in every generation.
 
 use super::codec::prelude::*;
 
 structs! {
-    /// 0x80. Enters the channel, or replaces the member's state.
+    /// 0x80. Enters the channel, or replaces the state of the member.
     pub struct PresenceUpdate<'a> {
         channel: &'a str,
         /// Opaque.
@@ -14,7 +14,7 @@ structs! {
     pub struct Peer<'a> {
         user_id: &'a str,
         state: &'a [u8],
-        /// Age when sent, not a time of day.
+        /// Age when sent, milliseconds; not a timestamp.
         last_seen_ms: u64,
     }
 
@@ -31,7 +31,7 @@ structs! {
     }
 }
 
-/// Appends the body of a [`PresenceBroadcast`] straight from the members, without collecting them.
+/// Appends the body of a [`PresenceBroadcast`] directly from an iterator over the members.
 pub fn append_presence_broadcast<'p>(
     out: &mut Vec<u8>,
     channel: &str,
@@ -51,7 +51,8 @@ pub fn append_broadcast_head(out: &mut Vec<u8>, channel: &str, peers: usize) {
     msgpack::write_array_len(out, peers);
 }
 
-/// Appends a [`Peer`] up to its age: what stays the same until the member says something new.
+/// Appends a [`Peer`] up to its age: the part that does not change until the member updates its
+/// state.
 pub fn append_peer_head(out: &mut Vec<u8>, user_id: &str, state: &[u8]) {
     msgpack::write_array_len(out, 3);
     msgpack::write_str(out, user_id);

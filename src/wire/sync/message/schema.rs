@@ -9,14 +9,14 @@ structs! {
         creation_hlc: Hlc,
     }
 
-    /// When the collection was made.
+    /// Creation time of the collection.
     pub struct Hlc {
         wall_ns: u64,
         logical: u64,
     }
 }
 
-/// A description that is checked and passed on as it came; what routes it is read out.
+/// A descriptor that is validated and passed on unchanged. The fields used for routing are decoded.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CollectionDescriptor<'a> {
     pub tenant_id: u64,
@@ -27,7 +27,7 @@ pub struct CollectionDescriptor<'a> {
     pub raw: &'a [u8],
 }
 
-/// Keys in the order of declaration.
+/// Keys in declaration order.
 const KEYS: [&str; 12] = [
     "tenant_id",
     "database_id",
@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = [
     "descriptor_version",
 ];
 
-/// So many keys, from the front of [`KEYS`], must be there.
+/// The number of required keys, from the front of [`KEYS`].
 const KEYS_REQUIRED: usize = 6;
 
 impl<'a> Field<'a> for CollectionDescriptor<'a> {
@@ -92,13 +92,13 @@ impl<'a> CollectionDescriptor<'a> {
     }
 }
 
-/// Steps over a value that must be a `T`.
+/// Skips a value that must be a `T`.
 fn check<'a, T: Field<'a>>(reader: &mut Reader<'a>, layout: Layout) -> Result<(), FrameError> {
     T::decode(reader, layout).map(|_| ())
 }
 
 enums! {
-    /// The engine that holds the collection first.
+    /// The primary engine of the collection.
     pub enum PrimaryEngine {
         Document,
         Strict,
@@ -108,7 +108,7 @@ enums! {
         Vector,
     }
 
-    /// What decides where a row lives.
+    /// How rows are assigned to partitions.
     pub enum PartitionStrategy {
         CollectionHomed,
         KeyPartitioned { key: KeySpec },
@@ -120,7 +120,7 @@ enums! {
         ArrayTile,
     }
 
-    /// How a columnar collection is used.
+    /// Profile of a columnar collection.
     pub enum ColumnarProfile<'a> {
         Plain,
         Timeseries { time_key: &'a str, interval: &'a str },
@@ -128,7 +128,7 @@ enums! {
     }
 }
 
-/// `[storage, details]`. The columns of strict and key-value collections are not looked into.
+/// `[storage, details]`. The columns of strict and key-value collections are not validated.
 fn check_collection_type(reader: &mut Reader<'_>, layout: Layout) -> Result<(), FrameError> {
     reader.array_of(2)?;
     match reader.str()? {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_defaults_may_be_absent_and_the_map_is_kept_as_it_came() {
+    fn keys_with_defaults_may_be_absent_and_the_map_is_passed_on_unchanged() {
         let mut pairs = required();
         pairs.reverse();
         let bytes = descriptor(&pairs);

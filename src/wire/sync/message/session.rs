@@ -1,16 +1,16 @@
-//! Greeting, tokens, clocks, keep-alive (`protocols/nodedb.md` section 3.2).
+//! Handshake, tokens, clocks, keep-alive (`protocols/nodedb.md` section 3.2).
 
 use super::codec::prelude::*;
 
 structs! {
-    /// 0x01. The same bytes in every generation.
+    /// 0x01. The same encoding in every generation.
     pub struct Handshake<'a> {
         /// Empty: an anonymous client.
         jwt_token: &'a str,
         vector_clock: Map<&'a str, Map<&'a str, u64>>,
         subscribed_shapes: Vec<&'a str>,
         client_version: &'a str,
-        /// Empty: not a Lite, and `epoch` says nothing.
+        /// Empty: not a Lite client, and `epoch` has no meaning.
         lite_id: &'a str,
         epoch: u64,
         wire_version: u16,

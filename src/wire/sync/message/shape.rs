@@ -1,4 +1,4 @@
-//! Shapes: what a client wants to receive (`protocols/nodedb.md` section 3.4).
+//! Shapes: document subscriptions of a client (`protocols/nodedb.md` section 3.4).
 
 use super::codec::prelude::*;
 
@@ -17,7 +17,7 @@ structs! {
         field_filter: Vec<&'a str>,
     }
 
-    /// Compared over the whole coordinate, both ends inclusive.
+    /// Applies to the whole coordinate; both ends are inclusive.
     pub struct ArrayCoordRange {
         start: Vec<u64>,
         end: Option<Vec<u64>>,
@@ -39,7 +39,7 @@ structs! {
         /// `INSERT`, `UPDATE` or `DELETE`.
         operation: &'a str,
         delta: &'a [u8],
-        /// 0 on every frame: the client looks for no gaps.
+        /// 0 on every frame: the client does not check for gaps.
         lsn: u64,
     }
 
@@ -50,7 +50,7 @@ structs! {
 }
 
 enums! {
-    /// What a shape is about.
+    /// The data selected by a shape.
     pub enum ShapeType<'a> {
         /// An empty predicate selects everything.
         Document { collection: &'a str, predicate: &'a [u8] },

@@ -1,0 +1,136 @@
+//! What sessions and channels say to each other: requests, their answers, and what one message of a
+//! client amounts to.
+
+use std::borrow::Cow;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use crate::channel::{Draft, Message, Position, State};
+use crate::counters::Ignored;
+use crate::error::{Disconnect, Reject};
+
+/// Request number of requests without an answer.
+pub const NO_REQUEST: u64 = 0;
+
+/// Added to the number of a client's request when the server makes another one on its behalf, which
+/// is not answered either.
+pub const ON_BEHALF: u64 = 1 << 63;
+
+/// True for numbers of requests without an answer.
+pub fn is_silent(id: u64) -> bool {
+    id == NO_REQUEST || id & ON_BEHALF != 0
+}
+
+/// What one message of the client asks of the shard. Answers that the session itself can give are
+/// written to its output.
+#[derive(Debug)]
+pub enum SessionOutput<'m> {
+    /// Answered in full.
+    Done,
+    /// The message is not complete. Only on a stream.
+    NeedMore,
+    /// Counted, otherwise without effect.
+    Ignored(Ignored),
+    /// The session has a new identity, and is a member of nothing under it.
+    Greeted(Arrival),
+    /// The session has lost its identity.
+    Ungreeted,
+    /// The same identity, with other rights or another expiry.
+    Renewed,
+    /// Send presence less often.
+    RateHint(RateHint),
+    /// A request to a channel.
+    Request(ChannelRequest<'m>),
+    /// The connection ends.
+    Close(Disconnect),
+}
+
+/// A request to a channel, allowed and within all limits. Answered once with an [`Answer`] under
+/// `id`, unless [`is_silent`].
+#[derive(Debug)]
+pub struct ChannelRequest<'m> {
+    pub id: u64,
+    pub channel: Cow<'m, str>,
+    pub request: Request,
+}
+
+/// Whether an earlier connection may have lost memberships of this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    New,
+    /// The session shows a name by which it gets its memberships back.
+    Returning,
+}
+
+#[derive(Debug)]
+pub enum Request {
+    /// Send the messages after the cursor, then all that come; without one, those that come.
+    Subscribe {
+        after: Option<Position>,
+        scope: Scope,
+    },
+    /// Send neither messages nor presence, and be no member any longer.
+    Unsubscribe,
+    Publish(Box<Draft>),
+    /// Become a member, or replace the own state.
+    Announce(State),
+    Leave,
+    /// Send the members, then every change.
+    Watch,
+    Unwatch,
+    History {
+        limit: usize,
+        before: Option<Position>,
+    },
+    /// Send the messages after a serial.
+    Fetch {
+        after: u64,
+    },
+}
+
+/// What a subscription brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Messages,
+    MessagesAndPresence,
+}
+
+/// The outcome of a [`Request`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Refused(Reject),
+    /// Serial of the message; 0 when it is not stored.
+    Published {
+        serial: u64,
+    },
+    /// What was missed, oldest first. `resumed`: whether that is all of it; `None` without a
+    /// cursor.
+    Subscribed {
+        messages: Vec<Arc<Message>>,
+        resumed: Option<bool>,
+    },
+    History {
+        messages: Vec<Arc<Message>>,
+        more: bool,
+    },
+    Fetched {
+        messages: Vec<Arc<Message>>,
+        resumed: bool,
+    },
+}
+
+/// How often a session wants to be sent presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateHint {
+    Unlimited,
+    /// At most one presence frame per channel and this many milliseconds.
+    Every(NonZeroU16),
+}
+
+impl Request {
+    /// True when it only gives something up, which needs no channel entry.
+    pub fn is_release(&self) -> bool {
+        matches!(self, Request::Unsubscribe | Request::Unwatch | Request::Leave)
+    }
+}

@@ -1,0 +1,45 @@
+//! What both halves of a shard work with.
+
+use std::sync::Arc;
+
+use super::Settings;
+use super::envelope::{Command, Envelope};
+use super::outbox::Outbox;
+use super::timers::Timers;
+use crate::counters::Counters;
+use crate::ids::{ChannelKey, Now, ShardId};
+use crate::limits::Limits;
+
+/// One per shard. `now` is the time of the input at hand.
+#[derive(Debug)]
+pub struct ShardContext {
+    pub id: ShardId,
+    pub settings: Arc<Settings>,
+    pub now: Now,
+    pub outbox: Outbox,
+    pub timers: Timers,
+    pub counters: Counters,
+}
+
+impl ShardContext {
+    pub fn new(id: ShardId, settings: Arc<Settings>) -> Self {
+        let peers = usize::from(settings.router.shards()) + 1;
+        ShardContext {
+            id,
+            settings,
+            now: Now { mono_ms: 0, wall_ms: 0 },
+            outbox: Outbox::new(id, peers),
+            timers: Timers::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.settings.limits
+    }
+
+    /// Sends a command to the owner of a channel.
+    pub fn command(&mut self, owner: ShardId, channel: Arc<ChannelKey>, command: Command) {
+        self.outbox.send(owner, Envelope::Command { from: self.id, channel, command });
+    }
+}

@@ -1,0 +1,411 @@
+//! The home: the connections of one shard, their subscriptions and memberships, send queues,
+//! admission of their requests, and sessions that can be resumed.
+//!
+//! Invariant: every request is answered once; what is delivered to a subscriber is complete and in
+//! order, or the subscriber is marked as having missed something, which is made good.
+//! Must never know the truth of a channel, or which dialect a session speaks.
+
+mod admission;
+mod channel_entry;
+mod connection;
+mod connections;
+mod deliver;
+mod drain;
+mod handoff;
+mod input;
+mod interest;
+mod liveness;
+mod long_poll;
+mod membership;
+mod missed;
+mod outgoing;
+mod placement;
+mod requests;
+mod resume;
+mod send_queue;
+mod snapshot_sweep;
+mod subscriber_list;
+mod subscription;
+mod sweeps;
+mod timeouts;
+mod updates;
+mod write_order;
+
+pub use connection::Listener;
+pub use handoff::Handoff;
+pub use long_poll::{PollOutcome, PollRequest, PollSession};
+pub use send_queue::{RunPool, SendQueue};
+pub use write_order::WRITES_MAX;
+
+use std::collections::VecDeque;
+
+use super::channel_table::ChannelTable;
+use super::context::ShardContext;
+use super::envelope::{CloseMode, Effect, Envelope, HomeChannelId, ReplyTo};
+use super::timers::Timer;
+use crate::error::Disconnect;
+use crate::ids::{ChannelKey, ConnAddr, ConnId, Moment, ShardId};
+use crate::session::{Answer, Feed, Session, SessionNames};
+use crate::wire::websocket::{Opcode, append_frame, close_body};
+use admission::Admission;
+use channel_entry::HomeChannel;
+use connection::{AuthState, Connection, Phase, Transport};
+use connections::{ActiveConnection, Connections};
+use drain::Drain;
+use outgoing::Outgoing;
+use placement::Placement;
+use resume::SessionIndex;
+use sweeps::SweepTimer;
+use write_order::Due;
+
+#[derive(Debug)]
+pub struct Home {
+    connections: Connections,
+    channels: ChannelTable<HomeChannel>,
+    outgoing: Outgoing,
+    admission: Admission,
+    placement: Placement,
+    sessions: SessionIndex,
+    names: SessionNames,
+    drain: Drain,
+    /// Announcements sent to owners so far.
+    announcements: u32,
+    /// Sweeps with something to deliver; each once.
+    sweeps: VecDeque<(HomeChannelId, Feed)>,
+    /// Bytes of snapshots that may still be queued in this turn.
+    snapshot_budget: usize,
+    /// Connections with something that a full mailbox refused; each once.
+    retries: Vec<ConnId>,
+    /// What the session at hand answers.
+    reply: Vec<u8>,
+    /// A sweep timer is set.
+    sweeping: bool,
+}
+
+impl Home {
+    pub fn new(cx: &ShardContext) -> Self {
+        let shards = cx.settings.router.shards();
+        Home {
+            connections: Connections::default(),
+            channels: ChannelTable::default(),
+            outgoing: Outgoing::default(),
+            admission: Admission::default(),
+            placement: Placement::new(usize::from(shards)),
+            sessions: SessionIndex::default(),
+            names: SessionNames::new(cx.settings.name_key, cx.id.0, shards),
+            drain: Drain::default(),
+            announcements: 0,
+            sweeps: VecDeque::new(),
+            snapshot_budget: 0,
+            retries: Vec::new(),
+            reply: Vec::new(),
+            sweeping: false,
+        }
+    }
+
+    /// Connections, those being closed included.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Channels that connections of this shard subscribe to.
+    pub fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Begins a turn. `loads`: the connections of every shard.
+    pub fn begin_turn(&mut self, cx: &mut ShardContext, loads: &[u32]) {
+        self.placement.set_loads(loads);
+        self.snapshot_budget = cx.limits().presence_burst_bytes_max;
+        self.outgoing.write_order.begin_turn();
+        self.admission.begin_turn(self.outgoing.write_order.pass());
+        self.retry_refused(cx);
+    }
+
+    /// A connection was accepted; `None` when the shard is full.
+    pub fn handle_open(&mut self, cx: &mut ShardContext, listener: Listener) -> Option<ConnId> {
+        let transport = match cx.settings.proxied.contains(&listener) {
+            true => Transport::Proxied(listener),
+            false => Transport::from(listener),
+        };
+        self.open(cx, transport, Session::undecided())
+    }
+
+    fn open(
+        &mut self,
+        cx: &mut ShardContext,
+        transport: Transport,
+        session: Session,
+    ) -> Option<ConnId> {
+        if self.connections.len() >= cx.limits().connections_per_shard_max as usize {
+            return None;
+        }
+        cx.counters.accepted += 1;
+        let since = Moment::at(cx.now.mono_ms);
+        let auth = AuthState::Pending { since };
+        let connection = Connection::new(transport, session, cx.now.mono_ms, auth);
+        Some(self.insert(cx, connection))
+    }
+
+    fn insert(&mut self, cx: &mut ShardContext, connection: Connection) -> ConnId {
+        if !self.sweeping {
+            self.sweeping = true;
+            cx.timers.set(cx.now.mono_ms + cx.limits().sweep_ms, Timer::Sweep);
+        }
+        self.connections.insert(connection)
+    }
+
+    /// The shell has the socket of a connection that was accepted.
+    pub fn handle_opened(&mut self, cx: &mut ShardContext, id: ConnId) {
+        self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
+    }
+
+    /// The socket failed, or the shell cannot serve it.
+    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
+        self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
+    }
+
+    /// The shell has closed the socket; the connection's slot is free again.
+    pub fn handle_released(&mut self, id: ConnId) {
+        self.connections.remove(id);
+    }
+
+    /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
+    pub fn next_dirty(&mut self) -> Option<ConnId> {
+        let Home { connections, outgoing, .. } = self;
+        connections.fetch(outgoing.write_order.upcoming());
+        while let Some((id, due)) = outgoing.write_order.pop() {
+            let Some(connection) = connections.get_mut(id) else { continue };
+            if connection.flags.due != Some(due) {
+                continue;
+            }
+            connection.flags.due = None;
+            if !connection.flags.blocked && !connection.queue.is_empty() {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// What waits to be written to a connection.
+    pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
+        self.connections.get(id).map(|connection| &connection.queue)
+    }
+
+    /// The writing of a turn begins.
+    pub fn begin_writing(&mut self) {
+        self.outgoing.write_order.begin_writing();
+    }
+
+    pub fn write_order(&self) -> &write_order::WriteOrder {
+        &self.outgoing.write_order
+    }
+
+    /// The socket took `count` bytes of the queue.
+    pub fn handle_written(&mut self, cx: &mut ShardContext, id: ConnId, count: usize) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.cold().is_none() && !connection.flags.stale {
+            connection.queue.advance(count, &mut self.outgoing.run_pool);
+            cx.counters.bytes_out += count as u64;
+            if !connection.queue.is_empty() {
+                self.outgoing.mark_due(id, connection, Due::Delivery);
+            }
+            return;
+        }
+        self.with(cx, id, |home, cx, conn| home.written(cx, conn, count));
+    }
+
+    fn written(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection, count: usize) {
+        conn.queue.advance(count, &mut self.outgoing.run_pool);
+        cx.counters.bytes_out += count as u64;
+        self.admission.schedule(cx, conn);
+        if !conn.queue.is_empty() {
+            self.outgoing.mark_due(conn.id, conn, Due::Delivery);
+        } else {
+            self.refresh_stale(cx, conn);
+        }
+    }
+
+    /// The socket takes no more until `handle_writable`.
+    pub fn handle_blocked(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.flags.blocked = true;
+            connection.queue.own();
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, cx: &mut ShardContext, id: ConnId) {
+        self.with(cx, id, |home, cx, conn| {
+            conn.flags.blocked = false;
+            if conn.queue.is_empty() {
+                home.refresh_stale(cx, conn);
+            } else {
+                home.outgoing.mark_due(conn.id, conn, Due::Delivery);
+            }
+        });
+    }
+
+    /// True while an unauthenticated connection has sent something and was not answered. More may
+    /// follow when it is acknowledged: the rest of a head or a greeting, or a body for the edge.
+    pub fn needs_quick_ack(&self, cx: &ShardContext, id: ConnId) -> bool {
+        let is_edge = |to| to == cx.settings.edge;
+        self.connections.get(id).is_some_and(|c| {
+            matches!(c.warm.auth, AuthState::Pending { .. })
+                && c.queue.is_empty()
+                && Home::moves_to(c).is_none_or(is_edge)
+        })
+    }
+
+    /// Takes an envelope of an owner, another home or the edge.
+    pub fn handle_envelope(&mut self, cx: &mut ShardContext, envelope: Envelope) {
+        match envelope {
+            Envelope::Presence { to, feeds, tick } => self.deliver_tick(cx, to, feeds, &tick),
+            Envelope::Messages { to, feeds, batch } => {
+                self.deliver_messages(cx, to, feeds, &batch);
+            }
+            Envelope::Snapshot { to, snapshot, recipients } => {
+                self.take_snapshot(cx, to, snapshot, recipients);
+            }
+            Envelope::CaughtUp { to, conn, messages, left } => {
+                self.with(cx, conn, |home, cx, conn| {
+                    home.deliver_missed(cx, to, conn, &messages, left);
+                });
+            }
+            Envelope::Admitted { to, conn } => {
+                self.with(cx, conn, |home, _, conn| home.handle_admitted(to, conn));
+            }
+            Envelope::Refused { to, channel, conn, number, request, reject } => {
+                let answer = Answer::Refused(reject);
+                self.with(cx, conn, |home, cx, conn| {
+                    home.handle_refused(cx, to, conn, number);
+                    home.answer(cx, conn, request, &channel.name, &answer);
+                });
+            }
+            Envelope::Answer { to: ReplyTo::Session { conn, request }, channel, answer } => {
+                self.with(cx, conn, |home, cx, conn| {
+                    home.handle_answer(cx, conn, request, &channel, answer);
+                });
+            }
+            Envelope::Resumed { conn, memberships } => {
+                self.handle_resumed(cx, conn, memberships);
+            }
+            Envelope::ChannelLoad { hash, load } => self.placement.set_channel_load(hash, load),
+            Envelope::Adopt(handoff) => self.adopt(cx, *handoff),
+            Envelope::Poll { from, number, request } => {
+                self.handle_poll(cx, from, number, request);
+            }
+            _ => debug_assert!(false, "{envelope:?} is not for the home of shard {}", cx.id),
+        }
+    }
+
+    pub fn handle_timer(&mut self, cx: &mut ShardContext, timer: Timer) {
+        let home = |slot, generation| HomeChannelId { slot, generation };
+        match timer {
+            Timer::Sweep => self.sweep(cx),
+            Timer::SnapshotSweep { slot, generation, feed } => {
+                self.sweep_due(home(slot, generation), feed, SweepTimer::Pause);
+            }
+            Timer::SnapshotExpiry { slot, generation, feed } => {
+                self.sweep_due(home(slot, generation), feed, SweepTimer::Expiry);
+            }
+            Timer::Rate { conn } => {
+                self.with(cx, conn, |home, cx, conn| home.rate_due(cx, conn));
+            }
+            _ => debug_assert!(false, "{timer:?} is for the owner"),
+        }
+    }
+
+    /// Calls `act` with a connection; `None` when it is gone.
+    fn with<T>(
+        &mut self,
+        cx: &mut ShardContext,
+        id: ConnId,
+        act: impl FnOnce(&mut Home, &mut ShardContext, &mut ActiveConnection) -> T,
+    ) -> Option<T> {
+        let mut conn = self.connections.check_out(id)?;
+        let result = act(self, cx, &mut conn);
+        self.connections.check_in(conn);
+        Some(result)
+    }
+
+    /// The channel in a slot that a subscription or membership names.
+    fn channel(&mut self, slot: u32) -> &mut HomeChannel {
+        match self.channels.get_mut(slot) {
+            Some(channel) => channel,
+            None => panic!("channel {slot} of a home is gone"),
+        }
+    }
+
+    fn channel_id(&self, slot: u32) -> HomeChannelId {
+        HomeChannelId { slot, generation: self.channels.generation(slot) }
+    }
+
+    /// True while the entry that an envelope names has not been removed.
+    fn is_current(&self, to: HomeChannelId) -> bool {
+        self.channels.generation(to.slot) == to.generation && self.channels.get(to.slot).is_some()
+    }
+
+    /// Ends a session: its memberships leave or linger, the peer receives the reason, the socket is
+    /// closed after what is queued has been tried.
+    fn disconnect(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        reason: Disconnect,
+    ) {
+        if conn.phase == Phase::Closing {
+            return;
+        }
+        cx.counters.disconnect(reason);
+        conn.phase = Phase::Closing;
+        self.leave_all(cx, conn, reason);
+        self.forget_session(cx, conn);
+        let connection = &mut **conn;
+        connection.queue.append(|out| connection.warm.session.farewell(reason, out));
+        connection.take_cold(|cold| {
+            (cold.unread, cold.backlog, cold.half_closed) = (Vec::new(), None, None);
+        });
+        let is_clean = matches!(reason, Disconnect::Clean | Disconnect::Lost);
+        if matches!(connection.warm.transport, Transport::WebSocket(_)) && !is_clean {
+            let body = close_body(reason.close_code(), &reason.to_string());
+            connection.queue.append(|out| append_frame(out, Opcode::Close, &body));
+        }
+        connection.warm.session = Session::undecided();
+        self.drain.answered(std::mem::take(&mut connection.warm.unanswered));
+        if connection.flags.long_poll {
+            self.close_long_poll(cx, conn);
+        } else {
+            self.outgoing.mark_due(conn.id, conn, Due::Answer);
+            let mode = if is_clean { CloseMode::Immediate } else { CloseMode::Linger };
+            cx.outbox.effect(Effect::Close { conn: conn.id, mode });
+        }
+    }
+
+    /// Ends the session of a connection other than the one at hand.
+    fn disconnect_other(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
+        self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
+    }
+
+    fn retry_later(&mut self, conn: &mut ActiveConnection) {
+        if !conn.flags.retrying {
+            conn.flags.retrying = true;
+            self.retries.push(conn.id);
+        }
+    }
+
+    fn addr(cx: &ShardContext, id: ConnId) -> ConnAddr {
+        ConnAddr { shard: cx.id, conn: id }
+    }
+
+    fn owner_of(cx: &ShardContext, key: &ChannelKey) -> ShardId {
+        cx.settings.router.shard_of(key)
+    }
+}
+
+fn set_rate_timer(cx: &mut ShardContext, id: ConnId, connection: &mut Connection, due_ms: u64) {
+    if !connection.flags.rate_timed {
+        connection.flags.rate_timed = true;
+        cx.timers.set(due_ms, Timer::Rate { conn: id });
+    }
+}

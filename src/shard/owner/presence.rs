@@ -1,0 +1,293 @@
+//! Members of owned channels: announced, leaving, in grace; and the ticks that tell homes of it.
+
+use std::sync::Arc;
+
+use super::channel_entry::OwnedChannel;
+use super::lost_members::LostMember;
+use super::{Owner, send_answer};
+use crate::channel::{Announced, Author, Change, ResumeKey, SessionName};
+use crate::counters::{Conflated, Dropped, Ignored};
+use crate::error::Reject;
+use crate::ids::{ChannelKey, ConnAddr, Moment, ShardId};
+use crate::policy::SnapshotOnJoin;
+use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
+use crate::shard::context::ShardContext;
+use crate::shard::envelope::{
+    AnnounceReply, Announcement, Envelope, PresenceTick, Recipients, ReplyTo, ResumedMembership,
+};
+use crate::shard::outbox::Full;
+use crate::shard::timers::Timer;
+
+impl Owner {
+    /// A session has returned. A device gets back the memberships it lost here. A session that is
+    /// known by its connection enters again by itself: what it lost keeps its place for one more
+    /// grace.
+    pub fn handle_resume(&mut self, cx: &mut ShardContext, key: &ResumeKey, to: ConnAddr) {
+        let memberships = match key.session {
+            SessionName::Device(_) => self.resume(cx, key, to),
+            SessionName::Connection(_) => {
+                for lost in self.lost.claim(key) {
+                    self.begin_grace(cx, lost.slot, lost.generation, lost.addr);
+                }
+                Vec::new()
+            }
+        };
+        cx.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+    }
+
+    fn resume(
+        &mut self,
+        cx: &mut ShardContext,
+        key: &ResumeKey,
+        to: ConnAddr,
+    ) -> Vec<ResumedMembership> {
+        let mut memberships = Vec::new();
+        for lost in self.lost.claim(key) {
+            let Some(channel) = self.channels.get_tenant(lost.slot, lost.generation) else {
+                continue;
+            };
+            if let Some(member) = channel.presence.resume(lost.addr, to) {
+                memberships.push(ResumedMembership {
+                    channel: Arc::clone(&channel.key),
+                    identity: Arc::clone(&member.identity),
+                    state: member.state.clone(),
+                });
+            } else if channel.presence.leave_if_lost(lost.addr).is_some() {
+                // A session that was lost twice lingers twice; it gets one place back.
+                cx.counters.members -= 1;
+                self.mark_dirty(lost.slot);
+            }
+        }
+        cx.counters.resumed_members += memberships.len() as u64;
+        memberships
+    }
+
+    pub(super) fn announce(
+        &mut self,
+        cx: &mut ShardContext,
+        key: &Arc<ChannelKey>,
+        new: Announcement,
+    ) {
+        let slot = match self.open(cx, key) {
+            Ok(slot) => slot,
+            Err(reject) => return refuse_announcement(cx, key, &new, reject),
+        };
+        let presence = &mut self.entry(slot).presence;
+        if presence.remove_other_session(new.addr, &new.identity).is_some() {
+            cx.counters.members -= 1;
+        }
+        let done = match presence.is_superseded(new.addr, &new.identity, new.greeted_ms) {
+            true => Ok(Announced::Updated),
+            false => {
+                let (state, limits) = (new.state.clone(), &cx.settings.limits);
+                presence.announce(cx.now, new.addr, &new.identity, state, limits)
+            }
+        };
+        presence.set_session_start(new.addr, new.greeted_ms);
+        match done {
+            Ok(Announced::Entered) => cx.counters.members += 1,
+            Ok(Announced::TookOver) => cx.counters.resumed_members += 1,
+            _ => {}
+        }
+        self.mark_dirty(slot);
+        self.answer_announcement(cx, slot, key, &new, done);
+    }
+
+    fn answer_announcement(
+        &mut self,
+        cx: &mut ShardContext,
+        slot: u32,
+        key: &Arc<ChannelKey>,
+        new: &Announcement,
+        done: Result<Announced, Reject>,
+    ) {
+        let channel = self.entry(slot);
+        let (shard, conn, to) = (new.addr.shard, new.addr.conn, new.home);
+        let is_member = channel.presence.members().contains(new.addr);
+        let is_alone = channel.presence.members().len() == 1;
+        // A tick brings its newcomers the set, too, but they would wait long for a conflated one.
+        let is_early = channel.conflates_snapshots() && !withholds_set(channel);
+        match (done, new.reply) {
+            (Err(reject), _) if !is_member => refuse_announcement(cx, key, new, reject),
+            (Err(reject), AnnounceReply::Feed(_)) => {
+                cx.counters.ignore(Ignored::Refused(reject));
+            }
+            (Ok(Announced::Updated), AnnounceReply::Feed(_)) => {}
+            (Ok(entered), AnnounceReply::Feed(feed)) => {
+                // Known already, unless there was no room for the channel when the home said so.
+                channel.subscribe(shard, feed, to);
+                cx.outbox.send(shard, Envelope::Admitted { to, conn });
+                let needs_set = match entered {
+                    Announced::TookOver => !is_alone,
+                    _ => is_early,
+                };
+                if needs_set {
+                    let recipients = Recipients::One { conn, request: NO_REQUEST };
+                    self.queue_snapshot(slot, shard, feed, to, recipients);
+                }
+            }
+            (done, AnnounceReply::Answer(request)) => {
+                let answer = done.map_or_else(Answer::Refused, |_| Answer::Done);
+                send_answer(cx, shard, ReplyTo::Session { conn, request }, key, answer);
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, cx: &mut ShardContext, key: &ChannelKey, addr: ConnAddr) {
+        let Some(slot) = self.channels.find_key(key) else { return };
+        if self.entry(slot).presence.leave(addr).is_some() {
+            cx.counters.members -= 1;
+            self.mark_dirty(slot);
+        }
+    }
+
+    pub(super) fn linger(&mut self, cx: &mut ShardContext, key: &ChannelKey, addr: ConnAddr) {
+        let Some(slot) = self.channels.find_key(key) else { return };
+        match self.entry(slot).policy.presence_grace_ms {
+            0 => self.leave(cx, key, addr),
+            _ => self.begin_grace(cx, slot, self.channels.generation(slot), addr),
+        }
+    }
+
+    fn begin_grace(&mut self, cx: &mut ShardContext, slot: u32, generation: u32, addr: ConnAddr) {
+        let Some(channel) = self.channels.get_tenant(slot, generation) else { return };
+        let until_ms = cx.now.mono_ms + channel.policy.presence_grace_ms;
+        if !channel.presence.start_grace(addr, until_ms) {
+            return;
+        }
+        let member = channel.presence.members().find(addr);
+        let resume = member.and_then(|member| member.identity.resume_key(&channel.key.app));
+        let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
+        cx.timers.set(until_ms, Timer::Grace { grace });
+    }
+
+    /// The grace of a lost member is over, unless it came back.
+    pub(super) fn end_grace(&mut self, cx: &mut ShardContext, grace: u64) {
+        let Some(lost) = self.lost.remove(grace) else { return };
+        let Some(channel) = self.channels.get_tenant(lost.slot, lost.generation) else { return };
+        if channel.presence.expire(cx.now, lost.addr) {
+            cx.counters.members -= 1;
+            cx.counters.expired_members += 1;
+            self.mark_dirty(lost.slot);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: &ChannelKey, from: ShardId, feed: Feed) {
+        if let Some(slot) = self.channels.find_key(key) {
+            self.entry(slot).unsubscribe(from, feed);
+            self.close_if_unused(slot);
+        }
+    }
+
+    /// Routes changes, unless the last ones were too recent, and the snapshots that are due.
+    pub(super) fn flush_presence(&mut self, cx: &mut ShardContext, slot: u32) {
+        self.entry(slot).update_conflation(cx.limits());
+        self.repair_stale_homes(cx, slot);
+        self.flush_changes(cx, slot);
+        self.flush_snapshots(cx, slot);
+    }
+
+    fn flush_changes(&mut self, cx: &mut ShardContext, slot: u32) {
+        let generation = self.channels.generation(slot);
+        let channel = self.entry(slot);
+        if !channel.presence.has_changes() {
+            return;
+        }
+        let interval_ms = channel.policy.presence_interval_ms;
+        let due_ms = channel.flushed.map_or(0, |flushed| flushed.ms() + interval_ms);
+        if cx.now.mono_ms < due_ms {
+            if !channel.timed {
+                channel.timed = true;
+                cx.timers.set(due_ms, Timer::Flush { slot, generation });
+            }
+            cx.counters.conflate(Conflated::Interval);
+            return;
+        }
+        channel.flushed = Some(Moment::at(cx.now.mono_ms));
+        if channel.is_snapshot_pending() {
+            cx.counters.conflate(Conflated::LargeSet);
+        }
+        let tick = Arc::new(make_tick(cx, channel));
+        if !tick.is_empty() {
+            cx.counters.presence_ticks += 1;
+            self.route_tick(cx, slot, &tick);
+        }
+    }
+
+    /// Sends one tick to every interested shard.
+    fn route_tick(&mut self, cx: &mut ShardContext, slot: u32, tick: &Arc<PresenceTick>) {
+        let departures_max = cx.limits().members_per_channel_max;
+        let mut missed = false;
+        for home in self.entry(slot).homes.iter_mut() {
+            let (to, feeds) = (home.home, home.feeds & Feed::PRESENCE);
+            if feeds.is_empty() {
+                continue;
+            }
+            let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
+            if let Err(Full(_)) = cx.outbox.try_send(home.shard, envelope) {
+                let dropped = home.miss_tick(&tick.changes, departures_max);
+                cx.counters.drop_many(Dropped::EventMailboxFull, 1 + dropped as u32);
+                missed = true;
+            }
+        }
+        if missed {
+            self.stale.push(slot);
+        }
+    }
+}
+
+/// The author of an announcement is no member.
+fn refuse_announcement(
+    cx: &mut ShardContext,
+    key: &Arc<ChannelKey>,
+    new: &Announcement,
+    reject: Reject,
+) {
+    let request = match new.reply {
+        AnnounceReply::Feed(_) => NO_REQUEST,
+        AnnounceReply::Answer(request) => request,
+    };
+    let (to, conn, number) = (new.home, new.addr.conn, new.number);
+    let channel = Arc::clone(key);
+    let refused = Envelope::Refused { to, channel, conn, number, request, reject };
+    cx.outbox.send(new.addr.shard, refused);
+}
+
+/// Takes the changes of a channel and encodes them once per feed that has subscribers.
+fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
+    let changes = channel.presence.take_changes();
+    let except = match changes.author() {
+        Author::SoleUpdate(addr) => Some(addr),
+        Author::SoleEnter(addr) if withholds_set(channel) => Some(addr),
+        Author::SoleEnter(_) | Author::Several => None,
+    };
+    let changes = changes.into_list();
+    let interval_ms = channel.policy.presence_interval_ms;
+    let mut tick = SetTick::of(&changes, channel.presence.members(), interval_ms);
+    channel.defer_set(&mut tick, except);
+    let (name, members) = (&channel.key.name, channel.presence.members());
+    let encoded = encode_each(channel.feeds() & Feed::PRESENCE, |feed| {
+        feed.encode_tick(cx.now, name, members, &tick, &changes)
+    });
+    let needs_values = Feed::PRESENCE_CHANGES | Feed::Changes;
+    let changes = match channel.feeds().is_disjoint(needs_values) {
+        true => Vec::<Change>::new(),
+        false => changes,
+    };
+    PresenceTick { changes, encoded, except }
+}
+
+/// A joiner is sent no set when it is alone, or when the namespace says so.
+fn withholds_set(channel: &OwnedChannel) -> bool {
+    channel.presence.members().len() == 1
+        || channel.policy.snapshot_on_join == SnapshotOnJoin::Withhold
+}
+
+/// Encodes an event for each of the feeds.
+pub(super) fn encode_each(feeds: FeedSet, encode: impl Fn(Feed) -> Arc<[u8]>) -> Encoded {
+    let mut encoded = [const { None }; Feed::COUNT];
+    for feed in feeds & Feed::ENCODED {
+        encoded[feed.index()] = Some(encode(feed)).filter(|bytes| !bytes.is_empty());
+    }
+    encoded
+}
