@@ -2,7 +2,6 @@
 #![cfg(feature = "server")]
 
 mod fake_foony;
-mod fake_redis;
 mod fake_server;
 
 use std::path::PathBuf;
@@ -13,18 +12,19 @@ use headcount::bench::client::Transport;
 use headcount::bench::compare::{Verdict, compare};
 use headcount::bench::options::{
     ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Leave, MixedOptions,
-    PresenceOptions, Scenario, Span, Spread,
+    PresenceOptions, PublishForm, Publishing, Scenario, Span, Spread, Time, WindowCounts,
 };
 use headcount::bench::scenarios::{self, Server};
 use headcount::bench::{Addresses, BenchError, FloodKind, Metric, Progress, Report, Wait, plot};
 
 const DURATION: Span = Span(Duration::from_millis(500));
 const WARM_UP: Span = Span(Duration::from_millis(100));
+const TIME: Time = Time { duration: DURATION, warm_up: WARM_UP };
 
 fn run(scenario: Scenario, fault: Fault) -> Result<Report, BenchError> {
     let fake = FakeServer::start(fault);
-    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp), redis: None };
-    let server = Server { addresses, pid: Some(std::process::id()) };
+    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp), peer: None };
+    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -36,8 +36,7 @@ fn common(transport: Transport) -> Common {
 fn latency() -> LatencyOptions {
     LatencyOptions {
         rate: 400.0,
-        duration: DURATION,
-        warm_up: WARM_UP,
+        time: TIME,
         common: common(Transport::Ws),
         ..LatencyOptions::default()
     }
@@ -145,8 +144,8 @@ fn a_refused_handshake_is_told_with_its_reason() {
 #[test]
 fn nobody_listening_is_told_with_the_address() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let addresses = Addresses { http: Some(unused), sync_tcp: None, redis: None };
-    let server = Server { addresses, pid: None };
+    let addresses = Addresses { http: Some(unused), sync_tcp: None, peer: None };
+    let server = Server { addresses, pid: None, protocol: None };
     let scenario = Scenario::Latency(latency());
     let error = scenarios::run(&scenario, &server, &Progress::hidden()).unwrap_err();
     assert!(error.to_string().contains(&unused.to_string()), "{error}");
@@ -175,8 +174,7 @@ fn a_closed_loop_waits_for_the_slowest_receiver() {
         let options = PresenceOptions {
             members: 5,
             window,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common,
             ..PresenceOptions::default()
         };
@@ -196,8 +194,7 @@ fn a_closed_loop_sends_no_more_than_its_window() {
     let options = PresenceOptions {
         members: 2,
         window: 7,
-        duration: DURATION,
-        warm_up: Span(Duration::ZERO),
+        time: Time { warm_up: Span(Duration::ZERO), ..TIME },
         common: common(Transport::Tcp),
         ..PresenceOptions::default()
     };
@@ -212,7 +209,7 @@ fn joins() -> PresenceOptions {
         joins: Some(40),
         within: Span(Duration::from_millis(200)),
         state_bytes: 1000,
-        duration: DURATION,
+        time: TIME,
         common: common(Transport::Ws),
         ..PresenceOptions::default()
     }
@@ -228,7 +225,7 @@ fn joins_are_measured_until_everybody_sees_everybody() {
         for fault in [Metric::Lost, Metric::Reordered, Metric::Disconnected] {
             assert_eq!(metric(&report, fault), 0.0, "{fault:?}: {}", report.table());
         }
-        // The fake shows every join to everybody who is there.
+        // The fake shows every join to every member.
         assert_eq!(metric(&report, Metric::FramesPerWatcher), 40.0, "{}", report.table());
         assert_eq!(metric(&report, Metric::FramesPerJoiner), 20.5, "{}", report.table());
         // Sets of 4 to 43 members, 40 of which have a state.
@@ -249,8 +246,7 @@ fn presence_is_measured_on_the_foony_protocol() {
             window,
             rate,
             dialect: Dialect::Foony,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common: fanout().common,
             ..PresenceOptions::default()
         };
@@ -263,7 +259,7 @@ fn presence_is_measured_on_the_foony_protocol() {
         assert!(delay(&report, "update").count > 300, "{}", report.table());
     }
     let senseless = [
-        PresenceOptions { dialect: Dialect::Redis, ..PresenceOptions::default() },
+        PresenceOptions { dialect: Dialect::Peer, ..PresenceOptions::default() },
         PresenceOptions { dialect: Dialect::Foony, joins: Some(5), ..joins() },
         PresenceOptions { dialect: Dialect::Foony, state_bytes: 33, ..PresenceOptions::default() },
     ];
@@ -308,8 +304,7 @@ fn connections_come_and_go() {
         let options = ChurnOptions {
             leave,
             concurrency: 4,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common: common(transport),
             ..ChurnOptions::default()
         };
@@ -328,8 +323,7 @@ fn polite_clients_are_measured_beside_flooders() {
             polite: 3,
             flooders: 1,
             flood,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common: common(Transport::Ws),
             ..MixedOptions::default()
         };
@@ -351,8 +345,7 @@ fn polite_publishers_are_measured_beside_flooders() {
             flooders: 1,
             flood,
             dialect: Dialect::Foony,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common: fanout().common,
             ..MixedOptions::default()
         };
@@ -369,19 +362,12 @@ fn polite_publishers_are_measured_beside_flooders() {
 fn fanout() -> FanoutOptions {
     let mut common = common(Transport::Ws);
     common.key = "demo.kid_main:sk_main_secret".to_owned();
-    FanoutOptions {
-        subscribers: 5,
-        window: 4,
-        duration: DURATION,
-        warm_up: WARM_UP,
-        common,
-        ..FanoutOptions::default()
-    }
+    FanoutOptions { subscribers: 5, window: 4, time: TIME, common, ..FanoutOptions::default() }
 }
 
 fn run_foony(scenario: Scenario, fault: fake_foony::Fault) -> Result<Report, BenchError> {
-    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None, redis: None };
-    let server = Server { addresses, pid: Some(std::process::id()) };
+    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None, peer: None };
+    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -426,6 +412,71 @@ fn what_a_bad_foony_server_does_is_counted() {
         let report = run_foony(Scenario::Fanout(fanout()), fault).unwrap();
         assert!(metric(&report, expected) >= count, "{fault:?}: {}", report.table());
     }
+}
+
+fn published(options: &FanoutOptions, fault: fake_foony::Fault) -> f64 {
+    let options =
+        FanoutOptions { time: Time { warm_up: Span(Duration::ZERO), ..TIME }, ..options.clone() };
+    let report = run_foony(Scenario::Fanout(options), fault).unwrap();
+    metric(&report, Metric::PublishesPerS) * DURATION.0.as_secs_f64()
+}
+
+#[test]
+fn a_window_counts_deliveries_unless_it_is_to_count_acknowledgements() {
+    use fake_foony::Fault::AcknowledgesOnly;
+    for publishers in [1, 3] {
+        let options = FanoutOptions { publishers, window: 7, ..fanout() };
+        let sent = published(&options, AcknowledgesOnly);
+        assert!((sent - 7.0 * publishers as f64).abs() < 1.0, "{sent}");
+    }
+    let publishing = Publishing { window_counts: WindowCounts::Acks, ..fanout().publishing };
+    let of_acks = FanoutOptions { publishing, ..fanout() };
+    let sent = published(&of_acks, AcknowledgesOnly);
+    assert!(sent > 100.0, "{sent}");
+    let recorded = serde_json::to_value(Scenario::Fanout(of_acks)).unwrap();
+    assert_eq!(recorded["options"]["window_counts"], "acks");
+    let on_the_sync_wire = FanoutOptions { publishing, dialect: Dialect::Sync, ..fanout() };
+    let refused = run(Scenario::Fanout(on_the_sync_wire), Fault::None);
+    assert!(matches!(refused, Err(BenchError::Options(_))), "{refused:?}");
+}
+
+/// The slow one of two threads holds the publisher of the other one back.
+#[test]
+fn a_window_of_deliveries_waits_for_subscribers_of_every_thread() {
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    let mut options = FanoutOptions { subscribers: 9, window: 3, ..fanout() };
+    options.common.client_cpus = vec![cpu; 3];
+    let sent = published(&options, fake_foony::Fault::AcknowledgesOnly);
+    assert!((sent - 3.0).abs() < 1.0, "{sent}");
+    assert!(published(&options, fake_foony::Fault::None) > 100.0);
+}
+
+#[test]
+fn publishes_have_the_form_of_an_sdk_unless_told_otherwise() {
+    use fake_foony::Fault::RefuseOtherForms;
+    assert!(published(&fanout(), RefuseOtherForms) > 100.0);
+    let publishing = Publishing { publish_form: PublishForm::Single, ..fanout().publishing };
+    let single = Scenario::Fanout(FanoutOptions { publishing, ..fanout() });
+    let refused = run_foony(single, RefuseOtherForms).unwrap_err();
+    assert!(refused.to_string().contains("another form"), "{refused}");
+}
+
+#[test]
+fn a_client_that_comes_and_goes_awaits_the_answer_to_its_credentials() {
+    let churn = |pipelined| {
+        let options = ChurnOptions {
+            concurrency: 4,
+            dialect: Dialect::Foony,
+            pipelined,
+            time: TIME,
+            common: fanout().common,
+            ..ChurnOptions::default()
+        };
+        run_foony(Scenario::Churn(options), fake_foony::Fault::RefusePipelined)
+    };
+    assert!(metric(&churn(false).unwrap(), Metric::CyclesPerS) > 20.0);
+    let refused = churn(true).unwrap_err();
+    assert!(refused.to_string().contains("pipelined"), "{refused}");
 }
 
 #[test]
@@ -476,45 +527,6 @@ fn the_command_measures_a_server_of_its_own() {
     assert!(!std::fs::read_to_string(&record).unwrap().contains("sk_"), "the key is not kept");
 }
 
-fn run_redis(scenario: Scenario, fault: fake_redis::Fault) -> Result<Report, BenchError> {
-    let redis = Some(fake_redis::start(fault));
-    let addresses = Addresses { http: None, sync_tcp: None, redis };
-    let server = Server { addresses, pid: Some(std::process::id()) };
-    scenarios::run(&scenario, &server, &Progress::hidden())
-}
-
-#[test]
-fn a_redis_is_measured_with_the_same_load() {
-    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
-    for (channels, publishers, threads) in [(1, 1, 1), (1, 3, 2), (6, 2, 1)] {
-        let dialect = Dialect::Redis;
-        let mut options = FanoutOptions { channels, publishers, dialect, ..fanout() };
-        options.common.client_cpus = vec![cpu; threads];
-        let report = run_redis(Scenario::Fanout(options), fake_redis::Fault::None).unwrap();
-        assert_faultless(&report);
-        let (published, delivered) =
-            (metric(&report, Metric::PublishesPerS), metric(&report, Metric::DeliveredPerS));
-        assert!(published > 100.0, "{}", report.table());
-        assert!((delivered / published / 5.0 - 1.0).abs() < 0.1, "{}", report.table());
-        assert!(delay(&report, "acknowledgement").count > 50, "{}", report.table());
-        assert!(delay(&report, "delivery").count > 10, "{}", report.table());
-    }
-}
-
-#[test]
-fn what_a_bad_redis_does_is_counted() {
-    use fake_redis::Fault;
-    let options = FanoutOptions { dialect: Dialect::Redis, ..fanout() };
-    for (fault, expected) in
-        [(Fault::SkipAt(50), Metric::Lost), (Fault::RepeatAt(50), Metric::Duplicated)]
-    {
-        let report = run_redis(Scenario::Fanout(options.clone()), fault).unwrap();
-        assert_eq!(metric(&report, expected), 5.0, "{fault:?}: {}", report.table());
-    }
-    let told = run_redis(Scenario::Fanout(options), Fault::RefuseAt(50)).unwrap_err();
-    assert!(told.to_string().contains("ERR no"), "{told}");
-}
-
 fn idle(dialect: Dialect) -> Scenario {
     let mut common = fanout().common;
     common.transport = Transport::Ws;
@@ -534,12 +546,11 @@ fn connections_are_weighed_step_by_step_whatever_they_speak() {
     let reports = [
         run(idle(Dialect::Sync), Fault::None).unwrap(),
         run_foony(idle(Dialect::Foony), fake_foony::Fault::None).unwrap(),
-        run_redis(idle(Dialect::Redis), fake_redis::Fault::None).unwrap(),
     ];
     for report in reports {
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
-        // Every step is told. How much it weighs is not compared: the fakes share a process, and so
-        // its memory, with the tests that run at the same time.
+        // Every step is reported. How much it weighs is not compared: the fakes share a process,
+        // and so its memory, with the tests that run at the same time.
         for step in [
             Metric::ServerBytesPerOpen,
             Metric::ServerBytesPerGreeted,
@@ -553,27 +564,17 @@ fn connections_are_weighed_step_by_step_whatever_they_speak() {
 
 #[test]
 fn connections_come_and_go_whatever_they_speak() {
-    for (dialect, rate) in [
-        (Dialect::Foony, None),
-        (Dialect::Redis, None),
-        (Dialect::Foony, Some(100.0)),
-        (Dialect::Redis, Some(100.0)),
-    ] {
+    for (dialect, rate) in [(Dialect::Foony, None), (Dialect::Foony, Some(100.0))] {
         let options = ChurnOptions {
             concurrency: 4,
             dialect,
             rate,
-            duration: DURATION,
-            warm_up: WARM_UP,
+            time: TIME,
             common: fanout().common,
             ..ChurnOptions::default()
         };
         let scenario = Scenario::Churn(options);
-        let report = match dialect {
-            Dialect::Redis => run_redis(scenario, fake_redis::Fault::None),
-            _ => run_foony(scenario, fake_foony::Fault::None),
-        }
-        .unwrap();
+        let report = run_foony(scenario, fake_foony::Fault::None).unwrap();
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
         let per_second = metric(&report, Metric::CyclesPerS);
         assert!(per_second > 20.0, "{dialect:?}: {}", report.table());
@@ -589,8 +590,7 @@ fn connections_that_wait_hold_up_no_others() {
     let options = ChurnOptions {
         concurrency: 8,
         dialect: Dialect::Foony,
-        duration: DURATION,
-        warm_up: WARM_UP,
+        time: TIME,
         common: Common { wait: Wait::Spin, ..fanout().common },
         ..ChurnOptions::default()
     };

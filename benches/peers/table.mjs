@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const folder = process.argv[2];
-const SERVERS = { headcount: 'Headcount', redis: 'Redis', ws: 'ws', tungstenite: 'tokio-tungstenite' };
+const SERVERS = { headcount: 'Headcount', redis: 'Redis', ws: 'ws', tungstenite: 'tokio-tungstenite', uwebsockets: 'uWebSockets' };
 const metric = (name) => (record) => record.metrics[name];
 const delay = (name, field) => (record) => record.latencies.find((latency) => latency.name === name)?.[field];
 
@@ -27,7 +27,7 @@ const LINES = [
 ];
 
 const records = readdirSync(folder)
-  .map((file) => /^(.+)-(headcount|redis|ws|tungstenite)-(\d+)\.json$/.exec(file))
+  .map((file) => /^(.+)-(headcount|redis|ws|tungstenite|uwebsockets)-(\d+)\.json$/.exec(file))
   .filter((match) => match)
   .map(([file, row, server]) => ({ row, server, ...JSON.parse(readFileSync(join(folder, file))) }));
 if (records.length === 0) throw new Error(`${folder}: no records`);
@@ -93,6 +93,10 @@ const commits = [...new Set(records.map((record) => record.commit ?? 'unknown'))
 const rounds = Math.max(...lines.flatMap(([row]) => servers.map((server) => of(row, server).length)));
 const versionsFile = join(folder, 'versions');
 const versions = existsSync(versionsFile) ? readFileSync(versionsFile, 'utf8').trim().split('\n').join(', ') : 'versions unknown';
+const counts = [...new Set(records.filter((record) => record.scenario === 'fanout').map((record) => record.options.window_counts ?? 'acks'))];
+const counted = counts.includes('acks')
+  ? 'In some or all of these runs a publish was done when the server had acknowledged it (Redis: with its reply to PUBLISH), whether it had delivered it or not.'
+  : 'A publish is done when its last subscriber has received it.';
 const gib = (first.machine.memory_bytes / 2 ** 30).toFixed(0);
 
 console.log(`# Headcount beside its peers
@@ -102,8 +106,8 @@ ${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.m
 another one, loopback, no TLS, no persistence. Rounds: ${rounds}, the servers in turn in each, a fresh process for every number;
 ${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum. Peers: ${versions}.
 
-A publish is under way until it is acknowledged, and \`window\` of them are per publisher: by Redis with its reply to PUBLISH, by
-the others with an \`ack\`. The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
+\`window\` publishes of each publisher are under way. ${counted}
+The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
 credential. The last column is Headcount's median by that of the best peer.
 
 ${table(['work', ...names, 'Headcount / best peer'], results)}

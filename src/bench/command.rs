@@ -1,6 +1,7 @@
 //! `headcount bench`: arguments, a server to measure, what is printed and kept.
 
 use std::io::{self, Write};
+use std::mem;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,10 +11,8 @@ use super::compare::compare;
 use super::error::BenchError;
 use super::interrupt;
 use super::launch::{self, Addresses, Launched};
-use super::options::{
-    ChurnOptions, FanoutOptions, IdleOptions, LatencyOptions, MixedOptions, PresenceOptions,
-    Scenario,
-};
+use super::options::{Dialect, Place, Scenario};
+use super::peer::Protocol;
 use super::plot::plot;
 use super::progress::Progress;
 use super::report::Report;
@@ -33,55 +32,13 @@ pub struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    /// Delay of presence updates sent at a fixed rate, from when each should have been sent
-    #[command(after_help = "Example: headcount bench latency --watchers 100 --plot delay.svg")]
-    Latency(Run<LatencyOptions>),
-    /// Messages per second that reach all subscribers of their channels
-    #[command(after_help = "Example: headcount bench fanout --subscribers 1000 --window 256 \
-                            --server-cpus 0 --client-cpus 1")]
-    Fanout(Run<FanoutOptions>),
-    /// Most presence updates per second that every member of a channel sees
-    #[command(after_help = "Example: headcount bench presence --members 1000 --window 32")]
-    Presence(Run<PresenceOptions>),
-    /// Memory and CPU of connections that do nothing
-    #[command(after_help = "Example: headcount bench idle --connections 10000")]
-    Idle(Run<IdleOptions>),
-    /// Connections per second that connect, greet, enter a channel and close
-    #[command(after_help = "Example: headcount bench churn --concurrency 200 --transport tcp")]
-    Churn(Run<ChurnOptions>),
-    /// Delays of polite clients beside clients that send as fast as they can
-    #[command(after_help = "Example: headcount bench mixed --flooders 2 --flood updates")]
-    Mixed(Run<MixedOptions>),
+    #[command(flatten)]
+    Run(Box<Scenario>),
     /// Tell whether one set of records is better than another
     #[command(after_help = "Example: headcount bench compare --before a1.json a2.json a3.json \
                             --after b1.json b2.json b3.json\n         \
                             headcount bench compare a.json b.json")]
     Compare(CompareArgs),
-}
-
-/// A scenario, whom to run it against, and what to keep.
-#[derive(Debug, Args)]
-struct Run<O: Args> {
-    #[command(flatten)]
-    options: O,
-    /// HTTP address of a running server, for WebSockets [default: start one]
-    #[arg(long, value_name = "ADDR")]
-    http: Option<SocketAddr>,
-    /// Sync TCP address of a running server, for --transport tcp [default: start one]
-    #[arg(long, value_name = "ADDR")]
-    sync_tcp: Option<SocketAddr>,
-    /// Address of a running Redis, for --dialect redis
-    #[arg(long, value_name = "ADDR")]
-    redis: Option<SocketAddr>,
-    /// Configuration of the server that is started
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp", "redis"])]
-    config: Option<PathBuf>,
-    /// Write the whole result as JSON, replacing the file
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    /// Draw delay against percentile, or what --windows asks for, replacing the file
-    #[arg(long, value_name = "FILE.svg")]
-    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -107,20 +64,41 @@ impl CompareArgs {
     }
 }
 
+/// A peer that speaks a protocol of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub protocol: &'static dyn Protocol,
+}
+
 /// Does what `headcount bench ...` asks for. Results go to standard output, progress to standard
 /// error.
 ///
 /// # Errors
 /// Each is one line, to be shown after `error: `.
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
+    run_against(args, None)
+}
+
+/// As [`run`], against a peer if there is one.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
     match args.command {
-        BenchCommand::Latency(run) => measure(run.map(Scenario::Latency)),
-        BenchCommand::Fanout(run) if !run.options.windows.is_empty() => curve(run),
-        BenchCommand::Fanout(run) => measure(run.map(Scenario::Fanout)),
-        BenchCommand::Presence(run) => measure(run.map(Scenario::Presence)),
-        BenchCommand::Idle(run) => measure(run.map(Scenario::Idle)),
-        BenchCommand::Churn(run) => measure(run.map(Scenario::Churn)),
-        BenchCommand::Mixed(run) => measure(run.map(Scenario::Mixed)),
+        BenchCommand::Run(scenario) => {
+            let mut scenario = *scenario;
+            if peer.is_some() {
+                scenario.set_dialect(Dialect::Peer);
+            }
+            match &mut scenario {
+                Scenario::Fanout(options) if !options.windows.is_empty() => {
+                    let windows = mem::take(&mut options.windows);
+                    curve(windows, scenario, peer)
+                }
+                _ => measure(scenario, peer),
+            }
+        }
         BenchCommand::Compare(args) => {
             let load = |paths: &[PathBuf]| paths.iter().map(|path| Report::load(path)).collect();
             let (before, after) = args.sides();
@@ -131,82 +109,52 @@ pub fn run(args: BenchArgs) -> Result<(), BenchError> {
     }
 }
 
-/// A run whose options are known to be those of one scenario.
-struct Job {
-    scenario: Scenario,
-    addresses: Addresses,
-    config: Option<PathBuf>,
-    record: Option<PathBuf>,
-    plot: Option<PathBuf>,
-}
-
-impl<O: Args> Run<O> {
-    fn map(self, scenario: impl FnOnce(O) -> Scenario) -> Job {
-        Job {
-            scenario: scenario(self.options),
-            addresses: Addresses { http: self.http, sync_tcp: self.sync_tcp, redis: self.redis },
-            config: self.config,
-            record: self.record,
-            plot: self.plot,
-        }
-    }
-}
-
-fn measure(mut job: Job) -> Result<(), BenchError> {
-    let report = play(&mut job)?;
+fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
+    let report = play(&mut scenario, peer)?;
     print(&report.table())?;
-    if let Some(path) = &job.record {
+    let place = &scenario.common().place;
+    if let Some(path) = &place.record {
         report.record(path)?;
     }
-    if let Some(path) = &job.plot {
-        plot(&report, path)?;
-    }
-    Ok(())
+    place.plot.as_ref().map_or(Ok(()), |path| plot(&report, path))
 }
 
 /// One run per window.
-fn curve(run: Run<FanoutOptions>) -> Result<(), BenchError> {
-    let (record, plot, windows) =
-        (run.record.clone(), run.plot.clone(), run.options.windows.clone());
-    let mut job = run.map(Scenario::Fanout);
+fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
     let mut reports = Vec::new();
     for window in windows {
-        let Scenario::Fanout(options) = &mut job.scenario else { break };
-        (options.window, options.windows) = (window, Vec::new());
-        let report = play(&mut job)?;
-        if let Some(path) = &record {
+        let Scenario::Fanout(options) = &mut scenario else { break };
+        options.window = window;
+        let report = play(&mut scenario, peer)?;
+        if let Some(path) = &scenario.common().place.record {
             report.record(&series::path_of(path, window))?;
         }
         print(&series::line(&report, window, reports.is_empty()))?;
         reports.push((window, report));
     }
     print(&series::fall(&reports))?;
-    match plot {
-        Some(path) => series::plot(&reports, &path),
-        None => Ok(()),
-    }
+    scenario.common().place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
 }
 
-fn play(job: &mut Job) -> Result<Report, BenchError> {
+fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
     interrupt::listen()?;
-    let common = job.scenario.common_mut();
-    let launched = match job.addresses {
-        Addresses { http: None, sync_tcp: None, redis: None } => {
-            let binary = std::env::current_exe()?;
-            common.key = launch::fresh_key()?;
-            let (config, cpus) = (job.config.as_deref(), &common.server_cpus);
-            let launched = Launched::start(&binary, config, cpus, &common.key);
-            interrupt::check()?;
-            Some(launched?)
-        }
-        _ => None,
-    };
-    let server = match &launched {
-        Some(launched) => Server { addresses: launched.addresses, pid: Some(launched.pid()) },
-        None => Server { addresses: job.addresses, pid: common.pid },
-    };
-    let mut report = scenarios::run(&job.scenario, &server, &Progress::on_standard_error())?;
-    report.config = launched.as_ref().map(|launched| launched.shown_config.clone());
+    let common = scenario.common_mut();
+    let Place { http, sync_tcp, config, .. } = &common.place;
+    let addresses =
+        Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
+    let mut server =
+        Server { addresses, pid: common.pid, protocol: peer.map(|peer| peer.protocol) };
+    let mut launched = None;
+    if addresses == Addresses::default() {
+        common.key = launch::fresh_key()?;
+        let binary = std::env::current_exe()?;
+        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, &common.key);
+        interrupt::check()?;
+        let started = launched.insert(started?);
+        (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
+    }
+    let mut report = scenarios::run(scenario, &server, &Progress::on_standard_error())?;
+    report.config = launched.map(|launched| launched.shown_config.clone());
     Ok(report)
 }
 
@@ -243,11 +191,12 @@ mod tests {
     #[test]
     fn a_scenario_takes_its_own_options_and_the_common_ones() {
         let line = "bench latency --watchers 5 --duration 2s --client-cpus 1,2 --transport tcp";
-        let BenchCommand::Latency(run) = parse(line).unwrap().bench.command else {
-            panic!("not latency");
+        let BenchCommand::Run(scenario) = parse(line).unwrap().bench.command else {
+            panic!("not a run");
         };
-        assert_eq!((run.options.watchers, run.options.publishers), (5, 1));
-        assert_eq!(run.options.common.client_cpus, [1, 2]);
+        let Scenario::Latency(options) = *scenario else { panic!("not latency: {scenario:?}") };
+        assert_eq!((options.watchers, options.publishers), (5, 1));
+        assert_eq!(options.common.client_cpus, [1, 2]);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use clap::ValueEnum;
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
-use super::client::{self, Client, Closed, Event, Outbound, Progress, Queued, Target};
+use super::client::{Client, Closed, Event, OUTBOUND_BYTES_MAX, Out, Progress, Queued, Target};
 use super::clock::Clock;
+use super::connect;
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
@@ -41,18 +42,18 @@ pub enum Wait {
     Sleep,
 }
 
-/// Which connection an event is about, in the words of the load that opened it.
+/// Which connection an event is about, as the load that opened it numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Tag {
     pub group: Group,
     pub index: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    Room,
+    /// What is measured.
+    Stage,
     Flood,
-    Churn,
 }
 
 /// Does a connection go first or wait for its turn?
@@ -97,19 +98,19 @@ pub trait Load: Send + 'static {
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
 
     /// One frame came. What is written to `out` leaves within this turn.
-    fn event(&mut self, now_ns: u64, who: Who, out: &mut Outbound, event: Event<'_>);
+    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>);
 
     /// The connection is no more.
-    fn closed(&mut self, now_ns: u64, who: Who, closed: Closed);
+    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed);
 }
 
-/// A connection of this thread. Reused after `closed` was told.
+/// A connection of this thread. Reused after [`Load::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientId(usize);
 
 struct Slot {
     client: Client,
-    who: Who,
+    tag: Tag,
     lane: Lane,
     /// Is it in a queue of connections to be read?
     ready: bool,
@@ -119,7 +120,7 @@ struct Slot {
     in_line: bool,
     /// What the kernel is asked to report about it.
     interest: Option<Interest>,
-    /// The server writes nothing more: read to the end, whatever a short read says.
+    /// The server writes nothing more: read to the end, also after a short read.
     read_closed: bool,
 }
 
@@ -132,7 +133,7 @@ pub struct Clients {
     opened: u32,
     /// Are those that can be written read in turn?
     in_turn: bool,
-    /// Those that are. Who has ended may still stand here, and its place is free after that.
+    /// Those that are. One that has ended may still be here; its slot is free after that.
     line: VecDeque<usize>,
     /// Those that the kernel reports on.
     watched: usize,
@@ -152,7 +153,7 @@ impl Clients {
         }
     }
 
-    /// Begins to connect. The load is told [`Event::Ready`] or that it is closed.
+    /// Begins to connect. The load receives [`Event::Open`] or that it is closed.
     ///
     /// # Errors
     /// The system has no descriptor or no port.
@@ -160,20 +161,20 @@ impl Clients {
         &mut self,
         target: &Target,
         source: Option<Ipv4Addr>,
-        who: Who,
+        tag: Tag,
         lane: Lane,
     ) -> Result<ClientId, BenchError> {
         let address = target.address;
         let failed = |source| BenchError::Connect { address, source };
-        let stream = client::connect(address, source).map_err(failed)?;
+        let stream = connect::connect(address, source).map_err(failed)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.opened = self.opened.wrapping_add(1);
         self.slots[at] = Some(Slot {
-            client: Client::new(stream, target.clone(), self.opened),
-            who,
+            client: Client::new(stream, target.clone(), u64::from(self.opened)),
+            tag,
             lane,
             ready: false,
             dirty: false,
@@ -181,54 +182,34 @@ impl Clients {
             interest: None,
             read_closed: false,
         });
-        // On the same host it is connected already, and says its first words in this turn.
+        // On the same host it is connected already, and sends its first bytes in this turn.
         self.mark(at);
         Ok(ClientId(at))
     }
 
-    /// Says who an open connection is that was told to wait with it; leaves within this turn.
-    pub fn greet(&mut self, id: ClientId) {
+    /// Makes requests on a connection; they leave within this turn.
+    pub fn write(&mut self, id: ClientId, write: impl FnOnce(&mut Out<'_>)) {
         if let Some(slot) = &mut self.slots[id.0] {
-            slot.client.greet();
+            write(&mut slot.client.out());
         }
         self.mark(id.0);
-    }
-
-    /// Enters a channel or replaces the state in it; leaves within this turn.
-    pub fn update(&mut self, id: ClientId, channel: &str, state: &[u8]) -> Queued {
-        self.send(id, |out| out.update(channel, state))
-    }
-
-    /// Sends records of the Foony protocol as one message, or requests to Redis; leaves within this
-    /// turn.
-    pub fn records(&mut self, id: ClientId, records: &[u8]) -> Queued {
-        self.send(id, |out| out.records(records))
-    }
-
-    /// Lets somebody write to a connection; leaves within this turn.
-    pub fn say(&mut self, id: ClientId, say: impl FnOnce(&mut Outbound)) {
-        if let Some(slot) = &mut self.slots[id.0] {
-            say(&mut slot.client.out);
-        }
-        self.mark(id.0);
-    }
-
-    /// Asks for a pong that echoes `stamp`.
-    pub fn ping(&mut self, id: ClientId, stamp: u64) -> Queued {
-        self.send(id, |out| out.ping(stamp))
     }
 
     /// Bytes that the server has not taken yet.
     pub fn pending(&self, id: ClientId) -> usize {
-        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.out.pending())
+        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.pending_bytes())
     }
 
-    /// As [`Clients::say`], for what may not be taken.
-    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Outbound) -> Queued) -> Queued {
-        let Some(slot) = &mut self.slots[id.0] else { return Queued::Full };
-        let queued = send(&mut slot.client.out);
-        self.mark(id.0);
-        queued
+    /// As [`Clients::write`], unless too much waits.
+    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Out<'_>)) -> Queued {
+        let slot = self.slots[id.0].as_ref();
+        if slot.is_none_or(|slot| slot.client.is_closing())
+            || self.pending(id) >= OUTBOUND_BYTES_MAX
+        {
+            return Queued::Full;
+        }
+        self.write(id, send);
+        Queued::Yes
     }
 
     fn mark(&mut self, at: usize) {
@@ -239,8 +220,8 @@ impl Clients {
         }
     }
 
-    /// Asks the kernel to say when a connection can be read, unless it is read in turn, and, once
-    /// it could not be written, when that is possible.
+    /// Asks the kernel to report when a connection can be read, unless it is read in turn, and,
+    /// once it could not be written, when that is possible.
     fn watch(&mut self, at: usize) -> io::Result<()> {
         let Some(slot) = &mut self.slots[at] else { return Ok(()) };
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -285,14 +266,14 @@ impl Clients {
         }
     }
 
-    fn remove(&mut self, at: usize) -> Option<Who> {
+    fn remove(&mut self, at: usize) -> Option<Tag> {
         // The end of the stream is the end of its registration.
         let slot = self.slots[at].take()?;
         self.watched -= usize::from(slot.interest.is_some());
         if !slot.in_line {
             self.free.push(at);
         }
-        Some(slot.who)
+        Some(slot.tag)
     }
 }
 
@@ -409,14 +390,14 @@ impl<L: Load> Engine<L> {
         })
     }
 
-    /// Turns until the conductor says that the run is finished.
+    /// Turns until the conductor finishes the run.
     ///
     /// # Errors
     /// Those of the load.
     pub fn run(mut self) -> Result<(L, Usage), BenchError> {
         let mut events = Events::with_capacity(L::EVENTS_MAX);
         let (mut meter, mut next) = (Meter::default(), Next::Now);
-        while !self.signals.is_finished() {
+        while !self.signals.finished.is_raised() {
             let asked_ns = self.clock.now_ns();
             self.await_events(&mut events, next)?;
             let turn_ns = match self.wait {
@@ -522,17 +503,17 @@ impl<L: Load> Engine<L> {
             Lane::Foreground => FOREGROUND_READ_BYTES,
             Lane::Background => BACKGROUND_READ_BYTES,
         };
-        let (who, load, before) = (slot.who, &mut self.load, slot.client.bytes_in);
+        let (tag, load, before) = (slot.tag, &mut self.load, slot.client.bytes_in);
         let clock = self.clock;
         let mut read_ns = None;
         let progress = slot.client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
-            load.event(read_ns, who, out, event);
+            load.event(read_ns, tag, out, event);
         });
         let came = slot.client.bytes_in - before;
         self.bytes_in += came;
         self.reads += 1;
-        let answers = slot.client.out.pending() > 0 || slot.client.out.is_closing();
+        let answers = slot.client.pending_bytes() > 0 || slot.client.is_closing();
         let read_closed = slot.read_closed;
         if answers {
             self.clients.mark(at);
@@ -549,8 +530,8 @@ impl<L: Load> Engine<L> {
     fn write(&mut self, at: usize) {
         let Some(slot) = &mut self.clients.slots[at] else { return };
         slot.dirty = false;
-        let (who, load, clock) = (slot.who, &mut self.load, self.clock);
-        let written = slot.client.write(|out, event| load.event(clock.now_ns(), who, out, event));
+        let (tag, load, clock) = (slot.tag, &mut self.load, self.clock);
+        let written = slot.client.write(|out, event| load.event(clock.now_ns(), tag, out, event));
         let failed = |error: io::Error| Closed::Failed(error.kind());
         if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(failed)) {
             self.end(self.clock.now_ns(), at, closed);
@@ -566,8 +547,8 @@ impl<L: Load> Engine<L> {
     }
 
     fn end(&mut self, now_ns: u64, at: usize, closed: Closed) {
-        if let Some(who) = self.clients.remove(at) {
-            self.load.closed(now_ns, who, closed);
+        if let Some(tag) = self.clients.remove(at) {
+            self.load.closed(now_ns, tag, closed);
         }
     }
 }

@@ -37,3 +37,13 @@ pub enum BenchError {
     #[error("load generator: thread {0} panicked; this is a bug")]
     Panicked(usize),
 }
+
+impl BenchError {
+    /// A connection ended that should not have.
+    pub(super) fn of_end(address: SocketAddr, closed: Closed) -> BenchError {
+        match closed.refusal() {
+            Some(reason) => BenchError::Refused { address, reason },
+            None => BenchError::Ended { address, closed },
+        }
+    }
+}

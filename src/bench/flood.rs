@@ -5,14 +5,13 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Closed, Event, Outbound, Queued, Sources, Target};
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, Step};
+use super::client::{Closed, Event, Out, Queued, Target};
+use super::connect::Sources;
+use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Tag};
 use super::error::BenchError;
-use super::options::Dialect;
+use super::fanout::Encoder;
+use super::options::{Dialect, PublishForm};
 use super::signals::Signals;
-use crate::wire::foony::binary::Record;
-use crate::wire::foony::{self, Content, Message, Publish, Request, binary};
 
 /// A flooder is refilled when less than this waits for its socket.
 const REFILL_BELOW_BYTES: usize = 16 * 1024;
@@ -37,36 +36,13 @@ fn quoted(state_bytes: usize) -> Vec<u8> {
     state
 }
 
-/// Pongs among the records of a Foony server.
-fn pongs(records: &[u8]) -> u64 {
-    let is_pong = |record: &Record<'_>| matches!(record.event(), Ok(foony::Event::Pong));
-    binary::records(records).map_while(Result::ok).filter(is_pong).count() as u64
-}
-
-/// Replaces `records` by a publish on the Foony protocol.
-fn append_publish(records: &mut Vec<u8>, channel: &str, id: u64, data: &[u8]) {
-    records.clear();
-    let message = Message { name: "m".into(), data, encoding: "".into() };
-    let publish = Request::Publish(Publish {
-        // Ids of requests are above 0, and above that of a subscription.
-        id: id + 2,
-        channel: channel.into(),
-        message_id: "".into(),
-        ephemeral: false,
-        ttl_ms: 0,
-        content: Content::One(message),
-    });
-    let appended = binary::append_request(&publish, records);
-    assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
-}
-
 /// One thread's flooders.
 pub struct Flood {
     kind: FloodKind,
     target: Target,
     channel: Arc<str>,
     state: Vec<u8>,
-    records: Vec<u8>,
+    encoder: Encoder,
     signals: Arc<Signals>,
     thread: usize,
     sources: Sources,
@@ -95,7 +71,7 @@ impl Flood {
             target,
             channel,
             state: quoted(state_bytes),
-            records: Vec::new(),
+            encoder: Encoder::new(PublishForm::Sdk),
             signals,
             thread,
             flooders: vec![None; count],
@@ -109,9 +85,9 @@ impl Flood {
 
     fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
         for (index, flooder) in self.flooders.iter_mut().enumerate() {
-            let who = Who { group: Group::Flood, index };
+            let tag = Tag { group: Group::Flood, index };
             let source = self.sources.next().flatten();
-            *flooder = Some(clients.open(&self.target, source, who, Lane::Background)?);
+            *flooder = Some(clients.open(&self.target, source, tag, Lane::Background)?);
         }
         Ok(())
     }
@@ -127,13 +103,17 @@ impl Flood {
             return;
         }
         for _ in 0..REFILL_MESSAGES {
-            let queued = clients.send(client, |out| match (self.kind, self.target.dialect()) {
-                (FloodKind::Pings, dialect) => entry::beat(dialect, out),
-                (FloodKind::Updates, Dialect::Sync) => out.update(&self.channel, &self.state),
-                (FloodKind::Updates, _) => {
-                    append_publish(&mut self.records, &self.channel, self.sent, &self.state);
-                    out.records(&self.records)
+            let (encoder, id) = (&mut self.encoder, self.sent + 1);
+            let queued = clients.send(client, |out| {
+                match (self.kind, self.target.dialect()) {
+                    (FloodKind::Pings, _) => out.beat(),
+                    (FloodKind::Updates, Dialect::Sync) => out.update(&self.channel, &self.state),
+                    (FloodKind::Updates, _) => {
+                        encoder.payload.clone_from(&self.state);
+                        encoder.publish(id, &self.channel, out);
+                    }
                 }
+                out.end_message();
             });
             if queued == Queued::Full {
                 return;
@@ -159,24 +139,18 @@ impl Load for Flood {
         Ok(Next::Now)
     }
 
-    fn event(&mut self, _: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
-        let dialect = self.target.dialect();
+    fn event(&mut self, _: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
         match event {
+            Event::Open => out.greet(),
+            Event::Greeted => self.ready.push(tag.index),
             Event::Pong { .. } => self.pongs += 1,
-            Event::Records(records) => self.pongs += pongs(records),
             _ => {}
         }
-        // What is no protocol ends in a pong or a greeting that never comes.
-        let _ = entry::steps(dialect, &event, |step| {
-            if step == Step::Greeted {
-                self.ready.push(who.index);
-            }
-        });
     }
 
-    fn closed(&mut self, _: u64, who: Who, _: Closed) {
-        self.flooders[who.index] = None;
-        self.ready.retain(|&index| index != who.index);
+    fn closed(&mut self, _: u64, tag: Tag, _: Closed) {
+        self.flooders[tag.index] = None;
+        self.ready.retain(|&index| index != tag.index);
         self.disconnected += 1;
     }
 }

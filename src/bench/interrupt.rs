@@ -14,17 +14,17 @@ static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// process.
 ///
 /// # Errors
-/// When signals cannot be heard.
+/// When handlers cannot be installed.
 pub fn listen() -> io::Result<()> {
     if SIGNAL.get().is_some() {
         return Ok(());
     }
-    let heard = SIGNAL.get_or_init(Arc::default);
+    let received = SIGNAL.get_or_init(Arc::default);
     let again = Arc::new(AtomicBool::new(false));
     for signal in ending_signals() {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&again))?;
         signal_hook::flag::register(signal, Arc::clone(&again))?;
-        signal_hook::flag::register_usize(signal, Arc::clone(heard), signal as usize)?;
+        signal_hook::flag::register_usize(signal, Arc::clone(received), signal as usize)?;
     }
     Ok(())
 }
@@ -32,7 +32,7 @@ pub fn listen() -> io::Result<()> {
 /// # Errors
 /// [`BenchError::Signal`] when there was one.
 pub fn check() -> Result<(), BenchError> {
-    match SIGNAL.get().map_or(0, |heard| heard.load(Ordering::Relaxed)) {
+    match SIGNAL.get().map_or(0, |received| received.load(Ordering::Relaxed)) {
         0 => Ok(()),
         signal => Err(BenchError::Signal(signal as i32)),
     }

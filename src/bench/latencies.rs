@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
 
-/// Longest delay that is told apart: one hour. Longer ones count as one hour.
+/// Longest delay that is distinguished: one hour. Longer ones count as one hour.
 const DELAY_NS_MAX: u64 = 3_600_000_000_000;
 /// Decimal digits that are kept of a delay.
 const DIGITS: u8 = 3;

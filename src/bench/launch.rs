@@ -23,16 +23,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the key's secret.
 const SECRET_RANDOM_BYTES: usize = 24;
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
-/// The most that a configuration may say: a benchmark measures the server, not its brakes.
+/// The most that a configuration permits: a benchmark measures the server, not its brakes.
 const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 
 /// Where a server listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     pub http: Option<SocketAddr>,
     pub sync_tcp: Option<SocketAddr>,
-    /// Of a Redis to compare with.
-    pub redis: Option<SocketAddr>,
+    /// Of a peer with a protocol of its own.
+    pub peer: Option<SocketAddr>,
 }
 
 /// A server that ends with this value.
@@ -44,7 +44,7 @@ pub struct Launched {
     pub shown_config: String,
 }
 
-/// An API key, `app.keyId:secret`, that nobody knew before.
+/// An API key, `app.keyId:secret`, made for this run.
 ///
 /// # Errors
 /// The kernel gives no randomness.
@@ -56,7 +56,7 @@ pub fn fresh_key() -> Result<String, BenchError> {
 
 impl Launched {
     /// Starts `binary serve` and waits until it is ready. `config`: a configuration to start from;
-    /// `cpus`: one shard on each, or what the configuration says when empty; `key`: an API key for
+    /// `cpus`: one shard on each, or as configured when empty; `key`: an API key for
     /// everything.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ fn read_config(path: &Path) -> Result<Table, BenchError> {
     text.parse().map_err(|error| BenchError::Launch(format!("{}: {error}", path.display())))
 }
 
-/// The configuration with what a benchmark needs, unless it says otherwise.
+/// The configuration with what a benchmark needs, unless it sets it.
 fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String> {
     if !cpus.is_empty() {
         let cores = section(&mut config, "cores")?;
@@ -181,7 +181,7 @@ fn await_ready(child: &mut Child) -> Result<Addresses, String> {
     let (lines, received) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // Nobody listens after the ready line.
+            // Nothing receives after the ready line.
             let _ = lines.send(line);
         }
     });
@@ -217,7 +217,7 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
     };
     let both = || {
         let (http, sync_tcp) = (address("http=")?, address("sync_tcp=")?);
-        Ok(Addresses { http, sync_tcp, redis: None })
+        Ok(Addresses { http, sync_tcp, peer: None })
     };
     Some(both())
 }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     /// A script in place of a server. Another process writes it: were it open here, it would be
-    /// open in every child that other tests fork meanwhile, and nobody may run a file that somebody
+    /// open in every child that other tests fork meanwhile, and a file cannot be run that a process
     /// has open to write to.
     fn script(name: &str, body: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("{name}-{}.sh", std::process::id()));

@@ -118,7 +118,7 @@ metrics! {
     ServerRssBytes "server resident" Bytes Lower;
     ServerNsPerIdleSecond "server CPU per connection and second" Nanoseconds Lower;
     ServerBytesPerOpen "resident per open connection" Bytes Lower
-        /// Upgraded where that applies; it has said nothing yet.
+        /// Upgraded where that applies; it has sent nothing yet.
         ;
     ServerBytesPerGreeted "resident per greeted connection" Bytes Lower;
     ServerBytesPerMember "resident per member or subscriber" Bytes Lower;

@@ -1,12 +1,13 @@
-//! The load generator: is this server as fast as it says, on your machine?
+//! The load generator: how fast is this server, on your machine?
 //!
 //! Owns threads, sockets and a clock of its own; it shares no thread and no glommio with a server
 //! and sees one only from outside, over sockets and `/proc`.
 //!
 //! ```text
-//!  command -> launch (or a running server) -> scenarios -> crew: one conductor, pinned threads
-//!                                                 |            thread = engine(client...) + load
-//!                                                 |            load = room, fanout, churn, ...
+//!  command -> launch (or a running server) -> scenarios -> workers: a conductor, pinned threads
+//!                                                 |          thread = engine(client...) + load
+//!                                                 |          load = stage(script) or churn
+//!                                                 |          script = room, fanout, joins, idle
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -16,41 +17,37 @@
 //!
 //! Must never know: how a server is built.
 
-mod announce;
-mod churn;
 pub mod client;
 mod clock;
 pub mod command;
 pub mod compare;
-mod crew;
+mod connect;
 mod engine;
-mod entry;
 mod error;
 mod fanout;
 mod flood;
-mod heartbeat;
-mod idle;
 mod interrupt;
-mod joins;
 mod latencies;
 mod launch;
 mod machine;
 mod metric;
 pub mod options;
 mod pace;
+pub mod peer;
 mod plot;
 mod process;
 mod progress;
-mod redis;
 mod report;
 mod room;
 pub mod scenarios;
 pub mod series;
 mod signals;
+mod stage;
 mod stamp;
 mod window;
+mod workers;
 
-pub use command::{BenchArgs, run};
+pub use command::{BenchArgs, Peer, run, run_against};
 pub use engine::Wait;
 pub use error::BenchError;
 pub use fanout::payload;

@@ -1,11 +1,13 @@
-//! What each scenario can be told. The same types are the command line, the library's arguments
+//! Options of each scenario. The same types are the command line, the library's arguments
 //! and the part of a record that says what was run.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Command, ValueEnum};
+use clap::{Args, Command, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::client::Transport;
@@ -75,8 +77,35 @@ pub enum Dialect {
     Sync,
     /// Messages on the Foony protocol.
     Foony,
-    /// Messages on the protocol of Redis, to compare with it.
-    Redis,
+    /// Messages on the protocol of a peer; see [`peer`](super::peer). Only programs under
+    /// `benches/peers` know one, and the first was Redis: records keep its name.
+    #[value(skip)]
+    #[serde(rename = "redis")]
+    Peer,
+}
+
+/// What ends a publish's time in its publisher's window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowCounts {
+    /// The last subscriber has received it.
+    Deliveries,
+    /// The server has acknowledged it, which says nothing about its delivery.
+    // Records from before the option leave it out.
+    #[default]
+    Acks,
+}
+
+/// How a message is published on the Foony protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishForm {
+    /// A batch of one message with an id of 22 characters, as every published SDK sends it.
+    Sdk,
+    /// One message outside of any batch, with a short id: fewer bytes than an SDK sends.
+    // Records from before the option leave it out.
+    #[default]
+    Single,
 }
 
 /// Which channels a publisher publishes to when there are more of them than publishers.
@@ -89,7 +118,7 @@ pub enum Spread {
     One,
 }
 
-/// What every scenario can be told.
+/// Options of every scenario.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Common {
     /// How sync frames travel.
@@ -131,6 +160,29 @@ pub struct Common {
     /// How the server learns which channel a WebSocket is for.
     #[arg(long, value_enum, default_value = "url")]
     pub channel_hint: ChannelHint,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub place: Place,
+}
+
+/// The server to measure, and what to keep.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// HTTP address of a running server, for WebSockets [default: start one]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Sync TCP address of a running server, for --transport tcp [default: start one]
+    #[arg(long, value_name = "ADDR")]
+    pub sync_tcp: Option<SocketAddr>,
+    /// Configuration of the server that is started
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
+    pub config: Option<PathBuf>,
+    /// Write the whole result as JSON, replacing the file
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Draw delay against percentile, or what --windows asks for, replacing the file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 impl Common {
@@ -138,6 +190,30 @@ impl Common {
     pub fn threads(&self) -> usize {
         self.client_cpus.len().max(1)
     }
+}
+
+/// When is measured.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Time {
+    /// Time that is measured.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub duration: Span,
+    /// Time before that.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub warm_up: Span,
+}
+
+/// How messages are published.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publishing {
+    /// When a publish of a window is done.
+    #[arg(long, value_enum, default_value = "deliveries")]
+    #[serde(default)]
+    pub window_counts: WindowCounts,
+    /// Form of a publish on the Foony protocol.
+    #[arg(long, value_enum, default_value = "sdk")]
+    #[serde(default)]
+    pub publish_form: PublishForm,
 }
 
 /// Delay of updates at a fixed rate.
@@ -156,6 +232,9 @@ pub struct LatencyOptions {
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
     #[serde(default)]
     pub window: Option<u64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub publishing: Publishing,
     /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
@@ -163,12 +242,9 @@ pub struct LatencyOptions {
     #[arg(long, value_enum, default_value = "sync")]
     #[serde(default)]
     pub dialect: Dialect,
-    /// Time that is measured.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time before that.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub warm_up: Span,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
     #[command(flatten)]
     pub common: Common,
 }
@@ -185,9 +261,12 @@ pub struct FanoutOptions {
     /// Connections that publish.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub publishers: usize,
-    /// Publishes per publisher that the server has not acknowledged.
+    /// Publishes under way per publisher: sent, and not yet done by --window-counts.
     #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
     pub window: u64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub publishing: Publishing,
     /// Several windows, as in 1,2,4: one run each, against a fresh server where we start it.
     /// --record keeps a file per window, --plot draws deliveries against the window.
     #[arg(long, value_name = "PUBLISHES", value_delimiter = ',', conflicts_with = "window")]
@@ -207,12 +286,9 @@ pub struct FanoutOptions {
     #[arg(long, value_enum, default_value = "foony")]
     #[serde(default = "messages")]
     pub dialect: Dialect,
-    /// Time that is measured.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time before that.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub warm_up: Span,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
     #[command(flatten)]
     pub common: Common,
 }
@@ -259,14 +335,46 @@ pub struct PresenceOptions {
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time before that.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub warm_up: Span,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// One channel of watchers.
+impl From<&LatencyOptions> for FanoutOptions {
+    fn from(o: &LatencyOptions) -> Self {
+        FanoutOptions {
+            subscribers: o.watchers,
+            publishers: o.publishers,
+            rate: o.window.is_none().then_some(o.rate),
+            window: o.window.unwrap_or(1),
+            payload: o.state_bytes,
+            publishing: o.publishing,
+            dialect: o.dialect,
+            time: o.time,
+            common: o.common.clone(),
+            ..FanoutOptions::default()
+        }
+    }
+}
+
+/// One channel of members.
+impl From<&PresenceOptions> for FanoutOptions {
+    fn from(o: &PresenceOptions) -> Self {
+        FanoutOptions {
+            subscribers: o.members,
+            publishers: o.publishers,
+            rate: o.rate,
+            window: o.window,
+            payload: o.state_bytes,
+            dialect: o.dialect,
+            time: o.time,
+            common: o.common.clone(),
+            ..FanoutOptions::default()
+        }
+    }
 }
 
 /// What records from before the option leave out.
@@ -310,7 +418,7 @@ impl IdleOptions {
     pub fn channel_count(&self) -> usize {
         let default = match self.dialect {
             Dialect::Sync => self.connections / 10,
-            Dialect::Foony | Dialect::Redis => self.connections,
+            Dialect::Foony | Dialect::Peer => self.connections,
         };
         self.channels.unwrap_or(default).max(1)
     }
@@ -335,15 +443,17 @@ pub struct ChurnOptions {
     #[arg(long, value_enum, default_value = "goodbye")]
     #[serde(default)]
     pub leave: Leave,
+    /// Send the request to enter or subscribe right behind the credentials, in one write, instead
+    /// of after the server has accepted them: a round trip less than any published SDK needs.
+    #[arg(long)]
+    #[serde(default)]
+    pub pipelined: bool,
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time before that.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub warm_up: Span,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
     #[command(flatten)]
     pub common: Common,
 }
@@ -352,7 +462,7 @@ pub struct ChurnOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Leave {
-    /// It says so in its protocol, and waits until the server has closed the connection.
+    /// It closes as its protocol asks for, and waits until the server has closed the connection.
     #[default]
     Goodbye,
     /// It closes its socket, as clients whose process ends do.
@@ -382,12 +492,9 @@ pub struct MixedOptions {
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time before that.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub warm_up: Span,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
     #[command(flatten)]
     pub common: Common,
 }
@@ -415,16 +522,42 @@ fn parse_nothing<A: Args>() -> A {
         .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
 }
 
-/// What was run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is run.
+#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
 pub enum Scenario {
+    /// Delay of presence updates sent at a fixed rate, from when each should have been sent
+    #[command(after_help = "Example: headcount bench latency --watchers 100 --plot delay.svg")]
     Latency(LatencyOptions),
+    /// Messages per second that reach all subscribers of their channels
+    #[command(after_help = "Example: headcount bench fanout --subscribers 1000 --window 256 \
+                            --server-cpus 0 --client-cpus 1")]
     Fanout(FanoutOptions),
+    /// Most presence updates per second that every member of a channel sees
+    #[command(after_help = "Example: headcount bench presence --members 1000 --window 32")]
     Presence(PresenceOptions),
+    /// Memory and CPU of connections that do nothing
+    #[command(after_help = "Example: headcount bench idle --connections 10000")]
     Idle(IdleOptions),
+    /// Connections per second that connect, greet, enter a channel and close
+    #[command(after_help = "Example: headcount bench churn --concurrency 200 --transport tcp")]
     Churn(ChurnOptions),
+    /// Delays of polite clients beside clients that send as fast as they can
+    #[command(after_help = "Example: headcount bench mixed --flooders 2 --flood updates")]
     Mixed(MixedOptions),
+}
+
+macro_rules! of_each {
+    ($scenario:expr, $options:ident => $value:expr) => {
+        match $scenario {
+            Scenario::Latency($options) => $value,
+            Scenario::Fanout($options) => $value,
+            Scenario::Presence($options) => $value,
+            Scenario::Idle($options) => $value,
+            Scenario::Churn($options) => $value,
+            Scenario::Mixed($options) => $value,
+        }
+    };
 }
 
 impl Scenario {
@@ -440,25 +573,19 @@ impl Scenario {
     }
 
     pub fn common(&self) -> &Common {
-        match self {
-            Scenario::Latency(options) => &options.common,
-            Scenario::Fanout(options) => &options.common,
-            Scenario::Presence(options) => &options.common,
-            Scenario::Idle(options) => &options.common,
-            Scenario::Churn(options) => &options.common,
-            Scenario::Mixed(options) => &options.common,
-        }
+        of_each!(self, options => &options.common)
     }
 
     pub fn common_mut(&mut self) -> &mut Common {
-        match self {
-            Scenario::Latency(options) => &mut options.common,
-            Scenario::Fanout(options) => &mut options.common,
-            Scenario::Presence(options) => &mut options.common,
-            Scenario::Idle(options) => &mut options.common,
-            Scenario::Churn(options) => &mut options.common,
-            Scenario::Mixed(options) => &mut options.common,
-        }
+        of_each!(self, options => &mut options.common)
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        of_each!(self, options => options.dialect)
+    }
+
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        of_each!(self, options => options.dialect = dialect);
     }
 
     /// The load in a few words.
@@ -467,35 +594,36 @@ impl Scenario {
             Scenario::Latency(o) => format!(
                 "{} publishers with {}, {} watchers, {} B",
                 o.publishers,
-                pace(o.window.unwrap_or_default(), o.window.is_none().then_some(o.rate)),
+                FanoutOptions::from(o).pace(),
                 o.watchers,
                 o.state_bytes
             ),
-            Scenario::Fanout(o) => format!(
-                "{} publishers with {}, {} channels of {} subscribers, {} B",
-                o.publishers,
-                pace(o.window, o.rate),
-                o.channels,
-                o.subscribers,
-                o.payload
-            ),
+            Scenario::Fanout(o) => {
+                format!("{} publishers with {}, {}", o.publishers, o.pace(), o.size())
+            }
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
             }
             Scenario::Presence(o) => format!(
                 "{} publishers with {}, {} members, {} B",
                 o.publishers,
-                pace(o.window, o.rate),
+                FanoutOptions::from(o).pace(),
                 o.members,
                 o.state_bytes
             ),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
-            Scenario::Churn(o) => match o.rate {
-                None => format!("{} connections at once", o.concurrency),
-                Some(rate) => format!("{rate} connections/s, {} at once at most", o.concurrency),
-            },
+            Scenario::Churn(o) => {
+                let pipelined = if o.pipelined { ", pipelined" } else { "" };
+                match o.rate {
+                    None => format!("{} connections at once{pipelined}", o.concurrency),
+                    Some(rate) => {
+                        let most = o.concurrency;
+                        format!("{rate} connections/s, {most} at once at most{pipelined}")
+                    }
+                }
+            }
             Scenario::Mixed(o) => format!(
                 "{} polite at {}/s each, {} flooders with {:?}",
                 o.polite, o.rate, o.flooders, o.flood
@@ -505,9 +633,21 @@ impl Scenario {
     }
 }
 
-/// How publishers are driven, in words.
-fn pace(window: u64, rate: Option<f64>) -> String {
-    rate.map_or(format!("window {window}"), |rate| format!("{rate}/s each"))
+impl FanoutOptions {
+    /// How publishers are driven, in words.
+    fn pace(&self) -> String {
+        match (self.rate, self.publishing.window_counts) {
+            (Some(rate), _) => format!("{rate}/s each"),
+            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
+            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
+        }
+    }
+
+    /// How much is published to how many.
+    pub fn size(&self) -> String {
+        let (channels, subscribers, bytes) = (self.channels, self.subscribers, self.payload);
+        format!("{channels} channels of {subscribers} subscribers, {bytes} B")
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a run is doing, for whoever waits for it.
+//! What a run is doing, for the person who waits for it.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -14,73 +14,59 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// On standard error: one line that changes on a terminal that has a cursor, else a line per stage
 /// and second.
-pub struct Progress(Shown);
-
-enum Shown {
-    Bar(ProgressBar),
-    Lines(RefCell<Lines>),
-    Nothing,
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    lines: Option<RefCell<Lines>>,
 }
 
 impl Progress {
     pub fn on_standard_error() -> Self {
         if !terminal::takes_escapes(&io::stderr()) {
-            return Progress(Shown::Lines(RefCell::new(Lines::begin(Instant::now()))));
+            return Progress { bar: None, lines: Some(RefCell::new(Lines::begin(Instant::now()))) };
         }
         let template = "{elapsed_precise} {prefix:<12} {bar:30} {pos}/{len} {msg}";
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|error| unreachable!("a constant template: {error}"));
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        Progress(Shown::Bar(bar.with_style(style)))
+        Progress { bar: Some(bar.with_style(style)), lines: None }
     }
 
     pub fn hidden() -> Self {
-        Progress(Shown::Nothing)
+        Progress { bar: None, lines: None }
     }
 
-    /// `length` 0: nobody knows how long it takes.
+    /// `length` 0: it is not known how long it takes.
     pub fn stage(&self, name: &'static str, length: u64) {
-        match &self.0 {
-            Shown::Bar(bar) => {
+        self.show(
+            |bar| {
                 bar.set_prefix(name);
                 bar.set_message("");
                 bar.set_length(length);
                 bar.set_position(0);
-            }
-            Shown::Lines(lines) => lines.borrow_mut().stage(name, length),
-            Shown::Nothing => {}
-        }
-        self.line();
+            },
+            |lines| lines.stage(name, length),
+        );
     }
 
     pub fn at(&self, position: u64) {
-        match &self.0 {
-            Shown::Bar(bar) => bar.set_position(position),
-            Shown::Lines(lines) => lines.borrow_mut().position = position,
-            Shown::Nothing => {}
-        }
-        self.line();
+        self.show(|bar| bar.set_position(position), |lines| lines.position = position);
     }
 
     /// How fast things go.
     pub fn rate(&self, per: Duration, count: u64, unit: &str) {
         let rate = count as f64 / per.as_secs_f64().max(f64::MIN_POSITIVE);
         let rate = format!("{rate:.0} {unit}/s");
-        match &self.0 {
-            Shown::Bar(bar) => bar.set_message(rate),
-            Shown::Lines(lines) => lines.borrow_mut().rate = rate,
-            Shown::Nothing => {}
-        }
+        self.show(|bar| bar.set_message(rate.clone()), |lines| lines.rate.clone_from(&rate));
     }
 
     pub fn done(&self) {
-        if let Shown::Bar(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
 
-    fn line(&self) {
-        let Shown::Lines(lines) = &self.0 else { return };
+    fn show(&self, bar: impl FnOnce(&ProgressBar), change: impl FnOnce(&mut Lines)) {
+        self.bar.as_ref().map(bar);
+        let Some(lines) = &self.lines else { return };
+        change(&mut lines.borrow_mut());
         if let Some(line) = lines.borrow_mut().next(Instant::now()) {
             // A progress that cannot be shown is not in the way of a measurement.
             let _ = writeln!(io::stderr(), "{line}");

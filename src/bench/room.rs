@@ -1,22 +1,20 @@
-//! Members of channels: some publish, all receive. The load of every scenario but `churn`.
+//! Members of channels: some publish their state, all receive. The script of `latency`, `presence`
+//! and `mixed` on presence.
 
 use std::sync::Arc;
 
-use super::announce::{self, Desk};
-use super::client::{Closed, Event, Outbound, Presence, Queued, Sources, Target};
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Who};
-use super::entry::{self, GREETING_MAX, Step};
-use super::error::BenchError;
+use super::client::{Event, Out, Queued, Target};
+use super::engine::{ClientId, Clients, Next};
 use super::fanout::payload;
-use super::heartbeat::Heartbeat;
 use super::latencies::Latencies;
 use super::options::Dialect;
 use super::pace::Pace;
-use super::signals::{Signals, Timeline};
+use super::signals::{Gauges, Signals, Timeline};
+use super::stage::{Joining, Script};
 use super::stamp::{Arrival, Arrivals, Stamp};
 use super::window::Window;
+use crate::client::protocol::Presence;
 use crate::error::FrameError;
-use crate::wire::foony::{self, binary};
 
 /// Updates that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 64;
@@ -54,8 +52,17 @@ pub struct RoomPlan {
     pub drive: Drive,
     /// Size of a published state.
     pub state_bytes: usize,
-    /// Unmeasured pings per member keep it from expiring; 0 for none.
-    pub heartbeat_s: f64,
+}
+
+impl RoomPlan {
+    fn publishers_of(&self, channel: usize) -> usize {
+        (channel..self.publishers).step_by(self.channels).len()
+    }
+
+    /// A publisher's number among those of its channel.
+    fn place_of(&self, publisher: usize) -> usize {
+        publisher / self.channels
+    }
 }
 
 /// What one thread measured. Only what was intended within the measured time counts.
@@ -70,7 +77,6 @@ pub struct Tally {
     pub reordered: u64,
     /// Final states that never came, summed over receivers.
     pub lost: u64,
-    pub disconnected: u64,
     pub update_delay: Latencies,
     pub ping_delay: Latencies,
 }
@@ -83,7 +89,6 @@ impl Tally {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.lost += other.lost;
-        self.disconnected += other.disconnected;
         self.update_delay.merge(&other.update_delay);
         self.ping_delay.merge(&other.ping_delay);
     }
@@ -91,8 +96,7 @@ impl Tally {
 
 struct Member {
     plan: MemberPlan,
-    client: Option<ClientId>,
-    stage: MemberStage,
+    is_gone: bool,
     arrivals: Arrivals,
     /// Sequence of the last update sent.
     sequence: u64,
@@ -100,14 +104,14 @@ struct Member {
     pings: Option<Pace>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MemberStage {
-    Unopened,
-    Greeting,
-    Greeted,
-    Joining,
-    Joined,
-    Gone,
+impl Member {
+    /// Is it shown what a publisher announces? On the Foony protocol publishers do not watch.
+    fn watches(&self, publisher: usize) -> bool {
+        match self.plan.target.dialect() {
+            Dialect::Foony => self.plan.publisher.is_none(),
+            Dialect::Sync | Dialect::Peer => self.plan.publisher != Some(publisher),
+        }
+    }
 }
 
 /// One thread's members.
@@ -115,26 +119,20 @@ pub struct Room {
     plan: RoomPlan,
     signals: Arc<Signals>,
     thread: usize,
-    sources: Sources,
     members: Vec<Member>,
     /// Members of this thread by channel.
     of_channel: Vec<Vec<usize>>,
     /// Members that do something of themselves.
     active: Vec<usize>,
-    opened: usize,
-    greeting: usize,
-    greeted: u64,
-    joined: u64,
+    joined: usize,
     publishers_joined: u64,
     updates_sent: u64,
     frames: u64,
     delivered: u64,
     timeline: Option<Timeline>,
-    heartbeat: Heartbeat,
     windows: Vec<Window>,
-    desk: Desk,
+    state: Vec<u8>,
     settled: bool,
-    failure: Option<BenchError>,
     pub tally: Tally,
 }
 
@@ -142,13 +140,11 @@ impl Room {
     pub fn new(
         plan: RoomPlan,
         members: Vec<MemberPlan>,
-        sources: Sources,
         signals: Arc<Signals>,
         thread: usize,
     ) -> Self {
         let member = |of: MemberPlan| Member {
-            client: None,
-            stage: MemberStage::Unopened,
+            is_gone: false,
             arrivals: Arrivals::of_publishers(plan.publishers_of(of.number)),
             sequence: 0,
             updates: None,
@@ -162,24 +158,18 @@ impl Room {
         Room {
             signals,
             thread,
-            sources,
             of_channel,
             active: (0..members.len()).filter(|&at| is_active(&members[at])).collect(),
             members,
-            opened: 0,
-            greeting: 0,
-            greeted: 0,
             joined: 0,
             publishers_joined: 0,
             updates_sent: 0,
             frames: 0,
             delivered: 0,
             timeline: None,
-            heartbeat: Heartbeat::default(),
             windows: Vec::new(),
-            desk: Desk::default(),
+            state: Vec::new(),
             settled: false,
-            failure: None,
             tally: Tally::default(),
             plan,
         }
@@ -192,120 +182,20 @@ impl Room {
         self.tally.lost = self.members.iter().map(missing).sum();
     }
 
-    fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
-        while self.opened < self.members.len() && self.greeting < GREETING_MAX {
-            let member = &mut self.members[self.opened];
-            let who = Who { group: Group::Room, index: self.opened };
-            let source = self.sources.next().flatten();
-            let client = clients.open(&member.plan.target, source, who, Lane::Foreground)?;
-            member.client = Some(client);
-            member.stage = MemberStage::Greeting;
-            self.opened += 1;
-            self.greeting += 1;
-        }
-        Ok(())
-    }
-
-    /// Lets every greeted member in, publishers first: receivers find them at the front of a
-    /// frame, in the order of joining.
-    fn join(&mut self, now_ns: u64, clients: &mut Clients) {
-        let everybody_greeted = self.greeted as usize == self.members.len();
-        if !everybody_greeted || !self.signals.may_join() {
-            return;
-        }
-        let publishers_in =
-            self.signals.totals().publishers_joined as usize == self.plan.publishers;
-        for member in &mut self.members {
-            let turn = member.plan.publisher.is_some() || publishers_in;
-            let (MemberStage::Greeted, true, Some(client)) = (member.stage, turn, member.client)
-            else {
-                continue;
-            };
-            let (dialect, channel) = (member.plan.target.dialect(), &member.plan.channel);
-            let (desk, state_bytes) = (&mut self.desk, self.plan.state_bytes);
-            clients.say(client, |out| match member.plan.publisher {
-                None => announce::watch(dialect, channel, out),
-                Some(publisher) => {
-                    let publisher = publisher as u32;
-                    let stamp = Stamp { publisher, sequence: 0, intended_ns: now_ns };
-                    desk.enter(dialect, channel, &stamp, state_bytes, out);
-                }
-            });
-            member.stage = MemberStage::Joining;
-        }
-    }
-
-    fn note_joined(&mut self, index: usize) {
-        let member = &mut self.members[index];
-        if member.stage != MemberStage::Joining {
-            return;
-        }
-        member.stage = MemberStage::Joined;
-        self.joined += 1;
-        self.publishers_joined += u64::from(member.plan.publisher.is_some());
-        if self.joined as usize == self.members.len() {
-            self.set_windows();
-        }
-    }
-
-    /// Everybody is in: from here on the slowest receiver bounds a closed loop.
-    fn set_windows(&mut self) {
-        if matches!(self.plan.drive, Drive::Window(_)) {
-            self.windows = (0..self.plan.publishers).map(|_| Window::default()).collect();
-            (0..self.plan.publishers).for_each(|publisher| self.raise_floor(publisher));
-        }
-    }
-
     fn raise_floor(&mut self, publisher: usize) {
         let place = self.plan.place_of(publisher);
         let members = self.of_channel[publisher % self.plan.channels].iter();
-        let receivers = members.map(|&at| &self.members[at]).filter(|m| receives(m, publisher));
+        let receivers =
+            members.map(|&at| &self.members[at]).filter(|m| !m.is_gone && m.watches(publisher));
         let newest = receivers.map(|member| member.arrivals.newest(place));
         let floor = self.windows[publisher].raise(newest);
         self.signals.set_floor(publisher, self.thread, floor);
     }
 
-    /// The publishers begin.
-    fn set_paces(&mut self, timeline: Timeline) {
-        self.timeline = Some(timeline);
-        let start_ns = timeline.start_ns;
-        let count = self.members.len() as f64;
-        for (index, member) in self.members.iter_mut().enumerate() {
-            if let (Some(publisher), Drive::Rate(rate)) = (member.plan.publisher, self.plan.drive) {
-                let phase = publisher as f64 / self.plan.publishers as f64;
-                member.updates = Some(Pace::new(start_ns, rate, phase));
-            }
-            let rate = member.plan.pings_per_second;
-            member.pings = (rate > 0.0).then(|| Pace::new(start_ns, rate, index as f64 / count));
-        }
-        self.heartbeat = Heartbeat::start(start_ns, self.members.len(), self.plan.heartbeat_s);
-    }
-
-    fn play(&mut self, now_ns: u64, timeline: Timeline, clients: &mut Clients) -> Next {
-        let mut next = self.beat(now_ns, clients);
-        for at in 0..self.active.len() {
-            let index = self.active[at];
-            let Some(client) = self.members[index].client else { continue };
-            next = next.sooner(self.publish(index, client, now_ns, timeline, clients));
-            let member = &mut self.members[index];
-            if let Some(pings) = &mut member.pings {
-                next = next.sooner(ping(pings, client, now_ns, timeline, clients));
-            }
-        }
-        next
-    }
-
-    fn beat(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
-        self.heartbeat.beat(now_ns, clients, |at| {
-            let member = &self.members[at];
-            Some((member.client?, member.plan.target.dialect()))
-        })
-    }
-
     fn publish(
         &mut self,
         index: usize,
-        client: ClientId,
+        id: ClientId,
         now_ns: u64,
         timeline: Timeline,
         clients: &mut Clients,
@@ -316,13 +206,13 @@ impl Room {
         for _ in 0..CATCH_UP_MAX {
             let due = self.due(index, publisher, now_ns);
             let Some(intended_ns) = due.filter(|&due| due < timeline.until_ns) else { break };
-            let member = &mut self.members[index];
-            let sequence = member.sequence + 1;
-            let stamp = Stamp { publisher: publisher as u32, sequence, intended_ns };
-            let (dialect, channel) = (member.plan.target.dialect(), &member.plan.channel);
-            let (desk, state_bytes) = (&mut self.desk, self.plan.state_bytes);
-            let queued =
-                clients.send(client, |out| desk.update(dialect, channel, &stamp, state_bytes, out));
+            let sequence = self.members[index].sequence + 1;
+            self.write_state(index, Stamp { publisher: publisher as u32, sequence, intended_ns });
+            let (member, state) = (&mut self.members[index], &self.state);
+            let queued = clients.send(id, |out| {
+                out.update(&member.plan.channel, state);
+                out.end_message();
+            });
             if queued == Queued::Full {
                 break;
             }
@@ -332,6 +222,13 @@ impl Room {
             self.tally.updates += u64::from(timeline.measures(intended_ns));
         }
         self.next_update(index, publisher, now_ns, timeline)
+    }
+
+    fn write_state(&mut self, index: usize, stamp: Stamp) {
+        match self.members[index].plan.target.dialect() {
+            Dialect::Foony => payload::write(&stamp, &mut self.state, self.plan.state_bytes),
+            Dialect::Sync | Dialect::Peer => stamp.write(&mut self.state, self.plan.state_bytes),
+        }
     }
 
     /// When the next update should have been sent, if that time has come.
@@ -362,92 +259,51 @@ impl Room {
         }
     }
 
-    /// Has every receiver of this thread seen the last state of every publisher?
-    fn settle(&mut self) {
-        if self.settled {
-            return;
+    fn ping(
+        &mut self,
+        index: usize,
+        id: ClientId,
+        now_ns: u64,
+        timeline: Timeline,
+        clients: &mut Clients,
+    ) -> Next {
+        let Some(pings) = &mut self.members[index].pings else {
+            return Next::WhenSomethingHappens;
+        };
+        while pings.next_ns() <= now_ns.min(timeline.until_ns - 1) {
+            if clients.send(id, |out| out.ping(pings.next_ns())) == Queued::Full {
+                break;
+            }
+            pings.take_due(now_ns);
         }
-        let Some(finals) = self.signals.finals() else { return };
-        let present = self.members.iter().filter(|member| member.stage != MemberStage::Gone);
-        self.settled = present.map(|m| self.missing_finals(m, &finals)).sum::<u64>() == 0;
+        match pings.next_ns() {
+            next_ns if next_ns < timeline.until_ns => Next::AtNs(next_ns),
+            _ => Next::WhenSomethingHappens,
+        }
     }
 
-    fn show(&self) {
-        let gauges = self.signals.gauges(self.thread);
-        gauges.greeted.set(self.greeted);
-        gauges.publishers_joined.set(self.publishers_joined);
-        gauges.joined.set(self.joined);
-        gauges.updates.set(self.updates_sent);
-        gauges.frames.set(self.frames);
-        gauges.delivered.set(self.delivered);
-        gauges.settled.set(u64::from(self.settled));
-    }
-
+    /// The full set, on the sync wire.
     fn receive(
         &mut self,
         now_ns: u64,
         index: usize,
         mut presence: Presence<'_>,
     ) -> Result<(), FrameError> {
-        self.frames += 1;
         let Some(timeline) = self.timeline else { return Ok(()) };
-        let (mut found, mut said) = (0, Said::NothingNew);
+        let (mut found, mut is_news) = (0, false);
         let number = self.members[index].plan.number;
         while found < self.plan.publishers_of(number) {
-            let Some(peer) = presence.next_member()? else { break };
+            let Some(peer) = presence.present.next_member()? else { break };
             let Some(stamp) = Stamp::read(peer.state) else { continue };
             found += 1;
-            if stamp.publisher as usize % self.plan.channels == number
+            is_news |= stamp.publisher as usize % self.plan.channels == number
                 && self.members[index].plan.publisher != Some(stamp.publisher as usize)
-                && self.take(now_ns, index, &stamp, timeline) != Arrival::Known
-            {
-                said = Said::News;
-            }
+                && self.take(now_ns, index, &stamp, timeline) != Arrival::Known;
         }
-        if said == Said::NothingNew && timeline.measures(now_ns) {
+        if !is_news && timeline.measures(now_ns) {
             self.tally.duplicated += 1;
         }
         Ok(())
-    }
-
-    /// What a Foony server says: an event for each change of a member.
-    fn receive_records(
-        &mut self,
-        now_ns: u64,
-        index: usize,
-        records: &[u8],
-    ) -> Result<(), FrameError> {
-        self.frames += 1;
-        for record in binary::records(records) {
-            let event = record?.event()?;
-            let foony::Event::Member(member) = &event else {
-                entry::step_of(&event).into_iter().for_each(|step| self.step(index, step));
-                continue;
-            };
-            let (Some(timeline), Some(stamp)) = (self.timeline, payload::read(member.data)) else {
-                continue;
-            };
-            let arrival = self.take(now_ns, index, &stamp, timeline);
-            if arrival == Arrival::Known && timeline.measures(now_ns) {
-                self.tally.duplicated += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, index: usize, step: Step) {
-        match step {
-            Step::Greeted => {
-                self.members[index].stage = MemberStage::Greeted;
-                self.greeting -= 1;
-                self.greeted += 1;
-            }
-            Step::Joined => self.note_joined(index),
-            Step::Refused { reason } => {
-                let address = self.members[index].plan.target.address;
-                self.fail(BenchError::Refused { address, reason });
-            }
-        }
     }
 
     fn take(&mut self, now_ns: u64, index: usize, stamp: &Stamp, timeline: Timeline) -> Arrival {
@@ -480,122 +336,117 @@ impl Room {
     /// Publishers of the member's channel of which it has not seen the last state.
     fn missing_finals(&self, member: &Member, finals: &[u64]) -> u64 {
         let of_channel = (member.plan.number..finals.len()).step_by(self.plan.channels);
-        let others = of_channel.filter(|&p| watches(member, p));
+        let others = of_channel.filter(|&p| member.watches(p));
         let newest = |p: usize| member.arrivals.newest(self.plan.place_of(p));
         others.filter(|&p| newest(p) < finals[p]).count() as u64
     }
-
-    fn fail(&mut self, failure: BenchError) {
-        self.failure.get_or_insert(failure);
-    }
 }
 
-impl RoomPlan {
-    fn publishers_of(&self, channel: usize) -> usize {
-        (channel..self.publishers).step_by(self.channels).len()
+impl Script for Room {
+    fn connections(&self) -> usize {
+        self.members.len()
     }
 
-    /// A publisher's number among those of its channel.
-    fn place_of(&self, publisher: usize) -> usize {
-        publisher / self.channels
+    fn target(&self, at: usize) -> Target {
+        self.members[at].plan.target.clone()
     }
-}
 
-#[derive(PartialEq, Eq)]
-enum Said {
-    News,
-    NothingNew,
-}
+    /// Publishers first: receivers find them at the front of a frame, in the order of joining.
+    fn may_join(&self, at: usize) -> bool {
+        self.members[at].plan.publisher.is_some()
+            || self.signals.totals().publishers_joined as usize == self.plan.publishers
+    }
 
-fn ping(
-    pings: &mut Pace,
-    client: ClientId,
-    now_ns: u64,
-    timeline: Timeline,
-    clients: &mut Clients,
-) -> Next {
-    while pings.next_ns() <= now_ns && pings.next_ns() < timeline.until_ns {
-        if clients.ping(client, pings.next_ns()) == Queued::Full {
-            break;
+    fn join(&mut self, now_ns: u64, at: usize, out: &mut Out<'_>) -> Joining {
+        if let Some(publisher) = self.members[at].plan.publisher {
+            let publisher = publisher as u32;
+            self.write_state(at, Stamp { publisher, sequence: 0, intended_ns: now_ns });
+            out.enter(&self.members[at].plan.channel, &self.state);
+        } else {
+            out.watch(&self.members[at].plan.channel);
         }
-        pings.take_due(now_ns);
+        Joining::Asked
     }
-    if pings.next_ns() < timeline.until_ns {
-        Next::AtNs(pings.next_ns())
-    } else {
-        Next::WhenSomethingHappens
-    }
-}
 
-/// Is a member shown what a publisher announces? On the Foony protocol publishers do not watch.
-fn watches(member: &Member, publisher: usize) -> bool {
-    match member.plan.target.dialect() {
-        Dialect::Foony => member.plan.publisher.is_none(),
-        Dialect::Sync | Dialect::Redis => member.plan.publisher != Some(publisher),
-    }
-}
-
-fn receives(member: &Member, publisher: usize) -> bool {
-    member.stage != MemberStage::Gone && watches(member, publisher)
-}
-
-impl Load for Room {
-    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
+    fn joined(&mut self, at: usize) {
+        self.joined += 1;
+        self.publishers_joined += u64::from(self.members[at].plan.publisher.is_some());
+        // Everybody is in: from here on the slowest receiver bounds a closed loop.
+        if self.joined == self.members.len() && matches!(self.plan.drive, Drive::Window(_)) {
+            self.windows = (0..self.plan.publishers).map(|_| Window::default()).collect();
+            (0..self.plan.publishers).for_each(|publisher| self.raise_floor(publisher));
         }
-        self.open(clients)?;
-        if self.joined < self.members.len() as u64 {
-            self.join(now_ns, clients);
-        }
-        if self.timeline.is_none()
-            && let Some(timeline) = self.signals.timeline()
-        {
-            self.set_paces(timeline);
-        }
-        let next = match self.timeline {
-            Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
-            Some(timeline) => self.play(now_ns, timeline, clients),
-            None => Next::WhenSomethingHappens,
-        };
-        self.settle();
-        self.show();
-        Ok(next)
     }
 
-    fn event(&mut self, now_ns: u64, who: Who, _: &mut Outbound, event: Event<'_>) {
-        let received = match event {
-            Event::Presence(presence) => self.receive(now_ns, who.index, presence),
-            Event::Records(records) => self.receive_records(now_ns, who.index, records),
-            Event::Pong { stamp } if self.timeline.is_some_and(|t| t.measures(stamp)) => {
+    fn begin(&mut self, timeline: Timeline) {
+        self.timeline = Some(timeline);
+        let start_ns = timeline.start_ns;
+        let count = self.members.len() as f64;
+        for (index, member) in self.members.iter_mut().enumerate() {
+            if let (Some(publisher), Drive::Rate(rate)) = (member.plan.publisher, self.plan.drive) {
+                let phase = publisher as f64 / self.plan.publishers as f64;
+                member.updates = Some(Pace::new(start_ns, rate, phase));
+            }
+            let rate = member.plan.pings_per_second;
+            member.pings = (rate > 0.0).then(|| Pace::new(start_ns, rate, index as f64 / count));
+        }
+    }
+
+    fn run(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
+        let Some(timeline) = self.timeline else { return Next::WhenSomethingHappens };
+        let mut next = Next::WhenSomethingHappens;
+        for at in 0..self.active.len() {
+            let index = self.active[at];
+            let Some(id) = ids[index] else { continue };
+            next = next.sooner(self.publish(index, id, now_ns, timeline, clients));
+            next = next.sooner(self.ping(index, id, now_ns, timeline, clients));
+        }
+        next
+    }
+
+    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError> {
+        match (event, self.timeline) {
+            (Event::Presence(presence), _) => {
+                self.frames += 1;
+                self.receive(now_ns, at, presence)?;
+            }
+            (Event::Member(member), timeline) => {
+                self.frames += 1;
+                if let (Some(timeline), Some(stamp)) = (timeline, payload::read(member.data))
+                    && self.take(now_ns, at, &stamp, timeline) == Arrival::Known
+                    && timeline.measures(now_ns)
+                {
+                    self.tally.duplicated += 1;
+                }
+            }
+            (Event::Pong { stamp }, Some(timeline)) if timeline.measures(stamp) => {
                 self.tally.ping_delay.record(now_ns.saturating_sub(stamp));
-                Ok(())
             }
-            other => {
-                let mut steps = Vec::new();
-                let read = entry::steps(Dialect::Sync, &other, |step| steps.push(step));
-                steps.into_iter().for_each(|step| self.step(who.index, step));
-                read
-            }
-        };
-        if let Err(error) = received {
-            let address = self.members[who.index].plan.target.address;
-            self.fail(BenchError::Ended { address, closed: Closed::Broken(error) });
+            _ => {}
         }
+        Ok(())
     }
 
-    fn closed(&mut self, _: u64, who: Who, closed: Closed) {
-        let member = &mut self.members[who.index];
-        member.stage = MemberStage::Gone;
-        member.client = None;
-        let address = member.plan.target.address;
-        if self.timeline.is_none() {
-            return self.fail(BenchError::Ended { address, closed });
-        }
-        self.tally.disconnected += 1;
-        if let Some(publisher) = self.members[who.index].plan.publisher {
-            self.signals.set_final(publisher, self.members[who.index].sequence);
+    fn gone(&mut self, at: usize) {
+        self.members[at].is_gone = true;
+        if let Some(publisher) = self.members[at].plan.publisher {
+            self.signals.set_final(publisher, self.members[at].sequence);
         }
         (0..self.windows.len()).for_each(|publisher| self.raise_floor(publisher));
+    }
+
+    fn show(&mut self, _: u64, gauges: &Gauges) {
+        // Has every receiver of this thread seen the last state of every publisher?
+        if !self.settled
+            && let Some(finals) = self.signals.finals()
+        {
+            let present = self.members.iter().filter(|member| !member.is_gone);
+            self.settled = present.map(|m| self.missing_finals(m, &finals)).sum::<u64>() == 0;
+        }
+        gauges.publishers_joined.set(self.publishers_joined);
+        gauges.updates.set(self.updates_sent);
+        gauges.frames.set(self.frames);
+        gauges.delivered.set(self.delivered);
+        gauges.settled.set(u64::from(self.settled));
     }
 }

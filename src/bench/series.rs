@@ -79,10 +79,7 @@ fn delivered(report: &Report) -> Option<f64> {
 /// The load in a few words, without the window.
 fn load(report: &Report) -> String {
     match &report.scenario {
-        Scenario::Fanout(o) => format!(
-            "{} publishers, {} channels of {} subscribers, {} B",
-            o.publishers, o.channels, o.subscribers, o.payload
-        ),
+        Scenario::Fanout(o) => format!("{} publishers, {}", o.publishers, o.size()),
         other => other.summary(),
     }
 }

@@ -17,8 +17,27 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// By the thread that writes it.
+    pub fn add(&self, count: u64) {
+        self.set(self.read() + count);
+    }
+
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A stage that the conductor lets begin.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -99,16 +118,19 @@ pub struct Signals {
     start_ns: AtomicU64,
     from_ns: AtomicU64,
     until_ns: AtomicU64,
-    may_greet: AtomicBool,
-    may_join: AtomicBool,
-    finished: AtomicBool,
+    pub greeting: Flag,
+    pub joining: Flag,
+    pub finished: Flag,
     /// Last sequence of each publisher, once it will send no more.
     finals: Vec<AtomicU64>,
-    /// By publisher, then thread: what all receivers of that thread have seen.
+    /// By publisher or channel, then thread: what all receivers of that thread have seen.
     floors: Vec<Vec<AtomicU64>>,
+    /// How often a floor was set.
+    rises: AtomicU64,
 }
 
 impl Signals {
+    /// `publishers`: those whose receivers set floors, or as many channels.
     pub fn new(threads: usize, publishers: usize) -> Self {
         let numbers = |count| (0..count).map(|_| AtomicU64::new(NOT_YET)).collect::<Vec<_>>();
         Signals {
@@ -116,11 +138,12 @@ impl Signals {
             start_ns: AtomicU64::new(NOT_YET),
             from_ns: AtomicU64::new(NOT_YET),
             until_ns: AtomicU64::new(NOT_YET),
-            may_greet: AtomicBool::new(false),
-            may_join: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
+            greeting: Flag::default(),
+            joining: Flag::default(),
+            finished: Flag::default(),
             finals: numbers(publishers),
             floors: (0..publishers).map(|_| numbers(threads)).collect(),
+            rises: AtomicU64::new(0),
         }
     }
 
@@ -128,26 +151,14 @@ impl Signals {
         &self.gauges[thread]
     }
 
+    pub fn threads(&self) -> usize {
+        self.gauges.len()
+    }
+
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         self.gauges.iter().for_each(|gauges| totals.add(gauges));
         totals
-    }
-
-    pub fn allow_greet(&self) {
-        self.may_greet.store(true, Ordering::Release);
-    }
-
-    pub fn may_greet(&self) -> bool {
-        self.may_greet.load(Ordering::Acquire)
-    }
-
-    pub fn allow_join(&self) {
-        self.may_join.store(true, Ordering::Release);
-    }
-
-    pub fn may_join(&self) -> bool {
-        self.may_join.load(Ordering::Acquire)
     }
 
     /// Lets the publishers begin.
@@ -170,14 +181,6 @@ impl Signals {
         })
     }
 
-    pub fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
-    }
-
     pub fn set_final(&self, publisher: usize, sequence: u64) {
         self.finals[publisher].store(sequence, Ordering::Release);
     }
@@ -190,6 +193,12 @@ impl Signals {
 
     pub fn set_floor(&self, publisher: usize, thread: usize, sequence: u64) {
         self.floors[publisher][thread].store(sequence, Ordering::Release);
+        self.rises.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes whenever a floor is set.
+    pub fn rises(&self) -> u64 {
+        self.rises.load(Ordering::Acquire)
     }
 
     /// What every receiver has seen of a publisher.

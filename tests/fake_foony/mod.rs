@@ -29,6 +29,12 @@ pub enum Fault {
     NeverAcknowledge(u64),
     /// Gives another publish's content to this serial.
     WrongContentAt(u64),
+    /// Acknowledges everything and delivers nothing.
+    AcknowledgesOnly,
+    /// Refuses a publish that has not the form in which SDKs send it.
+    RefuseOtherForms,
+    /// Refuses credentials behind which a request came at once.
+    RefusePipelined,
     /// Says nothing to so many connections, the first ones, for [`LATE`].
     LateFor(usize),
 }
@@ -87,13 +93,21 @@ fn serve(stream: &Arc<TcpStream>, rooms: &Mutex<Rooms>) -> Option<()> {
     drop(bytes.drain(..head_bytes));
     let mut decoder = Decoder::new(Role::Server);
     loop {
+        let held = bytes.len();
         let decoded = decoder.decode(&mut bytes, &LIMITS).ok()?;
+        let is_followed = decoded.consumed < held;
         if let Some(Incoming::Message { payload, .. }) = decoded.incoming {
             // Every write happens under the lock, so that messages never mix.
             let mut rooms = rooms.lock().unwrap();
+            let is_followed = is_followed || binary::records(&payload).count() > 1;
             for record in binary::records(&payload) {
                 let mut answer = Vec::new();
-                rooms.take(stream, record.ok()?.request().ok()?, &mut answer);
+                match record.ok()?.request().ok()? {
+                    Request::Auth(_) if is_followed && rooms.fault == Fault::RefusePipelined => {
+                        refuse("pipelined", &mut answer);
+                    }
+                    request => rooms.take(stream, request, &mut answer),
+                }
                 send(stream, &answer)?;
             }
         } else if let Some(Incoming::Close { .. }) = decoded.incoming {
@@ -122,12 +136,25 @@ fn send(mut stream: &TcpStream, records: &[u8]) -> Option<()> {
     if records.is_empty() { Some(()) } else { stream.write_all(&message).ok() }
 }
 
+fn refuse(why: &'static str, answer: &mut Vec<u8>) {
+    let (code, message) = (ErrorCode::BadAuth, why.into());
+    binary::append_event(&Event::Error { id: 0, code, message }, answer);
+}
+
+/// A batch of one message, under an id of 22 characters.
+fn is_form_of_sdk(publish: &Publish<'_>) -> bool {
+    let is_batch_of_one = matches!(&publish.content, Content::Batch(all) if all.len() == 1);
+    is_batch_of_one && publish.message_id.len() == 22
+}
+
 impl Rooms {
     fn take(&mut self, stream: &Arc<TcpStream>, request: Request<'_>, answer: &mut Vec<u8>) {
         match request {
-            Request::Auth(_) if self.fault == Fault::RefuseKey => {
-                let (code, message) = (ErrorCode::BadAuth, "no such key".into());
-                binary::append_event(&Event::Error { id: 0, code, message }, answer);
+            Request::Auth(_) if self.fault == Fault::RefuseKey => refuse("no such key", answer),
+            Request::Publish(publish)
+                if self.fault == Fault::RefuseOtherForms && !is_form_of_sdk(&publish) =>
+            {
+                refuse("another form", answer);
             }
             Request::Auth(auth) => {
                 let (connection_id, client_id) = ("c".into(), auth.client_id);
@@ -180,7 +207,9 @@ impl Rooms {
         let room = self.rooms.entry(publish.channel.clone().into_owned()).or_default();
         room.serial += 1;
         let serial = room.serial;
-        let Content::One(mut message) = publish.content.clone() else { panic!("a batch") };
+        let Content::One(mut message) = publish.content.clone().unwrapped() else {
+            panic!("a batch of several")
+        };
         if serial == 1 {
             room.first_data = message.data.to_vec();
         }
@@ -200,6 +229,7 @@ impl Rooms {
         let mut record = Vec::new();
         binary::append_event(&Event::Delivery(delivery), &mut record);
         match self.fault {
+            Fault::AcknowledgesOnly => {}
             Fault::SkipAt(at) if at == serial => {}
             Fault::RepeatAt(at) if at == serial => room.deliver(&[&record[..], &record].concat()),
             Fault::SwapAt(at) if at == serial => room.held = record,

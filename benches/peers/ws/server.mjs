@@ -48,7 +48,10 @@ function carryOut(socket, request) {
     return record(Buffer.from([ACK, 0]), number(id), number(0));
   }
   if (opcode !== PUBLISH) throw new Error(`unknown opcode ${opcode}`);
-  const [channelName, name, data, encoding, messageId] = Array.from({ length: 5 }, () => request.field());
+  let [channelName, name, data, encoding, messageId] = Array.from({ length: 5 }, () => request.field());
+  request.number(); // reserved
+  // SDKs publish a batch of one, beside which the other fields mean nothing.
+  if (request.number() === 1) [name, data, encoding] = Array.from({ length: 3 }, () => request.field());
   const channel = channelOf(channelName);
   const serial = number(++channel.serial);
   const delivery = record(Buffer.from([DELIVERY, 1, 0]), number(Date.now()), field(channelName), field(name), field(data),

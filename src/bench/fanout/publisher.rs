@@ -2,48 +2,62 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::options::Dialect;
+use super::super::client::Out;
+use super::super::options::{PublishForm, WindowCounts};
 use super::super::pace::Pace;
-use super::super::redis;
 use super::super::room::Drive;
 use super::super::signals::Timeline;
 use super::super::stamp::Stamp;
 use super::{FanoutPlan, payload};
-use crate::wire::foony::{Content, Message, Publish, Request, binary};
+use crate::wire::foony::{Content, Message, Publish};
 
 /// Publishes that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 4096;
-/// Bytes of one WebSocket message from which no further publish is put into it.
-const MESSAGE_BYTES: usize = 256 * 1024;
+/// Payload bytes of one publisher in one turn.
+const BYTES_PER_TURN: usize = 256 * 1024;
 /// In place of the intended time of a publish that was acknowledged before an earlier one.
 const ACKNOWLEDGED: u64 = u64::MAX;
 
-/// What the publishers of a thread write with.
-#[derive(Default)]
-pub struct Desk {
-    pub records: Vec<u8>,
-    payload: Vec<u8>,
+/// Writes publishes. One per thread.
+pub struct Encoder {
+    pub payload: Vec<u8>,
+    form: PublishForm,
+    /// SDKs put the time into a message's id, and eight random digits.
+    started_unix_ms: u64,
     message_id: String,
 }
 
-impl Desk {
-    /// What is published, on the Foony protocol.
-    fn append_publish(&mut self, id: u64, channel: &str) {
+impl Encoder {
+    pub fn new(form: PublishForm) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_unix_ms = since.as_millis() as u64;
+        Encoder { payload: Vec::new(), form, started_unix_ms, message_id: String::new() }
+    }
+
+    /// Publishes the payload. Ids begin with 1.
+    pub fn publish(&mut self, id: u64, channel: &str, out: &mut Out<'_>) {
         self.message_id.clear();
         // Writing to a string cannot fail.
-        let _ = write!(self.message_id, "{id:x}");
+        let _ = match self.form {
+            PublishForm::Sdk => {
+                write!(self.message_id, "{:013}-{:08x}", self.started_unix_ms, id as u32)
+            }
+            PublishForm::Single => write!(self.message_id, "{id:x}"),
+        };
         let message = Message { name: "m".into(), data: &self.payload, encoding: "".into() };
-        let publish = Request::Publish(Publish {
+        out.publish(Publish {
             id,
             channel: channel.into(),
             message_id: self.message_id.as_str().into(),
             ephemeral: false,
             ttl_ms: 0,
-            content: Content::One(message),
+            content: match self.form {
+                PublishForm::Sdk => Content::Batch(vec![message]),
+                PublishForm::Single => Content::One(message),
+            },
         });
-        let appended = binary::append_request(&publish, &mut self.records);
-        assert!(appended.is_ok(), "a plain publish can be said: {appended:?}");
     }
 }
 
@@ -52,8 +66,14 @@ pub struct Publisher {
     pub index: usize,
     /// Its channels, in turn.
     channels: Vec<usize>,
+    counts: WindowCounts,
     sent: u64,
     acknowledged: u64,
+    /// By channel of its own, in a window of deliveries: positions of what was sent and is not
+    /// known to have reached every subscriber.
+    undelivered: Vec<VecDeque<u64>>,
+    /// Of what was sent, in a window of deliveries.
+    delivered: u64,
     /// Intended times from the oldest publish without acknowledgement on.
     waiting: VecDeque<u64>,
     pace: Option<Pace>,
@@ -62,20 +82,55 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(index: usize, channels: Vec<usize>) -> Self {
+    pub fn new(index: usize, channels: Vec<usize>, counts: WindowCounts) -> Self {
         Publisher {
             index,
+            undelivered: vec![VecDeque::new(); channels.len()],
             channels,
+            counts,
             sent: 0,
             acknowledged: 0,
+            delivered: 0,
             waiting: VecDeque::new(),
             pace: None,
             measured: 0,
         }
     }
 
-    pub fn in_flight(&self) -> u64 {
+    pub fn unacknowledged(&self) -> u64 {
         self.sent - self.acknowledged
+    }
+
+    pub fn channels(&self) -> &[usize] {
+        &self.channels
+    }
+
+    fn in_flight(&self) -> u64 {
+        match self.counts {
+            WindowCounts::Acks => self.sent - self.acknowledged,
+            WindowCounts::Deliveries => self.sent - self.delivered,
+        }
+    }
+
+    /// A publish has this position among those of its channel: its serial, or its sequence where
+    /// the server does not number.
+    pub fn await_delivery(&mut self, id: u64, position: u64) {
+        if self.counts == WindowCounts::Deliveries {
+            let turn = self.turn_of(id);
+            self.undelivered[turn].push_back(position);
+        }
+    }
+
+    /// Every subscriber of one of its channels has received what is at `floor` and before. Was one
+    /// of its own publishes among that?
+    pub fn note_floor(&mut self, turn: usize, floor: u64) -> bool {
+        let before = self.delivered;
+        let undelivered = &mut self.undelivered[turn];
+        while undelivered.front().is_some_and(|&position| position <= floor) {
+            undelivered.pop_front();
+            self.delivered += 1;
+        }
+        self.delivered > before
     }
 
     /// Begins an open loop.
@@ -88,18 +143,27 @@ impl Publisher {
         self.pace.as_ref().map(Pace::next_ns)
     }
 
-    /// Replaces the records of the desk by all publishes that may be sent, and tells how many.
-    pub fn write_due(&mut self, now_ns: u64, plan: &FanoutPlan, desk: &mut Desk) -> u64 {
-        desk.records.clear();
+    /// Sends all publishes that may be sent, and returns how many.
+    pub fn publish_due(
+        &mut self,
+        now_ns: u64,
+        plan: &FanoutPlan,
+        encoder: &mut Encoder,
+        out: &mut Out<'_>,
+    ) -> u64 {
         let before = self.sent;
-        for _ in 0..CATCH_UP_MAX {
-            if desk.records.len() >= MESSAGE_BYTES {
-                break;
-            }
+        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.payload_bytes.max(1)).max(1) {
             let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
-            self.write(intended_ns, plan, desk);
+            self.publish(intended_ns, plan, encoder, out);
         }
         self.sent - before
+    }
+
+    pub fn is_due(&self, now_ns: u64, drive: Drive) -> bool {
+        match (drive, &self.pace) {
+            (Drive::Window(_), _) => self.has_room(drive),
+            (Drive::Rate(_), pace) => pace.as_ref().is_some_and(|pace| pace.next_ns() <= now_ns),
+        }
     }
 
     /// May more be sent at once?
@@ -115,23 +179,33 @@ impl Publisher {
         }
     }
 
-    fn write(&mut self, intended_ns: u64, plan: &FanoutPlan, desk: &mut Desk) {
+    fn publish(
+        &mut self,
+        intended_ns: u64,
+        plan: &FanoutPlan,
+        encoder: &mut Encoder,
+        out: &mut Out<'_>,
+    ) {
         let (channel, sequence) = self.place_of(self.sent + 1);
         self.sent += 1;
         self.waiting.push_back(intended_ns);
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
-        payload::write(&stamp, &mut desk.payload, plan.payload_bytes);
-        let channel = &plan.channels[channel];
-        match plan.target.dialect() {
-            Dialect::Redis => redis::append_publish(&mut desk.records, channel, &desk.payload),
-            Dialect::Foony | Dialect::Sync => desk.append_publish(self.sent, channel),
+        payload::write(&stamp, &mut encoder.payload, plan.payload_bytes);
+        encoder.publish(self.sent, &plan.channels[channel], out);
+        if !plan.is_numbered() {
+            self.await_delivery(self.sent, sequence);
         }
+    }
+
+    /// Which of its own channels the publish with this id went to.
+    pub fn turn_of(&self, id: u64) -> usize {
+        ((id - 1) % self.channels.len() as u64) as usize
     }
 
     /// Channel, and sequence in it from 1 on, of the publish with this id. Ids count from 1.
     fn place_of(&self, id: u64) -> (usize, u64) {
-        let channels = self.channels.len() as u64;
-        (self.channels[((id - 1) % channels) as usize], (id - 1) / channels + 1)
+        let sequence = (id - 1) / self.channels.len() as u64 + 1;
+        (self.channels[self.turn_of(id)], sequence)
     }
 
     /// The server has accepted the oldest publish that it had not accepted before.
@@ -159,41 +233,54 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::client::{Greeting, Look, Opening, Target, Transport};
+    use super::super::super::client::{Client, Greeting, Target, Transport};
+    use super::super::super::connect::connect;
     use super::*;
+    use crate::bench::options::Publishing;
+
+    fn acks(channels: Vec<usize>) -> Publisher {
+        Publisher::new(0, channels, WindowCounts::Acks)
+    }
+
+    /// A client that is not connected; what it sends stays in it.
+    fn client() -> Client {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
+        let target = Target::new(address, Transport::Ws, "/", greeting);
+        Client::new(connect(address, None).unwrap(), target, 1)
+    }
 
     fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
-        let target = Target {
-            address: ([127, 0, 0, 1], 1).into(),
-            transport: Transport::Tcp,
-            upgrade: "".into(),
-            greeting: Greeting::Redis,
-            opening: Opening::AtOnce,
-            look: Look::Whole,
-        };
+        let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
         let plan = FanoutPlan {
-            target,
+            target: Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting),
             channels: ["a".into(), "b".into(), "c".into()].into(),
             publishers: 1,
             drive,
             payload_bytes: 64,
             sampled_of: 1,
+            publishing: Publishing {
+                window_counts: WindowCounts::Acks,
+                publish_form: PublishForm::Sdk,
+            },
         };
-        publisher.write_due(now_ns, &plan, &mut Desk::default())
+        let mut encoder = Encoder::new(PublishForm::Sdk);
+        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out())
     }
 
     #[test]
     fn without_ids_the_oldest_is_acknowledged() {
-        let mut publisher = Publisher::new(0, vec![0, 2]);
+        let mut publisher = acks(vec![0, 2]);
         assert_eq!(write(&mut publisher, 10, Drive::Window(2)), 2);
         let acknowledged: Vec<_> = (0..3).map(|_| publisher.acknowledge_oldest()).collect();
         assert_eq!(acknowledged, [Some((0, 10)), Some((2, 10)), None]);
-        assert_eq!(publisher.in_flight(), 0);
+        assert_eq!(publisher.unacknowledged(), 0);
     }
 
     #[test]
     fn a_window_is_refilled_by_acknowledgements_in_any_order() {
-        let mut publisher = Publisher::new(0, vec![0, 2]);
+        let mut publisher = acks(vec![0, 2]);
         let window = Drive::Window(3);
         assert_eq!((write(&mut publisher, 10, window), write(&mut publisher, 11, window)), (3, 0));
         assert_eq!(publisher.acknowledge(2), Some((2, 10)));
@@ -208,8 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_deliveries_is_refilled_by_what_every_subscriber_has() {
+        let mut publisher = Publisher::new(0, vec![0, 2], WindowCounts::Deliveries);
+        let window = Drive::Window(3);
+        assert_eq!(write(&mut publisher, 10, window), 3);
+        for (id, serial) in [(1, 1), (2, 1), (3, 2)] {
+            assert!(publisher.acknowledge(id).is_some());
+            publisher.await_delivery(id, serial);
+        }
+        assert_eq!(write(&mut publisher, 11, window), 0);
+        assert!(!publisher.note_floor(0, 0));
+        assert!(publisher.note_floor(1, 1));
+        assert!(publisher.note_floor(0, 5));
+        assert_eq!(write(&mut publisher, 12, window), 3);
+    }
+
+    #[test]
     fn an_open_loop_does_not_wait() {
-        let mut publisher = Publisher::new(0, vec![0]);
+        let mut publisher = acks(vec![0]);
         let rate = Drive::Rate(1e6);
         assert_eq!(write(&mut publisher, 10_000, rate), 0);
         publisher.set_pace(1e6, 0.0, Timeline { start_ns: 0, from_ns: 0, until_ns: 1 });
@@ -219,7 +322,7 @@ mod tests {
 
     #[test]
     fn sequences_are_dense_in_every_channel() {
-        let publisher = Publisher::new(0, vec![4, 5]);
+        let publisher = acks(vec![4, 5]);
         let places: Vec<_> = (1..=4).map(|id| publisher.place_of(id)).collect();
         assert_eq!(places, [(4, 1), (5, 1), (4, 2), (5, 2)]);
     }

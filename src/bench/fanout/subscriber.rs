@@ -1,14 +1,15 @@
-//! One subscriber: what it has heard, and what never came.
+//! One subscriber: what it has received, and what never came.
 
 use std::cmp::Ordering;
 
-use super::heard::{Accepted, Heard};
 use super::payload;
-use super::said::Delivered;
+use super::received::{Accepted, Received};
+use crate::error::FrameError;
+use crate::wire::foony::binary::Delivered;
 
 pub struct Subscriber {
     pub channel: usize,
-    heard: Heard,
+    received: Received,
     witness: Option<Witness>,
 }
 
@@ -43,44 +44,56 @@ impl Subscriber {
             reordered: 0,
             channels,
         };
-        Subscriber { channel, heard: Heard::default(), witness: publishers.map(witness) }
+        Subscriber { channel, received: Received::default(), witness: publishers.map(witness) }
     }
 
-    /// `false`: the delivery has no stamp of this run.
+    /// `false`: what a witness reads is not a payload of this run.
     #[inline]
-    pub fn hear(&mut self, delivery: &Delivered<'_>) -> bool {
-        if delivery.serial > 0 {
-            self.heard.note(delivery.serial);
-        }
+    pub fn receive(&mut self, delivery: &Delivered<'_>) -> Result<bool, FrameError> {
+        self.received.note(delivery.serial_at_end()?);
         match &mut self.witness {
-            None => true,
-            Some(witness) => witness.hear(delivery),
+            None => Ok(true),
+            Some(witness) => Ok(witness.receive(delivery.data()?)),
+        }
+    }
+
+    /// As [`Subscriber::receive`], of a server that does not number.
+    pub fn receive_unnumbered(&mut self, payload: &[u8]) -> bool {
+        self.witness.as_mut().is_none_or(|witness| witness.receive(payload))
+    }
+
+    /// How far it has come, by publisher of its channel where the server does not number. Only a
+    /// witness knows that.
+    pub fn positions(&self, is_numbered: bool) -> &[u64] {
+        match &self.witness {
+            Some(witness) if !is_numbered => &witness.newest,
+            _ => std::slice::from_ref(self.received.last()),
         }
     }
 
     /// What is wrong once everything must have come, by what the channel accepted.
     pub fn faults(&self, accepted: &Accepted) -> Faults {
-        let heard = &self.heard;
+        let received = &self.received;
         let by_serial = match self.witness {
-            // The server does not number: whoever read every stamp knows how many came.
-            Some(ref witness) if accepted.is_unnumbered() => accepted.missing(witness.heard()),
-            _ => heard.lost(accepted),
+            // The server does not number: a witness knows how many came.
+            Some(ref witness) if accepted.is_unnumbered() => accepted.missing(witness.received()),
+            _ => received.lost(accepted),
         };
         let Some(witness) = &self.witness else {
-            let (duplicated, reordered) = (heard.duplicated, heard.reordered);
+            let (duplicated, reordered) = (received.duplicated, received.reordered);
             return Faults { lost: by_serial, duplicated, reordered };
         };
         Faults {
             lost: by_serial.max(witness.missing),
-            duplicated: heard.duplicated + witness.duplicated,
-            reordered: heard.reordered + witness.reordered,
+            duplicated: received.duplicated + witness.duplicated,
+            reordered: received.reordered + witness.reordered,
         }
     }
 }
 
 impl Witness {
-    fn hear(&mut self, delivery: &Delivered<'_>) -> bool {
-        let Some(stamp) = delivery.data().and_then(payload::read) else { return false };
+    fn receive(&mut self, payload: &[u8]) -> bool {
+        let Some(stamp) = payload::read(payload) else { return false };
         let publisher = stamp.publisher as usize / self.channels;
         let Some(newest) = self.newest.get_mut(publisher) else { return false };
         match stamp.sequence.cmp(newest) {
@@ -96,17 +109,14 @@ impl Witness {
     }
 
     /// Different messages that came.
-    fn heard(&self) -> u64 {
+    fn received(&self) -> u64 {
         self.newest.iter().sum::<u64>() - self.missing
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::options::Dialect;
-    use super::super::super::redis;
     use super::super::super::stamp::Stamp;
-    use super::super::said::{self, Said};
     use super::*;
 
     /// What a subscriber of two publishers makes of their messages, by publisher and sequence, when
@@ -116,17 +126,10 @@ mod tests {
         let mut accepted = Accepted::default();
         (0..5).for_each(|_| accepted.count());
         for &(publisher, sequence) in messages {
-            let (mut payload, mut bytes) = (Vec::new(), Vec::new());
+            let mut payload = Vec::new();
             let stamp = Stamp { publisher, sequence, intended_ns: 0 };
             payload::write(&stamp, &mut payload, 64);
-            // A message has the form of a publish, but for the first word.
-            redis::append_publish(&mut bytes, "c", &payload);
-            let message = String::from_utf8(bytes).unwrap().replace("PUBLISH", "message");
-            said::read(Dialect::Redis, message.as_bytes(), |said| match said {
-                Said::Delivered(delivery) => assert!(subscriber.hear(&delivery)),
-                other => panic!("{other:?}"),
-            })
-            .unwrap();
+            assert!(subscriber.receive_unnumbered(&payload));
         }
         let Faults { lost, duplicated, reordered } = subscriber.faults(&accepted);
         [lost, duplicated, reordered]

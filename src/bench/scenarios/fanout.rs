@@ -1,21 +1,15 @@
-//! `fanout`, and `latency` in the Foony dialect: publishers and subscribers of channels.
+//! `fanout` and `latency` of messages: publishers and subscribers of channels.
 
-use std::sync::Arc;
-
-use super::super::client::Sources;
-use super::super::crew::{Crew, Window};
 use super::super::engine::Usage;
 use super::super::error::BenchError;
-use super::super::fanout::payload::PAYLOAD_BYTES_MIN;
 use super::super::fanout::{Accepted, Fanout, FanoutPlan, RolePlan, Tally};
 use super::super::metric::Metric;
-use super::super::options::{Dialect, FanoutOptions, LatencyOptions, Spread};
-use super::super::progress::Progress;
+use super::super::options::{Dialect, FanoutOptions, Spread};
 use super::super::room::Drive;
-use super::super::signals::Signals;
-use super::super::stamp::STAMP_BYTES;
+use super::super::stage::Stage;
+use super::super::workers::Window;
 use super::findings::Findings;
-use super::{Server, deal, fresh_word};
+use super::{Run, scripts, short_channels};
 
 /// Delays recorded per second from which a thread would notice what recording costs.
 const SAMPLES_PER_S: f64 = 200_000.0;
@@ -25,113 +19,63 @@ const SAMPLED_OF: u64 = 61;
 /// Subscribers above which a closed loop does not record every delay.
 const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 
-/// # Errors
-/// The options make no sense.
-pub(super) fn check(options: &FanoutOptions) -> Result<(), BenchError> {
-    let counts = options.channels.min(options.subscribers).min(options.publishers);
-    let rate = options.rate.unwrap_or(1.0);
-    let problem = if counts == 0 {
-        "every count must be 1 or more".to_owned()
-    } else if options.window == 0 || !(rate.is_finite() && rate > 0.0) {
-        "--rate and --window must be above 0".to_owned()
-    } else if options.payload < payload_bytes_min(options.dialect) {
-        format!("--payload must be {} or more", payload_bytes_min(options.dialect))
-    } else {
-        return Ok(());
-    };
-    Err(BenchError::Options(problem))
-}
-
-fn payload_bytes_min(dialect: Dialect) -> usize {
-    match dialect {
-        Dialect::Sync => STAMP_BYTES,
-        Dialect::Foony | Dialect::Redis => PAYLOAD_BYTES_MIN,
-    }
-}
-
-pub(super) fn latency(
-    options: &LatencyOptions,
-    server: &Server,
-    progress: &Progress,
-) -> Result<Findings, BenchError> {
-    let options = FanoutOptions {
-        channels: 1,
-        subscribers: options.watchers,
-        publishers: options.publishers,
-        rate: options.window.is_none().then_some(options.rate),
-        window: options.window.unwrap_or(1),
-        payload: options.state_bytes,
-        dialect: options.dialect,
-        duration: options.duration,
-        warm_up: options.warm_up,
-        common: options.common.clone(),
-        ..FanoutOptions::default()
-    };
-    check(&options)?;
-    fanout(&options, server, progress)
-}
-
-pub(super) fn fanout(
-    options: &FanoutOptions,
-    server: &Server,
-    progress: &Progress,
-) -> Result<Findings, BenchError> {
-    let common = &options.common;
-    let signals = Arc::new(Signals::new(common.threads(), 0));
-    let loads = loads(options, server, &signals)?;
+pub(super) fn messages(options: &FanoutOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
     let count = (options.publishers + options.channels * options.subscribers) as u64;
-    let mut crew = Crew::start(loads, common, signals)?;
-    crew.reach("connecting", count, progress, |totals| totals.greeted)?;
-    crew.reach("subscribing", count, progress, |totals| totals.joined)?;
-    let window = crew.measure(options.warm_up.0, options.duration.0, server.watched(), progress)?;
+    let mut workers = run.enter(stages(options, run)?, count, count)?;
+    let window = run.measure(&mut workers, options.time)?;
     let each = options.subscribers as u64;
-    crew.settle_when(progress, |totals| totals.delivered >= totals.acknowledged * each)?;
-    let mut findings = report(options, &window, crew.finish()?, server);
+    workers.settle(run.progress, |totals| totals.delivered >= totals.acknowledged * each)?;
+    let mut findings = report(options, &window, workers.finish()?, run);
     findings.note_bottleneck();
     Ok(findings)
 }
 
 /// The load of each thread.
-pub(super) fn loads(
+pub(super) fn stages(
     options: &FanoutOptions,
-    server: &Server,
-    signals: &Arc<Signals>,
-) -> Result<Vec<Fanout>, BenchError> {
-    let (plan, threads) = (plan(options, server)?, options.common.threads());
-    let hands = deal(roles(options).into_iter(), threads).into_iter().enumerate();
-    let load = |(thread, roles): (usize, Vec<RolePlan>)| {
-        let sources = Sources::for_connections(plan.target.address, roles.len());
-        Fanout::new(plan.clone(), roles, sources, signals.clone(), thread)
+    run: &Run<'_>,
+) -> Result<Vec<Stage<Fanout>>, BenchError> {
+    let plan = FanoutPlan {
+        target: run.server.target(&options.common, options.dialect, None)?,
+        channels: short_channels(options.channels),
+        publishers: options.publishers,
+        drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
+        payload_bytes: options.payload,
+        publishing: options.publishing,
+        sampled_of: sampled_of(options),
     };
-    Ok(hands.map(load).collect())
+    Ok(run.stages(roles(options), 0.0, |thread, roles| {
+        Fanout::new(plan.clone(), roles, run.signals.clone(), thread)
+    }))
 }
 
 pub(super) fn report(
     options: &FanoutOptions,
     window: &Window,
-    ended: Vec<(Fanout, Usage)>,
-    server: &Server,
+    ended: Vec<(Stage<Fanout>, Usage)>,
+    run: &Run<'_>,
 ) -> Findings {
-    let (tally, usage, holes) = conclude(ended);
-    let mut findings = Findings::of(window, &usage, server);
-    add(&mut findings, window, &tally);
-    if holes > 0 {
-        findings.note(format!("{holes} serials between acknowledged ones were given to nobody"));
+    let (mut fanouts, disconnected, usage) = scripts(ended);
+    let mut accepted = vec![Accepted::default(); options.channels];
+    for fanout in &fanouts {
+        accepted.iter_mut().zip(&fanout.accepted).for_each(|(all, own)| all.merge(own));
     }
-    note_rate(&mut findings, options, window);
+    let mut tally = Tally::default();
+    for fanout in &mut fanouts {
+        fanout.conclude(&accepted);
+        tally.merge(&fanout.tally);
+    }
+    let mut findings = Findings::of(window, &usage, disconnected, run.server);
+    add(&mut findings, window, &tally);
+    let holes: u64 = accepted.iter().map(Accepted::holes).sum();
+    if holes > 0 {
+        findings.note(format!("{holes} serials between acknowledged ones belong to no publish"));
+    }
+    if let Some(rate) = options.rate {
+        let sent = window.per_second(|totals| totals.updates);
+        findings.note_overload(sent, rate * options.publishers as f64, "publishes");
+    }
     findings
-}
-
-fn plan(options: &FanoutOptions, server: &Server) -> Result<FanoutPlan, BenchError> {
-    let run = fresh_word();
-    Ok(FanoutPlan {
-        target: server.target(&options.common, options.dialect, None)?,
-        channels: (0..options.channels).map(|index| format!("{run}-{index}").into()).collect(),
-        publishers: options.publishers,
-        drive: options.rate.map_or(Drive::Window(options.window), Drive::Rate),
-        payload_bytes: options.payload,
-        sampled_of: sampled_of(options),
-    })
 }
 
 fn sampled_of(options: &FanoutOptions) -> u64 {
@@ -156,8 +100,8 @@ fn roles(options: &FanoutOptions) -> Vec<RolePlan> {
             Spread::All | Spread::One => vec![index % channels],
         },
     };
-    // Redis numbers nothing: only the stamps tell what is missing.
-    let reads_all = options.dialect == Dialect::Redis;
+    // Without serials only the stamps tell what is missing.
+    let reads_all = options.dialect == Dialect::Peer;
     let publishers_of = |channel: usize| (channel..publishers).step_by(channels).len().max(1);
     let subscriber = |index: usize| RolePlan::Subscriber {
         channel: index % channels,
@@ -165,21 +109,6 @@ fn roles(options: &FanoutOptions) -> Vec<RolePlan> {
     };
     let subscribers = (0..channels * options.subscribers).map(subscriber);
     (0..publishers).map(publisher).chain(subscribers).collect()
-}
-
-fn conclude(mut ended: Vec<(Fanout, Usage)>) -> (Tally, Usage, u64) {
-    let channels = ended.first().map_or(0, |(fanout, _)| fanout.accepted.len());
-    let mut accepted = vec![Accepted::default(); channels];
-    for (fanout, _) in &ended {
-        accepted.iter_mut().zip(&fanout.accepted).for_each(|(all, own)| all.merge(own));
-    }
-    let (mut tally, mut usage) = (Tally::default(), Usage::default());
-    for (fanout, used) in &mut ended {
-        fanout.conclude(&accepted);
-        tally.merge(&fanout.tally);
-        usage.merge(used);
-    }
-    (tally, usage, accepted.iter().map(Accepted::holes).sum())
 }
 
 fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
@@ -195,7 +124,6 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
         (Metric::Lost, tally.lost + tally.unacknowledged),
         (Metric::Duplicated, tally.duplicated),
         (Metric::Reordered, tally.reordered),
-        (Metric::Disconnected, tally.disconnected),
     ];
     counts.into_iter().for_each(|(metric, count)| findings.set(metric, count as f64));
     findings.add_cpu_per(Metric::ServerNsPerDelivery, window, delivered);
@@ -210,18 +138,11 @@ fn add(findings: &mut Findings, window: &Window, tally: &Tally) {
     }
 }
 
-fn note_rate(findings: &mut Findings, options: &FanoutOptions, window: &Window) {
-    let Some(rate) = options.rate else { return };
-    let asked = rate * options.publishers as f64;
-    let sent = window.per_second(|totals| totals.updates);
-    findings.note_overload(sent, asked, "publishes");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Channels of each publisher, and what each first subscriber of a channel is told.
+    /// Channels of each publisher, and how many publishers each witness expects.
     fn spread(channels: usize, publishers: usize, spread: Spread) -> (Vec<Vec<usize>>, Vec<usize>) {
         let options = FanoutOptions {
             channels,

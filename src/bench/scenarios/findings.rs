@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::super::crew::Window;
 use super::super::engine::{Usage, Wait};
 use super::super::latencies::{Latencies, LatencySummary};
 use super::super::metric::Metric;
 use super::super::options::Common;
 use super::super::process::resident_bytes;
 use super::super::room::Tally;
+use super::super::workers::Window;
 use super::{RATE_REACHED, Server};
 
 /// Busy share of the generator in percent from which it is suspected to be the bottleneck.
@@ -29,8 +29,14 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn of(window: &Window, usage: &Usage, server: &Server) -> Findings {
+    pub(super) fn of(
+        window: &Window,
+        usage: &Usage,
+        disconnected: u64,
+        server: &Server,
+    ) -> Findings {
         let mut findings = Findings { seconds: window.seconds, ..Findings::default() };
+        findings.set(Metric::Disconnected, disconnected as f64);
         findings.set(Metric::FramesPerS, window.per_second(|totals| totals.frames));
         findings.set(Metric::BytesPerS, window.per_second(|totals| totals.bytes_in));
         if let Some(cpu_ns) = window.server_cpu_ns {
@@ -88,7 +94,6 @@ impl Findings {
             (Metric::Duplicated, tally.duplicated),
             (Metric::Reordered, tally.reordered),
             (Metric::Conflated, tally.conflated),
-            (Metric::Disconnected, tally.disconnected),
         ];
         counts.into_iter().for_each(|(metric, count)| self.set(metric, count as f64));
         self.add_latency("update", &tally.update_delay);
@@ -112,7 +117,7 @@ impl Findings {
         }
     }
 
-    /// Says so when less than what was asked was sent, both per second.
+    /// Notes when less than what was asked was sent, both per second.
     pub(super) fn note_overload(&mut self, sent: f64, asked: f64, what: &str) {
         if sent < asked * RATE_REACHED {
             self.note(format!("{sent:.0} of {asked:.0} {what}/s were sent: overload"));

@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::super::client::{Opening, Sources, Target};
-use super::super::crew::{Crew, Window};
-use super::super::engine::Usage;
+use super::super::client::{Event, Out, Target};
 use super::super::error::BenchError;
-use super::super::idle::{Idle, IdlePlan, StayPlan};
 use super::super::metric::Metric;
-use super::super::options::{Dialect, IdleOptions};
+use super::super::options::{Dialect, IdleOptions, Time};
 use super::super::process::resident_bytes;
-use super::super::progress::Progress;
-use super::super::signals::Signals;
+use super::super::stage::{Joining, Script};
+use super::super::workers::Window;
 use super::findings::Findings;
-use super::{Server, deal, fresh_channel};
+use super::{Run, fresh_channels, scripts};
+use crate::error::FrameError;
 
 /// Time for the server to give back what a step needed.
 const REST: Duration = Duration::from_millis(300);
@@ -28,47 +26,54 @@ struct Weights {
     joined: u64,
 }
 
-pub(super) fn idle(
-    options: &IdleOptions,
-    server: &Server,
-    progress: &Progress,
-) -> Result<Findings, BenchError> {
-    let common = &options.common;
-    let stays = stays(options, server)?;
-    let count = stays.len() as u64;
-    let signals = Arc::new(Signals::new(common.threads(), 0));
-    let plan = IdlePlan {
-        state_bytes: options.state_bytes,
-        heartbeat_s: options.heartbeat.0.as_secs_f64(),
-    };
-    let hands = deal(stays.into_iter(), common.threads()).into_iter().enumerate();
-    let loads = hands.map(|(thread, stays)| {
-        let address = stays.first().map(|stay| stay.target.address);
-        let sources = Sources::for_members(address, stays.len());
-        Idle::new(plan, stays, sources, signals.clone(), thread)
-    });
+/// Connections that stay and do nothing, each with its channel.
+struct Idle {
+    stays: Vec<(Target, Arc<str>)>,
+    /// Of a member on the sync wire.
+    state: Vec<u8>,
+}
+
+impl Script for Idle {
+    fn connections(&self) -> usize {
+        self.stays.len()
+    }
+
+    fn target(&self, at: usize) -> Target {
+        self.stays[at].0.clone()
+    }
+
+    fn join(&mut self, _: u64, at: usize, out: &mut Out<'_>) -> Joining {
+        out.join(&self.stays[at].1, &self.state);
+        Joining::Asked
+    }
+
+    fn event(&mut self, _: u64, _: usize, _: Event<'_>) -> Result<(), FrameError> {
+        Ok(())
+    }
+}
+
+pub(super) fn idle(options: &IdleOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
+    let (stays, state) = (stays(options, run)?, vec![b'.'; options.state_bytes]);
+    let (count, heartbeat_s) = (stays.len() as u64, options.heartbeat.0.as_secs_f64());
+    let stages = run.stages(stays, heartbeat_s, |_, stays| Idle { stays, state: state.clone() });
     let resident = || {
         thread::sleep(REST);
-        server.pid.and_then(resident_bytes)
+        run.server.pid.and_then(resident_bytes)
     };
     let empty = resident();
-    let mut crew = Crew::start(loads.collect(), common, signals.clone())?;
-    crew.reach("connecting", count, progress, |totals| totals.opened)?;
+    let mut workers = run.start(stages)?;
+    run.reach(&mut workers, "connecting", count, |totals| totals.opened)?;
     let open = resident();
-    signals.allow_greet();
-    crew.reach("greeting", count, progress, |totals| totals.greeted)?;
+    run.signals.greeting.raise();
+    run.reach(&mut workers, "greeting", count, |totals| totals.greeted)?;
     let greeted = resident();
-    signals.allow_join();
-    crew.reach("joining", count, progress, |totals| totals.joined)?;
-    let window = crew.measure(options.warm_up.0, options.duration.0, server.watched(), progress)?;
+    run.signals.joining.raise();
+    run.reach(&mut workers, "joining", count, |totals| totals.joined)?;
+    let time = Time { duration: options.duration, warm_up: options.warm_up };
+    let window = run.measure(&mut workers, time)?;
     let joined = resident();
-    let (mut usage, mut disconnected) = (Usage::default(), 0);
-    for (idle, used) in crew.finish()? {
-        usage.merge(&used);
-        disconnected += idle.disconnected;
-    }
-    let mut findings = Findings::of(&window, &usage, server);
-    findings.set(Metric::Disconnected, disconnected as f64);
+    let (_, disconnected, usage) = scripts(workers.finish()?);
+    let mut findings = Findings::of(&window, &usage, disconnected, run.server);
     if let (Some(empty), Some(open), Some(greeted), Some(joined)) = (empty, open, greeted, joined) {
         add(&mut findings, &Weights { empty, open, greeted, joined }, &window, count);
     }
@@ -87,15 +92,12 @@ fn add(findings: &mut Findings, weights: &Weights, window: &Window, count: u64) 
     }
 }
 
-fn stays(options: &IdleOptions, server: &Server) -> Result<Vec<StayPlan>, BenchError> {
-    let (run, dialect) = (fresh_channel(), options.dialect);
-    let channel_of = |index: usize| -> Arc<str> { format!("{run}-{index}").into() };
-    let channels: Vec<_> = (0..options.channel_count()).map(channel_of).collect();
+fn stays(options: &IdleOptions, run: &Run<'_>) -> Result<Vec<(Target, Arc<str>)>, BenchError> {
+    let (channels, dialect) = (fresh_channels(options.channel_count()), options.dialect);
     let stay = |index: usize| {
         let channel = channels[index % channels.len()].clone();
         let hint = (dialect == Dialect::Sync).then_some(&*channel);
-        let target = server.target(&options.common, dialect, hint)?;
-        Ok(StayPlan { target: Target { opening: Opening::WhenTold, ..target }, channel })
+        Ok((run.server.target(run.common, dialect, hint)?, channel))
     };
     (0..options.connections).map(stay).collect()
 }

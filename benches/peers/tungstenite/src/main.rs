@@ -119,8 +119,13 @@ impl Connection {
 
     /// From the channel on. Gives the serial.
     fn publish(&self, rest: &mut &[u8]) -> Option<u64> {
-        let [name, event, data] = [field(rest)?, field(rest)?, field(rest)?];
-        let [encoding, message_id] = [field(rest)?, field(rest)?];
+        let [name, mut event, mut data] = [field(rest)?, field(rest)?, field(rest)?];
+        let [mut encoding, message_id] = [field(rest)?, field(rest)?];
+        let (_reserved, messages) = (number(rest)?, number(rest)?);
+        // SDKs publish a batch of one, beside which the other fields mean nothing.
+        if messages == 1 {
+            [event, data, encoding] = [field(rest)?, field(rest)?, field(rest)?];
+        }
         let mut channels = self.channels.borrow_mut();
         let channel = channels.entry(name.to_vec()).or_default();
         channel.serial += 1;
@@ -150,7 +155,7 @@ impl Connection {
     }
 }
 
-/// Writes what comes into a queue, until nobody can put anything there or the connection breaks.
+/// Writes what comes into a queue, until every sender is gone or the connection breaks.
 async fn write(
     mut sink: SplitSink<WebSocketStream<TcpStream>, Message>,
     mut queue: Receiver<Bytes>,

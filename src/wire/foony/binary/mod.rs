@@ -93,11 +93,6 @@ impl<'a> Record<'a> {
         self.bytes
     }
 
-    /// Whether it delivers messages, which [`Deliveries`] reads without allocating.
-    pub fn is_delivery(self) -> bool {
-        matches!(self.bytes.first(), Some(&(DELIVERIES | BATCH)))
-    }
-
     /// Whether clients never send this type of record. Such records are skipped; they have no
     /// request id.
     pub fn is_unknown(self) -> bool {

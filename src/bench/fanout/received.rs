@@ -2,7 +2,7 @@
 
 /// Continuity of serials. A message costs one comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Received {
     /// 0 before the first message.
     first: u64,
     last: u64,
@@ -12,7 +12,7 @@ pub struct Heard {
     pub reordered: u64,
 }
 
-impl Heard {
+impl Received {
     #[inline]
     pub fn note(&mut self, serial: u64) {
         if serial == self.last + 1 && self.first != 0 {
@@ -35,6 +35,11 @@ impl Heard {
             self.reordered += 1;
             self.missing -= 1;
         }
+    }
+
+    /// The newest serial; 0 before the first message.
+    pub fn last(&self) -> &u64 {
+        &self.last
     }
 
     /// Serials of `accepted` that never came.
@@ -68,9 +73,9 @@ impl Accepted {
         self.count += 1;
     }
 
-    /// Publishes of which `heard` were heard: how many never came?
-    pub fn missing(&self, heard: u64) -> u64 {
-        self.count.saturating_sub(heard)
+    /// How many never came when `received` did?
+    pub fn missing(&self, received: u64) -> u64 {
+        self.count.saturating_sub(received)
     }
 
     /// Has the server numbered none of them?
@@ -99,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_fault_is_counted_once() {
-        // Serials heard of the accepted 5 to 10; lost, duplicated, reordered.
+        // Serials received of the accepted 5 to 10; lost, duplicated, reordered.
         let table: [(&[u64], [u64; 3]); 7] = [
             (&[5, 6, 7, 8, 9, 10], [0, 0, 0]),
             (&[], [6, 0, 0]),
@@ -113,9 +118,9 @@ mod tests {
         (5..=10).rev().for_each(|serial| accepted.note(serial));
         assert_eq!(accepted.holes(), 0);
         for (serials, expected) in table {
-            let mut heard = Heard::default();
-            serials.iter().for_each(|&serial| heard.note(serial));
-            let counts = [heard.lost(&accepted), heard.duplicated, heard.reordered];
+            let mut received = Received::default();
+            serials.iter().for_each(|&serial| received.note(serial));
+            let counts = [received.lost(&accepted), received.duplicated, received.reordered];
             assert_eq!(counts, expected, "{serials:?}");
         }
     }
@@ -123,7 +128,7 @@ mod tests {
     #[test]
     fn serials_that_no_publish_was_given_are_holes() {
         let mut accepted = Accepted::default();
-        assert_eq!((accepted.holes(), Heard::default().lost(&accepted)), (0, 0));
+        assert_eq!((accepted.holes(), Received::default().lost(&accepted)), (0, 0));
         [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
         assert_eq!(accepted.holes(), 2);
     }

@@ -28,18 +28,6 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for a server that has accepted more than it could deliver.
 const SETTLE_WITHIN_MAX: Duration = Duration::from_secs(30);
 
-/// The server as the load generator sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Watched {
-    pub pid: Option<u32>,
-}
-
-impl Watched {
-    fn cpu(self) -> Option<CpuTime> {
-        self.pid.and_then(CpuTime::of)
-    }
-}
-
 /// The measured time, from both ends.
 #[derive(Clone, Debug)]
 pub struct Window {
@@ -73,14 +61,24 @@ impl Window {
     }
 }
 
-/// Running threads.
-pub struct Crew<L> {
-    threads: Vec<JoinHandle<Result<(L, Usage), BenchError>>>,
-    clock: Clock,
-    pub signals: Arc<Signals>,
+/// What the conductor waits for.
+#[derive(Clone, Copy)]
+pub struct Goal {
+    pub what: &'static str,
+    pub count: u64,
+    pub gauge: fn(&Totals) -> u64,
 }
 
-impl<L: Load> Crew<L> {
+/// Running threads.
+pub struct Workers<L> {
+    threads: Vec<JoinHandle<Result<(L, Usage), BenchError>>>,
+    clock: Clock,
+    signals: Arc<Signals>,
+    /// Of the server, if it can be seen.
+    pid: Option<u32>,
+}
+
+impl<L: Load> Workers<L> {
     /// One thread per load.
     ///
     /// # Errors
@@ -89,49 +87,44 @@ impl<L: Load> Crew<L> {
         loads: Vec<L>,
         common: &Common,
         signals: Arc<Signals>,
-    ) -> Result<Crew<L>, BenchError> {
+        pid: Option<u32>,
+    ) -> Result<Workers<L>, BenchError> {
         let clock = Clock::start();
-        let mut crew = Crew { threads: Vec::new(), clock, signals };
+        let mut workers = Workers { threads: Vec::new(), clock, signals, pid };
         for (thread, load) in loads.into_iter().enumerate() {
-            let engine = Engine::new(load, clock, common.wait, crew.signals.clone(), thread)?;
+            let engine = Engine::new(load, clock, common.wait, workers.signals.clone(), thread)?;
             let cpu = common.client_cpus.get(thread).copied();
-            crew.threads.push(spawn(engine, thread, cpu, common.wait)?);
+            workers.threads.push(spawn(engine, thread, cpu, common.wait)?);
         }
-        Ok(crew)
+        Ok(workers)
     }
 
-    /// Waits until a gauge reaches `goal`.
+    /// Waits until a gauge reaches its goal.
     ///
     /// # Errors
     /// A thread failed, or nothing moved for 15 seconds.
-    pub fn reach(
-        &mut self,
-        what: &'static str,
-        goal: u64,
-        progress: &Progress,
-        gauge: impl Fn(&Totals) -> u64,
-    ) -> Result<(), BenchError> {
-        progress.stage(what, goal);
+    pub fn reach(&mut self, goal: Goal, progress: &Progress) -> Result<(), BenchError> {
+        progress.stage(goal.what, goal.count);
         let (mut seen, mut moved) = (0, Instant::now());
         loop {
-            let now_at = gauge(&self.signals.totals());
+            let now_at = (goal.gauge)(&self.signals.totals());
             progress.at(now_at);
-            if now_at >= goal {
+            if now_at >= goal.count {
                 return Ok(());
             }
             if now_at != seen {
                 (seen, moved) = (now_at, Instant::now());
             }
             if moved.elapsed() > STUCK_AFTER {
-                let progress = format!("stuck at {now_at} of {goal}");
+                let progress = format!("stuck at {now_at} of {}", goal.count);
                 let seconds = STUCK_AFTER.as_secs();
-                return Err(BenchError::Timeout { what, seconds, progress });
+                return Err(BenchError::Timeout { what: goal.what, seconds, progress });
             }
             self.look()?;
         }
     }
 
-    /// Lets the load begin and measures it.
+    /// Lets the load begin and measures it for `duration`, or until it reaches a goal before.
     ///
     /// # Errors
     /// A thread failed.
@@ -139,77 +132,47 @@ impl<L: Load> Crew<L> {
         &mut self,
         warm_up: Duration,
         duration: Duration,
-        watched: Watched,
+        goal: Option<Goal>,
         progress: &Progress,
     ) -> Result<Window, BenchError> {
         let started = Instant::now() + LEAD;
         let start_ns = self.clock.now_ns() + LEAD.as_nanos() as u64;
         self.signals.begin(start_ns, warm_up, duration);
-        progress.stage("warming up", 0);
-        self.until(started + warm_up, |_| {})?;
-        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
-        progress.stage("measuring", duration.as_secs());
+        if !warm_up.is_zero() {
+            progress.stage("warming up", 0);
+            self.until(started + warm_up, |_| false)?;
+        }
+        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), self.cpu());
+        let (what, length) =
+            goal.map_or(("measuring", duration.as_secs()), |goal| (goal.what, goal.count));
+        progress.stage(what, length);
         self.until(started + warm_up + duration, |totals| {
+            if let Some(goal) = goal {
+                progress.at((goal.gauge)(totals));
+                return (goal.gauge)(totals) >= goal.count;
+            }
             let count = |t: &Totals| t.delivered + t.cycles;
             progress.rate(from.elapsed(), count(totals) - count(&before), "done");
             progress.at(from.elapsed().as_secs());
+            false
         })?;
-        let (after, cpu_after) = (self.signals.totals(), watched.cpu());
+        let (after, cpu_after) = (self.signals.totals(), self.cpu());
         let seconds = from.elapsed().as_secs_f64();
         Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
     }
 
-    /// Lets the load begin and measures it until a gauge reaches `goal`, or for `limit`.
+    /// Waits until every thread has settled and `is_enough` is true of all of them. What does not
+    /// come in time is lost.
     ///
     /// # Errors
     /// A thread failed.
-    pub fn measure_until(
-        &mut self,
-        what: &'static str,
-        goal: u64,
-        limit: Duration,
-        watched: Watched,
-        progress: &Progress,
-        gauge: impl Fn(&Totals) -> u64,
-    ) -> Result<Window, BenchError> {
-        let started = Instant::now() + LEAD;
-        let start_ns = self.clock.now_ns() + LEAD.as_nanos() as u64;
-        self.signals.begin(start_ns, Duration::ZERO, limit);
-        progress.stage(what, goal);
-        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), watched.cpu());
-        loop {
-            let reached = gauge(&self.signals.totals());
-            progress.at(reached);
-            if reached >= goal || Instant::now() >= started + limit {
-                break;
-            }
-            self.look()?;
-        }
-        let (after, cpu_after) = (self.signals.totals(), watched.cpu());
-        let seconds = from.elapsed().as_secs_f64();
-        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
-    }
-
-    /// Waits for final states; those that do not come are lost.
-    ///
-    /// # Errors
-    /// A thread failed.
-    pub fn settle(&mut self, progress: &Progress) -> Result<(), BenchError> {
-        self.settle_when(progress, |_| true)
-    }
-
-    /// As [`Crew::settle`], and until `enough` is true of what all threads have.
-    ///
-    /// # Errors
-    /// A thread failed.
-    pub fn settle_when(
+    pub fn settle(
         &mut self,
         progress: &Progress,
-        enough: impl Fn(&Totals) -> bool,
+        is_enough: impl Fn(&Totals) -> bool,
     ) -> Result<(), BenchError> {
         progress.stage("settling", 0);
         let threads = self.threads.len() as u64;
-        let settled = |totals: &Totals| totals.settled >= threads && enough(totals);
         let (began, mut moved, mut seen) = (Instant::now(), Instant::now(), 0);
         loop {
             let totals = self.signals.totals();
@@ -217,11 +180,15 @@ impl<L: Load> Crew<L> {
                 (seen, moved) = (totals.delivered, Instant::now());
             }
             let waited = moved.elapsed() > SETTLE_WITHIN || began.elapsed() > SETTLE_WITHIN_MAX;
-            if settled(&totals) || waited {
+            if waited || totals.settled >= threads && is_enough(&totals) {
                 return Ok(());
             }
             self.look()?;
         }
+    }
+
+    fn cpu(&self) -> Option<CpuTime> {
+        self.pid.and_then(CpuTime::of)
     }
 
     /// Ends the threads and gives what they measured.
@@ -229,7 +196,7 @@ impl<L: Load> Crew<L> {
     /// # Errors
     /// A thread failed.
     pub fn finish(mut self) -> Result<Vec<(L, Usage)>, BenchError> {
-        self.signals.finish();
+        self.signals.finished.raise();
         let threads = std::mem::take(&mut self.threads);
         threads.into_iter().enumerate().map(|(index, thread)| join(index, thread)).collect()
     }
@@ -237,7 +204,7 @@ impl<L: Load> Crew<L> {
     fn until(
         &mut self,
         deadline: Instant,
-        mut show: impl FnMut(&Totals),
+        mut is_done: impl FnMut(&Totals) -> bool,
     ) -> Result<(), BenchError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -248,7 +215,9 @@ impl<L: Load> Crew<L> {
                 thread::sleep(left);
             } else {
                 self.look()?;
-                show(&self.signals.totals());
+            }
+            if is_done(&self.signals.totals()) {
+                return Ok(());
             }
         }
     }
@@ -266,9 +235,9 @@ impl<L: Load> Crew<L> {
 }
 
 /// Whatever ends the conductor ends its threads.
-impl<L> Drop for Crew<L> {
+impl<L> Drop for Workers<L> {
     fn drop(&mut self) {
-        self.signals.finish();
+        self.signals.finished.raise();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The little of RESP, the protocol of Redis, that publishers and subscribers speak.
+//! The little of RESP, the protocol of Redis, that publishers and subscribers speak: what the load
+//! generator needs of it.
 //!
 //! ```text
 //! request = "*" count CRLF ("$" length CRLF bytes CRLF) *
@@ -8,59 +9,42 @@
 
 use std::io::Write;
 
-use crate::error::FrameError;
+use headcount::bench::peer::{Protocol, Reply};
+use headcount::error::FrameError;
 
 /// Of a line with a length, a number or an error.
 const LINE_BYTES_MAX: usize = 4096;
 const ELEMENTS_MAX: usize = 3;
 const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// One thing that Redis says; borrows from the bytes that were read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply<'a> {
-    /// What somebody published.
-    Message {
-        payload: &'a [u8],
-    },
-    Subscribed,
-    /// A publish was done.
-    Number(u64),
-    Error(&'a [u8]),
-    /// Something that no benchmark looks at.
-    Other,
-}
+/// The protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct Resp;
 
-/// Length of the whole replies at the front of a stream.
-///
-/// # Errors
-/// [`FrameError::Body`]: these are not replies.
-pub fn whole(bytes: &[u8]) -> Result<usize, FrameError> {
-    let mut rest = bytes;
-    while next(&mut rest)?.is_some() {}
-    Ok(bytes.len() - rest.len())
-}
-
-/// Calls `take` with every whole reply, in order.
-///
-/// # Errors
-/// [`FrameError::Body`]: these are not replies.
-pub fn read<'a>(mut bytes: &'a [u8], mut take: impl FnMut(Reply<'a>)) -> Result<(), FrameError> {
-    while let Some(reply) = next(&mut bytes)? {
-        take(reply);
+impl Protocol for Resp {
+    fn read<'a>(
+        &self,
+        bytes: &'a [u8],
+        take: &mut dyn FnMut(Reply<'a>),
+    ) -> Result<usize, FrameError> {
+        let mut rest = bytes;
+        while let Some(reply) = next(&mut rest)? {
+            take(reply);
+        }
+        Ok(bytes.len() - rest.len())
     }
-    Ok(())
-}
 
-pub fn append_subscribe(out: &mut Vec<u8>, channel: &str) {
-    append_request(out, &[b"SUBSCRIBE", channel.as_bytes()]);
-}
+    fn append_subscribe(&self, channel: &str, out: &mut Vec<u8>) {
+        append_request(out, &[b"SUBSCRIBE", channel.as_bytes()]);
+    }
 
-pub fn append_publish(out: &mut Vec<u8>, channel: &str, payload: &[u8]) {
-    append_request(out, &[b"PUBLISH", channel.as_bytes(), payload]);
-}
+    fn append_publish(&self, channel: &str, payload: &[u8], out: &mut Vec<u8>) {
+        append_request(out, &[b"PUBLISH", channel.as_bytes(), payload]);
+    }
 
-pub fn append_ping(out: &mut Vec<u8>) {
-    append_request(out, &[b"PING"]);
+    fn append_ping(&self, out: &mut Vec<u8>) {
+        append_request(out, &[b"PING"]);
+    }
 }
 
 fn append_request(out: &mut Vec<u8>, words: &[&[u8]]) {
@@ -83,8 +67,8 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, FrameError> {
             Some(reply) => reply,
             None => return Ok(None),
         },
-        b':' => Reply::Number(number(text)?),
-        b'-' => Reply::Error(text),
+        b':' => number(text).map(|_receivers| Reply::Published)?,
+        b'-' => Reply::Refused(std::str::from_utf8(text).map_err(|_| FrameError::Utf8)?),
         b'+' => Reply::Other,
         _ => return Err(FrameError::Body),
     };
@@ -102,7 +86,7 @@ fn array<'a>(count: u64, rest: &mut &'a [u8]) -> Result<Option<Reply<'a>>, Frame
         }
     }
     Ok(Some(match elements {
-        [b"message", _, payload] => Reply::Message { payload },
+        [b"message", _, payload] => Reply::Message(payload),
         [b"subscribe", ..] => Reply::Subscribed,
         _ => Reply::Other,
     }))
@@ -158,18 +142,22 @@ mod tests {
 
     fn all(bytes: &[u8]) -> Vec<Reply<'_>> {
         let mut replies = Vec::new();
-        read(bytes, |reply| replies.push(reply)).unwrap();
+        Resp.read(bytes, &mut |reply| replies.push(reply)).unwrap();
         replies
+    }
+
+    fn whole(bytes: &[u8]) -> Result<usize, FrameError> {
+        Resp.read(bytes, &mut |_| ())
     }
 
     #[test]
     fn replies_are_read_in_order() {
         let expected = [
             Reply::Subscribed,
-            Reply::Message { payload: b"a\r\nb\r\n" },
-            Reply::Number(1000),
+            Reply::Message(b"a\r\nb\r\n"),
+            Reply::Published,
             Reply::Other,
-            Reply::Error(b"ERR no"),
+            Reply::Refused("ERR no"),
             Reply::Other,
         ];
         assert_eq!(all(SAID), expected);
@@ -207,9 +195,9 @@ mod tests {
     #[test]
     fn requests_are_arrays_of_words() {
         let mut out = Vec::new();
-        append_subscribe(&mut out, "room");
-        append_publish(&mut out, "room", b"\"hi\"");
-        append_ping(&mut out);
+        Resp.append_subscribe("room", &mut out);
+        Resp.append_publish("room", b"\"hi\"", &mut out);
+        Resp.append_ping(&mut out);
         let expected = b"*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\nroom\r\n\
             *3\r\n$7\r\nPUBLISH\r\n$4\r\nroom\r\n$4\r\n\"hi\"\r\n*1\r\n$4\r\nPING\r\n";
         assert_eq!(out, expected);

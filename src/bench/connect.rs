@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 const CONNECTIONS_PER_SOURCE: usize = 10_000;
 /// Source ports are chosen here: after a hundred thousand short connections the kernel takes
 /// milliseconds to find one that is free on an address. They lie below those that it gives out
-/// itself, 32,768 and up: a port that somebody has chosen, on whatever address, is given to nobody
+/// itself, 32,768 and up: a port that was chosen, on whatever address, is not given to anything
 /// else until a minute after its connection has ended.
 const FIRST_PORT: u16 = 10_001;
 const PORTS: u32 = 22_000;
@@ -66,7 +66,7 @@ impl Iterator for Sources {
 /// Begins to connect and does not wait.
 ///
 /// # Errors
-/// Those of the system: no descriptors, no free port, nobody listening.
+/// Those of the system: no descriptors, no free port, nothing listens there.
 pub fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
     let Some(source) = source else { return connect_from(address, None) };
     let mut tried = 0;

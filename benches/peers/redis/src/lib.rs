@@ -1,0 +1,5 @@
+//! The protocol of Redis for the load generator of Headcount.
+
+mod resp;
+
+pub use resp::Resp;

@@ -1,0 +1,617 @@
+//! One nonblocking connection to a server: a socket around [`protocol::Connection`], or around the
+//! [`peer::Protocol`](super::peer::Protocol) of a peer.
+//!
+//! Invariant: a client that does not read in time costs the server, never this process: what waits
+//! here is at most one frame in and [`OUTBOUND_BYTES_MAX`] out. Must never know: schedules, stamps,
+//! statistics.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use mio::net::TcpStream;
+use serde::{Deserialize, Serialize};
+use socket2::SockRef;
+
+use super::options::Dialect;
+use super::peer::{Protocol, Reply};
+use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Upgrade};
+use crate::error::FrameError;
+use crate::wire::foony::binary::Deliveries;
+use crate::wire::foony::{self, Auth, Cursor, Publish, Request};
+use crate::wire::sync::Message;
+
+/// Bytes that may wait for the socket. Past it a message is not taken ([`Queued::Full`]); its
+/// sender tries again later and the delay counts as the server's.
+pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes that are dropped at once. The kernel does not copy them, so they need no memory but
+/// an untouched part of the stack.
+const DROPPED_BYTES_MAX: usize = 256 * 1024;
+
+/// Of the request by which a client joins; publishes are numbered from the next one on.
+const JOIN_ID: u64 = 1;
+/// Of updates, whose acknowledgements are not awaited.
+const UPDATE_ID: u64 = 2;
+/// Stamps of pings, which are times elsewhere.
+const JOIN_PING: u64 = u64::MAX;
+const HEARTBEAT_PING: u64 = u64::MAX - 1;
+/// Connections of one run may share it.
+const NONCE: [u8; 16] = *b"headcount bench ";
+
+/// How sync frames travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// One frame per binary WebSocket message.
+    Ws,
+    /// Frames back to back on a TCP stream.
+    Tcp,
+}
+
+/// The credentials of a client, and what it speaks.
+#[derive(Clone, Debug)]
+pub enum Greeting {
+    /// Empty token: anonymous.
+    Sync { token: Arc<str> },
+    /// An API key, `app.keyId:secret`, and the client id of our choice. WebSocket only.
+    Foony { key: Arc<str>, client_id: Arc<str> },
+    /// Peers have none. TCP only.
+    Peer(&'static dyn Protocol),
+}
+
+/// The server to connect to, and how.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub transport: Transport,
+    pub upgrade: Arc<Upgrade>,
+    pub greeting: Greeting,
+    pub look: Look,
+}
+
+impl Target {
+    /// `path`: of the URL of a WebSocket, with its query.
+    pub fn new(address: SocketAddr, transport: Transport, path: &str, greeting: Greeting) -> Self {
+        let upgrade = Arc::new(Upgrade::new(&address.to_string(), path, NONCE));
+        Target { address, transport, upgrade, greeting, look: Look::Whole }
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        match self.greeting {
+            Greeting::Sync { .. } => Dialect::Sync,
+            Greeting::Foony { .. } => Dialect::Foony,
+            Greeting::Peer(_) => Dialect::Peer,
+        }
+    }
+}
+
+/// What happened on a connection; borrows from the bytes that were read.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Connected and upgraded.
+    Open,
+    /// The server accepts the credentials.
+    Greeted,
+    /// The subscription is active, or the member is in.
+    Joined,
+    /// An error about no request in particular, or about one that has to succeed.
+    Refused(String),
+    /// The stamp of the ping, on the sync wire.
+    Pong {
+        stamp: u64,
+    },
+    /// The members of a channel.
+    Presence(Presence<'a>),
+    /// A change of one member.
+    Member(foony::Member<'a>),
+    Messages(Deliveries<'a>),
+    /// One message of a server that does not number them.
+    Unnumbered(&'a [u8]),
+    /// A publish was acknowledged. `None`: the oldest one that was not, by a server that does not
+    /// number them; else its id and serial.
+    Published(Option<(u64, u64)>),
+    /// Something that no benchmark looks at.
+    Other,
+}
+
+impl<'a> Event<'a> {
+    fn of(event: protocol::Event<'a>) -> Self {
+        use foony::Event::{Ack, Error, Member, Pong};
+        match event {
+            protocol::Event::Open => Event::Open,
+            protocol::Event::Greeted(_) => Event::Greeted,
+            protocol::Event::Messages(deliveries) => Event::Messages(deliveries),
+            protocol::Event::Presence(presence) => Event::Presence(presence),
+            protocol::Event::Foony(Ack { id: JOIN_ID, .. }) => Event::Joined,
+            protocol::Event::Foony(Ack { id, serial, .. }) => {
+                Event::Published(Some((id.saturating_sub(JOIN_ID), serial)))
+            }
+            protocol::Event::Foony(Error { code, message, .. }) => {
+                Event::Refused(format!("{} {message}", code.code()))
+            }
+            protocol::Event::Foony(Member(member)) => Event::Member(member),
+            protocol::Event::Foony(Pong) => Event::Pong { stamp: HEARTBEAT_PING },
+            protocol::Event::Sync(Message::PingPong(ping)) if ping.is_pong => {
+                match ping.timestamp_ms {
+                    // It comes after the update before it was carried out.
+                    JOIN_PING => Event::Joined,
+                    stamp => Event::Pong { stamp },
+                }
+            }
+            protocol::Event::Foony(_) | protocol::Event::Sync(_) => Event::Other,
+        }
+    }
+
+    fn of_peer(reply: Reply<'a>) -> Self {
+        match reply {
+            Reply::Subscribed => Event::Joined,
+            Reply::Message(payload) => Event::Unnumbered(payload),
+            Reply::Published => Event::Published(None),
+            Reply::Refused(reason) => Event::Refused(reason.to_owned()),
+            Reply::Other => Event::Other,
+        }
+    }
+}
+
+/// Was the message taken?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Queued {
+    Yes,
+    Full,
+}
+
+/// Where a client makes its requests.
+pub struct Out<'a> {
+    to: To<'a>,
+    greeting: &'a Greeting,
+    hung_up: &'a mut bool,
+}
+
+enum To<'a> {
+    Own(&'a mut Outbound),
+    Peer(&'static dyn Protocol, &'a mut Waiting),
+}
+
+/// What waits to be sent to a peer.
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    is_closing: bool,
+}
+
+impl Out<'_> {
+    /// Sends the credentials.
+    pub fn greet(&mut self) {
+        match (&mut self.to, self.greeting) {
+            (To::Own(out), Greeting::Sync { token }) => out.handshake(token),
+            (To::Own(out), Greeting::Foony { key, client_id }) => {
+                let (key, client_id) = ((&**key).into(), (&**client_id).into());
+                out.auth(Auth { key, client_id, ..Auth::default() });
+            }
+            _ => {}
+        }
+    }
+
+    /// Subscribes to a channel; on the sync wire, enters it with a state. Answer:
+    /// [`Event::Joined`].
+    pub fn join(&mut self, channel: &str, state: &[u8]) {
+        match (&mut self.to, self.greeting) {
+            (To::Own(out), Greeting::Foony { .. }) => {
+                let (id, cursor) = (JOIN_ID, Cursor::None);
+                out.send(&Request::Subscribe { id, channel: channel.into(), cursor });
+            }
+            (To::Own(out), _) => {
+                out.update(channel, state);
+                out.ping(JOIN_PING);
+            }
+            (To::Peer(protocol, waiting), _) => {
+                protocol.append_subscribe(channel, &mut waiting.bytes);
+            }
+        }
+    }
+
+    /// Asks to be shown the members of a channel; on the sync wire one has to be a member, too.
+    /// Answer: [`Event::Joined`].
+    pub fn watch(&mut self, channel: &str) {
+        match (&mut self.to, self.greeting) {
+            (To::Own(out), Greeting::Foony { .. }) => {
+                let (id, channel) = (JOIN_ID, channel.into());
+                out.send(&Request::PresenceSubscribe { id, channel });
+            }
+            _ => self.join(channel, &[]),
+        }
+    }
+
+    /// Enters a channel with a state. Answer: [`Event::Joined`].
+    pub fn enter(&mut self, channel: &str, state: &[u8]) {
+        match self.greeting {
+            Greeting::Foony { .. } => self.present(JOIN_ID, foony::Action::Enter, channel, state),
+            _ => self.join(channel, state),
+        }
+    }
+
+    /// Replaces the state of a member.
+    pub fn update(&mut self, channel: &str, state: &[u8]) {
+        match (&mut self.to, self.greeting) {
+            (_, Greeting::Foony { .. }) => {
+                self.present(UPDATE_ID, foony::Action::Update, channel, state);
+            }
+            (To::Own(out), _) => out.update(channel, state),
+            (To::Peer(..), _) => {}
+        }
+    }
+
+    fn present(&mut self, id: u64, action: foony::Action, channel: &str, data: &[u8]) {
+        let (channel, encoding) = (channel.into(), "".into());
+        let presence = foony::Presence { id, channel, action, data, encoding };
+        if let To::Own(out) = &mut self.to {
+            out.send(&Request::Presence(presence));
+        }
+    }
+
+    /// Publishes a message. Ids begin with 1. Answer: [`Event::Published`].
+    pub fn publish(&mut self, mut publish: Publish<'_>) {
+        match &mut self.to {
+            To::Own(out) => {
+                publish.id += JOIN_ID;
+                out.send(&Request::Publish(publish));
+            }
+            To::Peer(protocol, waiting) => {
+                for message in publish.content.messages() {
+                    protocol.append_publish(&publish.channel, message.data, &mut waiting.bytes);
+                }
+            }
+        }
+    }
+
+    /// Sends a ping, so that the server keeps the connection.
+    pub fn beat(&mut self) {
+        match (&mut self.to, self.greeting) {
+            (To::Own(out), Greeting::Foony { .. }) => out.send(&Request::Ping),
+            (To::Own(out), _) => out.ping(HEARTBEAT_PING),
+            (To::Peer(protocol, waiting), _) => protocol.append_ping(&mut waiting.bytes),
+        }
+    }
+
+    /// Asks for a pong that echoes `stamp`, on the sync wire.
+    pub fn ping(&mut self, stamp: u64) {
+        if let To::Own(out) = &mut self.to {
+            out.ping(stamp);
+        }
+    }
+
+    /// What follows travels in a WebSocket message of its own.
+    pub fn end_message(&mut self) {
+        if let To::Own(out) = &mut self.to {
+            out.pending();
+        }
+    }
+
+    /// Closes the connection as the protocol asks for; nothing is taken after it.
+    pub fn close(&mut self) {
+        match &mut self.to {
+            To::Own(out) => out.close(""),
+            To::Peer(_, waiting) => waiting.is_closing = true,
+        }
+    }
+
+    /// Closes the socket as soon as what waits has been written.
+    pub fn hang_up(&mut self) {
+        *self.hung_up = true;
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    Protocol(protocol::Closed),
+    /// The operating system ended it.
+    Failed(ErrorKind),
+}
+
+impl Closed {
+    fn failed(error: io::Error) -> Closed {
+        Closed::Failed(error.kind())
+    }
+
+    /// The server's words when it refused the credentials.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Closed::Protocol(protocol::Closed::Refused(refused)) => Some(match refused.code {
+                Some(code) => format!("{} {}", code.code(), refused.message),
+                None => refused.message.clone(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl From<protocol::Closed> for Closed {
+    fn from(closed: protocol::Closed) -> Closed {
+        Closed::Protocol(closed)
+    }
+}
+
+impl From<FrameError> for Closed {
+    fn from(error: FrameError) -> Closed {
+        Closed::Protocol(protocol::Closed::Broken(error))
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::Protocol(closed) => closed.fmt(f),
+            Closed::Failed(kind) => kind.fmt(f),
+        }
+    }
+}
+
+/// The result of one read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There may be more; read again.
+    More,
+    /// Nothing until the socket is readable again.
+    Drained,
+    Closed(Closed),
+}
+
+enum Wire {
+    // Boxed: the largest part of a connection, and absent from those to peers.
+    Own(Box<Connection>),
+    Peer(&'static dyn Protocol, Waiting),
+}
+
+/// A connection from `connect` to its end.
+pub struct Client {
+    pub(super) stream: TcpStream,
+    wire: Wire,
+    target: Target,
+    /// Bytes of a frame that is not complete.
+    held: Vec<u8>,
+    /// Can it not be read or written before the socket is connected?
+    is_connecting: bool,
+    hung_up: bool,
+    /// Bytes received so far.
+    pub bytes_in: u64,
+}
+
+impl Client {
+    /// `stream` may still be connecting. `mask_seed` starts the masks of the frames that are sent.
+    pub fn new(stream: TcpStream, target: Target, mask_seed: u64) -> Self {
+        let wire = match (&target.greeting, target.transport) {
+            (Greeting::Peer(protocol), _) => Wire::Peer(*protocol, Waiting::default()),
+            (Greeting::Foony { .. }, _) => Wire::Own(Box::new(Connection::websocket(
+                0,
+                protocol::Dialect::Foony,
+                &target.upgrade,
+                mask_seed,
+            ))),
+            (Greeting::Sync { .. }, Transport::Ws) => Wire::Own(Box::new(Connection::websocket(
+                0,
+                protocol::Dialect::Sync,
+                &target.upgrade,
+                mask_seed,
+            ))),
+            (Greeting::Sync { .. }, Transport::Tcp) => Wire::Own(Box::new(Connection::stream(0))),
+        };
+        let mut client = Client {
+            stream,
+            wire,
+            // An upgrade request waits for the socket, and its answer tells as much as another
+            // system call would.
+            is_connecting: target.transport == Transport::Tcp,
+            target,
+            held: Vec::new(),
+            hung_up: false,
+            bytes_in: 0,
+        };
+        if let Wire::Own(connection) = &mut client.wire {
+            connection.set_look(client.target.look);
+        }
+        client
+    }
+
+    pub fn out(&mut self) -> Out<'_> {
+        let to = match &mut self.wire {
+            Wire::Own(connection) => To::Own(&mut connection.out),
+            Wire::Peer(protocol, waiting) => To::Peer(*protocol, waiting),
+        };
+        Out { to, greeting: &self.target.greeting, hung_up: &mut self.hung_up }
+    }
+
+    /// Bytes that the server has not taken yet.
+    pub fn pending_bytes(&self) -> usize {
+        match &self.wire {
+            Wire::Own(connection) => connection.out.pending_bytes(),
+            Wire::Peer(_, waiting) => waiting.bytes.len(),
+        }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.hung_up
+            || match &self.wire {
+                Wire::Own(connection) => connection.out.is_closing(),
+                Wire::Peer(_, waiting) => waiting.is_closing,
+            }
+    }
+
+    /// Can it do no more before the socket is writable?
+    pub fn is_blocked(&self) -> bool {
+        self.is_connecting || self.pending_bytes() > 0
+    }
+
+    /// Takes the connection a step further once the socket is writable, then writes what waits.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub fn write(
+        &mut self,
+        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+    ) -> Result<(), Closed> {
+        if self.is_connecting {
+            if !self.is_connected().map_err(Closed::failed)? {
+                return Ok(());
+            }
+            self.is_connecting = false;
+            let mut out = self.out();
+            on_event(&mut out, Event::Open);
+            if matches!(self.target.greeting, Greeting::Peer(_)) {
+                on_event(&mut self.out(), Event::Greeted);
+            }
+        }
+        self.flush().map_err(Closed::failed)?;
+        if self.hung_up && self.pending_bytes() == 0 {
+            return Err(Closed::Protocol(protocol::Closed::ByUs));
+        }
+        if self.is_closing() && self.target.transport == Transport::Tcp {
+            // Over TCP the end of the stream closes. A second one does no harm.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        Ok(())
+    }
+
+    fn is_connected(&self) -> io::Result<bool> {
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                self.stream.take_error()?.map_or(Ok(false), Err)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            let waiting = match &mut self.wire {
+                Wire::Own(connection) => connection.out.pending(),
+                Wire::Peer(_, waiting) => &waiting.bytes,
+            };
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            match self.stream.write(waiting) {
+                Ok(written) => match &mut self.wire {
+                    Wire::Own(connection) => connection.out.written(written),
+                    Wire::Peer(_, waiting) => drop(waiting.bytes.drain(..written)),
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads once, at most `budget` bytes, and hands over what that completed. Frames are parsed
+    /// in `scratch`, which is shared by all connections of a thread and grows to their largest
+    /// frame.
+    pub fn read(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        budget: usize,
+        on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+    ) -> Progress {
+        if self.is_connecting {
+            return Progress::Drained;
+        }
+        if let Wire::Own(connection) = &mut self.wire
+            && connection.skipping() > 0
+        {
+            return self.drop_rest();
+        }
+        let held = self.held.len();
+        let wanted = held + budget.max(held);
+        if scratch.len() < wanted {
+            scratch.resize(wanted, 0);
+        }
+        scratch[..held].copy_from_slice(&self.held);
+        self.held.clear();
+        let room = budget.min(scratch.len() - held);
+        let got = match self.stream.read(&mut scratch[held..held + room]) {
+            Ok(0) => return Progress::Closed(self.ended(&scratch[..held])),
+            Ok(got) => got,
+            Err(error) => {
+                self.held.extend_from_slice(&scratch[..held]);
+                return failed(error);
+            }
+        };
+        self.bytes_in += got as u64;
+        match self.take(&mut scratch[..held + got], on_event) {
+            Err(closed) => Progress::Closed(closed),
+            Ok(()) if got < room => Progress::Drained,
+            Ok(()) => Progress::More,
+        }
+    }
+
+    fn take(
+        &mut self,
+        bytes: &mut [u8],
+        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+    ) -> Result<(), Closed> {
+        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
+        let used = match &mut self.wire {
+            Wire::Own(connection) => {
+                let handled = connection.handle_bytes(0, bytes, |out, event| {
+                    let mut out = Out { to: To::Own(out), greeting, hung_up };
+                    on_event(&mut out, Event::of(event));
+                    Ok::<(), Closed>(())
+                });
+                handled.inspect_err(|_| {
+                    // An answer to a close, if that can still be sent.
+                    let _ = self.flush();
+                })?
+            }
+            Wire::Peer(protocol, waiting) => protocol.read(bytes, &mut |reply| {
+                let mut out = Out { to: To::Peer(*protocol, waiting), greeting, hung_up };
+                on_event(&mut out, Event::of_peer(reply));
+            })?,
+        };
+        match &bytes[used..] {
+            [] => self.held = Vec::new(),
+            rest => self.held.extend_from_slice(rest),
+        }
+        Ok(())
+    }
+
+    /// The server ended the stream.
+    fn ended(&mut self, unread: &[u8]) -> Closed {
+        let by_us = self.is_closing();
+        Closed::Protocol(match &mut self.wire {
+            Wire::Own(connection) => connection.handle_end(unread),
+            Wire::Peer(..) if by_us => protocol::Closed::ByUs,
+            Wire::Peer(..) => {
+                protocol::Closed::ByServer { code: None, reason: String::new(), error: None }
+            }
+        })
+    }
+
+    /// Drops what belongs to a frame of which only the beginning is of interest.
+    fn drop_rest(&mut self) -> Progress {
+        let Wire::Own(connection) = &mut self.wire else { return Progress::Drained };
+        let mut room = [MaybeUninit::uninit(); DROPPED_BYTES_MAX];
+        let asked = connection.skipping().min(room.len());
+        let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+        match SockRef::from(&self.stream).recv_with_flags(&mut room[..asked], flags) {
+            Ok(0) => Progress::Closed(self.ended(&[])),
+            Ok(got) => {
+                connection.skipped(got);
+                self.bytes_in += got as u64;
+                if got == asked { Progress::More } else { Progress::Drained }
+            }
+            Err(error) => failed(error),
+        }
+    }
+}
+
+fn failed(error: io::Error) -> Progress {
+    match error.kind() {
+        ErrorKind::WouldBlock => Progress::Drained,
+        ErrorKind::Interrupted => Progress::More,
+        kind => Progress::Closed(Closed::Failed(kind)),
+    }
+}
