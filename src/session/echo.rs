@@ -7,6 +7,10 @@ use crate::wire::websocket::{MessageKind, Opcode, append_frame};
 /// The path of the endpoint.
 pub(super) const PATH: &str = "/echo";
 
+/// A message that makes the session panic, in tests of what becomes of a panic.
+#[cfg(test)]
+pub const PANIC: &[u8] = b"panic";
+
 #[derive(Debug)]
 pub struct Session;
 
@@ -17,6 +21,8 @@ impl Dialect for Session {
         input: Input<'m>,
         out: &mut Vec<u8>,
     ) -> Taken<'m> {
+        #[cfg(test)]
+        assert!(input.bytes != PANIC, "a message that makes this session panic");
         let opcode = match input.kind {
             MessageKind::Text => Opcode::Text,
             MessageKind::Binary => Opcode::Binary,

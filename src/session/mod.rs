@@ -26,6 +26,8 @@ mod state;
 pub mod sync;
 
 pub use dialect::{Dialect, Feeds, Input, Session, Silences, Taken, Upgraded};
+#[cfg(test)]
+pub use echo::PANIC;
 pub use feed::{Encoded, Feed, FeedKind, FeedSet};
 pub use foony::secret as connection_secret;
 pub use principal::{Principal, SessionNames};

@@ -37,6 +37,8 @@ mod inline_vec;
 mod outbox;
 mod owner;
 mod segmented_vec;
+#[cfg(test)]
+mod testing;
 mod timers;
 
 pub use envelope::{

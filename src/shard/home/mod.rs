@@ -414,3 +414,87 @@ fn set_rate_timer(cx: &mut ShardContext, id: ConnId, connection: &mut Connection
         cx.timers.set(due_ms, Timer::Rate { conn: id });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::envelope::Command;
+    use crate::shard::testing::{context, sent};
+    use crate::wire::sync::message::Map;
+    use crate::wire::sync::message::presence::PresenceUpdate;
+    use crate::wire::sync::message::session::Handshake;
+    use crate::wire::sync::{self, Layout, Message};
+    use crate::wire::websocket::append_masked_frame;
+
+    fn upgrade(path: &str) -> Vec<u8> {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    fn send_sync(home: &mut Home, cx: &mut ShardContext, id: ConnId, message: &Message<'_>) {
+        let mut bytes = Vec::new();
+        sync::append_message(message, Layout::V0_6, &mut bytes).unwrap();
+        home.handle_bytes(cx, id, &mut bytes);
+    }
+
+    #[test]
+    fn an_announcement_subscribes_and_asks_the_owner() {
+        let mut cx = context();
+        let mut home = Home::new(&cx);
+        let id = home.handle_open(&mut cx, Listener::SyncTcp).unwrap();
+        let handshake = Handshake {
+            jwt_token: "",
+            vector_clock: Map::default(),
+            subscribed_shapes: Vec::new(),
+            client_version: "test",
+            lite_id: "",
+            epoch: 0,
+            wire_version: 1,
+        };
+        send_sync(&mut home, &mut cx, id, &Message::Handshake(handshake));
+        let channel = "room:1";
+        let update = PresenceUpdate { channel, state: &[1] };
+        home.placement.set_channel_load(
+            crate::shard::testing::key(&cx, channel).hash,
+            crate::shard::envelope::ChannelLoad::Hot,
+        );
+        send_sync(&mut home, &mut cx, id, &Message::PresenceUpdate(update));
+        let sent = sent(&mut cx);
+        let [Envelope::Command { command: first, .. }, Envelope::Command { command: second, .. }] =
+            &sent[..]
+        else {
+            panic!("{sent:?}")
+        };
+        assert!(matches!(first, Command::Subscribe { .. }), "{first:?}");
+        assert!(matches!(second, Command::Announce(_)), "{second:?}");
+        assert_eq!(home.channel_count(), 1);
+    }
+
+    #[test]
+    fn a_panic_in_a_session_ends_its_connection_and_no_other() {
+        let mut cx = context();
+        let mut home = Home::new(&cx);
+        let [first, other] = [(); 2].map(|()| {
+            let id = home.handle_open(&mut cx, Listener::Http).unwrap();
+            home.handle_bytes(&mut cx, id, &mut upgrade("/echo"));
+            id
+        });
+        let mut send = |id, text: &[u8]| {
+            let mut bytes = Vec::new();
+            append_masked_frame(&mut bytes, Opcode::Text, text, [1, 2, 3, 4]);
+            home.handle_bytes(&mut cx, id, &mut bytes);
+        };
+        send(first, crate::session::PANIC);
+        send(other, b"still here");
+        let queued = |home: &Home, id| -> Vec<u8> {
+            home.queue(id).unwrap().runs().flatten().copied().collect()
+        };
+        assert!(queued(&home, other).ends_with(b"still here"));
+        assert!(!queued(&home, first).ends_with(b"panic"), "nothing is answered");
+        assert_eq!(home.connections.get(first).map(|c| c.phase), Some(Phase::Closing));
+        assert_eq!(home.connections.get(other).map(|c| c.phase), Some(Phase::Open));
+    }
+}

@@ -235,3 +235,102 @@ fn member_views(cx: &ShardContext, channel: &OwnedChannel) -> Vec<MemberView> {
     };
     channel.presence.members().iter().map(view).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::channel::{ChangeKind, Identity, Resume, State};
+    use crate::ids::ConnId;
+    use crate::session::{Feed, NO_REQUEST};
+    use crate::shard::envelope::{
+        AnnounceReply, Announcement, HomeChannelId, PresenceTick, Recipients,
+    };
+    use crate::shard::testing::{context, key, sent, set_room};
+
+    /// A home on another shard.
+    const HOME: HomeChannelId = HomeChannelId { slot: 7, generation: 1 };
+    const SHARD: ShardId = ShardId(1);
+
+    fn addr(slot: u32) -> ConnAddr {
+        ConnAddr { shard: SHARD, conn: ConnId { slot, generation: 1 } }
+    }
+
+    /// A session of its user announces itself; `connection` tells the sessions apart.
+    fn announce(slot: u32, user: &str) -> Command {
+        let connection = format!("{slot:016x}").as_str().into();
+        let identity = Identity { user: user.into(), connection, resume: Resume::Connection };
+        Command::Announce(Box::new(Announcement {
+            addr: addr(slot),
+            home: HOME,
+            identity: Arc::new(identity),
+            greeted_ms: 1,
+            state: State::from_message_pack(vec![1].into()),
+            number: 1,
+            reply: AnnounceReply::Answer(u64::from(slot) + 1),
+        }))
+    }
+
+    fn ticks(cx: &mut ShardContext) -> Vec<Arc<PresenceTick>> {
+        let is_tick = |envelope| match envelope {
+            Envelope::Presence { tick, .. } => Some(tick),
+            _ => None,
+        };
+        sent(cx).into_iter().filter_map(is_tick).collect()
+    }
+
+    #[test]
+    fn a_home_that_missed_many_leaves_of_one_user_receives_each_once() {
+        const SESSIONS: u32 = 16_000;
+        let (mut cx, feed) = (context(), Feed::FoonyPresence);
+        let (mut owner, key) = (Owner::new(&cx), key(&cx, "room:1"));
+        let subscribe = Command::Subscribe { feed, home: HOME };
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), subscribe);
+        for slot in 0..SESSIONS {
+            owner.handle_command(&mut cx, SHARD, Arc::clone(&key), announce(slot, "ann"));
+        }
+        owner.flush(&mut cx);
+        sent(&mut cx);
+        set_room(&mut cx, 0);
+        for slot in (0..SESSIONS).step_by(2) {
+            let leave = Command::Leave { addr: addr(slot) };
+            owner.handle_command(&mut cx, SHARD, Arc::clone(&key), leave);
+        }
+        owner.flush(&mut cx);
+        assert!(ticks(&mut cx).is_empty() && owner.is_waiting_for_room());
+        set_room(&mut cx, 1 << 20);
+        owner.begin_turn();
+        owner.flush(&mut cx);
+        let repaired = ticks(&mut cx);
+        let [tick] = &repaired[..] else { panic!("{} ticks", repaired.len()) };
+        let kind_of = |kind| tick.changes.iter().filter(move |change| change.kind == kind);
+        let left: HashSet<&str> =
+            kind_of(ChangeKind::Leave).map(|change| &*change.identity.connection).collect();
+        assert_eq!(left.len(), SESSIONS as usize / 2);
+        assert_eq!(kind_of(ChangeKind::Leave).count(), SESSIONS as usize / 2, "each once");
+        assert_eq!(kind_of(ChangeKind::Enter).count(), SESSIONS as usize / 2);
+    }
+
+    #[test]
+    fn a_snapshot_is_encoded_once_for_all_who_request_it_in_a_turn() {
+        let (mut cx, feed) = (context(), Feed::FoonyPresence);
+        let (mut owner, key) = (Owner::new(&cx), key(&cx, "room:1"));
+        let subscribe = Command::Subscribe { feed, home: HOME };
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), subscribe);
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), announce(0, "ann"));
+        for slot in 0..100 {
+            let recipients = Recipients::One { conn: addr(slot).conn, request: NO_REQUEST };
+            let command = Command::Snapshot { feed, home: HOME, recipients };
+            owner.handle_command(&mut cx, SHARD, Arc::clone(&key), command);
+        }
+        owner.flush(&mut cx);
+        let is_snapshot = |envelope| match envelope {
+            Envelope::Snapshot { snapshot, .. } => Some(snapshot.bytes),
+            _ => None,
+        };
+        let snapshots: Vec<Arc<[u8]>> = sent(&mut cx).into_iter().filter_map(is_snapshot).collect();
+        assert_eq!(snapshots.len(), 100);
+        assert!(snapshots.iter().all(|bytes| Arc::ptr_eq(bytes, &snapshots[0])));
+    }
+}

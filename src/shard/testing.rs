@@ -1,0 +1,63 @@
+//! What the tests of one half of a shard share.
+
+use std::sync::Arc;
+
+use super::Settings;
+use super::context::ShardContext;
+use super::envelope::{Effect, Envelope};
+use crate::auth::{Grant, Keyring, Origins};
+use crate::ids::{ChannelKey, Now, Router, ShardId};
+use crate::limits::Limits;
+use crate::policy::Policies;
+use crate::session;
+use crate::wire::sync::Layout;
+
+pub(super) const APP: &str = "alpha";
+
+/// The context of shard 0 of two, with free places in all mailboxes.
+pub(super) fn context() -> ShardContext {
+    let keyring = Keyring::new(Vec::new()).unwrap();
+    let settings = Settings {
+        router: Router::new((1, 2), 2),
+        edge: ShardId(2),
+        limits: Limits::default(),
+        policies: Policies::default(),
+        session: session::Settings {
+            keyring,
+            anonymous: Some(Arc::new(Grant::anonymous(APP))),
+            origins: Origins::default(),
+            ten_byte_layout: Layout::V0_6,
+            connection_key: (3, 4),
+        },
+        proxied: Vec::new(),
+        hint_app: APP.into(),
+        serial_base: 0,
+        name_key: 5,
+        echo: true,
+    };
+    let mut cx = ShardContext::new(ShardId(0), Arc::new(settings));
+    cx.now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
+    set_room(&mut cx, 1 << 20);
+    cx
+}
+
+/// Free places in every mailbox.
+pub(super) fn set_room(cx: &mut ShardContext, room: usize) {
+    (0..3).for_each(|peer| cx.outbox.set_room(ShardId(peer), room));
+}
+
+pub(super) fn key(cx: &ShardContext, channel: &str) -> Arc<ChannelKey> {
+    Arc::new(cx.settings.router.key(&APP.into(), channel))
+}
+
+/// What was sent to other shards and to this very one.
+pub(super) fn sent(cx: &mut ShardContext) -> Vec<Envelope> {
+    let mut sent = Vec::new();
+    while let Some(effect) = cx.outbox.next_effect() {
+        if let Effect::Send { envelope, .. } = effect {
+            sent.push(envelope);
+        }
+    }
+    sent.extend(std::iter::from_fn(|| cx.outbox.next_local()));
+    sent
+}
