@@ -80,7 +80,7 @@ impl fmt::Debug for ConnectionName {
 
 /// The clocks of one turn, read once by the shell and passed to the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now {
+pub struct Clocks {
     /// Monotonic clock, milliseconds. Deadlines and ages are measured on it.
     pub mono_ms: u64,
     /// Wall clock, milliseconds since the Unix epoch. Used for token expiry and for timestamps
@@ -90,13 +90,13 @@ pub struct Now {
 
 /// A time on either clock in six bytes, milliseconds. The range is 8,900 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moment([u16; 3]);
+pub struct Timestamp([u16; 3]);
 
-impl Moment {
+impl Timestamp {
     /// Times beyond the range are clamped to the last representable one.
     pub fn at(ms: u64) -> Self {
         let ms = ms.min((1 << 48) - 1);
-        Moment([ms as u16, (ms >> 16) as u16, (ms >> 32) as u16])
+        Timestamp([ms as u16, (ms >> 16) as u16, (ms >> 32) as u16])
     }
 
     pub fn ms(self) -> u64 {
@@ -195,10 +195,10 @@ mod tests {
     #[test]
     fn a_moment_has_millisecond_precision() {
         for ms in [0, 1, 0xffff, 0x1_0000, 0x1234_5678_9abc, (1 << 48) - 1] {
-            assert_eq!(Moment::at(ms).ms(), ms);
+            assert_eq!(Timestamp::at(ms).ms(), ms);
         }
-        assert_eq!(Moment::at(u64::MAX).ms(), (1 << 48) - 1);
-        assert_eq!(size_of::<Moment>(), 6);
+        assert_eq!(Timestamp::at(u64::MAX).ms(), (1 << 48) - 1);
+        assert_eq!(size_of::<Timestamp>(), 6);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use criterion::{BatchSize, BenchmarkId, Throughput};
 use headcount::channel::{
     Channel, Content, Draft, Identity, Messages, Part, Resume, State, Storage,
 };
-use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
+use headcount::ids::{Clocks, ConnAddr, ConnId, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::Policy;
 
@@ -19,7 +19,7 @@ const MEMBERS: [u32; 3] = [10, 1_000, 100_000];
 /// Announcements between two ticks.
 const TURN: u32 = 64;
 
-const NOW: Now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
+const NOW: Clocks = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
 
 pub fn bench(criterion: &mut Criterion) {
     members(criterion);

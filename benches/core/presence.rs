@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Throughput};
 use headcount::channel::{Channel, Identity, Resume, State};
-use headcount::ids::{ConnAddr, ConnId, Now, ShardId};
+use headcount::ids::{Clocks, ConnAddr, ConnId, ShardId};
 use headcount::limits::Limits;
 use headcount::session::Feed;
 use headcount::session::sync::presence;
@@ -51,7 +51,7 @@ struct Crowd {
     channel: Channel,
     limits: Limits,
     people: Vec<Arc<Identity>>,
-    now: Now,
+    now: Clocks,
     next: u32,
 }
 
@@ -70,7 +70,7 @@ impl Crowd {
                 ..Limits::default()
             },
             people: (0..count).map(|i| Arc::new(who(i))).collect(),
-            now: Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
+            now: Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
             next: 0,
         };
         (0..count).for_each(|_| crowd.update());

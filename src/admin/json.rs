@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::channel::{self, Change, ChangeKind};
-use crate::ids::{ConnAddr, Now};
+use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
 use crate::shard::MemberView;
 use crate::wire::msgpack;
@@ -73,7 +73,7 @@ pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
 }
 
 /// A snapshot in a watch: one line per member, then an end mark.
-pub fn present_lines(now: Now, members: &[MemberView]) -> String {
+pub fn present_lines(now: Clocks, members: &[MemberView]) -> String {
     let mut lines = String::new();
     for member in members {
         push_event(
@@ -97,7 +97,7 @@ pub fn reset_line() -> String {
 }
 
 /// One line per change.
-pub fn changes_lines(now: Now, changes: &[Change]) -> String {
+pub fn changes_lines(now: Clocks, changes: &[Change]) -> String {
     let mut lines = String::new();
     for change in changes {
         let event = match change.kind {
@@ -112,7 +112,7 @@ pub fn changes_lines(now: Now, changes: &[Change]) -> String {
 
 fn push_event(
     lines: &mut String,
-    now: Now,
+    now: Clocks,
     event: &'static str,
     addr: ConnAddr,
     user: &str,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::ids::Now;
+use crate::ids::Clocks;
 
 /// Remembers the serials of recent publishes. Bounded by time and by `publishes_max`: above it the
 /// oldest are evicted, and a repetition of an evicted publish is published again.
@@ -59,7 +59,7 @@ impl DedupWindow {
     /// `serial`. Messages without an id are not deduplicated.
     pub fn find_or_insert(
         &mut self,
-        now: Now,
+        now: Clocks,
         client_id: &Arc<str>,
         message_id: &str,
         serial: u64,
@@ -84,7 +84,7 @@ impl DedupWindow {
     }
 
     /// Removes publishes older than the window.
-    pub fn expire(&mut self, now: Now) {
+    pub fn expire(&mut self, now: Clocks) {
         while self.publishes.front().is_some_and(|oldest| oldest.until_ms <= now.mono_ms) {
             self.evict_oldest();
         }
@@ -128,8 +128,8 @@ impl DedupWindow {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: ms }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{Moment, Now};
+use crate::ids::{Clocks, Timestamp};
 use crate::policy::Policy;
 
 /// A published message, as stored, replayed and delivered.
@@ -116,7 +116,7 @@ pub(super) trait Log {
     fn head(&self) -> u64;
 
     /// Stores a message. Its serial must be the head plus one.
-    fn append(&mut self, now: Now, message: Arc<Message>);
+    fn append(&mut self, now: Clocks, message: Arc<Message>);
 
     /// The messages after `serial`, up to `limit`.
     fn after(&self, serial: u64, limit: PageLimit) -> Replay;
@@ -131,7 +131,7 @@ pub(super) trait Log {
     fn find(&self, message_id: &str) -> Option<u64>;
 
     /// Evicts the messages that `policy` no longer retains.
-    fn expire(&mut self, now: Now, policy: &Policy);
+    fn expire(&mut self, now: Clocks, policy: &Policy);
 
     /// Evicts the oldest message; false if there is none.
     fn evict_oldest(&mut self) -> bool;
@@ -146,7 +146,7 @@ pub(super) trait Log {
 pub(super) struct MemoryLog {
     messages: VecDeque<Arc<Message>>,
     /// When each was appended, on the monotonic clock.
-    appended: VecDeque<Moment>,
+    appended: VecDeque<Timestamp>,
     head: u64,
     bytes: u64,
 }
@@ -162,7 +162,7 @@ impl MemoryLog {
         self.head + 1 - self.messages.len() as u64
     }
 
-    fn is_over(&self, now: Now, policy: &Policy) -> bool {
+    fn is_over(&self, now: Clocks, policy: &Policy) -> bool {
         let Some(oldest) = self.appended.front() else { return false };
         let age_ms = now.mono_ms.saturating_sub(oldest.ms());
         self.messages.len() > policy.stored_messages_max()
@@ -176,13 +176,13 @@ impl Log for MemoryLog {
         self.head
     }
 
-    fn append(&mut self, now: Now, message: Arc<Message>) {
+    fn append(&mut self, now: Clocks, message: Arc<Message>) {
         let next = self.head + 1;
         assert_eq!(message.serial, next, "serials are dense");
         self.head = next;
         self.bytes += message.bytes() as u64;
         self.messages.push_back(message);
-        self.appended.push_back(Moment::at(now.mono_ms));
+        self.appended.push_back(Timestamp::at(now.mono_ms));
     }
 
     fn last_evicted(&self) -> u64 {
@@ -213,7 +213,7 @@ impl Log for MemoryLog {
         found.map(|message| message.serial)
     }
 
-    fn expire(&mut self, now: Now, policy: &Policy) {
+    fn expire(&mut self, now: Clocks, policy: &Policy) {
         while self.is_over(now, policy) {
             self.evict_oldest();
         }
@@ -235,8 +235,8 @@ impl Log for MemoryLog {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: ms }
     }
 
     fn log(count: u64, policy: &Policy) -> MemoryLog {
@@ -307,9 +307,9 @@ mod tests {
     fn setting_the_wall_clock_does_not_age_messages() {
         let policy = Policy { history_age_s: 60, ..Policy::default() };
         let mut log = log(10, &policy);
-        log.expire(Now { mono_ms: 11_000, wall_ms: 1_000_000_000 }, &policy);
+        log.expire(Clocks { mono_ms: 11_000, wall_ms: 1_000_000_000 }, &policy);
         assert_eq!(log.before(0, 100).messages.len(), 10);
-        log.expire(Now { mono_ms: 66_000, wall_ms: 0 }, &policy);
+        log.expire(Clocks { mono_ms: 66_000, wall_ms: 0 }, &policy);
         assert_eq!(serials(&log.before(0, 100).messages), [6, 7, 8, 9, 10]);
     }
 

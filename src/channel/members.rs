@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::addr_index::AddrIndex;
 use super::{Identity, Resume, State};
-use crate::ids::{ConnAddr, Moment, Now};
+use crate::ids::{Clocks, ConnAddr, Timestamp};
 
 /// A member, as the owner of the channel stores it.
 #[derive(Debug)]
@@ -15,11 +15,11 @@ pub struct Member {
     pub identity: Arc<Identity>,
     pub state: State,
     /// When the member last announced its state.
-    pub announced: Moment,
+    pub announced: Timestamp,
     /// When its session was established on its current connection; 0 where that does not matter.
-    pub session_start: Moment,
+    pub session_start: Timestamp,
     /// End of the grace period; set while the connection is lost.
-    pub grace_until: Option<Moment>,
+    pub grace_until: Option<Timestamp>,
     /// Sequence number of the join; members are listed in this order.
     pub joined: u64,
     /// Sequence number of the current state among all states in this channel.
@@ -33,7 +33,7 @@ impl Member {
     }
 
     /// Milliseconds since the member last announced its state.
-    pub fn age_ms(&self, now: Now) -> u64 {
+    pub fn age_ms(&self, now: Clocks) -> u64 {
         now.mono_ms.saturating_sub(self.announced.ms())
     }
 }
@@ -162,13 +162,13 @@ impl Members {
 
     pub(super) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
         if let Some(member) = self.find_mut(addr) {
-            member.session_start = Moment::at(session_start_ms);
+            member.session_start = Timestamp::at(session_start_ms);
         }
     }
 
     pub(super) fn insert(
         &mut self,
-        now: Now,
+        now: Clocks,
         addr: ConnAddr,
         identity: Arc<Identity>,
         state: State,
@@ -181,8 +181,8 @@ impl Members {
             addr,
             identity,
             state,
-            announced: Moment::at(now.mono_ms),
-            session_start: Moment::default(),
+            announced: Timestamp::at(now.mono_ms),
+            session_start: Timestamp::default(),
             grace_until: None,
             joined: self.joined,
             version: self.versions,
@@ -219,7 +219,7 @@ impl Members {
 
     pub(super) fn set_state(
         &mut self,
-        now: Now,
+        now: Clocks,
         addr: ConnAddr,
         state: State,
     ) -> Option<&mut Member> {
@@ -228,22 +228,22 @@ impl Members {
         let member = self.rows.get_mut(row as usize)?.as_mut()?;
         self.bytes -= member.encoded_bytes();
         member.state = state;
-        member.announced = Moment::at(now.mono_ms);
+        member.announced = Timestamp::at(now.mono_ms);
         member.version = self.versions;
         self.bytes += member.encoded_bytes();
         Some(member)
     }
 
     /// Records that the member announced its state again.
-    pub(super) fn set_announced(&mut self, now: Now, addr: ConnAddr) {
+    pub(super) fn set_announced(&mut self, now: Clocks, addr: ConnAddr) {
         if let Some(member) = self.find_mut(addr) {
-            member.announced = Moment::at(now.mono_ms);
+            member.announced = Timestamp::at(now.mono_ms);
         }
     }
 
     pub(super) fn set_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
         let Some(member) = self.find_mut(addr) else { return false };
-        member.grace_until = Some(Moment::at(until_ms));
+        member.grace_until = Some(Timestamp::at(until_ms));
         true
     }
 
@@ -398,7 +398,7 @@ mod tests {
     use super::*;
     use crate::ids::{ConnId, ShardId};
 
-    const NOW: Now = Now { mono_ms: 0, wall_ms: 0 };
+    const NOW: Clocks = Clocks { mono_ms: 0, wall_ms: 0 };
 
     fn addr(slot: u32) -> ConnAddr {
         ConnAddr { shard: ShardId(0), conn: ConnId { slot, generation: 1 } }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::dedup::DedupWindow;
 use super::log::{Content, Log, MemoryLog, Message, Page, PageLimit, Position, Replay};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::policy::Policy;
 
 /// How long a repeated publish is recognized, milliseconds. Clients back off for up to 30 s between
@@ -68,7 +68,7 @@ impl Messages {
     }
 
     /// Evicts expired messages and publishes. True if only the head remains.
-    pub fn expire(&mut self, now: Now, policy: &Policy) -> bool {
+    pub fn expire(&mut self, now: Clocks, policy: &Policy) -> bool {
         self.log.expire(now, policy);
         self.window.expire(now);
         self.bytes() == 0
@@ -80,7 +80,7 @@ impl Messages {
     }
 
     /// Numbers and stores a message, unless it is a repetition.
-    pub fn publish(&mut self, now: Now, draft: Draft, policy: &Policy) -> Published {
+    pub fn publish(&mut self, now: Clocks, draft: Draft, policy: &Policy) -> Published {
         if draft.storage == Storage::Ephemeral {
             return Published::New(Arc::new(number(now, draft, 0)));
         }
@@ -103,7 +103,7 @@ impl Messages {
     /// The messages that a subscriber at `position` has missed, up to `limit`.
     pub fn after(
         &mut self,
-        now: Now,
+        now: Clocks,
         position: &Position,
         limit: PageLimit,
         policy: &Policy,
@@ -115,7 +115,7 @@ impl Messages {
     /// The newest messages before `position`, or of all, up to `limit`.
     pub fn before(
         &mut self,
-        now: Now,
+        now: Clocks,
         position: Option<&Position>,
         limit: PageLimit,
         policy: &Policy,
@@ -137,7 +137,7 @@ impl Messages {
     /// The oldest stored messages after `serial`, up to `limit`.
     pub(crate) fn following(
         &mut self,
-        now: Now,
+        now: Clocks,
         serial: u64,
         limit: PageLimit,
         policy: &Policy,
@@ -161,7 +161,7 @@ impl Messages {
     }
 }
 
-fn number(now: Now, draft: Draft, serial: u64) -> Message {
+fn number(now: Clocks, draft: Draft, serial: u64) -> Message {
     Message {
         serial,
         timestamp_ms: now.wall_ms,
@@ -178,8 +178,8 @@ mod tests {
     use super::*;
     use crate::channel::log::Part;
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: ms }
     }
 
     fn draft(client: &str, id: &str, storage: Storage) -> Draft {

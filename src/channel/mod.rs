@@ -22,7 +22,7 @@ pub use state::{JsonState, State};
 use std::sync::Arc;
 
 use crate::error::Reject;
-use crate::ids::{ConnAddr, Moment, Now};
+use crate::ids::{Clocks, ConnAddr, Timestamp};
 use crate::limits::Limits;
 
 /// The members of one channel, and the changes since the last broadcast.
@@ -72,7 +72,7 @@ impl Channel {
     /// channel is unchanged.
     pub fn announce(
         &mut self,
-        now: Now,
+        now: Clocks,
         addr: ConnAddr,
         identity: &Arc<Identity>,
         state: State,
@@ -139,7 +139,7 @@ impl Channel {
     }
 
     /// Removes `addr` if its grace is over; false if it has returned or has time left.
-    pub fn expire(&mut self, now: Now, addr: ConnAddr) -> bool {
+    pub fn expire(&mut self, now: Clocks, addr: ConnAddr) -> bool {
         let over = self.grace_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
         over && self.leave(addr).is_some()
     }
@@ -151,7 +151,7 @@ impl Channel {
     }
 
     fn grace_until_ms(&self, addr: ConnAddr) -> Option<u64> {
-        self.members.find(addr)?.grace_until.map(Moment::ms)
+        self.members.find(addr)?.grace_until.map(Timestamp::ms)
     }
 
     /// Moves a lost member to the connection `to`. It keeps its position in the join order, and no
@@ -167,7 +167,7 @@ impl Channel {
     }
 
     /// The same state again counts as a heartbeat and not as a change.
-    fn update(&mut self, now: Now, addr: ConnAddr, state: State) {
+    fn update(&mut self, now: Clocks, addr: ConnAddr, state: State) {
         if self.members.find(addr).is_some_and(|member| member.state == state) {
             return self.members.set_announced(now, addr);
         }
@@ -179,7 +179,7 @@ impl Channel {
 
     fn take_over(
         &mut self,
-        now: Now,
+        now: Clocks,
         lost: ConnAddr,
         addr: ConnAddr,
         identity: &Arc<Identity>,
@@ -227,8 +227,8 @@ mod tests {
         ConnAddr { shard: ShardId(0), conn: ConnId { slot, generation: 1 } }
     }
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: ms }
     }
 
     fn who(user: &str) -> Arc<Identity> {

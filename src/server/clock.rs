@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::ids::Now;
+use crate::ids::Clocks;
 
 /// Reads the time once per turn.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +20,9 @@ impl Clock {
     }
 
     /// Reads both clocks.
-    pub fn now(&self) -> Now {
+    pub fn now(&self) -> Clocks {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
+        Clocks {
             mono_ms: START_MS + self.start.elapsed().as_millis() as u64,
             wall_ms: since_epoch.as_millis() as u64,
         }

@@ -9,7 +9,7 @@ use std::thread;
 use super::listen::Takeover;
 use super::start::StartError;
 use crate::config::{Config, create_data_dir};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::shard::serial_base;
 
 /// Locked by the server that uses the directory.
@@ -45,7 +45,7 @@ impl DataDir {
     ///
     /// # Errors
     /// The directory cannot be used; says what to do.
-    pub fn open(config: &Config, takeover: Takeover, now: Now) -> Result<Self, StartError> {
+    pub fn open(config: &Config, takeover: Takeover, now: Clocks) -> Result<Self, StartError> {
         let Some(dir) = config.data_dir() else { return Ok(DataDir::default()) };
         create_data_dir(dir)?;
         let is_first = !dir.join(LOCK).exists();
@@ -194,7 +194,7 @@ mod tests {
         fn open(&self, takeover: Takeover, wall_ms: u64) -> Result<DataDir, StartError> {
             let mut config = Config::default();
             config.data.dir.clone_from(&self.0);
-            DataDir::open(&config, takeover, Now { mono_ms: 0, wall_ms })
+            DataDir::open(&config, takeover, Clocks { mono_ms: 0, wall_ms })
         }
     }
 

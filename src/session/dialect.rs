@@ -8,7 +8,7 @@ use super::foony::encode::Form;
 use super::{Answer, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, sync};
 use crate::channel::Identity;
 use crate::error::Disconnect;
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::limits::{Limits, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
 use crate::wire::foony::binary;
 use crate::wire::http;
@@ -70,7 +70,8 @@ pub trait Dialect: Debug {
     ) -> Taken<'m>;
 
     /// Appends the answer to request `id`; for a silent one only what it brought.
-    fn answer(&self, _now: Now, _id: u64, _channel: &str, _answer: &Answer, _out: &mut Vec<u8>) {}
+    fn answer(&self, _now: Clocks, _id: u64, _channel: &str, _answer: &Answer, _out: &mut Vec<u8>) {
+    }
 
     /// The kind of WebSocket message that the protocol uses.
     fn message_kind(&self) -> MessageKind {
@@ -81,7 +82,7 @@ pub trait Dialect: Debug {
     fn farewell(&self, _reason: Disconnect, _out: &mut Vec<u8>) {}
 
     /// Appends a ping of this protocol. Only asked for where the transport has none.
-    fn ping(&self, _now: Now, _out: &mut Vec<u8>) {}
+    fn ping(&self, _now: Clocks, _out: &mut Vec<u8>) {}
 
     /// Who the session is; `None` before its greeting.
     fn principal(&self) -> Option<&Principal> {

@@ -9,7 +9,7 @@ use super::foony::encode as foony;
 use super::sync::presence as sync;
 use super::{Framing, SetTick};
 use crate::channel::{Change, Members, Message};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::wire::sync::Header;
 
 /// One encoding of the presence or the messages of a channel.
@@ -118,7 +118,7 @@ impl Feed {
     /// Encodes what changed in a tick; empty when subscribers of this feed need nothing.
     pub fn encode_tick(
         self,
-        now: Now,
+        now: Clocks,
         channel: &str,
         members: &Members,
         tick: &SetTick<'_>,
@@ -132,7 +132,7 @@ impl Feed {
     }
 
     /// Encodes everyone who is present: one set, or one change per member.
-    pub fn encode_members(self, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+    pub fn encode_members(self, now: Clocks, channel: &str, members: &Members) -> Arc<[u8]> {
         match self.kind() {
             FeedKind::Sets => sync::set(self, now, channel, members),
             FeedKind::Changes => foony::members(self, now, channel, members),
@@ -141,7 +141,7 @@ impl Feed {
     }
 
     /// Encodes changes, for feeds of [`FeedKind::Changes`].
-    pub fn encode_changes(self, now: Now, channel: &str, changes: &[Change]) -> Arc<[u8]> {
+    pub fn encode_changes(self, now: Clocks, channel: &str, changes: &[Change]) -> Arc<[u8]> {
         foony::changes(self, now, channel, changes)
     }
 

@@ -42,7 +42,7 @@ pub use sync::roster::Roster;
 use std::sync::Arc;
 
 use crate::auth::{Grant, Keyring, Origin, Origins, Refusals};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::wire::replace;
 use crate::wire::sync::Layout;
@@ -83,7 +83,7 @@ pub struct Settings {
 
 /// What a session receives besides the message.
 pub struct SessionContext<'s> {
-    pub now: Now,
+    pub now: Clocks,
     pub settings: &'s Settings,
     pub limits: &'s Limits,
     pub names: &'s mut SessionNames,

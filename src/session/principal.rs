@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::Grant;
 use crate::channel::{Identity, ResumeKey};
-use crate::ids::Moment;
+use crate::ids::Timestamp;
 
 /// Who an authenticated session is.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Principal {
     /// What the session may do.
     pub grant: Arc<Grant>,
     /// When the token expires, on the wall clock.
-    pub expires: Option<Moment>,
+    pub expires: Option<Timestamp>,
 }
 
 const _: () = assert!(size_of::<Principal>() <= 24, "every authenticated connection has one");
@@ -25,7 +25,7 @@ impl Principal {
 
     /// When the token expires, milliseconds since the Unix epoch.
     pub fn expires_wall_ms(&self) -> Option<u64> {
-        self.expires.map(Moment::ms)
+        self.expires.map(Timestamp::ms)
     }
 
     /// True without a credential.

@@ -7,7 +7,7 @@ use super::envelope::{Command, Envelope};
 use super::outbox::Outbox;
 use super::timers::Timers;
 use crate::counters::Counters;
-use crate::ids::{ChannelKey, Now, ShardId};
+use crate::ids::{ChannelKey, Clocks, ShardId};
 use crate::limits::Limits;
 
 /// One per shard. `now` is the time of the input at hand.
@@ -15,7 +15,7 @@ use crate::limits::Limits;
 pub struct ShardContext {
     pub id: ShardId,
     pub settings: Arc<Settings>,
-    pub now: Now,
+    pub now: Clocks,
     pub outbox: Outbox,
     pub timers: Timers,
     pub counters: Counters,
@@ -27,7 +27,7 @@ impl ShardContext {
         ShardContext {
             id,
             settings,
-            now: Now { mono_ms: 0, wall_ms: 0 },
+            now: Clocks { mono_ms: 0, wall_ms: 0 },
             outbox: Outbox::new(id, peers),
             timers: Timers::default(),
             counters: Counters::default(),

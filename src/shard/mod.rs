@@ -64,7 +64,7 @@ use timers::Timer;
 use crate::auth::Refusals;
 use crate::counters::Counters;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Now, Router, ShardId};
+use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
 use crate::session;
@@ -149,7 +149,7 @@ impl Shard {
 
     /// Begins a turn. `rooms`: free places in the mailbox of each shard and the edge. `loads`: the
     /// connections of every shard. Sends what waited for room.
-    pub fn begin_turn(&mut self, now: Now, rooms: &[usize], loads: &[u32]) {
+    pub fn begin_turn(&mut self, now: Clocks, rooms: &[usize], loads: &[u32]) {
         self.begin_input(now);
         self.cx.counters.turns += 1;
         for (peer, &room) in rooms.iter().enumerate() {
@@ -165,7 +165,7 @@ impl Shard {
     }
 
     /// Routes and delivers what this turn changed.
-    pub fn end_turn(&mut self, now: Now) {
+    pub fn end_turn(&mut self, now: Clocks) {
         self.begin_input(now);
         self.flush();
         self.home.deliver_snapshots(&mut self.cx);
@@ -185,27 +185,27 @@ impl Shard {
 
     /// A connection was accepted. It is refused by `None` when the shard is full. One that arrives
     /// when the shard has drained is answered so.
-    pub fn handle_open(&mut self, now: Now, listener: Listener) -> Option<ConnId> {
+    pub fn handle_open(&mut self, now: Clocks, listener: Listener) -> Option<ConnId> {
         self.cx.now = now;
         self.home.handle_open(&mut self.cx, listener)
     }
 
     /// The shell has the socket of a connection that was accepted.
-    pub fn handle_opened(&mut self, now: Now, id: ConnId) {
+    pub fn handle_opened(&mut self, now: Clocks, id: ConnId) {
         self.cx.now = now;
         self.home.handle_opened(&mut self.cx, id);
     }
 
     /// Takes what arrived on a connection; it may be any part of any number of messages. Messages
     /// are unmasked in place.
-    pub fn handle_bytes(&mut self, now: Now, id: ConnId, bytes: &mut [u8]) {
+    pub fn handle_bytes(&mut self, now: Clocks, id: ConnId, bytes: &mut [u8]) {
         self.begin_input(now);
         self.home.handle_bytes(&mut self.cx, id, bytes);
         self.finish_input();
     }
 
     /// The peer has sent its last byte.
-    pub fn handle_eof(&mut self, now: Now, id: ConnId) {
+    pub fn handle_eof(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
         while self.home.drain_ended(&mut self.cx, id) {
             self.finish_input();
@@ -216,14 +216,14 @@ impl Shard {
     }
 
     /// The socket failed.
-    pub fn handle_lost(&mut self, now: Now, id: ConnId) {
+    pub fn handle_lost(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
         self.home.handle_lost(&mut self.cx, id, Disconnect::Lost);
         self.finish_input();
     }
 
     /// Takes an envelope from another shard.
-    pub fn handle_envelope(&mut self, now: Now, envelope: Envelope) {
+    pub fn handle_envelope(&mut self, now: Clocks, envelope: Envelope) {
         self.begin_input(now);
         let Shard { cx, owner, home } = self;
         dispatch(cx, owner, home, envelope);
@@ -231,7 +231,7 @@ impl Shard {
     }
 
     /// Does what is due. Call when `poll_timeout` says so.
-    pub fn handle_timeout(&mut self, now: Now) {
+    pub fn handle_timeout(&mut self, now: Clocks) {
         self.begin_input(now);
         while let Some(timer) = self.cx.timers.pop_due(now.mono_ms) {
             match timer {
@@ -322,7 +322,7 @@ impl Shard {
     }
 
     /// The socket took `count` bytes of the queue.
-    pub fn handle_written(&mut self, now: Now, id: ConnId, count: usize) {
+    pub fn handle_written(&mut self, now: Clocks, id: ConnId, count: usize) {
         self.cx.now = now;
         self.home.handle_written(&mut self.cx, id, count);
         self.finish_input();
@@ -334,7 +334,7 @@ impl Shard {
     }
 
     /// The socket takes bytes again.
-    pub fn handle_writable(&mut self, now: Now, id: ConnId) {
+    pub fn handle_writable(&mut self, now: Clocks, id: ConnId) {
         self.cx.now = now;
         self.home.handle_writable(&mut self.cx, id);
         self.finish_input();
@@ -346,7 +346,7 @@ impl Shard {
     /// Gives the socket back when the connection has ended meanwhile; the shell closes it.
     pub fn handle_detached(
         &mut self,
-        now: Now,
+        now: Clocks,
         id: ConnId,
         socket: OwnedFd,
     ) -> Result<(), OwnedFd> {
@@ -363,7 +363,7 @@ impl Shard {
 
     /// The server stops: what arrives from here on is not carried out. Sessions end as soon as
     /// every request has been answered.
-    pub fn begin_drain(&mut self, now: Now) {
+    pub fn begin_drain(&mut self, now: Clocks) {
         self.cx.now = now;
         self.home.begin_drain();
         self.finish_input();
@@ -379,7 +379,7 @@ impl Shard {
     }
 
     /// One input, then its effects: nothing may get lost or out of order between inputs.
-    fn begin_input(&mut self, now: Now) {
+    fn begin_input(&mut self, now: Clocks) {
         debug_assert!(self.cx.outbox.is_drained(), "effects of the last input were not drained");
         self.cx.now = now;
     }

@@ -6,7 +6,7 @@ use super::Settings;
 use super::context::ShardContext;
 use super::envelope::{Effect, Envelope};
 use crate::auth::{Grant, Keyring, Origins};
-use crate::ids::{ChannelKey, Now, Router, ShardId};
+use crate::ids::{ChannelKey, Clocks, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
 use crate::session;
@@ -36,7 +36,7 @@ pub(super) fn context() -> ShardContext {
         echo: true,
     };
     let mut cx = ShardContext::new(ShardId(0), Arc::new(settings));
-    cx.now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
+    cx.now = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
     set_room(&mut cx, 1 << 20);
     cx
 }

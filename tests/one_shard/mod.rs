@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins};
 use headcount::channel::{self, Content, Part};
-use headcount::ids::{ConnId, Now, Router, ShardId};
+use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::Policies;
 use headcount::session::foony::encode;
@@ -54,7 +54,7 @@ pub struct Taken {
 /// A shard that owns every channel, at a time that stands still.
 pub struct OneShard {
     shard: Shard,
-    now: Now,
+    now: Clocks,
     requests: u64,
     flushing: Vec<(ConnId, usize)>,
 }
@@ -72,7 +72,7 @@ impl OneShard {
 
     fn with(settings: Settings) -> Self {
         let shard = Shard::new(ShardId(0), Arc::new(settings));
-        let now = Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
+        let now = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
         OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
     }
 

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use headcount::counters::Counters;
-use headcount::ids::{ConnId, Now, ShardId};
+use headcount::ids::{Clocks, ConnId, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
     Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollOutcome,
@@ -117,7 +117,7 @@ type TickKey = (usize, usize, u32, u32);
 
 pub struct World {
     pub settings: Arc<Settings>,
-    pub now: Now,
+    pub now: Clocks,
     pub shards: Vec<Shard>,
     /// `links[from][to]`; the last station is the edge.
     pub links: Vec<Vec<Link>>,
@@ -155,7 +155,7 @@ impl World {
         let capacity = settings.limits.mailbox_envelopes_max;
         let link = || Link { queue: VecDeque::new(), capacity, hold: false };
         World {
-            now: Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
+            now: Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
             shards: (0..count)
                 .map(|i| Shard::new(ShardId(i as u16), Arc::clone(&settings)))
                 .collect(),

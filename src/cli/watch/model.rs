@@ -7,7 +7,7 @@ use super::feed::News;
 use super::roster::{Change, Difference, Roster};
 use crate::cli::member::Member;
 use crate::cli::text::{clipped, printable};
-use crate::ids::Now;
+use crate::ids::Clocks;
 
 /// Entries of the log; earlier ones are forgotten.
 const LOG_ENTRIES_MAX: usize = 200;
@@ -122,7 +122,7 @@ impl Model {
         self.frozen.is_none() && self.live.roster.is_flashing()
     }
 
-    pub fn hear(&mut self, now: Now, news: News) {
+    pub fn hear(&mut self, now: Clocks, news: News) {
         match news {
             News::Opened => self.begin(),
             News::Event(event) => self.apply(now, &event),
@@ -130,7 +130,7 @@ impl Model {
         }
     }
 
-    fn apply(&mut self, now: Now, event: &Event) {
+    fn apply(&mut self, now: Clocks, event: &Event) {
         if let (Some(frozen), Event::Enter(_) | Event::Update(_) | Event::Leave(_)) =
             (&mut self.frozen, event)
         {
@@ -200,7 +200,7 @@ impl Model {
         self.incoming = Some(Roster::default());
     }
 
-    fn complete(&mut self, now: Now) {
+    fn complete(&mut self, now: Clocks) {
         self.status = Status::Live;
         self.lost_why = None;
         let Some(mut roster) = self.incoming.take() else { return };
@@ -212,7 +212,7 @@ impl Model {
         self.live.roster = roster;
     }
 
-    fn lose(&mut self, now: Now, why: String, retry_ms: u64) {
+    fn lose(&mut self, now: Clocks, why: String, retry_ms: u64) {
         self.incoming = None;
         if self.lost_why.as_ref() != Some(&why) {
             self.note(now, &why);
@@ -225,7 +225,7 @@ impl Model {
         self.incoming.as_mut().unwrap_or(&mut self.live.roster)
     }
 
-    fn note(&mut self, now: Now, text: &str) {
+    fn note(&mut self, now: Clocks, text: &str) {
         self.push(Entry {
             wall_ms: now.wall_ms,
             topic: Topic::Stream,
@@ -236,7 +236,7 @@ impl Model {
         });
     }
 
-    fn log(&mut self, now: Now, topic: Topic, member: &Member) {
+    fn log(&mut self, now: Clocks, topic: Topic, member: &Member) {
         self.push(Entry {
             wall_ms: member.at_ms.unwrap_or(now.wall_ms),
             topic,
@@ -267,8 +267,8 @@ mod tests {
     use super::*;
     use crate::cli::watch::roster::FLASH_MS;
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: 1_000_000 + ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: 1_000_000 + ms }
     }
 
     fn event(kind: &str, user: &str, state: u64) -> News {

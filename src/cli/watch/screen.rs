@@ -11,7 +11,7 @@ use super::model::{Model, Scroll};
 use super::{tty, view};
 use crate::cli::place::Place;
 use crate::cli::{ending, failure::Failure};
-use crate::ids::Now;
+use crate::ids::Clocks;
 
 /// How long a key or an event waits to be seen, at most.
 const TURN: Duration = Duration::from_millis(50);
@@ -136,8 +136,11 @@ impl<'p> Screen<'p> {
         Found::Something
     }
 
-    fn now(&self) -> Now {
+    fn now(&self) -> Clocks {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+        Clocks {
+            mono_ms: self.started.elapsed().as_millis() as u64,
+            wall_ms: wall.as_millis() as u64,
+        }
     }
 }

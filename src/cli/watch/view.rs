@@ -244,7 +244,7 @@ mod tests {
     use super::super::feed::News;
     use super::*;
     use crate::cli::place::tests::place as place_of;
-    use crate::ids::Now;
+    use crate::ids::Clocks;
 
     const WIDTH: u16 = 72;
     const HEIGHT: u16 = 20;
@@ -253,8 +253,8 @@ mod tests {
         place_of(&["doc:1", "--app", "demo", "--admin", "127.0.0.1:7402"])
     }
 
-    fn at(ms: u64) -> Now {
-        Now { mono_ms: ms, wall_ms: 3_600_000 + ms }
+    fn at(ms: u64) -> Clocks {
+        Clocks { mono_ms: ms, wall_ms: 3_600_000 + ms }
     }
 
     fn hear(model: &mut Model, ms: u64, line: &str) {

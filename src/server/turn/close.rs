@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::TurnLoop;
-use crate::ids::{ConnId, Now};
+use crate::ids::{Clocks, ConnId};
 use crate::server::ring::Operation;
 use crate::server::sockets::{Stage, token};
 use crate::shard::CloseMode;
@@ -13,7 +13,7 @@ use crate::shard::CloseMode;
 const CLOSE_MS: u64 = 2_000;
 
 impl TurnLoop {
-    pub(super) fn begin_close(&mut self, now: Now, id: ConnId, mode: CloseMode) {
+    pub(super) fn begin_close(&mut self, now: Clocks, id: ConnId, mode: CloseMode) {
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.stage = Stage::Flushing(mode);
             self.closing.push_back((now.mono_ms + CLOSE_MS, id));
@@ -23,7 +23,7 @@ impl TurnLoop {
     }
 
     /// Moves closing connections on: flushed ones are shut, quiet ones closed, late ones forced.
-    pub(super) fn finish_closing(&mut self, now: Now) -> io::Result<()> {
+    pub(super) fn finish_closing(&mut self, now: Clocks) -> io::Result<()> {
         for _ in 0..self.closing.len() {
             let Some((deadline_ms, id)) = self.closing.pop_front() else { break };
             let late = deadline_ms <= now.mono_ms;

@@ -21,7 +21,7 @@ use spin::Spin;
 use write::Gathered;
 
 use crate::counters::Dropped;
-use crate::ids::{ConnId, Now, ShardId};
+use crate::ids::{Clocks, ConnId, ShardId};
 use crate::server::clock::Clock;
 use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
@@ -220,7 +220,7 @@ impl TurnLoop {
         Ok(if arrived || pending { Activity::Busy } else { Activity::Idle })
     }
 
-    fn begin(&mut self, now: Now) -> io::Result<()> {
+    fn begin(&mut self, now: Clocks) -> io::Result<()> {
         let endpoints = self.mailboxes.endpoints();
         for (load, endpoint) in self.loads.iter_mut().zip(endpoints.iter()) {
             *load = endpoint.connections.load(Ordering::Relaxed);
@@ -239,13 +239,13 @@ impl TurnLoop {
     }
 
     /// Takes what has come in through sockets and mailboxes. False when nothing has.
-    fn take_arrived(&mut self, now: Now) -> io::Result<bool> {
+    fn take_arrived(&mut self, now: Clocks) -> io::Result<bool> {
         let completions = self.take_completions(now)?;
         let envelopes = self.take_envelopes(now)?;
         Ok(completions || envelopes)
     }
 
-    fn take_completions(&mut self, now: Now) -> io::Result<bool> {
+    fn take_completions(&mut self, now: Clocks) -> io::Result<bool> {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(&mut completions)?;
         let any = completions.iter().any(|completion| completion.token.operation.is_work());
@@ -265,7 +265,7 @@ impl TurnLoop {
         Ok(any)
     }
 
-    fn take_completion(&mut self, now: Now, completion: Completion) -> io::Result<()> {
+    fn take_completion(&mut self, now: Clocks, completion: Completion) -> io::Result<()> {
         match completion.token.operation {
             Operation::AcceptHttp => self.take_accept(now, Listener::Http, completion),
             Operation::AcceptSyncTcp => self.take_accept(now, Listener::SyncTcp, completion),
@@ -289,7 +289,7 @@ impl TurnLoop {
 
     fn take_accept(
         &mut self,
-        now: Now,
+        now: Clocks,
         listener: Listener,
         completion: Completion,
     ) -> io::Result<()> {
@@ -308,7 +308,7 @@ impl TurnLoop {
         Ok(())
     }
 
-    fn open(&mut self, now: Now, listener: Listener, socket: OwnedFd) -> io::Result<()> {
+    fn open(&mut self, now: Clocks, listener: Listener, socket: OwnedFd) -> io::Result<()> {
         if !self.proxies.admit(listener, &socket) {
             self.shard.counters_mut().drop(Dropped::ConnectionUntrusted);
             return Ok(());
@@ -326,7 +326,7 @@ impl TurnLoop {
         self.drain_effects(now)
     }
 
-    fn take_writable(&mut self, now: Now, completion: Completion) -> io::Result<()> {
+    fn take_writable(&mut self, now: Clocks, completion: Completion) -> io::Result<()> {
         let Some(id) = self.sockets.resolve(completion.token) else { return Ok(()) };
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.polling = false;
@@ -345,7 +345,7 @@ impl TurnLoop {
         }
     }
 
-    fn take_envelopes(&mut self, now: Now) -> io::Result<bool> {
+    fn take_envelopes(&mut self, now: Clocks) -> io::Result<bool> {
         let mut any = false;
         for peer in 0..self.mailboxes.peers() {
             for _ in 0..ENVELOPES_PER_PEER {
@@ -358,7 +358,7 @@ impl TurnLoop {
         Ok(any)
     }
 
-    fn take_control(&mut self, now: Now) -> io::Result<()> {
+    fn take_control(&mut self, now: Clocks) -> io::Result<()> {
         while let Ok(control) = self.control.try_recv() {
             match control {
                 Control::End => self.ended = true,
@@ -378,7 +378,7 @@ impl TurnLoop {
         Ok(())
     }
 
-    fn drain_effects(&mut self, now: Now) -> io::Result<()> {
+    fn drain_effects(&mut self, now: Clocks) -> io::Result<()> {
         while let Some(effect) = self.shard.poll_effect() {
             match effect {
                 Effect::Send { to, envelope } => self.post(to, envelope),
@@ -398,7 +398,7 @@ impl TurnLoop {
         assert!(posted.is_ok(), "the core sent to shard {to}, whose mailbox it knew to be full");
     }
 
-    fn begin_detach(&mut self, now: Now, id: ConnId) -> io::Result<()> {
+    fn begin_detach(&mut self, now: Clocks, id: ConnId) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         socket.stage = Stage::Detaching;
         if socket.is_quiet() {
@@ -410,7 +410,7 @@ impl TurnLoop {
         Ok(())
     }
 
-    fn finish_detach(&mut self, now: Now, id: ConnId) -> io::Result<()> {
+    fn finish_detach(&mut self, now: Clocks, id: ConnId) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         if !socket.is_quiet() {
             return Ok(());
@@ -426,7 +426,7 @@ impl TurnLoop {
     }
 
     /// Accepts again after a pause.
-    fn accept_again(&mut self, now: Now) -> io::Result<()> {
+    fn accept_again(&mut self, now: Clocks) -> io::Result<()> {
         for listener in LISTENERS {
             let again_ms = &mut self.accept_again_ms[listener as usize];
             if again_ms.is_some_and(|again_ms| again_ms <= now.mono_ms) {
@@ -465,7 +465,7 @@ impl TurnLoop {
         slept
     }
 
-    fn sleep_time(&self, now: Now) -> Duration {
+    fn sleep_time(&self, now: Clocks) -> Duration {
         let soon = self.shard.is_waiting_for_room() || !self.unarmed.is_empty();
         let pending = !self.closing.is_empty()
             || self.accept_again_ms != [None; LISTENERS.len()]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::TurnLoop;
-use crate::ids::{ConnId, Now};
+use crate::ids::{Clocks, ConnId};
 use crate::server::ring::{BUFFER_BYTES, Completion, Operation, Pool};
 use crate::server::sockets::{Arrival, Stage, token};
 
@@ -79,7 +79,7 @@ impl TurnLoop {
     /// than that; what it sent beyond waits, in order.
     pub(super) fn take_received(
         &mut self,
-        now: Now,
+        now: Clocks,
         completion: Completion,
         arrival: Arrival,
     ) -> io::Result<()> {
@@ -139,7 +139,7 @@ impl TurnLoop {
 
     /// The receive entry is no longer armed: the stream ended, failed, was cancelled, or there were
     /// no buffers.
-    fn receive_ended(&mut self, now: Now, id: ConnId, result: i32) -> io::Result<()> {
+    fn receive_ended(&mut self, now: Clocks, id: ConnId, result: i32) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         socket.receiving = false;
         let out_of_buffers = result == -libc::ENOBUFS;

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::TurnLoop;
-use crate::ids::{ConnId, Now};
+use crate::ids::{Clocks, ConnId};
 use crate::server::ring::{After, Operation};
 use crate::server::sockets::{Stage, token};
 use crate::shard::WRITES_MAX;
@@ -33,7 +33,7 @@ impl Gathered {
 
 impl TurnLoop {
     /// Writes to connections that have something queued, as far as their sockets take it.
-    pub(super) fn flush(&mut self, now: Now) -> io::Result<()> {
+    pub(super) fn flush(&mut self, now: Clocks) -> io::Result<()> {
         for _ in 0..self.shard.writes_of_turn().min(WRITES_MAX) {
             let Some(id) = self.shard.next_dirty() else { break };
             self.prepare_send(id)?;
@@ -79,7 +79,7 @@ impl TurnLoop {
     }
 
     /// Submits the prepared sends, learns which were short, and tells the core.
-    fn complete_flush(&mut self, now: Now) -> io::Result<()> {
+    fn complete_flush(&mut self, now: Clocks) -> io::Result<()> {
         if self.flushing.is_empty() {
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl TurnLoop {
         Ok(())
     }
 
-    fn report_send(&mut self, now: Now, id: ConnId, len: usize) -> io::Result<()> {
+    fn report_send(&mut self, now: Clocks, id: ConnId, len: usize) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let taken = match socket.send_result.take() {
             None => len,

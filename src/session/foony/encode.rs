@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::{Feed, json_state};
 use crate::channel::{Change, ChangeKind, Content, Member, Members, Message, Part};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
@@ -92,7 +92,7 @@ pub fn messages<'m>(
 }
 
 /// Everything that happened to the members of a channel at once, for one feed.
-pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Arc<[u8]> {
+pub fn changes(feed: Feed, now: Clocks, channel: &str, changes: &[Change]) -> Arc<[u8]> {
     let mut out = Vec::new();
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
@@ -112,7 +112,7 @@ pub fn changes(feed: Feed, now: Now, channel: &str, changes: &[Change]) -> Arc<[
 }
 
 /// Everyone who is present, for one feed. The protocol has no other event for it than enter.
-pub fn members(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+pub fn members(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc<[u8]> {
     let mut out = Vec::new();
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
@@ -120,7 +120,7 @@ pub fn members(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u
     out.into()
 }
 
-fn present<'p>(now: Now, channel: &'p str, member: &'p Member) -> Event<'p> {
+fn present<'p>(now: Clocks, channel: &'p str, member: &'p Member) -> Event<'p> {
     let json = json_state(&member.state);
     Event::Member(foony::Member {
         action: Action::Enter,

@@ -48,7 +48,7 @@ use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
 use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::{ConnectionName, Moment, Now};
+use crate::ids::{Clocks, ConnectionName, Timestamp};
 use crate::limits::{Limits, MESSAGE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
 use crate::wire::foony::{
     self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, binary,
@@ -114,7 +114,7 @@ impl Dialect for Session {
         Taken { bytes: input.bytes.len() - records.rest().len(), output }
     }
 
-    fn answer(&self, _: Now, id: u64, channel: &str, answer: &Answer, out: &mut Vec<u8>) {
+    fn answer(&self, _: Clocks, id: u64, channel: &str, answer: &Answer, out: &mut Vec<u8>) {
         let out = &mut Writer::new(self.form, out);
         let acknowledge = |out: &mut Writer<'_>, serial, resumed| {
             if !is_silent(id) {
@@ -485,7 +485,7 @@ fn principal(bearer: Bearer, connection: ConnectionName) -> Principal {
     Principal {
         identity: Arc::new(Identity { user: bearer.user, connection, resume }),
         grant: bearer.grant,
-        expires: bearer.expires_at_wall_ms.map(Moment::at),
+        expires: bearer.expires_at_wall_ms.map(Timestamp::at),
     }
 }
 

@@ -52,7 +52,7 @@ use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::{Moment, Now};
+use crate::ids::{Clocks, Timestamp};
 use crate::limits::Limits;
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
@@ -81,13 +81,13 @@ pub struct Session {
     /// The connection's name as a number.
     number: u64,
     principal: Option<Principal>,
-    clocks: Option<Box<Clocks>>,
+    clocks: Option<Box<VectorClock>>,
 }
 
 const _: () = assert!(size_of::<Session>() <= 48, "part of every connection");
 
 /// What the client has seen, by the name of its peers; at most [`CLOCKS_MAX`].
-type Clocks = BTreeMap<Box<str>, u64>;
+type VectorClock = BTreeMap<Box<str>, u64>;
 
 impl Dialect for Session {
     fn handle<'m>(
@@ -126,7 +126,7 @@ impl Dialect for Session {
     }
 
     /// Clients answer it. A raw stream has no other ping.
-    fn ping(&self, now: Now, out: &mut Vec<u8>) {
+    fn ping(&self, now: Clocks, out: &mut Vec<u8>) {
         if self.principal.is_some() {
             let ping = PingPong { timestamp_ms: now.wall_ms, is_pong: false };
             self.reply(out, &Message::PingPong(ping));
@@ -270,7 +270,7 @@ impl Session {
         Principal {
             identity: Arc::new(Identity { user: bearer.user, connection, resume }),
             grant: bearer.grant,
-            expires: bearer.expires_at_wall_ms.map(Moment::at),
+            expires: bearer.expires_at_wall_ms.map(Timestamp::at),
         }
     }
 
@@ -350,7 +350,7 @@ impl Session {
 
     fn refresh_token(
         &mut self,
-        now: Now,
+        now: Clocks,
         cx: &mut SessionContext<'_>,
         token: &str,
         out: &mut Vec<u8>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::{Feed, Framing, append_message, message_pack_state};
 use crate::channel::{Change, ChangeKind, Members};
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::wire::sync::{
     Header, MessageType, Peer, append_frame, append_presence_broadcast, append_presence_leave,
 };
@@ -64,7 +64,7 @@ impl<'c> SetTick<'c> {
 /// Encodes a tick for every subscriber of one feed; nothing when there is nothing to be said.
 pub fn tick(
     feed: Feed,
-    now: Now,
+    now: Clocks,
     channel: &str,
     members: &Members,
     shown: &SetTick<'_>,
@@ -86,7 +86,7 @@ pub fn tick(
 }
 
 /// Encodes the full set of members for one feed.
-pub fn set(feed: Feed, now: Now, channel: &str, members: &Members) -> Arc<[u8]> {
+pub fn set(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc<[u8]> {
     let Some((header, framing)) = feed.sync_parts() else { return Arc::default() };
     let mut out = Vec::with_capacity(set_bytes_max(channel, members));
     append_set(header, framing, now, channel, members, &mut out);
@@ -102,7 +102,7 @@ fn set_bytes_max(channel: &str, members: &Members) -> usize {
 fn append_set(
     header: Header,
     framing: Framing,
-    now: Now,
+    now: Clocks,
     channel: &str,
     members: &Members,
     out: &mut Vec<u8>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::{Feed, Framing, message_pack_state};
 use crate::channel::Members;
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::wire::sync::{
     MessageType, append_broadcast_head, append_peer_age, append_peer_head, frame_head,
 };
@@ -37,7 +37,7 @@ struct Entry {
 
 impl Roster {
     /// Puts the set together as it is at this moment.
-    pub fn refresh(&mut self, now: Now, channel: &str, members: &Members) {
+    pub fn refresh(&mut self, now: Clocks, channel: &str, members: &Members) {
         let earlier = std::mem::take(self);
         let mut known = earlier.entries.iter().peekable();
         let set_bytes = FRONT_BYTES + channel.len() + 16 + members.encoded_bytes();
@@ -109,15 +109,15 @@ mod tests {
         Feed::SyncFiveStream,
     ];
 
-    fn at(mono_ms: u64) -> Now {
-        Now { mono_ms, wall_ms: mono_ms }
+    fn at(mono_ms: u64) -> Clocks {
+        Clocks { mono_ms, wall_ms: mono_ms }
     }
 
     fn addr(slot: u32) -> ConnAddr {
         ConnAddr { shard: ShardId(0), conn: ConnId { slot, generation: 1 } }
     }
 
-    fn announce(channel: &mut Channel, now: Now, slot: u32, state: State) {
+    fn announce(channel: &mut Channel, now: Clocks, slot: u32, state: State) {
         let user = format!("user{}", slot % 7).into();
         let who = Arc::new(Identity { user, connection: "".into(), resume: Resume::Never });
         channel.announce(now, addr(slot), &who, state, &Limits::default()).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     /// As the set would be encoded by somebody who remembers nothing.
-    fn check(roster: &mut Roster, now: Now, channel: &Channel) {
+    fn check(roster: &mut Roster, now: Clocks, channel: &Channel) {
         roster.refresh(now, "room", channel.members());
         for feed in FEEDS {
             let fresh = presence::set(feed, now, "room", channel.members());

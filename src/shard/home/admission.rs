@@ -17,7 +17,7 @@ use super::Home;
 use super::connection::Connection;
 use super::connections::ActiveConnection;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Moment};
+use crate::ids::{ConnId, Timestamp};
 use crate::session::Input;
 use crate::shard::context::ShardContext;
 
@@ -276,7 +276,7 @@ impl Home {
             return;
         }
         // It may not have been read since: that is no silence of its own.
-        conn.warm.last_byte = Moment::at(cx.now.mono_ms);
+        conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         let backlog = conn.backlog_mut();
         let (requests, done) = (take(&mut backlog.requests), take(&mut backlog.done));
         let left = match &requests[done..] {

@@ -8,7 +8,7 @@ use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription
 use super::write_order::Due;
 use crate::auth::Origin;
 use crate::error::Disconnect;
-use crate::ids::Moment;
+use crate::ids::Timestamp;
 use crate::limits::Limits;
 use crate::session::{Feed, FeedSet, Framing, RateHint, Session};
 use crate::shard::envelope::AnnounceReply;
@@ -69,9 +69,9 @@ pub struct Resuming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthState {
     /// Not since this time, when the connection was accepted or upgraded.
-    Pending { since: Moment },
+    Pending { since: Timestamp },
     /// At this time. Of two connections that show the same name, the session is that of the later.
-    Done { at: Moment },
+    Done { at: Timestamp },
 }
 
 impl AuthState {
@@ -110,9 +110,9 @@ pub struct WarmState {
     pub memberships: InlineVec<Membership>,
     pub auth: AuthState,
     /// When a valid message last arrived.
-    pub last_message: Moment,
+    pub last_message: Timestamp,
     /// When anything last arrived.
-    pub last_byte: Moment,
+    pub last_byte: Timestamp,
     /// Requests that have not been answered.
     pub unanswered: u32,
 }
@@ -144,7 +144,7 @@ pub struct HalfClosed {
     /// Why the connection ends once they have been.
     pub reason: Disconnect,
     /// When it ends in any case.
-    pub until: Moment,
+    pub until: Timestamp,
 }
 
 impl ColdState {
@@ -211,8 +211,8 @@ impl Connection {
             subscriptions: InlineVec::None,
             memberships: InlineVec::None,
             auth,
-            last_message: Moment::at(now_ms),
-            last_byte: Moment::at(now_ms),
+            last_message: Timestamp::at(now_ms),
+            last_byte: Timestamp::at(now_ms),
             unanswered: 0,
         };
         Connection {
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn cold_state_takes_no_memory_once_it_is_empty() {
-        let auth = AuthState::Pending { since: Moment::at(0) };
+        let auth = AuthState::Pending { since: Timestamp::at(0) };
         let mut connection = Connection::new(Transport::Http, Session::undecided(), 0, auth);
         assert!(connection.cold().is_none());
         connection.cold_mut().unread.push(1);

@@ -191,11 +191,11 @@ impl Connections {
 mod tests {
     use super::super::connection::{AuthState, Transport};
     use super::*;
-    use crate::ids::Moment;
+    use crate::ids::Timestamp;
     use crate::session::Session;
 
     fn connection() -> Connection {
-        let auth = AuthState::Pending { since: Moment::at(0) };
+        let auth = AuthState::Pending { since: Timestamp::at(0) };
         Connection::new(Transport::Http, Session::undecided(), 0, auth)
     }
 

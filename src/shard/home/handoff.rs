@@ -9,7 +9,7 @@ use super::send_queue::SendQueue;
 use super::write_order::Due;
 use crate::auth::Origin;
 use crate::counters::Dropped;
-use crate::ids::{ConnId, Moment, ShardId};
+use crate::ids::{ConnId, ShardId, Timestamp};
 use crate::session::{Framing, Input, RateHint, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
@@ -36,7 +36,7 @@ pub struct Handoff {
     pub unread: Vec<u8>,
     pub unsent: SendQueue,
     pub rate_hint: RateHint,
-    pub last_message: Moment,
+    pub last_message: Timestamp,
     pub auth: AuthState,
     /// As in `Flags`.
     pub max_message_hint: u16,
@@ -54,8 +54,8 @@ impl Handoff {
             unread,
             unsent: SendQueue::default(),
             rate_hint: RateHint::Unlimited,
-            last_message: Moment::at(now_ms),
-            auth: AuthState::Pending { since: Moment::at(now_ms) },
+            last_message: Timestamp::at(now_ms),
+            auth: AuthState::Pending { since: Timestamp::at(now_ms) },
             max_message_hint: 0,
             origin: Origin::default(),
         }

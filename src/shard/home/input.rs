@@ -10,7 +10,7 @@ use super::placement::Placed;
 use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Moment, ShardId};
+use crate::ids::{ConnId, ShardId, Timestamp};
 use crate::session::{Arrival, Framing, Input, Session, SessionContext, SessionOutput, Taken};
 use crate::shard::context::ShardContext;
 use crate::wire::http::{self, HeadError, Parsed};
@@ -39,7 +39,7 @@ impl Home {
         conn: &mut ActiveConnection,
         bytes: &mut [u8],
     ) {
-        conn.warm.last_byte = Moment::at(cx.now.mono_ms);
+        conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         conn.flags.pinged = false;
         match conn.phase {
             Phase::Closing => return,
@@ -79,7 +79,7 @@ impl Home {
         self.with(cx, id, |home, cx, conn| {
             let reason = conn.end_of_stream();
             if conn.awaits_answers() {
-                let until = Moment::at(cx.now.mono_ms + ANSWERS_MS);
+                let until = Timestamp::at(cx.now.mono_ms + ANSWERS_MS);
                 conn.cold_mut().half_closed = Some(HalfClosed { reason, until });
                 home.connections.set_check(conn.id, cx.now.mono_ms);
             } else {
@@ -188,7 +188,7 @@ impl Home {
             out.extend_from_slice(&response);
             out.extend_from_slice(&upgraded.first);
         });
-        let now = Moment::at(cx.now.mono_ms);
+        let now = Timestamp::at(cx.now.mono_ms);
         conn.warm.transport = Transport::WebSocket(websocket::Decoder::new(Role::Server));
         conn.warm.session = upgraded.session;
         conn.warm.auth = AuthState::Pending { since: now };
@@ -385,7 +385,7 @@ impl Home {
             self.send_reply(cx, conn);
             return Placed::Here;
         }
-        conn.warm.last_message = Moment::at(cx.now.mono_ms);
+        conn.warm.last_message = Timestamp::at(cx.now.mono_ms);
         self.send_reply(cx, conn);
         cx.counters.messages_in += 1;
         match output {
@@ -409,7 +409,7 @@ impl Home {
     /// Memberships under an earlier identity end; those that this one lost come back.
     fn greeted(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection, arrival: Arrival) {
         self.leave_all(cx, conn, Disconnect::Clean);
-        conn.warm.auth = AuthState::Done { at: Moment::at(cx.now.mono_ms) };
+        conn.warm.auth = AuthState::Done { at: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
         self.end_local_rival(cx, conn);
         self.note_session(cx, conn);
@@ -420,7 +420,7 @@ impl Home {
 
     fn ungreeted(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         self.leave_all(cx, conn, Disconnect::Clean);
-        conn.warm.auth = AuthState::Pending { since: Moment::at(cx.now.mono_ms) };
+        conn.warm.auth = AuthState::Pending { since: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
     }
 }

@@ -8,7 +8,7 @@ use super::connection::{Connection, Transport};
 use super::connections::ActiveConnection;
 use super::membership::Departure;
 use super::subscription::LapsedMembership;
-use crate::ids::Moment;
+use crate::ids::Timestamp;
 use crate::policy::{Heartbeat, Policy};
 use crate::session::{Principal, Silences};
 use crate::shard::context::ShardContext;
@@ -126,7 +126,7 @@ impl Home {
         }
         let lapsed = conn.take_cold(|cold| std::mem::take(&mut cold.lapsed));
         for lapsed in lapsed.unwrap_or_default() {
-            if expiry_ms(conn, &lapsed.policy, Moment::default()) > cx.now.mono_ms {
+            if expiry_ms(conn, &lapsed.policy, Timestamp::default()) > cx.now.mono_ms {
                 // Refused when the session has entered as many other channels since.
                 let _ = self.announce_again(cx, conn, lapsed);
             } else {
@@ -138,7 +138,7 @@ impl Home {
 
 /// When a member expires unless it shows a sign of life before. `announced`: when it last announced
 /// its state.
-fn expiry_ms(connection: &Connection, policy: &Policy, announced: Moment) -> u64 {
+fn expiry_ms(connection: &Connection, policy: &Policy, announced: Timestamp) -> u64 {
     let heartbeat_ms = match policy.heartbeat {
         Heartbeat::Transport => connection.warm.last_byte.ms(),
         Heartbeat::AnyFrame => connection.warm.last_message.ms(),

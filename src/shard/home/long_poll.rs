@@ -5,7 +5,7 @@ use super::Home;
 use super::connection::{Connection, Transport};
 use super::connections::ActiveConnection;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, Moment, ShardId};
+use crate::ids::{ConnId, ShardId, Timestamp};
 use crate::session::{Framing, Input, Session, connection_secret};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::Envelope;
@@ -223,7 +223,7 @@ impl Home {
 
     fn poll_send(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection, bytes: &[u8]) {
         cx.counters.bytes_in += bytes.len() as u64;
-        conn.warm.last_byte = Moment::at(cx.now.mono_ms);
+        conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         match conn.has_backlog() {
             true => self.defer(cx, conn, bytes),
             false => {
@@ -244,7 +244,7 @@ impl Home {
             // A client has one receive request at a time: it has given the earlier one up.
             answer_poll(cx, earlier.number, PollOutcome::Frames { bytes: Vec::new() });
         }
-        conn.warm.last_byte = Moment::at(cx.now.mono_ms);
+        conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         conn.warm.last_message = conn.warm.last_byte;
         if !conn.queue.is_empty() {
             let bytes = self.take_queue(cx, conn);

@@ -7,7 +7,7 @@ use super::connections::ActiveConnection;
 use super::subscription::{LapsedMembership, Membership};
 use crate::channel::State;
 use crate::error::{Disconnect, Reject};
-use crate::ids::{ChannelKey, ConnId, Moment, ShardId};
+use crate::ids::{ChannelKey, ConnId, ShardId, Timestamp};
 use crate::session::{NO_REQUEST, Principal};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{AnnounceReply, Command, Envelope, HomeChannelId, ResumedMembership};
@@ -219,7 +219,7 @@ impl Home {
         slot: u32,
         state: State,
     ) {
-        let announced = Moment::at(cx.now.mono_ms);
+        let announced = Timestamp::at(cx.now.mono_ms);
         match conn.membership_mut(slot) {
             Some(membership) => {
                 membership.announced = announced;

@@ -44,7 +44,7 @@ use super::context::ShardContext;
 use super::envelope::{CloseMode, Effect, Envelope, HomeChannelId, ReplyTo};
 use super::timers::Timer;
 use crate::error::Disconnect;
-use crate::ids::{ChannelKey, ConnAddr, ConnId, Moment, ShardId};
+use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId, Timestamp};
 use crate::session::{Answer, Feed, Session, SessionNames};
 use crate::wire::websocket::{Opcode, append_frame, close_body};
 use admission::Admission;
@@ -141,7 +141,7 @@ impl Home {
             return None;
         }
         cx.counters.accepted += 1;
-        let since = Moment::at(cx.now.mono_ms);
+        let since = Timestamp::at(cx.now.mono_ms);
         let auth = AuthState::Pending { since };
         let connection = Connection::new(transport, session, cx.now.mono_ms, auth);
         Some(self.insert(cx, connection))

@@ -14,7 +14,7 @@
 //! `..pending_next` and `sent..pending_end` was queued the newest snapshot, or missed it for a
 //! reason of its own. A subscriber that moves in the list learns its new position.
 
-use crate::ids::{ConnAddr, Now};
+use crate::ids::{Clocks, ConnAddr};
 use crate::shard::envelope::Snapshot;
 
 /// How long a snapshot that was delivered to all is kept for those who could not take it, since it
@@ -75,7 +75,7 @@ pub enum Next {
 
 impl SnapshotSweep {
     /// With a snapshot that no subscriber waits for yet. `len`: how many subscribers there are.
-    pub fn new(now: Now, snapshot: Snapshot, len: u32) -> Self {
+    pub fn new(now: Clocks, snapshot: Snapshot, len: u32) -> Self {
         SnapshotSweep {
             snapshot,
             except: None,
@@ -132,7 +132,7 @@ impl SnapshotSweep {
     }
 
     /// The next step. A subscriber that it names counts as sent.
-    pub fn next(&mut self, now: Now) -> Next {
+    pub fn next(&mut self, now: Clocks) -> Next {
         if self.sent == self.pending_end
             && let Some(next) = self.begin(now)
         {
@@ -152,7 +152,7 @@ impl SnapshotSweep {
     }
 
     /// Ends a sweep that has reached its end, and begins the next one if it is due.
-    fn begin(&mut self, now: Now) -> Option<Next> {
+    fn begin(&mut self, now: Clocks) -> Option<Next> {
         if let Some(began_ms) = self.began_ms.take() {
             self.pause_until_ms = now.mono_ms + (now.mono_ms - began_ms).min(PAUSE_MS_MAX);
         }
@@ -232,8 +232,8 @@ mod tests {
     use super::*;
     use crate::session::Feed;
 
-    fn at(mono_ms: u64) -> Now {
-        Now { mono_ms, wall_ms: mono_ms }
+    fn at(mono_ms: u64) -> Clocks {
+        Clocks { mono_ms, wall_ms: mono_ms }
     }
 
     fn set(number: u64) -> Snapshot {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::channel::State;
-use crate::ids::{ChannelKey, Moment};
+use crate::ids::{ChannelKey, Timestamp};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
 use crate::shard::departures::Departures;
@@ -145,7 +145,7 @@ pub struct Membership {
     /// Number of the last announcement that was sent to the owner.
     pub number: u32,
     /// When the member last announced its state.
-    pub announced: Moment,
+    pub announced: Timestamp,
     /// The newest state that the session announced. The owner does not have it while the
     /// connection holds an update for this channel.
     pub state: State,

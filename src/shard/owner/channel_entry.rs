@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use super::home_subscription::HomeSubscription;
 use super::snapshot::SnapshotState;
 use crate::channel::{Channel, Message, Messages};
-use crate::ids::{ChannelKey, Moment, ShardId};
+use crate::ids::{ChannelKey, ShardId, Timestamp};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
 use crate::shard::channel_table::Keyed;
@@ -27,7 +27,7 @@ pub struct OwnedChannel {
     /// A flush timer is set.
     pub timed: bool,
     /// When changes were last flushed; `None` before the first time.
-    pub flushed: Option<Moment>,
+    pub flushed: Option<Timestamp>,
     /// Set while subscribers wait for a snapshot, and while snapshots are conflated.
     pub snapshots: Option<Box<SnapshotState>>,
 }

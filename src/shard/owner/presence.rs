@@ -8,7 +8,7 @@ use super::{Owner, send_answer};
 use crate::channel::{Announced, Author, Change, ResumeKey, SessionName};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
-use crate::ids::{ChannelKey, ConnAddr, Moment, ShardId};
+use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
 use crate::policy::SnapshotOnJoin;
 use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
 use crate::shard::context::ShardContext;
@@ -203,7 +203,7 @@ impl Owner {
             cx.counters.conflate(Conflated::Interval);
             return;
         }
-        channel.flushed = Some(Moment::at(cx.now.mono_ms));
+        channel.flushed = Some(Timestamp::at(cx.now.mono_ms));
         if channel.is_snapshot_pending() {
             cx.counters.conflate(Conflated::LargeSet);
         }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::Owner;
 use super::channel_entry::Published;
 use crate::channel::Messages;
-use crate::ids::Now;
+use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::shard::context::ShardContext;
 use crate::shard::timers::Timer;
@@ -105,7 +105,7 @@ impl Retention {
 /// and the clock was never set back: the time in microseconds, since nothing publishes a message
 /// per microsecond for long. Clients read serials as doubles, which are exact below 2^53: that is
 /// the year 2255, and a clock that shows the year 2112 or later is not believed.
-pub fn serial_base(now: Now) -> u64 {
+pub fn serial_base(now: Clocks) -> u64 {
     now.wall_ms.saturating_mul(1000).min(1 << 52)
 }
 

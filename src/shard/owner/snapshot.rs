@@ -14,7 +14,7 @@ use super::home_subscription::HomeSubscription;
 use super::{Owner, send_answer};
 use crate::counters::Dropped;
 use crate::error::Reject;
-use crate::ids::{ChannelKey, ConnAddr, Moment, ShardId};
+use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
 use crate::limits::Limits;
 use crate::session::{Answer, Feed, FeedKind, FeedSet, Roster, SetTick};
 use crate::shard::context::ShardContext;
@@ -39,7 +39,7 @@ pub struct SnapshotState {
     /// The author of the only change that the pending snapshots contain.
     except: Option<ConnAddr>,
     /// When the last conflated snapshot was made.
-    made: Option<Moment>,
+    made: Option<Timestamp>,
     /// A timer is set.
     pub timed: bool,
     /// Subscribers that receive the next snapshot whether or not anything changes: newcomers, and
@@ -217,7 +217,7 @@ impl Owner {
             channel.presence.set_snapshot_sent();
         }
         let Some(snapshots) = &mut channel.snapshots else { return };
-        snapshots.made = Some(Moment::at(cx.now.mono_ms));
+        snapshots.made = Some(Timestamp::at(cx.now.mono_ms));
         let (name, members) = (&channel.key.name, channel.presence.members());
         let uses_roster = snapshots.is_conflated && !feeds.is_disjoint(Feed::PRESENCE_SETS);
         if uses_roster {
@@ -243,7 +243,7 @@ impl Owner {
         if homes > 0 {
             cx.counters.presence_ticks += 1;
             // The next leave events keep their interval from this snapshot.
-            channel.flushed = Some(Moment::at(cx.now.mono_ms));
+            channel.flushed = Some(Timestamp::at(cx.now.mono_ms));
         }
     }
 }
@@ -277,10 +277,10 @@ fn send_to_all(
 mod tests {
     use super::*;
     use crate::channel::{Identity, Resume, State};
-    use crate::ids::{ConnId, Now};
+    use crate::ids::{Clocks, ConnId};
     use crate::policy::Policy;
 
-    const NOW: Now = Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
+    const NOW: Clocks = Clocks { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
 
     /// One member, alone in the channel.
     fn enter(channel: &mut OwnedChannel, user: &str) {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use headcount::auth::{Grant, Keyring, Origins};
-use headcount::ids::{ConnId, Now, Router, ShardId};
+use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
 use headcount::session;
@@ -48,9 +48,9 @@ pub struct Member {
 }
 
 /// Some shards, driven as `src/server/turn` does.
-pub struct Hall {
+pub struct MultiShard {
     pub shards: Vec<Shard>,
-    pub now: Now,
+    pub now: Clocks,
     pub members: Vec<Member>,
     /// `links[from][to]`.
     links: Vec<Vec<VecDeque<Envelope>>>,
@@ -59,7 +59,7 @@ pub struct Hall {
     sockets: FakeSockets,
 }
 
-impl Hall {
+impl MultiShard {
     pub fn new(shards: u16, limits: Limits, policy: Policy) -> Self {
         let settings = Arc::new(Settings {
             router: Router::new((1, 2), shards),
@@ -81,9 +81,9 @@ impl Hall {
         });
         let count = usize::from(shards);
         let link = || (0..count).map(|_| VecDeque::new()).collect();
-        Hall {
+        MultiShard {
             shards: (0..shards).map(|i| Shard::new(ShardId(i), Arc::clone(&settings))).collect(),
-            now: Now { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
+            now: Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 },
             members: Vec::new(),
             links: (0..count).map(|_| link()).collect(),
             inputs: Vec::new(),
