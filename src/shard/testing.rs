@@ -16,7 +16,7 @@ pub(super) const APP: &str = "alpha";
 
 /// The context of shard 0 of two, with free places in all mailboxes.
 pub(super) fn context() -> ShardContext {
-    let keyring = Keyring::new(Vec::new()).unwrap();
+    let Ok(keyring) = Keyring::new(Vec::new()) else { panic!("a keyring without keys") };
     let settings = Settings {
         router: Router::new((1, 2), 2),
         edge: ShardId(2),
