@@ -17,36 +17,55 @@
 //! | module | content |
 //! |---|---|
 //! | [`ids`], [`limits`], [`error`], [`counters`] | names, limits, errors by who is at fault, counters |
-//! | [`wire`] | bytes <=> messages: HTTP upgrade, WebSocket, sync and Foony protocol |
+//! | [`wire`] | bytes <=> messages: HTTP upgrade, WebSocket, and two protocols: the sync protocol of NodeDB and Foony Realtime |
 //! | [`auth`], [`policy`] | who may do what; how the channels of a namespace behave |
-//! | [`session`] | everything that differs between protocols: greeting, requests, encodings, keep-alive |
+//! | [`session`] | one connection's protocol state, and all that differs between protocols: greeting, requests, keep-alive |
 //! | [`channel`] | one channel: its members, changes, messages |
 //! | `shard::owner` | the channels of one shard: presence, publish, history, snapshots, graces |
 //! | `shard::home` | the connections of one shard: requests, subscriptions, send queues, resume |
-//! | [`shard`] | the pair: turns, envelopes between shards, timers, effects |
+//! | [`shard`] | owner and home together: the order of a turn, envelopes between shards, timers, effects |
 //! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; plain HTTP in `edge` |
 //! | `admin`, `rest` | HTTP for operators and applications |
-//! | [`config`], [`cli`], [`bench`] | the configuration file, the commands, the load generator |
+//! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, what terminals take, the load generator |
 //! | [`client`] | the client's half of the protocols, without I/O |
+//!
+//! Where to look first:
+//!
+//! | symptom | files |
+//! |---|---|
+//! | a wrong leave event, a ghost | `shard/owner/presence.rs` (graces, ticks), `shard/home/liveness.rs` (expiry), `shard/home/membership.rs` |
+//! | a new wire protocol | the docs of [`session`], `session/dialect.rs` |
+//! | a slow consumer closed too early, or too late | `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
+//! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
+//! | a session that does not resume | `shard/home/resume.rs`, `shard/home/membership.rs`, `shard/owner/lost_members.rs` |
+//! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!
 //! Terms:
 //!
 //! | term | meaning |
 //! |---|---|
 //! | shard | state of one core: an owner and a home, run by one thread |
-//! | owner, home | the part of a shard that decides about its channels; the part that serves its connections |
+//! | owner | the part of a shard that decides about its channels: members, their graces, serials |
+//! | home | the part of a shard that serves its connections |
 //! | channel | named stream of events with a set of members, in one app |
 //! | member | session announced as present in a channel, with a state |
-//! | connection, session | a socket, by `ConnId` (slot and generation); its protocol state and identity |
+//! | connection | a socket, by `ConnId` (slot and generation) |
+//! | session | the protocol state and identity of a connection |
 //! | subscription | registration of a connection for a feed of a channel |
-//! | dialect, feed | one wire protocol; one encoding of the presence or the messages of a channel |
+//! | dialect | one wire protocol as the server behaves in it |
+//! | feed | what the subscribers of a channel receive, in one encoding: presence or messages |
 //! | request, event | value that a client sends; value that the server sends without a request |
-//! | serial, cursor, gap | position of a message in its channel; where a client resumes; serials it missed |
-//! | snapshot, sweep | everyone who is present; one pass that delivers a large snapshot to all subscribers |
+//! | serial | position of a message in its channel, dense from 1 |
+//! | cursor, gap | the serial from which a client resumes; serials that it missed |
+//! | snapshot | everyone who is present in a channel |
+//! | sweep | one pass over all subscribers of a channel that delivers a large snapshot |
 //! | fan-out | delivery of one event to many: routed across shards, delivered within one |
-//! | mailbox, envelope, effect | bounded queue between two shards; its item; what the core asks of the shell |
-//! | send queue, conflation | bounded output of a connection; replacing a queued value by a newer one |
-//! | grace | time between the loss of a connection and the leave of its members |
+//! | mailbox, envelope | bounded queue from one shard to another, and its item |
+//! | effect | what the core asks of the shell |
+//! | send queue | bounded output of a connection |
+//! | conflation | replacing a value by a newer one; presence is conflated, messages are not |
+//! | slow consumer | a connection whose send queue is full: presence is conflated, messages leave a gap or close it |
+//! | grace | time between the loss of a connection and the leave of its members; begun and ended by the owner |
 //! | handoff | a connection in transit to another shard |
 
 #![forbid(unsafe_op_in_unsafe_fn)]

@@ -5,9 +5,10 @@
 //! returns with all envelopes to this very shard handled. Must never know glommio, sockets, clocks,
 //! or which dialect a session speaks.
 //!
-//! The shell calls `begin_turn`, then any number of `handle_*`, then `end_turn`; after each it
-//! drains `poll_effect` to `None`. Between `end_turn` and the next input it writes what
-//! `next_dirty` and `queue` name and reports with `handle_written` and `handle_blocked`.
+//! [`turn()`] has the order of a turn: `begin_turn`, then any number of `handle_*`, then
+//! `end_turn`; after each, `poll_effect` is drained to `None`. Between `end_turn` and the next input the shell
+//! writes what `next_dirty` and `queue` name and reports with `handle_written` and
+//! `handle_blocked`.
 //!
 //! Overload, by queue:
 //!
@@ -40,6 +41,7 @@ mod segmented_vec;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod turn;
 
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
@@ -52,6 +54,7 @@ pub use home::{
 pub use owner::serial_base;
 #[cfg(feature = "server")]
 pub(crate) use segmented_vec::SegmentedVec;
+pub use turn::{TurnIo, Wait, perform_all, turn};
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -248,18 +251,25 @@ impl Shard {
         self.finish_input();
     }
 
+    /// When the next turn is due although nothing arrives.
+    pub fn poll_wait(&self) -> Wait {
+        if self.has_backlog() || !self.home.write_order().is_empty() {
+            return Wait::Now;
+        }
+        // What waits for room in a mailbox is tried again every millisecond.
+        let retry_ms = self.is_waiting_for_room().then_some(self.cx.now.mono_ms + 1);
+        let due_ms = retry_ms.into_iter().chain(self.poll_timeout()).min();
+        due_ms.map_or(Wait::Idle, Wait::Until)
+    }
+
     /// When `handle_timeout` must be called, in milliseconds of the monotonic clock.
     pub fn poll_timeout(&self) -> Option<u64> {
         self.cx.timers.next_due_ms()
     }
 
-    /// True while something waits for room in a mailbox, or for its turn: the next turn must come
-    /// soon although nothing arrives.
+    /// True while something waits for room in a mailbox.
     pub fn is_waiting_for_room(&self) -> bool {
-        self.cx.outbox.is_waiting()
-            || self.home.has_retries()
-            || self.owner.is_waiting_for_room()
-            || self.has_backlog()
+        self.cx.outbox.is_waiting() || self.home.has_retries() || self.owner.is_waiting_for_room()
     }
 
     /// True while so much waits for room in mailboxes that nothing more should be read: clients
@@ -269,13 +279,8 @@ impl Shard {
     }
 
     /// True while requests or subscribers wait for nothing but their turn.
-    pub fn has_backlog(&self) -> bool {
+    fn has_backlog(&self) -> bool {
         self.home.has_backlog() || self.owner.is_dirty()
-    }
-
-    /// True while some connection has bytes to write.
-    pub fn has_dirty_connections(&self) -> bool {
-        !self.home.write_order().is_empty()
     }
 
     /// False while so many connections are to be written to that no more should be taken from

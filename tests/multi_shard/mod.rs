@@ -1,6 +1,7 @@
 //! Shards without a shell, and crowds of sync-wire members whose sockets only count what they take.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use headcount::auth::{Grant, Keyring, Origins};
@@ -8,7 +9,9 @@ use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
 use headcount::session;
-use headcount::shard::{Effect, Envelope, Listener, Settings, Shard};
+use headcount::shard::{
+    Effect, Envelope, Listener, Settings, Shard, TurnIo, Wait, perform_all, turn,
+};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::{PresenceLeave, PresenceUpdate};
 use headcount::wire::sync::message::session::Handshake;
@@ -223,53 +226,23 @@ impl MultiShard {
         no_mail
             && self.inputs.is_empty()
             && self.shards.iter().all(|shard| {
-                let due = shard.poll_timeout().is_some_and(|due_ms| due_ms <= self.now.mono_ms);
-                !due && !shard.is_waiting_for_room() && !shard.has_backlog()
+                let is_due = match shard.poll_wait() {
+                    Wait::Now => true,
+                    Wait::Until(due_ms) => due_ms <= self.now.mono_ms,
+                    Wait::Idle => false,
+                };
+                !is_due && !shard.is_waiting_for_room()
             })
     }
 
-    fn turn_of(&mut self, shard: usize) {
-        let mut rooms: Vec<usize> =
-            self.links[shard].iter().map(|link| ROOM.saturating_sub(link.len())).collect();
-        rooms.push(ROOM);
-        let loads: Vec<u32> = self.shards.iter().map(|s| s.connection_count() as u32).collect();
-        self.shards[shard].begin_turn(self.now, &rooms, &loads);
-        self.drain(shard);
-        for from in 0..self.links.len() {
-            while let Some(envelope) = self.links[from][shard].pop_front() {
-                self.shards[shard].handle_envelope(self.now, envelope);
-                self.drain(shard);
-            }
-        }
-        if self.shards[shard].poll_timeout().is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
-            self.shards[shard].handle_timeout(self.now);
-            self.drain(shard);
-        }
-        self.shards[shard].end_turn(self.now);
-        self.drain(shard);
-        self.flush(shard);
+    fn turn_of(&mut self, at: usize) {
+        let now = self.now;
+        let Ok(_) = turn(&mut Driven { all: self, at, peer: 0 }, now);
     }
 
-    fn drain(&mut self, shard: usize) {
-        while let Some(effect) = self.shards[shard].poll_effect() {
-            match effect {
-                Effect::Send { to, envelope } => {
-                    self.links[shard][to.index()].push_back(envelope);
-                }
-                Effect::Close { conn, .. } => self.shards[shard].handle_released(conn),
-                Effect::Detach { conn } => {
-                    let Some(who) = self.places.remove(&(shard, conn)) else { continue };
-                    let socket = self.sockets.detach(who);
-                    let moved = self.shards[shard].handle_detached(self.now, conn, socket);
-                    assert!(moved.is_ok(), "{conn:?} is to move");
-                }
-                Effect::Attach { conn, socket } => {
-                    let who = self.sockets.attach(socket);
-                    (self.members[who].shard, self.members[who].conn) = (shard, conn);
-                    self.places.insert((shard, conn), who);
-                }
-            }
-        }
+    fn drain(&mut self, at: usize) {
+        let now = self.now;
+        let Ok(()) = perform_all(&mut Driven { all: self, at, peer: 0 }, now);
     }
 
     fn flush(&mut self, shard: usize) {
@@ -290,6 +263,70 @@ impl MultiShard {
             }
             self.drain(shard);
         }
+    }
+}
+
+/// One of the shards, while it takes a turn.
+struct Driven<'s> {
+    all: &'s mut MultiShard,
+    at: usize,
+    /// The shard whose envelopes are taken.
+    peer: usize,
+}
+
+impl TurnIo for Driven<'_> {
+    type Error = Infallible;
+
+    fn shard(&mut self) -> &mut Shard {
+        &mut self.all.shards[self.at]
+    }
+
+    fn begin(&mut self, now: Clocks) {
+        let links = &self.all.links[self.at];
+        let mut rooms: Vec<usize> =
+            links.iter().map(|link| ROOM.saturating_sub(link.len())).collect();
+        rooms.push(ROOM);
+        let loads = self.all.shards.iter().map(|s| s.connection_count() as u32);
+        let loads: Vec<u32> = loads.collect();
+        self.shard().begin_turn(now, &rooms, &loads);
+    }
+
+    fn receive(&mut self, _: Clocks) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn next_envelope(&mut self) -> Option<Envelope> {
+        while let Some(links) = self.all.links.get_mut(self.peer) {
+            if let Some(envelope) = links[self.at].pop_front() {
+                return Some(envelope);
+            }
+            self.peer += 1;
+        }
+        None
+    }
+
+    fn perform(&mut self, now: Clocks, effect: Effect) -> Result<(), Infallible> {
+        let MultiShard { shards, places, sockets, links, members, .. } = &mut *self.all;
+        match effect {
+            Effect::Send { to, envelope } => links[self.at][to.index()].push_back(envelope),
+            Effect::Close { conn, .. } => shards[self.at].handle_released(conn),
+            Effect::Detach { conn } => {
+                let Some(who) = places.remove(&(self.at, conn)) else { return Ok(()) };
+                let moved = shards[self.at].handle_detached(now, conn, sockets.detach(who));
+                assert!(moved.is_ok(), "{conn:?} is to move");
+            }
+            Effect::Attach { conn, socket } => {
+                let who = sockets.attach(socket);
+                (members[who].shard, members[who].conn) = (self.at, conn);
+                places.insert((self.at, conn), who);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, _: Clocks) -> Result<(), Infallible> {
+        self.all.flush(self.at);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shards, the mailboxes between them and the sockets, driven exactly as `src/server/turn` does.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::hash::Hasher;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use headcount::ids::{Clocks, ConnId, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
     Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollOutcome,
-    PollRequest, ReplyTo, Settings, Shard,
+    PollRequest, ReplyTo, Settings, Shard, TurnIo, Wait, perform_all, turn,
 };
 use siphasher::sip::SipHasher13;
 
@@ -217,26 +218,10 @@ impl World {
         self.sockets[socket].inbound.extend(bytes);
     }
 
-    /// One turn of one shard, step by step as the shell takes it.
-    pub fn turn(&mut self, s: usize) {
-        let rooms: Vec<usize> = (0..=self.count())
-            .map(|to| if to == s { 0 } else { self.links[s][to].room() })
-            .collect();
-        let loads: Vec<u32> = self.shards.iter().map(|s| s.connection_count() as u32).collect();
-        self.shards[s].begin_turn(self.now, &rooms, &loads);
-        self.drain(s);
-        self.receive(s);
-        self.take_mail(s);
-        if self.shards[s].poll_timeout().is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
-            self.shards[s].handle_timeout(self.now);
-            self.drain(s);
-        }
-        self.shards[s].end_turn(self.now);
-        self.drain(s);
-        self.look_at_queues(s);
-        self.flush(s);
-        self.finish_closing(s);
-        self.turned[s] = self.known_standstill();
+    /// One turn of one shard.
+    pub fn turn(&mut self, at: usize) {
+        let now = self.now;
+        let Ok(_) = turn(&mut Driven { world: self, at, budget: 0 }, now);
     }
 
     /// Nothing is under way between shards.
@@ -259,8 +244,12 @@ impl World {
         let empty = |from: usize| self.links[from][..count].iter().all(|l| l.queue.is_empty());
         (0..=count).all(empty)
             && self.shards.iter().all(|shard| {
-                !shard.is_waiting_for_room()
-                    && shard.poll_timeout().is_none_or(|due_ms| due_ms > self.now.mono_ms)
+                let is_due = match shard.poll_wait() {
+                    Wait::Now => true,
+                    Wait::Until(due_ms) => due_ms <= self.now.mono_ms,
+                    Wait::Idle => false,
+                };
+                !is_due && !shard.is_waiting_for_room()
             })
             && self
                 .sockets
@@ -410,25 +399,9 @@ impl World {
         }
     }
 
-    fn drain(&mut self, s: usize) {
-        while let Some(effect) = self.shards[s].poll_effect() {
-            if self.hasher.is_some() {
-                self.mix(|| without_descriptors(format!("{s} {effect:?}")));
-            }
-            self.note(|| format!("{s}: {}", brief(&effect)));
-            match effect {
-                Effect::Send { to, envelope } => self.post(s, to.index(), envelope),
-                Effect::Close { conn, .. } => self.begin_close(s, conn),
-                Effect::Detach { conn } => self.begin_detach(s, conn),
-                Effect::Attach { conn, socket } => {
-                    let at = self.descriptors.attach(socket);
-                    assert_eq!(self.sockets[at].place, Place::InTransit);
-                    self.sockets[at].place = Place::On(s, conn);
-                    self.sockets[at].stage = Stage::Open;
-                    self.homes[s].insert(conn, at);
-                }
-            }
-        }
+    fn drain(&mut self, at: usize) {
+        let now = self.now;
+        let Ok(()) = perform_all(&mut Driven { world: self, at, budget: 0 }, now);
     }
 
     fn post(&mut self, from: usize, to: usize, envelope: Envelope) {
@@ -586,29 +559,6 @@ impl World {
         self.drain(s);
     }
 
-    fn take_mail(&mut self, s: usize) {
-        let stations = self.count() + 1;
-        let mut budget = match self.faults.delay {
-            true => self.rng.below(12),
-            false => usize::MAX,
-        };
-        while budget > 0 {
-            let waits = |from: &usize| {
-                let link = &self.links[*from][s];
-                !link.hold && !link.queue.is_empty()
-            };
-            let full: Vec<usize> = (0..stations).filter(waits).collect();
-            if full.is_empty() {
-                return;
-            }
-            let from = if self.faults.delay { *self.rng.pick(&full) } else { full[0] };
-            let Some(envelope) = self.links[from][s].queue.pop_front() else { return };
-            self.shards[s].handle_envelope(self.now, envelope);
-            self.drain(s);
-            budget -= 1;
-        }
-    }
-
     fn flush(&mut self, s: usize) {
         let mut dirty = Vec::new();
         while let Some(id) = self.shards[s].next_dirty() {
@@ -680,6 +630,83 @@ fn channel_in(bytes: &[u8]) -> Option<String> {
     let at = bytes.windows(2).position(|two| matches!(two, b"ns"))?;
     let name = bytes[at..].iter().take_while(|b| b.is_ascii_graphic()).take(5);
     String::from_utf8(name.copied().collect()).ok()
+}
+
+/// One of the shards, while it takes a turn.
+struct Driven<'w> {
+    world: &'w mut World,
+    at: usize,
+    /// Envelopes that are still taken in this turn.
+    budget: usize,
+}
+
+impl TurnIo for Driven<'_> {
+    type Error = Infallible;
+
+    fn shard(&mut self) -> &mut Shard {
+        &mut self.world.shards[self.at]
+    }
+
+    fn begin(&mut self, now: Clocks) {
+        let Driven { world, at, .. } = self;
+        let room = |to: usize| if to == *at { 0 } else { world.links[*at][to].room() };
+        let rooms: Vec<usize> = (0..=world.count()).map(room).collect();
+        let loads: Vec<u32> = world.shards.iter().map(|s| s.connection_count() as u32).collect();
+        world.shards[*at].begin_turn(now, &rooms, &loads);
+    }
+
+    fn receive(&mut self, _: Clocks) -> Result<(), Infallible> {
+        let world = &mut *self.world;
+        world.receive(self.at);
+        self.budget = if world.faults.delay { world.rng.below(12) } else { usize::MAX };
+        Ok(())
+    }
+
+    fn next_envelope(&mut self) -> Option<Envelope> {
+        let Driven { world, at, budget } = self;
+        let links = &mut world.links;
+        let waits = |from: &usize| {
+            let link = &links[*from][*at];
+            !link.hold && !link.queue.is_empty()
+        };
+        let full: Vec<usize> = (0..links.len()).filter(waits).collect();
+        if *budget == 0 || full.is_empty() {
+            return None;
+        }
+        *budget -= 1;
+        let from = if world.faults.delay { *world.rng.pick(&full) } else { full[0] };
+        links[from][*at].queue.pop_front()
+    }
+
+    fn perform(&mut self, _: Clocks, effect: Effect) -> Result<(), Infallible> {
+        let (world, s) = (&mut *self.world, self.at);
+        if world.hasher.is_some() {
+            world.mix(|| without_descriptors(format!("{s} {effect:?}")));
+        }
+        world.note(|| format!("{s}: {}", brief(&effect)));
+        match effect {
+            Effect::Send { to, envelope } => world.post(s, to.index(), envelope),
+            Effect::Close { conn, .. } => world.begin_close(s, conn),
+            Effect::Detach { conn } => world.begin_detach(s, conn),
+            Effect::Attach { conn, socket } => {
+                let at = world.descriptors.attach(socket);
+                assert_eq!(world.sockets[at].place, Place::InTransit);
+                world.sockets[at].place = Place::On(s, conn);
+                world.sockets[at].stage = Stage::Open;
+                world.homes[s].insert(conn, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, _: Clocks) -> Result<(), Infallible> {
+        let (world, s) = (&mut *self.world, self.at);
+        world.look_at_queues(s);
+        world.flush(s);
+        world.finish_closing(s);
+        world.turned[s] = world.known_standstill();
+        Ok(())
+    }
 }
 
 /// Numbers of descriptors depend on what else the process has open.

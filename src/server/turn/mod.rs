@@ -29,7 +29,7 @@ use crate::server::proxies::Proxies;
 use crate::server::refusals::ShardRefusals;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
-use crate::shard::{CloseMode, Effect, Listener, Shard};
+use crate::shard::{self, CloseMode, Effect, Envelope, Listener, Shard, TurnIo, Wait};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
@@ -116,13 +116,85 @@ pub struct TurnLoop {
     /// When a shard that drains closes its listeners.
     close_listeners_ms: Option<u64>,
     ended: bool,
+    /// Something has arrived in this turn.
+    has_arrived: bool,
+    inbound: Inbound,
 }
 
-/// How much happened in a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activity {
-    Idle,
-    Busy,
+impl TurnIo for TurnLoop {
+    type Error = io::Error;
+
+    fn shard(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn begin(&mut self, now: Clocks) {
+        let endpoints = self.mailboxes.endpoints();
+        for (load, endpoint) in self.loads.iter_mut().zip(endpoints.iter()) {
+            *load = endpoint.connections.load(Ordering::Relaxed);
+        }
+        let count = self.shard.connection_count() as u32;
+        let endpoint = self.mailboxes.endpoint();
+        endpoint.connections.store(count, Ordering::Relaxed);
+        endpoint.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
+        self.mailboxes.rooms(&mut self.rooms);
+        self.shard.begin_turn(now, &self.rooms, &self.loads);
+        if self.pass != self.shard.pass() {
+            self.begin_pass();
+        }
+        self.has_arrived = false;
+        self.inbound = Inbound::default();
+    }
+
+    fn receive(&mut self, now: Clocks) -> io::Result<()> {
+        self.has_arrived = self.take_completions(now)?;
+        Ok(())
+    }
+
+    fn next_envelope(&mut self) -> Option<Envelope> {
+        while self.inbound.peer < self.mailboxes.peers() {
+            if self.inbound.taken < ENVELOPES_PER_PEER
+                && let Some(envelope) = self.mailboxes.take(self.inbound.peer)
+            {
+                self.inbound.taken += 1;
+                self.has_arrived = true;
+                return Some(envelope);
+            }
+            self.inbound = Inbound { peer: self.inbound.peer + 1, taken: 0 };
+        }
+        None
+    }
+
+    fn control(&mut self, now: Clocks) -> io::Result<()> {
+        self.take_control(now)
+    }
+
+    fn perform(&mut self, now: Clocks, effect: Effect) -> io::Result<()> {
+        match effect {
+            Effect::Send { to, envelope } => self.post(to, envelope),
+            Effect::Close { conn, mode } => self.begin_close(now, conn, mode),
+            Effect::Detach { conn } => self.begin_detach(now, conn)?,
+            Effect::Attach { conn, socket } => {
+                self.sockets.insert(conn, socket);
+                self.unarmed.push(conn);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, now: Clocks) -> io::Result<()> {
+        self.receive_again()?;
+        self.accept_again(now)?;
+        self.flush(now)?;
+        self.finish_closing(now)
+    }
+}
+
+/// The mailbox that envelopes are taken from in this turn, and how many were.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inbound {
+    peer: usize,
+    taken: usize,
 }
 
 impl TurnLoop {
@@ -161,6 +233,8 @@ impl TurnLoop {
             accept_again_ms: [None; LISTENERS.len()],
             close_listeners_ms: None,
             ended: false,
+            has_arrived: false,
+            inbound: Inbound::default(),
         };
         turns.arm_accept()?;
         Ok(turns)
@@ -184,65 +258,29 @@ impl TurnLoop {
 
     fn run_until(&mut self, is_over: impl Fn(&Self) -> bool) -> io::Result<()> {
         loop {
-            let activity = self.turn()?;
+            let wait = self.turn()?;
             if is_over(self) {
                 return Ok(());
             }
-            match activity {
-                Activity::Busy => self.spin.note_work(),
-                Activity::Idle if self.spin_for_work()? => {}
-                Activity::Idle => self.sleep()?,
+            match wait {
+                Wait::Now => self.spin.note_work(),
+                _ if self.spin_for_work()? => {}
+                Wait::Until(due_ms) => self.sleep(Some(due_ms))?,
+                Wait::Idle => self.sleep(None)?,
             }
         }
     }
 
-    fn turn(&mut self) -> io::Result<Activity> {
+    /// Takes a turn. `Wait::Now` also while there is something to read, or has been.
+    fn turn(&mut self) -> io::Result<Wait> {
         let now = self.clock.now();
         self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
-        self.begin(now)?;
-        let arrived = self.shard.has_room() && self.take_arrived(now)?;
-        self.take_control(now)?;
-        if self.shard.poll_timeout().is_some_and(|due_ms| due_ms <= now.mono_ms) {
-            self.shard.handle_timeout(now);
-            self.drain_effects(now)?;
-        }
-        self.shard.end_turn(now);
-        self.drain_effects(now)?;
-        self.receive_again()?;
-        self.accept_again(now)?;
-        self.flush(now)?;
-        self.finish_closing(now)?;
+        let wait = shard::turn(self, now)?;
         self.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();
-        let pending = pending || self.shard.has_dirty_connections() || self.shard.has_backlog();
-        Ok(if arrived || pending { Activity::Busy } else { Activity::Idle })
-    }
-
-    fn begin(&mut self, now: Clocks) -> io::Result<()> {
-        let endpoints = self.mailboxes.endpoints();
-        for (load, endpoint) in self.loads.iter_mut().zip(endpoints.iter()) {
-            *load = endpoint.connections.load(Ordering::Relaxed);
-        }
-        let count = self.shard.connection_count() as u32;
-        let endpoint = self.mailboxes.endpoint();
-        endpoint.connections.store(count, Ordering::Relaxed);
-        endpoint.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
-        self.mailboxes.rooms(&mut self.rooms);
-        self.shard.begin_turn(now, &self.rooms, &self.loads);
-        self.drain_effects(now)?;
-        if self.pass != self.shard.pass() {
-            self.begin_pass();
-        }
-        Ok(())
-    }
-
-    /// Takes what has come in through sockets and mailboxes. False when nothing has.
-    fn take_arrived(&mut self, now: Clocks) -> io::Result<bool> {
-        let completions = self.take_completions(now)?;
-        let envelopes = self.take_envelopes(now)?;
-        Ok(completions || envelopes)
+        Ok(if self.has_arrived || pending { Wait::Now } else { wait })
     }
 
     fn take_completions(&mut self, now: Clocks) -> io::Result<bool> {
@@ -345,19 +383,6 @@ impl TurnLoop {
         }
     }
 
-    fn take_envelopes(&mut self, now: Clocks) -> io::Result<bool> {
-        let mut any = false;
-        for peer in 0..self.mailboxes.peers() {
-            for _ in 0..ENVELOPES_PER_PEER {
-                let Some(envelope) = self.mailboxes.take(peer) else { break };
-                any = true;
-                self.shard.handle_envelope(now, envelope);
-                self.drain_effects(now)?;
-            }
-        }
-        Ok(any)
-    }
-
     fn take_control(&mut self, now: Clocks) -> io::Result<()> {
         while let Ok(control) = self.control.try_recv() {
             match control {
@@ -379,21 +404,10 @@ impl TurnLoop {
     }
 
     fn drain_effects(&mut self, now: Clocks) -> io::Result<()> {
-        while let Some(effect) = self.shard.poll_effect() {
-            match effect {
-                Effect::Send { to, envelope } => self.post(to, envelope),
-                Effect::Close { conn, mode } => self.begin_close(now, conn, mode),
-                Effect::Detach { conn } => self.begin_detach(now, conn)?,
-                Effect::Attach { conn, socket } => {
-                    self.sockets.insert(conn, socket);
-                    self.unarmed.push(conn);
-                }
-            }
-        }
-        Ok(())
+        shard::perform_all(self, now)
     }
 
-    fn post(&mut self, to: ShardId, envelope: crate::shard::Envelope) {
+    fn post(&mut self, to: ShardId, envelope: Envelope) {
         let posted = self.mailboxes.post(to, envelope);
         assert!(posted.is_ok(), "the core sent to shard {to}, whose mailbox it knew to be full");
     }
@@ -452,9 +466,8 @@ impl TurnLoop {
         }
     }
 
-    fn sleep(&mut self) -> io::Result<()> {
-        let now = self.clock.now();
-        let timeout = self.sleep_time(now);
+    fn sleep(&mut self, due_ms: Option<u64>) -> io::Result<()> {
+        let timeout = self.sleep_time(self.clock.now(), due_ms);
         self.mailboxes.endpoint().set_sleeping();
         let awaited = self.mailboxes.is_empty()
             && !self.ring.has_completions()
@@ -465,17 +478,16 @@ impl TurnLoop {
         slept
     }
 
-    fn sleep_time(&self, now: Clocks) -> Duration {
-        let soon = self.shard.is_waiting_for_room() || !self.unarmed.is_empty();
-        let pending = !self.closing.is_empty()
+    fn sleep_time(&self, now: Clocks, due_ms: Option<u64>) -> Duration {
+        let is_closing = !self.closing.is_empty()
             || self.accept_again_ms != [None; LISTENERS.len()]
             || self.shard.is_draining();
-        let most = match (soon, pending) {
-            (true, _) => Duration::from_millis(1),
-            (false, true) => SLEEP_LOADED,
-            (false, false) => SLEEP_IDLE,
+        let most = match (self.unarmed.is_empty(), is_closing) {
+            (false, _) => Duration::from_millis(1),
+            (true, true) => SLEEP_LOADED,
+            (true, false) => SLEEP_IDLE,
         };
-        let due = self.shard.poll_timeout().map(|due_ms| due_ms.saturating_sub(now.mono_ms));
+        let due = due_ms.map(|due_ms| due_ms.saturating_sub(now.mono_ms));
         due.map_or(most, |ms| Duration::from_millis(ms).min(most))
     }
 }
