@@ -6,8 +6,8 @@
 //! or which dialect a session speaks.
 //!
 //! [`turn()`] has the order of a turn: `begin_turn`, then any number of `handle_*`, then
-//! `end_turn`; after each, `poll_effect` is drained to `None`. Between `end_turn` and the next input
-//! the shell writes what `next_dirty` and `queue` name and reports with `handle_written` and
+//! `end_turn`; after each, `poll_effect` is drained to `None`. Between `end_turn` and the next
+//! input the shell writes what `next_dirty` and `queue` name and reports with `handle_written` and
 //! `handle_blocked`.
 //!
 //! Overload, by queue:
