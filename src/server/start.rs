@@ -457,7 +457,7 @@ impl Running {
                 }
             }
         }
-        // Whoever was slow to start has started.
+        // All executors have started, the slow ones too.
         while self.dead.try_recv().is_ok() {}
         Ok(())
     }

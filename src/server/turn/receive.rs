@@ -1,9 +1,9 @@
-//! Receiving: who is read in a pass, how much, and who waits.
+//! Receiving: which connections are read in a pass, how much, and which wait.
 //!
-//! Whoever begins to send faster than it is read may take common buffers, as many as one burst
-//! fills; from then on it holds one buffer of the throttled pool at most. Whoever found no buffer
-//! is first to have the next one. So, however many flood a shard, a polite connection is read
-//! within a few passes, and a pass reads no more than a bounded number of bytes.
+//! A connection that begins to send faster than it is read may fill common buffers, as many as one
+//! burst takes; from then on it holds at most one buffer of the throttled pool. A connection that
+//! found no buffer receives the next free one. So, however many connections flood a shard, others
+//! are read within a few passes, and a pass reads a bounded number of bytes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -124,8 +124,8 @@ impl TurnLoop {
         }
     }
 
-    /// Whoever has asked for more than this pass carries out is read on when that has been done:
-    /// what else it sends stays in the kernel.
+    /// A connection with requests that wait for the next pass is not read until they have been
+    /// carried out: what else it sends stays in the kernel.
     fn pause_if_backlogged(&mut self, id: ConnId) -> io::Result<()> {
         if !self.shard.waits_for_turn(id) {
             return Ok(());

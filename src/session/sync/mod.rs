@@ -306,7 +306,7 @@ impl Session {
         SessionOutput::Greeted(arrival)
     }
 
-    /// Answers a greeting that failed; whoever the session was before, it is nobody then.
+    /// Answers a greeting that failed. The session is unauthenticated from then on.
     fn refuse_greeting(
         &mut self,
         out: &mut Vec<u8>,

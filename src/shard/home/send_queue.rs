@@ -54,8 +54,9 @@ impl RunPool {
 /// Shared memory that one receiver may pin, for each byte of it that waits.
 const PINNED_PER_WAITING: usize = 8;
 
-/// Bounded by its owner: [`SendQueue::len`] is checked against `send_queue_bytes_max` by whoever
-/// appends; the connection pays (presence is conflated, else it is closed as slow).
+/// Bounded by its callers: `deliver.rs` and `requests.rs` check [`SendQueue::len`] against
+/// `send_queue_bytes_max` before they append (presence is conflated, messages leave a gap, and a
+/// connection that does not read its answers is closed as slow).
 #[derive(Debug, Default)]
 pub struct SendQueue(Waiting);
 

@@ -1,13 +1,13 @@
-//! In which order connections are written to, and when more is read meanwhile.
+//! The order in which connections are written to, and when more is read meanwhile.
 //!
-//! Whoever waits for an answer is written to before those who are sent what others did: an answer
-//! costs one write and lets its client go on, while a delivery is one of hundreds. What clients
-//! then send is read between the writes, so that a connection that has not had its turn yet is
-//! sent the later messages in the same write. Only when few are to be written to, deliveries come
-//! first: the answer is late by those few writes, and news travel without waiting for it.
+//! Answers are written before deliveries: an answer costs one write and lets its client continue,
+//! while a delivery is one of hundreds. What clients then send is read between the writes, so that
+//! a connection later in the order receives the later messages in the same write. With few
+//! connections to write to, deliveries are written first: the answer is late by those few writes,
+//! and the deliveries do not wait for it.
 //!
-//! A pass is over when everybody who waited for a delivery at its beginning has been written to.
-//! How much is read from a connection is bounded by pass, so that queues are bounded by it too.
+//! A pass is over when all connections that had a delivery queued at its beginning have been
+//! written to. How much is read from a connection is bounded per pass, and so are the queues.
 
 use std::collections::VecDeque;
 
