@@ -66,7 +66,6 @@ use timers::Timer;
 
 use crate::auth::Refusals;
 use crate::counters::Counters;
-use crate::error::Disconnect;
 use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
@@ -134,10 +133,7 @@ impl Shard {
 
     /// The counts since start, with the gauges of this moment.
     pub fn counters(&self) -> Counters {
-        let mut counters = self.cx.counters.clone();
-        counters.connections = self.home.connection_count() as u64;
-        counters.channels = self.owner.channel_count() as u64;
-        counters
+        counters(&self.cx, &self.owner, &self.home)
     }
 
     /// Keys and tokens that sessions of this shard have refused.
@@ -221,7 +217,7 @@ impl Shard {
     /// The socket failed.
     pub fn handle_lost(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
-        self.home.handle_lost(&mut self.cx, id, Disconnect::Lost);
+        self.home.handle_lost(&mut self.cx, id);
         self.finish_input();
     }
 
@@ -396,6 +392,13 @@ impl Shard {
     }
 }
 
+fn counters(cx: &ShardContext, owner: &Owner, home: &Home) -> Counters {
+    let mut counters = cx.counters.clone();
+    counters.connections = home.connection_count() as u64;
+    counters.channels = owner.channel_count() as u64;
+    counters
+}
+
 /// Handles envelopes to this very shard, and goes on with requests that paused for them.
 fn handle_local(cx: &mut ShardContext, owner: &mut Owner, home: &mut Home) {
     loop {
@@ -422,9 +425,7 @@ fn dispatch(cx: &mut ShardContext, owner: &mut Owner, home: &mut Home, envelope:
             owner.handle_resume(cx, &key, addr);
         }
         Envelope::Inspect { from, request } => {
-            let mut counters = Box::new(cx.counters.clone());
-            counters.connections = home.connection_count() as u64;
-            counters.channels = owner.channel_count() as u64;
+            let counters = Box::new(counters(cx, owner, home));
             cx.outbox.send(from, Envelope::Inspected { request, counters });
         }
         envelope => home.handle_envelope(cx, envelope),

@@ -7,7 +7,6 @@ use super::connection::Connection;
 use super::connections::FETCHED;
 use super::outgoing::Outgoing;
 use super::subscription::{Missed, Repair, Subscription};
-use super::write_order::Due;
 use super::{Home, set_rate_timer};
 use crate::channel::Change;
 use crate::counters::{Conflated, Dropped};
@@ -109,7 +108,7 @@ impl Home {
             }
         }
         for (id, reason) in failed {
-            self.disconnect_other(cx, id, reason);
+            self.disconnect_by_id(cx, id, reason);
         }
     }
 }
@@ -260,7 +259,6 @@ impl Receiver<'_> {
             connection.queue.append(|out| out.extend_from_slice(&left));
         }
         outgoing.push_shared(self.id, connection, bytes);
-        outgoing.mark_due(self.id, connection, Due::Delivery);
         cx.counters.deliveries += 1;
         Some(requests)
     }

@@ -165,9 +165,9 @@ impl Home {
         self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
     }
 
-    /// The socket failed, or the shell cannot serve it.
-    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
-        self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
+    /// The socket failed.
+    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId) {
+        self.disconnect_by_id(cx, id, Disconnect::Lost);
     }
 
     /// The shell has closed the socket; the connection's slot is free again.
@@ -387,8 +387,8 @@ impl Home {
         }
     }
 
-    /// Ends the session of a connection other than the one at hand.
-    fn disconnect_other(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
+    /// Ends a session by its connection's id, which is not the connection at hand.
+    fn disconnect_by_id(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
         self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
     }
 

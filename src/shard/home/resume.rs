@@ -81,14 +81,14 @@ impl Home {
         let is_earlier = |c: &Connection| c.warm.auth.done_ms() <= greeted_ms;
         if addr != Home::addr(cx, earlier) && self.connections.get(earlier).is_some_and(is_earlier)
         {
-            self.disconnect_other(cx, earlier, Disconnect::Replaced);
+            self.disconnect_by_id(cx, earlier, Disconnect::Replaced);
         }
     }
 
     /// Ends a connection of this shard that its session has left for `newer`.
     pub(super) fn end_local_rival(&mut self, cx: &mut ShardContext, newer: &ActiveConnection) {
         if let Some(earlier) = self.find_rival(cx, newer) {
-            self.disconnect_other(cx, earlier, Disconnect::Replaced);
+            self.disconnect_by_id(cx, earlier, Disconnect::Replaced);
         }
     }
 
@@ -116,7 +116,7 @@ impl Home {
         let rival_ms = self.connections.get(rival).map_or(0, |c| c.warm.auth.done_ms());
         let is_later = conn.warm.auth.done_ms() >= rival_ms;
         match is_later {
-            true => self.disconnect_other(cx, rival, Disconnect::Replaced),
+            true => self.disconnect_by_id(cx, rival, Disconnect::Replaced),
             false => self.disconnect(cx, conn, Disconnect::Replaced),
         }
         is_later

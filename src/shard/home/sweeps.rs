@@ -57,7 +57,6 @@ impl Home {
             return self.deliver_now(cx, slot, snapshot, recipients);
         }
         self.enter_sweep(cx, slot, snapshot, recipients);
-        self.list_sweep(slot, feed);
     }
 
     /// Prepares one subscriber for a snapshot. False when its subscription has ended, or been
@@ -84,23 +83,10 @@ impl Home {
                 return false;
             }
             home.activate(conn, to.slot, feed);
-            home.await_snapshot(conn, to.slot, feed, request);
+            await_snapshot(conn, to.slot, feed, request);
             true
         });
         expects.unwrap_or(false)
-    }
-
-    /// Holds changes back from a subscriber until its snapshot has been delivered.
-    fn await_snapshot(&self, conn: &mut ActiveConnection, slot: u32, feed: Feed, request: u64) {
-        conn.flags.stale = true;
-        let Some(subscription) = conn.subscription_mut(slot, feed) else { return };
-        let missed = subscription.missed.get_or_insert_with(|| Box::new(Missed::no_changes()));
-        if let Missed::Changes { requests, repair, .. } = &mut **missed {
-            *repair = Repair::Requested;
-            if request != NO_REQUEST {
-                requests.push(request);
-            }
-        }
     }
 
     /// Delivers snapshots until this turn's budget is spent.
@@ -192,7 +178,6 @@ impl Home {
         }
         if !is_complete && snapshot.number.is_some() {
             self.enter_sweep(cx, slot, snapshot, Recipients::Waiting);
-            self.list_sweep(slot, feed);
         }
     }
 
@@ -241,6 +226,7 @@ impl Home {
         }
     }
 
+    /// Gives a snapshot to the sweep of its feed, which begins if there is none.
     fn enter_sweep(
         &mut self,
         cx: &mut ShardContext,
@@ -266,6 +252,7 @@ impl Home {
                 self.with(cx, conn, |home, cx, conn| home.join_sweep(cx, conn, slot, feed));
             }
         }
+        self.list_sweep(slot, feed);
     }
 
     /// Puts a sweep on the list of those with something to deliver, once.
@@ -318,5 +305,18 @@ impl Home {
             _ => {}
         }
         None
+    }
+}
+
+/// Holds changes back from a subscriber until its snapshot has been delivered.
+fn await_snapshot(conn: &mut ActiveConnection, slot: u32, feed: Feed, request: u64) {
+    conn.flags.stale = true;
+    let Some(subscription) = conn.subscription_mut(slot, feed) else { return };
+    let missed = subscription.missed.get_or_insert_with(|| Box::new(Missed::no_changes()));
+    if let Missed::Changes { requests, repair, .. } = &mut **missed {
+        *repair = Repair::Requested;
+        if request != NO_REQUEST {
+            requests.push(request);
+        }
     }
 }

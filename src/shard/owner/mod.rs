@@ -111,11 +111,15 @@ impl Owner {
                 send_answer(cx, from, reply_to, &key, answer);
             }
             Command::History { reply_to, before, limit } => {
-                let answer = self.history(cx, &key, before.as_ref(), limit);
+                let answer = self.history(cx, &key, |messages, now, policy| {
+                    messages.before(now, before.as_ref(), limit, policy)
+                });
                 send_answer(cx, from, reply_to, &key, answer);
             }
             Command::HistoryForward { reply_to, after, limit } => {
-                let answer = self.history_forward(cx, &key, after, limit);
+                let answer = self.history(cx, &key, |messages, now, policy| {
+                    messages.following(now, after, limit, policy)
+                });
                 send_answer(cx, from, reply_to, &key, answer);
             }
             Command::Fetch { reply_to, after, limit } => {

@@ -8,7 +8,7 @@ use super::{Owner, send_answer};
 use crate::channel::{self, Draft, Message, Page, PageLimit, Position, Replay};
 use crate::counters::Dropped;
 use crate::error::Reject;
-use crate::ids::{ChannelKey, ConnAddr, ShardId};
+use crate::ids::{ChannelKey, Clocks, ConnAddr, ShardId};
 use crate::policy::Policy;
 use crate::session::{Answer, Feed};
 use crate::shard::context::ShardContext;
@@ -84,32 +84,15 @@ impl Owner {
         Answer::Subscribed { messages, resumed }
     }
 
+    /// One page of messages; empty when nothing was ever published.
     pub(super) fn history(
         &mut self,
         cx: &mut ShardContext,
         key: &ChannelKey,
-        before: Option<&Position>,
-        limit: PageLimit,
+        page: impl FnOnce(&mut channel::Messages, Clocks, &Policy) -> Page,
     ) -> Answer {
         let (slot, now) = (self.channels.find_key(key), cx.now);
-        let page = self.with_messages(cx, slot, |messages, policy| {
-            messages.before(now, before, limit, policy)
-        });
-        let Page { messages, more } = page.unwrap_or_default();
-        Answer::History { messages, more }
-    }
-
-    pub(super) fn history_forward(
-        &mut self,
-        cx: &mut ShardContext,
-        key: &ChannelKey,
-        after: u64,
-        limit: PageLimit,
-    ) -> Answer {
-        let (slot, now) = (self.channels.find_key(key), cx.now);
-        let page = self.with_messages(cx, slot, |messages, policy| {
-            messages.following(now, after, limit, policy)
-        });
+        let page = self.with_messages(cx, slot, |messages, policy| page(messages, now, policy));
         let Page { messages, more } = page.unwrap_or_default();
         Answer::History { messages, more }
     }
