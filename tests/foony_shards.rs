@@ -10,7 +10,7 @@ use headcount::channel::PageLimit;
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
 use headcount::session::{Answer, json_state};
-use headcount::shard::{Command, Listener};
+use headcount::shard::{Command, Listener, PollOutcome, PollRequest};
 use headcount::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
 use simulation::foony::line::{Heard, Line, Mode};
 use simulation::profile::settings;
@@ -42,7 +42,7 @@ impl Scene {
     /// A channel that this shard owns.
     fn channel_on(&self, shard: usize) -> String {
         let router = &self.world.settings.router;
-        let owner = |name: &str| router.shard_of(&router.key(&APP.into(), name)).index();
+        let owner = |name: &str| router.shard_of(router.hash(APP, name)).index();
         (0..).map(|i| format!("room:{i}")).find(|name| owner(name) == shard).expect("a name")
     }
 
@@ -441,4 +441,39 @@ fn a_channel_that_was_closed_remembers_where_it_ended() {
         });
         assert_eq!(resumed, Some(expected), "after {after}: {heard:?}");
     }
+}
+
+#[test]
+fn a_long_polling_client_that_asks_no_more_is_lost_although_messages_arrive_for_it() {
+    let mut scene = Scene::new(1, Policy::default());
+    let channel = scene.channel_on(0);
+    let (publisher, _) = scene.join(0, "bob");
+    let mut line = Line::new(Mode::LongPoll);
+    let key = format!("{APP}.k:sk_{APP}_0123456789abcdef").into();
+    let auth = Auth { key, client_id: "ann".into(), ..Auth::default() };
+    let connect = PollRequest::Connect { bytes: line.request(&Request::Auth(auth)) };
+    let asked = scene.world.ask(0, connect);
+    scene.world.settle();
+    let Some((PollOutcome::Connected { session, .. }, _)) = scene.world.take_polled(asked) else {
+        panic!("not connected")
+    };
+    let (first, second) = (scene.number(), scene.number());
+    let enter = Presence {
+        id: second,
+        channel: channel.as_str().into(),
+        action: Action::Enter,
+        data: b"1",
+        encoding: "".into(),
+    };
+    let subscribe =
+        Request::Subscribe { id: first, channel: channel.as_str().into(), cursor: Cursor::at(0) };
+    let bytes = [line.request(&subscribe), line.request(&Request::Presence(enter))].concat();
+    scene.world.ask(0, PollRequest::Send { session, bytes });
+    scene.world.settle();
+    assert_eq!(scene.members(&channel), ["ann=1"]);
+    for second in 0..40 {
+        scene.publish(publisher, &channel, &second.to_string());
+        scene.wait(1_000);
+    }
+    assert_eq!(scene.members(&channel), Vec::<String>::new());
 }

@@ -48,7 +48,7 @@ impl Scene {
 
     fn channels_on(&self, shard: usize, count: usize) -> Vec<String> {
         let router = &self.world.settings.router;
-        let owner = |name: &str| router.shard_of(&router.key(&APP.into(), name)).index();
+        let owner = |name: &str| router.shard_of(router.hash(APP, name)).index();
         let names = (0..).map(|i| format!("room:{i}"));
         names.filter(|name| owner(name) == shard).take(count).collect()
     }
@@ -318,6 +318,23 @@ fn a_session_resumes_on_another_shard_and_nobody_notices() {
         scene.settle();
         assert_eq!(scene.members(&channel)[1], before[1].replace("=1", "=2"));
     }
+}
+
+#[test]
+fn a_session_that_returns_asks_only_the_shards_where_it_lost_something() {
+    let mut scene = Scene::new(32, Limits::default());
+    let channels = [scene.channel_on(5), scene.channel_on(20)];
+    let first = scene.join(0, Carrier::Tcp, "ann", "lite");
+    channels.iter().for_each(|channel| scene.update(first, channel, "1"));
+    scene.settle();
+    scene.end(first, Ending::Reset);
+    scene.settle();
+    let before = scene.world.envelopes;
+    scene.join(1, Carrier::Tcp, "ann", "lite");
+    let members = channels.map(|channel| scene.members(&channel));
+    assert_eq!(members, [["ann=1"], ["ann=1"]]);
+    let sent = scene.world.envelopes - before;
+    assert!(sent <= 16, "{sent} envelopes for two channels on 32 shards");
 }
 
 #[test]

@@ -64,6 +64,15 @@ pub enum SessionName {
     Connection(ConnectionName),
 }
 
+impl SessionName {
+    pub fn as_str(&self) -> &str {
+        match self {
+            SessionName::Device(id) => id,
+            SessionName::Connection(name) => name,
+        }
+    }
+}
+
 impl Identity {
     /// Whether both are the same session, as far as it can be recognized. A resumable session is
     /// recognized by its device, even if its connection name changed. Both must belong to one app.

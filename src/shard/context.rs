@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Settings;
-use super::envelope::{Command, Envelope};
+use super::envelope::{Command, Envelope, SessionNotice};
 use super::outbox::Outbox;
 use super::timers::Timers;
 use crate::counters::Counters;
@@ -36,6 +36,13 @@ impl ShardContext {
 
     pub fn limits(&self) -> &Limits {
         &self.settings.limits
+    }
+
+    /// Sends a notice to the registry of the session with this name.
+    pub fn notify_registry(&mut self, app: &str, name: &str, notice: SessionNotice) {
+        let hash = self.settings.router.hash(app, name);
+        let registry = self.settings.router.shard_of(hash);
+        self.outbox.send(registry, Envelope::Session { hash, notice });
     }
 
     /// Sends a command to the owner of a channel.

@@ -47,9 +47,14 @@ pub enum Envelope {
         request: u64,
         reject: Reject,
     },
-    /// Home -> every shard: this session has returned; give it the memberships it lost.
-    /// `greeted_ms`: when it greeted, on the clock that all shards share.
-    Resume { key: Arc<ResumeKey>, addr: ConnAddr, greeted_ms: u64 },
+    /// Home, owner -> the registry of a session: what became of it. `hash`: of its name.
+    Session { hash: u64, notice: SessionNotice },
+    /// Registry -> home: the session of this connection may be claimed by another one.
+    Contest { conn: ConnId, claim: SessionClaim },
+    /// Registry -> home: the owners to ask for the memberships that a session lost.
+    LostAt { key: Arc<ResumeKey>, conn: ConnId, owners: Vec<ShardId> },
+    /// Home -> owner: this session has returned; give it the memberships it lost.
+    Resume { key: Arc<ResumeKey>, addr: ConnAddr },
     /// Owner -> home: the answer to a resume, empty when there was nothing.
     Resumed { conn: ConnId, memberships: Vec<ResumedMembership> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
@@ -67,6 +72,42 @@ pub enum Envelope {
     Poll { from: ShardId, number: u64, request: PollRequest },
     /// Shard -> edge: the answer to it.
     Polled { number: u64, outcome: PollOutcome },
+}
+
+/// What the registry of a session is told.
+#[derive(Debug)]
+pub enum SessionNotice {
+    /// The connection of a new session.
+    Connected {
+        addr: ConnAddr,
+    },
+    /// The connection of a session that may have another one.
+    Claimed(SessionClaim),
+    Disconnected {
+        addr: ConnAddr,
+    },
+    /// This owner keeps members that the session lost.
+    Lost {
+        owner: ShardId,
+    },
+    /// It keeps none any longer.
+    NoneLost {
+        owner: ShardId,
+    },
+    /// The session has returned: answer with the owners that keep members for it.
+    FindLost {
+        key: Arc<ResumeKey>,
+        addr: ConnAddr,
+    },
+}
+
+/// A connection that greeted as a session. Of several the one that greeted last keeps the session.
+#[derive(Clone, Debug)]
+pub struct SessionClaim {
+    pub key: Arc<ResumeKey>,
+    pub addr: ConnAddr,
+    /// On the clock that all shards share.
+    pub greeted_ms: u64,
 }
 
 /// The author of a request to an owner.

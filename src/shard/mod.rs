@@ -1,6 +1,7 @@
 //! A shard: the [`Owner`](owner) of some channels and the [`Home`](home) of some connections.
 //!
-//! The two halves talk to each other, and to those of other shards, by [`Envelope`]s only.
+//! The two halves talk to each other, and to those of other shards, by [`Envelope`]s only; so does
+//! the [registry](session_registry) of the sessions whose names hash to the shard.
 //! Invariant: the same inputs in the same order give the same effects, byte for byte; every input
 //! returns with all envelopes to this very shard handled. Must never know glommio, sockets, clocks,
 //! or which dialect a session speaks.
@@ -38,6 +39,7 @@ mod inline_vec;
 mod outbox;
 mod owner;
 mod segmented_vec;
+mod session_registry;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -62,6 +64,7 @@ use std::sync::Arc;
 use context::ShardContext;
 use home::Home;
 use owner::Owner;
+use session_registry::SessionRegistry;
 use timers::Timer;
 
 use crate::auth::Refusals;
@@ -99,12 +102,14 @@ pub struct Shard {
     cx: ShardContext,
     owner: Owner,
     home: Home,
+    sessions: SessionRegistry,
 }
 
 impl Shard {
     pub fn new(id: ShardId, settings: Arc<Settings>) -> Self {
         let cx = ShardContext::new(id, settings);
-        Shard { owner: Owner::new(&cx), home: Home::new(&cx), cx }
+        let (owner, home) = (Owner::new(&cx), Home::new(&cx));
+        Shard { cx, owner, home, sessions: SessionRegistry::default() }
     }
 
     pub fn id(&self) -> ShardId {
@@ -119,6 +124,11 @@ impl Shard {
     /// Members whose connection was lost and whose grace runs.
     pub fn lost_member_count(&self) -> usize {
         self.owner.lost_member_count()
+    }
+
+    /// Connections and lost memberships of the sessions whose names hash to this shard.
+    pub fn registered_session_count(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Channels that connections of this shard subscribe to.
@@ -157,8 +167,8 @@ impl Shard {
         self.owner.begin_turn();
         self.home.begin_turn(&mut self.cx, loads);
         if self.has_room() && !self.is_draining() {
-            let Shard { cx, owner, home } = self;
-            home.drain_backlogs(cx, |home, cx| handle_local(cx, owner, home));
+            let Shard { cx, owner, home, sessions } = self;
+            home.drain_backlogs(cx, |home, cx| handle_local(cx, owner, home, sessions));
         }
         self.finish_input();
     }
@@ -224,8 +234,8 @@ impl Shard {
     /// Takes an envelope from another shard.
     pub fn handle_envelope(&mut self, now: Clocks, envelope: Envelope) {
         self.begin_input(now);
-        let Shard { cx, owner, home } = self;
-        dispatch(cx, owner, home, envelope);
+        let Shard { cx, owner, home, sessions } = self;
+        dispatch(cx, owner, home, sessions, envelope);
         self.finish_input();
     }
 
@@ -387,8 +397,8 @@ impl Shard {
 
     /// Handles what the input has sent to this very shard.
     fn finish_input(&mut self) {
-        let Shard { cx, owner, home } = self;
-        handle_local(cx, owner, home);
+        let Shard { cx, owner, home, sessions } = self;
+        handle_local(cx, owner, home, sessions);
     }
 }
 
@@ -400,10 +410,15 @@ fn counters(cx: &ShardContext, owner: &Owner, home: &Home) -> Counters {
 }
 
 /// Handles envelopes to this very shard, and goes on with requests that paused for them.
-fn handle_local(cx: &mut ShardContext, owner: &mut Owner, home: &mut Home) {
+fn handle_local(
+    cx: &mut ShardContext,
+    owner: &mut Owner,
+    home: &mut Home,
+    sessions: &mut SessionRegistry,
+) {
     loop {
         while let Some(envelope) = cx.outbox.next_local() {
-            dispatch(cx, owner, home, envelope);
+            dispatch(cx, owner, home, sessions, envelope);
         }
         if home.resume_paused(cx) {
             continue;
@@ -415,15 +430,19 @@ fn handle_local(cx: &mut ShardContext, owner: &mut Owner, home: &mut Home) {
     }
 }
 
-fn dispatch(cx: &mut ShardContext, owner: &mut Owner, home: &mut Home, envelope: Envelope) {
+fn dispatch(
+    cx: &mut ShardContext,
+    owner: &mut Owner,
+    home: &mut Home,
+    sessions: &mut SessionRegistry,
+    envelope: Envelope,
+) {
     match envelope {
         Envelope::Command { from, channel, command } => {
             owner.handle_command(cx, from, channel, command);
         }
-        Envelope::Resume { key, addr, greeted_ms } => {
-            home.end_earlier(cx, &key, addr, greeted_ms);
-            owner.handle_resume(cx, &key, addr);
-        }
+        Envelope::Resume { key, addr } => owner.handle_resume(cx, &key, addr),
+        Envelope::Session { hash, notice } => sessions.handle(cx, hash, notice),
         Envelope::Inspect { from, request } => {
             let counters = Box::new(counters(cx, owner, home));
             cx.outbox.send(from, Envelope::Inspected { request, counters });

@@ -124,6 +124,8 @@ pub struct World {
     pub links: Vec<Vec<Link>>,
     pub sockets: Vec<Socket>,
     descriptors: FakeSockets,
+    /// Envelopes between shards so far.
+    pub envelopes: u64,
     homes: Vec<BTreeMap<ConnId, usize>>,
     closing: Vec<VecDeque<(u64, ConnId)>>,
     edge: Vec<Envelope>,
@@ -163,6 +165,7 @@ impl World {
             links: (0..=count).map(|_| (0..=count).map(|_| link()).collect()).collect(),
             sockets: Vec::new(),
             descriptors: FakeSockets::default(),
+            envelopes: 0,
             homes: vec![BTreeMap::new(); count],
             closing: vec![VecDeque::new(); count],
             edge: Vec::new(),
@@ -321,7 +324,7 @@ impl World {
     /// What the owner says are the members of a channel. Call at a standstill.
     pub fn members(&mut self, app: &str, channel: &str) -> Vec<MemberView> {
         let key = Arc::new(self.settings.router.key(&app.into(), channel));
-        let owner = self.settings.router.shard_of(&key).index();
+        let owner = self.settings.router.shard_of(key.hash).index();
         self.turn(owner);
         self.asked += 1;
         let request = self.asked;
@@ -361,7 +364,7 @@ impl World {
         command: impl FnOnce(ReplyTo) -> Command,
     ) -> Answer {
         let key = Arc::new(self.settings.router.key(&app.into(), channel));
-        let owner = self.settings.router.shard_of(&key).index();
+        let owner = self.settings.router.shard_of(key.hash).index();
         self.asked += 1;
         let asked = ReplyTo::Edge(self.asked);
         let (from, command) = (self.settings.edge, command(asked));
@@ -410,6 +413,7 @@ impl World {
         if to < self.count() {
             let room = self.links[from][to].room();
             assert!(room > 0, "shard {from} sent to {to}, whose mailbox it knew to be full");
+            self.envelopes += 1;
             return self.links[from][to].queue.push_back(envelope);
         }
         match envelope {

@@ -105,7 +105,7 @@ impl Edge {
     /// The key of a channel, and the shard that owns it.
     fn locate(&self, app: &Arc<str>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
         let key = Arc::new(self.settings.router.key(app, channel));
-        let owner = self.settings.router.shard_of(&key);
+        let owner = self.settings.router.shard_of(key.hash);
         (key, owner)
     }
 

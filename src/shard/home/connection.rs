@@ -260,6 +260,17 @@ impl Connection {
         self.cold()?.resuming.as_ref()
     }
 
+    /// An answer to a search for lost memberships arrived; `more` are expected because of it.
+    pub fn resume_answered(&mut self, more: usize) {
+        self.take_cold(|cold| {
+            let Some(resuming) = &mut cold.resuming else { return };
+            resuming.answers = resuming.answers - 1 + more as u32;
+            if resuming.answers == 0 {
+                cold.resuming = None;
+            }
+        });
+    }
+
     pub fn half_closed(&self) -> Option<HalfClosed> {
         self.cold()?.half_closed
     }

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use super::Home;
 use super::connection::{AuthState, ColdState, Connection, Phase, Transport};
 use super::connections::ActiveConnection;
+use super::resume::{register_session, unregister_session};
 use super::send_queue::SendQueue;
 use super::write_order::Due;
 use crate::auth::Origin;
 use crate::counters::Dropped;
 use crate::ids::{ConnId, ShardId, Timestamp};
-use crate::session::{Framing, Input, RateHint, Session};
+use crate::session::{Arrival, Framing, Input, RateHint, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
 use crate::wire::http::HeadError;
@@ -73,7 +74,7 @@ impl Home {
     ) {
         conn.phase = Phase::Moving;
         conn.cold_mut().hand_off = Some(Move { to, pending });
-        self.forget_session(cx, conn);
+        unregister_session(cx, conn);
         cx.outbox.effect(Effect::Detach { conn: conn.id });
     }
 
@@ -144,10 +145,7 @@ impl Home {
         pending: Vec<u8>,
         mut unread: Vec<u8>,
     ) {
-        if !self.outlives_rivals(cx, conn) {
-            return;
-        }
-        self.note_session(cx, conn);
+        register_session(cx, conn, Arrival::Returning);
         if !pending.is_empty() && !self.drain.is_draining() {
             let input = Input {
                 framing: Framing::WebSocket,

@@ -7,6 +7,7 @@ use super::Home;
 use super::connection::{AuthState, HalfClosed, Listener, Phase, Transport};
 use super::connections::ActiveConnection;
 use super::placement::Placed;
+use super::resume::{find_lost, register_session};
 use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::Disconnect;
@@ -411,10 +412,9 @@ impl Home {
         self.leave_all(cx, conn, Disconnect::Clean);
         conn.warm.auth = AuthState::Done { at: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
-        self.end_local_rival(cx, conn);
-        self.note_session(cx, conn);
+        register_session(cx, conn, arrival);
         if arrival == Arrival::Returning {
-            self.resume(cx, conn);
+            find_lost(cx, conn);
         }
     }
 

@@ -104,11 +104,13 @@ impl Connection {
         }
     }
 
+    /// Takes out the receive request that is held, to answer it.
     fn take_held(&mut self, now_ms: u64) -> Option<Held> {
         match &mut self.warm.transport {
             Transport::LongPoll(poll) => {
+                let held = poll.held.take()?;
                 poll.last_receive_ms = now_ms;
-                poll.held.take()
+                Some(held)
             }
             _ => None,
         }
@@ -246,6 +248,9 @@ impl Home {
         }
         conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         conn.warm.last_message = conn.warm.last_byte;
+        if let Transport::LongPoll(poll) = &mut conn.warm.transport {
+            poll.last_receive_ms = cx.now.mono_ms;
+        }
         if !conn.queue.is_empty() {
             let bytes = self.take_queue(cx, conn);
             return Some(PollOutcome::Frames { bytes });

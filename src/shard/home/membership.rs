@@ -1,4 +1,4 @@
-//! Memberships of this home's sessions: ended, lost, and taken over.
+//! Memberships of this home's sessions: entered, refused, ended.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use super::connections::ActiveConnection;
 use super::subscription::{LapsedMembership, Membership};
 use crate::channel::State;
 use crate::error::{Disconnect, Reject};
-use crate::ids::{ChannelKey, ConnId, ShardId, Timestamp};
-use crate::session::{NO_REQUEST, Principal};
+use crate::ids::{ChannelKey, Timestamp};
+use crate::session::NO_REQUEST;
 use crate::shard::context::ShardContext;
-use crate::shard::envelope::{AnnounceReply, Command, Envelope, HomeChannelId, ResumedMembership};
+use crate::shard::envelope::{AnnounceReply, Command, HomeChannelId};
 
 /// How members leave when their connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,87 +103,6 @@ impl Home {
         self.unsubscribe_all(cx, conn);
     }
 
-    /// Looks for memberships that an earlier connection of this session lost.
-    pub(super) fn resume(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
-        let shards = cx.settings.router.shards();
-        let Some(key) = conn.session().principal().and_then(Principal::resume_key) else { return };
-        let key = Arc::new(key);
-        let resuming = conn.cold_mut().resuming.get_or_insert_default();
-        resuming.answers += u32::from(shards);
-        resuming.left.clear();
-        let greeted_ms = conn.warm.auth.done_ms();
-        let addr = Home::addr(cx, conn.id);
-        for shard in (0..shards).map(ShardId) {
-            let key = Arc::clone(&key);
-            cx.outbox.send(shard, Envelope::Resume { key, addr, greeted_ms });
-        }
-    }
-
-    /// An owner's answer to a resume: the session is a member again where it was.
-    pub(super) fn handle_resumed(
-        &mut self,
-        cx: &mut ShardContext,
-        id: ConnId,
-        memberships: Vec<ResumedMembership>,
-    ) {
-        let Some(mut conn) = self.connections.check_out(id) else {
-            for resumed in memberships {
-                command_for(cx, resumed.channel, Command::Linger { addr: Home::addr(cx, id) });
-            }
-            return;
-        };
-        for resumed in memberships {
-            self.take_over(cx, &mut conn, resumed);
-        }
-        conn.take_cold(|cold| {
-            let Some(resuming) = &mut cold.resuming else { return };
-            resuming.answers -= 1;
-            if resuming.answers == 0 {
-                cold.resuming = None;
-            }
-        });
-        self.connections.check_in(conn);
-    }
-
-    /// Makes a session a member again. If it has left the channel since it asked, it leaves; if it
-    /// is gone, its membership lingers once more, unless the connection has entered under another
-    /// identity, for which the owner has made room.
-    fn take_over(
-        &mut self,
-        cx: &mut ShardContext,
-        conn: &mut ActiveConnection,
-        resumed: ResumedMembership,
-    ) {
-        let addr = Home::addr(cx, conn.id);
-        let key = &resumed.channel;
-        let is_member = self.is_member_of(conn, key);
-        let has_left = conn.resuming().is_some_and(|resuming| resuming.left.contains(&key.hash));
-        if has_left && !is_member {
-            return command_for(cx, resumed.channel, Command::Leave { addr });
-        }
-        let is_same = conn.session().principal().is_some_and(|principal| {
-            principal.grant.app == key.app && principal.identity.is_same_session(&resumed.identity)
-        });
-        if !conn.is_open() || !is_same {
-            if !is_member {
-                command_for(cx, resumed.channel, Command::Linger { addr });
-            }
-            return;
-        }
-        conn.warm.session.adopt_identity(resumed.identity);
-        let slot = self.open_channel(cx, resumed.channel);
-        // A state that the session has announced since it asked is newer.
-        if !is_member {
-            self.set_membership(cx, conn, slot, resumed.state);
-        }
-        let Some(feed) = conn.session().feeds().member else { return };
-        if !conn.is_subscribed(slot, feed) {
-            self.subscribe(cx, conn, slot, feed, NO_REQUEST);
-        }
-        self.activate(conn, slot, feed);
-        self.request_snapshot(cx, conn, slot, feed);
-    }
-
     /// The owner refused an announcement: the connection is no member after all, unless it has
     /// announced itself again since, which is judged by itself.
     pub(super) fn handle_refused(
@@ -233,13 +152,13 @@ impl Home {
         }
     }
 
-    fn is_member_of(&self, conn: &ActiveConnection, key: &ChannelKey) -> bool {
+    pub(super) fn is_member_of(&self, conn: &ActiveConnection, key: &ChannelKey) -> bool {
         self.channels.find_key(key).is_some_and(|slot| conn.is_member(slot))
     }
 }
 
 /// Sends a command to the owner of a channel that this home may not have in its table.
-fn command_for(cx: &mut ShardContext, key: Arc<ChannelKey>, command: Command) {
+pub(super) fn command_for(cx: &mut ShardContext, key: Arc<ChannelKey>, command: Command) {
     let owner = Home::owner_of(cx, &key);
     cx.command(owner, key, command);
 }

@@ -54,7 +54,7 @@ use connections::{ActiveConnection, Connections};
 use drain::Drain;
 use outgoing::Outgoing;
 use placement::Placement;
-use resume::SessionIndex;
+use resume::unregister_session;
 use sweeps::SweepTimer;
 use write_order::Due;
 
@@ -65,7 +65,6 @@ pub struct Home {
     outgoing: Outgoing,
     admission: Admission,
     placement: Placement,
-    sessions: SessionIndex,
     names: SessionNames,
     drain: Drain,
     /// Announcements sent to owners so far.
@@ -91,7 +90,6 @@ impl Home {
             outgoing: Outgoing::default(),
             admission: Admission::default(),
             placement: Placement::new(usize::from(shards)),
-            sessions: SessionIndex::default(),
             names: SessionNames::new(cx.settings.name_key, cx.id.0, shards),
             drain: Drain::default(),
             announcements: 0,
@@ -292,6 +290,8 @@ impl Home {
                     home.handle_answer(cx, conn, request, &channel, answer);
                 });
             }
+            Envelope::Contest { conn, claim } => self.handle_contest(cx, conn, claim),
+            Envelope::LostAt { key, conn, owners } => self.handle_lost_at(cx, conn, &key, &owners),
             Envelope::Resumed { conn, memberships } => {
                 self.handle_resumed(cx, conn, memberships);
             }
@@ -365,7 +365,7 @@ impl Home {
         cx.counters.disconnect(reason);
         conn.phase = Phase::Closing;
         self.leave_all(cx, conn, reason);
-        self.forget_session(cx, conn);
+        unregister_session(cx, conn);
         let connection = &mut **conn;
         connection.queue.append(|out| connection.warm.session.farewell(reason, out));
         connection.take_cold(|cold| {
@@ -404,7 +404,7 @@ impl Home {
     }
 
     fn owner_of(cx: &ShardContext, key: &ChannelKey) -> ShardId {
-        cx.settings.router.shard_of(key)
+        cx.settings.router.shard_of(key.hash)
     }
 }
 

@@ -1,156 +1,158 @@
-//! Sessions that are resumed over another connection. The earlier connection ends without an event,
-//! and its memberships wait for the session to enter again.
+//! Sessions that return over another connection: the earlier connection ends without an event, and
+//! the memberships that it lost are found again.
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-
 use super::Home;
-use super::connection::Connection;
 use super::connections::ActiveConnection;
-use crate::channel::{Identity, ResumeKey, SessionName};
+use super::membership::command_for;
+use crate::channel::ResumeKey;
 use crate::error::Disconnect;
-use crate::ids::{ConnAddr, ConnId};
-use crate::shard::channel_table::{kept, spread};
+use crate::ids::{ConnAddr, ConnId, ShardId};
+use crate::session::{Arrival, NO_REQUEST, Principal};
 use crate::shard::context::ShardContext;
+use crate::shard::envelope::{Command, Envelope, ResumedMembership, SessionClaim, SessionNotice};
 
-/// Slots of connections by the hash of their session's name. Half of the hash is kept beside each,
-/// so that nothing else is read when the table grows. At most one entry per connection.
-#[derive(Debug, Default)]
-pub struct SessionIndex(HashTable<NamedSlot>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NamedSlot {
-    hash: u32,
-    slot: u32,
-}
-
-impl SessionIndex {
-    fn insert(&mut self, hash: u64, slot: u32) {
-        let hash = kept(hash);
-        let entry = NamedSlot { hash, slot };
-        self.0.insert_unique(spread(hash), entry, |entry| spread(entry.hash));
-    }
-
-    fn remove(&mut self, hash: u64, slot: u32) {
-        let gone = NamedSlot { hash: kept(hash), slot };
-        if let Ok(entry) = self.0.find_entry(spread(gone.hash), |entry| *entry == gone) {
-            entry.remove();
+/// Lets a session that is known by the name of its connection be found. `arrival`: whether it may
+/// have another connection, of which one ends.
+pub(super) fn register_session(cx: &mut ShardContext, conn: &ActiveConnection, arrival: Arrival) {
+    let addr = Home::addr(cx, conn.id);
+    notify_named(cx, conn, |principal| match (arrival, principal.resume_key()) {
+        (Arrival::Returning, Some(key)) => {
+            let (key, greeted_ms) = (Arc::new(key), conn.warm.auth.done_ms());
+            SessionNotice::Claimed(SessionClaim { key, addr, greeted_ms })
         }
-    }
+        _ => SessionNotice::Connected { addr },
+    });
+}
 
-    /// Slots of sessions whose names may have this hash.
-    fn find(&self, hash: u64) -> impl Iterator<Item = u32> {
-        let hash = kept(hash);
-        self.0.iter_hash(spread(hash)).filter(move |entry| entry.hash == hash).map(|e| e.slot)
+/// The connection ends, or moves to another shard.
+pub(super) fn unregister_session(cx: &mut ShardContext, conn: &ActiveConnection) {
+    let addr = Home::addr(cx, conn.id);
+    notify_named(cx, conn, |_| SessionNotice::Disconnected { addr });
+}
+
+fn notify_named(
+    cx: &mut ShardContext,
+    conn: &ActiveConnection,
+    notice: impl FnOnce(&Principal) -> SessionNotice,
+) {
+    let principal = conn.session().principal();
+    if let Some(principal) = principal.filter(|p| p.identity.is_named_by_connection()) {
+        let (app, name) = (&principal.grant.app, &principal.identity.connection);
+        cx.notify_registry(app, name, notice(principal));
     }
 }
 
-/// A session that is known by the name of its connection.
-#[derive(Clone, Copy)]
-struct NamedSession<'s> {
-    app: &'s Arc<str>,
-    identity: &'s Identity,
-}
-
-impl<'s> NamedSession<'s> {
-    fn of(connection: &'s Connection) -> Option<Self> {
-        let principal = connection.session().principal()?;
-        let identity = &*principal.identity;
-        identity
-            .is_named_by_connection()
-            .then_some(NamedSession { app: &principal.grant.app, identity })
-    }
-
-    fn hash(self, cx: &ShardContext) -> u64 {
-        cx.settings.router.hash(self.app, &self.identity.connection)
-    }
+/// Looks for memberships that an earlier connection of this session lost.
+pub(super) fn find_lost(cx: &mut ShardContext, conn: &mut ActiveConnection) {
+    let Some(key) = conn.session().principal().and_then(Principal::resume_key) else { return };
+    let resuming = conn.cold_mut().resuming.get_or_insert_default();
+    resuming.answers += 1;
+    resuming.left.clear();
+    let (key, addr) = (Arc::new(key), Home::addr(cx, conn.id));
+    let notice = SessionNotice::FindLost { key: Arc::clone(&key), addr };
+    cx.notify_registry(&key.app, key.session.as_str(), notice);
 }
 
 impl Home {
-    /// A session has returned on some shard, and may still have an earlier connection here.
-    /// `greeted_ms`: when it greeted; the question may have been in transit for long.
-    pub fn end_earlier(
+    /// Another connection claims the session of this one: the one that greeted earlier ends. The
+    /// claim may be the earlier one when its connection was in transit between two shards.
+    pub(super) fn handle_contest(
         &mut self,
         cx: &mut ShardContext,
-        key: &ResumeKey,
-        addr: ConnAddr,
-        greeted_ms: u64,
+        id: ConnId,
+        claim: SessionClaim,
     ) {
-        let Some(earlier) = self.find_named(cx, key) else { return };
-        let is_earlier = |c: &Connection| c.warm.auth.done_ms() <= greeted_ms;
-        if addr != Home::addr(cx, earlier) && self.connections.get(earlier).is_some_and(is_earlier)
-        {
-            self.disconnect_by_id(cx, earlier, Disconnect::Replaced);
+        let addr = Home::addr(cx, id);
+        let Some(connection) = self.connections.get(id).filter(|_| addr != claim.addr) else {
+            return;
+        };
+        let key = connection.session().principal().and_then(Principal::resume_key);
+        let greeted_ms = connection.warm.auth.done_ms();
+        if key.as_ref() != Some(&*claim.key) {
+            return;
         }
+        if greeted_ms <= claim.greeted_ms {
+            return self.disconnect_by_id(cx, id, Disconnect::Replaced);
+        }
+        let ConnAddr { shard, conn } = claim.addr;
+        let claim = SessionClaim { addr, greeted_ms, ..claim };
+        cx.outbox.send(shard, Envelope::Contest { conn, claim });
     }
 
-    /// Ends a connection of this shard that its session has left for `newer`.
-    pub(super) fn end_local_rival(&mut self, cx: &mut ShardContext, newer: &ActiveConnection) {
-        if let Some(earlier) = self.find_rival(cx, newer) {
-            self.disconnect_by_id(cx, earlier, Disconnect::Replaced);
+    /// The registry's answer to a search: asks the owners, also when the connection has ended; what
+    /// they give back lingers again then.
+    pub(super) fn handle_lost_at(
+        &mut self,
+        cx: &mut ShardContext,
+        id: ConnId,
+        key: &Arc<ResumeKey>,
+        owners: &[ShardId],
+    ) {
+        let addr = Home::addr(cx, id);
+        for &owner in owners {
+            cx.outbox.send(owner, Envelope::Resume { key: Arc::clone(key), addr });
         }
+        self.with(cx, id, |_, _, conn| conn.resume_answered(owners.len()));
     }
 
-    /// Lets a session be found by the name of its connection.
-    pub(super) fn note_session(&mut self, cx: &ShardContext, conn: &ActiveConnection) {
-        if let Some(named) = NamedSession::of(conn) {
-            self.sessions.insert(named.hash(cx), conn.id.slot);
+    /// An owner's answer to a resume: the session is a member again where it was.
+    pub(super) fn handle_resumed(
+        &mut self,
+        cx: &mut ShardContext,
+        id: ConnId,
+        memberships: Vec<ResumedMembership>,
+    ) {
+        let Some(mut conn) = self.connections.check_out(id) else {
+            for resumed in memberships {
+                command_for(cx, resumed.channel, Command::Linger { addr: Home::addr(cx, id) });
+            }
+            return;
+        };
+        for resumed in memberships {
+            self.take_over(cx, &mut conn, resumed);
         }
+        conn.resume_answered(0);
+        self.connections.check_in(conn);
     }
 
-    pub(super) fn forget_session(&mut self, cx: &ShardContext, conn: &ActiveConnection) {
-        if let Some(named) = NamedSession::of(conn) {
-            self.sessions.remove(named.hash(cx), conn.id.slot);
-        }
-    }
-
-    /// Of two connections of one session the one that greeted earlier ends. Both may arrive at one
-    /// shard when they were in transit while the session returned. False when it is `conn`.
-    pub(super) fn outlives_rivals(
+    /// Makes a session a member again. If it has left the channel since it asked, it leaves; if it
+    /// is gone, its membership lingers once more, unless the connection has entered under another
+    /// identity, for which the owner has made room.
+    fn take_over(
         &mut self,
         cx: &mut ShardContext,
         conn: &mut ActiveConnection,
-    ) -> bool {
-        let Some(rival) = self.find_rival(cx, conn) else { return true };
-        let rival_ms = self.connections.get(rival).map_or(0, |c| c.warm.auth.done_ms());
-        let is_later = conn.warm.auth.done_ms() >= rival_ms;
-        match is_later {
-            true => self.disconnect_by_id(cx, rival, Disconnect::Replaced),
-            false => self.disconnect(cx, conn, Disconnect::Replaced),
+        resumed: ResumedMembership,
+    ) {
+        let addr = Home::addr(cx, conn.id);
+        let key = &resumed.channel;
+        let is_member = self.is_member_of(conn, key);
+        let has_left = conn.resuming().is_some_and(|resuming| resuming.left.contains(&key.hash));
+        if has_left && !is_member {
+            return command_for(cx, resumed.channel, Command::Leave { addr });
         }
-        is_later
-    }
-
-    /// The connection of this shard, if any, whose session shows this when it returns.
-    fn find_named(&self, cx: &ShardContext, key: &ResumeKey) -> Option<ConnId> {
-        let SessionName::Connection(name) = &key.session else { return None };
-        let hash = cx.settings.router.hash(&key.app, name);
-        self.find_session(hash, |NamedSession { app, identity }| {
-            identity.connection == *name
-                && key.user.as_ref() == Some(&identity.user)
-                && *app == key.app
-        })
-    }
-
-    /// Another connection of this shard with the same session.
-    fn find_rival(&self, cx: &ShardContext, conn: &ActiveConnection) -> Option<ConnId> {
-        let mine = NamedSession::of(conn)?;
-        self.find_session(mine.hash(cx), |theirs| {
-            mine.app == theirs.app && mine.identity.has_same_resume_key(theirs.identity)
-        })
-    }
-
-    /// The connection at hand is not found: it is checked out.
-    fn find_session(
-        &self,
-        hash: u64,
-        is_wanted: impl Fn(NamedSession<'_>) -> bool,
-    ) -> Option<ConnId> {
-        let mut found = self.sessions.find(hash).filter_map(|slot| self.connections.tenant(slot));
-        found.find(|&id| {
-            let connection = self.connections.get(id);
-            connection.and_then(NamedSession::of).is_some_and(&is_wanted)
-        })
+        let is_same = conn.session().principal().is_some_and(|principal| {
+            principal.grant.app == key.app && principal.identity.is_same_session(&resumed.identity)
+        });
+        if !conn.is_open() || !is_same {
+            if !is_member {
+                command_for(cx, resumed.channel, Command::Linger { addr });
+            }
+            return;
+        }
+        conn.warm.session.adopt_identity(resumed.identity);
+        let slot = self.open_channel(cx, resumed.channel);
+        // A state that the session has announced since it asked is newer.
+        if !is_member {
+            self.set_membership(cx, conn, slot, resumed.state);
+        }
+        let Some(feed) = conn.session().feeds().member else { return };
+        if !conn.is_subscribed(slot, feed) {
+            self.subscribe(cx, conn, slot, feed, NO_REQUEST);
+        }
+        self.activate(conn, slot, feed);
+        self.request_snapshot(cx, conn, slot, feed);
     }
 }

@@ -28,6 +28,11 @@ impl LostMembers {
         self.graces.len()
     }
 
+    /// Whether the session with this key has lost members.
+    pub fn has(&self, key: &ResumeKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Returns the number of its grace.
     pub fn insert(&mut self, lost: LostMember) -> u64 {
         let grace = self.begun;

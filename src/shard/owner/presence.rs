@@ -14,6 +14,7 @@ use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{
     AnnounceReply, Announcement, Envelope, PresenceTick, Recipients, ReplyTo, ResumedMembership,
+    SessionNotice,
 };
 use crate::shard::outbox::Full;
 use crate::shard::timers::Timer;
@@ -23,10 +24,14 @@ impl Owner {
     /// known by its connection enters again by itself: what it lost keeps its place for one more
     /// grace.
     pub fn handle_resume(&mut self, cx: &mut ShardContext, key: &ResumeKey, to: ConnAddr) {
+        let lost = self.lost.claim(key);
+        if !lost.is_empty() {
+            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        }
         let memberships = match key.session {
-            SessionName::Device(_) => self.resume(cx, key, to),
+            SessionName::Device(_) => self.resume(cx, lost, to),
             SessionName::Connection(_) => {
-                for lost in self.lost.claim(key) {
+                for lost in lost {
                     self.begin_grace(cx, lost.slot, lost.generation, lost.addr);
                 }
                 Vec::new()
@@ -38,11 +43,11 @@ impl Owner {
     fn resume(
         &mut self,
         cx: &mut ShardContext,
-        key: &ResumeKey,
+        lost: Vec<LostMember>,
         to: ConnAddr,
     ) -> Vec<ResumedMembership> {
         let mut memberships = Vec::new();
-        for lost in self.lost.claim(key) {
+        for lost in lost {
             let Some(channel) = self.channels.get_tenant(lost.slot, lost.generation) else {
                 continue;
             };
@@ -157,6 +162,11 @@ impl Owner {
         }
         let member = channel.presence.members().find(addr);
         let resume = member.and_then(|member| member.identity.resume_key(&channel.key.app));
+        if let Some(key) = &resume
+            && !self.lost.has(key)
+        {
+            notify_registry(cx, key, SessionNotice::Lost { owner: cx.id });
+        }
         let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
         cx.timers.set(until_ms, Timer::Grace { grace });
     }
@@ -164,6 +174,11 @@ impl Owner {
     /// The grace of a lost member is over, unless it came back.
     pub(super) fn end_grace(&mut self, cx: &mut ShardContext, grace: u64) {
         let Some(lost) = self.lost.remove(grace) else { return };
+        if let Some(key) = &lost.resume
+            && !self.lost.has(key)
+        {
+            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        }
         let Some(channel) = self.channels.get_tenant(lost.slot, lost.generation) else { return };
         if channel.presence.expire(cx.now, lost.addr) {
             cx.counters.members -= 1;
@@ -290,4 +305,8 @@ pub(super) fn encode_each(feeds: FeedSet, encode: impl Fn(Feed) -> Arc<[u8]>) ->
         encoded[feed.index()] = Some(encode(feed)).filter(|bytes| !bytes.is_empty());
     }
     encoded
+}
+
+fn notify_registry(cx: &mut ShardContext, key: &ResumeKey, notice: SessionNotice) {
+    cx.notify_registry(&key.app, key.session.as_str(), notice);
 }

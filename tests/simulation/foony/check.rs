@@ -146,6 +146,7 @@ impl Run {
         for shard in &self.world.shards {
             assert_eq!(shard.lost_member_count(), 0, "lost members");
             assert_eq!(shard.home_channel_count(), 0, "channels with subscribers");
+            assert_eq!(shard.registered_session_count(), 0, "sessions in the registry");
         }
     }
 }
