@@ -13,6 +13,8 @@ use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::shard::READ_BYTES;
+
 /// Entries prepared before they are submitted. A longer batch is submitted in parts.
 const SUBMISSIONS: u32 = 4096;
 
@@ -20,7 +22,7 @@ const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
 
 /// Bytes of one receive buffer.
-pub const BUFFER_BYTES: usize = 4096;
+pub const BUFFER_BYTES: usize = READ_BYTES;
 
 /// Receive buffers that the connections of a shard share. Connections that exceed their read budget
 /// use a separate pool, one buffer each, so that they cannot exhaust the common one.

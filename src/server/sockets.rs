@@ -89,13 +89,13 @@ impl Socket {
         }
     }
 
-    /// Bytes that may still be read from this socket in `pass`, of `share` in all.
-    pub fn share_left(&mut self, pass: u64, share: usize) -> usize {
+    /// Bytes that were read from this socket in `pass`.
+    pub fn bytes_read(&mut self, pass: u64) -> usize {
         if self.read_pass != pass {
             self.read_pass = pass.into();
             self.read_bytes = 0;
         }
-        share.saturating_sub(self.read_bytes as usize)
+        self.read_bytes as usize
     }
 
     /// Defers a completion, and with it all later ones, to the next pass. True when it is the first
@@ -112,7 +112,7 @@ impl Socket {
         self.receiving && self.deferred == 0
     }
 
-    /// Accounts for a completion of `bytes` bytes, in the pass of the last `share_left`. The end of
+    /// Accounts for a completion of `bytes` bytes, in the pass of the last `bytes_read`. The end of
     /// the stream, a cancellation or a lack of buffers (0 bytes) says nothing about the peer's
     /// rate.
     pub fn take(&mut self, arrival: Arrival, bytes: usize) {

@@ -51,7 +51,8 @@ pub use envelope::{
     Snapshot,
 };
 pub use home::{
-    Handoff, Listener, PollOutcome, PollRequest, PollSession, RunPool, SendQueue, WRITES_MAX,
+    Handoff, Listener, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool,
+    SendQueue, WRITES_MAX,
 };
 pub use owner::serial_base;
 #[cfg(feature = "server")]
@@ -295,10 +296,16 @@ impl Shard {
         self.home.write_order().has_room()
     }
 
-    /// The number of this pass: a pass is over when every connection that had bytes to write at its
-    /// beginning has been written to. How much is read from each connection is bounded by pass.
-    pub fn pass(&self) -> u64 {
-        self.home.write_order().pass()
+    /// How much may be read in this pass: a pass is over when every connection that had bytes to
+    /// write at its beginning has been written to.
+    pub fn read_budget(&self) -> ReadBudget {
+        self.home.read_budget()
+    }
+
+    /// So many bytes were read from a connection; 0 when all that arrived waits for a later pass.
+    /// `is_first`: nothing had arrived from it in this pass.
+    pub fn note_read(&mut self, bytes: usize, is_first: bool) {
+        self.home.note_read(bytes, is_first);
     }
 
     /// The next thing the shell must do.

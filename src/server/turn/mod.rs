@@ -96,13 +96,6 @@ pub struct TurnLoop {
     completions: Vec<Completion>,
     /// Receive completions of connections that have had their share of a pass.
     deferred: VecDeque<Completion>,
-    /// The pass of the shard, which is a turn unless there is much to write.
-    pass: u64,
-    /// Connections that something was read from in this pass, and what each may be read in it.
-    readers: usize,
-    share: usize,
-    /// Bytes read in this pass.
-    read_bytes: usize,
     rooms: Vec<usize>,
     loads: Vec<u32>,
     unarmed: Unarmed,
@@ -139,9 +132,6 @@ impl TurnIo for TurnLoop {
         endpoint.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
-        if self.pass != self.shard.pass() {
-            self.begin_pass();
-        }
         self.has_arrived = false;
         self.inbound = Inbound::default();
     }
@@ -220,10 +210,6 @@ impl TurnLoop {
             refusals: parts.refusals,
             completions: Vec::new(),
             deferred: VecDeque::new(),
-            pass: 0,
-            readers: 0,
-            share: receive::PASS_BYTES,
-            read_bytes: 0,
             rooms: Vec::new(),
             loads: vec![0; shards],
             unarmed: Unarmed::default(),

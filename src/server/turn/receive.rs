@@ -10,20 +10,8 @@ use std::io;
 
 use super::TurnLoop;
 use crate::ids::{Clocks, ConnId};
-use crate::server::ring::{BUFFER_BYTES, Completion, Operation, Pool};
+use crate::server::ring::{Completion, Operation, Pool};
 use crate::server::sockets::{Arrival, Stage, token};
-
-/// Bytes that are read from all connections together in one pass, about. One that sends alone may
-/// have them all, so that what it publishes in a burst goes out in one batch; among many each has a
-/// buffer's worth.
-pub(super) const PASS_BYTES: usize = 64 * 1024;
-
-/// Bytes read in one pass after which those who send whole buffers wait for the next one: however
-/// many flood a channel, what a pass adds to a subscriber's queue is a part of what may wait there.
-const PASS_BYTES_MAX: usize = 128 * 1024;
-
-/// Twice as many bytes make those wait, too, who send less at once, but as much as this.
-const LARGE_BYTES: usize = BUFFER_BYTES / 4;
 
 /// Connections to receive from again, in the order in which that stopped.
 #[derive(Debug, Default)]
@@ -55,13 +43,6 @@ impl Unarmed {
 }
 
 impl TurnLoop {
-    /// What each may send in the pass that begins follows from how many sent in the last one.
-    pub(super) fn begin_pass(&mut self) {
-        self.pass = self.shard.pass();
-        self.share = (PASS_BYTES / self.readers.max(1)).max(BUFFER_BYTES);
-        (self.readers, self.read_bytes) = (0, 0);
-    }
-
     /// Receives whatever the connection sends from now on.
     pub(super) fn receive(&mut self, id: ConnId) -> io::Result<()> {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
@@ -90,11 +71,12 @@ impl TurnLoop {
         let Some(socket) = self.sockets.get_mut(id) else { return Ok(()) };
         let bytes = usize::try_from(completion.result).unwrap_or(0);
         let congested = self.shard.is_congested() && completion.buffer.is_some();
-        self.readers += usize::from(socket.read_pass != self.pass && bytes > 0);
-        let is_over = socket.share_left(self.pass, self.share) < bytes;
-        let is_over = is_over || is_too_much(bytes, self.read_bytes);
-        if congested || socket.must_wait(arrival, self.pass) || is_over {
-            let is_first = socket.defer(arrival, self.pass);
+        let budget = self.shard.read_budget();
+        let is_first = socket.read_pass != budget.pass && bytes > 0;
+        let is_over = !budget.admits(socket.bytes_read(budget.pass), bytes);
+        if congested || socket.must_wait(arrival, budget.pass) || is_over {
+            self.shard.note_read(0, is_first);
+            let is_first = socket.defer(arrival, budget.pass);
             socket.throttled |= is_over;
             self.deferred.push_back(completion);
             // What else it sends stays in the kernel until this has been read.
@@ -102,7 +84,7 @@ impl TurnLoop {
             return if armed { self.ring.cancel(completion.token) } else { Ok(()) };
         }
         socket.take(arrival, bytes);
-        self.read_bytes += bytes;
+        self.shard.note_read(bytes, is_first);
         if let Some(buffer) = completion.buffer {
             self.shard.handle_bytes(now, id, self.ring.buffer(buffer, bytes));
             self.ring.give_back(buffer);
@@ -206,14 +188,5 @@ impl TurnLoop {
             |pool| !self.unarmed.queue(pool).is_empty() && self.ring.free_buffers(pool) > 0;
         let can_take = !self.deferred.is_empty() && !self.shard.is_congested();
         can_take || Pool::ALL.into_iter().any(is_waiting)
-    }
-}
-
-/// Must bytes of one connection wait, after so many have been read from all in this pass?
-fn is_too_much(bytes: usize, read_bytes: usize) -> bool {
-    match read_bytes / PASS_BYTES_MAX {
-        0 => false,
-        1 => bytes >= BUFFER_BYTES,
-        _ => bytes >= LARGE_BYTES,
     }
 }

@@ -1,7 +1,8 @@
 //! Presence events as frames of the sync wire: the full set of members, or who left.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use indexmap::IndexSet;
 
 use super::super::{Feed, Framing, append_message, message_pack_state};
 use crate::channel::{Change, ChangeKind, Members};
@@ -17,7 +18,7 @@ const LEAVES_MAX: usize = 64;
 #[derive(Debug, PartialEq, Eq)]
 pub struct SetTick<'c> {
     /// Users whose last session left.
-    leaves: Vec<&'c str>,
+    leaves: IndexSet<&'c str>,
     set: Set,
 }
 
@@ -37,14 +38,12 @@ impl<'c> SetTick<'c> {
             change.kind == ChangeKind::Leave && members.sessions_of(&change.identity.user) == 0
         };
         let departures = changes.iter().filter(is_departure);
-        let mut leaves: Vec<&str> = departures.clone().map(|c| &*c.identity.user).collect();
-        let others = departures.count() < changes.len();
-        let mut named = HashSet::new();
-        leaves.retain(|user| named.insert(*user));
+        let others = departures.clone().count() < changes.len();
+        let leaves: IndexSet<&str> = departures.map(|change| &*change.identity.user).collect();
         let too_many = leaves.len() > LEAVES_MAX;
         let one_frame = interval_ms > 0 && (others || leaves.len() > 1);
         if too_many || one_frame {
-            return SetTick { leaves: Vec::new(), set: Set::Shown };
+            return SetTick { leaves: IndexSet::new(), set: Set::Shown };
         }
         SetTick { leaves, set: if others { Set::Shown } else { Set::Omitted } }
     }

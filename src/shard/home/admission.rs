@@ -1,4 +1,4 @@
-//! Admission of input: how many requests are carried out now, and which wait.
+//! Admission of input: how much is read, how many requests are carried out, and which wait.
 //!
 //! A client that asks for much at once is answered in turns, and one that does not read its answers
 //! is not asked for more of them. Nor is more carried out in a pass, for all clients together, than
@@ -20,6 +20,22 @@ use crate::error::Disconnect;
 use crate::ids::{ConnId, Timestamp};
 use crate::session::Input;
 use crate::shard::context::ShardContext;
+
+/// Bytes that the shell reads from a connection at once, at most.
+pub const READ_BYTES: usize = 4096;
+
+/// Bytes that are read from all connections together in one pass, about. One that sends alone may
+/// have them all, so that what it publishes in a burst goes out in one batch; among many each may
+/// have [`READ_BYTES`].
+const PASS_BYTES: usize = 64 * 1024;
+
+/// Bytes read in one pass after which connections that send [`READ_BYTES`] at once wait for the
+/// next one: however many flood a channel, what a pass adds to a subscriber's queue is a part of
+/// what may wait there.
+const PASS_BYTES_MAX: usize = 128 * 1024;
+
+/// Twice as many bytes also stop connections that send as much as this at once.
+const LARGE_READ_BYTES: usize = READ_BYTES / 4;
 
 /// Requests of one connection that are carried out in one go.
 const REQUESTS_AT_ONCE: usize = 512;
@@ -44,10 +60,40 @@ fn intake_max(cx: &ShardContext) -> usize {
     cx.limits().send_queue_bytes_max / INTAKE_PART
 }
 
+/// How much is read from sockets in a pass. What is over it waits for the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadBudget {
+    /// The number of the pass.
+    pub pass: u64,
+    /// Bytes for each connection.
+    share: usize,
+    /// Connections and bytes that were read.
+    connections: usize,
+    bytes: usize,
+}
+
+impl ReadBudget {
+    /// Each connection's share follows from how many sent in the last pass.
+    fn next_pass(self, pass: u64) -> Self {
+        let share = (PASS_BYTES / self.connections.max(1)).max(READ_BYTES);
+        ReadBudget { pass, share, connections: 0, bytes: 0 }
+    }
+
+    /// Whether `bytes` are read now from a connection of which `done` were read in this pass.
+    pub fn admits(&self, done: usize, bytes: usize) -> bool {
+        let is_too_much = match self.bytes / PASS_BYTES_MAX {
+            0 => false,
+            1 => bytes >= READ_BYTES,
+            _ => bytes >= LARGE_READ_BYTES,
+        };
+        done + bytes <= self.share && !is_too_much
+    }
+}
+
 /// What is carried out in this pass, and which connections wait for their turn.
 #[derive(Debug)]
 pub struct Admission {
-    pass: u64,
+    read: ReadBudget,
     /// Bytes of requests carried out in this pass.
     bytes: usize,
     /// At so many bytes, the connection whose turn it is has had its share.
@@ -63,7 +109,7 @@ pub struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         Admission {
-            pass: 0,
+            read: ReadBudget { pass: 0, share: PASS_BYTES, connections: 0, bytes: 0 },
             bytes: 0,
             share_ends: usize::MAX,
             requests: 0,
@@ -76,8 +122,8 @@ impl Default for Admission {
 impl Admission {
     /// Counts from 0 again when a pass has begun.
     pub(super) fn begin_turn(&mut self, pass: u64) {
-        if self.pass != pass {
-            (self.pass, self.bytes) = (pass, 0);
+        if self.read.pass != pass {
+            (self.read, self.bytes) = (self.read.next_pass(pass), 0);
         }
     }
 
@@ -174,6 +220,16 @@ impl Connection {
 }
 
 impl Home {
+    pub fn read_budget(&self) -> ReadBudget {
+        self.admission.read
+    }
+
+    pub fn note_read(&mut self, bytes: usize, is_first: bool) {
+        let read = &mut self.admission.read;
+        read.bytes += bytes;
+        read.connections += usize::from(is_first);
+    }
+
     /// True while requests of the connection wait for nothing but their turn.
     pub fn waits_for_turn(&self, id: ConnId) -> bool {
         self.connections.get(id).is_some_and(|connection| connection.flags.scheduled)

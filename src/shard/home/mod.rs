@@ -1,5 +1,5 @@
-//! The home: the connections of one shard, their subscriptions and memberships, send queues,
-//! admission of their requests, and sessions that can be resumed.
+//! The home: the connections of one shard, their subscriptions and memberships, send queues, and
+//! the admission of their requests.
 //!
 //! Invariant: every request is answered once; what is delivered to a subscriber is complete and in
 //! order, or the subscriber is marked as having missed something, which is made good.
@@ -31,6 +31,7 @@ mod timeouts;
 mod updates;
 mod write_order;
 
+pub use admission::{READ_BYTES, ReadBudget};
 pub use connection::Listener;
 pub use handoff::Handoff;
 pub use long_poll::{PollOutcome, PollRequest, PollSession};

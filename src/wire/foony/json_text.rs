@@ -1,13 +1,17 @@
-//! A JSON scanner that builds no values: it validates a text and finds the ends of values.
+//! JSON text that is validated and divided into values, which stay text.
 //!
 //! The grammar is that of RFC 8259. As in JSON.parse, lone surrogate escapes and numbers of any
 //! size are accepted.
 
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
+
 use crate::error::FrameError;
 use crate::limits::VALUE_DEPTH_MAX;
-
-/// Nesting of a frame around its payloads: a page of messages, each a batch.
-const FRAME_DEPTH_MAX: usize = 4;
 
 /// Validates a payload: empty, or exactly one JSON value in UTF-8.
 ///
@@ -19,350 +23,114 @@ pub fn validate_json(payload: &[u8]) -> Result<(), FrameError> {
         return Ok(());
     }
     let text = simdutf8::basic::from_utf8(payload).map_err(|_| FrameError::Utf8)?;
-    let mut scanner = Scanner::new(text, VALUE_DEPTH_MAX);
-    scanner.value()?;
-    scanner.end()
+    if is_too_deep(payload) {
+        return Err(FrameError::Body);
+    }
+    serde_json::from_str::<&RawValue>(text).map(|_| ()).map_err(frame_error)
 }
 
 /// Calls `visit` with each key, in its quotes, and the text of its value. Fields visited before an
 /// error are valid.
 ///
 /// # Errors
-/// As for [`validate_json`]; also if the text is not an object.
+/// As for [`validate_json`], except that any depth is accepted; also if the text is not an object.
 pub(super) fn each_field<'a>(
     text: &'a str,
-    mut visit: impl FnMut(&'a str, &'a str),
+    visit: impl FnMut(&'a str, &'a str),
 ) -> Result<(), FrameError> {
-    let mut scanner = Scanner::new(text, VALUE_DEPTH_MAX + FRAME_DEPTH_MAX);
-    scanner.punctuation(b'{')?;
-    if scanner.take(b'}') {
-        return scanner.end();
-    }
-    loop {
-        let key = scanner.span(Scanner::string)?;
-        scanner.colon()?;
-        visit(key, scanner.span(Scanner::value)?);
-        match scanner.after_value()? {
-            b',' => scanner.whitespace(),
-            b'}' => return scanner.end(),
-            _ => return Err(FrameError::Body),
-        }
-    }
+    let mut parser = Deserializer::from_str(text);
+    parser.deserialize_map(Fields(visit)).and_then(|()| parser.end()).map_err(frame_error)
 }
 
-/// Calls `visit` with the text of each value of an array.
+/// The texts of the values of an array; of a longer one than `most`, one more than that.
 ///
 /// # Errors
-/// As for [`validate_json`]; also if the text is not an array; those of `visit`.
-pub(super) fn each_item<'a>(
-    text: &'a str,
-    mut visit: impl FnMut(&'a str) -> Result<(), FrameError>,
-) -> Result<(), FrameError> {
-    let mut scanner = Scanner::new(text, VALUE_DEPTH_MAX + FRAME_DEPTH_MAX);
-    scanner.punctuation(b'[')?;
-    if scanner.take(b']') {
-        return scanner.end();
+/// As for [`each_field`]; also if the text is not an array.
+pub(super) fn items(text: &str, most: usize) -> Result<Vec<&str>, FrameError> {
+    let mut parser = Deserializer::from_str(text);
+    let items = parser.deserialize_seq(Items(most)).map_err(frame_error)?;
+    if items.len() <= most {
+        parser.end().map_err(frame_error)?;
     }
-    loop {
-        visit(scanner.span(Scanner::value)?)?;
-        match scanner.after_value()? {
-            b',' => scanner.whitespace(),
-            b']' => return scanner.end(),
-            _ => return Err(FrameError::Body),
-        }
-    }
+    Ok(items)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Container {
-    Object,
-    Array,
+fn frame_error(error: serde_json::Error) -> FrameError {
+    if error.is_eof() { FrameError::Truncated } else { FrameError::Body }
 }
 
-/// The open containers: one bit each, the innermost lowest.
-struct OpenContainers {
-    are_objects: u128,
-    depth: usize,
-    depth_max: usize,
+/// Whether containers are nested deeper than [`VALUE_DEPTH_MAX`]. Exact for valid JSON.
+fn is_too_deep(text: &[u8]) -> bool {
+    // Most texts have fewer containers in all, which is counted many bytes at a time.
+    let opened = text.iter().filter(|&&byte| byte == b'[' || byte == b'{').count();
+    if opened <= VALUE_DEPTH_MAX {
+        return false;
+    }
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => at = string_end(text, at + 1),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > VALUE_DEPTH_MAX {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
-const _: () = assert!(VALUE_DEPTH_MAX + FRAME_DEPTH_MAX <= u128::BITS as usize);
-
-impl OpenContainers {
-    fn push(&mut self, container: Container) -> Result<(), FrameError> {
-        if self.depth == self.depth_max {
-            return Err(FrameError::Body);
-        }
-        self.depth += 1;
-        self.are_objects = self.are_objects << 1 | u128::from(container == Container::Object);
-        Ok(())
+/// Where the string ends that begins here: at its closing quote.
+fn string_end(text: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = text.get(at).filter(|byte| **byte != b'"') {
+        at += 1 + usize::from(*byte == b'\\');
     }
-
-    fn pop(&mut self) {
-        self.depth -= 1;
-        self.are_objects >>= 1;
-    }
-
-    fn innermost(&self) -> Option<Container> {
-        match (self.depth, self.are_objects & 1) {
-            (0, _) => None,
-            (_, 0) => Some(Container::Array),
-            _ => Some(Container::Object),
-        }
-    }
+    at
 }
 
-/// Scans text. Between two steps the position is never at whitespace, except after a value.
-struct Scanner<'a> {
-    text: &'a str,
-    at: usize,
-    depth_max: usize,
-}
+struct Fields<F>(F);
 
-impl<'a> Scanner<'a> {
-    fn new(text: &'a str, depth_max: usize) -> Self {
-        let mut scanner = Scanner { text, at: 0, depth_max };
-        scanner.whitespace();
-        scanner
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Fields<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
     }
 
-    fn rest(&self) -> &'a [u8] {
-        &self.text.as_bytes()[self.at..]
-    }
-
-    fn first(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn peek(&self) -> Result<u8, FrameError> {
-        self.first().ok_or(FrameError::Truncated)
-    }
-
-    fn next(&mut self) -> Result<u8, FrameError> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Ok(byte)
-    }
-
-    fn whitespace(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.first() {
-            self.at += 1;
-        }
-    }
-
-    fn punctuation(&mut self, byte: u8) -> Result<(), FrameError> {
-        if self.next()? != byte {
-            return Err(FrameError::Body);
-        }
-        self.whitespace();
-        Ok(())
-    }
-
-    /// Skips this byte if it is next.
-    fn take(&mut self, byte: u8) -> bool {
-        let is_next = self.first() == Some(byte);
-        self.at += usize::from(is_next);
-        is_next
-    }
-
-    /// The text that a step scans. Values and strings begin and end with ASCII.
-    fn span(
-        &mut self,
-        step: impl FnOnce(&mut Self) -> Result<(), FrameError>,
-    ) -> Result<&'a str, FrameError> {
-        let start = self.at;
-        step(self)?;
-        Ok(&self.text[start..self.at])
-    }
-
-    fn end(&mut self) -> Result<(), FrameError> {
-        self.whitespace();
-        if self.first().is_none() { Ok(()) } else { Err(FrameError::Body) }
-    }
-
-    fn value(&mut self) -> Result<(), FrameError> {
-        let mut open = OpenContainers { are_objects: 0, depth: 0, depth_max: self.depth_max };
-        loop {
-            if self.head(&mut open)? {
-                continue;
-            }
-            if self.close(&mut open)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Scans a scalar, an empty container, or the start of a container up to its first value.
-    /// Whether a value follows directly.
-    fn head(&mut self, open: &mut OpenContainers) -> Result<bool, FrameError> {
-        let (container, end) = match self.peek()? {
-            b'{' => (Container::Object, b'}'),
-            b'[' => (Container::Array, b']'),
-            _ => return self.scalar().map(|()| false),
-        };
-        open.push(container)?;
-        self.at += 1;
-        self.whitespace();
-        if self.take(end) {
-            open.pop();
-            return Ok(false);
-        }
-        if container == Container::Object {
-            self.key()?;
-        }
-        Ok(true)
-    }
-
-    /// After a value: scans the ends of containers and the comma before the next value. Whether the
-    /// outermost value ended.
-    fn close(&mut self, open: &mut OpenContainers) -> Result<bool, FrameError> {
-        while let Some(container) = open.innermost() {
-            match (self.after_value()?, container) {
-                (b'}', Container::Object) | (b']', Container::Array) => open.pop(),
-                (b',', _) => {
-                    self.whitespace();
-                    if container == Container::Object {
-                        self.key()?;
-                    }
-                    return Ok(false);
-                }
-                _ => return Err(FrameError::Body),
-            }
-        }
-        Ok(true)
-    }
-
-    fn after_value(&mut self) -> Result<u8, FrameError> {
-        self.whitespace();
-        self.next()
-    }
-
-    fn key(&mut self) -> Result<(), FrameError> {
-        self.string()?;
-        self.colon()
-    }
-
-    fn colon(&mut self) -> Result<(), FrameError> {
-        self.whitespace();
-        self.punctuation(b':')
-    }
-
-    fn scalar(&mut self) -> Result<(), FrameError> {
-        match self.peek()? {
-            b'"' => self.string(),
-            b't' => self.word("true"),
-            b'f' => self.word("false"),
-            b'n' => self.word("null"),
-            _ => self.number(),
-        }
-    }
-
-    fn word(&mut self, word: &str) -> Result<(), FrameError> {
-        if !self.rest().starts_with(word.as_bytes()) {
-            return Err(FrameError::Body);
-        }
-        self.at += word.len();
-        Ok(())
-    }
-
-    fn string(&mut self) -> Result<(), FrameError> {
-        if self.next()? != b'"' {
-            return Err(FrameError::Body);
-        }
-        loop {
-            self.at += plain_bytes(self.rest());
-            match self.next()? {
-                b'"' => return Ok(()),
-                b'\\' => self.escape()?,
-                _ => return Err(FrameError::Body),
-            }
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), FrameError> {
-        match self.next()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
-            b'u' => {
-                let digits = self.rest().first_chunk::<4>().ok_or(FrameError::Truncated)?;
-                self.at += digits.len();
-                let are_digits = digits.iter().all(u8::is_ascii_hexdigit);
-                if are_digits { Ok(()) } else { Err(FrameError::Body) }
-            }
-            _ => Err(FrameError::Body),
-        }
-    }
-
-    fn number(&mut self) -> Result<(), FrameError> {
-        self.take(b'-');
-        if !self.take(b'0') {
-            self.digits()?;
-        }
-        if self.take(b'.') {
-            self.digits()?;
-        }
-        if self.take(b'e') || self.take(b'E') {
-            let _signed = self.take(b'+') || self.take(b'-');
-            self.digits()?;
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = fields.next_entry::<&RawValue, &RawValue>()? {
+            (self.0)(key.get(), value.get());
         }
         Ok(())
     }
-
-    /// One or more digits.
-    fn digits(&mut self) -> Result<(), FrameError> {
-        let start = self.at;
-        while let Some(b'0'..=b'9') = self.first() {
-            self.at += 1;
-        }
-        match self.peek() {
-            _ if self.at > start => Ok(()),
-            Ok(_) => Err(FrameError::Body),
-            Err(error) => Err(error),
-        }
-    }
 }
 
-/// Length of the prefix of a string without quotes, backslashes and control characters. Checks
-/// eight bytes at a time; only the lowest flag of a word is exact, which suffices (Bit Twiddling
-/// Hacks, "Determine if a word has a byte less than n").
-fn plain_bytes(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH_BITS: u64 = ONES << 7;
-    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH_BITS;
-    let (words, _) = bytes.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        let special = quote | backslash | below(word, 0x20);
-        if special != 0 {
-            return i * 8 + special.trailing_zeros() as usize / 8;
-        }
-    }
-    let done = words.len() * 8;
-    done + bytes[done..].iter().take_while(|byte| is_plain(**byte)).count()
-}
+/// Collects so many items and one more.
+struct Items(usize);
 
-fn is_plain(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
+impl<'de> Visitor<'de> for Items {
+    type Value = Vec<&'de str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Vec<&'de str>, A::Error> {
+        let mut items = Vec::new();
+        while items.len() <= self.0
+            && let Some(value) = values.next_element::<&RawValue>()?
+        {
+            items.push(value.get());
+        }
+        Ok(items)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_bytes_end_at_the_first_special_one() {
-        for special in 0..=u8::MAX {
-            for at in 0..20 {
-                for filler in [b'a', 0x20, 0x21, 0x23, 0x5b, 0x5d, 0x7f, 0x80, 0xff] {
-                    let mut bytes = [filler; 20];
-                    bytes[at] = special;
-                    let expected = if is_plain(special) { 20 } else { at };
-                    assert_eq!(plain_bytes(&bytes), expected, "{special:x} {filler:x} {at}");
-                }
-            }
-        }
-    }
 
     #[test]
     fn a_payload_is_empty_or_one_value() {

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+use strum::EnumString;
 use thiserror::Error;
 
 use super::code::ErrorCode;
@@ -173,7 +175,9 @@ pub struct Message<'a> {
     pub encoding: Cow<'a, str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Action {
     Enter,
     Leave,

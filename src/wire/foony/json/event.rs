@@ -94,49 +94,49 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
     match event {
         Event::Connected { connection_id, keep_alive_ms, client_id } => {
             append_frame(out, "connected", |fields| {
-                fields.text(Key::ConnectionId, connection_id);
-                fields.number(Key::KeepAliveMs, *keep_alive_ms);
-                fields.text(Key::ClientId, client_id);
+                fields.put(Key::ConnectionId, connection_id);
+                fields.put(Key::KeepAliveMs, *keep_alive_ms);
+                fields.put(Key::ClientId, client_id);
             });
         }
         Event::Ack { id, serial, resumed } => append_frame(out, "ack", |fields| {
-            fields.number(Key::Id, *id);
-            fields.number_unless_zero(Key::Seq, *serial);
+            fields.put(Key::Id, *id);
+            fields.put_unless_default(Key::Seq, *serial);
             if let Some(resumed) = resumed {
-                fields.flag(Key::Resumed, *resumed);
+                fields.put(Key::Resumed, *resumed);
             }
         }),
         Event::Delivery(delivery) => append_delivery(out, delivery),
         Event::Bundle(deliveries) => append_bundle(out, deliveries),
         Event::Member(member) => append_member(out, member),
         Event::Error { id, code, message } => append_frame(out, "err", |fields| {
-            fields.number_unless_zero(Key::Id, *id);
-            fields.number(Key::Code, u64::from(code.code()));
-            fields.text(Key::Message, message);
+            fields.put_unless_default(Key::Id, *id);
+            fields.put(Key::Code, u64::from(code.code()));
+            fields.put(Key::Message, message);
         }),
         Event::Pong => append_frame(out, "pong", |_| {}),
         Event::History { id, channel, messages, more } => append_frame(out, "histRes", |fields| {
             page(fields, *id, channel, messages);
-            fields.flag_if_set(Key::More, *more);
+            fields.put_unless_default(Key::More, *more);
         }),
         Event::Fetched { id, channel, messages, resumed } => {
             append_frame(out, "fetchRes", |fields| {
                 page(fields, *id, channel, messages);
-                fields.flag(Key::Resumed, *resumed);
+                fields.put(Key::Resumed, *resumed);
             });
         }
     }
 }
 
 fn page(fields: &mut Fields<'_>, id: u64, channel: &str, messages: &[Delivery<'_>]) {
-    fields.number(Key::Id, id);
-    fields.text(Key::Channel, channel);
+    fields.put(Key::Id, id);
+    fields.put(Key::Channel, channel);
     fields.list(Key::Messages, messages, append_delivery);
 }
 
 fn append_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>) {
     append_frame(out, "msg", |fields| {
-        fields.text(Key::Channel, &delivery.channel);
+        fields.put(Key::Channel, &delivery.channel);
         delivery_fields(fields, delivery);
     });
 }
@@ -146,24 +146,24 @@ fn delivery_fields(fields: &mut Fields<'_>, delivery: &Delivery<'_>) {
     match &delivery.content {
         Content::One(message) => fields.message(message),
         Content::Batch(messages) => {
-            fields.text(Key::Name, "");
+            fields.put(Key::Name, "");
             fields.messages(messages);
         }
     }
-    fields.number(Key::Timestamp, delivery.timestamp_ms);
-    fields.text(Key::MessageId, &delivery.message_id);
-    fields.text_unless_empty(Key::ClientId, &delivery.client_id);
-    fields.number_unless_zero(Key::Seq, delivery.serial);
-    fields.flag_if_set(Key::Ephemeral, delivery.ephemeral);
+    fields.put(Key::Timestamp, delivery.timestamp_ms);
+    fields.put(Key::MessageId, &delivery.message_id);
+    fields.put_unless_default(Key::ClientId, &*delivery.client_id);
+    fields.put_unless_default(Key::Seq, delivery.serial);
+    fields.put_unless_default(Key::Ephemeral, delivery.ephemeral);
 }
 
 fn append_bundle(out: &mut Vec<u8>, deliveries: &[Delivery<'_>]) {
     let channel = deliveries.last().map_or(Cow::Borrowed(""), |last| last.channel.clone());
     append_frame(out, "msg", |fields| {
-        fields.text(Key::Channel, &channel);
-        fields.text(Key::Name, "");
-        fields.number(Key::Timestamp, 0);
-        fields.text(Key::MessageId, "");
+        fields.put(Key::Channel, &channel);
+        fields.put(Key::Name, "");
+        fields.put(Key::Timestamp, 0);
+        fields.put(Key::MessageId, "");
         fields.list(Key::Bundle, deliveries, |out, delivery| {
             append_object(out, |fields| delivery_fields(fields, delivery));
         });
@@ -172,12 +172,12 @@ fn append_bundle(out: &mut Vec<u8>, deliveries: &[Delivery<'_>]) {
 
 fn append_member(out: &mut Vec<u8>, member: &Member<'_>) {
     append_frame(out, "presEvt", |fields| {
-        fields.text(Key::Channel, &member.channel);
-        fields.text(Key::Action, member.action.name());
-        fields.text(Key::ClientId, &member.client_id);
-        fields.text(Key::ConnectionId, &member.connection_id);
+        fields.put(Key::Channel, &member.channel);
+        fields.put(Key::Action, member.action);
+        fields.put(Key::ClientId, &member.client_id);
+        fields.put(Key::ConnectionId, &member.connection_id);
         fields.payload(member.data);
-        fields.text_unless_empty(Key::Encoding, &member.encoding);
-        fields.number(Key::Timestamp, member.timestamp_ms);
+        fields.put_unless_default(Key::Encoding, &*member.encoding);
+        fields.put(Key::Timestamp, member.timestamp_ms);
     });
 }

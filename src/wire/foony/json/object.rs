@@ -2,88 +2,67 @@
 
 use std::borrow::Cow;
 
+use strum::{EnumCount, EnumString, IntoStaticStr};
+
 use crate::error::FrameError;
-use crate::wire::foony::json_text::{each_field, each_item};
+use crate::wire::foony::json_text::{each_field, items};
 use crate::wire::foony::{Action, BATCH_MESSAGES_MAX, Message, validate_json};
 
-/// The table of fields.
-macro_rules! keys {
-    ($($name:ident = $text:literal,)*) => {
-        /// A field of any frame.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Key {
-            $($name,)*
-        }
-
-        const KEYS: usize = [$(Key::$name),*].len();
-
-        impl Key {
-            pub fn text(self) -> &'static str {
-                match self {
-                    $(Key::$name => $text,)*
-                }
-            }
-
-            fn from_text(text: &str) -> Option<Key> {
-                match text {
-                    $($text => Some(Key::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-keys! {
-    Action = "action",
-    Credential = "key",
-    Before = "before",
-    BinaryDelivery = "binaryDelivery",
-    Bundle = "bundle",
-    Channel = "channel",
-    ClientId = "clientId",
-    Coalesce = "coalesce",
-    Code = "code",
-    ConnectionId = "connectionId",
-    Data = "data",
-    Encoding = "encoding",
-    Ephemeral = "ephemeral",
-    FromSerial = "fromSerial",
-    Id = "id",
-    KeepAliveMs = "keepAliveMs",
-    LastMessageId = "lastMessageId",
-    LastSerial = "lastSerial",
-    Limit = "limit",
-    Message = "message",
-    MessageId = "messageId",
-    Messages = "messages",
-    More = "more",
-    Name = "name",
-    Resumed = "resumed",
-    ResumeConnectionId = "resumeConnectionId",
-    Seq = "seq",
-    Start = "start",
-    Timestamp = "timestamp",
-    Token = "token",
-    TtlMs = "ttlMs",
-    Type = "t",
+/// A field of any frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "camelCase")]
+pub(super) enum Key {
+    Action,
+    #[strum(serialize = "key")]
+    Credential,
+    Before,
+    BinaryDelivery,
+    Bundle,
+    Channel,
+    ClientId,
+    Coalesce,
+    Code,
+    ConnectionId,
+    Data,
+    Encoding,
+    Ephemeral,
+    FromSerial,
+    Id,
+    KeepAliveMs,
+    LastMessageId,
+    LastSerial,
+    Limit,
+    Message,
+    MessageId,
+    Messages,
+    More,
+    Name,
+    Resumed,
+    ResumeConnectionId,
+    Seq,
+    Start,
+    Timestamp,
+    Token,
+    TtlMs,
+    #[strum(serialize = "t")]
+    Type,
 }
 
 /// The text of each known field.
 pub(super) struct Object<'a> {
-    values: [Option<&'a str>; KEYS],
+    values: [Option<&'a str>; Key::COUNT],
 }
 
 impl<'a> Object<'a> {
     pub fn empty() -> Self {
-        Object { values: [None; KEYS] }
+        Object { values: [None; Key::COUNT] }
     }
 
     /// Collects the fields of an object, including those before an error.
     pub fn collect(&mut self, text: &'a str) -> Result<(), FrameError> {
         each_field(text, |key, value| {
             // A key that cannot be decoded is an unknown one.
-            let key = unquote(key).ok().and_then(|key| Key::from_text(&key));
+            let key = unquote(key).ok().and_then(|key| key.parse::<Key>().ok());
             if let Some(key) = key {
                 self.values[key as usize] = Some(value);
             }
@@ -140,12 +119,7 @@ impl<'a> Object<'a> {
     }
 
     pub fn action(&self) -> Result<Action, FrameError> {
-        match &*self.text(Key::Action)? {
-            "enter" => Ok(Action::Enter),
-            "leave" => Ok(Action::Leave),
-            "update" => Ok(Action::Update),
-            _ => Err(FrameError::Body),
-        }
+        self.text(Key::Action)?.parse().map_err(|_| FrameError::Body)
     }
 
     /// The items of a list; empty if it is absent.
@@ -154,25 +128,11 @@ impl<'a> Object<'a> {
         key: Key,
         item: impl Fn(&Object<'a>) -> Result<T, FrameError>,
     ) -> Result<Vec<T>, FrameError> {
-        let mut items = Vec::new();
-        each_item(self.present(key).unwrap_or("[]"), |text| {
-            if items.len() == BATCH_MESSAGES_MAX {
-                return Err(FrameError::TooLong);
-            }
-            items.push(item(&Object::read(text)?)?);
-            Ok(())
-        })?;
-        Ok(items)
-    }
-}
-
-impl Action {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Action::Enter => "enter",
-            Action::Leave => "leave",
-            Action::Update => "update",
+        let items = items(self.present(key).unwrap_or("[]"), BATCH_MESSAGES_MAX)?;
+        if items.len() > BATCH_MESSAGES_MAX {
+            return Err(FrameError::TooLong);
         }
+        items.into_iter().map(|text| item(&Object::read(text)?)).collect()
     }
 }
 

@@ -116,38 +116,38 @@ pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) {
         }
         Request::History { id, channel, limit, before } => append_frame(out, "hist", |fields| {
             append_id_and_channel(fields, *id, channel);
-            fields.number_unless_zero(Key::Limit, *limit);
+            fields.put_unless_default(Key::Limit, *limit);
             append_cursor(fields, before, Key::Before, Key::Start);
         }),
         Request::Fetch { id, channel, from_serial } => append_frame(out, "fetch", |fields| {
             append_id_and_channel(fields, *id, channel);
-            fields.number(Key::FromSerial, *from_serial);
+            fields.put(Key::FromSerial, *from_serial);
         }),
         Request::Ping => append_frame(out, "ping", |_| {}),
     }
 }
 
 fn append_id_and_channel(fields: &mut Fields<'_>, id: u64, channel: &str) {
-    fields.number(Key::Id, id);
-    fields.text(Key::Channel, channel);
+    fields.put(Key::Id, id);
+    fields.put(Key::Channel, channel);
 }
 
 fn append_cursor(fields: &mut Fields<'_>, cursor: &Cursor<'_>, serial: Key, message_id: Key) {
     match cursor {
         Cursor::None => {}
-        Cursor::Serial(number) => fields.number(serial, *number),
-        Cursor::MessageId(id) => fields.text(message_id, id),
+        Cursor::Serial(number) => fields.put(serial, *number),
+        Cursor::MessageId(id) => fields.put(message_id, id),
     }
 }
 
 fn append_auth(auth: &Auth<'_>, out: &mut Vec<u8>) {
     append_frame(out, "auth", |fields| {
-        fields.text_unless_empty(Key::Token, &auth.token);
-        fields.text_unless_empty(Key::Credential, &auth.key);
-        fields.text_unless_empty(Key::ClientId, &auth.client_id);
-        fields.text_unless_empty(Key::ResumeConnectionId, &auth.resume_connection_id);
-        fields.flag_if_set(Key::Coalesce, auth.coalesce);
-        fields.flag_if_set(Key::BinaryDelivery, auth.binary_delivery);
+        fields.put_unless_default(Key::Token, &*auth.token);
+        fields.put_unless_default(Key::Credential, &*auth.key);
+        fields.put_unless_default(Key::ClientId, &*auth.client_id);
+        fields.put_unless_default(Key::ResumeConnectionId, &*auth.resume_connection_id);
+        fields.put_unless_default(Key::Coalesce, auth.coalesce);
+        fields.put_unless_default(Key::BinaryDelivery, auth.binary_delivery);
     });
 }
 
@@ -157,22 +157,22 @@ fn append_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
         match &publish.content {
             Content::One(message) => fields.message(message),
             Content::Batch(messages) => {
-                fields.text(Key::Name, "");
+                fields.put(Key::Name, "");
                 fields.payload(b"null");
                 fields.messages(messages);
             }
         }
-        fields.text_unless_empty(Key::MessageId, &publish.message_id);
-        fields.flag_if_set(Key::Ephemeral, publish.ephemeral);
-        fields.number_unless_zero(Key::TtlMs, publish.ttl_ms);
+        fields.put_unless_default(Key::MessageId, &*publish.message_id);
+        fields.put_unless_default(Key::Ephemeral, publish.ephemeral);
+        fields.put_unless_default(Key::TtlMs, publish.ttl_ms);
     });
 }
 
 fn append_presence(presence: &Presence<'_>, out: &mut Vec<u8>) {
     append_frame(out, "pres", |fields| {
         append_id_and_channel(fields, presence.id, &presence.channel);
-        fields.text(Key::Action, presence.action.name());
+        fields.put(Key::Action, presence.action);
         fields.payload(presence.data);
-        fields.text_unless_empty(Key::Encoding, &presence.encoding);
+        fields.put_unless_default(Key::Encoding, &*presence.encoding);
     });
 }

@@ -1,5 +1,7 @@
 //! Encodes objects, field by field.
 
+use serde::Serialize;
+
 use super::object::Key;
 use crate::wire::foony::Message;
 
@@ -17,7 +19,7 @@ pub(super) fn append_frame(
     append_fields: impl FnOnce(&mut Fields<'_>),
 ) {
     append_object(out, |fields| {
-        fields.text(Key::Type, frame_type);
+        fields.put(Key::Type, frame_type);
         append_fields(fields);
     });
 }
@@ -34,38 +36,19 @@ impl Fields<'_> {
             self.out.push(b',');
         }
         self.written += 1;
-        write_string(self.out, key.text());
+        append_json(self.out, <&str>::from(key));
         self.out.push(b':');
         self.out
     }
 
-    pub fn text(&mut self, key: Key, text: &str) {
-        write_string(self.key(key), text);
+    pub fn put(&mut self, key: Key, value: impl Serialize) {
+        append_json(self.key(key), value);
     }
 
-    pub fn text_unless_empty(&mut self, key: Key, text: &str) {
-        if !text.is_empty() {
-            self.text(key, text);
-        }
-    }
-
-    pub fn number(&mut self, key: Key, number: u64) {
-        write_number(self.key(key), number);
-    }
-
-    pub fn number_unless_zero(&mut self, key: Key, number: u64) {
-        if number != 0 {
-            self.number(key, number);
-        }
-    }
-
-    pub fn flag(&mut self, key: Key, flag: bool) {
-        self.key(key).extend_from_slice(if flag { b"true" } else { b"false" });
-    }
-
-    pub fn flag_if_set(&mut self, key: Key, flag: bool) {
-        if flag {
-            self.flag(key, flag);
+    /// Leaves out an empty text, 0 and `false`.
+    pub fn put_unless_default<T: Serialize + Default + PartialEq>(&mut self, key: Key, value: T) {
+        if value != T::default() {
+            self.put(key, value);
         }
     }
 
@@ -83,9 +66,9 @@ impl Fields<'_> {
     }
 
     pub fn message(&mut self, message: &Message<'_>) {
-        self.text(Key::Name, &message.name);
+        self.put(Key::Name, &message.name);
         self.payload(message.data);
-        self.text_unless_empty(Key::Encoding, &message.encoding);
+        self.put_unless_default(Key::Encoding, &*message.encoding);
     }
 
     pub fn messages(&mut self, messages: &[Message<'_>]) {
@@ -107,68 +90,14 @@ impl Fields<'_> {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| needs_escape(*byte)) {
-        out.extend_from_slice(&rest[..at]);
-        write_escape(out, rest[at]);
-        rest = &rest[at + 1..];
-    }
-    out.extend_from_slice(rest);
-    out.push(b'"');
-}
-
-fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
-}
-
-fn write_escape(out: &mut Vec<u8>, byte: u8) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    match byte {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-        _ => {
-            let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]];
-            out.extend_from_slice(b"\\u00");
-            out.extend_from_slice(&digits);
-        }
-    }
+fn append_json(out: &mut Vec<u8>, value: impl Serialize) {
+    let written = serde_json::to_writer(out, &value);
+    debug_assert!(written.is_ok(), "texts, numbers and flags can be written to memory");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strings_are_escaped_as_json_requires() {
-        let text: String = (0..=0x2ff_u32).filter_map(char::from_u32).chain(['😀']).collect();
-        let mut out = Vec::new();
-        write_string(&mut out, &text);
-        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
-    }
-
-    #[test]
-    fn numbers_have_all_their_digits() {
-        for number in [0, 9, 10, 12_345, u64::MAX] {
-            let mut out = Vec::new();
-            write_number(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
-        }
-    }
 
     #[test]
     fn a_frame_is_one_line_with_any_payload() {
