@@ -37,7 +37,7 @@
 //! | a new wire protocol | the docs of [`session`], `session/dialect.rs` |
 //! | a slow consumer closed too early, or too late | `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
-//! | a session that does not resume | `shard/home/resume.rs`, `shard/home/membership.rs`, `shard/owner/lost_members.rs` |
+//! | a session that does not resume | `shard/home/resume.rs`, `shard/session_registry.rs`, `shard/owner/lost_members.rs` |
 //! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!
 //! Terms:
