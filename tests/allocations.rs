@@ -60,7 +60,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Subscribers of some channels, and somebody whom they hear.
+/// Subscribers of some channels, and a publisher.
 struct Scene {
     shard: OneShard,
     author: Client,

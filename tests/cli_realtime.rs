@@ -117,7 +117,7 @@ fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines() {
-            // Whoever has seen enough does not listen.
+            // A client that has seen enough reads no more.
             let _ = sender.send(line.unwrap());
         }
     });
@@ -620,7 +620,7 @@ fn a_subscription_that_is_refused_is_an_error() {
         let line = refused(&server, arguments);
         assert_eq!(line, format!("error: {what}: {advice}"));
     }
-    // Nobody asked for its history.
+    // Its history was not requested.
     server.refuse("history short", ErrorCode::Capability, "not granted");
     let running = Running::start(&server, &["subscribe", "short", "--count", "1"]);
     server.wait_for("history short", 1);

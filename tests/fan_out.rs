@@ -28,7 +28,7 @@ fn everybody_is_delivered_to_once_until_they_leave_whatever_their_order() {
     let publisher = shard.connect("ann", Mode::Binary);
     let clients = shard.subscribers(SUBSCRIBERS, Mode::Binary, &[CHANNEL]);
     assert_eq!(publish(&mut shard, publisher), SUBSCRIBERS);
-    // Their places are those of the new order: whoever leaves takes nobody else along.
+    // Their places are those of the new order: a leave removes no other subscriber.
     let mut left = SUBSCRIBERS;
     for leaving in clients.chunks(SUBSCRIBERS / 8) {
         for &client in leaving.iter().rev().step_by(3) {

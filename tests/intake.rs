@@ -148,7 +148,7 @@ fn requests_behind_the_one_that_ended_the_session_are_dropped() {
             assert_eq!(shard.flush().sends, 1, "the pong");
             shard.end(stranger.conn);
             assert_eq!(shard.flush().sends, 1, "the refusal");
-            told.send(()).expect("somebody listens");
+            told.send(()).expect("a receiver");
         });
         done.recv_timeout(Duration::from_secs(20)).expect("an end");
     }

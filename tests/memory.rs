@@ -36,7 +36,7 @@ thread_local! {
 
 fn count(blocks: isize, bytes: usize) {
     let rounded = (bytes + 8).next_multiple_of(16).max(32) as isize;
-    // Past the end of a thread nobody asks.
+    // After the end of a thread it is not read.
     let _ = HELD.try_with(|held| {
         let Held { blocks: all, bytes: asked, rounded: taken } = held.get();
         let bytes = bytes as isize;

@@ -56,7 +56,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Nobody is moved to another shard.
+/// No connection moves to another shard.
 fn limits() -> Limits {
     Limits { home_subscribers_max: 0, home_overload_percent: 0, ..Limits::default() }
 }
@@ -101,7 +101,7 @@ fn cost(server: &mut MultiShard, act: impl FnOnce(&mut MultiShard)) -> Cost {
     }
 }
 
-/// Everybody joins within a second, each in a turn of its own, and is told of all others.
+/// All join within a second, each in a turn of its own, and receive all others.
 fn storm(shards: u16, count: usize) -> (MultiShard, Cost) {
     let mut server = server(shards);
     server.connect_many(count);

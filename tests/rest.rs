@@ -399,7 +399,7 @@ fn a_client_without_a_websocket_is_sent_what_it_subscribes_to() {
 
     polling.send(poll.as_bytes());
     assert_eq!(connection.ask("POST /lp/disconnect", &header, b"").status, 204);
-    assert_eq!(code(&polling.read()), (410, 40400), "whoever waits is told");
+    assert_eq!(code(&polling.read()), (410, 40400), "a waiting poll is answered");
     assert_eq!(code(&connection.ask("POST /lp/send", &header, b"")), (410, 40400));
 }
 

@@ -459,7 +459,7 @@ fn a_home_that_asked_while_there_was_no_room_for_the_channel_is_told_when_there_
     let [other, channel] = [&channels[0], &channels[1]];
     let eve = scene.join(1, Carrier::Tcp, "eve", "");
     scene.update(eve, other, "e");
-    // Whoever is in a channel already stays where it is.
+    // A connection that is in a channel already stays where it is.
     let [ann, bob, cat] = ["ann", "bob", "cat"].map(|user| {
         let who = scene.join(0, Carrier::Tcp, user, "");
         scene.update(who, &lobby, "");
@@ -856,7 +856,7 @@ fn an_old_refusal_does_not_undo_a_newer_announcement() {
     scene.world.turn(1);
     scene.say(member, |wire| wire.leave(&channel));
     scene.world.turn(1);
-    // The refusal is in the mail while the place is free again and the next update is sent.
+    // The refusal is in transit while the place is free again and the next update is sent.
     scene.world.links[1][0].hold = true;
     scene.update(newcomer, &channel, "2");
     scene.turns(3);

@@ -23,7 +23,7 @@
 //! | a hand-off loses the first message | 1 | 5 |
 //! | a hand-off loses unsent answers | 3 | - |
 //! | the grace has no timer | 1 | 3 |
-//! | nobody is told when a grace is over | 1 | 1 |
+//! | no leave event when a grace is over | 1 | 1 |
 //! | a resumed member still counts as lost | 5 | - |
 //! | a lost connection leaves at once | 45 | 1 |
 //! | a clean close has a grace | 1 | 1 |

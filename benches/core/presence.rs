@@ -1,4 +1,4 @@
-//! Sets of members for the sync wire: encoded by somebody who remembers nothing, and put together
+//! Sets of members for the sync wire: encoded from scratch, and put together
 //! from what was encoded before, the changes in between included.
 
 use std::hint::black_box;
@@ -79,7 +79,7 @@ impl Crowd {
         crowd
     }
 
-    /// Somebody far from the last one enters, or says something new.
+    /// A member far from the last one enters, or changes its state.
     fn update(&mut self) {
         self.next = (self.next + SCATTER) % self.people.len() as u32;
         let identity = &self.people[self.next as usize];

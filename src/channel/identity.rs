@@ -35,10 +35,10 @@ pub struct Device {
     pub owner: DeviceOwner,
 }
 
-/// Who vouches for the id of a device.
+/// Which user an id of a device belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceOwner {
-    /// Nobody: an anonymous session, whose names are never shared.
+    /// No user: an anonymous session, whose names are never shared.
     Anonymous,
     /// The authenticated user.
     User,

@@ -88,7 +88,7 @@ impl Operation {
         Operation::WarmUpReceive,
     ];
 
-    /// Is it for somebody, and not only to keep the shard's caches warm?
+    /// False for entries that only keep the shard's caches warm.
     pub fn is_work(self) -> bool {
         !matches!(self, Operation::WarmUpSend | Operation::WarmUpReceive)
     }
@@ -304,7 +304,7 @@ impl Ring {
         self.buffers[Pool::of(id) as usize].bytes(id, len)
     }
 
-    /// Buffers that nobody here holds. The kernel may have filled some of them meanwhile.
+    /// Buffers that are not in use here. The kernel may have filled some of them meanwhile.
     pub fn free_buffers(&self, pool: Pool) -> u16 {
         self.buffers[pool as usize].free
     }

@@ -48,7 +48,7 @@ use crate::wire::replace;
 use crate::wire::sync::Layout;
 use crate::wire::websocket::{Opcode, frame_header};
 
-/// How messages are told apart on the connection.
+/// How the connection separates messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// One message per WebSocket message.

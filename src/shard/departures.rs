@@ -14,7 +14,7 @@ use crate::ids::ConnAddr;
 #[derive(Clone, Debug, Default)]
 pub struct Departures(IndexSet<Departed>);
 
-/// Members are told apart by user and connection.
+/// User and connection identify a member.
 #[derive(Clone, Debug)]
 struct Departed {
     identity: Arc<Identity>,

@@ -74,7 +74,7 @@ pub enum Envelope {
     Polled { number: u64, outcome: PollOutcome },
 }
 
-/// What the registry of a session is told.
+/// A change that a home or an owner reports to the registry of a session, or a question.
 #[derive(Debug)]
 pub enum SessionNotice {
     /// The connection of a new session.

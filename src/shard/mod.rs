@@ -15,20 +15,20 @@
 //!
 //! | queue full | what happens | who learns of it | counter |
 //! |---|---|---|---|
-//! | mailbox home -> owner, presence update | kept at home, newest state only, sent when there is room | nobody: the state arrives later | `dropped{request,mailbox_full}` |
-//! | mailbox home -> owner, leave or interest | waits in the outbox, in order | nobody | - |
-//! | mailbox home -> home, hand-off | the connection stays where it was accepted | nobody | `dropped{handoff,mailbox_full}` |
+//! | mailbox home -> owner, presence update | kept at home, newest state only, sent when there is room | none: the state arrives later | `dropped{request,mailbox_full}` |
+//! | mailbox home -> owner, leave or interest | waits in the outbox, in order | none | - |
+//! | mailbox home -> home, hand-off | the connection stays where it was accepted | none | `dropped{handoff,mailbox_full}` |
 //! | mailbox owner -> home, tick | (channel, home) is stale; everyone who is present follows | the set replaces what was missed | `dropped{event,mailbox_full}` |
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers without flow control | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | the same, with flow control | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
-//! | requests of a pass | beyond a sixteenth of a send queue, the rest of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | nobody | - |
-//! | mailbox home -> owner, requests | wait in the outbox, in order; above its bound nothing is read from connections | nobody | - |
+//! | requests of a pass | beyond a sixteenth of a send queue, the rest of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | none | - |
+//! | mailbox home -> owner, requests | wait in the outbox, in order; above its bound nothing is read from connections | none | - |
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
 //! | send queue over `send_queue_bytes_max`, changes of members | it is sent who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
 //! | snapshots over `presence_burst_bytes_max` for all members | made once for all who wait, delivered in sweeps; a newer one replaces one that was not delivered yet | by contract | `conflated{large_set}` |
-//! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | nobody | `conflated{update_rate}` |
+//! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | none | `conflated{update_rate}` |
 
 mod channel_table;
 mod context;

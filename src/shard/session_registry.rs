@@ -8,8 +8,8 @@ use super::context::ShardContext;
 use super::envelope::{Envelope, SessionClaim, SessionNotice};
 use crate::ids::{ConnAddr, ShardId};
 
-/// Sessions by the hash of their names. Those with the same hash are told apart by the home or the
-/// owner that is asked about them. Bounded by the connections and lost members of all shards.
+/// Sessions by the hash of their names. The home or owner that is asked distinguishes those with
+/// the same hash. Bounded by the connections and lost members of all shards.
 #[derive(Debug, Default)]
 pub struct SessionRegistry {
     connections: HashMultiMap<ConnAddr>,

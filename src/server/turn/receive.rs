@@ -182,7 +182,7 @@ impl TurnLoop {
         socket.is_some_and(|s| !s.receiving && !s.ended && s.stage != Stage::Detaching)
     }
 
-    /// Is there something to read, or somebody to receive from, in the next turn?
+    /// True when the next turn has completions to read, or connections to receive from.
     pub(super) fn can_read_on(&mut self) -> bool {
         let is_waiting =
             |pool| !self.unarmed.queue(pool).is_empty() && self.ring.free_buffers(pool) > 0;

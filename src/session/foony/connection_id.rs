@@ -23,7 +23,7 @@ pub fn name_in(id: &str) -> Option<&str> {
     is_shaped.then(|| &id[..NAME_DIGITS])
 }
 
-/// A number that nobody outside can guess, for whatever has that name.
+/// A number for this name that clients cannot guess.
 pub fn secret(key: (u64, u64), name: &str) -> u64 {
     proof(key, "", "secret", name)
 }

@@ -400,7 +400,7 @@ impl Session {
         }
         let client_id = self.principal.as_ref().map(|p| Arc::clone(&p.identity.user));
         let id = match publish.message_id.is_empty() {
-            // Clients before SDK 0.4 send none, but are told one.
+            // Clients before SDK 0.4 send none, but receive one.
             true => format!("{}-{}", cx.now.wall_ms, &cx.names.next_name()[..8]).into(),
             false => publish.message_id.into(),
         };

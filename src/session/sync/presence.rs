@@ -53,8 +53,7 @@ impl<'c> SetTick<'c> {
         std::mem::replace(&mut self.set, Set::Omitted) == Set::Shown
     }
 
-    /// Names nobody: a set will follow that tells as much. True when somebody would have been
-    /// named.
+    /// Leaves out the names: a set will follow that implies them. True when there were any.
     pub fn omit_leaves(&mut self) -> bool {
         !std::mem::take(&mut self.leaves).is_empty()
     }

@@ -127,7 +127,7 @@ mod tests {
         State::from_message_pack(Bytes::copy_from_slice(text.as_bytes()))
     }
 
-    /// As the set would be encoded by somebody who remembers nothing.
+    /// The set, encoded from the members alone.
     fn check(roster: &mut Roster, now: Clocks, channel: &Channel) {
         roster.refresh(now, "room", channel.members());
         for feed in FEEDS {

@@ -96,7 +96,7 @@ pub struct Admission {
     read: ReadBudget,
     /// Bytes of requests carried out in this pass.
     bytes: usize,
-    /// At so many bytes, the connection whose turn it is has had its share.
+    /// The connection at hand stops at so many bytes: they are its share.
     share_ends: usize,
     /// Requests carried out of the input at hand.
     requests: usize,

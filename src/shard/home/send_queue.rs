@@ -26,8 +26,8 @@ pub struct RunPool {
 }
 
 impl RunPool {
-    /// Keeps a list that fan-out has made. One with answers in it was not taken from here: it would
-    /// be one more with every connection that is answered, and wanted by nobody.
+    /// Keeps a list that fan-out has made. One with answers in it was not taken from here: keeping it
+    /// would make the pool grow with every connection that is answered.
     fn keep(&mut self, mut runs: Box<Runs>) {
         let is_fan_out = runs.chunks.iter().all(|chunk| matches!(chunk, Chunk::Shared(_)));
         let is_small = runs.chunks.capacity() <= POOLED_RUNS_MAX;
@@ -44,7 +44,7 @@ impl RunPool {
         list
     }
 
-    /// Gives the memory of those back that nobody has wanted since the last trim.
+    /// Frees the lists that were not needed since the last trim.
     pub fn trim(&mut self) {
         self.lists.truncate(self.lists.len() - self.least);
         self.least = self.lists.len();

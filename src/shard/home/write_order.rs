@@ -41,8 +41,8 @@ pub enum Due {
     Answer,
 }
 
-/// Connections with bytes to write, in the order in which they were given some, so that nobody is
-/// always written to last.
+/// Connections with bytes to write, in the order in which they were queued, so that none is always
+/// written to last.
 #[derive(Debug, Default)]
 pub struct WriteOrder {
     answers: VecDeque<ConnId>,
@@ -60,7 +60,7 @@ pub struct WriteOrder {
 }
 
 impl WriteOrder {
-    /// Somebody has bytes to write. `noted`: as what it waits already.
+    /// A connection has bytes to write. `noted`: as what it waits already.
     pub fn note(&mut self, id: ConnId, noted: &mut Option<Due>, due: Due) {
         if *noted >= Some(due) {
             return;
