@@ -6,67 +6,76 @@
 //!                                server: sockets, rings, mailboxes, cores
 //! ```
 //!
+//! A *shard* is what one CPU runs: the *owner* of some channels and the *home* of some connections.
+//! The core, everything but `server`, has no I/O; `server` is the shell that drives it. All terms
+//! are in the last table.
+//!
 //! Invariants:
 //! - A channel belongs to exactly one shard; only its owner changes it ([`ids::Router`]).
 //! - The core is deterministic: the same inputs give the same effects, byte for byte.
 //! - An event is encoded at most once per feed, whatever the number of subscribers and shards.
-//! - Every queue is bounded, and nothing is dropped without a counter and a reason.
+//! - Every queue is bounded, and nothing is dropped without a counter that is labelled with the reason.
 //!
 //! Code map, in reading order:
 //!
 //! | module | content |
 //! |---|---|
-//! | [`ids`], [`limits`], [`error`], [`counters`] | names, limits, errors by who is at fault, counters |
-//! | [`wire`] | bytes <=> messages: HTTP upgrade, WebSocket, and two protocols: the sync protocol of NodeDB and Foony Realtime |
+//! | [`ids`], [`limits`], [`error`], [`counters`] | names, limits, errors (of a frame, of a request, of a connection), counters |
+//! | [`wire`] | bytes <=> messages: HTTP upgrade, WebSocket, and two application protocols: `sync` (NodeDB) and `foony` (Foony Realtime) |
 //! | [`auth`], [`policy`] | who may do what; how the channels of a namespace behave |
 //! | [`session`] | one connection's protocol state, and all that differs between protocols: greeting, requests, keep-alive |
 //! | [`channel`] | one channel: its members, changes, messages |
 //! | `shard::owner` | the channels of one shard: presence, publish, history, snapshots, graces |
 //! | `shard::home` | the connections of one shard: requests, subscriptions, send queues, resume |
 //! | [`shard`] | owner and home together: the order of a turn, envelopes between shards, timers, effects |
-//! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; plain HTTP in `edge` |
-//! | `admin`, `rest` | HTTP for operators and applications |
-//! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, what terminals take, the load generator |
+//! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; `edge` parses plain HTTP |
+//! | `admin`, `rest` | what plain HTTP requests of operators and of applications do |
+//! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, colours and widths of terminals, the load generator |
 //! | [`client`] | the client's half of the protocols, without I/O |
 //!
 //! Where to look first:
 //!
 //! | symptom | files |
 //! |---|---|
-//! | a wrong leave event, a ghost | `shard/owner/presence.rs` (graces, ticks), `shard/home/liveness.rs` (expiry), `shard/home/membership.rs` |
-//! | a new wire protocol | the docs of [`session`], `session/dialect.rs` |
-//! | a slow consumer closed too early, or too late | `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
+//! | a wrong leave event; a member that stays after its connection has gone | `shard/owner/presence.rs` (graces, ticks), `shard/home/liveness.rs` (expiry), `shard/home/membership.rs`; for one slow watcher only: `shard/departures.rs` |
+//! | a new wire protocol | the docs of [`session`], `session/dialect.rs`; one with a TCP port of its own also needs a listener in `server/listen.rs` |
+//! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
-//! | a session that does not resume | `shard/home/resume.rs`, `shard/session_registry.rs`, `shard/owner/lost_members.rs` |
+//! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |
+//! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
 //! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!
 //! Terms:
 //!
 //! | term | meaning |
 //! |---|---|
-//! | shard | state of one core: an owner and a home, run by one thread |
-//! | owner | the part of a shard that decides about its channels: members, their graces, serials |
+//! | shard | state of one CPU: an owner and a home, run by one thread |
+//! | turn | one round of a shard: what has arrived, timers, writes |
+//! | pass | turns until every connection with bytes to write at its beginning has been written to |
+//! | owner | the part of a shard that decides about its channels: members, their graces, serials. The only one that changes them |
 //! | home | the part of a shard that serves its connections |
 //! | channel | named stream of events with a set of members, in one app |
-//! | member | session announced as present in a channel, with a state |
-//! | connection | a socket, by `ConnId` (slot and generation) |
+//! | member | session announced as present in a channel, with a state: data of the application |
+//! | connection | a socket, by `ConnId`: its index in the table of its home, and a generation, since indexes are used again |
 //! | session | the protocol state and identity of a connection |
 //! | subscription | registration of a connection for a feed of a channel |
 //! | dialect | one wire protocol as the server behaves in it |
 //! | feed | what the subscribers of a channel receive, in one encoding: presence or messages |
-//! | request, event | value that a client sends; value that the server sends without a request |
-//! | serial | position of a message in its channel, dense from 1 |
+//! | request | message of a client that the server answers |
+//! | event | what happened in a channel, sent to its subscribers |
+//! | tick | changes of members of a channel that are sent as one event |
+//! | serial | position of a stored message in its channel, without holes while the server runs; 0 for ephemeral messages |
 //! | cursor, gap | the serial from which a client resumes; serials that it missed |
 //! | snapshot | everyone who is present in a channel |
 //! | sweep | one pass over all subscribers of a channel that delivers a large snapshot |
-//! | fan-out | delivery of one event to many: routed across shards, delivered within one |
+//! | fan-out | delivery of one event to many: from the owner to each home with subscribers, and there to each connection |
 //! | mailbox, envelope | bounded queue from one shard to another, and its item |
-//! | effect | what the core asks of the shell |
+//! | effect | what the core asks of the shell: send, close, detach, attach |
 //! | send queue | bounded output of a connection |
 //! | conflation | replacing a value by a newer one; presence is conflated, messages are not |
-//! | slow consumer | a connection whose send queue is full: presence is conflated, messages leave a gap or close it |
-//! | grace | time between the loss of a connection and the leave of its members; begun and ended by the owner |
-//! | handoff | a connection in transit to another shard |
+//! | slow consumer | a connection whose send queue is full: presence is conflated; messages are sent again later as far as they are kept, else there is a gap, or the connection is closed |
+//! | grace | time between the loss of a connection and the leave of its members, in which the session can resume; begun and ended by the owner |
+//! | handoff | the move of a connection to another shard, and the connection in transit |
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 

@@ -11,7 +11,8 @@ use crate::policy::Policy;
 /// A published message, as stored, replayed and delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Position in the channel, dense from 1; 0 for messages that are not stored.
+    /// Position in the channel, without holes while the server runs; 0 for messages that are not
+    /// stored.
     pub serial: u64,
     /// When the owner accepted it, milliseconds since the Unix epoch.
     pub timestamp_ms: u64,

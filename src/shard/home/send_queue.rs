@@ -26,8 +26,8 @@ pub struct RunPool {
 }
 
 impl RunPool {
-    /// Keeps a list that fan-out has made. One with answers in it was not taken from here: keeping it
-    /// would make the pool grow with every connection that is answered.
+    /// Keeps a list that fan-out has made. One with answers in it was not taken from here: to keep
+    /// it would make the pool grow with every connection that is answered.
     fn keep(&mut self, mut runs: Box<Runs>) {
         let is_fan_out = runs.chunks.iter().all(|chunk| matches!(chunk, Chunk::Shared(_)));
         let is_small = runs.chunks.capacity() <= POOLED_RUNS_MAX;
