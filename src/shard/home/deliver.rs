@@ -227,8 +227,8 @@ impl Receiver<'_> {
         self.connection.subscription_mut(self.slot, self.feed)
     }
 
-    /// Queues everyone who is present after the leave events that were missed; false when the
-    /// subscriber cannot take that now.
+    /// Queues everyone who is present after the leave events that were missed. Returns the requests
+    /// that this answers; `None` when the subscriber cannot take it now.
     pub(super) fn deliver_members(
         &mut self,
         cx: &mut ShardContext,
