@@ -522,6 +522,33 @@ fn a_slow_receiver_gets_one_newest_set_when_it_reads_again() {
 }
 
 #[test]
+fn a_slow_receiver_gets_a_large_set_that_it_missed_as_soon_as_it_reads_again() {
+    for home in [0, 1] {
+        let limits =
+            Limits { home_subscribers_max: 0, presence_burst_bytes_max: 40, ..Limits::default() };
+        let mut scene = Scene::new(2, limits);
+        let channel = scene.channel_on(0);
+        let [sender, slow] = [(0, "bob"), (home, "ann")].map(|(shard, user)| {
+            let who = scene.join(shard, Carrier::Tcp, user, "");
+            scene.update(who, &channel, "0");
+            scene.wait(200);
+            who
+        });
+        scene.presence(slow);
+        let socket = scene.peers[slow].socket;
+        scene.world.sockets[socket].room = 10;
+        for state in ["1", "2", "3"] {
+            scene.update(sender, &channel, state);
+            scene.wait(200);
+        }
+        scene.world.sockets[socket].room = usize::MAX / 2;
+        scene.settle();
+        let shown = scene.presence(slow);
+        assert_eq!(shown.last().map(String::as_str), Some("bob=3 ann=0"), "home {home}: {shown:?}");
+    }
+}
+
+#[test]
 fn a_slow_receiver_learns_that_the_last_other_member_has_left() {
     let mut scene = Scene::new(1, Limits::default());
     let sender = scene.join(0, Carrier::WebSocket, "bob", "");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::super::world::Place;
 use super::line::Mode;
 use super::link::Link;
 
@@ -134,6 +135,8 @@ pub struct PageLimit {
     pub watched: bool,
     /// Data by client id and connection id, as events tell.
     pub view: BTreeMap<(String, String), String>,
+    /// How often this connection was told that a connection id has left.
+    pub leaves: BTreeMap<String, u32>,
     pub own: Own,
 }
 
@@ -187,6 +190,9 @@ pub struct Client {
     pub twin: usize,
     /// It gave up a connection before it was answered. The server may take that one for the newer.
     pub shadowed: bool,
+    /// Sockets of its earlier connections whose loss the server was not told. It ends them when the
+    /// client is back.
+    pub abandoned: Vec<(usize, Place)>,
     /// It never comes back.
     pub retired: bool,
 }
