@@ -14,7 +14,7 @@
 //! - A channel belongs to exactly one shard; only its owner changes it ([`ids::Router`]).
 //! - The core is deterministic: the same inputs give the same effects, byte for byte.
 //! - An event is encoded at most once per feed, whatever the number of subscribers and shards.
-//! - Every queue is bounded, and nothing is dropped without a counter that is labelled with the reason.
+//! - Every queue is bounded; what is dropped is counted, by reason.
 //!
 //! Code map, in reading order:
 //!

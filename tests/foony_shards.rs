@@ -477,3 +477,30 @@ fn a_long_polling_client_that_asks_no_more_is_lost_although_messages_arrive_for_
     }
     assert_eq!(scene.members(&channel), Vec::<String>::new());
 }
+
+#[test]
+fn a_channel_whose_end_was_forgotten_goes_on_above_every_serial() {
+    // As many ends are remembered as a shard may have channels.
+    let limits = Limits { channels_per_shard_max: 2, ..Limits::default() };
+    let policy = Policy { history_age_s: 1, ..Policy::default() };
+    let mut scene = Scene::with_limits(1, policy, limits);
+    for (channel, count) in [("first", 3), ("second", 1), ("third", 1)] {
+        let (who, _) = scene.join(0, "ann");
+        for _ in 0..count {
+            scene.publish(who, channel, "1");
+        }
+        scene.world.settle();
+        scene.world.advance(11 * 60 * 1000);
+        scene.wait(3_000);
+        assert_eq!(scene.world.total().channels, 0, "{channel} was closed");
+    }
+    let (who, _) = scene.join(0, "bob");
+    scene.publish(who, "first", "2");
+    scene.world.settle();
+    let heard = scene.hear(who);
+    let serial = heard.iter().find_map(|heard| match heard {
+        Heard::Ack { serial, .. } => Some(*serial),
+        _ => None,
+    });
+    assert_eq!(serial, Some(4), "{heard:?}");
+}

@@ -321,6 +321,35 @@ fn a_session_resumes_on_another_shard_and_nobody_notices() {
 }
 
 #[test]
+fn a_session_that_returns_and_updates_at_once_keeps_its_place_and_its_name() {
+    for (user, shards) in [("ann", 8), ("", 8), ("", 1)] {
+        let policy = Policy::default();
+        let limits = Limits { members_per_channel_max: 2, ..Limits::default() };
+        let mut scene = Scene::with_policy(shards, limits, policy);
+        let channel = scene.channel_on(0);
+        let watcher = scene.join(0, Carrier::Tcp, "bob", "");
+        scene.update(watcher, &channel, "b");
+        let first = scene.join(0, Carrier::WebSocket, user, "lite");
+        scene.update(first, &channel, "1");
+        scene.settle();
+        let before = scene.members(&channel);
+        scene.end(first, Ending::Reset);
+        scene.settle();
+        scene.presence(watcher);
+        let second = scene.accept(0, Carrier::Tcp, "/");
+        scene.greet(second, user, "lite");
+        scene.update(second, &channel, "2");
+        scene.wait(10_000);
+        let after = [before[0].clone(), before[1].replace("=1", "=2")];
+        assert_eq!(scene.members(&channel), after, "{shards} shards");
+        assert_eq!(scene.presence(watcher), [after.join(" ")]);
+        scene.end(second, Ending::Eof);
+        scene.wait(10_000);
+        assert_eq!(scene.members(&channel).len(), 1);
+    }
+}
+
+#[test]
 fn a_session_that_returns_asks_only_the_shards_where_it_lost_something() {
     let mut scene = Scene::new(32, Limits::default());
     let channels = [scene.channel_on(5), scene.channel_on(20)];
@@ -535,6 +564,33 @@ fn a_slow_receiver_gets_one_newest_set_when_it_reads_again() {
         scene.world.sockets[socket].room = usize::MAX / 2;
         scene.settle();
         assert_eq!(scene.presence(slow), ["bob=1 ann=a", "bob=99 ann=a"], "home {home}");
+    }
+}
+
+#[test]
+fn a_slow_receiver_gets_a_large_set_that_it_missed_as_soon_as_it_reads_again() {
+    for home in [0, 1] {
+        let limits =
+            Limits { home_subscribers_max: 0, presence_burst_bytes_max: 40, ..Limits::default() };
+        let mut scene = Scene::new(2, limits);
+        let channel = scene.channel_on(0);
+        let [sender, slow] = [(0, "bob"), (home, "ann")].map(|(shard, user)| {
+            let who = scene.join(shard, Carrier::Tcp, user, "");
+            scene.update(who, &channel, "0");
+            scene.wait(200);
+            who
+        });
+        scene.presence(slow);
+        let socket = scene.peers[slow].socket;
+        scene.world.sockets[socket].room = 10;
+        for state in ["1", "2", "3"] {
+            scene.update(sender, &channel, state);
+            scene.wait(200);
+        }
+        scene.world.sockets[socket].room = usize::MAX / 2;
+        scene.settle();
+        let shown = scene.presence(slow);
+        assert_eq!(shown.last().map(String::as_str), Some("bob=3 ann=0"), "home {home}: {shown:?}");
     }
 }
 

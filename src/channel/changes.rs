@@ -36,7 +36,9 @@ pub enum Author {
 /// The changes of one tick, one per member.
 #[derive(Debug, Default)]
 pub struct Changes {
-    list: Vec<Change>,
+    /// In the order in which they happened, with gaps for those that were cancelled out.
+    list: Vec<Option<Change>>,
+    cancelled: usize,
     /// Index in `list` of the latest change of each connection.
     index: AddrIndex,
     /// A member left and entered again. The change is an update, but the member needs the full set,
@@ -48,23 +50,24 @@ pub struct Changes {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.len() == self.cancelled
     }
 
-    pub fn list(&self) -> &[Change] {
-        &self.list
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.list.iter().flatten()
     }
 
     pub(crate) fn into_list(self) -> Vec<Change> {
-        self.list
+        self.list.into_iter().flatten().collect()
     }
 
     /// What caused these changes.
     pub fn author(&self) -> Author {
-        match self.list.as_slice() {
+        let mut changes = self.iter();
+        match (changes.next(), changes.next()) {
             _ if self.rejoined => Author::Several,
-            [only] if only.kind == ChangeKind::Update => Author::SoleUpdate(only.addr),
-            [only] if only.kind == ChangeKind::Enter => Author::SoleEnter(only.addr),
+            (Some(only), None) if only.kind == ChangeKind::Update => Author::SoleUpdate(only.addr),
+            (Some(only), None) if only.kind == ChangeKind::Enter => Author::SoleEnter(only.addr),
             _ => Author::Several,
         }
     }
@@ -76,46 +79,64 @@ impl Changes {
         identity: &Arc<Identity>,
         state: State,
     ) {
-        let known = self.index.get(&addr).map(|&at| at as usize);
+        let mut change = Change { kind, addr, identity: Arc::clone(identity), state };
+        let at = self.index.get(&addr).map_or(self.list.len(), |&at| at as usize);
+        let earlier = self.list.get_mut(at).and_then(Option::as_mut);
         // A connection may have authenticated as another user; then the leave of the earlier user
         // must be visible.
-        let Some(at) = known.filter(|&at| self.list[at].identity.user == identity.user) else {
+        let Some(earlier) = earlier.filter(|change| change.identity.user == identity.user) else {
             self.index.insert(addr, self.list.len() as u32);
-            self.list.push(Change { kind, addr, identity: Arc::clone(identity), state });
-            return;
+            return self.list.push(Some(change));
         };
-        self.rejoined |= (self.list[at].kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
-        let cancelled = self.snapshot_sent.then_some(ChangeKind::Leave);
-        match conflate(self.list[at].kind, kind).or(cancelled) {
+        self.rejoined |= (earlier.kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
+        let otherwise = self.snapshot_sent.then_some(ChangeKind::Leave);
+        match conflate(earlier.kind, kind).or(otherwise) {
             Some(kind) => {
-                self.list[at] = Change { kind, addr, identity: Arc::clone(identity), state };
+                change.kind = kind;
+                *earlier = change;
             }
-            None => self.remove(at),
+            None => self.cancel(addr, at),
         }
     }
 
     /// From now on, a new member that leaves again must be reported as a leave.
     pub(super) fn set_snapshot_sent(&mut self) {
-        self.snapshot_sent = !self.list.is_empty();
+        self.snapshot_sent = !self.is_empty();
     }
 
     /// Moves the changes of a member to another address.
     pub(super) fn rename(&mut self, from: ConnAddr, to: ConnAddr) {
-        if let Some(at) = self.index.remove(&from) {
-            self.list[at as usize].addr = to;
+        if let Some(at) = self.index.remove(&from)
+            && let Some(change) = &mut self.list[at as usize]
+        {
+            change.addr = to;
             self.index.insert(to, at);
         }
     }
 
-    fn remove(&mut self, at: usize) {
-        let gone = self.list.swap_remove(at);
-        self.index.remove(&gone.addr);
-        let moved_from = self.list.len() as u32;
-        if let Some(newest) = self.list.get(at).and_then(|moved| self.index.get_mut(&moved.addr))
-            && *newest == moved_from
-        {
-            *newest = at as u32;
+    /// A change and an earlier one cancel out. The order of the others is kept: the leave of a
+    /// session at one address may be followed by its enter at another.
+    fn cancel(&mut self, addr: ConnAddr, at: usize) {
+        self.list[at] = None;
+        self.index.remove(&addr);
+        self.cancelled += 1;
+        if self.cancelled > self.list.len() / 2 {
+            self.close_gaps();
         }
+    }
+
+    fn close_gaps(&mut self) {
+        let mut kept = 0;
+        for at in 0..self.list.len() {
+            let Some(change) = self.list[at].take() else { continue };
+            if let Some(newest) = self.index.get_mut(&change.addr).filter(|i| **i == at as u32) {
+                *newest = kept as u32;
+            }
+            self.list[kept] = Some(change);
+            kept += 1;
+        }
+        self.list.truncate(kept);
+        self.cancelled = 0;
     }
 }
 

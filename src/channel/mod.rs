@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn kinds(channel: &mut Channel) -> Vec<ChangeKind> {
-        channel.take_changes().list().iter().map(|change| change.kind).collect()
+        channel.take_changes().iter().map(|change| change.kind).collect()
     }
 
     #[test]
@@ -268,9 +268,8 @@ mod tests {
         announce(&mut channel, 1, "a", "1");
         announce(&mut channel, 1, "a", "2");
         let changes = channel.take_changes();
-        assert_eq!(changes.list().len(), 1);
-        assert_eq!(changes.list()[0].kind, ChangeKind::Enter);
-        assert_eq!(changes.list()[0].state, state_of("2"));
+        let [only] = &changes.into_list()[..] else { panic!("not one change") };
+        assert_eq!((only.kind, &only.state), (ChangeKind::Enter, &state_of("2")));
         announce(&mut channel, 1, "a", "3");
         channel.leave(addr(1));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
@@ -306,7 +305,7 @@ mod tests {
             Author::Several,
             "a member that enters again must receive the set"
         );
-        assert_eq!(changes.list().iter().map(|c| c.kind).collect::<Vec<_>>(), [ChangeKind::Update]);
+        assert_eq!(changes.iter().map(|c| c.kind).collect::<Vec<_>>(), [ChangeKind::Update]);
     }
 
     #[test]
@@ -319,6 +318,31 @@ mod tests {
         announce(&mut channel, 2, "c", "1");
         channel.leave(addr(2));
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
+    }
+
+    #[test]
+    fn changes_keep_their_order_when_others_cancel_out() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 1, "a", "1");
+        channel.take_changes();
+        announce(&mut channel, 3, "c", "1");
+        channel.leave(addr(1));
+        announce(&mut channel, 2, "a", "1");
+        channel.leave(addr(3));
+        assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
+    }
+
+    #[test]
+    fn members_that_come_and_go_within_a_tick_leave_no_gaps_behind() {
+        let mut channel = Channel::default();
+        announce(&mut channel, 0, "a", "1");
+        for slot in 1..100 {
+            announce(&mut channel, slot, "b", "1");
+            announce(&mut channel, slot + 100, "c", "1");
+            channel.leave(addr(slot));
+        }
+        assert_eq!(kinds(&mut channel).len(), 100);
+        assert_eq!(users(&channel).len(), 100);
     }
 
     #[test]

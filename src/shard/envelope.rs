@@ -55,8 +55,9 @@ pub enum Envelope {
     LostAt { key: Arc<ResumeKey>, conn: ConnId, owners: Vec<ShardId> },
     /// Home -> owner: this session has returned; give it the memberships it lost.
     Resume { key: Arc<ResumeKey>, addr: ConnAddr },
-    /// Owner -> home: the answer to a resume, empty when there was nothing.
-    Resumed { conn: ConnId, memberships: Vec<ResumedMembership> },
+    /// Owner -> home: memberships that a session has back. `is_answer`: to a resume, empty when
+    /// there was nothing; otherwise the session entered the channel before it asked.
+    Resumed { conn: ConnId, memberships: Vec<ResumedMembership>, is_answer: bool },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
     ChannelLoad { hash: u64, load: ChannelLoad },
@@ -77,12 +78,7 @@ pub enum Envelope {
 /// A change that a home or an owner reports to the registry of a session, or a question.
 #[derive(Debug)]
 pub enum SessionNotice {
-    /// The connection of a new session.
-    Connected {
-        addr: ConnAddr,
-    },
-    /// The connection of a session that may have another one.
-    Claimed(SessionClaim),
+    Connected(SessionClaim),
     Disconnected {
         addr: ConnAddr,
     },
@@ -104,7 +100,9 @@ pub enum SessionNotice {
 /// A connection that greeted as a session. Of several the one that greeted last keeps the session.
 #[derive(Clone, Debug)]
 pub struct SessionClaim {
-    pub key: Arc<ResumeKey>,
+    pub app: Arc<str>,
+    /// One per greeting, also when the connection moves to another shard.
+    pub identity: Arc<Identity>,
     pub addr: ConnAddr,
     /// On the clock that all shards share.
     pub greeted_ms: u64,

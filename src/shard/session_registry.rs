@@ -23,8 +23,7 @@ impl SessionRegistry {
 
     pub fn handle(&mut self, cx: &mut ShardContext, hash: u64, notice: SessionNotice) {
         match notice {
-            SessionNotice::Connected { addr } => self.connections.insert(hash, addr),
-            SessionNotice::Claimed(claim) => self.claim(cx, hash, claim),
+            SessionNotice::Connected(claim) => self.connected(cx, hash, claim),
             SessionNotice::Disconnected { addr } => self.connections.remove(hash, addr),
             SessionNotice::Lost { owner } => self.lost_at.insert(hash, owner),
             SessionNotice::NoneLost { owner } => self.lost_at.remove(hash, owner),
@@ -37,9 +36,8 @@ impl SessionRegistry {
         }
     }
 
-    /// Adds a connection of a session that may have another one. The homes decide which of them
-    /// ends.
-    fn claim(&mut self, cx: &mut ShardContext, hash: u64, claim: SessionClaim) {
+    /// Adds a connection. If the session has another one, the homes decide which of them ends.
+    fn connected(&mut self, cx: &mut ShardContext, hash: u64, claim: SessionClaim) {
         let addr = claim.addr;
         for other in self.connections.get(hash) {
             let claim = claim.clone();

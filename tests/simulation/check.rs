@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount::session::message_pack_state;
+use headcount::shard::Listener;
+use headcount::wire::sync::Layout;
 use headcount::wire::websocket::Opcode;
 
-use super::profile::{APPS, CHANNELS};
+use super::profile::{APPS, CHANNELS, token};
 use super::run::{Owed, Run, View};
-use super::wire::{Heard, PeerSeen};
+use super::wire::{Carrier, Heard, PeerSeen, Wire};
+use super::world::Place;
 
 /// Whose state this is, as its text says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,11 +131,7 @@ impl Run {
         let now = (others, own);
         let last = self.clients[id].last_set.insert(channel.to_owned(), now.clone());
         if let Some(last) = last {
-            // Another member may have left and entered again with the same state meanwhile.
-            let app = self.clients[id].app;
-            let mut members = self.clients.iter().filter(|client| client.app == app);
-            let excused = members.any(|client| client.memberships.is_expirable(channel));
-            let excused = excused || last.0 != now.0;
+            let excused = self.clients[id].memberships.is_expirable(channel) || last.0 != now.0;
             let sole = !excused && last.1.is_some() && last.1 != now.1;
             assert!(!sole, "client {id} is shown its own update of {channel}: {now:?}");
         }
@@ -140,7 +139,7 @@ impl Run {
 
     fn hear_leave(&mut self, id: usize, made_after: u64, channel: &str, user: &str) {
         for member in self.clients.iter().filter(|c| c.app == self.clients[id].app) {
-            let named = !member.is_anonymous() && member.names.contains(user);
+            let named = member.user.as_deref() == Some(user);
             assert!(
                 !(named && member.memberships.is_certain(channel, made_after)),
                 "false leave: client {id} is told that {user} left {channel}, but client {} lives",
@@ -150,6 +149,8 @@ impl Run {
         if let Some(view) = self.clients[id].views.get_mut(channel) {
             view.remove(user);
         }
+        // Whoever left may come back with the same state.
+        self.clients[id].last_set.remove(channel);
     }
 
     /// Nothing is under way, and everybody who is not there has been forgotten.
@@ -175,6 +176,9 @@ impl Run {
                 std::str::from_utf8(message_pack_state(&member.state)).expect("a state").to_owned();
             assert!(!member.lingering, "a ghost lingers in {app} {channel}: {state}");
             self.check_name(author(&state).client, &member.identity.user);
+            let user = &self.clients[author(&state).client].user;
+            let is_its = user.as_ref().is_none_or(|user| **user == *member.identity.user);
+            assert!(is_its, "client {} is {user:?} now: {member:?}", author(&state).client);
             assert!(
                 owned.insert(state, member.identity.user.to_string()).is_none(),
                 "{member:?} twice"
@@ -182,11 +186,65 @@ impl Run {
         }
         let found: BTreeSet<(usize, u64)> =
             owned.keys().map(|state| (author(state).client, author(state).seq)).collect();
-        assert_eq!(found, expected, "owner's set (left) and live members (right): {app} {channel}");
-        for (client, _) in expected {
+        match self.profile.members_max {
+            None => assert_eq!(
+                found, expected,
+                "owner's set (left) and live members (right): {app} {channel}"
+            ),
+            Some(most) => self.check_full(&found, &expected, most),
+        }
+        for (client, _) in found {
             self.check_view(client, channel, &owned);
         }
         shown.len() as u64
+    }
+
+    /// As many as the channel takes of those who want to be members.
+    fn check_full(
+        &self,
+        found: &BTreeSet<(usize, u64)>,
+        expected: &BTreeSet<(usize, u64)>,
+        most: usize,
+    ) {
+        assert!(found.is_subset(expected), "members {found:?}, of {expected:?}");
+        // Everybody has said so once more, unless updates are limited by their rate.
+        let is_full = found.len() == most.min(expected.len());
+        let is_open = self.profile.rate_ms > 0 && found.len() <= most;
+        assert!(is_full || is_open, "{most} of {expected:?} are to be members: {found:?}");
+    }
+
+    /// A connection moves to the owner of its first channel, unless that has enough subscribers of
+    /// the channel. Between half of enough and enough it depends on what was before.
+    pub fn check_placement(&mut self) {
+        for app in APPS {
+            for channel in CHANNELS {
+                self.check_placement_of(app, channel);
+            }
+        }
+    }
+
+    fn check_placement_of(&mut self, app: &str, channel: &str) {
+        let key = self.world.settings.router.key(&app.into(), channel);
+        let owner = self.world.settings.router.shard_of(key.hash);
+        let enough = self.world.settings.limits.home_subscribers_max as usize;
+        let members = self.world.members(app, channel);
+        let local = members.iter().filter(|member| member.addr.shard == owner).count();
+        let start = (owner.index() + 1) % self.world.count();
+        if start == owner.index() || (enough / 2 + 1..=enough).contains(&local) {
+            return;
+        }
+        let Some(socket) = self.world.open(start, Listener::SyncTcp) else { return };
+        let mut wire = Wire::new(Carrier::Tcp, Layout::V0_6);
+        let token = token(app, "guest", self.world.now.wall_ms, 86_400_000);
+        let mut bytes = wire.handshake(&token, "");
+        bytes.extend(wire.update(channel, b"guest"));
+        self.world.send(socket, &bytes);
+        self.world.settle();
+        let Place::On(shard, _) = self.world.sockets[socket].place else {
+            panic!("the guest of {channel} was closed")
+        };
+        let expected = if local > enough { start } else { owner.index() };
+        assert_eq!(shard, expected, "{channel}: {local} subscribers on {owner:?}, {enough} enough");
     }
 
     fn expected(&self, app: &str, channel: &str) -> BTreeSet<(usize, u64)> {

@@ -47,6 +47,8 @@ pub struct Terms {
     pub grace_ms: u64,
     /// Quiet time after which a state limited by its rate has arrived; 0 without a limit.
     pub rate_ms: u64,
+    /// Channels take so few members that an announcement may be refused, which nobody is told.
+    pub may_be_refused: bool,
 }
 
 /// All memberships of one client, by channel.
@@ -78,8 +80,10 @@ impl Memberships {
             sure @ Phase::Sure { .. } => sure,
             _ => Phase::Pending,
         };
-        // The core may read a later connection's greeting before this announcement.
-        let zombie = membership.zombie || matches!(membership.phase, Phase::Resuming { .. });
+        // The core may read a later connection's greeting before this announcement. What an earlier
+        // session of the client lost may still come back to it.
+        let zombie =
+            membership.zombie || matches!(membership.phase, Phase::Resuming { .. } | Phase::Gone);
         *membership = Membership { phase, zombie, ..fresh };
     }
 
@@ -87,8 +91,9 @@ impl Memberships {
     pub fn left(&mut self, channel: &str, end: usize) {
         if let Some(membership) = self.by_channel.get_mut(channel) {
             self.expirable.insert(channel.to_owned());
-            *membership =
-                Membership { phase: Phase::Leaving, end, handled_ms: None, ..*membership };
+            let zombie = membership.zombie || matches!(membership.phase, Phase::Resuming { .. });
+            let (phase, handled_ms) = (Phase::Leaving, None);
+            *membership = Membership { phase, end, handled_ms, zombie, ..*membership };
         }
     }
 
@@ -99,6 +104,26 @@ impl Memberships {
             match self.phase(&channel) {
                 Phase::Pending | Phase::Sure { .. } | Phase::Leaving => self.left(&channel, end),
                 _ => self.closed_in(&channel),
+            }
+        }
+    }
+
+    /// The connection greets as another user, up to `end` of the client's stream. What an earlier
+    /// session of that user lost may come back to it.
+    pub fn becomes_another(&mut self, end: usize) {
+        let channels: Vec<String> = self.by_channel.keys().cloned().collect();
+        for channel in channels {
+            let Some(membership) = self.by_channel.get_mut(&channel) else { continue };
+            match membership.phase {
+                Phase::Out if !membership.zombie => {}
+                Phase::Pending | Phase::Sure { .. } | Phase::Leaving if !membership.zombie => {
+                    self.left(&channel, end);
+                }
+                _ => {
+                    let (phase, zombie, handled_ms) = (Phase::Doubtful, true, None);
+                    *membership = Membership { phase, zombie, end, handled_ms, ..*membership };
+                    self.expirable.insert(channel);
+                }
             }
         }
     }
@@ -190,7 +215,7 @@ impl Memberships {
             membership.confirmed |= arrived;
             membership.phase = match membership.phase {
                 Phase::Leaving if membership.handled_ms.is_some() => Phase::Out,
-                Phase::Pending if arrived => Phase::Sure { since: number },
+                Phase::Pending if arrived && !terms.may_be_refused => Phase::Sure { since: number },
                 Phase::Resuming { since, until_ms } if arrived && now_ms < until_ms => {
                     Phase::Sure { since }
                 }

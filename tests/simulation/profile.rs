@@ -36,6 +36,8 @@ pub struct Profile {
     pub may_be_slow: bool,
     /// Time that may pass before a large set that is shown knows of a change.
     pub lag_ms: u64,
+    /// Members that a channel takes, when they are few enough that some are refused.
+    pub members_max: Option<usize>,
 }
 
 /// The keys of both apps, `NAME.k`.
@@ -102,6 +104,7 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
         grace_ms: if rng.percent(20) { 0 } else { 800 },
         may_be_slow: tiny_queue,
         lag_ms: if burst_bytes < 1 << 20 { lag_ms(clients, burst_bytes) } else { 0 },
+        members_max: (!calm && rng.percent(10)).then(|| rng.between(1, 3)),
     };
     let limits = Limits {
         send_queue_bytes_max: if tiny_queue { rng.between(100, 1500) } else { 1 << 20 },
@@ -112,6 +115,9 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
         ping_after_ms: *rng.pick(&[0, 700]),
         idle_ms: 0,
         sweep_ms: *rng.pick(&[50, 200]),
+        members_per_channel_max: profile
+            .members_max
+            .unwrap_or(Limits::default().members_per_channel_max),
         ..Limits::default()
     };
     let policies = random_policies(rng, &profile);

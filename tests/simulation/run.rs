@@ -58,7 +58,7 @@ pub struct Client {
     pub id: usize,
     pub app: &'static str,
     /// `None`: anonymous.
-    user: Option<String>,
+    pub user: Option<String>,
     lite_id: String,
     carrier: Carrier,
     layout: Layout,
@@ -70,6 +70,7 @@ pub struct Client {
     pub views: BTreeMap<String, View>,
     /// The others that the last broadcast of each channel showed, and the own entry in it.
     pub last_set: BTreeMap<String, (Vec<String>, Option<String>)>,
+    /// Every user name that it has had.
     pub names: BTreeSet<String>,
     seq: u64,
 }
@@ -127,6 +128,7 @@ impl Run {
         }
         self.come_to_rest();
         self.check_rest();
+        self.check_placement();
         self.close_everything();
         self.check_emptiness();
         self.world.hasher.map_or(0, |hasher| std::hash::Hasher::finish(&hasher))
@@ -204,8 +206,8 @@ impl Run {
     }
 
     fn terms(&self) -> Terms {
-        let Profile { ttl_ms, grace_ms, rate_ms, .. } = self.profile;
-        Terms { ttl_ms, grace_ms, rate_ms }
+        let Profile { ttl_ms, grace_ms, rate_ms, members_max, .. } = self.profile;
+        Terms { ttl_ms, grace_ms, rate_ms, may_be_refused: members_max.is_some() }
     }
 
     fn standstill(&mut self) {
@@ -271,10 +273,11 @@ impl Run {
         }
         let calm = self.profile.calm;
         match self.rng.below(100) {
-            0..45 => {
+            0..43 => {
                 let channel = *self.rng.pick(&CHANNELS);
                 self.update(id, channel);
             }
+            43..45 => self.greet_as_another(id),
             45..55 => self.leave_one(id),
             55..65 => self.ping(id),
             65..70 => self.close(id),
@@ -381,6 +384,29 @@ impl Run {
         }
     }
 
+    /// The same device greets as another user, and announces itself there.
+    fn greet_as_another(&mut self, id: usize) {
+        let user = random_user(&mut self.rng);
+        let client = &mut self.clients[id];
+        let greeted = client.conn.as_ref().is_some_and(|conn| conn.greeted);
+        if !greeted || client.is_anonymous() || client.user.as_ref() == Some(&user) {
+            return;
+        }
+        self.world.note(|| format!("client {id} greets as {user}"));
+        client.names.insert(user.clone());
+        client.user = Some(user);
+        client.views.clear();
+        client.last_set.clear();
+        self.greet(id, true);
+        let client = &mut self.clients[id];
+        let end = client.conn.as_ref().map_or(0, |conn| conn.sent);
+        client.memberships.becomes_another(end);
+        if self.rng.percent(50) {
+            let channel = *self.rng.pick(&CHANNELS);
+            self.update(id, channel);
+        }
+    }
+
     fn send(&mut self, id: usize, bytes: &[u8], channel: Option<&str>) -> usize {
         let Some(conn) = &mut self.clients[id].conn else { return 0 };
         conn.sent += bytes.len();
@@ -425,6 +451,9 @@ impl Run {
         self.world.note(|| format!("client {id} leaves {channel}"));
         let end = self.send(id, &bytes, None);
         self.clients[id].memberships.left(channel, end);
+        if self.rng.percent(30) {
+            self.update(id, channel);
+        }
     }
 
     fn ping(&mut self, id: usize) {
@@ -625,6 +654,9 @@ impl Run {
         }
         self.settle();
         self.settle_held_states();
+        if self.profile.members_max.is_none() {
+            self.check_rest();
+        }
         self.last_words();
     }
 
@@ -695,10 +727,14 @@ pub fn state_text(app: &str, id: usize, channel: &str, seq: u64, pad: usize) -> 
     format!("{app}/{id}/{channel}/{seq}/{}", "x".repeat(pad))
 }
 
+fn random_user(rng: &mut Rng) -> String {
+    format!("u{}", rng.below(5))
+}
+
 fn random_client(rng: &mut Rng, id: usize) -> Client {
     let anonymous = rng.percent(30);
     let app = if anonymous { APPS[0] } else { *rng.pick(&APPS) };
-    let user = (!anonymous).then(|| format!("u{}", rng.below(5)));
+    let user = (!anonymous).then(|| random_user(rng));
     let lite_id = if rng.percent(60) { format!("lite-{id}") } else { String::new() };
     Client {
         id,

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::Home;
 use super::channel_entry::HomeChannel;
 use super::connection::Connection;
 use super::connections::FETCHED;
 use super::outgoing::Outgoing;
 use super::subscription::{Missed, Repair, Subscription};
-use super::{Home, set_rate_timer};
+use super::updates::set_rate_timer;
 use crate::channel::Change;
 use crate::counters::{Conflated, Dropped};
 use crate::error::Disconnect;

@@ -11,7 +11,7 @@ use super::write_order::Due;
 use crate::auth::Origin;
 use crate::counters::Dropped;
 use crate::ids::{ConnId, ShardId, Timestamp};
-use crate::session::{Arrival, Framing, Input, RateHint, Session};
+use crate::session::{Framing, Input, RateHint, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
 use crate::wire::http::HeadError;
@@ -145,7 +145,7 @@ impl Home {
         pending: Vec<u8>,
         mut unread: Vec<u8>,
     ) {
-        register_session(cx, conn, Arrival::Returning);
+        register_session(cx, conn);
         if !pending.is_empty() && !self.drain.is_draining() {
             let input = Input {
                 framing: Framing::WebSocket,

@@ -412,7 +412,7 @@ impl Home {
         self.leave_all(cx, conn, Disconnect::Clean);
         conn.warm.auth = AuthState::Done { at: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
-        register_session(cx, conn, arrival);
+        register_session(cx, conn);
         if arrival == Arrival::Returning {
             find_lost(cx, conn);
         }

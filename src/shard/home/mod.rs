@@ -293,8 +293,8 @@ impl Home {
             }
             Envelope::Contest { conn, claim } => self.handle_contest(cx, conn, claim),
             Envelope::LostAt { key, conn, owners } => self.handle_lost_at(cx, conn, &key, &owners),
-            Envelope::Resumed { conn, memberships } => {
-                self.handle_resumed(cx, conn, memberships);
+            Envelope::Resumed { conn, memberships, is_answer } => {
+                self.handle_resumed(cx, conn, memberships, is_answer);
             }
             Envelope::ChannelLoad { hash, load } => self.placement.set_channel_load(hash, load),
             Envelope::Adopt(handoff) => self.adopt(cx, *handoff),
@@ -406,13 +406,6 @@ impl Home {
 
     fn owner_of(cx: &ShardContext, key: &ChannelKey) -> ShardId {
         cx.settings.router.shard_of(key.hash)
-    }
-}
-
-fn set_rate_timer(cx: &mut ShardContext, id: ConnId, connection: &mut Connection, due_ms: u64) {
-    if !connection.flags.rate_timed {
-        connection.flags.rate_timed = true;
-        cx.timers.set(due_ms, Timer::Rate { conn: id });
     }
 }
 

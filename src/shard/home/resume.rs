@@ -4,43 +4,48 @@
 use std::sync::Arc;
 
 use super::Home;
+use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::command_for;
 use crate::channel::ResumeKey;
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, ShardId};
-use crate::session::{Arrival, NO_REQUEST, Principal};
+use crate::session::{NO_REQUEST, Principal};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Command, Envelope, ResumedMembership, SessionClaim, SessionNotice};
 
-/// Lets a session that is known by the name of its connection be found. `arrival`: whether it may
-/// have another connection, of which one ends.
-pub(super) fn register_session(cx: &mut ShardContext, conn: &ActiveConnection, arrival: Arrival) {
-    let addr = Home::addr(cx, conn.id);
-    notify_named(cx, conn, |principal| match (arrival, principal.resume_key()) {
-        (Arrival::Returning, Some(key)) => {
-            let (key, greeted_ms) = (Arc::new(key), conn.warm.auth.done_ms());
-            SessionNotice::Claimed(SessionClaim { key, addr, greeted_ms })
-        }
-        _ => SessionNotice::Connected { addr },
+/// Lets a session that is known by the name of its connection be found. If it has another
+/// connection, one of them ends.
+pub(super) fn register_session(cx: &mut ShardContext, conn: &ActiveConnection) {
+    notify_named(cx, conn, |principal, addr| {
+        SessionNotice::Connected(claim_of(principal, conn, addr))
     });
 }
 
 /// The connection ends, or moves to another shard.
 pub(super) fn unregister_session(cx: &mut ShardContext, conn: &ActiveConnection) {
-    let addr = Home::addr(cx, conn.id);
-    notify_named(cx, conn, |_| SessionNotice::Disconnected { addr });
+    notify_named(cx, conn, |_, addr| SessionNotice::Disconnected { addr });
 }
 
 fn notify_named(
     cx: &mut ShardContext,
     conn: &ActiveConnection,
-    notice: impl FnOnce(&Principal) -> SessionNotice,
+    notice: impl FnOnce(&Principal, ConnAddr) -> SessionNotice,
 ) {
     let principal = conn.session().principal();
     if let Some(principal) = principal.filter(|p| p.identity.is_named_by_connection()) {
         let (app, name) = (&principal.grant.app, &principal.identity.connection);
-        cx.notify_registry(app, name, notice(principal));
+        let notice = notice(principal, Home::addr(cx, conn.id));
+        cx.notify_registry(app, name, notice);
+    }
+}
+
+fn claim_of(principal: &Principal, conn: &Connection, addr: ConnAddr) -> SessionClaim {
+    SessionClaim {
+        app: Arc::clone(&principal.grant.app),
+        identity: Arc::clone(&principal.identity),
+        addr,
+        greeted_ms: conn.warm.auth.done_ms(),
     }
 }
 
@@ -64,21 +69,21 @@ impl Home {
         id: ConnId,
         claim: SessionClaim,
     ) {
-        let addr = Home::addr(cx, id);
-        let Some(connection) = self.connections.get(id).filter(|_| addr != claim.addr) else {
-            return;
-        };
-        let key = connection.session().principal().and_then(Principal::resume_key);
-        let greeted_ms = connection.warm.auth.done_ms();
-        if key.as_ref() != Some(&*claim.key) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(principal) = connection.session().principal() else { return };
+        let own = claim_of(principal, connection, Home::addr(cx, id));
+        let is_same_session = own.app == claim.app
+            && own.identity.is_named_by_connection()
+            && own.identity.has_same_resume_key(&claim.identity);
+        // The claim may be this connection's own, from before it moved here.
+        if !is_same_session || Arc::ptr_eq(&own.identity, &claim.identity) {
             return;
         }
-        if greeted_ms <= claim.greeted_ms {
+        if own.greeted_ms <= claim.greeted_ms {
             return self.disconnect_by_id(cx, id, Disconnect::Replaced);
         }
         let ConnAddr { shard, conn } = claim.addr;
-        let claim = SessionClaim { addr, greeted_ms, ..claim };
-        cx.outbox.send(shard, Envelope::Contest { conn, claim });
+        cx.outbox.send(shard, Envelope::Contest { conn, claim: own });
     }
 
     /// The registry's answer to a search: asks the owners, also when the connection has ended; what
@@ -97,23 +102,29 @@ impl Home {
         self.with(cx, id, |_, _, conn| conn.resume_answered(owners.len()));
     }
 
-    /// An owner's answer to a resume: the session is a member again where it was.
+    /// The session is a member again where it was. `is_answer`: to a resume.
     pub(super) fn handle_resumed(
         &mut self,
         cx: &mut ShardContext,
         id: ConnId,
         memberships: Vec<ResumedMembership>,
+        is_answer: bool,
     ) {
         let Some(mut conn) = self.connections.check_out(id) else {
-            for resumed in memberships {
+            for resumed in memberships.into_iter().filter(|_| is_answer) {
                 command_for(cx, resumed.channel, Command::Linger { addr: Home::addr(cx, id) });
             }
             return;
         };
         for resumed in memberships {
-            self.take_over(cx, &mut conn, resumed);
+            // What the session had entered again, it has left by itself.
+            if is_answer || self.is_member_of(&conn, &resumed.channel) {
+                self.take_over(cx, &mut conn, resumed);
+            }
         }
-        conn.resume_answered(0);
+        if is_answer {
+            conn.resume_answered(0);
+        }
         self.connections.check_in(conn);
     }
 

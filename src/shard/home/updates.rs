@@ -4,15 +4,18 @@
 
 use std::sync::Arc;
 
+use super::Home;
+use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::Departure;
 use super::subscription::HeldUpdate;
-use super::{Home, set_rate_timer};
 use crate::channel::State;
 use crate::counters::{Conflated, Dropped};
+use crate::ids::ConnId;
 use crate::session::Answer;
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{AnnounceReply, Announcement, Command};
+use crate::shard::timers::Timer;
 
 impl Home {
     /// A session announces its state in a channel, for the first time or again.
@@ -153,4 +156,16 @@ fn spend_update_credit(cx: &ShardContext, conn: &mut ActiveConnection) -> bool {
     }
     conn.update_credit -= 1;
     true
+}
+
+pub(super) fn set_rate_timer(
+    cx: &mut ShardContext,
+    id: ConnId,
+    connection: &mut Connection,
+    due_ms: u64,
+) {
+    if !connection.flags.rate_timed {
+        connection.flags.rate_timed = true;
+        cx.timers.set(due_ms, Timer::Rate { conn: id });
+    }
 }

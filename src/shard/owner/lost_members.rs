@@ -57,9 +57,19 @@ impl LostMembers {
         Some(lost)
     }
 
-    /// What a returning session lost, the latest loss first.
-    pub fn claim(&mut self, key: &ResumeKey) -> Vec<LostMember> {
-        let graces = self.by_key.remove(key).unwrap_or_default();
-        graces.iter().rev().filter_map(|grace| self.graces.remove(grace)).collect()
+    /// What a returning session lost and wants back, the latest loss first.
+    pub fn claim(
+        &mut self,
+        key: &ResumeKey,
+        is_wanted: impl Fn(&LostMember) -> bool,
+    ) -> Vec<LostMember> {
+        let Some(graces) = self.by_key.get_mut(key) else { return Vec::new() };
+        let all = &mut self.graces;
+        let claimed = graces.extract_if(.., |grace| all.get(grace).is_some_and(&is_wanted));
+        let claimed: Vec<u64> = claimed.collect();
+        if graces.is_empty() {
+            self.by_key.remove(key);
+        }
+        claimed.iter().rev().filter_map(|grace| all.remove(grace)).collect()
     }
 }

@@ -24,10 +24,7 @@ impl Owner {
     /// known by its connection enters again by itself: what it lost keeps its place for one more
     /// grace.
     pub fn handle_resume(&mut self, cx: &mut ShardContext, key: &ResumeKey, to: ConnAddr) {
-        let lost = self.lost.claim(key);
-        if !lost.is_empty() {
-            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
-        }
+        let lost = self.claim_lost(cx, key, |_| true);
         let memberships = match key.session {
             SessionName::Device(_) => self.resume(cx, lost, to),
             SessionName::Connection(_) => {
@@ -37,7 +34,43 @@ impl Owner {
                 Vec::new()
             }
         };
-        cx.outbox.send(to.shard, Envelope::Resumed { conn: to.conn, memberships });
+        let resumed = Envelope::Resumed { conn: to.conn, memberships, is_answer: true };
+        cx.outbox.send(to.shard, resumed);
+    }
+
+    /// A device that enters a channel in which it has lost its place gets that back. The question
+    /// of its home, which goes by the registry, may arrive later.
+    fn resume_entering(&mut self, cx: &mut ShardContext, slot: u32, new: &Announcement) {
+        let channel = self.entry(slot);
+        if channel.presence.members().contains(new.addr) || self.lost.len() == 0 {
+            return;
+        }
+        let key = new.identity.resume_key(&self.entry(slot).key.app);
+        let Some(key) = key.filter(|key| matches!(key.session, SessionName::Device(_))) else {
+            return;
+        };
+        let generation = self.channels.generation(slot);
+        let is_here = |lost: &LostMember| (lost.slot, lost.generation) == (slot, generation);
+        let lost = self.claim_lost(cx, &key, is_here);
+        let memberships = self.resume(cx, lost, new.addr);
+        if !memberships.is_empty() {
+            let conn = new.addr.conn;
+            let resumed = Envelope::Resumed { conn, memberships, is_answer: false };
+            cx.outbox.send(new.addr.shard, resumed);
+        }
+    }
+
+    fn claim_lost(
+        &mut self,
+        cx: &mut ShardContext,
+        key: &ResumeKey,
+        is_wanted: impl Fn(&LostMember) -> bool,
+    ) -> Vec<LostMember> {
+        let lost = self.lost.claim(key, is_wanted);
+        if !lost.is_empty() && !self.lost.has(key) {
+            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        }
+        lost
     }
 
     fn resume(
@@ -77,6 +110,7 @@ impl Owner {
             Ok(slot) => slot,
             Err(reject) => return refuse_announcement(cx, key, &new, reject),
         };
+        self.resume_entering(cx, slot, &new);
         let presence = &mut self.entry(slot).presence;
         if presence.remove_other_session(new.addr, &new.identity).is_some() {
             cx.counters.members -= 1;

@@ -54,7 +54,11 @@ impl Run {
             66..69 => self.unwatch(id, channel),
             69..80 => self.update(id, channel),
             80..84 => self.leave(id, channel),
-            84..90 => self.ask_history(id, channel),
+            84..90 => {
+                // Beyond four answers the rest waits.
+                let count = if self.rng.percent(20) { self.rng.between(5, 12) } else { 1 };
+                (0..count).for_each(|_| self.ask_history(id, channel));
+            }
             90..93 => self.ask_for_more(id, channel),
             93..96 => self.send(id, &Request::Ping),
             96..98 => self.talk_nonsense(id),
@@ -306,12 +310,32 @@ impl Run {
         action: Action,
         data: &str,
     ) {
+        if self.may_enter(id, channel, action)
+            && let Some(connection) = &self.clients[id].connection
+        {
+            *self.enters.entry((connection.clone(), channel.to_owned())).or_default() += 1;
+        }
         let (channel, encoding) = (channel.into(), "".into());
         let data = data.as_bytes();
         self.send(
             id,
             &Request::Presence(Presence { id: request, channel, action, data, encoding }),
         );
+    }
+
+    /// An update enters a client that is about to enter. One that gave up a connection before it
+    /// was answered cannot know whether it is a member.
+    fn may_enter(&self, id: usize, channel: &str, action: Action) -> bool {
+        let client = &self.clients[id];
+        let is_about_to = |asked: &Asked| match asked {
+            Asked::Subscribe { channel: other, enter, .. } => *enter && *other == channel,
+            _ => false,
+        };
+        match action {
+            Action::Enter => true,
+            Action::Update => client.shadowed || client.asked.values().any(is_about_to),
+            Action::Leave => false,
+        }
     }
 
     fn ask_history(&mut self, id: usize, channel: &'static str) {
@@ -377,6 +401,7 @@ impl Run {
         self.forget_connection(id);
         let client = &mut self.clients[id];
         client.connection = None;
+        client.abandoned.clear();
         client.life += 1;
         client.unacked.clear();
         for room in client.rooms.values_mut() {
@@ -406,6 +431,9 @@ impl Run {
             };
         }
         self.clients[id].shadowed |= !link.ready;
+        if let (Carrier::Socket(at), true, Loss::Silent) = (&link.carrier, link.ready, loss) {
+            self.clients[id].abandoned.push(*at);
+        }
         // What an earlier connection lost may be on its way to this one, and then linger again.
         let is_returning = link.ready && link.ready_since == self.world.standstills;
         for own in self.clients[id].rooms.values_mut().map(|room| &mut room.own) {
@@ -444,6 +472,7 @@ impl Run {
             room.watches.clear();
             room.watched = false;
             room.view.clear();
+            room.leaves.clear();
             room.healing = false;
         }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use headcount::channel::PageLimit as Space;
+use headcount::channel::{Content, Draft, PageLimit as Space, Part, Storage};
 use headcount::session::{Answer, json_state};
 use headcount::shard::Command;
 
 use super::super::profile::APPS;
+use super::ghost::Publication;
 use super::line::Mode;
 use super::profile::CHANNELS;
 use super::run::Run;
@@ -131,6 +132,59 @@ impl Run {
             set.sort();
             assert_eq!(set, others, "{} is shown {channel}", member.user);
         }
+    }
+
+    /// Of two connections of one session the server has ended the earlier one.
+    pub fn check_abandoned(&mut self) {
+        for client in self.clients.iter_mut().filter(|c| c.is_ready() && !c.shadowed) {
+            for at in std::mem::take(&mut client.abandoned) {
+                assert!(
+                    self.world.is_over(at),
+                    "client {} is back, and socket {at} is open",
+                    client.id
+                );
+            }
+        }
+    }
+
+    /// Every channel goes on where it ended, also one of which nothing else is kept.
+    pub fn check_heads(&mut self) {
+        for app in APPS {
+            for channel in CHANNELS {
+                self.check_head(app, channel);
+            }
+        }
+    }
+
+    fn check_head(&mut self, app: &'static str, channel: &'static str) {
+        let place = (app, channel);
+        let head = self.ghost.head(place);
+        let is_unknown = |p: &&Publication| {
+            p.channel == place && !p.ephemeral && p.sent > 0 && p.serial.is_none()
+        };
+        let unknown = self.ghost.publications.iter().filter(is_unknown).count() as u64;
+        if unknown == 0 && head > 0 {
+            let answer = self.world.query(app, channel, |reply_to| Command::Fetch {
+                reply_to,
+                after: head,
+                limit: Space { messages: usize::MAX, bytes: usize::MAX },
+            });
+            let Answer::Fetched { messages, resumed } = answer else { panic!("{answer:?}") };
+            assert!(resumed && messages.is_empty(), "{place:?} after {head}: {messages:?}");
+        }
+        let part = Part { name: "n".into(), data: "0".into(), encoding: "".into() };
+        let draft = Draft {
+            id: "".into(),
+            client_id: "guest".into(),
+            content: Content::One(part),
+            storage: Storage::Stored,
+        };
+        let answer = self
+            .world
+            .query(app, channel, |reply_to| Command::Publish { reply_to, draft: Box::new(draft) });
+        let Answer::Published { serial } = answer else { panic!("{answer:?}") };
+        let expected = head + 1..=head + unknown + 1;
+        assert!(expected.contains(&serial), "{place:?} goes on with {serial}, not {expected:?}");
     }
 
     /// Everybody has gone: so has every trace of them but what was published.

@@ -134,6 +134,8 @@ pub struct PageLimit {
     pub watched: bool,
     /// Data by client id and connection id, as events tell.
     pub view: BTreeMap<(String, String), String>,
+    /// How often this connection was told that a connection id has left.
+    pub leaves: BTreeMap<String, u32>,
     pub own: Own,
 }
 
@@ -187,6 +189,9 @@ pub struct Client {
     pub twin: usize,
     /// It gave up a connection before it was answered. The server may take that one for the newer.
     pub shadowed: bool,
+    /// Sockets of its earlier connections whose loss the server was not told. It ends them when the
+    /// client is back.
+    pub abandoned: Vec<usize>,
     /// It never comes back.
     pub retired: bool,
 }

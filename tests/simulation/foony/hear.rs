@@ -348,6 +348,9 @@ impl Run {
                 other.id
             );
         }
+        if action == Action::Leave {
+            self.count_leave(id, channel, &connection);
+        }
         let view = &mut self.clients[id].room(channel).view;
         match action {
             Action::Leave => {
@@ -357,6 +360,19 @@ impl Run {
                 view.insert((user, connection), data);
             }
         }
+    }
+
+    /// Nobody is told of more leaves than there were.
+    fn count_leave(&mut self, id: usize, channel: &str, connection: &str) {
+        let leaves = self.clients[id].room(channel).leaves.entry(connection.to_owned());
+        let leaves = *leaves.and_modify(|count| *count += 1).or_insert(1);
+        let is_member_of_ours = self.enters.keys().any(|(known, _)| known == connection);
+        let name = (connection.to_owned(), channel.to_owned());
+        let enters = self.enters.get(&name).copied().unwrap_or(0);
+        assert!(
+            leaves <= enters || !is_member_of_ours,
+            "client {id} hears of {leaves} leaves of {connection}, which entered {enters} times"
+        );
     }
 
     fn channel_of(&self, name: &str) -> &'static str {

@@ -23,12 +23,17 @@ const ROUNDS_MAX: usize = 40;
 /// 25 s, and another one is waited for for 30 s.
 const ABSENCE_MS: u64 = 66_000;
 
+/// For so long a publish that is sent again is known.
+const DEDUP_MS: u64 = 10 * 60 * 1000;
+
 pub struct Run {
     pub world: World,
     pub profile: Profile,
     pub clients: Vec<Client>,
     pub members: Vec<SyncMember>,
     pub ghost: Ghost,
+    /// How often each connection id has asked to enter each channel.
+    pub enters: BTreeMap<(String, String), u32>,
     pub rng: Rng,
     step: Arc<AtomicU64>,
 }
@@ -48,7 +53,8 @@ impl Run {
             clients.push(client);
         }
         let members = (0..profile.sync_members).map(|id| SyncMember::new(&mut rng, id)).collect();
-        Run { world, profile, clients, members, ghost: Ghost::default(), rng, step }
+        let (ghost, enters) = (Ghost::default(), BTreeMap::new());
+        Run { world, profile, clients, members, ghost, enters, rng, step }
     }
 
     /// Hashes every effect and every written byte.
@@ -78,6 +84,8 @@ impl Run {
         self.check_rest();
         self.close_everything();
         self.check_emptiness();
+        self.close_channels();
+        self.check_heads();
         self.world.hasher.map_or(0, |hasher| std::hash::Hasher::finish(&hasher))
     }
 
@@ -149,6 +157,7 @@ impl Run {
             self.standstill();
             let heard = self.read_all();
             if !heard && self.clients.iter().all(|client| !is_busy(client)) {
+                self.check_abandoned();
                 return self.clients.iter_mut().for_each(|client| {
                     client.shadowed &= client.link.as_ref().is_some_and(|link| link.stalled);
                 });
@@ -290,6 +299,15 @@ impl Run {
         self.wait(ABSENCE_MS);
         self.wait(self.profile.grace_ms + 8_000);
     }
+
+    /// Time passes after which a channel is closed, unless its policy keeps messages for longer.
+    fn close_channels(&mut self) {
+        self.advance(DEDUP_MS);
+        for _ in 0..3 {
+            self.advance(1_100);
+            self.world.settle();
+        }
+    }
 }
 
 fn is_busy(client: &Client) -> bool {
@@ -320,6 +338,7 @@ fn random_client(rng: &mut Rng, id: usize, others: &[Client]) -> Client {
         twin: others.iter().filter(|other| other.app == app && other.user == user).count(),
         user,
         shadowed: false,
+        abandoned: Vec::new(),
         retired: false,
     }
 }
