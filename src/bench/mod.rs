@@ -18,13 +18,11 @@
 //! Must never know: how a server is built.
 
 pub mod client;
-mod clock;
 pub mod command;
 pub mod compare;
 mod connect;
 mod engine;
 mod error;
-mod fanout;
 mod flood;
 mod interrupt;
 mod latencies;
@@ -32,25 +30,23 @@ mod launch;
 mod machine;
 mod metric;
 pub mod options;
-mod pace;
 pub mod peer;
 mod plot;
 mod process;
 mod progress;
 mod report;
-mod room;
 pub mod scenarios;
 pub mod series;
 mod signals;
 mod stage;
 mod stamp;
-mod window;
+mod time;
+mod traffic;
 mod workers;
 
 pub use command::{BenchArgs, Peer, run, run_against};
 pub use engine::Wait;
 pub use error::BenchError;
-pub use fanout::payload;
 pub use flood::FloodKind;
 pub use latencies::{Latencies, LatencySummary};
 pub use launch::Addresses;

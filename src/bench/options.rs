@@ -342,41 +342,6 @@ pub struct PresenceOptions {
     pub common: Common,
 }
 
-/// One channel of watchers.
-impl From<&LatencyOptions> for FanoutOptions {
-    fn from(o: &LatencyOptions) -> Self {
-        FanoutOptions {
-            subscribers: o.watchers,
-            publishers: o.publishers,
-            rate: o.window.is_none().then_some(o.rate),
-            window: o.window.unwrap_or(1),
-            payload: o.state_bytes,
-            publishing: o.publishing,
-            dialect: o.dialect,
-            time: o.time,
-            common: o.common.clone(),
-            ..FanoutOptions::default()
-        }
-    }
-}
-
-/// One channel of members.
-impl From<&PresenceOptions> for FanoutOptions {
-    fn from(o: &PresenceOptions) -> Self {
-        FanoutOptions {
-            subscribers: o.members,
-            publishers: o.publishers,
-            rate: o.rate,
-            window: o.window,
-            payload: o.state_bytes,
-            dialect: o.dialect,
-            time: o.time,
-            common: o.common.clone(),
-            ..FanoutOptions::default()
-        }
-    }
-}
-
 /// What records from before the option leave out.
 fn one_second() -> Span {
     Span(Duration::from_secs(1))
@@ -588,29 +553,61 @@ impl Scenario {
         of_each!(self, options => options.dialect = dialect);
     }
 
+    /// What publishes to what, where anything does.
+    pub fn shape(&self) -> Option<FanoutOptions> {
+        let common = self.common().clone();
+        Some(match self {
+            Scenario::Fanout(o) => o.clone(),
+            Scenario::Latency(o) => FanoutOptions {
+                subscribers: o.watchers,
+                publishers: o.publishers,
+                rate: o.window.is_none().then_some(o.rate),
+                window: o.window.unwrap_or(1),
+                payload: o.state_bytes,
+                publishing: o.publishing,
+                dialect: o.dialect,
+                time: o.time,
+                common,
+                ..FanoutOptions::default()
+            },
+            Scenario::Presence(o) => FanoutOptions {
+                subscribers: o.members,
+                publishers: o.publishers,
+                rate: o.rate,
+                window: o.window,
+                payload: o.state_bytes,
+                dialect: o.dialect,
+                time: o.time,
+                common,
+                ..FanoutOptions::default()
+            },
+            Scenario::Mixed(o) => FanoutOptions {
+                // Members are publishers and receivers.
+                subscribers: if o.dialect == Dialect::Sync { 0 } else { o.polite },
+                publishers: o.polite,
+                rate: Some(o.rate),
+                payload: o.state_bytes,
+                dialect: o.dialect,
+                time: o.time,
+                common,
+                ..FanoutOptions::default()
+            },
+            Scenario::Idle(_) | Scenario::Churn(_) => return None,
+        })
+    }
+
     /// The load in a few words.
     pub fn summary(&self) -> String {
+        let drive = self.shape().map(|shape| shape.drive()).unwrap_or_default();
         match self {
-            Scenario::Latency(o) => format!(
-                "{} publishers with {}, {} watchers, {} B",
-                o.publishers,
-                FanoutOptions::from(o).pace(),
-                o.watchers,
-                o.state_bytes
-            ),
-            Scenario::Fanout(o) => {
-                format!("{} publishers with {}, {}", o.publishers, o.pace(), o.size())
+            Scenario::Latency(o) => {
+                format!("{drive}, {} watchers, {} B", o.watchers, o.state_bytes)
             }
+            Scenario::Fanout(o) => format!("{drive}, {}", o.size()),
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
             }
-            Scenario::Presence(o) => format!(
-                "{} publishers with {}, {} members, {} B",
-                o.publishers,
-                FanoutOptions::from(o).pace(),
-                o.members,
-                o.state_bytes
-            ),
+            Scenario::Presence(o) => format!("{drive}, {} members, {} B", o.members, o.state_bytes),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
@@ -634,12 +631,17 @@ impl Scenario {
 }
 
 impl FanoutOptions {
-    /// How publishers are driven, in words.
-    fn pace(&self) -> String {
+    /// Who publishes, and how fast, in words.
+    fn drive(&self) -> String {
+        let (publishers, window) = (self.publishers, self.window);
         match (self.rate, self.publishing.window_counts) {
-            (Some(rate), _) => format!("{rate}/s each"),
-            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
-            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
+            (Some(rate), _) => format!("{publishers} publishers with {rate}/s each"),
+            (None, WindowCounts::Deliveries) => {
+                format!("{publishers} publishers with window {window} of deliveries")
+            }
+            (None, WindowCounts::Acks) => {
+                format!("{publishers} publishers with window {window} of acks")
+            }
         }
     }
 
