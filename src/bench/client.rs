@@ -389,9 +389,6 @@ impl Client {
     }
 
     /// Takes the connection a step further once the socket is writable, then writes what waits.
-    ///
-    /// # Errors
-    /// The connection is over.
     pub fn write(
         &mut self,
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),

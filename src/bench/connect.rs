@@ -22,9 +22,6 @@ const PORTS_TRIED_MAX: usize = 1_000;
 /// Begins to connect and does not wait. To loopback from 127.0.0.2 .. 127.0.0.254 in turn, by the
 /// number of the connection: ports of closed connections wait in TIME_WAIT. To any other host the
 /// kernel chooses the source.
-///
-/// # Errors
-/// Those of the system: no descriptors, no free port, nothing listens there.
 pub fn connect(address: SocketAddr, number: u32) -> io::Result<TcpStream> {
     let Some(source) = source_of(address, number) else { return connect_from(address, None) };
     let mut tried = 0;

@@ -87,9 +87,6 @@ pub trait Load: Send + 'static {
     const IN_TURN: bool = false;
 
     /// Opens what is to be opened and sends what is due.
-    ///
-    /// # Errors
-    /// The benchmark cannot go on.
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
 
     /// One frame came. What is written to `out` leaves within this turn.
@@ -148,9 +145,6 @@ impl Clients {
     }
 
     /// Begins to connect. The load receives [`Event::Open`] or that it is closed.
-    ///
-    /// # Errors
-    /// The system has no descriptor or no port.
     pub fn open(&mut self, target: &Target, tag: Tag) -> Result<ClientId, BenchError> {
         let address = target.address;
         self.opened = self.opened.wrapping_add(1);
@@ -317,8 +311,6 @@ pub struct Engine<L> {
 }
 
 impl<L: Load> Engine<L> {
-    /// # Errors
-    /// The system has no epoll descriptor left.
     pub fn new(load: L, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
@@ -336,9 +328,6 @@ impl<L: Load> Engine<L> {
 
     /// Turns until the conductor ends the run. Returns the load, and how long turns took in which
     /// something happened.
-    ///
-    /// # Errors
-    /// Those of the load.
     pub fn run(mut self) -> Result<(L, Latencies), BenchError> {
         let mut events = Events::with_capacity(self.load.events_max());
         let (mut meter, mut next) = (Meter::default(), Next::Now);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::client::Transport;
 use super::engine::Wait;
@@ -228,7 +229,7 @@ pub struct LatencyOptions {
     /// Updates per second and publisher, sent on schedule whatever the server does.
     #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
     pub rate: f64,
-    /// Updates under way per publisher, as many as possible, instead of a rate.
+    /// Updates in flight per publisher, as many as possible, instead of a rate.
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
     #[serde(default)]
     pub window: Option<u64>,
@@ -261,7 +262,7 @@ pub struct FanoutOptions {
     /// Connections that publish.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub publishers: usize,
-    /// Publishes under way per publisher: sent, and not yet done by --window-counts.
+    /// Publishes in flight per publisher: sent, and not yet done by --window-counts.
     #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
     pub window: u64,
     #[command(flatten)]
@@ -319,8 +320,8 @@ pub struct PresenceOptions {
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
     #[serde(default)]
     pub rate: Option<f64>,
-    /// Instead of updates: members that join, evenly over --within, while the others look on. The
-    /// run ends when everybody was shown everybody, or --duration after the last join.
+    /// Instead of updates: members that join, evenly over --within, while the others watch. The run
+    /// ends when every member has seen every other one, or --duration after the last join.
     #[arg(
         long,
         value_name = "COUNT",
@@ -365,7 +366,7 @@ pub struct IdleOptions {
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured once everybody is in.
+    /// Time that is measured once every connection has joined.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time between connecting and measuring.
@@ -488,7 +489,8 @@ fn parse_nothing<A: Args>() -> A {
 }
 
 /// What is run.
-#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 #[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
 pub enum Scenario {
     /// Delay of presence updates sent at a fixed rate, from when each should have been sent
@@ -527,14 +529,7 @@ macro_rules! of_each {
 
 impl Scenario {
     pub fn name(&self) -> &'static str {
-        match self {
-            Scenario::Latency(_) => "latency",
-            Scenario::Fanout(_) => "fanout",
-            Scenario::Presence(_) => "presence",
-            Scenario::Idle(_) => "idle",
-            Scenario::Churn(_) => "churn",
-            Scenario::Mixed(_) => "mixed",
-        }
+        self.into()
     }
 
     pub fn common(&self) -> &Common {

@@ -51,9 +51,6 @@ pub trait Script: Send + 'static {
     }
 
     /// Anything but openings, greetings and refusals.
-    ///
-    /// # Errors
-    /// It is not what the protocol permits.
     fn event(&mut self, _now_ns: u64, _at: usize, _event: Event<'_>) -> Result<(), FrameError> {
         Ok(())
     }

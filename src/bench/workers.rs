@@ -87,7 +87,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The load of each thread, for those of the things whose turn it is.
+    /// The load of each thread, for its part of the things.
     pub fn loads<T, L>(
         &self,
         things: impl IntoIterator<Item = T>,
@@ -113,9 +113,6 @@ impl Run<'_> {
     }
 
     /// One thread per load.
-    ///
-    /// # Errors
-    /// The system has no thread or no epoll left.
     pub fn start<L: Load>(&self, loads: Vec<L>) -> Result<Workers<'_, L>, BenchError> {
         let clock = Clock::start();
         let mut workers = Workers { run: self, threads: Vec::new(), clock };
@@ -129,9 +126,6 @@ impl Run<'_> {
     }
 
     /// As [`Run::start`], and waits until `count` connections have joined.
-    ///
-    /// # Errors
-    /// Those of [`Run::start`] and [`Workers::reach`].
     pub fn enter<L: Load>(
         &self,
         loads: Vec<L>,
@@ -157,9 +151,6 @@ pub struct Workers<'a, L> {
 
 impl<L: Load> Workers<'_, L> {
     /// Waits until a counter reaches `count`.
-    ///
-    /// # Errors
-    /// A thread failed, or nothing moved for 15 seconds.
     pub fn reach(
         &mut self,
         what: &'static str,
@@ -183,9 +174,6 @@ impl<L: Load> Workers<'_, L> {
     }
 
     /// Lets the load begin and measures it, until it reaches a goal if there is one.
-    ///
-    /// # Errors
-    /// A thread failed.
     pub fn measure(&mut self, time: Time, goal: Option<Goal>) -> Result<Window, BenchError> {
         let (warm_up, duration) = (time.warm_up.0, time.duration.0);
         let begins = Instant::now() + LEAD;
@@ -221,9 +209,6 @@ impl<L: Load> Workers<'_, L> {
 
     /// Waits until every thread has settled and each acknowledged publish has had `each`
     /// deliveries. What does not come in time is lost.
-    ///
-    /// # Errors
-    /// A thread failed.
     pub fn settle(&mut self, each: usize) -> Result<(), BenchError> {
         self.run.progress.stage("settling", 0);
         let (threads, mut stall) = (self.threads.len() as u64, Stall::begin());
@@ -236,9 +221,6 @@ impl<L: Load> Workers<'_, L> {
     }
 
     /// Ends the threads and gives their loads, and how long their turns took.
-    ///
-    /// # Errors
-    /// A thread failed.
     pub fn finish(mut self) -> Result<(Vec<L>, Latencies), BenchError> {
         self.run.signals.allow(Allowed::End);
         let (mut loads, mut turns) = (Vec::new(), Latencies::default());
