@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use strum::Display;
 
 use super::error::BenchError;
+use super::latencies::LatencySummary;
 use super::metric::{Better, Metric};
 use super::report::Report;
 
@@ -102,20 +103,18 @@ pub fn compare(before: &[Report], after: &[Report]) -> Result<Comparison, BenchE
 }
 
 fn latency_rows(name: &str, before: &[Report], after: &[Report]) -> Vec<Row> {
-    type Percentile = fn(&super::latencies::LatencySummary) -> f64;
+    type Percentile = fn(&LatencySummary) -> f64;
     let percentiles: [(&str, Percentile); 4] = [
         ("p50", |latency| latency.p50_us),
         ("p99", |latency| latency.p99_us),
         ("p99.9", |latency| latency.p99_9_us),
         ("max", |latency| latency.max_us),
     ];
-    let rows = percentiles.iter().filter_map(|(label, percentile)| {
-        let of = |report: &Report| {
-            report.latencies.iter().find(|latency| latency.name == name).map(percentile)
-        };
+    let row = |(label, of): (&str, Percentile)| {
+        let of = |report: &Report| report.latencies.iter().find(|it| it.name == name).map(of);
         row(format!("{name} {label}, us"), Better::Lower, before, after, of)
-    });
-    rows.collect()
+    };
+    percentiles.into_iter().filter_map(row).collect()
 }
 
 /// `None` when not every run of both sides has the number.

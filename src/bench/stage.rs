@@ -215,7 +215,7 @@ impl<S: Script> Load for Stage<S> {
     fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
         let at = tag.index;
         match event {
-            Event::Open => {
+            Event::Open if self.steps[at] == Step::Opening => {
                 self.signals.add(Counter::Opened, 1);
                 self.steps[at] = Step::Open;
                 match self.signals.allows(Allowed::Greeting) {
@@ -224,7 +224,7 @@ impl<S: Script> Load for Stage<S> {
                 }
                 return;
             }
-            Event::Greeted => {
+            Event::Greeted if self.steps[at] == Step::Greeting => {
                 self.signals.add(Counter::Greeted, 1);
                 self.steps[at] = Step::Greeted;
                 self.under_way -= 1;

@@ -1,7 +1,7 @@
 //! A closed loop: what every receiver of a thread has seen of each feed ([`Plan::feeds`]).
 
 use super::super::signals::ThreadSignals;
-use super::{Member, Plan};
+use super::{Member, Plan, Receiver};
 
 /// The newest position that all receivers have reached, kept without asking all of them each time.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +31,9 @@ impl Window {
 }
 
 /// What publishers wait for in a window of deliveries. Without one there are only receivers.
-#[derive(Default)]
 pub struct Floors {
+    signals: ThreadSignals,
+    is_numbered: bool,
     /// By channel: members of this thread that receive it and are still there.
     receivers: Vec<Vec<usize>>,
     /// By feed: what all receivers of this thread have received.
@@ -47,13 +48,17 @@ pub struct Floors {
 }
 
 impl Floors {
-    pub fn of(plan: &Plan, members: &[Member]) -> Floors {
+    pub fn new(plan: &Plan, members: &[Member], signals: ThreadSignals) -> Floors {
         let feeds = if plan.has_window_of_deliveries() { plan.feeds() } else { 0 };
         let mut floors = Floors {
+            signals,
+            is_numbered: plan.is_numbered(),
             receivers: vec![Vec::new(); plan.channels.len()],
             windows: vec![Window::default(); feeds],
             publishers: vec![Vec::new(); feeds],
-            ..Floors::default()
+            risen: Vec::new(),
+            rises_seen: 0,
+            before: Vec::new(),
         };
         for (at, member) in members.iter().enumerate() {
             if let Some(receiver) = &member.receiver {
@@ -64,6 +69,7 @@ impl Floors {
                 floors.publishers[plan.feed(channel, publisher.index)].push((at, turn));
             }
         }
+        (0..feeds).for_each(|feed| floors.raise(feed, members));
         floors
     }
 
@@ -72,23 +78,20 @@ impl Floors {
         self.receivers.iter().flatten().copied()
     }
 
-    pub fn remove(&mut self, member: usize, channel: usize) {
-        self.receivers[channel].retain(|&at| at != member);
+    /// No publisher waits for a member that has gone.
+    pub fn remove(&mut self, at: usize, members: &[Member]) {
+        self.receivers.iter_mut().for_each(|receivers| receivers.retain(|&other| other != at));
+        (0..self.windows.len()).for_each(|feed| self.raise(feed, members));
     }
 
     /// The receivers of this thread have come further.
-    pub fn raise(&mut self, feed: usize, plan: &Plan, members: &[Member], signals: &ThreadSignals) {
-        let channels = plan.channels.len();
-        let (channel, place) = (feed % channels, feed / channels);
+    pub fn raise(&mut self, feed: usize, members: &[Member]) {
+        let (channel, place) = (feed % self.receivers.len(), feed / self.receivers.len());
         let positions = self.receivers[channel].iter().filter_map(|&at| {
-            members[at].receiver.as_ref()?.positions(plan.is_numbered()).get(place).copied()
+            members[at].receiver.as_ref()?.positions(self.is_numbered).get(place).copied()
         });
-        signals.set_floor(feed, self.windows[feed].raise(positions));
+        self.signals.set_floor(feed, self.windows[feed].raise(positions));
         self.risen.push(feed);
-    }
-
-    pub fn raise_all(&mut self, plan: &Plan, members: &[Member], signals: &ThreadSignals) {
-        (0..self.windows.len()).for_each(|feed| self.raise(feed, plan, members, signals));
     }
 
     /// A receiver went from one position of a feed to another. Must the floor be raised?
@@ -98,28 +101,29 @@ impl Floors {
 
     /// Positions of a receiver before a message, for [`Floors::compare`] after it.
     #[inline]
-    pub fn keep(&mut self, positions: &[u64]) {
+    pub fn keep(&mut self, receiver: &Receiver) {
         if !self.windows.is_empty() {
             self.before.clear();
-            self.before.extend_from_slice(positions);
+            self.before.extend_from_slice(receiver.positions(self.is_numbered));
         }
     }
 
-    pub fn compare(&mut self, at: usize, plan: &Plan, members: &[Member], signals: &ThreadSignals) {
+    #[inline]
+    pub fn compare(&mut self, at: usize, members: &[Member]) {
         let Some(receiver) = &members[at].receiver else { return };
         for place in 0..self.before.len() {
-            let after = receiver.positions(plan.is_numbered())[place];
-            let feed = receiver.channel + place * plan.channels.len();
+            let after = receiver.positions(self.is_numbered)[place];
+            let feed = receiver.channel + place * self.receivers.len();
             if self.passes(feed, self.before[place], after) {
-                self.raise(feed, plan, members, signals);
+                self.raise(feed, members);
             }
         }
     }
 
     /// Takes all feeds for risen when another thread may have raised one.
-    pub fn note_rises(&mut self, signals: &ThreadSignals) {
-        let rises = signals.rises();
-        if signals.threads() > 1 && rises != self.rises_seen {
+    pub fn note_rises(&mut self) {
+        let rises = self.signals.rises();
+        if self.signals.threads() > 1 && rises != self.rises_seen {
             self.risen.clear();
             self.risen.extend(0..self.publishers.len());
         }

@@ -139,15 +139,13 @@ impl Traffic {
     pub fn new(plan: Plan, members: Vec<Member>, signals: ThreadSignals) -> Self {
         let publishes = |at: &usize| members[*at].publisher.is_some();
         let publishers: Vec<usize> = (0..members.len()).filter(publishes).collect();
-        let mut floors = Floors::of(&plan, &members);
-        floors.raise_all(&plan, &members, &signals);
         Traffic {
             unblocked: publishers.clone(),
             publishers,
             until_sample: plan.sampled_of,
             accepted: vec![Accepted::default(); plan.channels.len()],
             encoder: Encoder::new(plan.publishing.publish_form),
-            floors,
+            floors: Floors::new(&plan, &members, signals.clone()),
             plan,
             signals,
             members,
@@ -160,11 +158,9 @@ impl Traffic {
     /// engine has stopped.
     pub fn conclude(&self, accepted: &[Accepted]) {
         if self.plan.content == Content::States {
-            if let Some(finals) = self.signals.finals() {
-                self.signals
-                    .add(Counter::Lost, self.missing_finals(0..self.members.len(), &finals));
-            }
-            return;
+            let missing =
+                self.signals.finals().map(|last| self.missing(0..self.members.len(), &last));
+            return self.signals.add(Counter::Lost, missing.unwrap_or_default());
         }
         for member in &self.members {
             if let Some(publisher) = &member.publisher {
@@ -186,7 +182,7 @@ impl Traffic {
 
     /// Unblocks publishers whose publishes have reached every receiver of every thread.
     fn release(&mut self) {
-        self.floors.note_rises(&self.signals);
+        self.floors.note_rises();
         while let Some(feed) = self.floors.risen.pop() {
             let floor = self.signals.floor(feed);
             for &(at, turn) in &self.floors.publishers[feed] {
@@ -256,7 +252,7 @@ impl Traffic {
         deliveries: Deliveries<'_>,
     ) -> Result<(), FrameError> {
         let Some(receiver) = &mut self.members[at].receiver else { return Ok(()) };
-        self.floors.keep(receiver.positions(self.plan.is_numbered()));
+        self.floors.keep(receiver);
         let (delays, until_sample) = (&mut self.delays[Delay::Delivery], &mut self.until_sample);
         let (mut delivered, mut is_ours) = (0, true);
         let (sampled_of, timeline) = (self.plan.sampled_of, self.timeline);
@@ -281,7 +277,7 @@ impl Traffic {
         payload: &[u8],
     ) -> Result<(), FrameError> {
         let Some(receiver) = &mut self.members[at].receiver else { return Ok(()) };
-        self.floors.keep(receiver.positions(self.plan.is_numbered()));
+        self.floors.keep(receiver);
         let mut is_ours = receiver.receive_unnumbered(payload, self.plan.channels.len());
         self.until_sample -= 1;
         if self.until_sample == 0 {
@@ -294,7 +290,7 @@ impl Traffic {
 
     fn note_received(&mut self, at: usize, count: u64, is_ours: bool) -> Result<(), FrameError> {
         self.signals.add(Counter::Delivered, count);
-        self.floors.compare(at, &self.plan, &self.members, &self.signals);
+        self.floors.compare(at, &self.members);
         if is_ours { Ok(()) } else { Err(FrameError::Body) }
     }
 
@@ -349,7 +345,7 @@ impl Traffic {
                     self.delays[Delay::Update].record(delay_ns);
                 }
                 if self.floors.passes(publisher, stamp.sequence - 1 - conflated, stamp.sequence) {
-                    self.floors.raise(publisher, &self.plan, &self.members, &self.signals);
+                    self.floors.raise(publisher, &self.members);
                 }
             }
         }
@@ -402,16 +398,14 @@ impl Traffic {
                     .filter(|publisher| publisher.next_ns().is_none_or(|next| next >= until_ns))
                     .for_each(|it| self.signals.set_final(it.index, it.sent()));
                 let present = self.floors.receivers();
-                self.signals
-                    .finals()
-                    .is_some_and(|finals| self.missing_finals(present, &finals) == 0)
+                self.signals.finals().is_some_and(|finals| self.missing(present, &finals) == 0)
             }
         };
         self.signals.set(Counter::Settled, u64::from(is_settled));
     }
 
     /// How many last states of publishers the members have not received, summed over members.
-    fn missing_finals(&self, members: impl Iterator<Item = usize>, finals: &[u64]) -> u64 {
+    fn missing(&self, members: impl Iterator<Item = usize>, finals: &[u64]) -> u64 {
         let missing = |at: usize| {
             let receiver = self.members[at].receiver.as_ref()?;
             let finals = finals.iter().skip(receiver.channel).step_by(self.plan.channels.len());
@@ -545,7 +539,6 @@ impl Script for Traffic {
         {
             self.signals.set_final(publisher.index, publisher.sent());
         }
-        self.floors.remove(at, self.members[at].channel());
-        self.floors.raise_all(&self.plan, &self.members, &self.signals);
+        self.floors.remove(at, &self.members);
     }
 }
