@@ -550,7 +550,8 @@ impl Scenario {
 
     /// What publishes to what, where anything does.
     pub fn shape(&self) -> Option<FanoutOptions> {
-        let common = self.common().clone();
+        let (dialect, common) = (self.dialect(), self.common().clone());
+        let any = FanoutOptions { dialect, common, ..FanoutOptions::default() };
         Some(match self {
             Scenario::Fanout(o) => o.clone(),
             Scenario::Latency(o) => FanoutOptions {
@@ -560,10 +561,8 @@ impl Scenario {
                 window: o.window.unwrap_or(1),
                 payload: o.state_bytes,
                 publishing: o.publishing,
-                dialect: o.dialect,
                 time: o.time,
-                common,
-                ..FanoutOptions::default()
+                ..any
             },
             Scenario::Presence(o) => FanoutOptions {
                 subscribers: o.members,
@@ -571,21 +570,17 @@ impl Scenario {
                 rate: o.rate,
                 window: o.window,
                 payload: o.state_bytes,
-                dialect: o.dialect,
                 time: o.time,
-                common,
-                ..FanoutOptions::default()
+                ..any
             },
             Scenario::Mixed(o) => FanoutOptions {
-                // Members are publishers and receivers.
-                subscribers: if o.dialect == Dialect::Sync { 0 } else { o.polite },
+                // On the sync wire members are publishers and receivers.
+                subscribers: if dialect == Dialect::Sync { 0 } else { o.polite },
                 publishers: o.polite,
                 rate: Some(o.rate),
                 payload: o.state_bytes,
-                dialect: o.dialect,
                 time: o.time,
-                common,
-                ..FanoutOptions::default()
+                ..any
             },
             Scenario::Idle(_) | Scenario::Churn(_) => return None,
         })

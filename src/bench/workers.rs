@@ -125,7 +125,7 @@ impl Run<'_> {
         Ok(workers)
     }
 
-    /// As [`Run::start`], and waits until `count` connections have joined.
+    /// As [`Run::start`], and waits until all `count` connections have joined.
     pub fn enter<L: Load>(
         &self,
         loads: Vec<L>,

@@ -84,18 +84,11 @@ impl Churn {
         }
     }
 
-    /// When the next connection should begin, if that time has come.
-    fn take_due(&mut self, now_ns: u64) -> Option<u64> {
-        match &mut self.pace {
-            Some(pace) => pace.take_due(now_ns),
-            None => Some(now_ns),
-        }
-    }
-
     fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         for _ in 0..OPENED_PER_TURN {
             let Some(&index) = self.empty.last() else { return Ok(Next::WhenSomethingHappens) };
-            let Some(began_ns) = self.take_due(now_ns) else { break };
+            let due = self.pace.as_mut().map_or(Some(now_ns), |pace| pace.take_due(now_ns));
+            let Some(began_ns) = due else { break };
             self.empty.pop();
             self.places[index] = Place { began_ns, stage: Stage::Greeting };
             clients.open(&self.target, Tag { lane: Lane::Foreground, index })?;
