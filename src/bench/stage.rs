@@ -224,10 +224,11 @@ impl<S: Script> Load for Stage<S> {
                 }
                 return;
             }
-            Event::Greeted if self.steps[at] == Step::Greeting => {
+            Event::Greeted if matches!(self.steps[at], Step::Open | Step::Greeting) => {
                 self.signals.add(Counter::Greeted, 1);
+                // A peer, which has no credentials, has greeted as soon as it is open.
+                self.under_way -= usize::from(self.steps[at] == Step::Greeting);
                 self.steps[at] = Step::Greeted;
-                self.under_way -= 1;
                 return;
             }
             Event::Refused(reason) => {
