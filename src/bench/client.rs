@@ -37,8 +37,8 @@ const JOIN_ID: u64 = 1;
 const UPDATE_ID: u64 = 2;
 /// Stamps of pings, which are times elsewhere.
 const JOIN_PING: u64 = u64::MAX;
-/// Of the pongs of servers that do not echo.
-const NO_STAMP: u64 = u64::MAX - 1;
+/// Of pings that are not measured, and of the pongs of servers that do not echo.
+pub const NO_STAMP: u64 = u64::MAX - 1;
 /// Connections of one run may share it.
 const NONCE: [u8; 16] = *b"headcount bench ";
 

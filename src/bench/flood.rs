@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Closed, Event, Out, Queued, Target};
+use super::client::{Closed, Event, NO_STAMP, Out, Queued, Target};
 use super::engine::{ClientId, Clients, Lane, Load, Next, Tag};
 use super::error::BenchError;
 use super::options::{Dialect, MixedOptions, PublishForm};
@@ -75,7 +75,7 @@ impl Flood {
         for _ in 0..REFILL_MESSAGES {
             let queued = clients.send(client, |out| {
                 match (self.kind, self.target.dialect()) {
-                    (FloodKind::Pings, _) => out.ping(0),
+                    (FloodKind::Pings, _) => out.ping(NO_STAMP),
                     (FloodKind::Updates, Dialect::Sync) => {
                         out.update(&self.channel, &self.encoder.payload);
                     }
