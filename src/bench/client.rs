@@ -1,11 +1,10 @@
-//! One nonblocking connection to a server: a socket around [`protocol::Connection`], or around the
-//! [`peer::Protocol`](super::peer::Protocol) of a peer.
+//! One nonblocking connection to a server: a socket around [`protocol::Connection`]. Of a peer only
+//! the queue of that is used; its [`Protocol`] writes and reads the bytes.
 //!
-//! Invariant: a client that does not read in time costs the server, never this process: what waits
-//! here is at most one frame in and [`OUTBOUND_BYTES_MAX`] out. Must never know: schedules, stamps,
-//! statistics.
+//! Invariant: a client that does not read in time costs the server, never this process: at most one
+//! frame is held of what arrives, and [`OUTBOUND_BYTES_MAX`] of what is sent. Must never know:
+//! schedules, stamps, statistics.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
@@ -15,6 +14,7 @@ use clap::ValueEnum;
 use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
+use thiserror::Error;
 
 use super::options::Dialect;
 use super::peer::{Protocol, Reply};
@@ -37,7 +37,8 @@ const JOIN_ID: u64 = 1;
 const UPDATE_ID: u64 = 2;
 /// Stamps of pings, which are times elsewhere.
 const JOIN_PING: u64 = u64::MAX;
-const HEARTBEAT_PING: u64 = u64::MAX - 1;
+/// Of pings that are not measured, and of the pongs of servers that do not echo.
+pub const NO_STAMP: u64 = u64::MAX - 1;
 /// Connections of one run may share it.
 const NONCE: [u8; 16] = *b"headcount bench ";
 
@@ -97,9 +98,9 @@ pub enum Event<'a> {
     Greeted,
     /// The subscription is active, or the member is in.
     Joined,
-    /// An error about no request in particular, or about one that has to succeed.
+    /// An error about no request, or about one that has to succeed.
     Refused(String),
-    /// The stamp of the ping, on the sync wire.
+    /// The stamp of the ping, on the sync wire; in other dialects a time that never comes.
     Pong {
         stamp: u64,
     },
@@ -133,7 +134,7 @@ impl<'a> Event<'a> {
                 Event::Refused(format!("{} {message}", code.code()))
             }
             protocol::Event::Foony(Member(member)) => Event::Member(member),
-            protocol::Event::Foony(Pong) => Event::Pong { stamp: HEARTBEAT_PING },
+            protocol::Event::Foony(Pong) => Event::Pong { stamp: NO_STAMP },
             protocol::Event::Sync(Message::PingPong(ping)) if ping.is_pong => {
                 match ping.timestamp_ms {
                     // It comes after the update before it was carried out.
@@ -166,61 +167,49 @@ pub enum Queued {
 
 /// Where a client makes its requests.
 pub struct Out<'a> {
-    to: To<'a>,
+    out: &'a mut Outbound,
     greeting: &'a Greeting,
     hung_up: &'a mut bool,
-}
-
-enum To<'a> {
-    Own(&'a mut Outbound),
-    Peer(&'static dyn Protocol, &'a mut Waiting),
-}
-
-/// What waits to be sent to a peer.
-#[derive(Default)]
-struct Waiting {
-    bytes: Vec<u8>,
-    is_closing: bool,
 }
 
 impl Out<'_> {
     /// Sends the credentials.
     pub fn greet(&mut self) {
-        match (&mut self.to, self.greeting) {
-            (To::Own(out), Greeting::Sync { token }) => out.handshake(token),
-            (To::Own(out), Greeting::Foony { key, client_id }) => {
+        match self.greeting {
+            Greeting::Sync { token } => self.out.handshake(token),
+            Greeting::Foony { key, client_id } => {
                 let (key, client_id) = ((&**key).into(), (&**client_id).into());
-                out.auth(Auth { key, client_id, ..Auth::default() });
+                self.out.auth(Auth { key, client_id, ..Auth::default() });
             }
-            _ => {}
+            Greeting::Peer(_) => {}
         }
     }
 
-    /// Subscribes to a channel; on the sync wire, enters it with a state. Answer:
+    /// Subscribes to the messages of a channel; on the sync wire, enters it with a state. Answer:
     /// [`Event::Joined`].
     pub fn join(&mut self, channel: &str, state: &[u8]) {
-        match (&mut self.to, self.greeting) {
-            (To::Own(out), Greeting::Foony { .. }) => {
+        match self.greeting {
+            Greeting::Sync { .. } => {
+                self.out.update(channel, state);
+                self.out.ping(JOIN_PING);
+            }
+            Greeting::Foony { .. } => {
                 let (id, cursor) = (JOIN_ID, Cursor::None);
-                out.send(&Request::Subscribe { id, channel: channel.into(), cursor });
+                self.out.send(&Request::Subscribe { id, channel: channel.into(), cursor });
             }
-            (To::Own(out), _) => {
-                out.update(channel, state);
-                out.ping(JOIN_PING);
-            }
-            (To::Peer(protocol, waiting), _) => {
-                protocol.append_subscribe(channel, &mut waiting.bytes);
+            Greeting::Peer(protocol) => {
+                self.out.send_encoded(|bytes| protocol.append_subscribe(channel, bytes));
             }
         }
     }
 
-    /// Asks to be shown the members of a channel; on the sync wire one has to be a member, too.
-    /// Answer: [`Event::Joined`].
+    /// Subscribes to the members of a channel; on the sync wire, enters it as well. Answer:
+    /// [`Event::Joined`].
     pub fn watch(&mut self, channel: &str) {
-        match (&mut self.to, self.greeting) {
-            (To::Own(out), Greeting::Foony { .. }) => {
+        match self.greeting {
+            Greeting::Foony { .. } => {
                 let (id, channel) = (JOIN_ID, channel.into());
-                out.send(&Request::PresenceSubscribe { id, channel });
+                self.out.send(&Request::PresenceSubscribe { id, channel });
             }
             _ => self.join(channel, &[]),
         }
@@ -234,69 +223,54 @@ impl Out<'_> {
         }
     }
 
-    /// Replaces the state of a member.
+    /// Replaces the state of a member. Peers have none.
     pub fn update(&mut self, channel: &str, state: &[u8]) {
-        match (&mut self.to, self.greeting) {
-            (_, Greeting::Foony { .. }) => {
+        match self.greeting {
+            Greeting::Sync { .. } => self.out.update(channel, state),
+            Greeting::Foony { .. } => {
                 self.present(UPDATE_ID, foony::Action::Update, channel, state);
             }
-            (To::Own(out), _) => out.update(channel, state),
-            (To::Peer(..), _) => {}
+            Greeting::Peer(_) => {}
         }
     }
 
     fn present(&mut self, id: u64, action: foony::Action, channel: &str, data: &[u8]) {
         let (channel, encoding) = (channel.into(), "".into());
         let presence = foony::Presence { id, channel, action, data, encoding };
-        if let To::Own(out) = &mut self.to {
-            out.send(&Request::Presence(presence));
-        }
+        self.out.send(&Request::Presence(presence));
     }
 
     /// Publishes a message. Ids begin with 1. Answer: [`Event::Published`].
     pub fn publish(&mut self, mut publish: Publish<'_>) {
-        match &mut self.to {
-            To::Own(out) => {
-                publish.id += JOIN_ID;
-                out.send(&Request::Publish(publish));
+        if let Greeting::Peer(protocol) = self.greeting {
+            for message in publish.content.messages() {
+                self.out.send_encoded(|bytes| {
+                    protocol.append_publish(&publish.channel, message.data, bytes);
+                });
             }
-            To::Peer(protocol, waiting) => {
-                for message in publish.content.messages() {
-                    protocol.append_publish(&publish.channel, message.data, &mut waiting.bytes);
-                }
-            }
+        } else {
+            publish.id += JOIN_ID;
+            self.out.send(&Request::Publish(publish));
         }
     }
 
-    /// Sends a ping, so that the server keeps the connection.
-    pub fn beat(&mut self) {
-        match (&mut self.to, self.greeting) {
-            (To::Own(out), Greeting::Foony { .. }) => out.send(&Request::Ping),
-            (To::Own(out), _) => out.ping(HEARTBEAT_PING),
-            (To::Peer(protocol, waiting), _) => protocol.append_ping(&mut waiting.bytes),
-        }
-    }
-
-    /// Asks for a pong that echoes `stamp`, on the sync wire.
+    /// Sends a ping. Answer: [`Event::Pong`].
     pub fn ping(&mut self, stamp: u64) {
-        if let To::Own(out) = &mut self.to {
-            out.ping(stamp);
+        match self.greeting {
+            Greeting::Sync { .. } => self.out.ping(stamp),
+            Greeting::Foony { .. } => self.out.send(&Request::Ping),
+            Greeting::Peer(protocol) => self.out.send_encoded(|bytes| protocol.append_ping(bytes)),
         }
     }
 
-    /// What follows travels in a WebSocket message of its own.
+    /// Sends what follows in another WebSocket message.
     pub fn end_message(&mut self) {
-        if let To::Own(out) = &mut self.to {
-            out.pending();
-        }
+        self.out.pending();
     }
 
-    /// Closes the connection as the protocol asks for; nothing is taken after it.
+    /// Closes the connection as the protocol asks for; nothing is sent after it.
     pub fn close(&mut self) {
-        match &mut self.to {
-            To::Own(out) => out.close(""),
-            To::Peer(_, waiting) => waiting.is_closing = true,
-        }
+        self.out.close("");
     }
 
     /// Closes the socket as soon as what waits has been written.
@@ -306,18 +280,16 @@ impl Out<'_> {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Closed {
+    #[error("{0}")]
     Protocol(protocol::Closed),
     /// The operating system ended it.
+    #[error("{0}")]
     Failed(ErrorKind),
 }
 
 impl Closed {
-    fn failed(error: io::Error) -> Closed {
-        Closed::Failed(error.kind())
-    }
-
     /// The server's words when it refused the credentials.
     pub fn refusal(&self) -> Option<String> {
         match self {
@@ -342,12 +314,9 @@ impl From<FrameError> for Closed {
     }
 }
 
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Closed::Protocol(closed) => closed.fmt(f),
-            Closed::Failed(kind) => kind.fmt(f),
-        }
+impl From<io::Error> for Closed {
+    fn from(error: io::Error) -> Closed {
+        Closed::Failed(error.kind())
     }
 }
 
@@ -361,20 +330,15 @@ pub enum Progress {
     Closed(Closed),
 }
 
-enum Wire {
-    // Boxed: the largest part of a connection, and absent from those to peers.
-    Own(Box<Connection>),
-    Peer(&'static dyn Protocol, Waiting),
-}
-
 /// A connection from `connect` to its end.
 pub struct Client {
     pub(super) stream: TcpStream,
-    wire: Wire,
+    // Boxed: thousands of these are moved when their list grows.
+    connection: Box<Connection>,
     target: Target,
     /// Bytes of a frame that is not complete.
     held: Vec<u8>,
-    /// Can it not be read or written before the socket is connected?
+    /// Must it not be read or written before the socket is connected?
     is_connecting: bool,
     hung_up: bool,
     /// Bytes received so far.
@@ -384,88 +348,62 @@ pub struct Client {
 impl Client {
     /// `stream` may still be connecting. `mask_seed` starts the masks of the frames that are sent.
     pub fn new(stream: TcpStream, target: Target, mask_seed: u64) -> Self {
-        let wire = match (&target.greeting, target.transport) {
-            (Greeting::Peer(protocol), _) => Wire::Peer(*protocol, Waiting::default()),
-            (Greeting::Foony { .. }, _) => Wire::Own(Box::new(Connection::websocket(
-                0,
-                protocol::Dialect::Foony,
-                &target.upgrade,
-                mask_seed,
-            ))),
-            (Greeting::Sync { .. }, Transport::Ws) => Wire::Own(Box::new(Connection::websocket(
-                0,
-                protocol::Dialect::Sync,
-                &target.upgrade,
-                mask_seed,
-            ))),
-            (Greeting::Sync { .. }, Transport::Tcp) => Wire::Own(Box::new(Connection::stream(0))),
+        let over_websocket =
+            |dialect| Connection::websocket(0, dialect, &target.upgrade, mask_seed);
+        let mut connection = match (&target.greeting, target.transport) {
+            (Greeting::Foony { .. }, _) => over_websocket(protocol::Dialect::Foony),
+            (Greeting::Sync { .. }, Transport::Ws) => over_websocket(protocol::Dialect::Sync),
+            _ => Connection::stream(0),
         };
-        let mut client = Client {
+        connection.set_look(target.look);
+        Client {
             stream,
-            wire,
-            // An upgrade request waits for the socket, and its answer tells as much as another
+            connection: Box::new(connection),
+            // An upgrade request waits for the socket, and its answer says as much as another
             // system call would.
             is_connecting: target.transport == Transport::Tcp,
             target,
             held: Vec::new(),
             hung_up: false,
             bytes_in: 0,
-        };
-        if let Wire::Own(connection) = &mut client.wire {
-            connection.set_look(client.target.look);
         }
-        client
     }
 
     pub fn out(&mut self) -> Out<'_> {
-        let to = match &mut self.wire {
-            Wire::Own(connection) => To::Own(&mut connection.out),
-            Wire::Peer(protocol, waiting) => To::Peer(*protocol, waiting),
-        };
-        Out { to, greeting: &self.target.greeting, hung_up: &mut self.hung_up }
+        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
+        Out { out: &mut self.connection.out, greeting, hung_up }
     }
 
     /// Bytes that the server has not taken yet.
     pub fn pending_bytes(&self) -> usize {
-        match &self.wire {
-            Wire::Own(connection) => connection.out.pending_bytes(),
-            Wire::Peer(_, waiting) => waiting.bytes.len(),
-        }
+        self.connection.out.pending_bytes()
     }
 
     pub fn is_closing(&self) -> bool {
-        self.hung_up
-            || match &self.wire {
-                Wire::Own(connection) => connection.out.is_closing(),
-                Wire::Peer(_, waiting) => waiting.is_closing,
-            }
+        self.hung_up || self.connection.out.is_closing()
     }
 
-    /// Can it do no more before the socket is writable?
+    /// Does it wait until the socket is writable?
     pub fn is_blocked(&self) -> bool {
         self.is_connecting || self.pending_bytes() > 0
     }
 
     /// Takes the connection a step further once the socket is writable, then writes what waits.
-    ///
-    /// # Errors
-    /// The connection is over.
     pub fn write(
         &mut self,
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
         if self.is_connecting {
-            if !self.is_connected().map_err(Closed::failed)? {
+            if !self.is_connected()? {
                 return Ok(());
             }
             self.is_connecting = false;
-            let mut out = self.out();
-            on_event(&mut out, Event::Open);
+            on_event(&mut self.out(), Event::Open);
             if matches!(self.target.greeting, Greeting::Peer(_)) {
                 on_event(&mut self.out(), Event::Greeted);
             }
         }
-        self.flush().map_err(Closed::failed)?;
+        self.flush()?;
         if self.hung_up && self.pending_bytes() == 0 {
             return Err(Closed::Protocol(protocol::Closed::ByUs));
         }
@@ -488,18 +426,12 @@ impl Client {
 
     fn flush(&mut self) -> io::Result<()> {
         loop {
-            let waiting = match &mut self.wire {
-                Wire::Own(connection) => connection.out.pending(),
-                Wire::Peer(_, waiting) => &waiting.bytes,
-            };
+            let waiting = self.connection.out.pending();
             if waiting.is_empty() {
                 return Ok(());
             }
             match self.stream.write(waiting) {
-                Ok(written) => match &mut self.wire {
-                    Wire::Own(connection) => connection.out.written(written),
-                    Wire::Peer(_, waiting) => drop(waiting.bytes.drain(..written)),
-                },
+                Ok(written) => self.connection.out.written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -519,9 +451,7 @@ impl Client {
         if self.is_connecting {
             return Progress::Drained;
         }
-        if let Wire::Own(connection) = &mut self.wire
-            && connection.skipping() > 0
-        {
+        if self.connection.skipping() > 0 {
             return self.drop_rest();
         }
         let held = self.held.len();
@@ -533,7 +463,7 @@ impl Client {
         self.held.clear();
         let room = budget.min(scratch.len() - held);
         let got = match self.stream.read(&mut scratch[held..held + room]) {
-            Ok(0) => return Progress::Closed(self.ended(&scratch[..held])),
+            Ok(0) => return Progress::Closed(self.connection.handle_end(&scratch[..held]).into()),
             Ok(got) => got,
             Err(error) => {
                 self.held.extend_from_slice(&scratch[..held]);
@@ -554,22 +484,20 @@ impl Client {
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
         let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
-        let used = match &mut self.wire {
-            Wire::Own(connection) => {
-                let handled = connection.handle_bytes(0, bytes, |out, event| {
-                    let mut out = Out { to: To::Own(out), greeting, hung_up };
-                    on_event(&mut out, Event::of(event));
-                    Ok::<(), Closed>(())
-                });
-                handled.inspect_err(|_| {
-                    // An answer to a close, if that can still be sent.
-                    let _ = self.flush();
-                })?
-            }
-            Wire::Peer(protocol, waiting) => protocol.read(bytes, &mut |reply| {
-                let mut out = Out { to: To::Peer(*protocol, waiting), greeting, hung_up };
-                on_event(&mut out, Event::of_peer(reply));
-            })?,
+        let used = if let Greeting::Peer(protocol) = greeting {
+            protocol.read(bytes, &mut |reply| {
+                let out = &mut self.connection.out;
+                on_event(&mut Out { out, greeting, hung_up }, Event::of_peer(reply));
+            })?
+        } else {
+            let handled = self.connection.handle_bytes(0, bytes, |out, event| {
+                on_event(&mut Out { out, greeting, hung_up }, Event::of(event));
+                Ok::<(), Closed>(())
+            });
+            handled.inspect_err(|_| {
+                // An answer to a close, if that can still be sent.
+                let _ = self.flush();
+            })?
         };
         match &bytes[used..] {
             [] => self.held = Vec::new(),
@@ -578,28 +506,15 @@ impl Client {
         Ok(())
     }
 
-    /// The server ended the stream.
-    fn ended(&mut self, unread: &[u8]) -> Closed {
-        let by_us = self.is_closing();
-        Closed::Protocol(match &mut self.wire {
-            Wire::Own(connection) => connection.handle_end(unread),
-            Wire::Peer(..) if by_us => protocol::Closed::ByUs,
-            Wire::Peer(..) => {
-                protocol::Closed::ByServer { code: None, reason: String::new(), error: None }
-            }
-        })
-    }
-
     /// Drops what belongs to a frame of which only the beginning is of interest.
     fn drop_rest(&mut self) -> Progress {
-        let Wire::Own(connection) = &mut self.wire else { return Progress::Drained };
         let mut room = [MaybeUninit::uninit(); DROPPED_BYTES_MAX];
-        let asked = connection.skipping().min(room.len());
+        let asked = self.connection.skipping().min(room.len());
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
         match SockRef::from(&self.stream).recv_with_flags(&mut room[..asked], flags) {
-            Ok(0) => Progress::Closed(self.ended(&[])),
+            Ok(0) => Progress::Closed(self.connection.handle_end(&[]).into()),
             Ok(got) => {
-                connection.skipped(got);
+                self.connection.skipped(got);
                 self.bytes_in += got as u64;
                 if got == asked { Progress::More } else { Progress::Drained }
             }

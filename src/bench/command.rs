@@ -86,27 +86,27 @@ pub fn run(args: BenchArgs) -> Result<(), BenchError> {
 /// Those of [`run`].
 pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
     match args.command {
-        BenchCommand::Run(scenario) => {
-            let mut scenario = *scenario;
+        BenchCommand::Compare(args) => {
+            let (before, after) = args.sides();
+            print(&compare(&load(before)?, &load(after)?)?.table())
+        }
+        BenchCommand::Run(mut scenario) => {
             if peer.is_some() {
                 scenario.set_dialect(Dialect::Peer);
             }
-            match &mut scenario {
+            match &mut *scenario {
                 Scenario::Fanout(options) if !options.windows.is_empty() => {
                     let windows = mem::take(&mut options.windows);
-                    curve(windows, scenario, peer)
+                    curve(windows, *scenario, peer)
                 }
-                _ => measure(scenario, peer),
+                _ => measure(*scenario, peer),
             }
         }
-        BenchCommand::Compare(args) => {
-            let load = |paths: &[PathBuf]| paths.iter().map(|path| Report::load(path)).collect();
-            let (before, after) = args.sides();
-            let (before, after): (Result<Vec<_>, _>, Result<Vec<_>, _>) =
-                (load(before), load(after));
-            print(&compare(&before?, &after?)?.table())
-        }
     }
+}
+
+fn load(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
+    paths.iter().map(|path| Report::load(path)).collect()
 }
 
 fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {

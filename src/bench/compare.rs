@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
+use strum::Display;
+
 use super::error::BenchError;
+use super::latencies::LatencySummary;
 use super::metric::{Better, Metric};
 use super::report::Report;
 
@@ -39,25 +42,16 @@ impl fmt::Display for Spread {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
+#[strum(serialize_all = "lowercase")]
 pub enum Verdict {
     Better,
     Worse,
     /// The spreads overlap, or the medians are within the noise.
     Same,
     /// The number has no good or bad.
+    #[strum(serialize = "-")]
     Neutral,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Verdict::Better => "better",
-            Verdict::Worse => "worse",
-            Verdict::Same => "same",
-            Verdict::Neutral => "-",
-        })
-    }
 }
 
 /// One number before and after.
@@ -67,13 +61,6 @@ pub struct Row {
     pub before: Spread,
     pub after: Spread,
     pub verdict: Verdict,
-}
-
-impl Row {
-    /// Median after by median before; `None` when that was 0.
-    pub fn ratio(&self) -> Option<f64> {
-        (self.before.median != 0.0).then(|| self.after.median / self.before.median)
-    }
 }
 
 /// Every number that both sides have.
@@ -109,27 +96,25 @@ pub fn compare(before: &[Report], after: &[Report]) -> Result<Comparison, BenchE
         rows.extend(latency_rows(&latency.name, before, after));
     }
     for &metric in Metric::ALL {
-        let of = |report: &Report| report.metrics.get(&metric).copied();
-        rows.extend(row(metric.label().to_owned(), metric.better(), before, after, of));
+        let (label, _, better) = metric.facts();
+        rows.extend(row(label.to_owned(), better, before, after, |report| report.get(metric)));
     }
     Ok(Comparison { rows, warnings })
 }
 
 fn latency_rows(name: &str, before: &[Report], after: &[Report]) -> Vec<Row> {
-    type Percentile = fn(&super::latencies::LatencySummary) -> f64;
+    type Percentile = fn(&LatencySummary) -> f64;
     let percentiles: [(&str, Percentile); 4] = [
         ("p50", |latency| latency.p50_us),
         ("p99", |latency| latency.p99_us),
         ("p99.9", |latency| latency.p99_9_us),
         ("max", |latency| latency.max_us),
     ];
-    let rows = percentiles.iter().filter_map(|(label, percentile)| {
-        let of = |report: &Report| {
-            report.latencies.iter().find(|latency| latency.name == name).map(percentile)
-        };
+    let row = |(label, of): (&str, Percentile)| {
+        let of = |report: &Report| report.latencies.iter().find(|it| it.name == name).map(of);
         row(format!("{name} {label}, us"), Better::Lower, before, after, of)
-    });
-    rows.collect()
+    };
+    percentiles.into_iter().filter_map(row).collect()
 }
 
 /// `None` when not every run of both sides has the number.
@@ -162,19 +147,19 @@ impl Comparison {
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "  {:<32} {:>30} {:>30} {:>7}",
-            "median (min..max)", "before", "after", "ratio"
-        );
-        for row in &self.rows {
-            let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
-            let (before, after) = (row.before.to_string(), row.after.to_string());
-            let _ = writeln!(
-                text,
-                "  {:<32} {before:>30} {after:>30} {ratio:>7} {}",
-                row.name, row.verdict
-            );
+        let mut line = |cells: [&str; 4], verdict: &str| {
+            let [name, before, after, ratio] = cells;
+            let _ = writeln!(text, "  {name:<32} {before:>30} {after:>30} {ratio:>7} {verdict}");
+        };
+        line(["median (min..max)", "before", "after", "ratio"], "");
+        for Row { name, before, after, verdict } in &self.rows {
+            // Nothing is a multiple of 0.
+            let ratio = match before.median {
+                0.0 => "-".to_owned(),
+                median => format!("{:.3}", after.median / median),
+            };
+            let cells = [name, &before.to_string(), &after.to_string(), &ratio];
+            line(cells.map(String::as_str), &verdict.to_string());
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "\nwarning: {warning}");

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections per source address.
-const CONNECTIONS_PER_SOURCE: usize = 10_000;
+/// Source addresses on loopback.
+const SOURCES: u32 = 253;
 /// Source ports are chosen here: after a hundred thousand short connections the kernel takes
 /// milliseconds to find one that is free on an address. They lie below those that it gives out
 /// itself, 32,768 and up: a port that was chosen, on whatever address, is not given to anything
@@ -19,56 +19,11 @@ const PORTS: u32 = 22_000;
 /// Ports that are tried for one connection.
 const PORTS_TRIED_MAX: usize = 1_000;
 
-/// Source addresses in turn.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    addresses: Vec<Ipv4Addr>,
-    next: usize,
-}
-
-impl Sources {
-    /// Enough of 127.0.0.2 .. 127.0.0.254 for `connections` that stay open. To any other host the
-    /// kernel chooses the source.
-    pub fn for_connections(server: SocketAddr, connections: usize) -> Self {
-        Self::several(server, connections.div_ceil(CONNECTIONS_PER_SOURCE))
-    }
-
-    /// As [`Sources::for_connections`]; without an address there are none.
-    pub fn for_members(server: Option<SocketAddr>, connections: usize) -> Self {
-        let none = Sources { addresses: Vec::new(), next: 0 };
-        server.map_or(none, |server| Self::for_connections(server, connections))
-    }
-
-    /// As many as there are: for connections that come and go, whose ports wait in TIME_WAIT.
-    pub fn for_churn(server: SocketAddr) -> Self {
-        Self::several(server, usize::MAX)
-    }
-
-    fn several(server: SocketAddr, count: usize) -> Self {
-        let local = matches!(server.ip(), IpAddr::V4(ip) if ip.is_loopback());
-        let last_octets = 2..=254_u8;
-        let addresses = last_octets.map(|octet| Ipv4Addr::new(127, 0, 0, octet));
-        Sources { addresses: addresses.take(if local { count } else { 0 }).collect(), next: 0 }
-    }
-}
-
-impl Iterator for Sources {
-    type Item = Option<Ipv4Addr>;
-
-    /// `None` inside: the kernel chooses.
-    fn next(&mut self) -> Option<Self::Item> {
-        self.next = self.next.wrapping_add(1);
-        let count = self.addresses.len().max(1);
-        Some(self.addresses.get(self.next % count).copied())
-    }
-}
-
-/// Begins to connect and does not wait.
-///
-/// # Errors
-/// Those of the system: no descriptors, no free port, nothing listens there.
-pub fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
-    let Some(source) = source else { return connect_from(address, None) };
+/// Begins to connect and does not wait. To loopback from 127.0.0.2 .. 127.0.0.254 in turn, by the
+/// number of the connection: ports of closed connections wait in TIME_WAIT. To any other host the
+/// kernel chooses the source.
+pub fn connect(address: SocketAddr, number: u32) -> io::Result<TcpStream> {
+    let Some(source) = source_of(address, number) else { return connect_from(address, None) };
     let mut tried = 0;
     loop {
         let from = SocketAddrV4::new(source, next_port());
@@ -77,6 +32,11 @@ pub fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpS
             other => return other,
         }
     }
+}
+
+fn source_of(server: SocketAddr, number: u32) -> Option<Ipv4Addr> {
+    let is_loopback = matches!(server.ip(), IpAddr::V4(ip) if ip.is_loopback());
+    is_loopback.then(|| Ipv4Addr::new(127, 0, 0, 2 + (number % SOURCES) as u8))
 }
 
 /// One after the other, whatever the source address: the same pair comes again late.
@@ -114,12 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_sources_take_turns_and_suffice() {
+    fn loopback_sources_take_turns() {
         let server = "127.0.0.1:7400".parse().unwrap();
-        let two: Vec<_> = Sources::for_connections(server, 10_001).take(4).flatten().collect();
-        let [a, b] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
-        assert_eq!(two, [b, a, b, a]);
-        assert_eq!(Sources::for_churn(server).addresses.len(), 253);
+        let last_octets =
+            [0, 252, 253].map(|number| source_of(server, number).unwrap().octets()[3]);
+        assert_eq!(last_octets, [2, 254, 2]);
     }
 
     #[test]
@@ -127,13 +86,13 @@ mod tests {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, source) = (server.local_addr().unwrap(), Ipv4Addr::new(127, 0, 0, 77));
         let port_of = |stream: &TcpStream| stream.local_addr().unwrap().port();
-        let first = connect(address, Some(source)).unwrap();
+        let first = connect(address, 75).unwrap();
         // The ports that come next, as long as no other test takes some.
         let others: Vec<_> = (1..200)
             .filter_map(|step| port_of(&first).checked_add(step))
             .filter_map(|port| std::net::TcpListener::bind((source, port)).ok())
             .collect();
-        let second = connect(address, Some(source)).unwrap();
+        let second = connect(address, 75).unwrap();
         assert!(others.iter().all(|taken| taken.local_addr().unwrap().port() != port_of(&second)));
         assert_ne!(port_of(&first), port_of(&second));
     }
@@ -141,8 +100,7 @@ mod tests {
     #[test]
     fn the_kernel_chooses_towards_other_hosts() {
         for server in ["192.0.2.1:7400", "[::1]:7400"] {
-            let mut sources = Sources::for_churn(server.parse().unwrap());
-            assert_eq!(sources.next(), Some(None));
+            assert_eq!(source_of(server.parse().unwrap(), 1), None);
         }
     }
 }

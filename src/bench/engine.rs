@@ -8,21 +8,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use enum_map::{Enum, EnumMap};
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Closed, Event, OUTBOUND_BYTES_MAX, Out, Progress, Queued, Target};
-use super::clock::Clock;
-use super::connect;
+use super::connect::connect;
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
-use super::signals::{Signals, Timeline};
+use super::signals::{Allowed, Counter, ThreadSignals};
+use super::time::Clock;
 
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
 const BACKGROUND_READ_BYTES: usize = 16 * 1024;
@@ -45,21 +44,15 @@ pub enum Wait {
 /// Which connection an event is about, as the load that opened it numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    pub group: Group,
+    pub lane: Lane,
     pub index: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// What is measured.
-    Stage,
-    Flood,
-}
-
-/// Does a connection go first or wait for its turn?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Lane {
+    /// Read whenever it is ready: what is measured.
     Foreground,
+    /// Waits for its turn: floods.
     Background,
 }
 
@@ -84,7 +77,9 @@ impl Next {
 /// What one thread plays.
 pub trait Load: Send + 'static {
     /// Most sockets that are read between two turns.
-    const EVENTS_MAX: usize = 1024;
+    fn events_max(&self) -> usize {
+        1024
+    }
 
     /// Does nearly every connection wait for an answer all the time? A thread that spins then reads
     /// them in turn, and does not ask the kernel which can be read. A turn that finds no answer
@@ -92,9 +87,6 @@ pub trait Load: Send + 'static {
     const IN_TURN: bool = false;
 
     /// Opens what is to be opened and sends what is due.
-    ///
-    /// # Errors
-    /// The benchmark cannot go on.
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
 
     /// One frame came. What is written to `out` leaves within this turn.
@@ -111,7 +103,6 @@ pub struct ClientId(usize);
 struct Slot {
     client: Client,
     tag: Tag,
-    lane: Lane,
     /// Is it in a queue of connections to be read?
     ready: bool,
     /// Is it in the list of connections to be written?
@@ -154,28 +145,18 @@ impl Clients {
     }
 
     /// Begins to connect. The load receives [`Event::Open`] or that it is closed.
-    ///
-    /// # Errors
-    /// The system has no descriptor or no port.
-    pub fn open(
-        &mut self,
-        target: &Target,
-        source: Option<Ipv4Addr>,
-        tag: Tag,
-        lane: Lane,
-    ) -> Result<ClientId, BenchError> {
+    pub fn open(&mut self, target: &Target, tag: Tag) -> Result<ClientId, BenchError> {
         let address = target.address;
+        self.opened = self.opened.wrapping_add(1);
         let failed = |source| BenchError::Connect { address, source };
-        let stream = connect::connect(address, source).map_err(failed)?;
+        let stream = connect(address, self.opened).map_err(failed)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        self.opened = self.opened.wrapping_add(1);
         self.slots[at] = Some(Slot {
             client: Client::new(stream, target.clone(), u64::from(self.opened)),
             tag,
-            lane,
             ready: false,
             dirty: false,
             in_line: false,
@@ -277,72 +258,42 @@ impl Clients {
     }
 }
 
-/// What the generator itself needed within the measured time.
-#[derive(Clone, Debug, Default)]
-pub struct Usage {
-    /// Time of turns in which something happened.
-    pub busy_ns: u64,
-    pub total_ns: u64,
-    /// Time in which something else had the CPU.
-    pub waited_ns: u64,
-    /// Length of those turns: delays up to these are our own.
-    pub turns: Latencies,
-}
-
-impl Usage {
-    pub fn merge(&mut self, other: &Usage) {
-        self.busy_ns += other.busy_ns;
-        self.total_ns += other.total_ns;
-        self.waited_ns += other.waited_ns;
-        self.turns.merge(&other.turns);
-    }
-}
-
-/// Adds up what is needed within the measured time.
+/// Adds up what the generator itself needs within the measured time.
 #[derive(Default)]
 struct Meter {
-    timeline: Option<Timeline>,
-    /// The time, and what had been waited, when measuring began.
+    /// The time, and how long the thread had waited for its CPU, when measuring began.
     began: Option<(u64, u64)>,
-    over: bool,
-    usage: Usage,
+    is_over: bool,
+    /// Length of turns in which something happened: delays up to these are our own.
+    turns: Latencies,
 }
 
 impl Meter {
-    fn look(&mut self, now_ns: u64, signals: &Signals) {
-        let Some(timeline) = self.timeline else {
-            self.timeline = signals.timeline();
-            return;
-        };
-        match self.began {
-            None if now_ns >= timeline.from_ns => {
+    fn look(&mut self, now_ns: u64, signals: &ThreadSignals) {
+        match signals.timeline() {
+            Some(timeline) if now_ns >= timeline.until_ns => self.end(now_ns, signals),
+            Some(timeline) if now_ns >= timeline.from_ns && self.began.is_none() => {
                 self.began = Some((now_ns, this_thread_waited_ns()));
             }
-            Some(began) if now_ns >= timeline.until_ns && !self.over => self.close(now_ns, began),
             _ => {}
         }
     }
 
     /// A turn in which something happened.
-    fn add(&mut self, took_ns: u64) {
-        if self.began.is_some() && !self.over {
-            self.usage.busy_ns += took_ns;
-            self.usage.turns.record(took_ns);
+    fn add(&mut self, took_ns: u64, signals: &ThreadSignals) {
+        if self.began.is_some() && !self.is_over {
+            signals.add(Counter::BusyNs, took_ns);
+            self.turns.record(took_ns);
         }
     }
 
-    fn close(&mut self, now_ns: u64, (began_ns, waited_ns): (u64, u64)) {
-        self.usage.total_ns = now_ns - began_ns;
-        self.usage.waited_ns = this_thread_waited_ns() - waited_ns;
-        self.over = true;
-    }
-
-    fn end(mut self, now_ns: u64) -> Usage {
-        match self.began {
-            Some(began) if !self.over => self.close(now_ns, began),
-            _ => {}
+    fn end(&mut self, now_ns: u64, signals: &ThreadSignals) {
+        if let Some((began_ns, waited_ns)) = self.began
+            && !mem::replace(&mut self.is_over, true)
+        {
+            signals.set(Counter::TotalNs, now_ns - began_ns);
+            signals.set(Counter::WaitedNs, this_thread_waited_ns() - waited_ns);
         }
-        self.usage
     }
 }
 
@@ -350,54 +301,37 @@ impl Meter {
 pub struct Engine<L> {
     poll: Poll,
     clients: Clients,
-    foreground: Vec<usize>,
-    background: VecDeque<usize>,
+    /// Connections that can be read.
+    ready: EnumMap<Lane, VecDeque<usize>>,
     scratch: Vec<u8>,
     load: L,
     clock: Clock,
     wait: Wait,
-    signals: Arc<Signals>,
-    thread: usize,
-    bytes_in: u64,
-    reads: u64,
+    signals: ThreadSignals,
 }
 
 impl<L: Load> Engine<L> {
-    /// # Errors
-    /// The system has no epoll descriptor left.
-    pub fn new(
-        load: L,
-        clock: Clock,
-        wait: Wait,
-        signals: Arc<Signals>,
-        thread: usize,
-    ) -> io::Result<Self> {
+    pub fn new(load: L, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         Ok(Engine {
             poll,
             clients: Clients::new(registry, L::IN_TURN && wait == Wait::Spin),
-            foreground: Vec::new(),
-            background: VecDeque::new(),
+            ready: EnumMap::default(),
             scratch: Vec::new(),
             load,
             clock,
             wait,
             signals,
-            thread,
-            bytes_in: 0,
-            reads: 0,
         })
     }
 
-    /// Turns until the conductor finishes the run.
-    ///
-    /// # Errors
-    /// Those of the load.
-    pub fn run(mut self) -> Result<(L, Usage), BenchError> {
-        let mut events = Events::with_capacity(L::EVENTS_MAX);
+    /// Turns until the conductor ends the run. Returns the load, and how long turns took in which
+    /// something happened.
+    pub fn run(mut self) -> Result<(L, Latencies), BenchError> {
+        let mut events = Events::with_capacity(self.load.events_max());
         let (mut meter, mut next) = (Meter::default(), Next::Now);
-        while !self.signals.finished.is_raised() {
+        while !self.signals.allows(Allowed::End) {
             let asked_ns = self.clock.now_ns();
             self.await_events(&mut events, next)?;
             let turn_ns = match self.wait {
@@ -410,13 +344,11 @@ impl<L: Load> Engine<L> {
             meter.look(now_ns, &self.signals);
             next = self.load.turn(now_ns, &mut self.clients)?;
             if self.flush() | happened {
-                meter.add(self.clock.now_ns() - turn_ns);
-                let gauges = self.signals.gauges(self.thread);
-                gauges.bytes_in.set(self.bytes_in);
-                gauges.reads.set(self.reads);
+                meter.add(self.clock.now_ns() - turn_ns, &self.signals);
             }
         }
-        Ok((self.load, meter.end(self.clock.now_ns())))
+        meter.end(self.clock.now_ns(), &self.signals);
+        Ok((self.load, meter.turns))
     }
 
     fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
@@ -424,7 +356,7 @@ impl<L: Load> Engine<L> {
             events.clear();
             return Ok(());
         }
-        let work_left = !self.foreground.is_empty() || !self.background.is_empty();
+        let work_left = self.ready.values().any(|queue| !queue.is_empty());
         let timeout = match (self.wait, next) {
             (Wait::Spin, _) | (_, Next::Now) => Duration::ZERO,
             _ if work_left => Duration::ZERO,
@@ -458,30 +390,29 @@ impl<L: Load> Engine<L> {
     }
 
     fn queue(&mut self, at: usize) {
-        let Some(slot) = &mut self.clients.slots[at] else { return };
-        if mem::replace(&mut slot.ready, true) {
-            return;
-        }
-        match slot.lane {
-            Lane::Foreground => self.foreground.push(at),
-            Lane::Background => self.background.push_back(at),
+        if let Some(slot) = &mut self.clients.slots[at]
+            && !mem::replace(&mut slot.ready, true)
+        {
+            self.ready[slot.tag.lane].push_back(at);
         }
     }
 
     fn read_ready(&mut self) -> bool {
-        let foreground = mem::take(&mut self.foreground);
-        let background = self.background.pop_front();
-        let happened = !foreground.is_empty() || background.is_some();
-        for at in foreground.into_iter().chain(background) {
-            self.read(at);
+        let foreground = self.ready[Lane::Foreground].len();
+        let background = self.ready[Lane::Background].len().min(1);
+        for (lane, count) in [(Lane::Foreground, foreground), (Lane::Background, background)] {
+            for _ in 0..count {
+                let at = self.ready[lane].pop_front();
+                at.map(|at| self.read(at));
+            }
         }
-        happened
+        foreground + background > 0
     }
 
     /// Answers come in the order in which they are waited for, about.
     fn read_line(&mut self) -> bool {
         let (mut happened, mut unanswered) = (false, 0);
-        for _ in 0..self.clients.line.len().min(L::EVENTS_MAX) {
+        for _ in 0..self.clients.line.len().min(self.load.events_max()) {
             let Some(at) = self.clients.next_in_line() else { break };
             let came = self.read(at);
             // Unless it has ended.
@@ -499,20 +430,20 @@ impl<L: Load> Engine<L> {
     fn read(&mut self, at: usize) -> bool {
         let Some(slot) = &mut self.clients.slots[at] else { return false };
         slot.ready = false;
-        let budget = match slot.lane {
+        let budget = match slot.tag.lane {
             Lane::Foreground => FOREGROUND_READ_BYTES,
             Lane::Background => BACKGROUND_READ_BYTES,
         };
-        let (tag, load, before) = (slot.tag, &mut self.load, slot.client.bytes_in);
-        let clock = self.clock;
+        let (tag, load, clock, before) =
+            (slot.tag, &mut self.load, self.clock, slot.client.bytes_in);
         let mut read_ns = None;
         let progress = slot.client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
             load.event(read_ns, tag, out, event);
         });
-        let came = slot.client.bytes_in - before;
-        self.bytes_in += came;
-        self.reads += 1;
+        let received = slot.client.bytes_in - before;
+        self.signals.add(Counter::BytesIn, received);
+        self.signals.add(Counter::Reads, 1);
         let answers = slot.client.pending_bytes() > 0 || slot.client.is_closing();
         let read_closed = slot.read_closed;
         if answers {
@@ -522,7 +453,7 @@ impl<L: Load> Engine<L> {
             Progress::Closed(closed) => self.end(clock.now_ns(), at, closed),
             Progress::More => self.queue(at),
             Progress::Drained if read_closed => self.queue(at),
-            Progress::Drained => return came > 0,
+            Progress::Drained => return received > 0,
         }
         true
     }
@@ -532,18 +463,19 @@ impl<L: Load> Engine<L> {
         slot.dirty = false;
         let (tag, load, clock) = (slot.tag, &mut self.load, self.clock);
         let written = slot.client.write(|out, event| load.event(clock.now_ns(), tag, out, event));
-        let failed = |error: io::Error| Closed::Failed(error.kind());
-        if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(failed)) {
+        if let Err(closed) = written.and_then(|()| Ok(self.clients.watch(at)?)) {
             self.end(self.clock.now_ns(), at, closed);
         }
     }
 
+    /// Writes what this turn has queued.
     fn flush(&mut self) -> bool {
-        let dirty = mem::take(&mut self.clients.dirty);
-        for &at in &dirty {
-            self.write(at);
+        let count = self.clients.dirty.len();
+        for index in 0..count {
+            self.write(self.clients.dirty[index]);
         }
-        !dirty.is_empty()
+        self.clients.dirty.clear();
+        count > 0
     }
 
     fn end(&mut self, now_ns: u64, at: usize, closed: Closed) {

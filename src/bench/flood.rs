@@ -5,13 +5,12 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Closed, Event, Out, Queued, Target};
-use super::connect::Sources;
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Tag};
+use super::client::{Closed, Event, NO_STAMP, Out, Queued, Target};
+use super::engine::{ClientId, Clients, Lane, Load, Next, Tag};
 use super::error::BenchError;
-use super::fanout::Encoder;
-use super::options::{Dialect, PublishForm};
-use super::signals::Signals;
+use super::options::{Dialect, MixedOptions, PublishForm};
+use super::signals::{Counter, ThreadSignals};
+use super::traffic::Encoder;
 
 /// A flooder is refilled when less than this waits for its socket.
 const REFILL_BELOW_BYTES: usize = 16 * 1024;
@@ -28,89 +27,60 @@ pub enum FloodKind {
     Updates,
 }
 
-/// A state that is a JSON string, too.
-fn quoted(state_bytes: usize) -> Vec<u8> {
-    let mut state = vec![b'x'; state_bytes.max(2)];
-    let last = state.len() - 1;
-    (state[0], state[last]) = (b'"', b'"');
-    state
-}
-
 /// One thread's flooders.
 pub struct Flood {
     kind: FloodKind,
     target: Target,
     channel: Arc<str>,
-    state: Vec<u8>,
     encoder: Encoder,
-    signals: Arc<Signals>,
-    thread: usize,
-    sources: Sources,
+    signals: ThreadSignals,
     flooders: Vec<Option<ClientId>>,
-    /// Whose turn it is to be refilled.
-    at: usize,
+    /// Flooders that have greeted; the next one to be refilled comes first in turn.
     ready: Vec<usize>,
-    pub sent: u64,
-    pub pongs: u64,
-    pub disconnected: u64,
+    turn: usize,
+    sent: u64,
 }
 
 impl Flood {
     pub fn new(
-        kind: FloodKind,
+        options: &MixedOptions,
         target: Target,
         channel: Arc<str>,
-        state_bytes: usize,
         count: usize,
-        signals: Arc<Signals>,
-        thread: usize,
+        signals: ThreadSignals,
     ) -> Self {
+        let mut encoder = Encoder::new(PublishForm::Sdk);
+        // A state that is a JSON string, too.
+        encoder.payload = format!("\"{:x<1$}\"", "", options.state_bytes.max(2) - 2).into_bytes();
         Flood {
-            kind,
-            sources: Sources::for_connections(target.address, count),
+            kind: options.flood,
             target,
             channel,
-            state: quoted(state_bytes),
-            encoder: Encoder::new(PublishForm::Sdk),
+            encoder,
             signals,
-            thread,
             flooders: vec![None; count],
-            at: 0,
             ready: Vec::new(),
+            turn: 0,
             sent: 0,
-            pongs: 0,
-            disconnected: 0,
         }
-    }
-
-    fn open(&mut self, clients: &mut Clients) -> Result<(), BenchError> {
-        for (index, flooder) in self.flooders.iter_mut().enumerate() {
-            let tag = Tag { group: Group::Flood, index };
-            let source = self.sources.next().flatten();
-            *flooder = Some(clients.open(&self.target, source, tag, Lane::Background)?);
-        }
-        Ok(())
     }
 
     /// One flooder per turn, so that a turn stays short.
     fn refill(&mut self, clients: &mut Clients) {
-        if self.ready.is_empty() {
-            return;
-        }
-        self.at = (self.at + 1) % self.ready.len();
-        let Some(client) = self.flooders[self.ready[self.at]] else { return };
+        self.turn += 1;
+        let Some(client) = self.flooders[self.ready[self.turn % self.ready.len()]] else { return };
         if clients.pending(client) >= REFILL_BELOW_BYTES {
             return;
         }
         for _ in 0..REFILL_MESSAGES {
-            let (encoder, id) = (&mut self.encoder, self.sent + 1);
             let queued = clients.send(client, |out| {
                 match (self.kind, self.target.dialect()) {
-                    (FloodKind::Pings, _) => out.beat(),
-                    (FloodKind::Updates, Dialect::Sync) => out.update(&self.channel, &self.state),
+                    (FloodKind::Pings, _) => out.ping(NO_STAMP),
+                    (FloodKind::Updates, Dialect::Sync) => {
+                        out.update(&self.channel, &self.encoder.payload);
+                    }
                     (FloodKind::Updates, _) => {
-                        encoder.payload.clone_from(&self.state);
-                        encoder.publish(id, &self.channel, out);
+                        self.encoder.publish(self.sent + 1, &self.channel, out);
                     }
                 }
                 out.end_message();
@@ -124,14 +94,18 @@ impl Flood {
 }
 
 impl Load for Flood {
+    /// Flooders connect when the run begins.
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         let Some(timeline) = self.signals.timeline() else {
             return Ok(Next::WhenSomethingHappens);
         };
-        if self.flooders.iter().all(Option::is_none) && self.disconnected == 0 {
-            self.open(clients)?;
+        if self.turn == 0 {
+            self.turn = 1;
+            for (index, flooder) in self.flooders.iter_mut().enumerate() {
+                let tag = Tag { lane: Lane::Background, index };
+                *flooder = Some(clients.open(&self.target, tag)?);
+            }
         }
-        self.signals.gauges(self.thread).flood_pongs.set(self.pongs);
         if now_ns >= timeline.until_ns || self.ready.is_empty() {
             return Ok(Next::WhenSomethingHappens);
         }
@@ -143,7 +117,7 @@ impl Load for Flood {
         match event {
             Event::Open => out.greet(),
             Event::Greeted => self.ready.push(tag.index),
-            Event::Pong { .. } => self.pongs += 1,
+            Event::Pong { .. } => self.signals.add(Counter::FloodPongs, 1),
             _ => {}
         }
     }
@@ -151,6 +125,6 @@ impl Load for Flood {
     fn closed(&mut self, _: u64, tag: Tag, _: Closed) {
         self.flooders[tag.index] = None;
         self.ready.retain(|&index| index != tag.index);
-        self.disconnected += 1;
+        self.signals.add(Counter::FloodersDisconnected, 1);
     }
 }

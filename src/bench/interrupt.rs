@@ -12,9 +12,6 @@ static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
 /// Takes the first signal that ends a process as a request to end the run; a second one ends the
 /// process.
-///
-/// # Errors
-/// When handlers cannot be installed.
 pub fn listen() -> io::Result<()> {
     if SIGNAL.get().is_some() {
         return Ok(());
@@ -29,8 +26,7 @@ pub fn listen() -> io::Result<()> {
     Ok(())
 }
 
-/// # Errors
-/// [`BenchError::Signal`] when there was one.
+/// [`BenchError::Signal`] after a signal.
 pub fn check() -> Result<(), BenchError> {
     match SIGNAL.get().map_or(0, |received| received.load(Ordering::Relaxed)) {
         0 => Ok(()),

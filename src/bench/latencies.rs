@@ -1,10 +1,12 @@
-//! Distribution of one kind of delay.
+//! Distributions of delays.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use enum_map::{Enum, EnumMap};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Longest delay that is distinguished: one hour. Longer ones count as one hour.
 const DELAY_NS_MAX: u64 = 3_600_000_000_000;
@@ -13,6 +15,31 @@ const DIGITS: u8 = 3;
 
 /// Percentiles that reports show.
 pub const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+
+/// A kind of delay, by its name in records.
+#[derive(Clone, Copy, Debug, Enum, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Delay {
+    /// From when a state was due until a member saw it.
+    Update,
+    Ping,
+    /// From when a publish was due until a subscriber received it.
+    Delivery,
+    /// From the same time until the server accepted it.
+    Acknowledgement,
+    /// From `connect`, or when that was due, to the accepted credentials.
+    #[strum(serialize = "connect + greet")]
+    Greeting,
+    /// From the same time to the end of the connection.
+    #[strum(serialize = "whole cycle")]
+    Cycle,
+    /// From when a join was due to a watcher's first set with that many members.
+    #[strum(serialize = "join to watcher")]
+    Join,
+}
+
+/// What one thread records.
+pub type Delays = EnumMap<Delay, Latencies>;
 
 /// Delays in nanoseconds, to three digits. Those of several threads are merged, never averaged.
 #[derive(Clone, Debug)]
@@ -94,7 +121,7 @@ impl LatencySummary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::pace::Pace;
+    use crate::bench::time::Pace;
 
     #[test]
     fn threads_are_merged_not_averaged() {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::process::{Pid, Signal};
 use toml::{Table, Value};
 
 use super::error::BenchError;
@@ -23,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the key's secret.
 const SECRET_RANDOM_BYTES: usize = 24;
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
-/// The most that a configuration permits: a benchmark measures the server, not its brakes.
+/// The most that a configuration permits: a benchmark measures the server, not its limits.
 const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 
 /// Where a server listens.
@@ -45,9 +46,6 @@ pub struct Launched {
 }
 
 /// An API key, `app.keyId:secret`, made for this run.
-///
-/// # Errors
-/// The kernel gives no randomness.
 pub fn fresh_key() -> Result<String, BenchError> {
     let mut random = [0; SECRET_RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(|error| BenchError::Launch(error.to_string()))?;
@@ -58,9 +56,6 @@ impl Launched {
     /// Starts `binary serve` and waits until it is ready. `config`: a configuration to start from;
     /// `cpus`: one shard on each, or as configured when empty; `key`: an API key for
     /// everything.
-    ///
-    /// # Errors
-    /// The process cannot be started, ends, or is not ready within ten seconds.
     pub fn start(
         binary: &Path,
         config: Option<&Path>,
@@ -80,9 +75,7 @@ impl Launched {
         match await_ready(&mut child) {
             Ok(addresses) => Ok(Launched { child, config: path, addresses, shown_config }),
             Err(why) => {
-                // It is of no use, whatever state it is in.
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child);
                 remove(&path);
                 Err(BenchError::Launch(format!("{}: {why}", binary.display())))
             }
@@ -92,28 +85,27 @@ impl Launched {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
-
-    fn terminate(&mut self) {
-        let pid = self.child.id().to_string();
-        // Not to be had otherwise without `unsafe`, which lives in `server` alone.
-        let asked = Command::new("kill").arg(pid).status();
-        let deadline = Instant::now() + EXIT_WITHIN;
-        while asked.as_ref().is_ok_and(|status| status.success()) && Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Launched {
     fn drop(&mut self) {
-        self.terminate();
+        let asked = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let deadline = Instant::now() + EXIT_WITHIN;
+        while asked.is_ok() && Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return remove(&self.config);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        end(&mut self.child);
         remove(&self.config);
     }
+}
+
+/// Ends a process whatever state it is in.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn remove(path: &Path) {
@@ -129,24 +121,26 @@ fn read_config(path: &Path) -> Result<Table, BenchError> {
 
 /// The configuration with what a benchmark needs, unless it sets it.
 fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String> {
+    let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
     if !cpus.is_empty() {
         let cores = section(&mut config, "cores")?;
-        let pins = cpus.iter().map(|&cpu| Value::Integer(cpu as i64));
-        cores.insert("shards".to_owned(), Value::Integer(cpus.len() as i64));
-        cores.insert("pin".to_owned(), Value::Array(pins.collect()));
+        cores.insert("shards".to_owned(), Value::from(cpus.len() as i64));
+        cores.insert(
+            "pin".to_owned(),
+            cpus.iter().map(|&cpu| cpu as i64).collect::<Vec<_>>().into(),
+        );
     }
     // The load generator connects to the server itself.
     section(&mut config, "listen")?.remove("proxy_protocol");
-    let auth = section(&mut config, "auth")?;
-    auth.entry("anonymous").or_insert(Value::Boolean(true));
-    let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
-    let entry = [("name", name), ("secret", secret)];
-    let entry = entry.map(|(field, text)| (field.to_owned(), Value::String(text.to_owned())));
-    let keys = auth.entry("key").or_insert_with(|| Value::Array(Vec::new()));
-    let keys = keys.as_array_mut().ok_or("`auth.key` is not an array")?;
-    keys.push(Value::Table(entry.into_iter().collect()));
     let limits = section(&mut config, "limits")?;
-    limits.entry("updates_per_second_max").or_insert(Value::Integer(UPDATES_PER_SECOND_MAX));
+    limits.entry("updates_per_second_max").or_insert(UPDATES_PER_SECOND_MAX.into());
+    let auth = section(&mut config, "auth")?;
+    auth.entry("anonymous").or_insert(true.into());
+    let keys = auth.entry("key").or_insert(Value::Array(Vec::new()));
+    let keys = keys.as_array_mut().ok_or("`auth.key` is not an array")?;
+    let entry =
+        [("name", name), ("secret", secret)].map(|(field, text)| (field.into(), text.into()));
+    keys.push(Value::Table(entry.into_iter().collect()));
     Ok(config.to_string())
 }
 
@@ -186,25 +180,22 @@ fn await_ready(child: &mut Child) -> Result<Addresses, String> {
         }
     });
     let deadline = Instant::now() + READY_WITHIN;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match received.recv_timeout(left.min(LOOK_EVERY)) {
+    while Instant::now() < deadline {
+        match received.recv_timeout(LOOK_EVERY) {
             Ok(line) => {
                 if let Some(addresses) = parse_ready(&line) {
                     return addresses;
                 }
             }
-            Err(mpsc::RecvTimeoutError::Timeout) if !left.is_zero() => {
-                interrupt::check().map_err(|signal| signal.to_string())?;
-            }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                return Err(format!("no ready line within {} s", READY_WITHIN.as_secs()));
+                interrupt::check().map_err(|signal| signal.to_string())?;
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 return Err("it ended before it was ready; its message is above".to_owned());
             }
         }
     }
+    Err(format!("no ready line within {} s", READY_WITHIN.as_secs()))
 }
 
 /// `None`: another line.

@@ -6,10 +6,13 @@
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> workers: a conductor, pinned threads
 //!                                                 |          thread = engine(client...) + load
-//!                                                 |          load = stage(script) or churn
-//!                                                 |          script = room, fanout, joins, idle
+//!                                                 |          load = stage(script), flood or churn
+//!                                                 |          script = traffic, joins, idle
 //!                                              report -> table, record, compare, plot
 //! ```
+//!
+//! What threads count is in `signals`, summed when it is read; only delays, and what one channel or
+//! one connection saw, are merged at the end.
 //!
 //! Invariant: a delay runs from when a message *should* have been sent to when its receiver read
 //! it, so that waiting anywhere counts. What is lost, shown twice or out of order is counted, and
@@ -18,13 +21,11 @@
 //! Must never know: how a server is built.
 
 pub mod client;
-mod clock;
 pub mod command;
 pub mod compare;
 mod connect;
 mod engine;
 mod error;
-mod fanout;
 mod flood;
 mod interrupt;
 mod latencies;
@@ -32,25 +33,23 @@ mod launch;
 mod machine;
 mod metric;
 pub mod options;
-mod pace;
 pub mod peer;
 mod plot;
 mod process;
 mod progress;
 mod report;
-mod room;
 pub mod scenarios;
 pub mod series;
 mod signals;
 mod stage;
 mod stamp;
-mod window;
+mod time;
+mod traffic;
 mod workers;
 
 pub use command::{BenchArgs, Peer, run, run_against};
 pub use engine::Wait;
 pub use error::BenchError;
-pub use fanout::payload;
 pub use flood::FloodKind;
 pub use latencies::{Latencies, LatencySummary};
 pub use launch::Addresses;
@@ -59,4 +58,4 @@ pub use metric::{Better, Metric, Unit};
 pub use plot::plot;
 pub use progress::Progress;
 pub use report::Report;
-pub use stamp::{Arrival, Arrivals, STAMP_BYTES, Stamp};
+pub use stamp::Stamp;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::client::Transport;
 use super::engine::Wait;
@@ -228,7 +229,7 @@ pub struct LatencyOptions {
     /// Updates per second and publisher, sent on schedule whatever the server does.
     #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
     pub rate: f64,
-    /// Updates under way per publisher, as many as possible, instead of a rate.
+    /// Updates in flight per publisher, as many as possible, instead of a rate.
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
     #[serde(default)]
     pub window: Option<u64>,
@@ -261,7 +262,7 @@ pub struct FanoutOptions {
     /// Connections that publish.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub publishers: usize,
-    /// Publishes under way per publisher: sent, and not yet done by --window-counts.
+    /// Publishes in flight per publisher: sent, and not yet done by --window-counts.
     #[arg(long, default_value_t = 32, value_name = "PUBLISHES")]
     pub window: u64,
     #[command(flatten)]
@@ -319,8 +320,8 @@ pub struct PresenceOptions {
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
     #[serde(default)]
     pub rate: Option<f64>,
-    /// Instead of updates: members that join, evenly over --within, while the others look on. The
-    /// run ends when everybody was shown everybody, or --duration after the last join.
+    /// Instead of updates: members that join, evenly over --within, while the others watch. The run
+    /// ends when every member has seen every other one, or --duration after the last join.
     #[arg(
         long,
         value_name = "COUNT",
@@ -340,41 +341,6 @@ pub struct PresenceOptions {
     pub time: Time,
     #[command(flatten)]
     pub common: Common,
-}
-
-/// One channel of watchers.
-impl From<&LatencyOptions> for FanoutOptions {
-    fn from(o: &LatencyOptions) -> Self {
-        FanoutOptions {
-            subscribers: o.watchers,
-            publishers: o.publishers,
-            rate: o.window.is_none().then_some(o.rate),
-            window: o.window.unwrap_or(1),
-            payload: o.state_bytes,
-            publishing: o.publishing,
-            dialect: o.dialect,
-            time: o.time,
-            common: o.common.clone(),
-            ..FanoutOptions::default()
-        }
-    }
-}
-
-/// One channel of members.
-impl From<&PresenceOptions> for FanoutOptions {
-    fn from(o: &PresenceOptions) -> Self {
-        FanoutOptions {
-            subscribers: o.members,
-            publishers: o.publishers,
-            rate: o.rate,
-            window: o.window,
-            payload: o.state_bytes,
-            dialect: o.dialect,
-            time: o.time,
-            common: o.common.clone(),
-            ..FanoutOptions::default()
-        }
-    }
 }
 
 /// What records from before the option leave out.
@@ -400,7 +366,7 @@ pub struct IdleOptions {
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured once everybody is in.
+    /// Time that is measured once every connection has joined.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: Span,
     /// Time between connecting and measuring.
@@ -523,7 +489,8 @@ fn parse_nothing<A: Args>() -> A {
 }
 
 /// What is run.
-#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Subcommand, Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 #[serde(tag = "scenario", content = "options", rename_all = "lowercase")]
 pub enum Scenario {
     /// Delay of presence updates sent at a fixed rate, from when each should have been sent
@@ -562,14 +529,7 @@ macro_rules! of_each {
 
 impl Scenario {
     pub fn name(&self) -> &'static str {
-        match self {
-            Scenario::Latency(_) => "latency",
-            Scenario::Fanout(_) => "fanout",
-            Scenario::Presence(_) => "presence",
-            Scenario::Idle(_) => "idle",
-            Scenario::Churn(_) => "churn",
-            Scenario::Mixed(_) => "mixed",
-        }
+        self.into()
     }
 
     pub fn common(&self) -> &Common {
@@ -588,29 +548,56 @@ impl Scenario {
         of_each!(self, options => options.dialect = dialect);
     }
 
+    /// What publishes to what, where anything does.
+    pub fn shape(&self) -> Option<FanoutOptions> {
+        let (dialect, common) = (self.dialect(), self.common().clone());
+        let any = FanoutOptions { dialect, common, ..FanoutOptions::default() };
+        Some(match self {
+            Scenario::Fanout(o) => o.clone(),
+            Scenario::Latency(o) => FanoutOptions {
+                subscribers: o.watchers,
+                publishers: o.publishers,
+                rate: o.window.is_none().then_some(o.rate),
+                window: o.window.unwrap_or(1),
+                payload: o.state_bytes,
+                publishing: o.publishing,
+                time: o.time,
+                ..any
+            },
+            Scenario::Presence(o) => FanoutOptions {
+                subscribers: o.members,
+                publishers: o.publishers,
+                rate: o.rate,
+                window: o.window,
+                payload: o.state_bytes,
+                time: o.time,
+                ..any
+            },
+            Scenario::Mixed(o) => FanoutOptions {
+                // On the sync wire members are publishers and receivers.
+                subscribers: if dialect == Dialect::Sync { 0 } else { o.polite },
+                publishers: o.polite,
+                rate: Some(o.rate),
+                payload: o.state_bytes,
+                time: o.time,
+                ..any
+            },
+            Scenario::Idle(_) | Scenario::Churn(_) => return None,
+        })
+    }
+
     /// The load in a few words.
     pub fn summary(&self) -> String {
+        let drive = self.shape().map(|shape| shape.drive()).unwrap_or_default();
         match self {
-            Scenario::Latency(o) => format!(
-                "{} publishers with {}, {} watchers, {} B",
-                o.publishers,
-                FanoutOptions::from(o).pace(),
-                o.watchers,
-                o.state_bytes
-            ),
-            Scenario::Fanout(o) => {
-                format!("{} publishers with {}, {}", o.publishers, o.pace(), o.size())
+            Scenario::Latency(o) => {
+                format!("{drive}, {} watchers, {} B", o.watchers, o.state_bytes)
             }
+            Scenario::Fanout(o) => format!("{drive}, {}", o.size()),
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
             }
-            Scenario::Presence(o) => format!(
-                "{} publishers with {}, {} members, {} B",
-                o.publishers,
-                FanoutOptions::from(o).pace(),
-                o.members,
-                o.state_bytes
-            ),
+            Scenario::Presence(o) => format!("{drive}, {} members, {} B", o.members, o.state_bytes),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
@@ -634,12 +621,17 @@ impl Scenario {
 }
 
 impl FanoutOptions {
-    /// How publishers are driven, in words.
-    fn pace(&self) -> String {
+    /// Who publishes, and how fast, in words.
+    fn drive(&self) -> String {
+        let (publishers, window) = (self.publishers, self.window);
         match (self.rate, self.publishing.window_counts) {
-            (Some(rate), _) => format!("{rate}/s each"),
-            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
-            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
+            (Some(rate), _) => format!("{publishers} publishers with {rate}/s each"),
+            (None, WindowCounts::Deliveries) => {
+                format!("{publishers} publishers with window {window} of deliveries")
+            }
+            (None, WindowCounts::Acks) => {
+                format!("{publishers} publishers with window {window} of acks")
+            }
         }
     }
 

@@ -1,6 +1,7 @@
-//! The percentile curve of a report, as SVG.
+//! Charts of reports, as SVG.
 
 use std::error::Error;
+use std::ops::Range;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -9,12 +10,68 @@ use super::error::BenchError;
 use super::latencies::Latencies;
 use super::report::Report;
 
-pub(super) const SIZE: (u32, u32) = (900, 520);
+const SIZE: (u32, u32) = (900, 520);
 const COLOURS: [RGBColor; 3] = [BLUE, RED, GREEN];
 /// Points per tenfold rarer event.
 const POINTS_PER_NINE: usize = 20;
 /// The curve ends at 99.999 %.
 const NINES_MAX: usize = 5;
+
+/// Curves by name. Their vertical axis is logarithmic, between powers of ten.
+pub(super) struct Chart<'a> {
+    pub caption: String,
+    pub x_range: Range<f64>,
+    pub x_name: &'a str,
+    pub x_label: fn(f64) -> String,
+    pub y_name: &'a str,
+    pub y_label: fn(f64) -> String,
+    pub curves: Vec<(&'a str, Vec<(f64, f64)>)>,
+}
+
+impl Chart<'_> {
+    /// Replaces the file.
+    pub fn draw(&self, path: &Path) -> Result<(), BenchError> {
+        self.try_draw(path)
+            .map_err(|error| BenchError::Plot { path: path.to_owned(), why: error.to_string() })
+    }
+
+    fn try_draw(&self, path: &Path) -> Result<(), Box<dyn Error>> {
+        let values = || self.curves.iter().flat_map(|(_, points)| points).map(|&(_, y)| y);
+        if values().next().is_none() {
+            return Err("nothing was measured that this draws".into());
+        }
+        let power_of_ten = |value: f64, round: fn(f64) -> f64| 10_f64.powf(round(value.log10()));
+        let lowest = power_of_ten(values().fold(f64::INFINITY, f64::min).max(0.1), f64::floor);
+        let highest = power_of_ten(values().fold(lowest * 10.0, f64::max), f64::ceil);
+        let root = SVGBackend::new(path, SIZE).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(&self.caption, ("sans-serif", 16))
+            .margin(15)
+            .x_label_area_size(40)
+            .y_label_area_size(90)
+            .build_cartesian_2d(self.x_range.clone(), (lowest..highest).log_scale())?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x_name)
+            .y_desc(self.y_name)
+            .x_labels((self.x_range.end - self.x_range.start) as usize + 1)
+            .max_light_lines(1)
+            .x_label_formatter(&|x| (self.x_label)(*x))
+            .y_label_formatter(&|y| (self.y_label)(*y))
+            .draw()?;
+        for ((name, points), colour) in self.curves.iter().zip(COLOURS.iter().cycle()) {
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+                .label(*name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
+        }
+        let mut labels = chart.configure_series_labels();
+        labels.background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        root.present()?;
+        Ok(())
+    }
+}
 
 /// Draws delay against percentile, both so that a tail is seen: each step to the right is ten
 /// times rarer, each step up ten times slower.
@@ -22,52 +79,18 @@ const NINES_MAX: usize = 5;
 /// # Errors
 /// The file cannot be written.
 pub fn plot(report: &Report, path: &Path) -> Result<(), BenchError> {
-    draw(report, path)
-        .map_err(|error| BenchError::Plot { path: path.to_owned(), why: error.to_string() })
-}
-
-fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
-    let named = report.latencies.iter();
-    let curves: Vec<(&str, Vec<(f64, f64)>)> = named
-        .filter_map(|latency| Some((latency.name.as_str(), curve(&latency.latencies()?))))
-        .collect();
-    if curves.iter().all(|(_, points)| points.is_empty()) {
-        return Err("this scenario measured no delays".into());
-    }
-    let delays = || curves.iter().flat_map(|(_, points)| points).map(|&(_, us)| us);
-    let lowest = power_of_ten(delays().fold(f64::INFINITY, f64::min).max(0.1), f64::floor);
-    let highest = power_of_ten(delays().fold(lowest * 10.0, f64::max), f64::ceil);
-
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(format!("{}: delay by percentile", report.scenario.name()), ("sans-serif", 20))
-        .margin(15)
-        .x_label_area_size(40)
-        .y_label_area_size(70)
-        .build_cartesian_2d(0.0..NINES_MAX as f64, (lowest..highest).log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("percentile")
-        .y_desc("microseconds")
-        .x_labels(NINES_MAX + 1)
-        .max_light_lines(1)
-        .y_label_formatter(&|us| format!("{us}"))
-        .x_label_formatter(&|nines| format!("{}", percentile(*nines)))
-        .draw()?;
-    for ((name, points), colour) in curves.into_iter().zip(COLOURS.iter().cycle()) {
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
-    }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
-    root.present()?;
-    Ok(())
-}
-
-pub(super) fn power_of_ten(value: f64, round: fn(f64) -> f64) -> f64 {
-    10_f64.powf(round(value.log10()))
+    let curves = report.latencies.iter();
+    let curves = curves.filter_map(|it| Some((it.name.as_str(), curve(&it.latencies()?))));
+    let chart = Chart {
+        caption: format!("{}: delay by percentile", report.scenario.name()),
+        x_range: 0.0..NINES_MAX as f64,
+        x_name: "percentile",
+        x_label: |nines| format!("{}", percentile(nines)),
+        y_name: "microseconds",
+        y_label: |us| format!("{us}"),
+        curves: curves.collect(),
+    };
+    chart.draw(path)
 }
 
 /// Zero nines is 0 %, one is 90 %, two are 99 %.

@@ -19,6 +19,16 @@ pub struct CpuTime {
     threads: BTreeMap<u32, ThreadTime>,
 }
 
+/// CPU time between two moments.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuUse {
+    pub ns: u64,
+    /// Time that threads waited for a CPU; `None` when one has ended.
+    pub waited_ns: Option<u64>,
+    /// Share of the time that was spent outside the kernel, 0 to 1; `None` when there was none.
+    pub user_share: Option<f64>,
+}
+
 /// Fields 14 and 15 of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct StatTime {
@@ -33,10 +43,6 @@ impl StatTime {
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
         let mut ticks = || fields.next()?.parse::<u64>().ok();
         Some(StatTime { user_ns: ticks()? * TICK_NS, system_ns: ticks()? * TICK_NS })
-    }
-
-    fn sum_ns(self) -> u64 {
-        self.user_ns + self.system_ns
     }
 }
 
@@ -68,28 +74,19 @@ impl CpuTime {
         Some(CpuTime { stat: StatTime::parse(&stat)?, threads: threads(pid).unwrap_or_default() })
     }
 
-    /// Time spent since an earlier moment.
-    pub fn since_ns(&self, earlier: &CpuTime) -> u64 {
-        if !self.has_all_threads_of(earlier) {
-            return self.stat.sum_ns().saturating_sub(earlier.stat.sum_ns());
-        }
-        let sum = |time: &CpuTime| time.threads.values().map(|thread| thread.ran_ns).sum::<u64>();
-        sum(self).saturating_sub(sum(earlier))
-    }
-
-    /// Share of the time since an earlier moment that was spent outside the kernel; `None` when
-    /// there was none.
-    pub fn user_share(&self, earlier: &CpuTime) -> Option<f64> {
+    /// What was spent since an earlier moment.
+    pub fn since(&self, earlier: &CpuTime) -> CpuUse {
+        let is_exact = self.has_all_threads_of(earlier);
+        let sum = |time: &CpuTime, of: fn(&ThreadTime) -> u64| time.threads.values().map(of).sum();
+        let grew = |of| u64::saturating_sub(sum(self, of), sum(earlier, of));
         let user_ns = self.stat.user_ns.saturating_sub(earlier.stat.user_ns);
         let system_ns = self.stat.system_ns.saturating_sub(earlier.stat.system_ns);
-        let all_ns = user_ns + system_ns;
-        (all_ns > 0).then(|| user_ns as f64 / all_ns as f64)
-    }
-
-    /// Time that its threads waited for a CPU since an earlier moment; `None` when one has ended.
-    pub fn waited_since_ns(&self, earlier: &CpuTime) -> Option<u64> {
-        let sum = |time: &CpuTime| time.threads.values().map(|t| t.waited_ns).sum::<u64>();
-        self.has_all_threads_of(earlier).then(|| sum(self).saturating_sub(sum(earlier)))
+        let stat_ns = user_ns + system_ns;
+        CpuUse {
+            ns: if is_exact { grew(|thread| thread.ran_ns) } else { stat_ns },
+            waited_ns: is_exact.then(|| grew(|thread| thread.waited_ns)),
+            user_share: (stat_ns > 0).then(|| user_ns as f64 / stat_ns as f64),
+        }
     }
 
     fn has_all_threads_of(&self, earlier: &CpuTime) -> bool {
@@ -140,8 +137,8 @@ mod tests {
             stat: StatTime { user_ns, system_ns },
             threads: BTreeMap::new(),
         };
-        assert_eq!(time(110, 230).user_share(&time(100, 200)), Some(0.25));
-        assert_eq!(time(1, 1).user_share(&time(1, 1)), None);
+        assert_eq!(time(110, 230).since(&time(100, 200)).user_share, Some(0.25));
+        assert_eq!(time(1, 1).since(&time(1, 1)).user_share, None);
     }
 
     #[test]
@@ -155,9 +152,10 @@ mod tests {
         };
         let before = time(10, &[(1, 5), (2, 4)]);
         let (later, ended) = (time(20, &[(1, 6), (2, 9), (3, 2)]), time(20, &[(1, 6), (3, 2)]));
-        assert_eq!((later.since_ns(&before), later.waited_since_ns(&before)), (8, Some(16)));
-        assert_eq!((ended.since_ns(&before), ended.waited_since_ns(&before)), (10, None));
-        assert_eq!(time(20, &[]).since_ns(&time(10, &[])), 10);
+        let spent = |time: &CpuTime| (time.since(&before).ns, time.since(&before).waited_ns);
+        assert_eq!(spent(&later), (8, Some(16)));
+        assert_eq!(spent(&ended), (10, None));
+        assert_eq!(time(20, &[]).since(&time(10, &[])).ns, 10);
     }
 
     #[test]
@@ -170,7 +168,7 @@ mod tests {
     fn our_own_process_can_be_read() {
         let before = CpuTime::of(std::process::id()).unwrap();
         let mut x = 1_u64;
-        while CpuTime::of(std::process::id()).unwrap().since_ns(&before) == 0 {
+        while CpuTime::of(std::process::id()).unwrap().since(&before).ns == 0 {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
         assert!(resident_bytes(std::process::id()).unwrap() > 100 * 1024);

@@ -17,6 +17,9 @@ use super::options::Scenario;
 /// Layout of a record; raised when a reader of the old one would go wrong.
 pub const RECORD_FORMAT: u32 = 1;
 
+const DELAYS_HEAD: &str = "
+  delay, us              p50       p90       p99     p99.9    p99.99       max      count\n";
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -70,6 +73,10 @@ impl Report {
             .map_err(|source| BenchError::File { path: path.to_owned(), source })
     }
 
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        self.metrics.get(&metric).copied()
+    }
+
     /// For people, about 80 columns wide.
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -80,7 +87,8 @@ impl Report {
         self.append_latencies(&mut text);
         text.push('\n');
         for (metric, value) in &self.metrics {
-            let _ = writeln!(text, "  {:<34} {:>14}", metric.label(), show(*value, metric.unit()));
+            let (label, unit, _) = metric.facts();
+            let _ = writeln!(text, "  {label:<34} {:>14}", show(*value, unit));
         }
         for note in &self.notes {
             let _ = writeln!(text, "\nnote: {note}");
@@ -92,11 +100,7 @@ impl Report {
         if self.latencies.is_empty() {
             return;
         }
-        let _ = writeln!(
-            text,
-            "\n  {:<16} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
-            "delay, us", "p50", "p90", "p99", "p99.9", "p99.99", "max", "count"
-        );
+        text.push_str(DELAYS_HEAD);
         for l in &self.latencies {
             let delays = [l.p50_us, l.p90_us, l.p99_us, l.p99_9_us, l.p99_99_us, l.max_us];
             let _ = write!(text, "  {:<16}", l.name);

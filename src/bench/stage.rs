@@ -2,17 +2,14 @@
 //! last messages settle. The load of every scenario but `churn`; scenarios differ in their
 //! [`Script`].
 //!
-//! Invariant: no stage begins before the conductor allows it ([`Signals`]), so that each can be
+//! Invariant: no stage begins before the conductor allows it ([`Allowed`]), so that each can be
 //! measured alone.
 
-use std::sync::Arc;
-
-use super::client::{Closed, Event, Out, Target};
-use super::connect::Sources;
-use super::engine::{ClientId, Clients, Group, Lane, Load, Next, Tag};
+use super::client::{Closed, Event, Out, Queued, Target};
+use super::engine::{ClientId, Clients, Lane, Load, Next, Tag};
 use super::error::BenchError;
-use super::pace::Pace;
-use super::signals::{Gauges, Signals, Timeline};
+use super::signals::{Allowed, Counter, ThreadSignals};
+use super::time::{Pace, Timeline};
 use crate::error::FrameError;
 
 /// Connections of one thread that take a step at once; below every listen backlog.
@@ -21,36 +18,30 @@ const UNDER_WAY_MAX: usize = 128;
 /// default.
 pub const HEARTBEAT_S: f64 = 10.0;
 
-/// Is an answer to come?
+/// What became of a request to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joining {
+    /// The answer is to come.
     Asked,
     /// There is nothing to join.
     Done,
+    /// This connection and those behind it have to wait for others.
+    NotYet,
 }
 
 /// What the connections of a thread do. They are numbered from 0.
 pub trait Script: Send + 'static {
-    /// See [`Load::EVENTS_MAX`].
-    const EVENTS_MAX: usize = 1024;
+    /// See [`Load::events_max`].
+    fn events_max(&self) -> usize {
+        1024
+    }
 
     fn connections(&self) -> usize;
 
     fn target(&self, at: usize) -> Target;
 
-    /// Does it join before the run begins?
-    fn joins(&self, _at: usize) -> bool {
-        true
-    }
-
-    /// Connections join in order; the others wait while this one may not.
-    fn may_join(&self, _at: usize) -> bool {
-        true
-    }
-
+    /// Joins before the run begins. Connections join in order.
     fn join(&mut self, now_ns: u64, at: usize, out: &mut Out<'_>) -> Joining;
-
-    fn joined(&mut self, _at: usize) {}
 
     fn begin(&mut self, _timeline: Timeline) {}
 
@@ -59,17 +50,13 @@ pub trait Script: Send + 'static {
         Next::WhenSomethingHappens
     }
 
-    /// What is neither an answer to greeting nor to joining.
-    ///
-    /// # Errors
-    /// It is not what the protocol permits.
-    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError>;
+    /// Anything but openings, greetings and refusals.
+    fn event(&mut self, _now_ns: u64, _at: usize, _event: Event<'_>) -> Result<(), FrameError> {
+        Ok(())
+    }
 
     /// The connection ended in the middle of the run.
     fn gone(&mut self, _at: usize) {}
-
-    /// Tells the conductor how far it is, at the end of a turn.
-    fn show(&mut self, _now_ns: u64, _gauges: &Gauges) {}
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,141 +70,114 @@ enum Step {
     Gone,
 }
 
-/// Connections that began a step, and those that did it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Walk {
-    at: usize,
-    begun: usize,
-    done: usize,
-}
-
-impl Walk {
-    fn has_room(&self, of: usize) -> bool {
-        self.at < of && self.begun.saturating_sub(self.done) < UNDER_WAY_MAX
-    }
-}
-
 /// One thread's connections.
 pub struct Stage<S> {
     pub script: S,
-    signals: Arc<Signals>,
-    thread: usize,
-    sources: Sources,
+    signals: ThreadSignals,
     ids: Vec<Option<ClientId>>,
     steps: Vec<Step>,
-    opening: Walk,
-    greeting: Walk,
-    joining: Walk,
+    /// The connection that is the next one to greet, and the next one to join.
+    greeting: usize,
+    joining: usize,
+    /// Connections that wait for an answer.
+    under_way: usize,
     timeline: Option<Timeline>,
-    /// Whose turn it is to ping, and when.
-    heartbeat: Option<Pace>,
     heartbeat_s: f64,
-    beats: usize,
+    heartbeat: Option<Pace>,
     failure: Option<BenchError>,
-    pub disconnected: u64,
 }
 
 impl<S: Script> Stage<S> {
     /// Each connection pings once in `heartbeat_s`, never when that is 0.
-    pub fn new(script: S, heartbeat_s: f64, signals: Arc<Signals>, thread: usize) -> Self {
-        let count = script.connections();
-        let address = (count > 0).then(|| script.target(0).address);
+    pub fn new(script: S, heartbeat_s: f64, signals: ThreadSignals) -> Self {
         Stage {
-            sources: Sources::for_members(address, count),
             script,
             signals,
-            thread,
-            ids: vec![None; count],
-            steps: vec![Step::Opening; count],
-            opening: Walk::default(),
-            greeting: Walk::default(),
-            joining: Walk::default(),
+            ids: Vec::new(),
+            steps: Vec::new(),
+            greeting: 0,
+            joining: 0,
+            under_way: 0,
             timeline: None,
-            heartbeat: None,
             heartbeat_s,
-            beats: 0,
+            heartbeat: None,
             failure: None,
-            disconnected: 0,
         }
     }
 
-    fn walk(&mut self, now_ns: u64, clients: &mut Clients) -> Result<(), BenchError> {
-        let count = self.steps.len();
-        // Those that greet at once are under way until that is done.
-        self.opening.done = match self.signals.greeting.is_raised() {
-            true => self.greeting.done,
-            false => self.opening.done,
-        };
-        while self.opening.has_room(count) {
-            let tag = Tag { group: Group::Stage, index: self.opening.at };
-            let source = self.sources.next().flatten();
-            let target = self.script.target(self.opening.at);
-            self.ids[self.opening.at] =
-                Some(clients.open(&target, source, tag, Lane::Foreground)?);
-            self.opening.at += 1;
-            self.opening.begun += 1;
+    fn has_room(&self, next: usize, count: usize) -> bool {
+        next < count && self.under_way < UNDER_WAY_MAX
+    }
+
+    /// Lets connections take the steps that are allowed.
+    fn advance(&mut self, now_ns: u64, clients: &mut Clients) -> Result<(), BenchError> {
+        while self.has_room(self.ids.len(), self.script.connections()) {
+            let tag = Tag { lane: Lane::Foreground, index: self.ids.len() };
+            self.ids.push(Some(clients.open(&self.script.target(tag.index), tag)?));
+            self.steps.push(Step::Opening);
+            self.under_way += 1;
         }
-        while self.signals.greeting.is_raised() && self.greeting.has_room(count) {
-            let at = self.greeting.at;
+        while self.signals.allows(Allowed::Greeting) && self.has_room(self.greeting, self.ids.len())
+        {
+            let at = self.greeting;
             if let (Step::Open, Some(id)) = (self.steps[at], self.ids[at]) {
-                clients.write(id, |out| out.greet());
-                self.steps[at] = Step::Greeting;
-                self.greeting.begun += 1;
+                clients.write(id, |out| self.greet(at, out));
+                self.under_way += 1;
             }
-            self.greeting.at += 1;
+            self.greeting += 1;
         }
-        while self.signals.joining.is_raised() && self.joining.has_room(count) {
-            let at = self.joining.at;
-            match (self.steps[at], self.ids[at]) {
-                (Step::Greeted, Some(id)) if self.script.joins(at) => {
-                    if !self.script.may_join(at) {
-                        break;
-                    }
-                    self.join(now_ns, at, id, clients);
+        while self.signals.allows(Allowed::Joining) && self.has_room(self.joining, self.ids.len()) {
+            let at = self.joining;
+            if let (Step::Greeted, Some(id)) = (self.steps[at], self.ids[at]) {
+                let mut joining = Joining::NotYet;
+                clients.write(id, |out| joining = self.script.join(now_ns, at, out));
+                if joining == Joining::NotYet {
+                    break;
                 }
-                (Step::Opening | Step::Open | Step::Greeting, _) => break,
-                _ => {}
+                self.steps[at] = Step::Joining;
+                self.under_way += 1;
+                if joining == Joining::Done {
+                    self.note_joined(at);
+                }
             }
-            self.joining.at += 1;
+            self.joining += 1;
         }
         Ok(())
     }
 
-    fn join(&mut self, now_ns: u64, at: usize, id: ClientId, clients: &mut Clients) {
-        let mut joining = Joining::Asked;
-        clients.write(id, |out| joining = self.script.join(now_ns, at, out));
-        self.joining.begun += 1;
-        self.steps[at] = Step::Joining;
-        if joining == Joining::Done {
-            self.note_joined(at);
-        }
+    fn greet(&mut self, at: usize, out: &mut Out<'_>) {
+        out.greet();
+        self.steps[at] = Step::Greeting;
     }
 
     fn note_joined(&mut self, at: usize) {
         if self.steps[at] == Step::Joining {
             self.steps[at] = Step::Joined;
-            self.joining.done += 1;
-            self.script.joined(at);
+            self.under_way -= 1;
+            self.signals.add(Counter::Joined, 1);
         }
     }
 
     fn begin(&mut self, timeline: Timeline) {
         self.timeline = Some(timeline);
-        let members = self.steps.len() as f64;
-        let is_wanted = self.heartbeat_s > 0.0 && members > 0.0;
-        let pace = || Pace::new(timeline.start_ns, members / self.heartbeat_s, 0.0);
-        self.heartbeat = is_wanted.then(pace);
+        let per_second = self.ids.len() as f64 / self.heartbeat_s;
+        let is_wanted = self.heartbeat_s > 0.0 && !self.ids.is_empty();
+        self.heartbeat = is_wanted.then(|| Pace::new(timeline.start_ns, per_second, 0.0));
         self.script.begin(timeline);
     }
 
-    /// Lets those ping whose time has come, one after the other.
+    /// Lets connections ping whose time has come, one after the other. The stamp of a ping is when
+    /// it was due.
     fn beat(&mut self, now_ns: u64, clients: &mut Clients) -> Next {
         let Some(pace) = &mut self.heartbeat else { return Next::WhenSomethingHappens };
-        while pace.take_due(now_ns).is_some() {
-            if let Some(id) = self.ids[self.beats % self.ids.len()] {
-                let _ = clients.send(id, |out| out.beat());
+        while pace.next_ns() <= now_ns {
+            let at = (pace.taken() % self.ids.len() as u64) as usize;
+            if let Some(id) = self.ids[at]
+                && clients.send(id, |out| out.ping(pace.next_ns())) == Queued::Full
+            {
+                break;
             }
-            self.beats += 1;
+            pace.take_due(now_ns);
         }
         Next::AtNs(pace.next_ns())
     }
@@ -228,61 +188,59 @@ impl<S: Script> Stage<S> {
 }
 
 impl<S: Script> Load for Stage<S> {
-    const EVENTS_MAX: usize = S::EVENTS_MAX;
+    fn events_max(&self) -> usize {
+        self.script.events_max()
+    }
 
     fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        self.walk(now_ns, clients)?;
+        self.advance(now_ns, clients)?;
         if self.timeline.is_none()
             && let Some(timeline) = self.signals.timeline()
         {
             self.begin(timeline);
         }
-        let next = match self.timeline {
+        Ok(match self.timeline {
             Some(timeline) if now_ns < timeline.start_ns => Next::AtNs(timeline.start_ns),
             Some(_) => {
                 let next = self.beat(now_ns, clients);
                 next.sooner(self.script.run(now_ns, &self.ids, clients))
             }
             None => Next::WhenSomethingHappens,
-        };
-        let gauges = self.signals.gauges(self.thread);
-        gauges.greeted.set(self.greeting.done as u64);
-        gauges.joined.set(self.joining.done as u64);
-        self.script.show(now_ns, gauges);
-        Ok(next)
+        })
     }
 
     fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
         let at = tag.index;
         match event {
-            Event::Open => {
-                self.signals.gauges(self.thread).opened.add(1);
-                self.opening.done += 1;
+            Event::Open if self.steps[at] == Step::Opening => {
+                self.signals.add(Counter::Opened, 1);
                 self.steps[at] = Step::Open;
-                if self.signals.greeting.is_raised() {
-                    out.greet();
-                    self.steps[at] = Step::Greeting;
-                    self.greeting.begun += 1;
+                match self.signals.allows(Allowed::Greeting) {
+                    true => self.greet(at, out),
+                    false => self.under_way -= 1,
                 }
+                return;
             }
-            Event::Greeted => {
+            Event::Greeted if matches!(self.steps[at], Step::Open | Step::Greeting) => {
+                self.signals.add(Counter::Greeted, 1);
+                // A peer, which has no credentials, has greeted as soon as it is open.
+                self.under_way -= usize::from(self.steps[at] == Step::Greeting);
                 self.steps[at] = Step::Greeted;
-                self.greeting.done += 1;
+                return;
             }
-            Event::Joined => self.note_joined(at),
             Event::Refused(reason) => {
                 let address = self.script.target(at).address;
-                self.fail(BenchError::Refused { address, reason });
+                return self.fail(BenchError::Refused { address, reason });
             }
-            event => {
-                if let Err(error) = self.script.event(now_ns, at, event) {
-                    let address = self.script.target(at).address;
-                    self.fail(BenchError::Ended { address, closed: error.into() });
-                }
-            }
+            Event::Joined => self.note_joined(at),
+            _ => {}
+        }
+        if let Err(error) = self.script.event(now_ns, at, event) {
+            let address = self.script.target(at).address;
+            self.fail(BenchError::Ended { address, closed: error.into() });
         }
     }
 
@@ -293,7 +251,7 @@ impl<S: Script> Load for Stage<S> {
         if self.timeline.is_none() || closed.refusal().is_some() {
             return self.fail(BenchError::of_end(address, closed));
         }
-        self.disconnected += 1;
+        self.signals.add(Counter::Disconnected, 1);
         self.script.gone(at);
     }
 }

@@ -1,4 +1,4 @@
-//! What a published state says about itself, and what a receiver concludes from it.
+//! What a published state or message says about itself, and what a receiver concludes from it.
 
 /// First bytes of a stamped state, so that other members' states are not taken for one.
 const MAGIC: [u8; 4] = *b"HCb1";
@@ -6,10 +6,23 @@ const MAGIC: [u8; 4] = *b"HCb1";
 /// Smallest stamped state in bytes.
 pub const STAMP_BYTES: usize = 24;
 
-/// Travels inside a published state.
+const PUBLISHER_DIGITS: usize = 6;
+const SEQUENCE_DIGITS: usize = 12;
+const INTENDED_DIGITS: usize = 14;
+
+/// Smallest stamped JSON string in bytes, quotes included.
+pub const JSON_STAMP_BYTES: usize = 2 + PUBLISHER_DIGITS + SEQUENCE_DIGITS + INTENDED_DIGITS;
+
+/// Travels inside a published state or message.
 ///
 /// ```text
 /// "HCb1" | u32 LE publisher | u64 LE sequence | u64 LE intended send time, ns | padding
+/// ```
+///
+/// Or, where JSON is demanded:
+///
+/// ```text
+/// '"' | 6 hex digits publisher | 12 sequence | 14 intended send time, ns | padding | '"'
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -45,6 +58,47 @@ impl Stamp {
             intended_ns: u64::from_le_bytes(*intended_ns),
         })
     }
+
+    /// Replaces `payload` by a JSON string of `payload_bytes`.
+    pub fn write_json(&self, payload: &mut Vec<u8>, payload_bytes: usize) {
+        payload.clear();
+        payload.push(b'"');
+        append_hex(payload, u64::from(self.publisher), PUBLISHER_DIGITS);
+        append_hex(payload, self.sequence, SEQUENCE_DIGITS);
+        append_hex(payload, self.intended_ns, INTENDED_DIGITS);
+        payload.resize(payload_bytes.max(JSON_STAMP_BYTES) - 1, b'.');
+        payload.push(b'"');
+    }
+
+    /// The stamp of a JSON string, if it has one.
+    pub fn read_json(payload: &[u8]) -> Option<Stamp> {
+        let digits = payload.strip_prefix(b"\"")?;
+        let (publisher, digits) = digits.split_at_checked(PUBLISHER_DIGITS)?;
+        let (sequence, digits) = digits.split_at_checked(SEQUENCE_DIGITS)?;
+        let (intended, _) = digits.split_at_checked(INTENDED_DIGITS)?;
+        Some(Stamp {
+            publisher: u32::try_from(hex(publisher)?).ok()?,
+            sequence: hex(sequence)?,
+            intended_ns: hex(intended)?,
+        })
+    }
+}
+
+fn append_hex(out: &mut Vec<u8>, value: u64, digits: usize) {
+    out.extend(
+        (0..digits).rev().map(|digit| b"0123456789abcdef"[(value >> (4 * digit)) as usize & 15]),
+    );
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |value, &digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u64::from(digit))
+    })
 }
 
 /// How a state relates to the last one of the same publisher at the same receiver.
@@ -81,9 +135,9 @@ impl Arrivals {
         Some(arrival)
     }
 
-    /// The newest sequence of a publisher; 0 when nothing came.
-    pub fn newest(&self, publisher: usize) -> u64 {
-        self.newest[publisher]
+    /// The newest sequence by publisher; 0 when nothing came.
+    pub fn newest(&self) -> &[u64] {
+        &self.newest
     }
 }
 
@@ -131,11 +185,30 @@ mod tests {
         for (sequence, arrival) in expected {
             assert_eq!(arrivals.note(1, sequence), Some(arrival), "{sequence}");
         }
-        assert_eq!((arrivals.newest(0), arrivals.newest(1)), (0, 6));
+        assert_eq!(arrivals.newest(), [0, 6]);
     }
 
     #[test]
     fn a_stranger_is_not_counted() {
         assert_eq!(Arrivals::of_publishers(2).note(2, 1), None);
+    }
+
+    #[test]
+    fn a_stamp_survives_its_payload_which_is_json() {
+        let stamp = Stamp { publisher: 99, sequence: 1 << 40, intended_ns: 3_600_000_000_001 };
+        for payload_bytes in [0, JSON_STAMP_BYTES, 64, 1024] {
+            let mut payload = b"left over".to_vec();
+            stamp.write_json(&mut payload, payload_bytes);
+            assert_eq!(payload.len(), payload_bytes.max(JSON_STAMP_BYTES));
+            assert_eq!(Stamp::read_json(&payload), Some(stamp));
+            assert!(serde_json::from_slice::<String>(&payload).is_ok());
+        }
+    }
+
+    #[test]
+    fn other_json_is_no_stamp() {
+        for payload in [&b""[..], b"\"", b"{}", b"\"0000000000000000000000000000000G\""] {
+            assert_eq!(Stamp::read_json(payload), None);
+        }
     }
 }

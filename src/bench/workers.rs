@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 
-use super::clock::Clock;
-use super::engine::{Engine, Load, Usage, Wait};
+use super::engine::{Engine, Load};
 use super::error::BenchError;
 use super::interrupt;
-use super::options::Common;
-use super::process::CpuTime;
+use super::latencies::Latencies;
+use super::options::{Common, Time};
+use super::process::{CpuTime, CpuUse};
 use super::progress::Progress;
-use super::signals::{Signals, Totals};
+use super::scenarios::Server;
+use super::signals::{Allowed, Counter, Signals, ThreadSignals, Totals};
+use super::stage::{Script, Stage};
+use super::time::{Clock, Timeline, nanos};
 
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -32,32 +35,19 @@ const SETTLE_WITHIN_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Window {
     pub seconds: f64,
-    /// CPU time of the server, when it can be seen.
-    pub server_cpu_ns: Option<u64>,
-    /// Time that its threads waited for a CPU.
-    pub server_waited_ns: Option<u64>,
-    /// Share of its CPU time that the server spent outside the kernel, 0 to 1.
-    pub server_user_share: Option<f64>,
-    pub before: Totals,
-    pub after: Totals,
+    /// Of the server, when it can be seen.
+    pub cpu: Option<CpuUse>,
+    before: Totals,
+    after: Totals,
 }
 
 impl Window {
-    /// `cpu`: that of the server after and before.
-    fn of(seconds: f64, before: Totals, after: Totals, cpu: Option<(CpuTime, CpuTime)>) -> Window {
-        Window {
-            seconds,
-            server_cpu_ns: cpu.as_ref().map(|(after, before)| after.since_ns(before)),
-            server_user_share: cpu.as_ref().and_then(|(after, before)| after.user_share(before)),
-            server_waited_ns: cpu.and_then(|(after, before)| after.waited_since_ns(&before)),
-            before,
-            after,
-        }
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.after[counter].saturating_sub(self.before[counter])
     }
 
-    /// How much a gauge rose per second.
-    pub fn per_second(&self, gauge: impl Fn(&Totals) -> u64) -> f64 {
-        gauge(&self.after).saturating_sub(gauge(&self.before)) as f64 / self.seconds
+    pub fn per_second(&self, counter: Counter) -> f64 {
+        self.count(counter) as f64 / self.seconds
     }
 }
 
@@ -65,166 +55,204 @@ impl Window {
 #[derive(Clone, Copy)]
 pub struct Goal {
     pub what: &'static str,
+    pub counter: Counter,
     pub count: u64,
-    pub gauge: fn(&Totals) -> u64,
 }
 
-/// Running threads.
-pub struct Workers<L> {
-    threads: Vec<JoinHandle<Result<(L, Usage), BenchError>>>,
-    clock: Clock,
-    signals: Arc<Signals>,
-    /// Of the server, if it can be seen.
-    pid: Option<u32>,
+/// How long a number has not moved.
+struct Stall {
+    seen: u64,
+    since: Instant,
 }
 
-impl<L: Load> Workers<L> {
+impl Stall {
+    fn begin() -> Self {
+        Stall { seen: 0, since: Instant::now() }
+    }
+
+    fn lasts(&mut self, number: u64) -> Duration {
+        if number != self.seen {
+            *self = Stall { seen: number, since: Instant::now() };
+        }
+        self.since.elapsed()
+    }
+}
+
+/// What a scenario is run with.
+pub struct Run<'a> {
+    pub common: &'a Common,
+    pub server: &'a Server,
+    pub progress: &'a Progress,
+    pub signals: Arc<Signals>,
+}
+
+impl Run<'_> {
+    /// The load of each thread, for its part of the things.
+    pub fn loads<T, L>(
+        &self,
+        things: impl IntoIterator<Item = T>,
+        mut make: impl FnMut(Vec<T>, ThreadSignals) -> L,
+    ) -> Vec<L> {
+        let threads = self.common.threads();
+        let mut parts: Vec<Vec<T>> = (0..threads).map(|_| Vec::new()).collect();
+        things.into_iter().enumerate().for_each(|(at, thing)| parts[at % threads].push(thing));
+        let signals = |thread| ThreadSignals::of(&self.signals, thread);
+        parts.into_iter().enumerate().map(|(thread, part)| make(part, signals(thread))).collect()
+    }
+
+    /// As [`Run::loads`], for scripts. Each connection pings once in `heartbeat_s`.
+    pub fn stages<T, S: Script>(
+        &self,
+        members: impl IntoIterator<Item = T>,
+        heartbeat_s: f64,
+        mut make: impl FnMut(Vec<T>, ThreadSignals) -> S,
+    ) -> Vec<Stage<S>> {
+        self.loads(members, |members, signals| {
+            Stage::new(make(members, signals.clone()), heartbeat_s, signals)
+        })
+    }
+
     /// One thread per load.
-    ///
-    /// # Errors
-    /// The system has no thread or no epoll left.
-    pub fn start(
-        loads: Vec<L>,
-        common: &Common,
-        signals: Arc<Signals>,
-        pid: Option<u32>,
-    ) -> Result<Workers<L>, BenchError> {
+    pub fn start<L: Load>(&self, loads: Vec<L>) -> Result<Workers<'_, L>, BenchError> {
         let clock = Clock::start();
-        let mut workers = Workers { threads: Vec::new(), clock, signals, pid };
+        let mut workers = Workers { run: self, threads: Vec::new(), clock };
         for (thread, load) in loads.into_iter().enumerate() {
-            let engine = Engine::new(load, clock, common.wait, workers.signals.clone(), thread)?;
-            let cpu = common.client_cpus.get(thread).copied();
-            workers.threads.push(spawn(engine, thread, cpu, common.wait)?);
+            let signals = ThreadSignals::of(&self.signals, thread);
+            let engine = Engine::new(load, clock, self.common.wait, signals)?;
+            let cpu = self.common.client_cpus.get(thread).copied();
+            workers.threads.push(spawn(engine, thread, cpu)?);
         }
         Ok(workers)
     }
 
-    /// Waits until a gauge reaches its goal.
-    ///
-    /// # Errors
-    /// A thread failed, or nothing moved for 15 seconds.
-    pub fn reach(&mut self, goal: Goal, progress: &Progress) -> Result<(), BenchError> {
-        progress.stage(goal.what, goal.count);
-        let (mut seen, mut moved) = (0, Instant::now());
+    /// As [`Run::start`], and waits until all `count` connections have joined.
+    pub fn enter<L: Load>(
+        &self,
+        loads: Vec<L>,
+        count: usize,
+    ) -> Result<Workers<'_, L>, BenchError> {
+        let mut workers = self.start(loads)?;
+        self.signals.allow(Allowed::Greeting);
+        workers.reach("connecting", Counter::Greeted, count)?;
+        self.signals.allow(Allowed::Joining);
+        workers.reach("joining", Counter::Joined, count)?;
+        Ok(workers)
+    }
+}
+
+type Ended<L> = Result<(L, Latencies), BenchError>;
+
+/// Running threads.
+pub struct Workers<'a, L> {
+    run: &'a Run<'a>,
+    threads: Vec<JoinHandle<Ended<L>>>,
+    clock: Clock,
+}
+
+impl<L: Load> Workers<'_, L> {
+    /// Waits until a counter reaches `count`.
+    pub fn reach(
+        &mut self,
+        what: &'static str,
+        counter: Counter,
+        count: usize,
+    ) -> Result<(), BenchError> {
+        self.run.progress.stage(what, count as u64);
+        let mut stall = Stall::begin();
         loop {
-            let now_at = (goal.gauge)(&self.signals.totals());
-            progress.at(now_at);
-            if now_at >= goal.count {
+            let reached = self.run.signals.totals()[counter];
+            self.run.progress.at(reached);
+            if reached >= count as u64 {
                 return Ok(());
             }
-            if now_at != seen {
-                (seen, moved) = (now_at, Instant::now());
+            if stall.lasts(reached) > STUCK_AFTER {
+                let progress = format!("stuck at {reached} of {count}");
+                return Err(BenchError::Timeout { what, seconds: STUCK_AFTER.as_secs(), progress });
             }
-            if moved.elapsed() > STUCK_AFTER {
-                let progress = format!("stuck at {now_at} of {}", goal.count);
-                let seconds = STUCK_AFTER.as_secs();
-                return Err(BenchError::Timeout { what: goal.what, seconds, progress });
-            }
-            self.look()?;
+            self.look(LOOK_EVERY)?;
         }
     }
 
-    /// Lets the load begin and measures it for `duration`, or until it reaches a goal before.
-    ///
-    /// # Errors
-    /// A thread failed.
-    pub fn measure(
-        &mut self,
-        warm_up: Duration,
-        duration: Duration,
-        goal: Option<Goal>,
-        progress: &Progress,
-    ) -> Result<Window, BenchError> {
-        let started = Instant::now() + LEAD;
-        let start_ns = self.clock.now_ns() + LEAD.as_nanos() as u64;
-        self.signals.begin(start_ns, warm_up, duration);
+    /// Lets the load begin and measures it, until it reaches a goal if there is one.
+    pub fn measure(&mut self, time: Time, goal: Option<Goal>) -> Result<Window, BenchError> {
+        let (warm_up, duration) = (time.warm_up.0, time.duration.0);
+        let begins = Instant::now() + LEAD;
+        let start_ns = self.clock.now_ns() + nanos(LEAD);
+        let from_ns = start_ns + nanos(warm_up);
+        let until_ns = from_ns + nanos(duration);
+        self.run.signals.begin(Timeline { start_ns, from_ns, until_ns });
+        let progress = self.run.progress;
         if !warm_up.is_zero() {
             progress.stage("warming up", 0);
-            self.until(started + warm_up, |_| false)?;
+            self.wait(begins + warm_up, |_| false)?;
         }
-        let (from, before, cpu_before) = (Instant::now(), self.signals.totals(), self.cpu());
+        let (from, before, cpu_before) =
+            (Instant::now(), self.run.signals.totals(), self.server_cpu());
         let (what, length) =
             goal.map_or(("measuring", duration.as_secs()), |goal| (goal.what, goal.count));
         progress.stage(what, length);
-        self.until(started + warm_up + duration, |totals| {
+        self.wait(begins + warm_up + duration, |totals| {
             if let Some(goal) = goal {
-                progress.at((goal.gauge)(totals));
-                return (goal.gauge)(totals) >= goal.count;
+                progress.at(totals[goal.counter]);
+                return totals[goal.counter] >= goal.count;
             }
-            let count = |t: &Totals| t.delivered + t.cycles;
-            progress.rate(from.elapsed(), count(totals) - count(&before), "done");
+            let done = |t: &Totals| t[Counter::Delivered] + t[Counter::Cycles];
+            progress.rate(from.elapsed(), done(totals) - done(&before), "done");
             progress.at(from.elapsed().as_secs());
             false
         })?;
-        let (after, cpu_after) = (self.signals.totals(), self.cpu());
+        let (after, cpu_after) = (self.run.signals.totals(), self.server_cpu());
         let seconds = from.elapsed().as_secs_f64();
-        Ok(Window::of(seconds, before, after, cpu_after.zip(cpu_before)))
+        let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
+        Ok(Window { seconds, cpu, before, after })
     }
 
-    /// Waits until every thread has settled and `is_enough` is true of all of them. What does not
-    /// come in time is lost.
-    ///
-    /// # Errors
-    /// A thread failed.
-    pub fn settle(
-        &mut self,
-        progress: &Progress,
-        is_enough: impl Fn(&Totals) -> bool,
-    ) -> Result<(), BenchError> {
-        progress.stage("settling", 0);
-        let threads = self.threads.len() as u64;
-        let (began, mut moved, mut seen) = (Instant::now(), Instant::now(), 0);
-        loop {
-            let totals = self.signals.totals();
-            if totals.delivered != seen {
-                (seen, moved) = (totals.delivered, Instant::now());
-            }
-            let waited = moved.elapsed() > SETTLE_WITHIN || began.elapsed() > SETTLE_WITHIN_MAX;
-            if waited || totals.settled >= threads && is_enough(&totals) {
-                return Ok(());
-            }
-            self.look()?;
+    /// Waits until every thread has settled and each acknowledged publish has had `each`
+    /// deliveries. What does not come in time is lost.
+    pub fn settle(&mut self, each: usize) -> Result<(), BenchError> {
+        self.run.progress.stage("settling", 0);
+        let (threads, mut stall) = (self.threads.len() as u64, Stall::begin());
+        self.wait(Instant::now() + SETTLE_WITHIN_MAX, |totals| {
+            let delivered = totals[Counter::Delivered];
+            let expected = totals[Counter::Acknowledged] * each as u64;
+            stall.lasts(delivered) > SETTLE_WITHIN
+                || totals[Counter::Settled] >= threads && delivered >= expected
+        })
+    }
+
+    /// Ends the threads and gives their loads, and how long their turns took.
+    pub fn finish(mut self) -> Result<(Vec<L>, Latencies), BenchError> {
+        self.run.signals.allow(Allowed::End);
+        let (mut loads, mut turns) = (Vec::new(), Latencies::default());
+        for (index, thread) in std::mem::take(&mut self.threads).into_iter().enumerate() {
+            let (load, took) = join(index, thread)?;
+            loads.push(load);
+            turns.merge(&took);
         }
+        Ok((loads, turns))
     }
 
-    fn cpu(&self) -> Option<CpuTime> {
-        self.pid.and_then(CpuTime::of)
+    fn server_cpu(&self) -> Option<CpuTime> {
+        self.run.server.pid.and_then(CpuTime::of)
     }
 
-    /// Ends the threads and gives what they measured.
-    ///
-    /// # Errors
-    /// A thread failed.
-    pub fn finish(mut self) -> Result<Vec<(L, Usage)>, BenchError> {
-        self.signals.finished.raise();
-        let threads = std::mem::take(&mut self.threads);
-        threads.into_iter().enumerate().map(|(index, thread)| join(index, thread)).collect()
-    }
-
-    fn until(
+    fn wait(
         &mut self,
         deadline: Instant,
         mut is_done: impl FnMut(&Totals) -> bool,
     ) -> Result<(), BenchError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || is_done(&self.run.signals.totals()) {
                 return Ok(());
             }
-            if left <= LOOK_EVERY {
-                thread::sleep(left);
-            } else {
-                self.look()?;
-            }
-            if is_done(&self.signals.totals()) {
-                return Ok(());
-            }
+            self.look(left.min(LOOK_EVERY))?;
         }
     }
 
     /// Sleeps a little; fails if a thread did, or on a signal to end.
-    fn look(&mut self) -> Result<(), BenchError> {
-        thread::sleep(LOOK_EVERY);
+    fn look(&mut self, pause: Duration) -> Result<(), BenchError> {
+        thread::sleep(pause);
         interrupt::check()?;
         let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) else {
             return Ok(());
@@ -235,9 +263,9 @@ impl<L: Load> Workers<L> {
 }
 
 /// Whatever ends the conductor ends its threads.
-impl<L> Drop for Workers<L> {
+impl<L> Drop for Workers<'_, L> {
     fn drop(&mut self) {
-        self.signals.finished.raise();
+        self.run.signals.allow(Allowed::End);
     }
 }
 
@@ -245,22 +273,18 @@ fn spawn<L: Load>(
     engine: Engine<L>,
     thread: usize,
     cpu: Option<usize>,
-    wait: Wait,
-) -> io::Result<JoinHandle<Result<(L, Usage), BenchError>>> {
+) -> io::Result<JoinHandle<Ended<L>>> {
     thread::Builder::new().name(format!("bench-{thread}")).spawn(move || {
         if let Some(id) = cpu
             && !core_affinity::set_for_current(CoreId { id })
         {
-            let why = format!("--client-cpus {id}: no such CPU, or not ours ({wait:?})");
+            let why = format!("--client-cpus {id}: no such CPU, or not ours");
             return Err(BenchError::Options(why));
         }
         engine.run()
     })
 }
 
-fn join<L>(
-    index: usize,
-    thread: JoinHandle<Result<(L, Usage), BenchError>>,
-) -> Result<(L, Usage), BenchError> {
+fn join<L>(index: usize, thread: JoinHandle<Ended<L>>) -> Ended<L> {
     thread.join().unwrap_or(Err(BenchError::Panicked(index)))
 }

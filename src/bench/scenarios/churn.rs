@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::super::client::{Closed, Event, Out, Target};
-use super::super::connect::Sources;
-use super::super::engine::{Clients, Group, Lane, Load, Next, Tag, Usage};
+use super::super::engine::{Clients, Lane, Load, Next, Tag};
 use super::super::error::BenchError;
-use super::super::latencies::Latencies;
+use super::super::latencies::{Delay, Delays};
 use super::super::metric::Metric;
 use super::super::options::{ChurnOptions, Dialect, Leave};
-use super::super::pace::Pace;
-use super::super::signals::{Signals, Timeline};
+use super::super::signals::{Counter, ThreadSignals};
+use super::super::time::{Pace, Timeline};
+use super::super::workers::Run;
 use super::findings::Findings;
-use super::{RATE_REACHED, Run, fresh_channels, partition};
+use super::fresh_channels;
 use crate::client::protocol;
 
 /// Failed connections of one thread after which the run is given up.
@@ -42,21 +42,14 @@ struct Churn {
     target: Target,
     channels: Vec<Arc<str>>,
     state: Vec<u8>,
-    signals: Arc<Signals>,
-    thread: usize,
-    sources: Sources,
+    signals: ThreadSignals,
     places: Vec<Place>,
     empty: Vec<usize>,
     timeline: Option<Timeline>,
     pace: Option<Pace>,
-    cycles_total: u64,
+    failures: u64,
     failure: Option<BenchError>,
-    /// From `connect`, or when that was due, to the end of the connection.
-    cycle_delay: Latencies,
-    /// From the same time to the accepted greeting.
-    greeting_delay: Latencies,
-    /// Connections that ended before their time.
-    disconnected: u64,
+    delays: Delays,
 }
 
 impl Churn {
@@ -65,51 +58,40 @@ impl Churn {
         options: ChurnOptions,
         target: Target,
         channels: Vec<Arc<str>>,
-        signals: Arc<Signals>,
-        thread: usize,
+        signals: ThreadSignals,
     ) -> Self {
         let count = channels.len();
         Churn {
-            sources: Sources::for_churn(target.address),
             channels,
             state: vec![b'.'; options.state_bytes],
             options,
             target,
             signals,
-            thread,
             places: vec![Place { began_ns: 0, stage: Stage::Empty }; count],
             empty: (0..count).collect(),
             timeline: None,
             pace: None,
-            cycles_total: 0,
+            failures: 0,
             failure: None,
-            cycle_delay: Latencies::default(),
-            greeting_delay: Latencies::default(),
-            disconnected: 0,
+            delays: Delays::default(),
         }
     }
 
-    fn measures(&self, now_ns: u64) -> bool {
-        self.timeline.is_some_and(|timeline| timeline.measures(now_ns))
-    }
-
-    /// When the next connection should begin, if that time has come.
-    fn take_due(&mut self, now_ns: u64) -> Option<u64> {
-        match &mut self.pace {
-            Some(pace) => pace.take_due(now_ns),
-            None => Some(now_ns),
+    /// Records the time since a connection began or should have begun.
+    fn record(&mut self, delay: Delay, now_ns: u64, began_ns: u64) {
+        if self.timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
+            self.delays[delay].record(now_ns.saturating_sub(began_ns));
         }
     }
 
     fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         for _ in 0..OPENED_PER_TURN {
             let Some(&index) = self.empty.last() else { return Ok(Next::WhenSomethingHappens) };
-            let Some(began_ns) = self.take_due(now_ns) else { break };
+            let due = self.pace.as_mut().map_or(Some(now_ns), |pace| pace.take_due(now_ns));
+            let Some(began_ns) = due else { break };
             self.empty.pop();
             self.places[index] = Place { began_ns, stage: Stage::Greeting };
-            let tag = Tag { group: Group::Stage, index };
-            let source = self.sources.next().flatten();
-            clients.open(&self.target, source, tag, Lane::Foreground)?;
+            clients.open(&self.target, Tag { lane: Lane::Foreground, index })?;
         }
         Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
     }
@@ -135,17 +117,16 @@ impl Load for Churn {
             self.pace = self.options.rate.map(pace);
         }
         let Some(timeline) = self.timeline else { return Ok(Next::WhenSomethingHappens) };
-        let gauges = self.signals.gauges(self.thread);
-        gauges.cycles.set(self.cycles_total);
         if now_ns >= timeline.until_ns {
-            gauges.settled.set(u64::from(self.empty.len() == self.places.len()));
+            let is_settled = self.empty.len() == self.places.len();
+            self.signals.set(Counter::Settled, u64::from(is_settled));
             return Ok(Next::WhenSomethingHappens);
         }
         self.open(now_ns, clients)
     }
 
     fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
-        let (measures, index) = (self.measures(now_ns), tag.index);
+        let index = tag.index;
         let place = &mut self.places[index];
         match (event, place.stage) {
             (Event::Open, _) => {
@@ -156,9 +137,8 @@ impl Load for Churn {
             }
             (Event::Greeted, Stage::Greeting) => {
                 place.stage = Stage::Joining;
-                if measures {
-                    self.greeting_delay.record(now_ns.saturating_sub(place.began_ns));
-                }
+                let began_ns = place.began_ns;
+                self.record(Delay::Greeting, now_ns, began_ns);
                 if !self.options.pipelined {
                     self.join(index, out);
                 }
@@ -179,65 +159,47 @@ impl Load for Churn {
     }
 
     fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed) {
-        let measures = self.measures(now_ns);
-        let place = &mut self.places[tag.index];
-        if place.stage == Stage::Leaving {
-            self.cycles_total += 1;
-            if measures {
-                self.cycle_delay.record(now_ns.saturating_sub(place.began_ns));
-            }
-        } else {
-            self.disconnected += 1;
-            // Broken bytes and refusals come again.
-            let is_final = !matches!(
-                closed,
-                Closed::Failed(_) | Closed::Protocol(protocol::Closed::ByServer { .. })
-            );
-            if is_final || self.disconnected > FAILURES_MAX {
-                self.failure = Some(BenchError::of_end(self.target.address, closed));
-            }
-        }
-        place.stage = Stage::Empty;
+        let Place { began_ns, stage } = self.places[tag.index];
+        self.places[tag.index].stage = Stage::Empty;
         self.empty.push(tag.index);
+        if stage == Stage::Leaving {
+            self.signals.add(Counter::Cycles, 1);
+            return self.record(Delay::Cycle, now_ns, began_ns);
+        }
+        self.signals.add(Counter::Disconnected, 1);
+        self.failures += 1;
+        // Broken bytes and refusals come again.
+        let is_final = !matches!(
+            closed,
+            Closed::Failed(_) | Closed::Protocol(protocol::Closed::ByServer { .. })
+        );
+        if is_final || self.failures > FAILURES_MAX {
+            self.failure = Some(BenchError::of_end(self.target.address, closed));
+        }
     }
 }
 
-pub(super) fn churn(options: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
-    let (dialect, threads) = (options.dialect, run.common.threads());
-    let channels = fresh_channels(options.concurrency);
-    let hint = (dialect == Dialect::Sync).then_some(&*channels[0]);
-    let target = run.server.target(run.common, dialect, hint)?;
-    let parts = partition(channels, threads).into_iter().enumerate();
-    let load = |(thread, channels)| {
-        Churn::new(options.clone(), target.clone(), channels, run.signals.clone(), thread)
-    };
-    let mut workers = run.start(parts.map(load).collect())?;
-    let window = run.measure(&mut workers, options.time)?;
-    workers.settle(run.progress, |_| true)?;
-
-    let mut usage = Usage::default();
-    let (mut cycle, mut greeting) = (Latencies::default(), Latencies::default());
-    let mut disconnected = 0;
-    for (churn, used) in workers.finish()? {
-        usage.merge(&used);
-        cycle.merge(&churn.cycle_delay);
-        greeting.merge(&churn.greeting_delay);
-        disconnected += churn.disconnected;
-    }
-    let mut findings = Findings::of(&window, &usage, disconnected, run.server);
-    let per_second = window.per_second(|totals| totals.cycles);
-    findings.set(Metric::CyclesPerS, per_second);
-    let cycles = window.after.cycles - window.before.cycles;
-    findings.add_cpu_per(Metric::ServerNsPerConnection, &window, cycles);
-    match options.rate {
-        Some(asked) if per_second < asked * RATE_REACHED => {
-            let reached = format!("{per_second:.0} of {asked:.0} connections/s were made");
-            findings.note(format!("{reached}: overload, or --concurrency is too low"));
+pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
+    let channels = fresh_channels(o.concurrency);
+    let hint = (o.dialect == Dialect::Sync).then_some(&*channels[0]);
+    let target = run.server.target(run.common, o.dialect, hint)?;
+    let loads = run.loads(channels, |channels, signals| {
+        Churn::new(o.clone(), target.clone(), channels, signals)
+    });
+    let mut workers = run.start(loads)?;
+    let window = workers.measure(o.time, None)?;
+    workers.settle(0)?;
+    let (churns, turns) = workers.finish()?;
+    let mut findings = Findings::of(window, &turns, run);
+    findings.set_rate(Metric::CyclesPerS, Counter::Cycles);
+    findings.set_cpu_per(Metric::ServerNsPerConnection, findings.window.count(Counter::Cycles));
+    findings.add_delays(churns.iter().map(|churn| &churn.delays));
+    match o.rate {
+        Some(rate) => {
+            let done = findings.window.per_second(Counter::Cycles);
+            findings.note_overload(done, rate, "connections (see --concurrency)");
         }
-        Some(_) => {}
         None => findings.note_bottleneck(),
     }
-    findings.add_latency("connect + greet", &greeting);
-    findings.add_latency("whole cycle", &cycle);
     Ok(findings)
 }

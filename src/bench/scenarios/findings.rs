@@ -2,71 +2,78 @@
 
 use std::collections::BTreeMap;
 
-use super::super::engine::{Usage, Wait};
-use super::super::latencies::{Latencies, LatencySummary};
+use super::super::engine::Wait;
+use super::super::latencies::{Delay, Delays, Latencies, LatencySummary};
 use super::super::metric::Metric;
-use super::super::options::Common;
 use super::super::process::resident_bytes;
-use super::super::room::Tally;
-use super::super::workers::Window;
-use super::{RATE_REACHED, Server};
+use super::super::signals::{Counter, Totals};
+use super::super::workers::{Run, Window};
 
 /// Busy share of the generator in percent from which it is suspected to be the bottleneck.
 const BUSY_SUSPECT_PERCENT: f64 = 90.0;
-
 /// Share of the time in percent that threads waited for a CPU, from which a run is suspect.
 const WAITED_SUSPECT_PERCENT: f64 = 3.0;
-
 /// Length of the generator's turns in microseconds from which delays are suspected to be its own.
 const TURN_SUSPECT_US: f64 = 2_000.0;
+/// Share of the asked rate below which a note reports that it was not reached.
+const RATE_REACHED: f64 = 0.98;
 
-#[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) seconds: f64,
+    pub(super) window: Window,
+    /// Of the whole run.
+    pub(super) totals: Totals,
     pub(super) metrics: BTreeMap<Metric, f64>,
     pub(super) latencies: Vec<LatencySummary>,
     pub(super) notes: Vec<String>,
 }
 
 impl Findings {
-    pub(super) fn of(
-        window: &Window,
-        usage: &Usage,
-        disconnected: u64,
-        server: &Server,
-    ) -> Findings {
-        let mut findings = Findings { seconds: window.seconds, ..Findings::default() };
-        findings.set(Metric::Disconnected, disconnected as f64);
-        findings.set(Metric::FramesPerS, window.per_second(|totals| totals.frames));
-        findings.set(Metric::BytesPerS, window.per_second(|totals| totals.bytes_in));
-        if let Some(cpu_ns) = window.server_cpu_ns {
-            let percent = cpu_ns as f64 / (window.seconds * 1e9) * 100.0;
-            findings.set(Metric::ServerCpuPercent, percent);
-        }
-        findings.set_split(window);
-        if let Some(waited_ns) = window.server_waited_ns {
-            let percent = waited_ns as f64 / (window.seconds * 1e9) * 100.0;
-            findings.set(Metric::ServerWaitedPercent, percent);
-        }
-        if let Some(bytes) = server.pid.and_then(resident_bytes) {
+    /// `turns`: how long those of the generator took.
+    pub(super) fn of(window: Window, turns: &Latencies, run: &Run<'_>) -> Findings {
+        let mut findings = Findings {
+            window,
+            totals: run.signals.totals(),
+            metrics: BTreeMap::new(),
+            latencies: Vec::new(),
+            notes: Vec::new(),
+        };
+        findings.set_total(Metric::Disconnected, Counter::Disconnected);
+        findings.set_rate(Metric::FramesPerS, Counter::Frames);
+        findings.set_rate(Metric::BytesPerS, Counter::BytesIn);
+        findings.add_server_cpu();
+        if let Some(bytes) = run.server.pid.and_then(resident_bytes) {
             findings.set(Metric::ServerRssBytes, bytes as f64);
         }
-        let busy = 100.0 * usage.busy_ns as f64 / usage.total_ns.max(1) as f64;
-        findings.set(Metric::GeneratorBusyPercent, busy);
-        let waited = 100.0 * usage.waited_ns as f64 / usage.total_ns.max(1) as f64;
-        findings.set(Metric::GeneratorWaitedPercent, waited);
-        findings.set(Metric::GeneratorTurnP999Us, usage.turns.at_us(99.9));
+        let total_ns = findings.totals[Counter::TotalNs].max(1) as f64;
+        let shares = [
+            (Metric::GeneratorBusyPercent, Counter::BusyNs),
+            (Metric::GeneratorWaitedPercent, Counter::WaitedNs),
+        ];
+        for (metric, counter) in shares {
+            findings.set(metric, 100.0 * findings.totals[counter] as f64 / total_ns);
+        }
+        findings.set(Metric::GeneratorTurnP999Us, turns.at_us(99.9));
+        findings.note_circumstances(run);
         findings
     }
 
-    fn set_split(&mut self, window: &Window) {
-        let Some((cpu_ns, share)) = window.server_cpu_ns.zip(window.server_user_share) else {
-            return;
-        };
-        let percent = cpu_ns as f64 / (window.seconds * 1e9) * 100.0;
-        self.set(Metric::ServerUserPercent, percent * share);
-        self.set(Metric::ServerSystemPercent, percent * (1.0 - share));
-        self.set(Metric::ServerUserSharePercent, share * 100.0);
+    fn add_server_cpu(&mut self) {
+        let Some(cpu) = self.window.cpu else { return };
+        let percent = |ns: u64| ns as f64 / (self.window.seconds * 1e9) * 100.0;
+        let (used, waited) = (percent(cpu.ns), cpu.waited_ns.map(percent));
+        self.set(Metric::ServerCpuPercent, used);
+        if let Some(waited) = waited {
+            self.set(Metric::ServerWaitedPercent, waited);
+        }
+        if let Some(share) = cpu.user_share {
+            self.set(Metric::ServerUserPercent, used * share);
+            self.set(Metric::ServerSystemPercent, used * (1.0 - share));
+            self.set(Metric::ServerUserSharePercent, share * 100.0);
+        }
+    }
+
+    pub(super) fn get(&self, metric: Metric) -> Option<f64> {
+        self.metrics.get(&metric).copied()
     }
 
     /// Keeps three decimals, which survive any reader of JSON unchanged.
@@ -74,77 +81,71 @@ impl Findings {
         self.metrics.insert(metric, (value * 1e3).round() / 1e3);
     }
 
+    /// What was counted in the whole run.
+    pub(super) fn set_total(&mut self, metric: Metric, counter: Counter) {
+        self.set(metric, self.totals[counter] as f64);
+    }
+
+    /// What was counted per second of the measured time.
+    pub(super) fn set_rate(&mut self, metric: Metric, counter: Counter) {
+        self.set(metric, self.window.per_second(counter));
+    }
+
+    /// CPU time of the server for each of `count` things.
+    pub(super) fn set_cpu_per(&mut self, metric: Metric, count: u64) {
+        if let (Some(cpu), 1..) = (self.window.cpu, count) {
+            self.set(metric, cpu.ns as f64 / count as f64);
+        }
+    }
+
     pub(super) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
-    /// Leaves out what nothing was measured of.
-    pub(super) fn add_latency(&mut self, name: &str, latencies: &Latencies) {
-        if latencies.count() > 0 {
-            self.latencies.push(latencies.summary(name));
+    /// Merges the delays of all threads. Leaves out what nothing was measured of.
+    pub(super) fn add_delays<'d>(&mut self, threads: impl Iterator<Item = &'d Delays>) {
+        let mut all = Delays::default();
+        for delays in threads {
+            delays.iter().for_each(|(kind, delays)| all[kind].merge(delays));
         }
-    }
-
-    /// What members saw. `seconds`: time in which the counted updates were due.
-    pub(super) fn add_tally(&mut self, tally: &Tally, seconds: f64) {
-        self.set(Metric::UpdatesPerS, tally.updates as f64 / seconds);
-        self.set(Metric::DeliveredPerS, tally.delivered as f64 / seconds);
-        let counts = [
-            (Metric::Lost, tally.lost),
-            (Metric::Duplicated, tally.duplicated),
-            (Metric::Reordered, tally.reordered),
-            (Metric::Conflated, tally.conflated),
-        ];
-        counts.into_iter().for_each(|(metric, count)| self.set(metric, count as f64));
-        self.add_latency("update", &tally.update_delay);
-        self.add_latency("ping", &tally.ping_delay);
-    }
-
-    /// CPU time of the server for each of `count` things.
-    pub(super) fn add_cpu_per(&mut self, metric: Metric, window: &Window, count: u64) {
-        if let Some(cpu_ns) = window.server_cpu_ns
-            && count > 0
-        {
-            self.set(metric, cpu_ns as f64 / count as f64);
-        }
+        let measured = all.iter().filter(|(_, delays)| delays.count() > 0);
+        let summary = |(kind, delays): (Delay, &Latencies)| delays.summary(kind.into());
+        self.latencies.extend(measured.map(summary));
     }
 
     /// For loads that send as much as the server takes. Not for floods, which are to be busy.
     pub(super) fn note_bottleneck(&mut self) {
-        let busy = self.metrics.get(&Metric::GeneratorBusyPercent).copied().unwrap_or_default();
-        if busy > BUSY_SUSPECT_PERCENT {
+        if self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT) {
             self.note("the generator was busy all the time: the server may be faster than this");
         }
     }
 
-    /// Notes when less than what was asked was sent, both per second.
-    pub(super) fn note_overload(&mut self, sent: f64, asked: f64, what: &str) {
-        if sent < asked * RATE_REACHED {
-            self.note(format!("{sent:.0} of {asked:.0} {what}/s were sent: overload"));
+    /// Notes when less than what was asked was done, both per second.
+    pub(super) fn note_overload(&mut self, done: f64, asked: f64, what: &str) {
+        if done < asked * RATE_REACHED {
+            self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
         }
     }
 
-    pub(super) fn note_circumstances(&mut self, common: &Common, server: &Server) {
-        if server.pid.is_none() {
+    fn note_circumstances(&mut self, run: &Run<'_>) {
+        if run.server.pid.is_none() {
             self.note("the server's CPU and memory were not measured; name its process with --pid");
         }
         let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent];
-        let waited = waited.iter().filter_map(|metric| self.metrics.get(metric));
-        if waited.copied().fold(0.0, f64::max) > WAITED_SUSPECT_PERCENT {
+        if waited.into_iter().any(|metric| self.get(metric) > Some(WAITED_SUSPECT_PERCENT)) {
             self.note("something else took CPUs from this run: repeat it on a quiet machine");
         }
-        let turn_us = self.metrics.get(&Metric::GeneratorTurnP999Us).copied();
-        if turn_us.is_some_and(|turn_us| turn_us > TURN_SUSPECT_US) {
+        if self.get(Metric::GeneratorTurnP999Us) > Some(TURN_SUSPECT_US) {
             self.note("turns of the generator were long: tails may be its own or the machine's");
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if common.wait == Wait::Spin && common.threads() >= cpus {
+        if run.common.wait == Wait::Spin && run.common.threads() >= cpus {
             self.note(
                 "the generator spins on every CPU and takes them from the server: use \
-                       --wait sleep",
+                 --wait sleep",
             );
         }
-        if common.client_cpus.iter().any(|cpu| common.server_cpus.contains(cpu)) {
+        if run.common.client_cpus.iter().any(|cpu| run.common.server_cpus.contains(cpu)) {
             self.note("server and generator share a CPU");
         }
     }

@@ -109,6 +109,13 @@ impl Outbound {
         }
     }
 
+    /// Sends what the program has encoded itself, over TCP.
+    pub fn send_encoded(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        if !self.is_closing {
+            append(&mut self.bytes);
+        }
+    }
+
     /// Enters a channel, or replaces the own state in it, on the sync wire.
     pub fn update(&mut self, channel: &str, state: &[u8]) {
         self.send_sync(&Message::PresenceUpdate(PresenceUpdate { channel, state }));

@@ -1,17 +1,12 @@
 //! One publisher: what it may send, and what it waits for.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::client::Out;
-use super::super::options::{PublishForm, WindowCounts};
-use super::super::pace::Pace;
-use super::super::room::Drive;
-use super::super::signals::Timeline;
+use super::super::options::WindowCounts;
 use super::super::stamp::Stamp;
-use super::{FanoutPlan, payload};
-use crate::wire::foony::{Content, Message, Publish};
+use super::super::time::{Drive, Pace, Timeline};
+use super::{Content, Encoder, Plan};
 
 /// Publishes that one publisher may catch up in one turn.
 const CATCH_UP_MAX: usize = 4096;
@@ -19,47 +14,6 @@ const CATCH_UP_MAX: usize = 4096;
 const BYTES_PER_TURN: usize = 256 * 1024;
 /// In place of the intended time of a publish that was acknowledged before an earlier one.
 const ACKNOWLEDGED: u64 = u64::MAX;
-
-/// Writes publishes. One per thread.
-pub struct Encoder {
-    pub payload: Vec<u8>,
-    form: PublishForm,
-    /// SDKs put the time into a message's id, and eight random digits.
-    started_unix_ms: u64,
-    message_id: String,
-}
-
-impl Encoder {
-    pub fn new(form: PublishForm) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_unix_ms = since.as_millis() as u64;
-        Encoder { payload: Vec::new(), form, started_unix_ms, message_id: String::new() }
-    }
-
-    /// Publishes the payload. Ids begin with 1.
-    pub fn publish(&mut self, id: u64, channel: &str, out: &mut Out<'_>) {
-        self.message_id.clear();
-        // Writing to a string cannot fail.
-        let _ = match self.form {
-            PublishForm::Sdk => {
-                write!(self.message_id, "{:013}-{:08x}", self.started_unix_ms, id as u32)
-            }
-            PublishForm::Single => write!(self.message_id, "{id:x}"),
-        };
-        let message = Message { name: "m".into(), data: &self.payload, encoding: "".into() };
-        out.publish(Publish {
-            id,
-            channel: channel.into(),
-            message_id: self.message_id.as_str().into(),
-            ephemeral: false,
-            ttl_ms: 0,
-            content: match self.form {
-                PublishForm::Sdk => Content::Batch(vec![message]),
-                PublishForm::Single => Content::One(message),
-            },
-        });
-    }
-}
 
 pub struct Publisher {
     /// Among the publishers of the run.
@@ -70,7 +24,7 @@ pub struct Publisher {
     sent: u64,
     acknowledged: u64,
     /// By channel of its own, in a window of deliveries: positions of what was sent and is not
-    /// known to have reached every subscriber.
+    /// known to have reached every receiver.
     undelivered: Vec<VecDeque<u64>>,
     /// Of what was sent, in a window of deliveries.
     delivered: u64,
@@ -112,16 +66,18 @@ impl Publisher {
         }
     }
 
-    /// A publish has this position among those of its channel: its serial, or its sequence where
-    /// the server does not number.
-    pub fn await_delivery(&mut self, id: u64, position: u64) {
-        if self.counts == WindowCounts::Deliveries {
-            let turn = self.turn_of(id);
-            self.undelivered[turn].push_back(position);
-        }
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
-    /// Every subscriber of one of its channels has received what is at `floor` and before. Was one
+    /// In a window of deliveries: a publish has this position in its feed, which is its serial, or
+    /// its sequence where the server does not number.
+    pub fn await_delivery(&mut self, id: u64, position: u64) {
+        let turn = self.turn_of(id);
+        self.undelivered[turn].push_back(position);
+    }
+
+    /// Every receiver of one of its channels has received what is at `floor` and before. Was one
     /// of its own publishes among that?
     pub fn note_floor(&mut self, turn: usize, floor: u64) -> bool {
         let before = self.delivered;
@@ -143,20 +99,20 @@ impl Publisher {
         self.pace.as_ref().map(Pace::next_ns)
     }
 
-    /// Sends all publishes that may be sent, and returns how many.
+    /// Sends all publishes that may be sent, and reports when each was due.
     pub fn publish_due(
         &mut self,
         now_ns: u64,
-        plan: &FanoutPlan,
+        plan: &Plan,
         encoder: &mut Encoder,
         out: &mut Out<'_>,
-    ) -> u64 {
-        let before = self.sent;
+        mut on_sent: impl FnMut(u64),
+    ) {
         for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.payload_bytes.max(1)).max(1) {
             let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
             self.publish(intended_ns, plan, encoder, out);
+            on_sent(intended_ns);
         }
-        self.sent - before
     }
 
     pub fn is_due(&self, now_ns: u64, drive: Drive) -> bool {
@@ -179,20 +135,23 @@ impl Publisher {
         }
     }
 
-    fn publish(
-        &mut self,
-        intended_ns: u64,
-        plan: &FanoutPlan,
-        encoder: &mut Encoder,
-        out: &mut Out<'_>,
-    ) {
+    fn publish(&mut self, intended_ns: u64, plan: &Plan, encoder: &mut Encoder, out: &mut Out<'_>) {
         let (channel, sequence) = self.place_of(self.sent + 1);
+        let channel = &plan.channels[channel];
         self.sent += 1;
-        self.waiting.push_back(intended_ns);
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
-        payload::write(&stamp, &mut encoder.payload, plan.payload_bytes);
-        encoder.publish(self.sent, &plan.channels[channel], out);
-        if !plan.is_numbered() {
+        let payload = encoder.stamp(&stamp, plan);
+        match plan.content {
+            Content::States => {
+                out.update(channel, payload);
+                out.end_message();
+            }
+            Content::Messages => {
+                self.waiting.push_back(intended_ns);
+                encoder.publish(self.sent, channel, out);
+            }
+        }
+        if plan.has_window_of_deliveries() && !plan.is_numbered() {
             self.await_delivery(self.sent, sequence);
         }
     }
@@ -236,7 +195,7 @@ mod tests {
     use super::super::super::client::{Client, Greeting, Target, Transport};
     use super::super::super::connect::connect;
     use super::*;
-    use crate::bench::options::Publishing;
+    use crate::bench::options::{Dialect, PublishForm, Publishing};
 
     fn acks(channels: Vec<usize>) -> Publisher {
         Publisher::new(0, channels, WindowCounts::Acks)
@@ -248,15 +207,19 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
         let target = Target::new(address, Transport::Ws, "/", greeting);
-        Client::new(connect(address, None).unwrap(), target, 1)
+        Client::new(connect(address, 0).unwrap(), target, 1)
     }
 
     fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
         let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
-        let plan = FanoutPlan {
-            target: Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting),
+        let target = Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting);
+        let plan = Plan {
+            content: Content::Messages,
+            dialect: Dialect::Foony,
             channels: ["a".into(), "b".into(), "c".into()].into(),
+            targets: [target].into(),
             publishers: 1,
+            measures_pings: false,
             drive,
             payload_bytes: 64,
             sampled_of: 1,
@@ -266,7 +229,9 @@ mod tests {
             },
         };
         let mut encoder = Encoder::new(PublishForm::Sdk);
-        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out())
+        let mut sent = 0;
+        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out(), |_| sent += 1);
+        sent
     }
 
     #[test]

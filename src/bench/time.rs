@@ -1,8 +1,58 @@
-//! An open loop: when things should happen, whatever the server does.
+//! The clock of a run, and what happens when.
+
+use std::time::{Duration, Instant};
 
 const NS_PER_S: f64 = 1e9;
 
-/// A schedule of equally spaced times.
+/// Nanoseconds since the run began, monotonic. One for all threads, so that a stamp written by one
+/// is read by another.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    began: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Clock { began: Instant::now() }
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        nanos(self.began.elapsed())
+    }
+}
+
+/// A duration in nanoseconds; 584 years are enough.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The phases of a run, by its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    /// Publishing begins.
+    pub start_ns: u64,
+    /// Measuring begins.
+    pub from_ns: u64,
+    /// Publishing and measuring end.
+    pub until_ns: u64,
+}
+
+impl Timeline {
+    pub fn measures(&self, at_ns: u64) -> bool {
+        (self.from_ns..self.until_ns).contains(&at_ns)
+    }
+}
+
+/// What limits a publisher.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Drive {
+    /// Open loop: publishes per second, whatever the server does.
+    Rate(f64),
+    /// Closed loop: publishes in flight.
+    Window(u64),
+}
+
+/// The schedule of an open loop: equally spaced times.
 #[derive(Clone, Debug)]
 pub struct Pace {
     start_ns: u64,
@@ -21,6 +71,11 @@ impl Pace {
     /// The earliest time not yet taken.
     pub fn next_ns(&self) -> u64 {
         self.start_ns + (self.taken as f64 * self.interval_ns) as u64
+    }
+
+    /// How many times were taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Takes the earliest time if it has come. A late caller gets all it missed, one by one.

@@ -1,8 +1,8 @@
-//! What one subscriber has received, by the serials of its channel: they have no holes.
+//! What one receiver has received, by the serials of its channel: they have no holes.
 
 /// Continuity of serials. A message costs one comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Received {
+pub struct Serials {
     /// 0 before the first message.
     first: u64,
     last: u64,
@@ -12,7 +12,7 @@ pub struct Received {
     pub reordered: u64,
 }
 
-impl Received {
+impl Serials {
     #[inline]
     pub fn note(&mut self, serial: u64) {
         if serial == self.last + 1 && self.first != 0 {
@@ -118,7 +118,7 @@ mod tests {
         (5..=10).rev().for_each(|serial| accepted.note(serial));
         assert_eq!(accepted.holes(), 0);
         for (serials, expected) in table {
-            let mut received = Received::default();
+            let mut received = Serials::default();
             serials.iter().for_each(|&serial| received.note(serial));
             let counts = [received.lost(&accepted), received.duplicated, received.reordered];
             assert_eq!(counts, expected, "{serials:?}");
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn serials_that_no_publish_was_given_are_holes() {
         let mut accepted = Accepted::default();
-        assert_eq!((accepted.holes(), Received::default().lost(&accepted)), (0, 0));
+        assert_eq!((accepted.holes(), Serials::default().lost(&accepted)), (0, 0));
         [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
         assert_eq!(accepted.holes(), 2);
     }

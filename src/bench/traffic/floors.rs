@@ -1,0 +1,160 @@
+//! A closed loop: what every receiver of a thread has seen of each feed ([`Plan::feeds`]).
+
+use super::super::signals::ThreadSignals;
+use super::{Member, Plan, Receiver};
+
+/// The newest position that all receivers have reached, kept without asking all of them each time.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    floor: u64,
+    /// Receivers that have not seen more than `floor`.
+    waiting: usize,
+}
+
+impl Window {
+    /// A receiver went from `before` to `after`. Must the floor be raised?
+    fn passes(&mut self, before: u64, after: u64) -> bool {
+        if before > self.floor || after <= self.floor {
+            return false;
+        }
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting == 0
+    }
+
+    /// Sets the floor by what each receiver has seen, and returns it. Without receivers nothing
+    /// holds a publisher back.
+    fn raise(&mut self, newest: impl Iterator<Item = u64> + Clone) -> u64 {
+        self.floor = newest.clone().min().unwrap_or(u64::MAX);
+        self.waiting = newest.filter(|&sequence| sequence <= self.floor).count();
+        self.floor
+    }
+}
+
+/// What publishers wait for in a window of deliveries. Without one there are only receivers.
+pub struct Floors {
+    signals: ThreadSignals,
+    is_numbered: bool,
+    /// By channel: members of this thread that receive it and are still there.
+    receivers: Vec<Vec<usize>>,
+    /// By feed: what all receivers of this thread have received.
+    windows: Vec<Window>,
+    /// By feed: publishers of this thread, and which of their channels that is.
+    pub publishers: Vec<Vec<(usize, usize)>>,
+    /// Feeds whose floor rose since the last turn.
+    pub risen: Vec<usize>,
+    rises_seen: u64,
+    /// Positions of a receiver before a message.
+    before: Vec<u64>,
+}
+
+impl Floors {
+    pub fn new(plan: &Plan, members: &[Member], signals: ThreadSignals) -> Floors {
+        let feeds = if plan.has_window_of_deliveries() { plan.feeds() } else { 0 };
+        let mut floors = Floors {
+            signals,
+            is_numbered: plan.is_numbered(),
+            receivers: vec![Vec::new(); plan.channels.len()],
+            windows: vec![Window::default(); feeds],
+            publishers: vec![Vec::new(); feeds],
+            risen: Vec::new(),
+            rises_seen: 0,
+            before: Vec::new(),
+        };
+        for (at, member) in members.iter().enumerate() {
+            if let Some(receiver) = &member.receiver {
+                floors.receivers[receiver.channel].push(at);
+            }
+            let Some(publisher) = member.publisher.as_ref().filter(|_| feeds > 0) else { continue };
+            for (turn, &channel) in publisher.channels().iter().enumerate() {
+                floors.publishers[plan.feed(channel, publisher.index)].push((at, turn));
+            }
+        }
+        (0..feeds).for_each(|feed| floors.raise(feed, members));
+        floors
+    }
+
+    /// Members that receive and are still there.
+    pub fn receivers(&self) -> impl Iterator<Item = usize> {
+        self.receivers.iter().flatten().copied()
+    }
+
+    /// No publisher waits for a member that has gone.
+    pub fn remove(&mut self, at: usize, members: &[Member]) {
+        self.receivers.iter_mut().for_each(|receivers| receivers.retain(|&other| other != at));
+        (0..self.windows.len()).for_each(|feed| self.raise(feed, members));
+    }
+
+    /// The receivers of this thread have come further.
+    pub fn raise(&mut self, feed: usize, members: &[Member]) {
+        let (channel, place) = (feed % self.receivers.len(), feed / self.receivers.len());
+        let positions = self.receivers[channel].iter().filter_map(|&at| {
+            members[at].receiver.as_ref()?.positions(self.is_numbered).get(place).copied()
+        });
+        self.signals.set_floor(feed, self.windows[feed].raise(positions));
+        self.risen.push(feed);
+    }
+
+    /// A receiver went from one position of a feed to another. Must the floor be raised?
+    pub fn passes(&mut self, feed: usize, before: u64, after: u64) -> bool {
+        self.windows.get_mut(feed).is_some_and(|window| window.passes(before, after))
+    }
+
+    /// Positions of a receiver before a message, for [`Floors::compare`] after it.
+    #[inline]
+    pub fn keep(&mut self, receiver: &Receiver) {
+        if !self.windows.is_empty() {
+            self.before.clear();
+            self.before.extend_from_slice(receiver.positions(self.is_numbered));
+        }
+    }
+
+    #[inline]
+    pub fn compare(&mut self, at: usize, members: &[Member]) {
+        let Some(receiver) = &members[at].receiver else { return };
+        for place in 0..self.before.len() {
+            let after = receiver.positions(self.is_numbered)[place];
+            let feed = receiver.channel + place * self.receivers.len();
+            if self.passes(feed, self.before[place], after) {
+                self.raise(feed, members);
+            }
+        }
+    }
+
+    /// Takes all feeds for risen when another thread may have raised one.
+    pub fn note_rises(&mut self) {
+        let rises = self.signals.rises();
+        if self.signals.threads() > 1 && rises != self.rises_seen {
+            self.risen.clear();
+            self.risen.extend(0..self.publishers.len());
+        }
+        self.rises_seen = rises;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_follows_the_slowest_receiver() {
+        let mut newest = [0_u64; 3];
+        let mut window = Window::default();
+        let mut floor = window.raise(newest.iter().copied());
+        let mut floors = Vec::new();
+        for (receiver, sequence) in [(0, 1), (1, 3), (0, 2), (2, 2), (0, 3), (2, 5), (1, 4)] {
+            if window.passes(newest[receiver], sequence) {
+                newest[receiver] = sequence;
+                floor = window.raise(newest.iter().copied());
+            }
+            newest[receiver] = sequence;
+            assert_eq!(floor, *newest.iter().min().unwrap(), "{newest:?}");
+            floors.push(floor);
+        }
+        assert_eq!(floors, [0, 0, 0, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn without_receivers_nothing_holds_a_publisher_back() {
+        assert_eq!(Window::default().raise(std::iter::empty()), u64::MAX);
+    }
+}
