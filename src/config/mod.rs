@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use crate::limits::Limits;
 use crate::policy::{Policies, Policy};
 
 pub use dev_key::create_data_dir;
@@ -51,7 +50,7 @@ impl Config {
         }
         let mut config: Config = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            let what = known::path_at(table.get_ref(), offset)
+            let what = known::path_at("", table.get_ref(), offset)
                 .map_or_else(|| "value".to_owned(), |path| format!("`{path}`"));
             at(what, offset, one_line(&error))
         })?;
@@ -91,11 +90,6 @@ impl Config {
     pub fn data_dir(&self) -> Option<&Path> {
         let dir = self.data.dir.as_path();
         (!dir.as_os_str().is_empty()).then_some(dir)
-    }
-
-    /// The limits of the core.
-    pub fn limits(&self) -> Limits {
-        self.limits.clone()
     }
 
     /// The policies of channels: the namespaces in the order of the file, and the defaults.
