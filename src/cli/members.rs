@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::admin_client::AdminClient;
 use super::failure::Failure;
-use super::member::Member;
 use super::output;
 use super::place::Place;
 use super::text::{age, count, printable};
+use crate::admin::Member;
 
 /// Widest column that the others are aligned behind; a longer cell pushes the rest of its own row.
 const COLUMN_WIDTH_MAX: usize = 60;
@@ -64,7 +64,7 @@ fn page(place: &Place, members: &[Member]) -> String {
 }
 
 fn row(member: &Member) -> [String; 4] {
-    let lost = if member.lingering { " (lost, in its grace)" } else { "" };
+    let lost = if member.lingering == Some(true) { " (lost, in its grace)" } else { "" };
     let connection = format!("{}{lost}", printable(&member.connection));
     [member.user_text(), member.state_text(), age(member.age_ms), connection]
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::event::Event;
+use crate::admin::Event;
 use crate::cli::admin_client::{AdminClient, Lines};
 use crate::cli::failure::Failure;
 use crate::cli::place::Place;

@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 
-use super::event::Event;
+use crate::admin::{Event, Member};
 use crate::cli::admin_client::Lines;
 use crate::cli::failure::Failure;
-use crate::cli::member::Member;
 use crate::cli::output;
 use crate::cli::text::{age, clock, count, printable};
 

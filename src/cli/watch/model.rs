@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::event::Event;
 use super::feed::News;
-use super::roster::{Change, Difference, Roster};
-use crate::cli::member::Member;
+use super::roster::{Difference, Roster};
+use crate::admin::{Event, Member};
+use crate::channel::ChangeKind;
 use crate::cli::text::{clipped, printable};
 use crate::ids::Clocks;
 
@@ -23,21 +23,12 @@ pub(super) enum Status {
     },
 }
 
-/// What an entry of the log is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Topic {
-    Enter,
-    Update,
-    Leave,
-    /// The stream itself.
-    Stream,
-}
-
 /// One line of the log, safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub wall_ms: u64,
-    pub topic: Topic,
+    /// `None` for entries about the stream.
+    pub change: Option<ChangeKind>,
     /// Empty for entries about the stream.
     pub user: String,
     pub text: String,
@@ -75,17 +66,6 @@ pub(super) struct Model {
     frozen: Option<Frozen>,
     scrolled: usize,
     page_rows: usize,
-}
-
-/// How to move through the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scroll {
-    Up,
-    Down,
-    PageUp,
-    PageDown,
-    Top,
-    Bottom,
 }
 
 impl Model {
@@ -131,10 +111,10 @@ impl Model {
     }
 
     fn apply(&mut self, now: Clocks, event: &Event) {
-        if let (Some(frozen), Event::Enter(_) | Event::Update(_) | Event::Leave(_)) =
-            (&mut self.frozen, event)
-        {
-            frozen.events += 1;
+        if let Some((change, member)) = event.change() {
+            self.frozen.iter_mut().for_each(|frozen| frozen.events += 1);
+            self.target().change(now.mono_ms, member, change);
+            self.log(now, change, member);
         }
         match event {
             Event::Reset => {
@@ -143,19 +123,7 @@ impl Model {
             }
             Event::Present(member) => self.target().present(now.mono_ms, member),
             Event::Ready { .. } => self.complete(now),
-            Event::Enter(member) => {
-                self.target().change(now.mono_ms, member, Change::Entered);
-                self.log(now, Topic::Enter, member);
-            }
-            Event::Update(member) => {
-                self.target().change(now.mono_ms, member, Change::Updated);
-                self.log(now, Topic::Update, member);
-            }
-            Event::Leave(member) => {
-                self.target().leave(now.mono_ms, member);
-                self.log(now, Topic::Leave, member);
-            }
-            Event::Unknown => {}
+            Event::Enter(_) | Event::Update(_) | Event::Leave(_) | Event::Unknown => {}
         }
     }
 
@@ -170,16 +138,13 @@ impl Model {
         self.page_rows = rows;
     }
 
-    pub fn scroll(&mut self, scroll: Scroll) {
-        let page = self.page_rows.max(1);
-        self.scroll_to(match scroll {
-            Scroll::Up => self.scrolled.saturating_sub(1),
-            Scroll::Down => self.scrolled + 1,
-            Scroll::PageUp => self.scrolled.saturating_sub(page),
-            Scroll::PageDown => self.scrolled + page,
-            Scroll::Top => 0,
-            Scroll::Bottom => usize::MAX,
-        });
+    pub fn page_rows(&self) -> isize {
+        self.page_rows.max(1) as isize
+    }
+
+    /// Moves through the table, down or, for a negative number, up.
+    pub fn scroll(&mut self, rows: isize) {
+        self.scroll_to(self.scrolled.saturating_add_signed(rows));
     }
 
     /// Freezes what is shown, or lets it catch up.
@@ -228,7 +193,7 @@ impl Model {
     fn note(&mut self, now: Clocks, text: &str) {
         self.push(Entry {
             wall_ms: now.wall_ms,
-            topic: Topic::Stream,
+            change: None,
             user: String::new(),
             text: printable(text).into_owned(),
             connection: String::new(),
@@ -236,10 +201,10 @@ impl Model {
         });
     }
 
-    fn log(&mut self, now: Clocks, topic: Topic, member: &Member) {
+    fn log(&mut self, now: Clocks, change: ChangeKind, member: &Member) {
         self.push(Entry {
             wall_ms: member.at_ms.unwrap_or(now.wall_ms),
-            topic,
+            change: Some(change),
             user: member.user_text(),
             text: clipped(member.state_text()),
             connection: member.connection.clone(),
@@ -257,14 +222,17 @@ impl Model {
     }
 }
 
+/// Whether both are updates of the same member.
 fn is_continued(latest: &Entry, entry: &Entry) -> bool {
     let member = |entry: &Entry| (entry.user.clone(), entry.connection.clone());
-    latest.topic == Topic::Update && entry.topic == Topic::Update && member(latest) == member(entry)
+    [latest.change, entry.change] == [Some(ChangeKind::Update); 2]
+        && member(latest) == member(entry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::ChangeKind::{Enter, Leave, Update};
     use crate::cli::watch::roster::FLASH_MS;
 
     fn at(ms: u64) -> Clocks {
@@ -301,9 +269,9 @@ mod tests {
         model.scene(0).0.roster.rows().map(|row| row.user.as_str()).collect()
     }
 
-    fn log(model: &Model) -> Vec<(Topic, &str, u64)> {
+    fn log(model: &Model) -> Vec<(Option<ChangeKind>, &str, u64)> {
         let log = model.scene(0).0.log.iter();
-        log.map(|entry| (entry.topic, entry.user.as_str(), entry.times)).collect()
+        log.map(|entry| (entry.change, entry.user.as_str(), entry.times)).collect()
     }
 
     #[test]
@@ -324,7 +292,7 @@ mod tests {
         }
         assert_eq!(users(&model), ["a", "b"]);
         assert!(model.is_animated());
-        let expected = [(Topic::Leave, "b", 1), (Topic::Update, "a", 1), (Topic::Enter, "b", 1)];
+        let expected = [(Some(Leave), "b", 1), (Some(Update), "a", 1), (Some(Enter), "b", 1)];
         assert_eq!(log(&model), expected);
         model.tick(10 + FLASH_MS);
         assert_eq!(users(&model), ["a"]);
@@ -337,7 +305,7 @@ mod tests {
         for (user, state) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5)] {
             model.hear(at(10), event("update", user, state));
         }
-        let expected = [(Topic::Update, "a", 1), (Topic::Update, "b", 1), (Topic::Update, "a", 3)];
+        let expected = [(Some(Update), "a", 1), (Some(Update), "b", 1), (Some(Update), "a", 3)];
         assert_eq!(log(&model), expected);
         assert_eq!(model.scene(0).0.log[2].text, r#"{"x": 3}"#);
     }
@@ -373,7 +341,7 @@ mod tests {
         }
         assert_eq!(model.status, Status::Lost { retry_at_ms: 900 });
         assert_eq!(users(&model), ["a"]);
-        assert_eq!(log(&model), [(Topic::Stream, "", 1)]);
+        assert_eq!(log(&model), [(None, "", 1)]);
         model.hear(at(900), News::Opened);
         model.hear(at(901), ready(0));
         assert_eq!((users(&model), &model.status), (vec![], &Status::Live));
@@ -407,21 +375,22 @@ mod tests {
         let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
         let mut model = live(&names.iter().map(String::as_str).collect::<Vec<_>>());
         model.set_page(4);
+        let page = model.page_rows();
         let moves = [
-            (Scroll::Up, 0),
-            (Scroll::Down, 1),
-            (Scroll::PageDown, 5),
-            (Scroll::PageDown, 6),
-            (Scroll::Down, 6),
-            (Scroll::PageUp, 2),
-            (Scroll::Bottom, 6),
-            (Scroll::Top, 0),
+            (-1, 0),
+            (1, 1),
+            (page, 5),
+            (page, 6),
+            (1, 6),
+            (-page, 2),
+            (isize::MAX, 6),
+            (isize::MIN, 0),
         ];
-        for (scroll, scrolled) in moves {
-            model.scroll(scroll);
-            assert_eq!(model.scrolled(), scrolled, "{scroll:?}");
+        for (rows, scrolled) in moves {
+            model.scroll(rows);
+            assert_eq!(model.scrolled(), scrolled, "{rows}");
         }
-        model.scroll(Scroll::Bottom);
+        model.scroll(isize::MAX);
         model.hear(at(50), News::Opened);
         model.hear(at(51), ready(0));
         model.tick(52);

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::feed::News;
-use super::model::{Model, Scroll};
+use super::model::Model;
 use super::{tty, view};
 use crate::cli::place::Place;
 use crate::cli::{ending, failure::Failure};
@@ -125,12 +125,12 @@ impl<'p> Screen<'p> {
             KeyCode::Char('c') if is_control => return Found::End,
             KeyCode::Char('q') | KeyCode::Esc => return Found::End,
             KeyCode::Char('p') => self.model.toggle_pause(self.now().mono_ms),
-            KeyCode::Char('j') | KeyCode::Down => self.model.scroll(Scroll::Down),
-            KeyCode::Char('k') | KeyCode::Up => self.model.scroll(Scroll::Up),
-            KeyCode::PageDown => self.model.scroll(Scroll::PageDown),
-            KeyCode::PageUp => self.model.scroll(Scroll::PageUp),
-            KeyCode::Home => self.model.scroll(Scroll::Top),
-            KeyCode::End => self.model.scroll(Scroll::Bottom),
+            KeyCode::Char('j') | KeyCode::Down => self.model.scroll(1),
+            KeyCode::Char('k') | KeyCode::Up => self.model.scroll(-1),
+            KeyCode::PageDown => self.model.scroll(self.model.page_rows()),
+            KeyCode::PageUp => self.model.scroll(-self.model.page_rows()),
+            KeyCode::Home => self.model.scroll(isize::MIN),
+            KeyCode::End => self.model.scroll(isize::MAX),
             _ => return Found::Nothing,
         }
         Found::Something

@@ -6,8 +6,9 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row as TableRow, Table};
 
-use super::model::{Entry, Model, Scene, Status, Topic};
-use super::roster::{Change, Flash, Row};
+use super::model::{Entry, Model, Scene, Status};
+use super::roster::{Flash, Row};
+use crate::channel::ChangeKind;
 use crate::cli::place::Place;
 use crate::cli::text::{Token, age, clock, count, printable, tokens};
 
@@ -157,17 +158,23 @@ fn table_row<'a>(row: &'a Row, columns: &Columns, shown_ms: u64) -> TableRow<'a>
     TableRow::new(cells).style(flash.unwrap_or_default())
 }
 
+fn name_and_colour(change: ChangeKind) -> (&'static str, Color) {
+    match change {
+        ChangeKind::Enter => ("enter", Color::Green),
+        ChangeKind::Update => ("update", Color::Yellow),
+        ChangeKind::Leave => ("leave", Color::Red),
+    }
+}
+
 /// Inverse at first, then bold, then plain.
 fn flash_style(flash: Flash, shown_ms: u64) -> Style {
-    let colour = match flash.change {
-        Change::Entered => Color::Green,
-        Change::Updated => Color::Yellow,
-        Change::Left => Color::Red,
-    };
+    let (_, colour) = name_and_colour(flash.change);
     match flash.phase(shown_ms) {
         0 => Style::new().fg(Color::Black).bg(colour),
         1 => Style::new().fg(colour).add_modifier(Modifier::BOLD),
-        _ if flash.change == Change::Left => Style::new().fg(colour).add_modifier(Modifier::DIM),
+        _ if flash.change == ChangeKind::Leave => {
+            Style::new().fg(colour).add_modifier(Modifier::DIM)
+        }
         _ => Style::new().fg(colour),
     }
 }
@@ -191,16 +198,11 @@ fn log<'a>(scene: &'a Scene, area: Rect) -> Paragraph<'a> {
 }
 
 fn log_line(entry: &Entry) -> Line<'_> {
-    let (word, colour) = match entry.topic {
-        Topic::Enter => ("enter ", Color::Green),
-        Topic::Update => ("update", Color::Yellow),
-        Topic::Leave => ("leave ", Color::Red),
-        Topic::Stream => ("stream", Color::Cyan),
-    };
+    let (name, colour) = entry.change.map_or(("stream", Color::Cyan), name_and_colour);
     let times = if entry.times > 1 { format!("×{} ", entry.times) } else { String::new() };
     let mut line = vec![
         format!("{} ", clock(entry.wall_ms)).dim(),
-        Span::styled(word, colour),
+        Span::styled(format!("{name:<6}"), colour),
         Span::raw(" "),
     ];
     if !entry.user.is_empty() {
@@ -240,9 +242,9 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::buffer::Buffer;
 
-    use super::super::event::Event;
     use super::super::feed::News;
     use super::*;
+    use crate::admin::Event;
     use crate::cli::place::tests::place as place_of;
     use crate::ids::Clocks;
 
@@ -375,7 +377,7 @@ mod tests {
         let names: Vec<String> = (0..30).map(|number| format!("user{number:02}")).collect();
         let mut model = live(&names.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(screen(&model, 0)[2].contains("user00"));
-        model.scroll(super::super::model::Scroll::Bottom);
+        model.scroll(isize::MAX);
         let screen = screen(&model, 0);
         assert!(screen[8].contains("user29"), "{screen:#?}");
         assert!(screen[0].contains("from the 24."), "{}", screen[0]);
