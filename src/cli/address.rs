@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 /// An IP address or a host name, with a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address(String);
@@ -61,17 +63,9 @@ impl fmt::Display for Address {
 
 /// Everything but unreserved characters (RFC 3986 section 2.3) as `%XX`.
 pub(super) fn percent_encoded(name: &str) -> String {
-    use std::fmt::Write;
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a `String` cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    const RESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(name, RESERVED).to_string()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod address;
 mod admin_client;
 mod config;
+mod credential;
 mod ending;
 mod failure;
 mod member;

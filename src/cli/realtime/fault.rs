@@ -1,5 +1,6 @@
 //! Why a connection to the server ended, or was never made.
 
+use crate::cli::failure::Failure;
 use crate::client::protocol::{Awaited, Closed, Refused};
 use crate::error::Retry;
 use crate::wire::foony::ErrorCode;
@@ -13,6 +14,33 @@ pub(in crate::cli) enum Fault {
     Lost(String),
     /// The protocol ended it.
     Closed(Closed),
+}
+
+/// Why a command stopped using a connection before it was done.
+#[derive(Debug)]
+pub(in crate::cli) enum Stop {
+    /// The connection is over; the command can go on with another one.
+    Fault(Fault),
+    /// The request cannot be fulfilled.
+    Failure(Failure),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<Closed> for Stop {
+    fn from(closed: Closed) -> Self {
+        Stop::Fault(Fault::Closed(closed))
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failure(failure)
+    }
 }
 
 impl From<Closed> for Fault {

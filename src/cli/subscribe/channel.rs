@@ -66,19 +66,14 @@ enum Phase {
     Settled,
 }
 
-/// Why history is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// To print that many messages, and to learn which one is the newest.
-    Begin { messages: usize },
-    /// To print what is still there of all that followed a serial.
-    ReadBack { after: u64 },
-}
-
 /// Pages of history so far.
 #[derive(Debug)]
 struct Pages {
-    purpose: Purpose,
+    /// The serial behind which the messages are read that followed it; `None` when the newest ones
+    /// are read to begin with.
+    after: Option<u64>,
+    /// Most messages to print.
+    wanted: usize,
     /// Lines and their serials, oldest first.
     lines: VecDeque<(u64, Line)>,
     bytes: usize,
@@ -88,8 +83,8 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(purpose: Purpose) -> Self {
-        Pages { purpose, lines: VecDeque::new(), bytes: 0, newest: 0, before: 0 }
+    fn new(after: Option<u64>, wanted: usize) -> Self {
+        Pages { after, wanted, lines: VecDeque::new(), bytes: 0, newest: 0, before: 0 }
     }
 
     /// Puts an older page, oldest first, in front of the others. Is there one more to ask for?
@@ -107,29 +102,17 @@ impl Pages {
         is_older && oldest > self.after() && self.missing() > 0 && self.bytes < HISTORY_BYTES_MAX
     }
 
-    /// Messages up to this serial are not wanted.
     fn after(&self) -> u64 {
-        match self.purpose {
-            Purpose::Begin { .. } => 0,
-            Purpose::ReadBack { after } => after,
-        }
-    }
-
-    /// Most messages that are wanted.
-    fn wanted(&self) -> usize {
-        match self.purpose {
-            Purpose::Begin { messages } => messages,
-            Purpose::ReadBack { .. } => READ_BACK_MAX,
-        }
+        self.after.unwrap_or(0)
     }
 
     fn missing(&self) -> usize {
-        self.wanted().saturating_sub(self.lines.len())
+        self.wanted.saturating_sub(self.lines.len())
     }
 
     /// The lines that are wanted of those before a serial.
     fn into_lines(self, end: u64) -> impl Iterator<Item = Line> {
-        let (after, wanted) = (self.after(), self.wanted());
+        let (after, wanted) = (self.after(), self.wanted);
         let mut lines = self.lines;
         lines.retain(|(serial, _)| *serial > after && *serial < end);
         let surplus = lines.len().saturating_sub(wanted);
@@ -196,7 +179,7 @@ impl Channel {
     /// The subscription is acknowledged, and everything it missed was delivered if `resumed`.
     pub fn acknowledged(&mut self, resumed: Option<bool>) {
         match self.cursor {
-            Cursor::Unknown => self.begin(),
+            Cursor::Unknown => self.ask_page(Pages::new(None, self.history)),
             Cursor::Empty => self.fetch(0),
             Cursor::At(serial) if serial == self.joined_from && resumed != Some(true) => {
                 // A server that has the message behind the cursor would go on from there. So all
@@ -254,10 +237,10 @@ impl Channel {
     /// Prints what came before the messages that were delivered meanwhile.
     fn print_history(&mut self, pages: Pages) {
         let held = self.held.first();
-        let newest = match (pages.purpose, held) {
+        let newest = match (pages.after, held) {
             (_, None) => pages.newest.max(self.head),
-            (Purpose::Begin { .. }, Some(held)) => pages.newest.min(held - 1),
-            (Purpose::ReadBack { .. }, Some(held)) => held - 1,
+            (None, Some(held)) => pages.newest.min(held - 1),
+            (Some(_), Some(held)) => held - 1,
         };
         self.print(pages.into_lines(held.unwrap_or(u64::MAX)));
         self.cursor = if newest > 0 { Cursor::At(newest) } else { Cursor::Empty };
@@ -358,16 +341,11 @@ impl Channel {
         self.effects.push_back(Effect::Note(text));
     }
 
-    /// Looks where the channel is, and prints what is wanted of its past.
-    fn begin(&mut self) {
-        self.ask_page(Pages::new(Purpose::Begin { messages: self.history }));
-    }
-
     /// Prints what is left of the messages that followed a serial.
     fn read_back(&mut self, serial: u64, after: u64) {
         self.note_missed(serial);
         self.cursor = Cursor::Unknown;
-        self.ask_page(Pages::new(Purpose::ReadBack { after }));
+        self.ask_page(Pages::new(Some(after), READ_BACK_MAX));
     }
 
     fn ask_page(&mut self, pages: Pages) {

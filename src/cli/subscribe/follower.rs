@@ -6,10 +6,10 @@ use crossbeam_channel::Receiver;
 
 use super::channel::{Channel, Effect};
 use super::line::{member_line, reset_line};
-use super::printer::{Printer, Wanted};
+use super::printer::Printer;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::cli::realtime::{Fault, Next, Session, advised};
+use crate::cli::realtime::{Fault, Next, Session, Stop, advised};
 use crate::client::protocol::{Closed, Event, Outbound, Refused};
 use crate::wire::foony::{self, Cursor, Delivery, Request};
 
@@ -18,33 +18,6 @@ use crate::wire::foony::{self, Cursor, Delivery, Request};
 pub(super) enum Presence {
     Shown,
     Hidden,
-}
-
-/// Why a connection stopped before its command was done.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// The connection: another one may go on.
-    Fault(Fault),
-    /// What was asked for cannot be done.
-    Failure(Failure),
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Stop::Fault(fault)
-    }
-}
-
-impl From<Closed> for Stop {
-    fn from(closed: Closed) -> Self {
-        Stop::Fault(Fault::Closed(closed))
-    }
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Stop::Failure(failure)
-    }
 }
 
 /// What a request was about.
@@ -61,7 +34,6 @@ pub(super) struct Follower {
     channels: Vec<Channel>,
     presence: Presence,
     printer: Printer,
-    stop: Receiver<()>,
     /// Channel and purpose of the requests without an answer.
     asked: BTreeMap<u64, (usize, Asked)>,
     connections: u64,
@@ -69,19 +41,9 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub fn new(
-        channels: Vec<Channel>,
-        presence: Presence,
-        printer: Printer,
-        stop: Receiver<()>,
-    ) -> Self {
+    pub fn new(channels: Vec<Channel>, presence: Presence, printer: Printer) -> Self {
         let (asked, connections, is_complete) = (BTreeMap::new(), 0, false);
-        Follower { channels, presence, printer, stop, asked, connections, is_complete }
-    }
-
-    /// Receives when somebody asks the command to end.
-    pub fn stop(&self) -> &Receiver<()> {
-        &self.stop
+        Follower { channels, presence, printer, asked, connections, is_complete }
     }
 
     /// Did the last connection get as far as waiting for new messages only?
@@ -89,18 +51,15 @@ impl Follower {
         self.is_complete
     }
 
-    /// Prints what arrives on a connection until there is enough or somebody ends it.
-    ///
-    /// # Errors
-    /// The connection is over, or something is refused for good.
-    pub fn follow(&mut self, session: &mut Session) -> Result<(), Stop> {
+    /// Prints what arrives on a connection until enough is printed or `stop` receives.
+    pub fn follow(&mut self, session: &mut Session, stop: &Receiver<()>) -> Result<(), Stop> {
         self.begin(session.out());
-        let stop = self.stop.clone();
         loop {
-            if self.printer.flush()? == Wanted::Nothing {
+            self.printer.flush()?;
+            if self.printer.is_done() {
                 return Ok(());
             }
-            let next = session.next(&stop, |out, event| self.take(out, event));
+            let next = session.next(stop, |out, event| self.take(out, event));
             // What was read before a fault is printed.
             self.printer.flush()?;
             match next? {

@@ -9,18 +9,14 @@ mod held;
 mod line;
 mod printer;
 
-use std::time::Duration;
-
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::ending;
 use super::failure::Failure;
-use super::output;
-use super::realtime::{Caller, Fault, Login, Session, WhenLost};
+use super::realtime::Login;
 use channel::Channel;
-use follower::{Follower, Presence, Stop};
+use follower::{Follower, Presence};
 use printer::Printer;
 
 /// Print the messages of channels as they are published
@@ -66,7 +62,7 @@ impl Subscribe {
             let why = "every channel has serials of its own: give one channel with it";
             return Err(Failure::usage("--from", why));
         }
-        let caller = self.login.caller()?.about(&self.channels[0]);
+        let mut caller = self.login.caller(&self.channels[0], u32::MAX)?;
         let presence = if self.presence { Presence::Shown } else { Presence::Hidden };
         let printer = Printer::new(self.count);
         let mut names = self.channels;
@@ -74,61 +70,14 @@ impl Subscribe {
         names.dedup();
         let channel = |name| Channel::new(name, self.from, self.history as usize);
         let channels = names.into_iter().map(channel).collect();
-        let follower = Follower::new(channels, presence, printer, ending::begin()?);
-        follow(caller, follower, self.login.when_lost())
-    }
-}
-
-/// Follows from one connection to the next.
-fn follow(mut caller: Caller, mut follower: Follower, when_lost: WhenLost) -> Result<(), Failure> {
-    let mut session = caller.connect().map_err(|fault| caller.failure(&fault))?;
-    loop {
-        let stop = follower.follow(&mut session);
-        if follower.is_complete() {
-            caller.succeeded();
-        }
-        let fault = match stop {
-            Ok(()) => {
-                session.close();
-                return Ok(());
+        let mut follower = Follower::new(channels, presence, printer);
+        let stop = ending::begin()?;
+        caller.run(&stop, |caller, session| {
+            let followed = follower.follow(session, &stop);
+            if follower.is_complete() {
+                caller.succeeded();
             }
-            Err(Stop::Failure(failure)) => return Err(failure),
-            Err(Stop::Fault(fault)) => fault,
-        };
-        drop(session);
-        let again = reconnect(&mut caller, fault, when_lost, follower.stop())?;
-        let Some(next) = again else { return Ok(()) };
-        session = next;
+            followed
+        })
     }
-}
-
-/// A new connection; `None` when somebody would rather end.
-fn reconnect(
-    caller: &mut Caller,
-    mut fault: Fault,
-    when_lost: WhenLost,
-    stop: &Receiver<()>,
-) -> Result<Option<Session>, Failure> {
-    loop {
-        let failure = caller.failure(&fault);
-        if when_lost == WhenLost::Fail || !fault.may_pass() {
-            return Err(failure);
-        }
-        let wait = caller.wait();
-        output::note(&format!("{}; connecting again in {} s", failure.message(), wait.as_secs()));
-        if is_stopped_within(wait, stop) {
-            return Ok(None);
-        }
-        match caller.connect() {
-            Ok(session) => {
-                output::note("connected again");
-                return Ok(Some(session));
-            }
-            Err(next) => fault = next,
-        }
-    }
-}
-
-fn is_stopped_within(wait: Duration, stop: &Receiver<()>) -> bool {
-    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }

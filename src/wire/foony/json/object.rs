@@ -167,7 +167,7 @@ impl<'a> Object<'a> {
 }
 
 impl Action {
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Action::Enter => "enter",
             Action::Leave => "leave",
