@@ -92,19 +92,11 @@ fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
 }
 
 /// Asymmetric signature algorithms (RFC 7518 section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum SignatureAlgorithm {
     Rs256,
     Es256,
-}
-
-impl fmt::Display for SignatureAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SignatureAlgorithm::Rs256 => "RS256",
-            SignatureAlgorithm::Es256 => "ES256",
-        })
-    }
 }
 
 /// Key material. It determines the algorithm of the key's tokens.

@@ -6,7 +6,6 @@
 
 mod check;
 pub mod dev_key;
-mod error;
 mod explain;
 mod exposure;
 mod keys;
@@ -18,17 +17,32 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use thiserror::Error;
 use toml::de::DeTable;
 
 use crate::policy::{Policies, Policy};
 
 pub use dev_key::create_data_dir;
-pub use error::ConfigError;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
     Admin, AdminMetrics, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen,
     Namespace, ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
 };
+
+/// One line, `what: why`, that says what to do. The command line prints it after `error: ` and
+/// exits with 78 (`EX_CONFIG` of sysexits.h).
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what}: {why}")]
+pub struct ConfigError {
+    what: String,
+    why: String,
+}
+
+impl ConfigError {
+    fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
+        ConfigError { what: what.into(), why: why.into() }
+    }
+}
 
 impl Config {
     /// Parses and validates a configuration. `origin`: its file, for errors; relative paths in it

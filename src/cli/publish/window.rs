@@ -66,33 +66,22 @@ impl Window {
             *slot = Some(answer);
         }
         let mut serials = Vec::new();
-        while let Some((sent, answer)) = self.pop_done() {
+        while let Some(answer) = self.sent.front_mut().and_then(|(_, answer)| answer.take()) {
+            let Some((sent, _)) = self.sent.pop_front() else { break };
             self.bytes -= sent.data.len();
-            match answer {
-                Ok(serial) => {
+            match (answer, &mut self.refused) {
+                (Ok(serial), refused) => {
                     serials.push(serial);
-                    self.refused.iter_mut().for_each(|refused| refused.accepted_after += 1);
+                    refused.iter_mut().for_each(|refused| refused.accepted_after += 1);
                 }
-                Err(refusal) => self.refuse(sent.number, refusal),
+                (Err(_), Some(first)) => first.refused_after += 1,
+                (Err(refusal), first) => {
+                    let (number, accepted_after, refused_after) = (sent.number, 0, 0);
+                    *first = Some(FirstRefusal { number, refusal, accepted_after, refused_after });
+                }
             }
         }
         serials
-    }
-
-    fn pop_done(&mut self) -> Option<(Sent, Result<u64, Refused>)> {
-        let answer = self.sent.front_mut()?.1.take()?;
-        self.sent.pop_front().map(|(sent, _)| (sent, answer))
-    }
-
-    fn refuse(&mut self, number: u64, refusal: Refused) {
-        match &mut self.refused {
-            Some(first) => first.refused_after += 1,
-            None => {
-                let (accepted_after, refused_after) = (0, 0);
-                self.refused =
-                    Some(FirstRefusal { number, refusal, accepted_after, refused_after });
-            }
-        }
     }
 
     /// What was refused first, if anything was.

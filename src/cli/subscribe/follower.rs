@@ -170,35 +170,30 @@ impl Follower {
     }
 
     fn do_effects(&mut self, out: &mut Outbound) {
-        for index in 0..self.channels.len() {
-            self.do_effects_of(index, out);
-        }
-    }
-
-    fn do_effects_of(&mut self, index: usize, out: &mut Outbound) {
-        let channel = &mut self.channels[index];
-        while let Some(effect) = channel.poll_effect() {
-            let name = || (&*channel.name).into();
-            let (id, asked) = match effect {
-                Effect::Print(line) => {
-                    self.printer.push(&line);
-                    continue;
-                }
-                Effect::Note(text) => {
-                    output::note(&text);
-                    continue;
-                }
-                Effect::AskHistory { limit, before } => {
-                    let before = Cursor::at(before);
-                    let history = |id| Request::History { id, channel: name(), limit, before };
-                    (out.request(history), Asked::History)
-                }
-                Effect::AskFetch { from } => {
-                    let fetch = |id| Request::Fetch { id, channel: name(), from_serial: from };
-                    (out.request(fetch), Asked::Fetch)
-                }
-            };
-            self.asked.insert(id, (index, asked));
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            while let Some(effect) = channel.poll_effect() {
+                let name = || (&*channel.name).into();
+                let (id, asked) = match effect {
+                    Effect::Print(line) => {
+                        self.printer.push(&line);
+                        continue;
+                    }
+                    Effect::Note(text) => {
+                        output::note(&text);
+                        continue;
+                    }
+                    Effect::AskHistory { limit, before } => {
+                        let before = Cursor::at(before);
+                        let history = |id| Request::History { id, channel: name(), limit, before };
+                        (out.request(history), Asked::History)
+                    }
+                    Effect::AskFetch { from } => {
+                        let fetch = |id| Request::Fetch { id, channel: name(), from_serial: from };
+                        (out.request(fetch), Asked::Fetch)
+                    }
+                };
+                self.asked.insert(id, (index, asked));
+            }
         }
     }
 }

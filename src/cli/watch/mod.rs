@@ -50,9 +50,6 @@ impl Watch {
             return screen::run(&self.place, feed::start(client, &self.place, lines)?);
         }
         ending::exit_with_output()?;
-        match self.json {
-            true => lines::print_json(follow()?),
-            false => lines::print_text(follow()?),
-        }
+        lines::print(follow()?, if self.json { lines::json } else { lines::text })
     }
 }
