@@ -1,5 +1,5 @@
-//! The configuration file as an operator meets it: what is accepted, what each mistake is answered,
-//! what is shown, and the files around it.
+//! The configuration file: accepted values, the error of each mistake, `print` and `explain`, and
+//! the files that it names.
 #![cfg(feature = "server")]
 
 use std::fs::{self, Permissions};

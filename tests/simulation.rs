@@ -6,24 +6,24 @@
 //! HEADCOUNT_SEED=42      ... -- --nocapture        replays one seed and prints what happens
 //! ```
 //!
-//! Can it find anything? Bugs planted by hand, one at a time, and how many seeds, counted from 0,
-//! it took until one failed (`tests/shards.rs` has the scenes):
+//! Detection power: bugs planted by hand, one at a time, and the number of seeds, counted from 0,
+//! until one failed (`tests/shards.rs` has the scenes):
 //!
 //! | planted bug | seeds | scenes |
 //! |---|---|---|
 //! | the home never sends `Unsubscribe` | 1 | - |
 //! | a tick that a full mailbox refused does not make its home stale | 39 | 1 |
 //! | a `Leave` is dropped when the mailbox is full | 19 | - |
-//! | what waits for a mailbox is sent in reverse | 31 | - |
-//! | mailboxes are filled beyond their room | 6 | - |
+//! | envelopes that wait for a mailbox are sent in reverse | 31 | - |
+//! | mailboxes are filled beyond their capacity | 6 | - |
 //! | a snapshot is dropped when the mailbox is full | 99 | - |
 //! | a state that the mailbox refused is forgotten | 5 | 2 |
 //! | ticks go to the excepted sender too | 1 | 2 |
-//! | a hand-off loses the unread bytes | 1 | 2 |
-//! | a hand-off loses the first message | 1 | 5 |
-//! | a hand-off loses unsent answers | 3 | - |
+//! | a handoff loses the unread bytes | 1 | 2 |
+//! | a handoff loses the first message | 1 | 5 |
+//! | a handoff loses unsent answers | 3 | - |
 //! | the grace has no timer | 1 | 3 |
-//! | nobody is told when a grace is over | 1 | 1 |
+//! | no leave event at the end of a grace | 1 | 1 |
 //! | a resumed member still counts as lost | 5 | - |
 //! | a lost connection leaves at once | 45 | 1 |
 //! | a clean close has a grace | 1 | 1 |
@@ -37,9 +37,9 @@
 //! | a throttled receiver has no timer | 20 | 1 |
 //! | entering and leaving in one tick is still an enter | 59 | - |
 //! | leaving and entering in one tick withholds the set | 525 | unit test |
-//! | a user with another session is said to have left | 3 | - |
+//! | a leave event for a user with another session | 3 | - |
 //! | ages count from the start of the process | 1 | - |
-//! | a refused newcomer stays a subscriber | never: no run fills a channel | 1 |
+//! | a refused new member stays a subscriber | never: no run fills a channel | 1 |
 //! | a hot channel is not announced | never: only placement differs | 2 |
 
 mod fake_sockets;
@@ -53,11 +53,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use simulation::foony;
 use simulation::run::Run;
 
-/// Seeds that one `cargo test` tries of each kind unless `HEADCOUNT_SEEDS` says otherwise.
+/// Seeds of each kind in one `cargo test`, unless `HEADCOUNT_SEEDS` is set.
 const SEEDS: u64 = 2000;
 const FOONY_SEEDS: u64 = 4000;
 
-/// Which clients a run is about, and the test that runs it.
+/// The kind of clients of a run, and the test that runs it.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Sync,
@@ -105,7 +105,7 @@ fn failure(kind: Kind, seed: u64, trace: bool) -> Option<String> {
     ))
 }
 
-/// Tries the seeds that the environment says, else `seeds`.
+/// Tries the seeds of the environment, else `seeds`.
 fn search(kind: Kind, seeds: u64) {
     if let Some(seed) = variable("HEADCOUNT_SEED") {
         return assert_eq!(failure(kind, seed, true), None);

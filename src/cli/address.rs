@@ -1,4 +1,4 @@
-//! Where a server is asked, and how a name is written in its paths.
+//! Addresses of servers, and names in URL paths.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub(super) struct Address(String);
 
 impl Address {
-    /// Does it name this host by itself? No other machine is asked what it means.
+    /// Whether it names this host, without a DNS query.
     pub fn is_loopback(&self) -> bool {
         match self.0.parse::<SocketAddr>() {
             Ok(address) => address.ip().is_loopback(),
@@ -19,7 +19,7 @@ impl Address {
         }
     }
 
-    /// What to connect to, as the standard library resolves it.
+    /// The form that the standard library resolves.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -36,7 +36,7 @@ impl FromStr for Address {
     }
 }
 
-/// Where to reach a server that listens there: all addresses of a host stand for its loopback.
+/// The address to reach a listening server: loopback for an unspecified address.
 impl From<SocketAddr> for Address {
     fn from(mut listening: SocketAddr) -> Self {
         match listening.ip() {

@@ -65,7 +65,7 @@ fn listen() -> io::Result<UnixStream> {
 }
 
 /// Waits for a signal, a standard output that has lost its reader, or a terminal that hung up.
-/// The kernel reports the last two whatever is asked for.
+/// The kernel reports the last two for every set of requested events.
 fn wait(signals: Option<BorrowedFd<'_>>) {
     let (input, output) = (io::stdin(), io::stdout());
     let mut polled = vec![PollFd::from_borrowed_fd(output.as_fd(), PollFlags::empty())];

@@ -1,4 +1,4 @@
-//! `members`: who is present in a channel at this moment.
+//! `members`: the present members of a channel.
 
 use clap::Args;
 use ratatui::text::Line;
@@ -12,15 +12,15 @@ use super::place::Place;
 use super::text::{age, count, printable};
 use crate::admin::Member;
 
-/// Widest column that the others are aligned behind; a longer cell pushes the rest of its own row.
+/// Maximum width of an aligned column; a wider cell shifts the rest of its row.
 const COLUMN_WIDTH_MAX: usize = 60;
 
 const HEADER: [&str; 4] = ["USER", "STATE", "AGE", "CONNECTION"];
 
 /// List who is present in a channel, in the order they joined
 ///
-/// AGE is the time since a member last announced its state. A channel that nobody is in, or that
-/// nobody ever heard of, has no members; that is no error.
+/// AGE is the time since a member last announced its state. An empty or unknown channel has no
+/// members; that is no error.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount members doc:1 --json | jq '.members[].user'")]
 pub(super) struct Members {

@@ -1,4 +1,4 @@
-//! Which channel on which server, and with which credential.
+//! Arguments of the admin commands: channel, server, credential.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use crate::client::protocol::Credential;
 /// App of the development key.
 const APP_DEFAULT: &str = "demo";
 
-/// The channel a command is about, where to ask, and as whom.
+/// The channel of a command, the admin address, and the credential.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Place {
     /// Name of the channel, for example doc:1
@@ -44,7 +44,7 @@ impl Place {
         self.app.clone().or_else(of_key).unwrap_or_else(|| APP_DEFAULT.to_owned())
     }
 
-    /// Path of one question about the channel (`members` or `watch`).
+    /// Path of a resource of the channel (`members` or `watch`).
     pub fn path(&self, question: &str) -> String {
         let (app, channel) = (percent_encoded(&self.app()), percent_encoded(&self.channel));
         format!("/v1/apps/{app}/channels/{channel}/{question}")
@@ -53,7 +53,7 @@ impl Place {
     /// The value of the `Authorization` header; `None` without a credential.
     ///
     /// # Errors
-    /// A key that no server would accept.
+    /// The key is malformed.
     pub fn authorization(&self) -> Result<Option<String>, Failure> {
         self.authorization_from(variable)
     }

@@ -27,7 +27,7 @@ impl Encoding {
     /// The text as the payload of a message.
     ///
     /// # Errors
-    /// Why it is no JSON, and what to do.
+    /// Why it is not JSON, and what to do.
     pub fn encode(self, text: &str) -> Result<Vec<u8>, String> {
         match self {
             Encoding::Text => Ok(Value::from(text).to_string().into_bytes()),
@@ -44,7 +44,7 @@ impl Encoding {
     }
 }
 
-/// What makes a text no JSON value. The server judges by the same rules.
+/// Why a text is not a JSON value, by the rules of the server.
 fn flaw(text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("it is empty".to_owned());
@@ -64,9 +64,6 @@ pub(super) struct Line {
 }
 
 /// Reads standard input until it ends or the receiver is dropped.
-///
-/// # Errors
-/// The thread cannot be started.
 pub(super) fn read(encoding: Encoding) -> io::Result<Receiver<Line>> {
     let (sender, lines) = bounded(WAITING_MAX);
     let reader = thread::Builder::new().name("publish-input".to_owned());

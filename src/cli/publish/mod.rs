@@ -45,7 +45,7 @@ pub(super) struct Publish {
     #[arg(long)]
     ephemeral: bool,
     /// Message id; DATA only. Published again under it by the same client (--client-id, or that of
-    /// a token), a message is stored once [default: made from time and chance]
+    /// a token), a message is stored once [default: made from the time and a random number]
     #[arg(long, value_name = "MESSAGE_ID", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// Take DATA, or each line, as plain text, and publish it as a JSON string

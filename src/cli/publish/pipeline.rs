@@ -1,5 +1,5 @@
-//! One run of `publish`: sends while there is room, prints what was acknowledged,
-//! sends again after a lost connection.
+//! One run of `publish`: sends messages while the window is open, prints the serials of
+//! acknowledged ones, and sends the others again after a lost connection.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,7 +63,7 @@ impl Pipeline {
         self.bad_line.or(self.unprinted).map_or(Ok(()), Err)
     }
 
-    /// Sends what was not acknowledged, then what comes, until every message is acknowledged.
+    /// Sends unacknowledged messages again, then new lines, until every message is acknowledged.
     fn publish(&mut self, caller: &mut Caller, session: &mut Session) -> Result<(), Stop> {
         self.window.resend(|sent| request(session.out(), &self.command, sent));
         if self.window.is_empty() {
@@ -140,7 +140,7 @@ fn message_id(counter: u32) -> String {
     format!("{}-{counter:08x}", now.as_millis())
 }
 
-/// Serials of the messages that are done with an answer of the server.
+/// Serials of the messages that a response of the server completes.
 fn answered(window: &mut Window, event: &Event<'_>) -> Vec<u64> {
     match event {
         Event::Foony(foony::Event::Ack { id, serial, .. }) => window.answer(*id, Ok(*serial)),

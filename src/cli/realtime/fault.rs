@@ -1,14 +1,14 @@
-//! Why a connection to the server ended, or was never made.
+//! Why a connection to the server ended, or could not be made.
 
 use crate::cli::failure::Failure;
 use crate::client::protocol::{Awaited, Closed, Refused};
 use crate::error::Retry;
 use crate::wire::foony::ErrorCode;
 
-/// Why there is no connection (any more). The texts say why, not what.
+/// Why there is no connection. The texts are causes, the `why` of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Fault {
-    /// Nothing answers at the address.
+    /// No server answers at the address.
     Unreachable(String),
     /// The socket or this host ended it.
     Lost(String),
@@ -50,7 +50,7 @@ impl From<Closed> for Fault {
 }
 
 impl Fault {
-    /// May it be different the next time, once a server has been there?
+    /// Whether a new connection to the same server can succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Fault::Unreachable(_) | Fault::Lost(_) => true,

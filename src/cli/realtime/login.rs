@@ -1,4 +1,4 @@
-//! The arguments that say which server, and as whom.
+//! Arguments of the realtime commands: server, credential, client id.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(in crate::cli) struct Login {
     once: bool,
 }
 
-/// A credential, and where it is from.
+/// A credential, and its source.
 type Found = (Credential, String);
 
 impl Login {
@@ -83,8 +83,8 @@ impl Login {
         }))
     }
 
-    /// The key that `serve` keeps for servers without keys, which are those on loopback. No other
-    /// machine is shown it.
+    /// The key that `serve` stores for servers without configured keys, which listen on loopback.
+    /// It is never sent to another machine.
     fn development_key(&self, address: &Address, config: &Config) -> Result<Found, Failure> {
         let no_key =
             |why: &str| Failure::request("no key", format!("{why}: give --key or --token"));

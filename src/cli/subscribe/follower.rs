@@ -1,4 +1,4 @@
-//! One connection of `subscribe`: subscribes, takes events, asks for what is missing.
+//! One connection of `subscribe`: subscribes, handles events, requests missing messages.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use crate::cli::realtime::{Fault, Next, Session, Stop, advised};
 use crate::client::protocol::{Closed, Event, Outbound, Refused};
 use crate::wire::foony::{self, Cursor, Delivery, Request};
 
-/// Is presence wanted?
+/// Whether presence is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
     Shown,
     Hidden,
 }
 
-/// What a request was about.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Subscription,
@@ -46,7 +46,7 @@ impl Follower {
         Follower { channels, presence, printer, asked, connections, is_complete }
     }
 
-    /// Did the last connection get as far as waiting for new messages only?
+    /// Whether every channel of the last connection had only new messages pending.
     pub fn is_complete(&self) -> bool {
         self.is_complete
     }

@@ -1,7 +1,7 @@
 //! `subscribe`: prints what is published in channels, each message once and in order.
 //!
-//! [`channel`] decides what is printed and asked, and knows no socket; [`follower`] runs one
-//! connection, [`line`] writes the lines.
+//! [`channel`] decides which messages are printed and requested, without a socket; [`follower`]
+//! uses one connection, [`line`] formats the lines.
 
 mod channel;
 mod follower;
@@ -24,10 +24,9 @@ use printer::Printer;
 /// One JSON line per message: channel, serial (null when the message is not stored), timestamp
 /// (milliseconds since 1970), clientId, name, id, data, and encoding where there is one.
 ///
-/// It reconnects by itself when the server goes away, and goes on where it was: nothing is left
-/// out or printed twice as long as the server keeps the messages; when it does not, a note on
-/// standard error says so. Ctrl-C, SIGTERM and the end of
-/// its reader or terminal end it with exit code 0.
+/// It reconnects when the connection is lost, and continues from the last message: none is left out
+/// or printed twice while the server stores the messages; otherwise it writes a note to standard
+/// error. Ctrl-C, SIGTERM and the end of its reader or terminal end it with exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount subscribe chat:1 --history 10\n\
                         Example: headcount subscribe log:app | jq -r .data")]
@@ -36,7 +35,7 @@ pub(super) struct Subscribe {
     #[arg(value_name = "CHANNEL", required = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     channels: Vec<String>,
-    /// Begin behind this serial, the last one already seen; one channel only
+    /// Begin after this serial, the last one already seen; one channel only
     #[arg(long, value_name = "SERIAL", conflicts_with = "history")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,

@@ -8,7 +8,7 @@ use crate::cli::output;
 #[derive(Debug)]
 pub(super) struct Printer {
     text: String,
-    /// Messages still to be printed. `None`: all there are.
+    /// Messages still to be printed; `None` for all.
     left: Option<u64>,
 }
 
@@ -27,7 +27,7 @@ impl Printer {
         self.text.push_str(line.text());
     }
 
-    /// Have all messages been taken?
+    /// Whether all messages were taken.
     pub fn is_done(&self) -> bool {
         self.left == Some(0)
     }

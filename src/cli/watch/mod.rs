@@ -1,4 +1,4 @@
-//! `watch`: a channel's members as they come, change and go.
+//! `watch`: the members of a channel, live.
 //!
 //! [`event`] reads the server's lines. What is on the screen is decided by [`model`] and
 //! [`roster`], which know neither terminal nor clock, and drawn by [`view`]; [`screen`] owns the

@@ -1,4 +1,4 @@
-//! What the screen says, decided from news, keys and time alone.
+//! The content of the screen, from stream items, keys and time.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use crate::ids::Clocks;
 /// Entries of the log; earlier ones are forgotten.
 const LOG_ENTRIES_MAX: usize = 200;
 
-/// How the stream is.
+/// State of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// Connected, and the present set is not complete.
@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub times: u64,
 }
 
-/// Everything that a pause freezes.
+/// The content that a pause freezes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scene {
     pub roster: Roster,
@@ -59,9 +59,9 @@ pub(super) struct Model {
     live: Scene,
     /// A present set that is being received; changes belong to it until it is complete.
     incoming: Option<Roster>,
-    /// Whether there was a complete present set before.
-    is_acquainted: bool,
-    /// Why the last attempt failed, so that the log says it once; `None` once live.
+    /// Whether a present set was complete before.
+    had_snapshot: bool,
+    /// Why the last attempt failed, to log it once; `None` once live.
     lost_why: Option<String>,
     frozen: Option<Frozen>,
     scrolled: usize,
@@ -74,7 +74,7 @@ impl Model {
             status: Status::Joining,
             live: Scene::default(),
             incoming: None,
-            is_acquainted: false,
+            had_snapshot: false,
             lost_why: None,
             frozen: None,
             scrolled: 0,
@@ -82,7 +82,7 @@ impl Model {
         }
     }
 
-    /// What is shown, and the time it shows.
+    /// The shown content, and its time.
     pub fn scene(&self, now_ms: u64) -> (&Scene, u64) {
         self.frozen.as_ref().map_or((&self.live, now_ms), |frozen| (&frozen.scene, frozen.since_ms))
     }
@@ -97,12 +97,12 @@ impl Model {
         self.scrolled
     }
 
-    /// Does the screen change with time alone, beyond ages?
+    /// Whether the screen changes without events, apart from ages.
     pub fn is_animated(&self) -> bool {
         self.frozen.is_none() && self.live.roster.is_flashing()
     }
 
-    pub fn hear(&mut self, now: Clocks, news: News) {
+    pub fn apply_item(&mut self, now: Clocks, news: News) {
         match news {
             News::Opened => self.begin(),
             News::Event(event) => self.apply(now, &event),
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// Lets flashes fade, those who left vanish, and the scroll position fit the rows.
+    /// Ends highlights, removes rows of members that left, and limits the scroll position.
     pub fn tick(&mut self, now_ms: u64) {
         self.live.roster.tick(now_ms);
         self.scroll_to(self.scrolled);
@@ -147,7 +147,7 @@ impl Model {
         self.scroll_to(self.scrolled.saturating_add_signed(rows));
     }
 
-    /// Freezes what is shown, or lets it catch up.
+    /// Freezes the shown content, or shows the current one again.
     pub fn toggle_pause(&mut self, now_ms: u64) {
         self.frozen = match self.frozen.take() {
             Some(_) => None,
@@ -169,11 +169,11 @@ impl Model {
         self.status = Status::Live;
         self.lost_why = None;
         let Some(mut roster) = self.incoming.take() else { return };
-        if self.is_acquainted {
+        if self.had_snapshot {
             let Difference { arrived, gone } = roster.compare(now.mono_ms, &self.live.roster);
             self.note(now, &format!("up to date again: {arrived} came and {gone} left meanwhile"));
         }
-        self.is_acquainted = true;
+        self.had_snapshot = true;
         self.live.roster = roster;
     }
 
@@ -251,11 +251,11 @@ mod tests {
         News::Event(Event::Ready { members })
     }
 
-    /// A model that has heard `news`, one each millisecond.
+    /// A model with `news` applied, one each millisecond.
     fn model(news: impl IntoIterator<Item = News>) -> Model {
         let mut model = Model::new();
         for (ms, news) in (0..).zip(news) {
-            model.hear(at(ms), news);
+            model.apply_item(at(ms), news);
         }
         model
     }
@@ -278,7 +278,7 @@ mod tests {
     fn the_present_set_appears_at_once_when_complete_and_is_no_news() {
         let mut model = model([News::Opened, event("present", "a", 0), event("present", "b", 0)]);
         assert_eq!((users(&model), &model.status), (vec![], &Status::Joining));
-        model.hear(at(9), ready(2));
+        model.apply_item(at(9), ready(2));
         assert_eq!((users(&model), &model.status), (vec!["a", "b"], &Status::Live));
         assert!(!model.is_animated());
         assert_eq!(log(&model), []);
@@ -288,7 +288,7 @@ mod tests {
     fn events_change_the_table_and_are_logged_latest_first() {
         let mut model = live(&["a"]);
         for (kind, user) in [("enter", "b"), ("update", "a"), ("leave", "b")] {
-            model.hear(at(10), event(kind, user, 1));
+            model.apply_item(at(10), event(kind, user, 1));
         }
         assert_eq!(users(&model), ["a", "b"]);
         assert!(model.is_animated());
@@ -303,7 +303,7 @@ mod tests {
     fn updates_in_a_row_are_one_entry_with_the_latest_state() {
         let mut model = live(&["a", "b"]);
         for (user, state) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5)] {
-            model.hear(at(10), event("update", user, state));
+            model.apply_item(at(10), event("update", user, state));
         }
         let expected = [(Some(Update), "a", 1), (Some(Update), "b", 1), (Some(Update), "a", 3)];
         assert_eq!(log(&model), expected);
@@ -314,7 +314,7 @@ mod tests {
     fn the_log_is_bounded() {
         let mut model = live(&[]);
         for user in 0..1000 {
-            model.hear(at(10), event("enter", &user.to_string(), 0));
+            model.apply_item(at(10), event("enter", &user.to_string(), 0));
         }
         assert_eq!(model.scene(0).0.log.len(), LOG_ENTRIES_MAX);
     }
@@ -322,11 +322,11 @@ mod tests {
     #[test]
     fn a_reset_replaces_the_set_without_an_empty_moment() {
         let mut model = live(&["a", "b"]);
-        model.hear(at(10), News::Event(Event::Reset));
-        model.hear(at(11), event("present", "b", 0));
-        model.hear(at(12), event("present", "c", 0));
+        model.apply_item(at(10), News::Event(Event::Reset));
+        model.apply_item(at(11), event("present", "b", 0));
+        model.apply_item(at(12), event("present", "c", 0));
         assert_eq!(users(&model), ["a", "b"]);
-        model.hear(at(13), ready(2));
+        model.apply_item(at(13), ready(2));
         assert_eq!(users(&model), ["b", "c"]);
         assert!(model.is_animated(), "c is new");
         let text = &model.scene(0).0.log[0].text;
@@ -337,22 +337,22 @@ mod tests {
     fn a_lost_server_keeps_the_last_picture_and_says_when_it_tries_again() {
         let mut model = live(&["a"]);
         for (ms, retry_ms) in [(100, 250), (400, 500)] {
-            model.hear(at(ms), News::Lost { why: "gone".into(), retry_ms });
+            model.apply_item(at(ms), News::Lost { why: "gone".into(), retry_ms });
         }
         assert_eq!(model.status, Status::Lost { retry_at_ms: 900 });
         assert_eq!(users(&model), ["a"]);
         assert_eq!(log(&model), [(None, "", 1)]);
-        model.hear(at(900), News::Opened);
-        model.hear(at(901), ready(0));
+        model.apply_item(at(900), News::Opened);
+        model.apply_item(at(901), ready(0));
         assert_eq!((users(&model), &model.status), (vec![], &Status::Live));
     }
 
     #[test]
     fn a_set_cut_short_is_dropped() {
         let mut model = live(&["a"]);
-        model.hear(at(10), News::Opened);
-        model.hear(at(11), event("present", "b", 0));
-        model.hear(at(12), News::Lost { why: "gone".into(), retry_ms: 1 });
+        model.apply_item(at(10), News::Opened);
+        model.apply_item(at(11), event("present", "b", 0));
+        model.apply_item(at(12), News::Lost { why: "gone".into(), retry_ms: 1 });
         assert_eq!(users(&model), ["a"]);
     }
 
@@ -360,8 +360,8 @@ mod tests {
     fn a_pause_freezes_what_is_shown_and_counts_what_is_missed() {
         let mut model = live(&["a"]);
         model.toggle_pause(50);
-        model.hear(at(60), event("enter", "b", 0));
-        model.hear(at(61), event("update", "a", 1));
+        model.apply_item(at(60), event("enter", "b", 0));
+        model.apply_item(at(61), event("update", "a", 1));
         assert_eq!((users(&model), model.events_missed()), (vec!["a"], Some(2)));
         assert_eq!(model.scene(99).1, 50);
         assert!(!model.is_animated());
@@ -391,8 +391,8 @@ mod tests {
             assert_eq!(model.scrolled(), scrolled, "{rows}");
         }
         model.scroll(isize::MAX);
-        model.hear(at(50), News::Opened);
-        model.hear(at(51), ready(0));
+        model.apply_item(at(50), News::Opened);
+        model.apply_item(at(51), ready(0));
         model.tick(52);
         assert_eq!(model.scrolled(), 0);
     }

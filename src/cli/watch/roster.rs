@@ -1,4 +1,4 @@
-//! The rows of the table: members in join order, and for a moment those who left.
+//! The rows of the table: members in join order, and for a short time members that left.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use crate::admin::Member;
 use crate::channel::ChangeKind;
 use crate::cli::text::{clipped, printable};
 
-/// How long a change can be seen.
+/// How long a change is highlighted.
 pub(super) const FLASH_MS: u64 = 1500;
 
-/// Rows of those who left; when there are more, the earliest vanish at once.
+/// Rows of members that left; above this number the earliest are removed.
 const LEFT_ROWS_MAX: usize = 50;
 
-/// A change that can still be seen.
+/// A change that is highlighted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flash {
     pub change: ChangeKind,
@@ -21,7 +21,7 @@ pub(super) struct Flash {
 }
 
 impl Flash {
-    /// From 0, it just happened, to 2, about to be over.
+    /// 0, 1 or 2: the third of its time.
     pub fn phase(&self, now_ms: u64) -> u64 {
         (now_ms.saturating_sub(self.since_ms) * 3 / FLASH_MS).min(2)
     }
@@ -54,7 +54,7 @@ impl Row {
         }
     }
 
-    /// Since the state was announced; stands still once the member left.
+    /// Since the state was announced; stops when the member leaves.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         let until_ms = match self.flash {
             Some(Flash { change: ChangeKind::Leave, since_ms }) => since_ms,
@@ -67,13 +67,12 @@ impl Row {
 /// User and connection.
 type Key = (Arc<str>, String);
 
-/// Rows by join number; the members among them by key. Every place in `members` and `left` has a
-/// row, and every row is in one of them.
+/// Rows by join number. Each row is either in `members` or in `left`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     rows: BTreeMap<u64, Row>,
     members: HashMap<Key, u64>,
-    /// Rows of those who left, earliest first.
+    /// Rows of members that left, earliest first.
     left: VecDeque<u64>,
     joined: u64,
 }
@@ -94,7 +93,7 @@ impl Roster {
         self.members.len()
     }
 
-    /// Rows in join order, those who left a moment ago included.
+    /// Rows in join order, with those of members that left.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.rows.values()
     }
@@ -103,12 +102,12 @@ impl Roster {
         self.rows.len()
     }
 
-    /// Can a change still be seen?
+    /// Whether a change is highlighted.
     pub fn is_flashing(&self) -> bool {
         self.rows.values().any(|row| row.flash.is_some())
     }
 
-    /// A member that was there before.
+    /// A member of a present set.
     pub fn present(&mut self, now_ms: u64, member: &Member) {
         self.put(member, Row::new(now_ms, member, None));
     }
@@ -140,7 +139,7 @@ impl Roster {
         }
     }
 
-    /// Makes those flash who are not in `before`, and counts the difference.
+    /// Highlights members that are not in `before`, and counts the difference.
     pub fn compare(&mut self, now_ms: u64, before: &Roster) -> Difference {
         let gone = before.members.keys().filter(|key| !self.members.contains_key(*key)).count();
         let mut arrived = 0;
@@ -155,7 +154,7 @@ impl Roster {
         Difference { arrived, gone }
     }
 
-    /// Forgets what cannot be seen any more.
+    /// Removes highlights and rows whose time is over.
     pub fn tick(&mut self, now_ms: u64) {
         let is_over = |row: &Row| row.flash.is_some_and(|flash| flash.is_over(now_ms));
         while self.left.front().is_some_and(|place| is_over(&self.rows[place])) {

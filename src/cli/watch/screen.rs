@@ -1,4 +1,4 @@
-//! The loop between keys, news and drawing.
+//! The loop that reads keys and stream items and draws.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,22 +13,19 @@ use crate::cli::place::Place;
 use crate::cli::{ending, failure::Failure};
 use crate::ids::Clocks;
 
-/// How long a key or an event waits to be seen, at most.
+/// Longest time between a key or an event and its display.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Ages are drawn this often when nothing else happens.
+/// Interval at which ages are redrawn without other changes.
 const REDRAW: Duration = Duration::from_millis(250);
 
-/// News taken between two frames; the rest waits.
+/// Stream items handled between two frames; the rest waits.
 const NEWS_PER_TURN_MAX: usize = 2000;
 
 /// Shows the channel until a key, a signal or the end of the terminal.
-///
-/// # Errors
-/// When the terminal cannot be used.
 pub(super) fn run(place: &Place, news: Receiver<News>) -> Result<(), Failure> {
     let unusable = |error: io::Error| match Failure::from(error) {
-        Failure::Told { message, .. } => Failure::request("cannot use the terminal", message),
+        Failure::Message { message, .. } => Failure::request("cannot use the terminal", message),
         ended => ended,
     };
     let ending = ending::begin()?;
@@ -84,7 +81,7 @@ impl<'p> Screen<'p> {
     fn take_news(&mut self) -> io::Result<Found> {
         for taken in 0..NEWS_PER_TURN_MAX {
             match self.news.try_recv() {
-                Ok(news) => self.model.hear(self.now(), news),
+                Ok(news) => self.model.apply_item(self.now(), news),
                 Err(TryRecvError::Empty) if taken == 0 => return Ok(Found::Nothing),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -112,7 +109,7 @@ impl<'p> Screen<'p> {
             recv(self.keys) -> event => match event {
                 Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => self.press(key),
                 Ok(_) => Found::Something,
-                // A terminal that cannot be read cannot end the view either.
+                // Without keys the view could not be ended.
                 Err(_) => Found::End,
             },
             default(TURN) => Found::Nothing,

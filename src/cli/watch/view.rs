@@ -179,7 +179,7 @@ fn flash_style(flash: Flash, shown_ms: u64) -> Style {
     }
 }
 
-/// A state with its keys, texts and numbers told apart.
+/// A state with colours for keys, texts and numbers.
 fn coloured(state: &str) -> Line<'_> {
     let span = |(kind, token)| match kind {
         Token::Key => Span::styled(token, Color::Blue),
@@ -259,8 +259,8 @@ mod tests {
         Clocks { mono_ms: ms, wall_ms: 3_600_000 + ms }
     }
 
-    fn hear(model: &mut Model, ms: u64, line: &str) {
-        model.hear(at(ms), News::Event(Event::parse(line).unwrap()));
+    fn apply(model: &mut Model, ms: u64, line: &str) {
+        model.apply_item(at(ms), News::Event(Event::parse(line).unwrap()));
     }
 
     fn event(kind: &str, user: &str, state: &str) -> String {
@@ -271,11 +271,11 @@ mod tests {
 
     fn live(users: &[&str]) -> Model {
         let mut model = Model::new();
-        model.hear(at(0), News::Opened);
+        model.apply_item(at(0), News::Opened);
         for user in users {
-            hear(&mut model, 0, &event("present", user, r#"{"x":1,"y":"z"}"#));
+            apply(&mut model, 0, &event("present", user, r#"{"x":1,"y":"z"}"#));
         }
-        hear(&mut model, 0, r#"{"event":"ready","members":0}"#);
+        apply(&mut model, 0, r#"{"event":"ready","members":0}"#);
         model.set_page(page_rows(Rect::new(0, 0, WIDTH, HEIGHT)));
         model
     }
@@ -324,7 +324,7 @@ mod tests {
             ("leave", "alice", Color::Red),
         ] {
             let mut model = live(if kind == "enter" { &[] } else { &["alice"] });
-            hear(&mut model, 1000, &event(kind, user, "7"));
+            apply(&mut model, 1000, &event(kind, user, "7"));
             assert_eq!(first_row_colours(&model, 1000), (Color::Black, colour), "{kind}");
             assert_eq!(first_row_colours(&model, 1600).0, colour, "{kind}");
             model.tick(3000);
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_lost_server_is_said_with_the_next_attempt() {
         let mut model = live(&["alice"]);
-        model.hear(at(1000), News::Lost { why: "gone".into(), retry_ms: 2000 });
+        model.apply_item(at(1000), News::Lost { why: "gone".into(), retry_ms: 2000 });
         let status = &screen(&model, 1500)[19];
         assert!(status.contains("lost 127.0.0.1:7402, retry in 1.5s"), "{status}");
         let screen = screen(&model, 9000);
@@ -351,7 +351,7 @@ mod tests {
     fn a_pause_is_said() {
         let mut model = live(&["alice"]);
         model.toggle_pause(10);
-        hear(&mut model, 11, &event("enter", "bob", "1"));
+        apply(&mut model, 11, &event("enter", "bob", "1"));
         let screen = screen(&model, 5000);
         assert!(screen[0].contains("paused, 1 event since"), "{}", screen[0]);
         assert!(screen[2].contains("0.5s"), "{}", screen[2]);
@@ -361,7 +361,7 @@ mod tests {
     fn what_is_too_long_is_cut_with_a_mark() {
         let mut model = live(&["a"]);
         let state = format!("\"{}\"", "日".repeat(300));
-        hear(&mut model, 0, &event("enter", &"b".repeat(30), &state));
+        apply(&mut model, 0, &event("enter", &"b".repeat(30), &state));
         for now_ms in [0, 3000] {
             model.tick(now_ms);
             let screen = screen(&model, now_ms);
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn peers_cannot_steer_the_terminal() {
         let mut model = live(&[]);
-        hear(&mut model, 0, &event("enter", r"\u001b[2J\n", r#""\u009b31m""#));
+        apply(&mut model, 0, &event("enter", r"\u001b[2J\n", r#""\u009b31m""#));
         let buffer = drawn(&model, 0, WIDTH, HEIGHT);
         let symbols = buffer.content.iter().flat_map(|cell| cell.symbol().chars());
         assert!(!symbols.into_iter().any(char::is_control));
