@@ -7,7 +7,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::failure::Failure;
 use super::text::printable;
-use crate::terminal;
 
 /// Writes all of `text`, and flushes.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -25,11 +24,6 @@ pub(super) fn note(text: &str) {
 /// Writes lines to standard error. A failure neither ends the command nor changes the exit code.
 pub(super) fn complain(lines: String) {
     let _ = io::stderr().write_all(lines.as_bytes());
-}
-
-/// Whether standard output is a terminal that accepts escape sequences.
-pub(super) fn is_screen() -> bool {
-    terminal::takes_escapes(&io::stdout())
 }
 
 /// Whether the reader of standard output has ended, or its terminal has hung up.

@@ -14,13 +14,15 @@ mod screen;
 mod tty;
 mod view;
 
+use std::io;
+
 use clap::Args;
 
 use super::admin_client::AdminClient;
 use super::ending;
 use super::failure::Failure;
-use super::output;
 use super::place::Place;
+use crate::terminal;
 
 /// Show live who is present in a channel and what they are doing
 ///
@@ -45,7 +47,7 @@ impl Watch {
     pub fn run(self) -> Result<(), Failure> {
         let client = AdminClient::new(&self.place)?;
         let follow = || client.lines(&self.place.path("watch"));
-        if !self.json && output::is_screen() {
+        if !self.json && terminal::takes_escapes(&io::stdout()) {
             let lines = follow()?;
             return screen::run(&self.place, feed::start(client, &self.place, lines)?);
         }

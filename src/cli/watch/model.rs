@@ -13,9 +13,10 @@ use crate::ids::Clocks;
 const LOG_ENTRIES_MAX: usize = 200;
 
 /// State of the stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Status {
     /// Connected, and the present set is not complete.
+    #[default]
     Joining,
     Live,
     Lost {
@@ -24,7 +25,7 @@ pub(super) enum Status {
 }
 
 /// One line of the log, safe to show.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub wall_ms: u64,
     /// `None` for entries about the stream.
@@ -53,7 +54,7 @@ struct Frozen {
 }
 
 /// The state of the screen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Model {
     pub status: Status,
     live: Scene,
@@ -69,19 +70,6 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub fn new() -> Self {
-        Model {
-            status: Status::Joining,
-            live: Scene::default(),
-            incoming: None,
-            had_snapshot: false,
-            lost_why: None,
-            frozen: None,
-            scrolled: 0,
-            page_rows: 0,
-        }
-    }
-
     /// The shown content, and its time.
     pub fn scene(&self, now_ms: u64) -> (&Scene, u64) {
         self.frozen.as_ref().map_or((&self.live, now_ms), |frozen| (&frozen.scene, frozen.since_ms))
@@ -193,11 +181,9 @@ impl Model {
     fn note(&mut self, now: Clocks, text: &str) {
         self.push(Entry {
             wall_ms: now.wall_ms,
-            change: None,
-            user: String::new(),
             text: printable(text).into_owned(),
-            connection: String::new(),
             times: 1,
+            ..Entry::default()
         });
     }
 
@@ -253,7 +239,7 @@ mod tests {
 
     /// A model with `news` applied, one each millisecond.
     fn model(news: impl IntoIterator<Item = News>) -> Model {
-        let mut model = Model::new();
+        let mut model = Model::default();
         for (ms, news) in (0..).zip(news) {
             model.apply_item(at(ms), news);
         }

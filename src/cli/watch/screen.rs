@@ -31,7 +31,9 @@ pub(super) fn run(place: &Place, news: Receiver<News>) -> Result<(), Failure> {
     let ending = ending::begin()?;
     let (terminal, _restored) = tty::open().map_err(unusable)?;
     let keys = tty::keys().map_err(unusable)?;
-    Screen::new(terminal, place, news, keys).show(&ending).map_err(unusable)
+    let (model, started) = (Model::default(), Instant::now());
+    let screen = Screen { terminal, place, news, keys, model, started, drawn: None };
+    screen.show(&ending).map_err(unusable)
 }
 
 struct Screen<'p> {
@@ -52,17 +54,7 @@ enum Found {
     End,
 }
 
-impl<'p> Screen<'p> {
-    fn new(
-        terminal: tty::Screen,
-        place: &'p Place,
-        news: Receiver<News>,
-        keys: Receiver<Event>,
-    ) -> Self {
-        let (model, started) = (Model::new(), Instant::now());
-        Screen { terminal, place, news, keys, model, started, drawn: None }
-    }
-
+impl Screen<'_> {
     fn show(mut self, ending: &Receiver<()>) -> io::Result<()> {
         let mut keys = Found::Nothing;
         while keys != Found::End {

@@ -26,30 +26,24 @@ const CONNECTION_WIDTH_MAX: u16 = 16;
 /// Borders and header of the table.
 const TABLE_FRAME_HEIGHT: u16 = 3;
 
-struct Areas {
-    table: Rect,
-    log: Rect,
-    status: Rect,
-}
-
-fn areas(screen: Rect) -> Areas {
+/// The areas of the table, the log and the status line.
+fn areas(screen: Rect) -> [Rect; 3] {
     let log_height = if screen.height >= LOG_SCREEN_HEIGHT_MIN { LOG_HEIGHT } else { 0 };
     let heights = [Constraint::Min(0), Constraint::Length(log_height), Constraint::Length(1)];
-    let [table, log, status] = Layout::vertical(heights).areas(screen);
-    Areas { table, log, status }
+    Layout::vertical(heights).areas(screen)
 }
 
 /// Members that fit on a screen.
 pub(super) fn page_rows(screen: Rect) -> usize {
-    usize::from(areas(screen).table.height.saturating_sub(TABLE_FRAME_HEIGHT))
+    usize::from(areas(screen)[0].height.saturating_sub(TABLE_FRAME_HEIGHT))
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, place: &Place, model: &Model, now_ms: u64) {
-    let areas = areas(frame.area());
+    let [table_area, log_area, status_area] = areas(frame.area());
     let (scene, shown_ms) = model.scene(now_ms);
-    frame.render_widget(table(place, model, scene, shown_ms, areas.table), areas.table);
-    frame.render_widget(log(scene, areas.log), areas.log);
-    draw_status(frame, areas.status, place, model, now_ms);
+    frame.render_widget(table(place, model, scene, shown_ms, table_area), table_area);
+    frame.render_widget(log(scene, log_area), log_area);
+    draw_status(frame, status_area, place, model, now_ms);
 }
 
 fn table<'a>(
@@ -270,7 +264,7 @@ mod tests {
     }
 
     fn live(users: &[&str]) -> Model {
-        let mut model = Model::new();
+        let mut model = Model::default();
         model.apply_item(at(0), News::Opened);
         for user in users {
             apply(&mut model, 0, &event("present", user, r#"{"x":1,"y":"z"}"#));
