@@ -2,6 +2,8 @@
 //! Configurable limits are fields of [`Limits`] (section `[limits]` of the configuration), fixed
 //! ones are constants.
 
+use serde::{Deserialize, Serialize};
+
 /// Maximum number of shards in one process. Bounds the per-channel interest sets. Additional cores
 /// stay unused.
 pub const SHARDS_MAX: u16 = 128;
@@ -34,7 +36,8 @@ pub const REQUEST_HEADERS_MAX: usize = 128;
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
 /// Configurable limits. Every field applies per process unless it states otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Maximum size of an HTTP request head in bytes, request line and headers together. A longer
     /// one is answered with 431. The client is unauthenticated, so the server bears the cost: up to

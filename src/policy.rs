@@ -25,12 +25,26 @@ pub enum Heartbeat {
     Update,
 }
 
-/// Whether a new member receives the current set of members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether a new member receives the current set of members: `true` and `false` in the
+/// configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
 pub enum SnapshotOnJoin {
     #[default]
     Send,
     Withhold,
+}
+
+impl From<bool> for SnapshotOnJoin {
+    fn from(sends: bool) -> Self {
+        if sends { SnapshotOnJoin::Send } else { SnapshotOnJoin::Withhold }
+    }
+}
+
+impl From<SnapshotOnJoin> for bool {
+    fn from(snapshot: SnapshotOnJoin) -> bool {
+        snapshot == SnapshotOnJoin::Send
+    }
 }
 
 /// Where the messages of a channel are stored, and therefore what an acknowledgement guarantees.
@@ -57,8 +71,8 @@ pub enum SlowConsumer {
     Close,
 }
 
-/// How one channel behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How one channel behaves. Serialized as the keys of `[[namespace]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Time without a heartbeat after which a member leaves, milliseconds. The default is twice the
     /// longest keep-alive period of known clients (NodeDB Lite: 30 s).
@@ -68,7 +82,9 @@ pub struct Policy {
     pub presence_grace_ms: u64,
     /// Minimum interval between presence frames of one channel, milliseconds; 0 sends at once.
     pub presence_interval_ms: u64,
+    #[serde(rename = "presence_heartbeat")]
     pub heartbeat: Heartbeat,
+    #[serde(rename = "presence_snapshot_on_join")]
     pub snapshot_on_join: SnapshotOnJoin,
     /// Messages stored for history and resume. The oldest are evicted first.
     pub history_messages: u32,

@@ -1,4 +1,4 @@
-//! What a terminal takes beside text, and the signals by which it and its user end a command.
+//! Escape sequences of terminals, and the signals that end a command.
 
 use std::env;
 use std::ffi::OsStr;
@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// Is the stream a terminal that is to be sent escape sequences?
+/// Whether the stream is a terminal that accepts escape sequences.
 pub fn takes_escapes(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && environment_allows_escapes()
 }
@@ -27,7 +27,7 @@ fn is_capable(term: Option<&OsStr>) -> bool {
 /// outlive their terminal.
 pub fn ending_signals() -> Vec<i32> {
     let mut signals = vec![SIGINT, SIGTERM, SIGQUIT];
-    // Without `/proc` nothing is known to be ignored.
+    // Without `/proc` no signal counts as ignored.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     if !is_ignored(SIGHUP, &status) {
         signals.push(SIGHUP);

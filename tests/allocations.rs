@@ -1,4 +1,4 @@
-//! What a delivery costs in memory: nothing is allocated per subscriber, or by one.
+//! Allocations of a delivery: none for each subscriber.
 
 mod one_shard;
 
@@ -15,12 +15,12 @@ use one_shard::{Client, Mode, OneShard};
 
 const CHANNEL: &str = "room:1";
 
-/// Turns after which every list has the size that it keeps, the log of messages included.
+/// Turns after which no list grows further, the log of messages included.
 const WARM_UP_TURNS: usize = 300;
 
 const TURNS: u64 = 50;
 
-/// The system's allocator, and how often the calling thread has asked it for memory.
+/// The system's allocator, with the number of allocations of the calling thread.
 struct Counting;
 
 #[global_allocator]
@@ -34,33 +34,33 @@ fn count() {
     ALLOCATED.with(|allocated| allocated.set(allocated.get() + 1));
 }
 
-// SAFETY: everything is passed on to `System`; counting allocates nothing.
+// SAFETY: every call is forwarded to `System`; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count();
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.realloc(ptr, layout, bytes) }
     }
 }
 
-/// Subscribers of some channels, and a publisher.
+/// Subscribers of some channels, and an author of messages.
 struct Scene {
     shard: OneShard,
     author: Client,
@@ -109,7 +109,7 @@ fn publish(shard: &mut OneShard, mode: Mode) -> Vec<Vec<u8>> {
     vec![shard.publish_bytes(mode, CHANNEL, "{\"text\":\"hello\"}")]
 }
 
-/// The author enters, or says something new about itself.
+/// The author enters, or updates its state.
 fn announce(shard: &mut OneShard, mode: Mode) -> Vec<Vec<u8>> {
     let id = shard.next_request();
     let (action, channel) = (Action::Update, CHANNEL.into());
@@ -136,7 +136,7 @@ fn a_delivery_allocates_nothing() {
     }
 }
 
-/// Several runs wait in a list, which is used again.
+/// Several runs wait in a list, which is reused.
 #[test]
 fn a_subscriber_of_several_channels_allocates_nothing_either() {
     const CHANNELS: [&str; 4] = [CHANNEL, "room:2", "room:3", "room:4"];

@@ -1,4 +1,4 @@
-//! Tokens and keys: the golden ones are made and accepted, every forgery is refused for its reason.
+//! Tokens and keys: golden ones are made and accepted, each forgery is refused for its own reason.
 
 use std::fs;
 
@@ -60,7 +60,7 @@ fn base64(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
-/// Signs whatever header and payload a forger likes.
+/// Signs an arbitrary header and payload.
 fn sign(header: Value, payload: Value, key: &EncodingKey, algorithm: Algorithm) -> String {
     let message = format!("{}.{}", base64(&header), base64(&payload));
     let signature = crypto::sign(message.as_bytes(), key, algorithm).unwrap();

@@ -136,7 +136,7 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn without_a_server_the_error_says_what_to_do() {
-    // Bound and never listening again once dropped.
+    // Bound, and closed when dropped: no server listens on the port.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for command in ["members", "watch"] {
         let line = refusal(&[command, "doc:1", "--admin", &address], 1);
@@ -180,7 +180,7 @@ fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A chunked stream, one chunk per piece, cut off after the last.
+/// A chunked stream, one chunk per piece, without its end.
 fn stream(pieces: &[&str]) -> String {
     let chunk = |piece: &&str| format!("{:x}\r\n{piece}\r\n", piece.len());
     let chunks: String = pieces.iter().map(chunk).collect();

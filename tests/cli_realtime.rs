@@ -23,10 +23,10 @@ use fake_realtime::{FakeRealtime, KEY};
 mod command;
 mod fake_realtime;
 
-/// How long a test waits for a line that must come.
+/// How long a test waits for an expected line.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// The command towards a fake server, with its key.
+/// The command with the address of a fake server, and its key.
 fn arguments<'a>(server: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
     let (command, rest) = rest.split_first().unwrap();
     [&[*command, "--http", server, "--key", KEY][..], rest].concat()
@@ -47,7 +47,7 @@ fn fed(server: &FakeRealtime, rest: &[&str], input: &str) -> Output {
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
-    // A command that reads no further is one that failed.
+    // A command that stops reading has failed.
     let writer = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
@@ -88,7 +88,7 @@ impl Running {
         self.notes.recv_timeout(WITHIN).expect("a line on standard error")
     }
 
-    /// Waits for the end; what was printed and not looked at.
+    /// Waits for the end; returns the output that was not read yet.
     fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         drop(self.child.stdin.take());
         let until = Instant::now() + WITHIN;
@@ -117,7 +117,7 @@ fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines() {
-            // A client that has seen enough reads no more.
+            // The test has dropped its receiver.
             let _ = sender.send(line.unwrap());
         }
     });
@@ -132,7 +132,7 @@ fn data(lines: &[String]) -> Vec<String> {
     lines.iter().map(|line| json(line)["data"].to_string()).collect()
 }
 
-/// A server that upgrades one connection after the other, says these bytes and hangs up.
+/// A server that upgrades one connection after the other, sends these bytes and closes it.
 fn saying(bytes: &[u8]) -> String {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -153,14 +153,14 @@ fn saying(bytes: &[u8]) -> String {
                 stream.write_all(&http::switching_protocols(&upgrade.key, None)).unwrap();
             }
             stream.write_all(&bytes).unwrap();
-            // The greeting of the client, so that closing does not reset what was said.
+            // The greeting of the client is read, so that closing does not reset the connection.
             let _ = stream.read(&mut [0; 1024]);
         }
     });
     address
 }
 
-/// A server that answers whatever it is asked with these bytes.
+/// A server that answers every request with these bytes.
 fn answering(bytes: &'static str) -> String {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -320,7 +320,7 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn without_a_server_the_error_says_what_to_do() {
-    // Bound and never listening again once dropped.
+    // Bound, and closed when dropped: no server listens on the port.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for command in [&["publish", "c", "1"][..], &["subscribe", "c"]] {
         let line = refusal(&arguments(&address, command), 1);

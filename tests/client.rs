@@ -1,5 +1,5 @@
-//! The client's state machine, fed with bytes: those of golden vectors, those of a shard in this
-//! process, and wrong ones. However they are cut, the events are the same.
+//! The client's state machine, fed with the bytes of golden vectors, with those of a shard in this
+//! process, and with invalid ones. The events are the same for every split of the bytes.
 #![cfg(feature = "server")]
 
 mod golden;
@@ -25,7 +25,7 @@ const NONCE_BASE64: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
 const KEY: &str = "alpha.k:sk_alpha_0123456789abcdef";
 const SPLITS: [usize; 5] = [1, 2, 7, 61, usize::MAX];
 
-/// A connection, what it has not consumed, and what it said so far.
+/// A connection, its unconsumed bytes, and its events so far.
 struct Client {
     connection: Connection,
     unread: Vec<u8>,
@@ -69,7 +69,7 @@ impl Client {
         Ok(())
     }
 
-    /// What it has to say.
+    /// The bytes that it sends.
     fn pending(&mut self) -> Vec<u8> {
         let pending = self.connection.out.pending().to_vec();
         self.connection.out.written(pending.len());
@@ -77,7 +77,7 @@ impl Client {
     }
 }
 
-/// An event in a few words.
+/// An event as short text.
 fn shown(event: Event<'_>, seen: &mut Vec<String>) {
     match event {
         Event::Messages(deliveries) => seen.extend(deliveries.map(|delivered| {
@@ -130,7 +130,7 @@ impl Pair {
         Pair { shard, conn, client, split }
     }
 
-    /// Until neither has anything to say: what the client has seen, or why it ended.
+    /// Runs until both are idle; returns the events of the client, or why it ended.
     fn settle(&mut self) -> Result<Vec<String>, Closed> {
         loop {
             let mut said = self.client.pending();
@@ -239,7 +239,7 @@ fn records(events: &[foony::Event<'_>]) -> Vec<u8> {
     records
 }
 
-/// What a Foony client makes of these bytes behind the greeting.
+/// The events of a Foony client for these bytes after the greeting.
 fn outcome(bytes: &[u8], split: usize) -> (Vec<String>, Result<(), Closed>) {
     let mut client = Client::foony();
     let end = client.take(&[&greeting()[..], bytes].concat(), split);
@@ -247,7 +247,7 @@ fn outcome(bytes: &[u8], split: usize) -> (Vec<String>, Result<(), Closed>) {
     (client.seen.split_off(2), end)
 }
 
-/// Messages of the SDK's vectors, and what a client sees of them.
+/// Messages of the SDK's vectors, and the events of a client.
 fn vectors() -> (Vec<u8>, Vec<String>) {
     let lines = golden::lines("foony.jsonl", 70);
     let frames = lines.iter().filter(|line| line["dir"] == "s2c" && line["kind"] != "stream");

@@ -1,5 +1,5 @@
-//! The configuration file as an operator meets it: what is accepted, what each mistake is answered,
-//! what is shown, and the files around it.
+//! The configuration file: accepted values, the error of each mistake, `print` and `explain`, and
+//! the files that it names.
 #![cfg(feature = "server")]
 
 use std::fs::{self, Permissions};
@@ -65,7 +65,7 @@ fn keys() -> PathBuf {
 #[test]
 fn an_empty_file_is_the_defaults() {
     let empty = config("");
-    assert_eq!(empty.limits(), Limits::default());
+    assert_eq!(empty.limits, Limits::default());
     assert_eq!(empty.cores.shards(), Shards::Auto);
     assert_eq!(empty.data_dir(), Some(Path::new("headcount-data")));
     assert_eq!(empty.listen.http.to_string(), "127.0.0.1:7400");
@@ -119,7 +119,7 @@ fn every_key_reaches_its_value() {
     assert!(config.debug.echo);
     assert_eq!(config.data_dir(), None);
     let limits = Limits { state_bytes_max: 100, sweep_ms: 50, ..Limits::default() };
-    assert_eq!(config.limits(), limits);
+    assert_eq!(config.limits, limits);
     let expected = Policy {
         presence_ttl_ms: 100,
         presence_grace_ms: 1,
@@ -304,7 +304,7 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         assert!(!printed.contains("sk_main_secret"));
         let filled_in = printed.replace("********", "sk_main_secret");
         let second = read(&filled_in).unwrap_or_else(|error| panic!("{error}\n{printed}"));
-        assert_eq!(second.limits(), first.limits());
+        assert_eq!(second.limits, first.limits);
         assert_eq!(second.data_dir(), first.data_dir());
         assert_eq!(second.anonymous().0, first.anonymous().0);
         assert_eq!(second.anonymous_app(), first.anonymous_app());

@@ -1,4 +1,4 @@
-//! Output that cannot be written: the service goes on, and exit codes say what they always say.
+//! Output that cannot be written: the server continues, and exit codes are unchanged.
 #![cfg(feature = "server")]
 
 use std::fs::{File, OpenOptions};
@@ -15,7 +15,7 @@ use served::Served;
 mod command;
 mod served;
 
-/// Longest that a server may take to start, or to end.
+/// Timeout for the start and the end of a server.
 const WITHIN: Duration = Duration::from_secs(20);
 
 fn full_disk() -> File {
@@ -139,7 +139,7 @@ fn exit_codes_do_not_depend_on_standard_error() {
     drop(holder);
 }
 
-/// A server that cannot start ends, also when nothing takes the line that says why.
+/// A server that cannot start ends, also when its error line cannot be written.
 #[test]
 fn a_stuck_standard_error_does_not_delay_an_exit_for_long() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();

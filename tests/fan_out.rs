@@ -1,4 +1,4 @@
-//! Who is delivered to, when a channel has so many subscribers that their order is put right.
+//! Deliveries in a channel with so many subscribers that their list is reordered.
 
 mod one_shard;
 
@@ -28,7 +28,7 @@ fn everybody_is_delivered_to_once_until_they_leave_whatever_their_order() {
     let publisher = shard.connect("ann", Mode::Binary);
     let clients = shard.subscribers(SUBSCRIBERS, Mode::Binary, &[CHANNEL]);
     assert_eq!(publish(&mut shard, publisher), SUBSCRIBERS);
-    // Their places are those of the new order: a leave removes no other subscriber.
+    // Positions are those of the new order: a leave removes only its own subscriber.
     let mut left = SUBSCRIBERS;
     for leaving in clients.chunks(SUBSCRIBERS / 8) {
         for &client in leaving.iter().rev().step_by(3) {

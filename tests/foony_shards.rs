@@ -1,4 +1,4 @@
-//! What random runs of Foony clients have found once, one scene each.
+//! Bugs found by random runs of Foony clients, one scene each.
 
 mod fake_sockets;
 #[path = "simulation/mod.rs"]
@@ -46,7 +46,7 @@ impl Scene {
         (0..).map(|i| format!("room:{i}")).find(|name| owner(name) == shard).expect("a name")
     }
 
-    /// Comes with this connection id, or as a new one.
+    /// Connects with this connection id, or as a new session.
     fn come(&mut self, shard: usize, mode: Mode, user: &str, connection: &str) -> Who {
         let socket = self.world.open(shard, Listener::Http).expect("room for a connection");
         let line = Line::new(mode);
@@ -64,7 +64,7 @@ impl Scene {
         who
     }
 
-    /// Comes and stays where it was accepted; its connection id.
+    /// Connects and stays on the accepting shard; returns its connection id.
     fn join(&mut self, shard: usize, user: &str) -> (Who, String) {
         let who = self.come(shard, Mode::Binary, user, "");
         self.world.settle();
@@ -173,7 +173,7 @@ fn connection(heard: &[Heard]) -> String {
     connected.expect("connected")
 }
 
-/// Keeps a connection on the shard where it was accepted: it asks first about a channel there.
+/// Keeps a connection on the shard that accepted it: its first request names a channel there.
 fn settle_on(scene: &mut Scene, who: Who, shard: usize) {
     let channel = scene.channel_on(shard);
     let id = scene.number();
@@ -290,7 +290,7 @@ fn what_an_earlier_connection_said_late_does_not_cost_the_later_one_its_place() 
     assert_eq!(scene.world.members(APP, &channel).len(), 1);
 }
 
-/// A member whose second of updates is used up, and the numbers of the updates that it sent since.
+/// A member at its rate limit of updates, and the numbers of the updates that it sent since.
 fn over_its_rate(updates: u32) -> (Scene, String, Who, Vec<u64>) {
     let limits = Limits { updates_per_second_max: 3, ..Limits::default() };
     let mut scene = Scene::with_limits(2, Policy::default(), limits);
@@ -339,7 +339,7 @@ fn a_member_that_is_lost_keeps_its_place_with_its_held_update() {
     assert_eq!(scene.members(&channel), ["ann=20"]);
 }
 
-/// Acknowledged requests, and the code of a Close, in the order they were heard.
+/// Acknowledged requests, and the code of a Close, in the order of their arrival.
 fn acks_and_close(heard: &[Heard]) -> (Vec<u64>, Option<u16>) {
     let acks = heard.iter().filter_map(|heard| match heard {
         Heard::Ack { id, .. } => Some(*id),
@@ -426,7 +426,7 @@ fn a_channel_that_was_closed_remembers_where_it_ended() {
         scene.publish(who, &channel, data);
     }
     scene.world.settle();
-    // Until the publishes may not be sent again either.
+    // Until the publishes can no longer be repeated either.
     scene.wait(11 * 60 * 1000);
     assert_eq!(scene.world.total().channels, 0, "it was closed");
     let (who, _) = scene.join(0, "bob");

@@ -1,4 +1,4 @@
-//! What is carried out in a pass when more is asked for than subscribers have room for.
+//! Requests that are executed in a pass when the send queues of subscribers are full.
 
 mod one_shard;
 
@@ -15,13 +15,13 @@ const PUBLISHERS: usize = 20;
 const PUBLISHES: usize = 20;
 const PAYLOAD_BYTES: usize = 5_000;
 
-/// More than a send queue takes.
+/// More than the limit of a send queue.
 const ALL_BYTES: usize = PUBLISHERS * PUBLISHES * PAYLOAD_BYTES;
 
-/// A record that every version of the protocol passes over.
+/// A record that every version of the protocol ignores.
 const NOISE: [u8; 2] = [1, 0x10];
 
-/// A subscriber, and publishers of whom each has sent much by the end of the turn.
+/// A subscriber, and publishers that have each sent many requests by the end of the turn.
 fn overloaded() -> (OneShard, Vec<Client>) {
     let mut shard = OneShard::new();
     let connect = |at| shard.connect(&format!("publisher{at}"), Mode::Binary);
@@ -61,7 +61,7 @@ fn more_than_a_send_queue_takes_is_delivered_in_several_turns() {
     assert!(turns > 4, "{turns} turns");
 }
 
-/// How many are sent something because of what arrives now, before the next turn.
+/// Number of connections that are sent bytes before the next turn because of new input.
 fn sends_at_once(shard: &mut OneShard, client: Client, bytes: &mut [u8]) -> usize {
     shard.flush();
     shard.receive(client, bytes);
@@ -101,7 +101,7 @@ fn those_who_wait_take_turns() {
     shard.receive(last, &mut bytes);
     shard.end_turn();
     shard.flush();
-    // One round over all who wait, and not all that they have to say.
+    // One pass over all waiting connections, not all of their requests.
     for _ in 0..3 {
         shard.begin_turn();
         shard.end_turn();
@@ -127,7 +127,7 @@ fn the_last_words_of_clients_that_are_gone_are_carried_out_and_count() {
     assert_eq!(sends_at_once(&mut shard, other, &mut large), 0, "the pass is full");
 }
 
-/// The session ends among the first 512 requests of a backlog, which are carried out together.
+/// The session ends among the first 512 requests of a backlog, which are executed together.
 #[test]
 fn requests_behind_the_one_that_ended_the_session_are_dropped() {
     for auth_at in [510, 511, 512] {

@@ -9,13 +9,13 @@ use std::cell::Cell;
 use headcount::wire::foony::{Cursor, Request};
 use one_shard::{Mode, OneShard, handshake};
 
-/// Enough that what grows in steps shows its usual share.
+/// Enough connections to average over buffers that grow in steps.
 const CONNECTIONS: usize = 19_000;
 
 /// Bytes of a member's state.
 const STATE: &[u8] = &[0xc4; 64];
 
-/// The system's allocator, and what the calling thread holds of it.
+/// The system's allocator, with the memory that the calling thread holds.
 struct Counting;
 
 #[global_allocator]
@@ -24,7 +24,7 @@ static ALLOCATOR: Counting = Counting;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     blocks: isize,
-    /// As asked for.
+    /// Requested bytes.
     bytes: isize,
     /// As glibc rounds it up: 8 bytes before each block, 32 at least, in steps of 16.
     rounded: isize,
@@ -36,7 +36,7 @@ thread_local! {
 
 fn count(blocks: isize, bytes: usize) {
     let rounded = (bytes + 8).next_multiple_of(16).max(32) as isize;
-    // After the end of a thread it is not read.
+    // After the end of a thread the counts are not read.
     let _ = HELD.try_with(|held| {
         let Held { blocks: all, bytes: asked, rounded: taken } = held.get();
         let bytes = bytes as isize;
@@ -48,35 +48,35 @@ fn count(blocks: isize, bytes: usize) {
     });
 }
 
-// SAFETY: everything is passed on to `System`; counting allocates nothing.
+// SAFETY: every call is forwarded to `System`; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size());
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         count(-1, layout.size());
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size());
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count(-1, layout.size());
         count(1, bytes);
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.realloc(ptr, layout, bytes) }
     }
 }
 
-/// What each of many connections that do the same costs.
+/// Heap memory of each of many equal connections.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     blocks: f64,
@@ -84,7 +84,7 @@ struct Cost {
     rounded: f64,
 }
 
-/// Brings a number of connections into a state, one after the other, and weighs them.
+/// Brings connections into a state, one after the other, and measures their memory.
 fn cost(mut join: impl FnMut(&mut OneShard, usize)) -> Cost {
     let mut shard = OneShard::new();
     let before = HELD.get();

@@ -1,5 +1,4 @@
-//! What operators do to a running server: signals, drains, takeovers, and who may ask the admin
-//! address.
+//! Operation of a running server: signals, drains, takeovers, and access to the admin address.
 #![cfg(feature = "server")]
 
 use std::fs;
@@ -23,7 +22,7 @@ mod raw;
 mod served;
 mod tempdir;
 
-/// Longest that anything may take.
+/// Timeout of every wait.
 const WITHIN: Duration = Duration::from_secs(20);
 
 const KEY: &str = "demo.kid_main:sk_main_secret";
@@ -46,7 +45,7 @@ impl Server {
     }
 
     /// # Errors
-    /// What it said when it did not start.
+    /// The output of a server that did not start.
     fn try_start(folder: &Dir, config: &str, arguments: &[&str]) -> Result<Server, String> {
         let file = folder.path().join("headcount.toml");
         fs::write(&file, config).unwrap();
@@ -287,7 +286,7 @@ fn a_takeover_keeps_the_directory_to_itself_and_loses_no_connection_in_the_queue
     old.signal("TERM");
     let begun = Instant::now();
     while old.child.try_wait().unwrap().is_none() {
-        // New connections are served by either, or told to try again.
+        // New connections are served by either, or refused with a request to retry.
         let address = new.http;
         let asked = [(); 4].map(|()| thread::spawn(move || get(address, "/time", "")));
         let answered = asked.map(|answer| answer.join().unwrap());
@@ -308,7 +307,7 @@ fn sync_frame(message: &Message<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The answer to a greeting without a token over WebSocket: does it let the session in?
+/// Whether a greeting without a token is accepted over WebSocket.
 fn greeted_anonymously(server: &Server, header: &str) -> bool {
     let greeting = sync_frame(&Message::Handshake(Handshake {
         jwt_token: "",
@@ -432,7 +431,7 @@ fn server_with_one_connection_per_shard(folder: &Dir) -> Server {
     Server::start(folder, &config, &[])
 }
 
-/// The head of the next answer; what there was of it when the connection ended before.
+/// The head of the next response; its beginning when the connection ended before.
 fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -498,7 +497,7 @@ fn connections_that_move_between_shards_count_against_the_connection_limit() {
     let server = server_with_one_connection_per_shard(&folder);
     let hinted = upgrade("").replace("GET / ", "GET /?channel=doc%3A1 ");
     let mut held = Vec::new();
-    // Enough for both shards to accept some, whichever the kernel chooses.
+    // Enough for both shards to accept some, with any choice of the kernel.
     for _ in 0..40 {
         let mut stream = open(server.http, &hinted);
         match status(&read_head(&mut stream)) {

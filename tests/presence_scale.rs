@@ -1,4 +1,4 @@
-//! A channel of thousands on the sync wire, where every member is shown all others: what it costs.
+//! The cost of a channel with thousands of members on the sync wire, all of them subscribers.
 
 mod fake_sockets;
 mod multi_shard;
@@ -10,7 +10,7 @@ use headcount::limits::Limits;
 use headcount::policy::Policy;
 use multi_shard::{Member, MultiShard};
 
-/// The system's allocator, and what this thread has asked it for.
+/// The system's allocator, with the allocations of the calling thread.
 struct Counting;
 
 #[global_allocator]
@@ -29,29 +29,29 @@ fn count(freed: usize, taken: usize) {
     LIVE_MAX.set(LIVE_MAX.get().max(live));
 }
 
-// SAFETY: everything is passed on to `System`; counting allocates nothing.
+// SAFETY: every call is forwarded to `System`; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(0, layout.size());
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         count(layout.size(), 0);
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(0, layout.size());
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count(layout.size(), bytes);
-        // SAFETY: what the caller has promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.realloc(ptr, layout, bytes) }
     }
 }
@@ -65,7 +65,7 @@ fn server(shards: u16) -> MultiShard {
     MultiShard::new(shards, limits(), Policy::default())
 }
 
-/// A channel with so many members, all of whom have been told of each other a while ago.
+/// A channel with so many members, all of whom have received the current set.
 fn crowd(shards: u16, count: usize) -> MultiShard {
     let mut server = server(shards);
     server.connect_many(count);
@@ -75,11 +75,11 @@ fn crowd(shards: u16, count: usize) -> MultiShard {
     server
 }
 
-/// What something cost.
+/// Measured cost.
 #[derive(Debug)]
 struct Cost {
     allocated_bytes: u64,
-    /// More than at the beginning, at the worst moment.
+    /// Peak above the beginning.
     live_bytes_max: i64,
     sent_bytes: u64,
     frames_max: u32,
@@ -101,7 +101,7 @@ fn cost(server: &mut MultiShard, act: impl FnOnce(&mut MultiShard)) -> Cost {
     }
 }
 
-/// All join within a second, each in a turn of its own, and receive all others.
+/// All members join within a second, each in its own turn, and receive the complete set.
 fn storm(shards: u16, count: usize) -> (MultiShard, Cost) {
     let mut server = server(shards);
     server.connect_many(count);
@@ -126,8 +126,8 @@ fn storm(shards: u16, count: usize) -> (MultiShard, Cost) {
 fn ten_thousand_who_join_within_a_second_are_told_in_few_frames() {
     for shards in [1, 2] {
         let (server, cost) = storm(shards, 10_000);
-        // One per turn while the channel is not large, then one per round; more shards have
-        // shorter rounds.
+        // One per turn while the channel is not large, then one per sweep; more shards have
+        // shorter sweeps.
         assert!(cost.frames_max <= 400, "{shards} shards: {cost:?}");
         let set_bytes = server.members[0].set_bytes;
         let sets_each = cost.sent_bytes / 10_000 / set_bytes;

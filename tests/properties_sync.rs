@@ -149,7 +149,7 @@ proptest! {
             append_frame(header, message_type, &mut stream, |out| out.extend_from_slice(body));
         }
         if let Some(index) = corrupt {
-            // The type code: an unknown one, whatever the header.
+            // The type code: an unknown one, with any header.
             let code_at = starts[index.index(starts.len())] + usize::from(header == Header::Ten);
             stream[code_at] = 0x51;
         }
@@ -212,7 +212,7 @@ proptest! {
     }
 }
 
-/// A frame that was read, or why it was stepped over.
+/// A frame that was read, or why it was skipped.
 type Drained = Result<(MessageType, Vec<u8>), FrameError>;
 
 /// Takes all whole frames off the front of the buffer.
@@ -236,8 +236,8 @@ fn drain(header: Header, buffer: &mut Vec<u8>) -> Result<Vec<Drained>, TestCaseE
     }
 }
 
-/// Whatever decodes encodes again, to a body that decodes to bytes that stay the same, and can be
-/// refused.
+/// A decoded message encodes to a body that decodes again and encodes to the same bytes; the body
+/// may be refused.
 fn check_decoded(
     message_type: MessageType,
     body: &[u8],
@@ -254,7 +254,7 @@ fn check_decoded(
     Ok(())
 }
 
-/// What is JSON stays that JSON.
+/// A JSON value survives a round trip.
 fn check_json(bytes: &[u8]) -> Result<(), TestCaseError> {
     let mut reader = msgpack::Reader::new(bytes);
     if let Ok(value) = reader.value_bytes() {
@@ -287,7 +287,7 @@ fn json_values() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Code and body of every positive golden vector of a handy size.
+/// Code and body of every short positive golden vector.
 fn vector_bodies() -> &'static [(u8, Vec<u8>)] {
     static BODIES: std::sync::OnceLock<Vec<(u8, Vec<u8>)>> = std::sync::OnceLock::new();
     BODIES.get_or_init(|| {

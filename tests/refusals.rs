@@ -1,5 +1,5 @@
-//! Why keys and tokens are refused: what clients of each wire are sent, what operators find in the
-//! metrics and the log. Asked of the real binary.
+//! Causes of refused keys and tokens: the errors for clients of each wire, the metrics and the log.
+//! Tested with the real binary.
 #![cfg(feature = "server")]
 
 use std::fs;
@@ -26,7 +26,7 @@ use served::Served;
 mod command;
 mod served;
 
-/// Longest that anything here may take.
+/// Timeout of every wait.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const KEY: &str = "demo.main:sk_main";
@@ -86,7 +86,7 @@ impl Server {
         lines.map(|line| count(line).unwrap_or_else(|| panic!("no count: {line}"))).collect()
     }
 
-    /// Waits until the log has told of all refusals for a cause.
+    /// Waits until the log has counted all refusals for a cause.
     fn await_logged(&self, cause: &str, count: u64) {
         let deadline = Instant::now() + DEADLINE;
         while self.logged(cause).iter().sum::<u64>() != count {
@@ -261,7 +261,7 @@ fn token(changes: Value) -> Credential {
     sign(json!({ "alg": "HS256", "kid": "demo.main" }), claims, "sk_main")
 }
 
-/// Label of the metric, what the client may know, a credential with that fault.
+/// Label of the metric, reason for the client, a credential with that fault.
 fn faulty() -> Vec<(&'static str, &'static str, Credential)> {
     let headed = |header| sign(header, json!({}), "sk_main");
     let key = |text: &str| Credential::Key(text.to_owned());

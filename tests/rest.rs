@@ -1,4 +1,4 @@
-//! REST and the HTTP half of long-polling, asked of the real binary over plain sockets.
+//! REST and the HTTP side of long-polling, tested with the real binary over plain sockets.
 #![cfg(feature = "server")]
 
 use std::fs;
@@ -21,7 +21,7 @@ mod command;
 mod raw;
 mod served;
 
-/// Longest that anything here may take.
+/// Timeout of every wait.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const CONFIG: &str = r#"
@@ -227,7 +227,7 @@ fn head_has_the_headers_of_get_and_no_body() {
         admin.send(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
         let (status, head) = admin.read_head();
         assert_eq!(status, 200, "{path}: {head}");
-        // What GET streams has no length, and 0 would be a wrong one.
+        // A streamed response has no length, and 0 would be wrong.
         assert!(!head.contains("content-length: 0"), "{path}: {head}");
     }
     let answer = connection.ask("DELETE /", "", b"");
@@ -249,7 +249,7 @@ fn everything_is_there_under_the_prefix_of_a_proxy() {
     let presence = connection.ask("GET /any/prefix/channels/a/presence", &key, b"");
     assert_eq!((presence.status, presence.body.as_slice()), (200, &b"[]"[..]));
 
-    // One client resolves the link against what it asked for, the other appends it to its base.
+    // One client resolves the link against its request URL, the other appends it to its base.
     for base in ["", "/any/prefix"] {
         let mut target = format!("{path}?limit=1");
         let mut seen = Vec::new();
@@ -281,7 +281,7 @@ fn a_compressed_body_is_refused_before_it_is_read() {
     let key = basic(MAIN);
     for path in ["/channels/a/messages", "/keys/demo.main/requestToken", "/lp/connect"] {
         let mut connection = Connection::open(server.http);
-        // The body is announced and does not come.
+        // The declared body does not arrive.
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{key}Content-Length: 9\r\n");
         connection.send(format!("{head}Content-Encoding: gzip\r\n\r\n").as_bytes());
         let answer = connection.read();

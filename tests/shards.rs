@@ -1,4 +1,4 @@
-//! What random runs hit rarely, one scene each: hand-off, resume, overload, time-outs, refusals.
+//! Rare cases of random runs, one scene each: handoff, resume, overload, timeouts, refusals.
 
 mod fake_sockets;
 #[path = "simulation/mod.rs"]
@@ -130,7 +130,7 @@ impl Scene {
         self.settle();
     }
 
-    /// Turns of all shards, for scenes that cannot come to a standstill.
+    /// Turns of all shards, for scenes that never become idle.
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
             (0..self.world.count()).for_each(|shard| self.world.turn(shard));
@@ -143,7 +143,7 @@ impl Scene {
         wire.read(&bytes).into_iter().map(|(_, heard)| heard).collect()
     }
 
-    /// The sets heard, each as `user=state` in join order; `-user` for who left.
+    /// The received sets, each as `user=state` in join order; `-user` for a member that left.
     fn presence(&mut self, who: Who) -> Vec<String> {
         self.hear(who).iter().filter_map(shown).collect()
     }
@@ -488,7 +488,7 @@ fn a_home_that_asked_while_there_was_no_room_for_the_channel_is_told_when_there_
     let [other, channel] = [&channels[0], &channels[1]];
     let eve = scene.join(1, Carrier::Tcp, "eve", "");
     scene.update(eve, other, "e");
-    // A connection that is in a channel already stays where it is.
+    // A member of a channel stays on its shard.
     let [ann, bob, cat] = ["ann", "bob", "cat"].map(|user| {
         let who = scene.join(0, Carrier::Tcp, user, "");
         scene.update(who, &lobby, "");
@@ -732,7 +732,7 @@ fn a_silent_peer_is_pinged_and_then_closed() {
     }
 }
 
-/// A member that says nothing of its own accord, and a watcher of its channel that does.
+/// A member that sends nothing unprompted, and a subscriber of its channel that does.
 fn quiet_member(heartbeat: Heartbeat, carrier: Carrier) -> (Scene, String, Who, Who) {
     let policy = Policy { presence_ttl_ms: 3_000, heartbeat, ..Policy::default() };
     let limits = Limits { idle_ms: 0, ..Limits::default() };
@@ -912,7 +912,7 @@ fn an_old_refusal_does_not_undo_a_newer_announcement() {
     scene.world.turn(1);
     scene.say(member, |wire| wire.leave(&channel));
     scene.world.turn(1);
-    // The refusal is in transit while the place is free again and the next update is sent.
+    // The refusal is in transit while the limit is free again and the next update is sent.
     scene.world.links[1][0].hold = true;
     scene.update(newcomer, &channel, "2");
     scene.turns(3);

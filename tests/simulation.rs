@@ -75,11 +75,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use simulation::foony;
 use simulation::run::Run;
 
-/// Seeds that one `cargo test` tries of each kind unless `HEADCOUNT_SEEDS` says otherwise.
+/// Seeds of each kind in one `cargo test`, unless `HEADCOUNT_SEEDS` is set.
 const SEEDS: u64 = 2000;
 const FOONY_SEEDS: u64 = 4000;
 
-/// Which clients a run is about, and the test that runs it.
+/// The kind of clients of a run, and the test that runs it.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Sync,
@@ -127,7 +127,7 @@ fn failure(kind: Kind, seed: u64, trace: bool) -> Option<String> {
     ))
 }
 
-/// Tries the seeds that the environment says, else `seeds`.
+/// Tries the seeds of the environment, else `seeds`.
 fn search(kind: Kind, seeds: u64) {
     if let Some(seed) = variable("HEADCOUNT_SEED") {
         return assert_eq!(failure(kind, seed, true), None);

@@ -1,4 +1,4 @@
-//! Commands at a terminal or in a pipeline: what they draw, and how they end with it.
+//! Commands in a terminal or a pipeline: their output, and their end when it closes.
 #![cfg(feature = "server")]
 
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use fake_realtime::{FakeRealtime, KEY};
 mod command;
 mod fake_realtime;
 
-/// How long a test waits for what must come.
+/// How long a test waits for expected output.
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a command may take to end.
@@ -67,7 +67,7 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
 }
 
-/// Does the kernel send SIGHUP when the terminal hangs up?
+/// Whether the kernel sends SIGHUP when the terminal hangs up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Session {
     ControllingTerminal,
@@ -99,7 +99,7 @@ impl AtTerminal {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&terminal, size).unwrap();
         let mut command = Command::new("env");
-        // Whatever the tests were started by may ignore signals.
+        // The process that started the tests may ignore signals.
         command.args(["--default-signal", "setsid"]);
         if session == Session::ControllingTerminal {
             command.arg("--ctty");
@@ -111,7 +111,7 @@ impl AtTerminal {
         AtTerminal { child, master: Some(master), shown: String::new() }
     }
 
-    /// Reads until `text` is shown, or the terminal has no user any more.
+    /// Reads until `text` is shown, or every process has closed the terminal.
     fn shows(&mut self, text: &str) -> bool {
         let mut master = File::from(self.master.as_ref().unwrap().try_clone().unwrap());
         let until = Instant::now() + WITHIN;
@@ -128,7 +128,7 @@ impl AtTerminal {
         self.shown.contains(text)
     }
 
-    /// Hangs up; how the command ended.
+    /// Hangs up; returns how the command ended.
     fn hang_up(mut self) -> Option<ExitStatus> {
         self.master = None;
         ended_within(&mut self.child, END_WITHIN)

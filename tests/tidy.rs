@@ -27,7 +27,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("src/config", &["server", "shard", "session", "admin", "cli"]),
 ];
 
-/// What only the named places may contain.
+/// Code that only the named folders may contain.
 const CONFINED: [(&str, &[&str]); 6] = [
     ("glommio::", &["src/server"]),
     ("unsafe {", &["src/server"]),
@@ -37,8 +37,8 @@ const CONFINED: [(&str, &[&str]); 6] = [
     ("thread::spawn", &["src/server", "src/bench", "src/cli"]),
 ];
 
-/// What may not be on the way of an event from a home to its subscribers: whatever is named is
-/// named by number, and belongs to one thread.
+/// Files on the path of an event from a home to its subscribers. Objects are referred to by number
+/// there, and belong to one thread.
 const FAN_OUT: [&str; 5] = [
     "src/shard/home/deliver.rs",
     "src/shard/home/outgoing.rs",
@@ -49,7 +49,7 @@ const FAN_OUT: [&str; 5] = [
 const NOT_PER_DELIVERY: [&str; 7] =
     ["router", "find_key", ".find(&", "HashMap", "Mutex", "RwLock", "RefCell"];
 
-/// What nothing outside tests may contain, with the replacement.
+/// Code that is not allowed outside tests, with the replacement.
 const BANNED: [(&str, &str); 11] = [
     (".unwrap()", "return an error, or `assert!` with the value"),
     (".expect(", "return an error, or `assert!` with the value"),
@@ -98,7 +98,7 @@ fn read(root: &Path, path: &Path) -> Source {
     Source { path: path.strip_prefix(root).expect("a path below the root").into(), code, all }
 }
 
-/// The line without what is only text: comments.
+/// The line without its comment.
 fn without_comment(line: &str) -> &str {
     line.split("//").next().unwrap_or(line)
 }

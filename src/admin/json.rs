@@ -1,130 +1,123 @@
 //! Members and presence events as JSON.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::channel::{self, Change, ChangeKind};
+use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
 use crate::shard::MemberView;
 use crate::wire::msgpack;
 
-/// A state as JSON: converted when it is MessagePack that JSON can express, else base64.
-#[derive(Serialize)]
-struct State {
+/// A member of a list, or the member of an event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Wall-clock time of an event; `None` for a member of a list.
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<Value>,
+    pub at_ms: Option<u64>,
+    pub user: Arc<str>,
+    /// `shard.slot.generation`; with the user it identifies the member.
+    pub connection: String,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub state: Option<Value>,
+    /// A state that is not MessagePack, or that JSON cannot express.
     #[serde(skip_serializing_if = "Option::is_none")]
-    state_base64: Option<String>,
+    pub state_base64: Option<String>,
+    /// Since the state was last announced.
+    #[serde(default)]
+    pub age_ms: u64,
+    /// Whether the connection is lost and the grace runs; `None` for the member of an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lingering: Option<bool>,
 }
 
-impl State {
-    fn of(bytes: &[u8]) -> Self {
-        match msgpack::to_json(bytes) {
-            Some(value) => State { state: Some(value), state_base64: None },
-            None => State { state: None, state_base64: Some(STANDARD.encode(bytes)) },
+/// Distinguishes `null` from a missing field.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// One line of a watch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// Changes were dropped; a snapshot follows, as at the beginning.
+    Reset,
+    /// One member of a snapshot, in join order.
+    Present(Member),
+    /// The snapshot is complete.
+    Ready {
+        members: usize,
+    },
+    Enter(Member),
+    Update(Member),
+    Leave(Member),
+    /// An event that only a newer server sends.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Member {
+    fn new(user: &Arc<str>, addr: ConnAddr, state: &State, age_ms: u64) -> Self {
+        let bytes = message_pack_state(state);
+        let state = msgpack::to_json(bytes);
+        Member {
+            at_ms: None,
+            user: Arc::clone(user),
+            connection: format!("{}.{}.{}", addr.shard, addr.conn.slot, addr.conn.generation),
+            state_base64: state.is_none().then(|| STANDARD.encode(bytes)),
+            state,
+            age_ms,
+            lingering: None,
         }
+    }
+
+    fn of(member: &MemberView) -> Self {
+        Member::new(&member.identity.user, member.addr, &member.state, member.age_ms)
     }
 }
 
-#[derive(Serialize)]
-struct MemberJson<'m> {
-    user: &'m str,
-    connection: String,
-    #[serde(flatten)]
-    state: State,
-    age_ms: u64,
-    lingering: bool,
-}
-
-impl<'m> MemberJson<'m> {
-    fn of(member: &'m MemberView) -> Self {
-        MemberJson {
-            user: &member.identity.user,
-            connection: connection(member.addr),
-            state: State::of(message_pack_state(&member.state)),
-            age_ms: member.age_ms,
-            lingering: member.lingering,
-        }
+impl Event {
+    fn line(&self) -> String {
+        // Serialization of strings, numbers and JSON values does not fail.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
     }
-}
-
-#[derive(Serialize)]
-struct EventJson<'e> {
-    event: &'static str,
-    at_ms: u64,
-    user: &'e str,
-    connection: String,
-    #[serde(flatten)]
-    state: State,
-    age_ms: u64,
-}
-
-fn connection(addr: ConnAddr) -> String {
-    format!("{}.{}.{}", addr.shard, addr.conn.slot, addr.conn.generation)
 }
 
 /// The response to a members request.
 pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
-    let members: Vec<MemberJson<'_>> = members.iter().map(MemberJson::of).collect();
+    let member =
+        |member: &MemberView| Member { lingering: Some(member.lingering), ..Member::of(member) };
+    let members: Vec<Member> = members.iter().map(member).collect();
     json!({ "app": app, "channel": channel, "members": members })
 }
 
 /// A snapshot in a watch: one line per member, then an end mark.
 pub fn present_lines(now: Clocks, members: &[MemberView]) -> String {
-    let mut lines = String::new();
-    for member in members {
-        push_event(
-            &mut lines,
-            now,
-            "present",
-            member.addr,
-            &member.identity.user,
-            &member.state,
-            member.age_ms,
-        );
-    }
-    lines.push_str(&json!({ "event": "ready", "members": members.len() }).to_string());
-    lines.push('\n');
-    lines
+    let at_ms = Some(now.wall_ms);
+    let present = |member| Event::Present(Member { at_ms, ..Member::of(member) }).line();
+    let lines: String = members.iter().map(present).collect();
+    lines + &Event::Ready { members: members.len() }.line()
 }
 
 /// The line that says that changes were dropped; a snapshot follows.
 pub fn reset_line() -> String {
-    json!({ "event": "reset" }).to_string() + "\n"
+    Event::Reset.line()
 }
 
 /// One line per change.
 pub fn changes_lines(now: Clocks, changes: &[Change]) -> String {
-    let mut lines = String::new();
-    for change in changes {
-        let event = match change.kind {
-            ChangeKind::Enter => "enter",
-            ChangeKind::Update => "update",
-            ChangeKind::Leave => "leave",
-        };
-        push_event(&mut lines, now, event, change.addr, &change.identity.user, &change.state, 0);
-    }
-    lines
-}
-
-fn push_event(
-    lines: &mut String,
-    now: Clocks,
-    event: &'static str,
-    addr: ConnAddr,
-    user: &str,
-    state: &channel::State,
-    age_ms: u64,
-) {
-    let connection = connection(addr);
-    let state = State::of(message_pack_state(state));
-    let event = EventJson { event, at_ms: now.wall_ms, user, connection, state, age_ms };
-    // Serialization of strings, numbers and JSON values does not fail.
-    if let Ok(line) = serde_json::to_string(&event) {
-        lines.push_str(&line);
-        lines.push('\n');
-    }
+    let line = |change: &Change| {
+        let member = Member::new(&change.identity.user, change.addr, &change.state, 0);
+        let member = Member { at_ms: Some(now.wall_ms), ..member };
+        match change.kind {
+            ChangeKind::Enter => Event::Enter(member).line(),
+            ChangeKind::Update => Event::Update(member).line(),
+            ChangeKind::Leave => Event::Leave(member).line(),
+        }
+    };
+    changes.iter().map(line).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -32,33 +31,8 @@ pub struct Process {
     pub refusals: Refusals,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    shard: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    shard: u32,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DropLabels {
-    shard: u32,
-    what: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabels {
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CauseLabels {
-    cause: &'static str,
-}
+/// Names and values.
+type Labels = Vec<(&'static str, String)>;
 
 /// A metric of each shard: name, help, and its value in the counters.
 type Column = (&'static str, &'static str, fn(&Counters) -> u64);
@@ -99,29 +73,56 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
     register_process(&mut registry, process);
     for (name, help, value) in GAUGES {
         let family = Family::<Labels, Gauge>::default();
-        for (shard, counters) in numbered(shards) {
-            family.get_or_create(&Labels { shard }).set(value(counters) as i64);
+        for (labels, count) in by_shard(shards, |c| vec![(Labels::new(), value(c))]) {
+            family.get_or_create(&labels).set(count as i64);
         }
         registry.register(name, help, family);
     }
     for (name, help, value) in COUNTERS {
-        let family = Family::<Labels, Counter>::default();
-        for (shard, counters) in numbered(shards) {
-            family.get_or_create(&Labels { shard }).inc_by(value(counters));
-        }
-        registry.register(name, help, family);
+        let counts = by_shard(shards, |c| vec![(Labels::new(), value(c))]);
+        register(&mut registry, name, help, counts);
     }
     register_reasons(&mut registry, shards);
     let of_shards = shards.iter().map(|counters| &counters.refusals);
-    register_refusals(&mut registry, of_shards.chain([&process.refusals]));
+    let refusals = of_shards.chain([&process.refusals]).flat_map(Refusals::by_cause);
+    let refusals = refusals.map(|(cause, count)| labelled("cause", cause.label(), count));
+    register(&mut registry, "token_refusals", "Tokens and keys refused, by cause", refusals);
     let mut text = String::new();
     // Writing plain numbers to a string does not fail.
     let _ = encode_text(&mut text, &registry);
     exposition.convert(text)
 }
 
-fn numbered(shards: &[Counters]) -> impl Iterator<Item = (u32, &Counters)> {
-    (0..).zip(shards)
+fn labelled(name: &'static str, value: impl ToString, count: u64) -> (Labels, u64) {
+    (vec![(name, value.to_string())], count)
+}
+
+/// The counts of every shard, labelled with its number.
+fn by_shard(
+    shards: &[Counters],
+    counts: impl Fn(&Counters) -> Vec<(Labels, u64)>,
+) -> impl Iterator<Item = (Labels, u64)> {
+    shards.iter().enumerate().flat_map(move |(shard, counters)| {
+        let shard = ("shard", shard.to_string());
+        let with_shard = move |(labels, count): (Labels, u64)| {
+            ([shard.clone()].into_iter().chain(labels).collect(), count)
+        };
+        counts(counters).into_iter().map(with_shard)
+    })
+}
+
+/// Registers a counter. Counts with the same labels are added.
+fn register(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    counts: impl Iterator<Item = (Labels, u64)>,
+) {
+    let family = Family::<Labels, Counter>::default();
+    for (labels, count) in counts {
+        family.get_or_create(&labels).inc_by(count);
+    }
+    registry.register(name, help, family);
 }
 
 fn register_process(registry: &mut Registry, process: &Process) {
@@ -150,52 +151,25 @@ fn register_process(registry: &mut Registry, process: &Process) {
         counter.inc_by(value);
         registry.register(name, help, counter);
     }
-    let responses = Family::<StatusLabels, Counter>::default();
-    for (&status, &count) in &process.http_responses {
-        responses.get_or_create(&StatusLabels { status }).inc_by(count);
-    }
-    registry.register("http_responses", "HTTP responses, by status", responses);
-}
-
-fn register_refusals<'c>(registry: &mut Registry, refusals: impl Iterator<Item = &'c Refusals>) {
-    let family = Family::<CauseLabels, Counter>::default();
-    for (cause, count) in refusals.flat_map(Refusals::by_cause) {
-        family.get_or_create(&CauseLabels { cause: cause.label() }).inc_by(count);
-    }
-    registry.register("token_refusals", "Tokens and keys refused, by cause", family);
+    let responses = process.http_responses.iter();
+    let responses = responses.map(|(status, count)| labelled("status", status, *count));
+    register(registry, "http_responses", "HTTP responses, by status", responses);
 }
 
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
-    let ignored = reasons(shards, |c| c.ignored().collect());
-    registry.register("ignored", "Ignored input, by reason", ignored);
-    let conflated = reasons(shards, |c| c.conflated().collect());
-    registry.register(
-        "conflated",
-        "Presence states superseded before they were sent, by reason",
-        conflated,
-    );
-    let disconnects = reasons(shards, |c| c.disconnects().collect());
-    registry.register("disconnects", "Connections ended, by reason", disconnects);
-    let dropped = Family::<DropLabels, Counter>::default();
-    for (shard, counters) in numbered(shards) {
-        for ((what, reason), count) in counters.dropped() {
-            dropped.get_or_create(&DropLabels { shard, what, reason }).inc_by(count);
-        }
-    }
-    registry.register("dropped", "Dropped or deferred, by kind and reason", dropped);
-}
-
-fn reasons(
-    shards: &[Counters],
-    counts: impl Fn(&Counters) -> Vec<(&'static str, u64)>,
-) -> Family<ReasonLabels, Counter> {
-    let family = Family::<ReasonLabels, Counter>::default();
-    for (shard, counters) in numbered(shards) {
-        for (reason, count) in counts(counters) {
-            family.get_or_create(&ReasonLabels { shard, reason }).inc_by(count);
-        }
-    }
-    family
+    let reason = |(reason, count)| labelled("reason", reason, count);
+    let ignored = by_shard(shards, |c| c.ignored().map(reason).collect());
+    register(registry, "ignored", "Ignored input, by reason", ignored);
+    let conflated = by_shard(shards, |c| c.conflated().map(reason).collect());
+    let help = "Presence states superseded before they were sent, by reason";
+    register(registry, "conflated", help, conflated);
+    let disconnects = by_shard(shards, |c| c.disconnects().map(reason).collect());
+    register(registry, "disconnects", "Connections ended, by reason", disconnects);
+    let kind = |((what, reason), count): ((&str, &str), u64)| {
+        (vec![("what", what.to_owned()), ("reason", reason.to_owned())], count)
+    };
+    let dropped = by_shard(shards, |c| c.dropped().map(kind).collect());
+    register(registry, "dropped", "Dropped or deferred, by kind and reason", dropped);
 }
 
 #[cfg(test)]

@@ -60,13 +60,8 @@ fn admin(path: &str) -> Route {
 
 /// `/v1/apps/{app}/channels/{channel}/{members|watch}`, each name percent-encoded.
 fn channel_route(path: &str) -> Option<Route> {
-    let rest = path.strip_prefix("/v1/apps/")?;
-    let mut parts = rest.split('/');
-    let (app, channels, channel, question) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    if channels != "channels" || parts.next().is_some() {
-        return None;
-    }
+    let parts: Vec<&str> = path.split('/').collect();
+    let ["", "v1", "apps", app, "channels", channel, question] = parts[..] else { return None };
     let (app, channel) = (percent_decode(app)?, percent_decode(channel)?);
     match question {
         "members" => Some(Route::Members { app, channel }),

@@ -202,7 +202,7 @@ impl FromStr for Capability {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut json = serde_json::Deserializer::from_str(text);
-        let capability = json.deserialize_map(ObjectForm)?;
+        let capability = json.deserialize_map(Form::Object)?;
         json.end()?;
         Ok(capability)
     }
@@ -227,18 +227,28 @@ impl Serialize for Capability {
 
 impl<'de> Deserialize<'de> for Capability {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyForm)
+        deserializer.deserialize_any(Form::ObjectOrText)
     }
 }
 
-/// Accepts the object only: the string form does not nest.
-struct ObjectForm;
+/// The accepted forms. The text contains an object, not another text.
+enum Form {
+    Object,
+    ObjectOrText,
+}
 
-impl<'de> Visitor<'de> for ObjectForm {
+impl<'de> Visitor<'de> for Form {
     type Value = Capability;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object from channel pattern to a list of operations")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        match self {
+            Form::Object => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
+            Form::ObjectOrText => text.parse().map_err(E::custom),
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -253,24 +263,6 @@ impl<'de> Visitor<'de> for ObjectForm {
             capability.grant(pattern, operations.0);
         }
         Ok(capability)
-    }
-}
-
-struct AnyForm;
-
-impl<'de> Visitor<'de> for AnyForm {
-    type Value = Capability;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ObjectForm.expecting(f)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        text.parse().map_err(E::custom)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ObjectForm.visit_map(map)
     }
 }
 

@@ -92,19 +92,11 @@ fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
 }
 
 /// Asymmetric signature algorithms (RFC 7518 section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum SignatureAlgorithm {
     Rs256,
     Es256,
-}
-
-impl fmt::Display for SignatureAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SignatureAlgorithm::Rs256 => "RS256",
-            SignatureAlgorithm::Es256 => "ES256",
-        })
-    }
 }
 
 /// Key material. It determines the algorithm of the key's tokens.
@@ -144,10 +136,10 @@ pub struct TokenRules {
 #[derive(Clone, Debug)]
 pub struct Key {
     name: KeyName,
-    material: Material,
-    secret: Option<Secret>,
+    pub(super) material: Material,
+    pub(super) secret: Option<Secret>,
     grant: Arc<Grant>,
-    rules: TokenRules,
+    pub(super) rules: TokenRules,
 }
 
 impl Key {
@@ -195,18 +187,6 @@ impl Key {
     /// What the key grants.
     pub fn capability(&self) -> &Arc<Capability> {
         &self.grant.capability
-    }
-
-    pub(super) fn material(&self) -> &Material {
-        &self.material
-    }
-
-    pub(super) fn secret(&self) -> Option<&Secret> {
-        self.secret.as_ref()
-    }
-
-    pub(super) fn rules(&self) -> &TokenRules {
-        &self.rules
     }
 
     /// The identity of a client that authenticated with the key itself. `user`: the id that the
@@ -266,7 +246,7 @@ mod tests {
     fn the_text_of_a_key_is_split_at_the_first_colon() {
         let key = Key::from_text("demo.kid:a:b", Capability::all()).unwrap();
         assert_eq!((key.name(), &**key.app()), ("demo.kid", "demo"));
-        assert_eq!(key.secret().unwrap().as_bytes(), b"a:b");
+        assert_eq!(key.secret.unwrap().as_bytes(), b"a:b");
         assert!(Key::from_text("demo.kid", Capability::all()).is_err());
     }
 }

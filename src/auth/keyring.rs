@@ -116,7 +116,7 @@ impl Keyring {
             return Err(CredentialError::TooLong);
         }
         let key = self.key(name);
-        let secret = key.and_then(Key::secret);
+        let secret = key.and_then(|key| key.secret.as_ref());
         let equal = secret.unwrap_or(&self.decoy).matches(candidate);
         match (key, secret) {
             (Some(key), Some(_)) if equal => Ok(key),

@@ -53,7 +53,7 @@ pub fn mint(
     now_wall_ms: u64,
     ttl_ms: u64,
 ) -> Result<String, MintError> {
-    let secret = key.secret().ok_or(MintError::NoSecret)?;
+    let secret = key.secret.as_ref().ok_or(MintError::NoSecret)?;
     user_id(sub).map_err(|_| MintError::Subject)?;
     if !key.capability().covers(capability) {
         return Err(MintError::ExceedsKey);

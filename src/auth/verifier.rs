@@ -72,7 +72,7 @@ impl Verifier {
     /// The verifiers of a key with the `kid` of each: its name, or the ids in its JWK set.
     pub fn of_key(position: usize, key: &Key) -> Result<Vec<(String, Verifier)>, KeyError> {
         let name = key.name().to_owned();
-        let (algorithm, decoding) = match key.material() {
+        let (algorithm, decoding) = match &key.material {
             Material::Hs256(secret) => {
                 (Algorithm::HS256, DecodingKey::from_secret(secret.as_bytes()))
             }
@@ -80,11 +80,11 @@ impl Verifier {
             Material::Jwks { json, algorithm } => {
                 return Ok(jwks(json, *algorithm)?
                     .into_iter()
-                    .map(|(kid, (alg, jwk))| (kid, Verifier::new(position, key.rules(), alg, jwk)))
+                    .map(|(kid, (alg, jwk))| (kid, Verifier::new(position, &key.rules, alg, jwk)))
                     .collect());
             }
         };
-        Ok(vec![(name, Verifier::new(position, key.rules(), algorithm, decoding))])
+        Ok(vec![(name, Verifier::new(position, &key.rules, algorithm, decoding))])
     }
 
     /// Verifies the signature of a token and returns its claims.

@@ -1,15 +1,17 @@
-//! Where a server is asked, and how a name is written in its paths.
+//! Addresses of servers, and names in URL paths.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// An IP address or a host name, with a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address(String);
 
 impl Address {
-    /// Does it name this host by itself? No other machine is asked what it means.
+    /// Whether it names this host, without a DNS query.
     pub fn is_loopback(&self) -> bool {
         match self.0.parse::<SocketAddr>() {
             Ok(address) => address.ip().is_loopback(),
@@ -17,7 +19,7 @@ impl Address {
         }
     }
 
-    /// What to connect to, as the standard library resolves it.
+    /// The form that the standard library resolves.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -34,7 +36,7 @@ impl FromStr for Address {
     }
 }
 
-/// Where to reach a server that listens there: all addresses of a host stand for its loopback.
+/// The address to reach a listening server: loopback for an unspecified address.
 impl From<SocketAddr> for Address {
     fn from(mut listening: SocketAddr) -> Self {
         match listening.ip() {
@@ -61,17 +63,9 @@ impl fmt::Display for Address {
 
 /// Everything but unreserved characters (RFC 3986 section 2.3) as `%XX`.
 pub(super) fn percent_encoded(name: &str) -> String {
-    use std::fmt::Write;
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a `String` cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    const RESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(name, RESERVED).to_string()
 }
 
 #[cfg(test)]

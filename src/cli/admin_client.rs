@@ -11,20 +11,20 @@ use super::place::Place;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Silence of a server that has been asked something.
+/// Longest silence of a server before its response.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Silence of a stream, which has a line at least every 15 s: two of them may be late.
+/// Longest silence of a stream, which has a line at least every 15 s: two of them may be late.
 const LINE_WITHIN: Duration = Duration::from_secs(40);
 
-/// Bounds what a server that is none can make this process hold.
+/// Bound the memory that a foreign server can make this process use.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Characters of a refusal that are worth showing.
+/// Characters of a refusal that are shown.
 const REASON_CHARS_MAX: usize = 200;
 
-/// Asks one server.
+/// A client of one server.
 #[derive(Debug)]
 pub(super) struct AdminClient {
     agent: Agent,
@@ -34,7 +34,7 @@ pub(super) struct AdminClient {
 
 impl AdminClient {
     /// # Errors
-    /// A key that no server would accept.
+    /// The key is malformed.
     pub fn new(place: &Place) -> Result<Self, Failure> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -48,20 +48,14 @@ impl AdminClient {
         Ok(AdminClient { agent: config.new_agent(), address: place.admin.clone(), authorization })
     }
 
-    /// The whole answer.
-    ///
-    /// # Errors
-    /// One line that names the address and what to do about it.
+    /// The whole response.
     pub fn text(&self, path: &str) -> Result<String, Failure> {
         let mut body = self.get(path, ANSWER_WITHIN)?.into_body();
         let text = body.with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         text.map_err(|error| self.failure(&error))
     }
 
-    /// The answer line by line, while it is being written.
-    ///
-    /// # Errors
-    /// As [`AdminClient::text`].
+    /// The response line by line, while it arrives.
     pub fn lines(&self, path: &str) -> Result<Lines, Failure> {
         let body = self.get(path, LINE_WITHIN)?.into_body();
         Ok(Lines { reader: BufReader::new(body.into_reader()), address: self.address.clone() })
@@ -117,7 +111,7 @@ impl AdminClient {
     }
 }
 
-/// The first line of a refusal, as far as it goes.
+/// The first line of a refusal, shortened.
 fn reason(body: &mut Body) -> String {
     let text = body.with_config().limit(64 * 1024).lossy_utf8(true).read_to_string();
     let text = text.unwrap_or_default();
@@ -128,17 +122,17 @@ fn reason(body: &mut Body) -> String {
     }
 }
 
-/// A stream of lines that a server writes for as long as both live.
+/// A stream of lines that the server does not end while it runs.
 pub(super) struct Lines {
     reader: BufReader<BodyReader<'static>>,
     address: Address,
 }
 
 impl Lines {
-    /// The next line that is not empty, without its line end. Waits for it.
+    /// Waits for the next line that is not empty; without its line end.
     ///
     /// # Errors
-    /// One line, when the stream ended: only this process ends it in good order.
+    /// The stream ended; only this process ends it regularly.
     pub fn next(&mut self) -> Result<String, Failure> {
         loop {
             let line = self.read_line().map_err(|error| {

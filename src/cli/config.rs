@@ -21,46 +21,34 @@ pub(super) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Check(Check),
-    Print(Print),
-    Explain(Explain),
-}
-
-/// Say whether `serve` would accept a configuration, and what it would serve
-///
-/// Exit code 0 and `ok`, or 78 and one line that says what is wrong and where.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: headcount config check headcount.toml && systemctl restart headcount"
-)]
-struct Check {
-    #[command(flatten)]
-    source: Source,
-    /// Check for a server that is started with --insecure-plaintext
-    #[arg(long)]
-    insecure_plaintext: bool,
-}
-
-/// Print the effective configuration as TOML: every key, with its default where none is given
-///
-/// Units are in the names of the keys: _ms milliseconds, _s seconds, _us microseconds, _bytes.
-/// Secrets are hidden.
-#[derive(Debug, Args)]
-#[command(after_help = "Example: headcount config print > headcount.toml")]
-struct Print {
-    #[command(flatten)]
-    source: Source,
-}
-
-/// Say which namespace a channel is in, its settings, and where each comes from
-#[derive(Debug, Args)]
-#[command(after_help = "Example: headcount config explain chat:lobby --config headcount.toml")]
-struct Explain {
-    /// Name of the channel, for example chat:lobby
-    channel: String,
-    /// Configuration file, TOML [default: none, the built-in defaults]
-    #[arg(long, value_name = "FILE", env = "HEADCOUNT_CONFIG")]
-    config: Option<PathBuf>,
+    /// Say whether `serve` would accept a configuration, and what it would serve
+    ///
+    /// Exit code 0 and `ok`, or 78 and one line that says what is wrong and where.
+    #[command(
+        after_help = "Example: headcount config check headcount.toml && systemctl restart headcount"
+    )]
+    Check {
+        #[command(flatten)]
+        source: Source,
+        /// Check for a server that is started with --insecure-plaintext
+        #[arg(long)]
+        insecure_plaintext: bool,
+    },
+    /// Print the effective configuration as TOML: every key, with its default where none is given
+    ///
+    /// Units are in the names of the keys: _ms milliseconds, _s seconds, _us microseconds, _bytes.
+    /// Secrets are hidden.
+    #[command(after_help = "Example: headcount config print > headcount.toml")]
+    Print(Source),
+    /// Say which namespace a channel is in, its settings, and where each comes from
+    #[command(after_help = "Example: headcount config explain chat:lobby --config headcount.toml")]
+    Explain {
+        /// Name of the channel, for example chat:lobby
+        channel: String,
+        /// Configuration file, TOML [default: none, the built-in defaults]
+        #[arg(long, value_name = "FILE", env = "HEADCOUNT_CONFIG")]
+        config: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,23 +60,17 @@ struct Source {
 
 impl Config {
     pub fn run(self) -> Result<(), Failure> {
-        match self.command {
-            Command::Check(check) => check.run(),
-            Command::Print(print) => output::print(&load(print.source.file.as_deref())?.print()),
-            Command::Explain(explain) => {
-                output::print(&load(explain.config.as_deref())?.explain(&explain.channel))
+        output::print(&match self.command {
+            Command::Check { source, insecure_plaintext } => {
+                let config = load(source.file.as_deref())?;
+                config.check()?;
+                config.check_exposure(plaintext(insecure_plaintext))?;
+                config.keyring(None)?;
+                format!("ok\n{}", summary(&config))
             }
-        }
-    }
-}
-
-impl Check {
-    fn run(&self) -> Result<(), Failure> {
-        let config = load(self.source.file.as_deref())?;
-        config.check()?;
-        config.check_exposure(plaintext(self.insecure_plaintext))?;
-        config.keyring(None)?;
-        output::print(&format!("ok\n{}", summary(&config)))
+            Command::Print(source) => load(source.file.as_deref())?.print(),
+            Command::Explain { channel, config } => load(config.as_deref())?.explain(&channel),
+        })
     }
 }
 

@@ -16,43 +16,43 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::failure::Failure;
 use crate::terminal::ending_signals;
 
-/// Time for a goodbye to the server and to the terminal. A command that is still there then,
-/// because nothing takes its output or a server is slow to answer, ends without.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// Time to close the connection and restore the terminal. Then the process exits, also when its
+/// output blocks or a server does not answer.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Receives once, when the command should end, with exit code 0: on SIGINT, SIGTERM, SIGQUIT or
 /// SIGHUP, or when standard output or the terminal is gone.
 ///
 /// # Errors
-/// When signals cannot be heard.
+/// The signals cannot be handled.
 pub(super) fn begin() -> Result<Receiver<()>, Failure> {
-    let deaf = |error| Failure::request("cannot listen to signals", error);
-    let signals = listen().map_err(deaf)?;
+    let failed = |error| Failure::request("cannot listen to signals", error);
+    let signals = listen().map_err(failed)?;
     let (sender, ending) = bounded(1);
-    let waiting = thread::Builder::new().name("ending".to_owned());
-    let spawned = waiting.spawn(move || {
-        wait(Some(signals.as_fd()));
-        // A command that does not listen any more is about to end anyway.
+    let end = move || {
+        // Fails when the command is ending already.
         let _ = sender.send(());
-        thread::sleep(GOODBYE_WITHIN);
+        thread::sleep(CLOSE_WITHIN);
         let _ = disable_raw_mode();
-        process::exit(0);
-    });
-    spawned.map_err(deaf)?;
+    };
+    exit_after(Some(signals), end).map_err(failed)?;
     Ok(ending)
 }
 
 /// Ends the process with exit code 0 as soon as standard output or the terminal is gone.
-///
-/// # Errors
-/// When no thread can be had.
 pub(super) fn exit_with_output() -> Result<(), Failure> {
+    exit_after(None, || {}).map_err(|error| Failure::request("cannot start a thread", error))
+}
+
+/// Starts a thread that waits, calls `end` and ends the process with exit code 0.
+fn exit_after(signals: Option<UnixStream>, end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let waiting = thread::Builder::new().name("ending".to_owned());
-    let spawned = waiting.spawn(|| {
-        wait(None);
+    let spawned = waiting.spawn(move || {
+        wait(signals.as_ref().map(AsFd::as_fd));
+        end();
         process::exit(0);
     });
-    spawned.map(drop).map_err(|error| Failure::request("cannot start a thread", error))
+    spawned.map(drop)
 }
 
 /// A descriptor that becomes readable with the first signal that ends a process.
@@ -65,7 +65,7 @@ fn listen() -> io::Result<UnixStream> {
 }
 
 /// Waits for a signal, a standard output that has lost its reader, or a terminal that hung up.
-/// The kernel reports the last two whatever is asked for.
+/// The kernel reports the last two for every set of requested events.
 fn wait(signals: Option<BorrowedFd<'_>>) {
     let (input, output) = (io::stdin(), io::stdout());
     let mut polled = vec![PollFd::from_borrowed_fd(output.as_fd(), PollFlags::empty())];

@@ -24,59 +24,59 @@ const CONFIG: u8 = 78;
 #[derive(Debug)]
 pub(super) enum Failure {
     /// `what: why`, and the exit code.
-    Told { message: String, code: u8 },
-    /// Standard output has no reader. That is how pipelines end, and no error.
+    Message { message: String, code: u8 },
+    /// Standard output has no reader. That is no error: pipelines end so.
     OutputClosed,
-    /// The line is written already.
+    /// The line was already written.
     Reported { code: u8 },
-    /// A signal ended the command, which has cleaned up after itself.
+    /// A signal ended the command, after cleanup.
     Signal(i32),
 }
 
 impl Failure {
     pub fn new(message: &impl Display, code: u8) -> Self {
-        Failure::Told { message: message.to_string(), code }
+        Failure::Message { message: message.to_string(), code }
     }
 
     /// `what` is missing or went wrong, `why` includes what to do.
     pub fn request(what: impl Display, why: impl Display) -> Self {
-        Failure::Told { message: format!("{what}: {why}"), code: REQUEST }
+        Failure::Message { message: format!("{what}: {why}"), code: REQUEST }
     }
 
     /// The host does not allow what was asked for.
     pub fn config(what: impl Display, why: impl Display) -> Self {
-        Failure::Told { message: format!("{what}: {why}"), code: CONFIG }
+        Failure::Message { message: format!("{what}: {why}"), code: CONFIG }
     }
 
     /// An argument that cannot be right; `why` includes how to write it.
     pub fn usage(what: impl Display, why: impl Display) -> Self {
-        Failure::Told { message: format!("{what}: {why}"), code: USAGE }
+        Failure::Message { message: format!("{what}: {why}"), code: USAGE }
     }
 
-    /// Says more at the end of the line.
+    /// Appends `more` to the message.
     pub fn and(self, more: impl Display) -> Self {
         match self {
-            Failure::Told { message, code } => {
-                Failure::Told { message: format!("{message}; {more}"), code }
+            Failure::Message { message, code } => {
+                Failure::Message { message: format!("{message}; {more}"), code }
             }
             other => other,
         }
     }
 
-    /// What went wrong, for a command that goes on.
+    /// What went wrong, for a command that continues.
     pub fn message(&self) -> &str {
         match self {
-            Failure::Told { message, .. } => message,
+            Failure::Message { message, .. } => message,
             Failure::OutputClosed => "standard output has no reader",
             Failure::Reported { .. } => "reported",
             Failure::Signal(_) => "ended by a signal",
         }
     }
 
-    /// Hands the one line for standard error to `write`.
+    /// Passes the line for standard error to `write`.
     pub fn reported(self, write: impl FnOnce(String)) -> Self {
         match self {
-            Failure::Told { message, code } => {
+            Failure::Message { message, code } => {
                 write(format!("error: {}\n", printable(&message)));
                 Failure::Reported { code }
             }
@@ -89,7 +89,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         match self.reported(output::complain) {
             Failure::OutputClosed => ExitCode::SUCCESS,
-            Failure::Told { code, .. } | Failure::Reported { code } => ExitCode::from(code),
+            Failure::Message { code, .. } | Failure::Reported { code } => ExitCode::from(code),
             Failure::Signal(signal) => {
                 // Does not return for a signal that ends a process.
                 let _ = emulate_default_handler(signal);

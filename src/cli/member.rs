@@ -1,34 +1,7 @@
-//! A member as the admin address describes it.
-
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+//! Members as the commands show them.
 
 use super::text::{Token, printable, tokens};
-
-/// One member, with the fields that `members` and the event lines of `watch` share.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Member {
-    pub user: String,
-    /// `shard.slot.generation`; with the user it tells members apart.
-    pub connection: String,
-    #[serde(default, deserialize_with = "given")]
-    state: Option<Value>,
-    /// A state that has no JSON form.
-    state_base64: Option<String>,
-    /// Since the state was last announced.
-    #[serde(default)]
-    pub age_ms: u64,
-    /// The connection is lost and the grace runs.
-    #[serde(default)]
-    pub lingering: bool,
-    /// Wall-clock time of an event; not given for a member of a list.
-    pub at_ms: Option<u64>,
-}
-
-/// Distinguishes `null` from nothing.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
-}
+use crate::admin::Member;
 
 impl Member {
     /// The user, safe to show.

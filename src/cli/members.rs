@@ -1,4 +1,4 @@
-//! `members`: who is present in a channel at this moment.
+//! `members`: the present members of a channel.
 
 use clap::Args;
 use ratatui::text::Line;
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use super::admin_client::AdminClient;
 use super::failure::Failure;
-use super::member::Member;
 use super::output;
 use super::place::Place;
 use super::text::{age, count, printable};
+use crate::admin::Member;
 
-/// Widest column that the others are aligned behind; a longer cell pushes the rest of its own row.
+/// Maximum width of an aligned column; a wider cell shifts the rest of its row.
 const COLUMN_WIDTH_MAX: usize = 60;
 
 const HEADER: [&str; 4] = ["USER", "STATE", "AGE", "CONNECTION"];
 
 /// List who is present in a channel, in the order they joined
 ///
-/// AGE is the time since a member last announced its state. A channel that nobody is in, or that
-/// nobody ever heard of, has no members; that is no error.
+/// AGE is the time since a member last announced its state. An empty or unknown channel has no
+/// members; that is no error.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount members doc:1 --json | jq '.members[].user'")]
 pub(super) struct Members {
@@ -64,7 +64,7 @@ fn page(place: &Place, members: &[Member]) -> String {
 }
 
 fn row(member: &Member) -> [String; 4] {
-    let lost = if member.lingering { " (lost, in its grace)" } else { "" };
+    let lost = if member.lingering == Some(true) { " (lost, in its grace)" } else { "" };
     let connection = format!("{}{lost}", printable(&member.connection));
     [member.user_text(), member.state_text(), age(member.age_ms), connection]
 }

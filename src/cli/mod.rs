@@ -1,4 +1,4 @@
-//! The command line: what an operator asks for, and how the answer looks.
+//! The command line: commands, arguments, output.
 //!
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
@@ -8,6 +8,7 @@
 mod address;
 mod admin_client;
 mod config;
+mod credential;
 mod ending;
 mod failure;
 mod member;
@@ -63,7 +64,7 @@ enum Command {
     Bench(BenchArgs),
 }
 
-/// Does what the command line asks for.
+/// Runs the command of the command line.
 pub fn run() -> ExitCode {
     let arguments = match parse() {
         Ok(arguments) => arguments,

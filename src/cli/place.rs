@@ -1,6 +1,4 @@
-//! Which channel on which server, and with which credential.
-
-use std::env;
+//! Arguments of the admin commands: channel, server, credential.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,13 +6,14 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::address::{Address, percent_encoded};
+use super::credential::{Arguments, variable};
 use super::failure::Failure;
-use crate::auth::{Capability, Key};
+use crate::client::protocol::Credential;
 
 /// App of the development key.
 const APP_DEFAULT: &str = "demo";
 
-/// The channel a command is about, where to ask, and as whom.
+/// The channel of a command, the admin address, and the credential.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Place {
     /// Name of the channel, for example doc:1
@@ -39,13 +38,13 @@ impl Place {
     /// The app of the channel.
     pub fn app(&self) -> String {
         let of_key = || {
-            let key = self.shown_key(variable)?.0;
+            let key = self.key.clone().or_else(|| variable("HEADCOUNT_KEY"))?;
             Some(key.split_once('.')?.0.to_owned())
         };
         self.app.clone().or_else(of_key).unwrap_or_else(|| APP_DEFAULT.to_owned())
     }
 
-    /// Path of one question about the channel (`members` or `watch`).
+    /// Path of a resource of the channel (`members` or `watch`).
     pub fn path(&self, question: &str) -> String {
         let (app, channel) = (percent_encoded(&self.app()), percent_encoded(&self.channel));
         format!("/v1/apps/{app}/channels/{channel}/{question}")
@@ -54,7 +53,7 @@ impl Place {
     /// The value of the `Authorization` header; `None` without a credential.
     ///
     /// # Errors
-    /// A key that no server would accept.
+    /// The key is malformed.
     pub fn authorization(&self) -> Result<Option<String>, Failure> {
         self.authorization_from(variable)
     }
@@ -63,31 +62,14 @@ impl Place {
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<String>, Failure> {
-        let token = self.token.clone().or_else(|| match self.key {
-            Some(_) => None,
-            None => variable("HEADCOUNT_ADMIN_TOKEN"),
-        });
-        if let Some(token) = token {
-            return Ok(Some(format!("Bearer {token}")));
-        }
-        let Some((key, origin)) = self.shown_key(variable) else { return Ok(None) };
-        Key::from_text(&key, Capability::all()).map_err(|error| Failure::usage(origin, error))?;
-        Ok(Some(format!("Basic {}", STANDARD.encode(key))))
+        let (token, key) = (&self.token, &self.key);
+        let arguments = Arguments { token, key, token_variable: "HEADCOUNT_ADMIN_TOKEN" };
+        let header = |(credential, _)| match credential {
+            Credential::Token(token) => format!("Bearer {token}"),
+            Credential::Key(key) => format!("Basic {}", STANDARD.encode(key)),
+        };
+        Ok(arguments.credential(variable)?.map(header))
     }
-
-    /// The key, and where it comes from.
-    fn shown_key(
-        &self,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Option<(String, &'static str)> {
-        let given = self.key.clone().map(|key| (key, "--key"));
-        given.or_else(|| Some((variable("HEADCOUNT_KEY")?, "HEADCOUNT_KEY")))
-    }
-}
-
-/// An empty variable is none.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

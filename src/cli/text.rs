@@ -1,4 +1,4 @@
-//! Text that is safe and pleasant to show in a terminal.
+//! Text for terminals: escaped, shortened, formatted.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -58,8 +58,8 @@ pub(super) enum Token {
     Punctuation,
 }
 
-/// Splits compact JSON at its tokens, in order. Text that is no JSON is split somewhere: nothing is
-/// lost, and nothing panics.
+/// Splits compact JSON into its tokens, in order. Other text is split at arbitrary positions,
+/// without loss.
 pub(super) fn tokens(mut json: &str) -> Vec<(Token, &str)> {
     let mut tokens = Vec::new();
     while let Some(first) = json.bytes().next() {

@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use serde::Serialize;
+use toml::Value;
+
 use super::print::REDACTED;
 use super::schema::{Admin, Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
 use crate::auth::KeyName;
-use crate::limits::{Limits, SHARDS_MAX};
+use crate::limits::SHARDS_MAX;
 use crate::policy::{Durability, Policy};
 
-const MIB: u64 = 1024 * 1024;
-const HOUR_MS: u64 = 3_600_000;
-const DAY_MS: u64 = 24 * HOUR_MS;
+const MIB: i64 = 1024 * 1024;
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// CPUs in an affinity mask of the C library (`CPU_SETSIZE`).
 const CPUS_MAX: usize = 1024;
@@ -55,19 +58,24 @@ impl Place {
         holds.map_err(|why| self.problem(key, why))
     }
 
-    fn within(self, ranges: &[Bound]) -> Result<(), Problem> {
-        for Bound(key, value, min, max) in ranges {
-            if !(min..=max).contains(&value) {
-                let why = format!("{value} is out of range, use {min} to {max}");
-                return Err(self.problem(key, why));
+    /// Checks the numbers of a table.
+    fn within(self, table: &impl Serialize, bounds: &[Bound]) -> Result<(), Problem> {
+        let table = Value::try_from(table).map_err(|error| self.problem("", error.to_string()))?;
+        for (key, min, max) in bounds {
+            match table.get(key).and_then(Value::as_integer) {
+                Some(value) if !(min..=max).contains(&&value) => {
+                    let why = format!("{value} is out of range, use {min} to {max}");
+                    return Err(self.problem(key, why));
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 }
 
-/// Key, value, minimum and maximum.
-struct Bound(&'static str, u64, u64, u64);
+/// Key, minimum and maximum.
+type Bound = (&'static str, i64, i64);
 
 /// What is wrong and what to do.
 type Check = Result<(), String>;
@@ -80,14 +88,12 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
 
 fn cores(config: &Config) -> Result<(), Problem> {
     let place = Place::table("cores");
-    let Cores { shards, pin, spin_us } = &config.cores;
-    if let Shards::Count(count) = shards {
-        place.within(&[Bound("shards", (*count).into(), 1, SHARDS_MAX.into())])?;
-    }
+    let Cores { shards, pin, .. } = &config.cores;
+    place.within(&config.cores, &[("shards", 1, SHARDS_MAX.into())])?;
     if let Some(cpus) = pin {
         place.require("pin", pins(cpus, *shards))?;
     }
-    place.within(&[Bound("spin_us", *spin_us, 0, 1_000_000)])
+    place.within(&config.cores, &[("spin_us", 0, 1_000_000)])
 }
 
 fn pins(cpus: &[usize], shards: Shards) -> Check {
@@ -119,8 +125,7 @@ fn listen(config: &Config) -> Result<(), Problem> {
             return Err(Place::table("listen").problem(key, why));
         }
     }
-    let delay_ms = config.listen.drain_delay_ms;
-    Place::table("listen").within(&[Bound("drain_delay_ms", delay_ms, 0, HOUR_MS)])?;
+    Place::table("listen").within(&config.listen, &[("drain_delay_ms", 0, HOUR_MS)])?;
     Place::table("listen").require("proxy_trusted", trusted(&config.listen))
 }
 
@@ -200,8 +205,7 @@ fn key_material(place: Place, entry: &KeyEntry) -> Result<(), Problem> {
 fn limits(config: &Config) -> Result<(), Problem> {
     let place = Place::table("limits");
     let limits = &config.limits;
-    place.within(&sizes(limits))?;
-    place.within(&times(limits))?;
+    place.within(limits, &LIMIT_BOUNDS)?;
     if limits.state_bytes_max > limits.presence_set_bytes_max {
         let why = "one state must fit into `presence_set_bytes_max`, lower it or raise that";
         return Err(place.problem("state_bytes_max", why));
@@ -214,58 +218,41 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sizes(limits: &Limits) -> [Bound; 19] {
-    [
-        Bound("request_head_bytes_max", limits.request_head_bytes_max as u64, 4096, MIB),
-        Bound("message_bytes_max", limits.message_bytes_max as u64, 1024, 16 * MIB),
-        Bound("fragments_max", limits.fragments_max.into(), 1, 65_536),
-        Bound("send_queue_bytes_max", limits.send_queue_bytes_max as u64, 16 * 1024, 1024 * MIB),
-        Bound("channels_per_session_max", limits.channels_per_session_max as u64, 1, 65_536),
-        Bound(
-            "subscriptions_per_session_max",
-            limits.subscriptions_per_session_max as u64,
-            1,
-            65_536,
-        ),
-        Bound("channels_per_shard_max", limits.channels_per_shard_max as u64, 1, 16_000_000),
-        Bound(
-            "history_bytes_per_shard_max",
-            limits.history_bytes_per_shard_max,
-            MIB,
-            1024 * 1024 * MIB,
-        ),
-        Bound("members_per_channel_max", limits.members_per_channel_max as u64, 1, 1_000_000),
-        Bound("channel_name_bytes_max", limits.channel_name_bytes_max as u64, 1, 1024),
-        Bound("state_bytes_max", limits.state_bytes_max as u64, 1, 16 * MIB),
-        Bound("publish_bytes_max", limits.publish_bytes_max as u64, 1, 16 * MIB),
-        // Clients accept sync frames of up to 16 MiB; the header and the names take the rest.
-        Bound("presence_set_bytes_max", limits.presence_set_bytes_max as u64, 1024, 15 * MIB),
-        Bound("presence_burst_bytes_max", limits.presence_burst_bytes_max as u64, 1024, 1024 * MIB),
-        Bound("updates_per_second_max", limits.updates_per_second_max.into(), 1, 10_000_000),
-        Bound("connections_per_shard_max", limits.connections_per_shard_max.into(), 1, 16_000_000),
-        Bound("home_subscribers_max", limits.home_subscribers_max.into(), 1, 16_000_000),
-        Bound("home_overload_percent", limits.home_overload_percent.into(), 0, 10_000),
-        Bound("mailbox_envelopes_max", limits.mailbox_envelopes_max as u64, 2, 1024 * 1024),
-    ]
-}
-
-fn times(limits: &Limits) -> [Bound; 6] {
-    [
-        Bound("greeting_ms", limits.greeting_ms, 100, HOUR_MS),
-        Bound("auth_ms", limits.auth_ms, 100, HOUR_MS),
-        Bound("keep_alive_ms", limits.keep_alive_ms, 0, HOUR_MS),
-        Bound("ping_after_ms", limits.ping_after_ms, 0, DAY_MS),
-        Bound("idle_ms", limits.idle_ms, 0, DAY_MS),
-        Bound("sweep_ms", limits.sweep_ms, 1, 60_000),
-    ]
-}
+const LIMIT_BOUNDS: [Bound; 25] = [
+    ("request_head_bytes_max", 4096, MIB),
+    ("message_bytes_max", 1024, 16 * MIB),
+    ("fragments_max", 1, 65_536),
+    ("send_queue_bytes_max", 16 * 1024, 1024 * MIB),
+    ("channels_per_session_max", 1, 65_536),
+    ("subscriptions_per_session_max", 1, 65_536),
+    ("channels_per_shard_max", 1, 16_000_000),
+    ("history_bytes_per_shard_max", MIB, 1024 * 1024 * MIB),
+    ("members_per_channel_max", 1, 1_000_000),
+    ("channel_name_bytes_max", 1, 1024),
+    ("state_bytes_max", 1, 16 * MIB),
+    ("publish_bytes_max", 1, 16 * MIB),
+    // Clients accept sync frames of up to 16 MiB; the header and the names take the rest.
+    ("presence_set_bytes_max", 1024, 15 * MIB),
+    ("presence_burst_bytes_max", 1024, 1024 * MIB),
+    ("updates_per_second_max", 1, 10_000_000),
+    ("connections_per_shard_max", 1, 16_000_000),
+    ("home_subscribers_max", 1, 16_000_000),
+    ("home_overload_percent", 0, 10_000),
+    ("mailbox_envelopes_max", 2, 1024 * 1024),
+    ("greeting_ms", 100, HOUR_MS),
+    ("auth_ms", 100, HOUR_MS),
+    ("keep_alive_ms", 0, HOUR_MS),
+    ("ping_after_ms", 0, DAY_MS),
+    ("idle_ms", 0, DAY_MS),
+    ("sweep_ms", 1, 60_000),
+];
 
 fn namespaces(config: &Config) -> Result<(), Problem> {
     for (index, namespace) in config.namespace.iter().enumerate() {
         let place = Place { table: "namespace", index };
         place.require("match", reachable(config, index, namespace))?;
         let policy = namespace.policy(&Policy::default());
-        place.within(&policy_bounds(&policy))?;
+        place.within(&policy, &POLICY_BOUNDS)?;
         if policy.durability == Durability::Disk && config.data_dir().is_none() {
             let why = "\"disk\" needs a directory, but `data.dir` is empty (memory only)";
             return Err(place.problem("durability", why));
@@ -287,21 +274,19 @@ fn reachable(config: &Config, index: usize, namespace: &Namespace) -> Check {
     }
 }
 
-fn policy_bounds(policy: &Policy) -> [Bound; 6] {
-    [
-        Bound("presence_ttl_ms", policy.presence_ttl_ms, 100, DAY_MS),
-        Bound("presence_grace_ms", policy.presence_grace_ms, 0, HOUR_MS),
-        Bound("presence_interval_ms", policy.presence_interval_ms, 0, 60_000),
-        Bound("history_messages", policy.history_messages.into(), 0, 10_000_000),
-        Bound("history_age_s", policy.history_age_s, 0, 10 * 366 * 86_400),
-        Bound("history_bytes", policy.history_bytes, 0, 64 * 1024 * MIB),
-    ]
-}
+const POLICY_BOUNDS: [Bound; 6] = [
+    ("presence_ttl_ms", 100, DAY_MS),
+    ("presence_grace_ms", 0, HOUR_MS),
+    ("presence_interval_ms", 0, 60_000),
+    ("history_messages", 0, 10_000_000),
+    ("history_age_s", 0, 10 * 366 * 86_400),
+    ("history_bytes", 0, 64 * 1024 * MIB),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::known::limit_keys;
+    use crate::limits::Limits;
 
     #[test]
     fn the_defaults_are_legal() {
@@ -310,10 +295,9 @@ mod tests {
 
     #[test]
     fn every_limit_has_bounds() {
-        let limits = Limits::default();
-        let (sizes, times) = (sizes(&limits), times(&limits));
-        let mut bounded: Vec<_> = sizes.iter().chain(&times).map(|bound| bound.0).collect();
-        let mut keys = limit_keys().to_vec();
+        let limits = toml::Table::try_from(Limits::default()).unwrap();
+        let mut bounded: Vec<&str> = LIMIT_BOUNDS.iter().map(|bound| bound.0).collect();
+        let mut keys: Vec<&str> = limits.keys().map(String::as_str).collect();
         bounded.sort_unstable();
         keys.sort_unstable();
         assert_eq!(bounded, keys);

@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
 use toml::Value;
 
 use super::Config;
-use crate::policy::{Policy, SnapshotOnJoin};
 
 impl Config {
     /// Text for the terminal: the namespace of `channel`, and each effective value with its source.
@@ -24,39 +22,18 @@ impl Config {
         };
         let given = rule.and_then(|index| Value::try_from(&self.namespace[index]).ok());
         let mut text = format!("channel `{channel}`\n{source}\n");
-        for (key, value) in policy_values(policies.for_channel(channel)) {
+        // The values of a valid policy always have a TOML form.
+        let values = toml::to_string(&**policies.for_channel(channel)).unwrap_or_default();
+        for line in values.lines() {
+            let key = line.split(' ').next().unwrap_or_default();
             let is_given = given.as_ref().is_some_and(|keys| keys.get(key).is_some());
             let from = match rule {
                 Some(index) if is_given => format!("namespace {}", index + 1),
                 _ => "default".to_owned(),
             };
             // Writing to a `String` cannot fail.
-            let _ = writeln!(text, "  {:<44}{from}", format!("{key} = {value}"));
+            let _ = writeln!(text, "  {line:<44}{from}");
         }
         text
     }
-}
-
-/// A policy as the keys of `[[namespace]]`.
-pub(super) fn policy_values(policy: &Policy) -> [(&'static str, Value); 10] {
-    [
-        ("presence_ttl_ms", value(&policy.presence_ttl_ms)),
-        ("presence_grace_ms", value(&policy.presence_grace_ms)),
-        ("presence_interval_ms", value(&policy.presence_interval_ms)),
-        ("presence_heartbeat", value(&policy.heartbeat)),
-        (
-            "presence_snapshot_on_join",
-            Value::Boolean(policy.snapshot_on_join == SnapshotOnJoin::Send),
-        ),
-        ("history_messages", value(&policy.history_messages)),
-        ("history_age_s", value(&policy.history_age_s)),
-        ("history_bytes", value(&policy.history_bytes)),
-        ("durability", value(&policy.durability)),
-        ("slow_consumer", value(&policy.slow_consumer)),
-    ]
-}
-
-/// The values of a valid policy always have a TOML form; otherwise the text says so.
-fn value(field: &impl Serialize) -> Value {
-    Value::try_from(field).unwrap_or_else(|error| Value::String(error.to_string()))
 }

@@ -11,8 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, LimitsTable, Listen, Namespace, SyncWire,
+    Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
 };
+use crate::limits::Limits;
 
 /// Minimum similarity of a suggestion; 1 is equal.
 const SIMILARITY_MIN: f64 = 0.6;
@@ -20,7 +21,7 @@ const SIMILARITY_MIN: f64 = 0.6;
 /// Similarity bonus of a key in the same table.
 const SAME_TABLE_BONUS: f64 = 0.2;
 
-pub(super) type Keys = &'static [&'static str];
+type Keys = &'static [&'static str];
 
 /// Every table with its keys.
 fn tables() -> [(&'static str, Keys); 11] {
@@ -33,15 +34,10 @@ fn tables() -> [(&'static str, Keys); 11] {
         ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
         ("admin", keys_of(|d| Admin::deserialize(d))),
         ("sync", keys_of(|d| SyncWire::deserialize(d))),
-        ("limits", limit_keys()),
+        ("limits", keys_of(|d| Limits::deserialize(d))),
         ("debug", keys_of(|d| Debugging::deserialize(d))),
         ("namespace", keys_of(|d| Namespace::deserialize(d))),
     ]
-}
-
-/// The keys of `[limits]`, in the order of their definition.
-pub(super) fn limit_keys() -> Keys {
-    keys_of(|d| LimitsTable::deserialize(d))
 }
 
 /// The field names of a derived `Deserialize`.
@@ -153,17 +149,13 @@ fn tables_in<'v, 'i>(value: &'v DeValue<'i>) -> Vec<&'v DeTable<'i>> {
     }
 }
 
-/// Finds the key whose value contains an offset of the text.
-pub(super) fn path_at(root: &DeTable<'_>, offset: usize) -> Option<String> {
-    path_in("", root, offset)
-}
-
-/// Searches tables first: the span of a table is its header only. The parser bounds the depth.
-fn path_in(name: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
+/// Finds the key, in the table `name`, whose value contains an offset of the text. Searches tables
+/// first: the span of a table is its header only. The parser bounds the depth.
+pub(super) fn path_at(name: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
     for (key, value) in table {
         let path = joined(name, key.get_ref());
         let tables = tables_in(value.get_ref());
-        let inside = tables.into_iter().find_map(|inner| path_in(&path, inner, offset));
+        let inside = tables.into_iter().find_map(|inner| path_at(&path, inner, offset));
         if inside.is_some() {
             return inside;
         }

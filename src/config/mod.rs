@@ -6,7 +6,6 @@
 
 mod check;
 pub mod dev_key;
-mod error;
 mod explain;
 mod exposure;
 mod keys;
@@ -18,18 +17,32 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use thiserror::Error;
 use toml::de::DeTable;
 
-use crate::limits::Limits;
 use crate::policy::{Policies, Policy};
 
 pub use dev_key::create_data_dir;
-pub use error::ConfigError;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
     Admin, AdminMetrics, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen,
     Namespace, ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
 };
+
+/// One line, `what: why`, that says what to do. The command line prints it after `error: ` and
+/// exits with 78 (`EX_CONFIG` of sysexits.h).
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what}: {why}")]
+pub struct ConfigError {
+    what: String,
+    why: String,
+}
+
+impl ConfigError {
+    fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
+        ConfigError { what: what.into(), why: why.into() }
+    }
+}
 
 impl Config {
     /// Parses and validates a configuration. `origin`: its file, for errors; relative paths in it
@@ -51,7 +64,7 @@ impl Config {
         }
         let mut config: Config = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            let what = known::path_at(table.get_ref(), offset)
+            let what = known::path_at("", table.get_ref(), offset)
                 .map_or_else(|| "value".to_owned(), |path| format!("`{path}`"));
             at(what, offset, one_line(&error))
         })?;
@@ -91,11 +104,6 @@ impl Config {
     pub fn data_dir(&self) -> Option<&Path> {
         let dir = self.data.dir.as_path();
         (!dir.as_os_str().is_empty()).then_some(dir)
-    }
-
-    /// The limits of the core.
-    pub fn limits(&self) -> Limits {
-        self.limits.clone()
     }
 
     /// The policies of channels: the namespaces in the order of the file, and the defaults.

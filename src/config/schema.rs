@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::auth::Capability;
 use crate::limits::Limits;
@@ -25,7 +25,6 @@ pub struct Config {
     pub auth: Auth,
     pub admin: Admin,
     pub sync: SyncWire,
-    #[serde(with = "LimitsTable")]
     pub limits: Limits,
     pub debug: Debugging,
     pub namespace: Vec<Namespace>,
@@ -38,6 +37,15 @@ pub enum Shards {
     #[default]
     Auto,
     Count(u16),
+}
+
+impl Serialize for Shards {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Shards::Auto => serializer.serialize_str("auto"),
+            Shards::Count(count) => serializer.serialize_u16(*count),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Shards {
@@ -70,7 +78,7 @@ impl Visitor<'_> for ShardsVisitor {
 }
 
 /// `[cores]`: shards and their CPUs.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cores {
     pub shards: Shards,
@@ -93,7 +101,7 @@ impl Cores {
 }
 
 /// `[listen]`: addresses, and load balancers in front of them.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     #[serde(deserialize_with = "address")]
@@ -110,7 +118,7 @@ pub struct Listen {
     /// Listeners whose connections begin with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: Vec<ProxiedListener>,
     /// Addresses and networks that may connect to these listeners; other connections are closed.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "networks", serialize_with = "network_texts")]
     pub proxy_trusted: Vec<IpNet>,
 }
 
@@ -161,6 +169,10 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     texts.iter().map(|text| network(text).map_err(de::Error::custom)).collect()
 }
 
+fn network_texts<S: Serializer>(networks: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(ToString::to_string))
+}
+
 /// A network, or a single address.
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
@@ -172,7 +184,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// `[data]`: where durable data is stored.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// Empty: keep everything in memory; see [`Config::data_dir`].
@@ -281,49 +293,18 @@ pub enum TenByteLayout {
 }
 
 /// `[sync]`: options of the sync wire.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncWire {
     pub ten_byte_layout: TenByteLayout,
 }
 
 /// `[debug]`: options for tests.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debugging {
     /// Enables the echo endpoint `/echo` for conformance tests.
     pub echo: bool,
-}
-
-/// `[limits]`, field for field [`Limits`].
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Limits", default = "Limits::default", deny_unknown_fields)]
-pub(super) struct LimitsTable {
-    request_head_bytes_max: usize,
-    message_bytes_max: usize,
-    fragments_max: u32,
-    send_queue_bytes_max: usize,
-    channels_per_session_max: usize,
-    subscriptions_per_session_max: usize,
-    channels_per_shard_max: usize,
-    history_bytes_per_shard_max: u64,
-    members_per_channel_max: usize,
-    channel_name_bytes_max: usize,
-    state_bytes_max: usize,
-    publish_bytes_max: usize,
-    presence_set_bytes_max: usize,
-    presence_burst_bytes_max: usize,
-    updates_per_second_max: u32,
-    connections_per_shard_max: u32,
-    home_subscribers_max: u32,
-    home_overload_percent: u32,
-    greeting_ms: u64,
-    auth_ms: u64,
-    keep_alive_ms: u64,
-    ping_after_ms: u64,
-    idle_ms: u64,
-    sweep_ms: u64,
-    mailbox_envelopes_max: usize,
 }
 
 /// `[[namespace]]`: keys that are not set are inherited from the defaults. Serialized, it has only
@@ -337,7 +318,7 @@ pub struct Namespace {
     pub presence_grace_ms: Option<u64>,
     pub presence_interval_ms: Option<u64>,
     pub presence_heartbeat: Option<Heartbeat>,
-    pub presence_snapshot_on_join: Option<bool>,
+    pub presence_snapshot_on_join: Option<SnapshotOnJoin>,
     pub history_messages: Option<u32>,
     pub history_age_s: Option<u64>,
     pub history_bytes: Option<u64>,
@@ -353,17 +334,12 @@ fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Err
 impl Namespace {
     /// The policy of its channels: `base` with the keys that are set.
     pub(super) fn policy(&self, base: &Policy) -> Policy {
-        let snapshot_on_join = match self.presence_snapshot_on_join {
-            None => base.snapshot_on_join,
-            Some(true) => SnapshotOnJoin::Send,
-            Some(false) => SnapshotOnJoin::Withhold,
-        };
         Policy {
             presence_ttl_ms: self.presence_ttl_ms.unwrap_or(base.presence_ttl_ms),
             presence_grace_ms: self.presence_grace_ms.unwrap_or(base.presence_grace_ms),
             presence_interval_ms: self.presence_interval_ms.unwrap_or(base.presence_interval_ms),
             heartbeat: self.presence_heartbeat.unwrap_or(base.heartbeat),
-            snapshot_on_join,
+            snapshot_on_join: self.presence_snapshot_on_join.unwrap_or(base.snapshot_on_join),
             history_messages: self.history_messages.unwrap_or(base.history_messages),
             history_age_s: self.history_age_s.unwrap_or(base.history_age_s),
             history_bytes: self.history_bytes.unwrap_or(base.history_bytes),

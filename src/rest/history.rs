@@ -32,13 +32,17 @@ pub fn history(
         _ => (messages, more),
     };
     let mut body = b"[".to_vec();
+    let items = messages
+        .iter()
+        .flat_map(|message| message.content.parts().iter().map(move |part| (message, part)));
+    let mut push = |(message, part): (&Arc<Message>, &Part)| push_item(&mut body, message, part);
     let last = match query.direction {
         Direction::Backwards { .. } => {
-            messages.iter().rev().for_each(|message| push_backwards(&mut body, message));
+            items.rev().for_each(&mut push);
             messages.first()
         }
         Direction::Forwards { .. } => {
-            messages.iter().for_each(|message| push_forwards(&mut body, message));
+            items.for_each(&mut push);
             messages.last()
         }
     };
@@ -48,14 +52,6 @@ pub fn history(
         Some(last) if more => reply.with_header("link", link(prefix, channel, query, last.serial)),
         _ => reply,
     }
-}
-
-fn push_forwards(out: &mut Vec<u8>, message: &Message) {
-    message.content.parts().iter().for_each(|part| push_item(out, message, part));
-}
-
-fn push_backwards(out: &mut Vec<u8>, message: &Message) {
-    message.content.parts().iter().rev().for_each(|part| push_item(out, message, part));
 }
 
 fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {

@@ -9,7 +9,6 @@
 //! parse bodies and make a [`Reply`]. A [`Refusal`] is the reply to a failed request.
 
 mod caller;
-mod cors;
 mod history;
 mod object;
 mod poll;
@@ -22,14 +21,13 @@ mod route;
 mod token;
 
 pub use caller::Caller;
-pub use cors::{HEADERS as CORS_HEADERS, preflight};
 pub use history::history;
 pub use poll::{PollRoute, SESSION_HEADER, parse_session, polled};
 pub use presence::presence;
 pub use publish::{FreshId, parse_publish, published};
 pub use query::{Direction, HistoryQuery, PresenceQuery};
 pub use refusal::Refusal;
-pub use reply::Reply;
+pub use reply::{CORS_HEADERS, Reply};
 pub use route::{Prefix, Route, route};
 pub use token::request_token;
 

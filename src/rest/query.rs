@@ -30,38 +30,31 @@ impl HistoryQuery {
     /// # Errors
     /// An invalid value.
     pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
-        let (mut limit, mut before, mut after) = (0, 0, 0);
+        let (mut limit, mut before, mut after) = (0_u64, 0, 0);
         let mut is_forwards = false;
         for (name, value) in pairs(query) {
             match &*name {
                 "limit" => limit = number(&value, "limit")?,
                 "before" => before = number(&value, "before")?,
                 "after" => after = number(&value, "after")?,
-                "direction" => is_forwards = parse_direction(&value)?,
+                "direction" => match &*value {
+                    "forwards" => is_forwards = true,
+                    "backwards" => is_forwards = false,
+                    _ => return Err(Refusal::bad("direction must be `backwards` or `forwards`")),
+                },
                 _ => {}
             }
         }
+        let limit = match usize::try_from(limit).unwrap_or(usize::MAX) {
+            0 => MESSAGES_PER_PAGE,
+            limit => limit.min(HISTORY_LIMIT_MAX),
+        };
         let before = (before > 0).then_some(before);
         let direction = match is_forwards {
             true => Direction::Forwards { after, before },
             false => Direction::Backwards { before },
         };
-        Ok(HistoryQuery { limit: page_limit(limit), direction })
-    }
-}
-
-fn parse_direction(value: &str) -> Result<bool, Refusal> {
-    match value {
-        "forwards" => Ok(true),
-        "backwards" => Ok(false),
-        _ => Err(Refusal::bad("direction must be `backwards` or `forwards`")),
-    }
-}
-
-fn page_limit(asked: u64) -> usize {
-    match asked {
-        0 => MESSAGES_PER_PAGE,
-        asked => usize::try_from(asked).unwrap_or(usize::MAX).min(HISTORY_LIMIT_MAX),
+        Ok(HistoryQuery { limit, direction })
     }
 }
 

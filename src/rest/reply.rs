@@ -1,5 +1,12 @@
 //! HTTP responses: status, headers, body.
 
+/// CORS headers of every response, errors included (`protocols/foony.md` section 1.4). Any origin
+/// is allowed, because credentials are never cookies.
+pub const CORS_HEADERS: [(&str, &str); 2] = [
+    ("access-control-allow-origin", "*"),
+    ("access-control-expose-headers", "foony-lp-session, link"),
+];
+
 /// An HTTP response, without the headers that all responses have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
@@ -23,6 +30,15 @@ impl Reply {
     /// 200 with records of the binary protocol.
     pub fn records(body: Vec<u8>) -> Self {
         Reply { status: 200, ..Reply::default() }.with_body("application/octet-stream", body)
+    }
+
+    /// The response to every `OPTIONS`. Cached for a day; browsers have lower limits.
+    pub fn preflight() -> Self {
+        let headers = "authorization, content-type, foony-lp-session";
+        Reply::empty()
+            .with_header("access-control-allow-methods", "GET, HEAD, POST, OPTIONS".to_string())
+            .with_header("access-control-allow-headers", headers.to_string())
+            .with_header("access-control-max-age", "86400".to_string())
     }
 
     /// With another status.

@@ -33,15 +33,6 @@ pub enum Route {
     Poll(PollRoute),
 }
 
-/// The resource of a path.
-enum Resource {
-    Time,
-    Messages(Prefix, String),
-    Presence(String),
-    TokenRequests(String),
-    Poll(PollRoute),
-}
-
 /// The prefix of a path: empty, or segments with a slash before each. Escaped for use in a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix(String);
@@ -85,47 +76,34 @@ pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Ref
         "HEAD" => "GET",
         method => method,
     };
-    match resource(path).ok_or_else(Refusal::not_found)? {
-        Resource::Time if method == "GET" => Ok(Route::Time),
-        Resource::Messages(_, channel) if method == "POST" => Ok(Route::Publish { channel }),
-        Resource::Messages(prefix, channel) if method == "GET" => {
-            Ok(Route::History { prefix, channel, query: HistoryQuery::parse(query)? })
-        }
-        Resource::Presence(channel) if method == "GET" => {
-            Ok(Route::Presence { channel, query: PresenceQuery::parse(query)? })
-        }
-        Resource::TokenRequests(key_name) if method == "POST" => {
-            Ok(Route::RequestToken { key_name })
-        }
-        Resource::Poll(route) if method == "POST" => Ok(Route::Poll(route)),
-        Resource::Messages(..) => Err(Refusal::method("GET, HEAD, POST, OPTIONS")),
-        Resource::Time | Resource::Presence(_) => Err(Refusal::method("GET, HEAD, OPTIONS")),
-        Resource::TokenRequests(_) | Resource::Poll(_) => Err(Refusal::method("POST, OPTIONS")),
-    }
-}
-
-fn resource(path: &str) -> Option<Resource> {
     let mut from_the_end = path.rsplit('/');
-    let last = from_the_end.next()?;
-    let (middle, first) = (from_the_end.next()?, from_the_end.next());
-    let poll = |route| Prefix::before(2, path).map(|_| Resource::Poll(route));
-    let prefix = || Prefix::before(3, path);
-    match (first, middle, last) {
-        (Some("channels"), channel, "messages") => {
-            Some(Resource::Messages(prefix()?, decode(channel)))
+    let last = from_the_end.next().unwrap_or_default();
+    let middle = from_the_end.next().ok_or_else(Refusal::not_found)?;
+    let segments = match (from_the_end.next(), middle, last) {
+        (Some("channels"), _, "messages" | "presence") | (Some("keys"), _, "requestToken") => 3,
+        (_, "lp", "connect" | "send" | "poll" | "disconnect") => 2,
+        (_, _, "time") => 1,
+        _ => return Err(Refusal::not_found()),
+    };
+    let prefix = Prefix::before(segments, path).ok_or_else(Refusal::not_found)?;
+    let name = decode(middle);
+    match (last, method) {
+        ("time", "GET") => Ok(Route::Time),
+        ("messages", "POST") => Ok(Route::Publish { channel: name }),
+        ("messages", "GET") => {
+            Ok(Route::History { prefix, channel: name, query: HistoryQuery::parse(query)? })
         }
-        (Some("channels"), channel, "presence") => {
-            prefix().map(|_| Resource::Presence(decode(channel)))
+        ("presence", "GET") => {
+            Ok(Route::Presence { channel: name, query: PresenceQuery::parse(query)? })
         }
-        (Some("keys"), key_name, "requestToken") => {
-            prefix().map(|_| Resource::TokenRequests(decode(key_name)))
-        }
-        (_, "lp", "connect") => poll(PollRoute::Connect),
-        (_, "lp", "send") => poll(PollRoute::Send),
-        (_, "lp", "poll") => poll(PollRoute::Receive),
-        (_, "lp", "disconnect") => poll(PollRoute::Disconnect),
-        (_, _, "time") => Prefix::before(1, path).map(|_| Resource::Time),
-        _ => None,
+        ("requestToken", "POST") => Ok(Route::RequestToken { key_name: name }),
+        ("connect", "POST") => Ok(Route::Poll(PollRoute::Connect)),
+        ("send", "POST") => Ok(Route::Poll(PollRoute::Send)),
+        ("poll", "POST") => Ok(Route::Poll(PollRoute::Receive)),
+        ("disconnect", "POST") => Ok(Route::Poll(PollRoute::Disconnect)),
+        ("messages", _) => Err(Refusal::method("GET, HEAD, POST, OPTIONS")),
+        ("time" | "presence", _) => Err(Refusal::method("GET, HEAD, OPTIONS")),
+        _ => Err(Refusal::method("POST, OPTIONS")),
     }
 }
 

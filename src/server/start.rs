@@ -236,7 +236,7 @@ fn settings(
     Ok(Settings {
         router: Router::new((word(0), word(1)), shards),
         edge: ShardId(shards),
-        limits: config.limits(),
+        limits: config.limits.clone(),
         policies: config.policies(),
         session: session::Settings {
             keyring,

@@ -1,4 +1,4 @@
-//! Standard input -> messages, on a thread of its own: a line may be long in coming.
+//! Standard input -> messages, on a thread of its own, because reading blocks.
 
 use std::io::{self, BufRead, Read};
 use std::thread;
@@ -12,10 +12,10 @@ use crate::wire::foony::validate_json;
 /// Longest line in bytes. Servers take less.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Lines that wait to be published. When they are that many no more are read.
+/// Lines that wait to be published. At this number no more are read.
 const WAITING_MAX: usize = 256;
 
-/// What a text is taken for.
+/// The form of the text of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Json,
@@ -27,7 +27,7 @@ impl Encoding {
     /// The text as the payload of a message.
     ///
     /// # Errors
-    /// Why it is no JSON, and what to do.
+    /// Why it is not JSON, and what to do.
     pub fn encode(self, text: &str) -> Result<Vec<u8>, String> {
         match self {
             Encoding::Text => Ok(Value::from(text).to_string().into_bytes()),
@@ -44,7 +44,7 @@ impl Encoding {
     }
 }
 
-/// What makes a text no JSON value. The server judges by the same rules.
+/// Why a text is not a JSON value, by the rules of the server.
 fn flaw(text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("it is empty".to_owned());
@@ -56,20 +56,14 @@ fn flaw(text: &str) -> Option<String> {
 
 /// One line of the input.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
-    Message {
-        /// From 1.
-        number: u64,
-        data: Vec<u8>,
-    },
-    /// Nothing follows.
-    Bad { number: u64, why: String },
+pub(super) struct Line {
+    /// From 1.
+    pub number: u64,
+    /// The message, or why the line is none; then it is the last one.
+    pub data: Result<Vec<u8>, String>,
 }
 
-/// Reads standard input until it ends or nobody listens.
-///
-/// # Errors
-/// When no thread can be had.
+/// Reads standard input until it ends or the receiver is dropped.
 pub(super) fn read(encoding: Encoding) -> io::Result<Receiver<Line>> {
     let (sender, lines) = bounded(WAITING_MAX);
     let reader = thread::Builder::new().name("publish-input".to_owned());
@@ -79,17 +73,14 @@ pub(super) fn read(encoding: Encoding) -> io::Result<Receiver<Line>> {
 
 fn read_lines(mut input: impl BufRead, encoding: Encoding, lines: &Sender<Line>) {
     for number in 1.. {
-        let line = match read_line(&mut input) {
+        let data = match read_line(&mut input) {
             Ok(None) => return,
             Ok(Some(line)) if encoding.skips(&line) => continue,
             Ok(Some(line)) => encoding.encode(&line),
             Err(why) => Err(why),
         };
-        let (line, is_last) = match line {
-            Ok(data) => (Line::Message { number, data }, false),
-            Err(why) => (Line::Bad { number, why }, true),
-        };
-        if lines.send(line).is_err() || is_last {
+        let is_last = data.is_err();
+        if lines.send(Line { number, data }).is_err() || is_last {
             return;
         }
     }
@@ -124,7 +115,7 @@ mod tests {
     }
 
     fn message(number: u64, data: &str) -> Line {
-        Line::Message { number, data: data.into() }
+        Line { number, data: Ok(data.into()) }
     }
 
     #[test]
@@ -144,7 +135,7 @@ mod tests {
             (b"1\n{\"a\":\n2\n", "not JSON: EOF"),
         ] {
             let seen = lines(input, Encoding::Json);
-            let [first, Line::Bad { number: 2, why }] = &seen[..] else { panic!("{seen:?}") };
+            let [first, Line { number: 2, data: Err(why) }] = &seen[..] else { panic!("{seen:?}") };
             assert_eq!(*first, message(1, "1"));
             assert!(why.starts_with(named), "{why}");
         }
@@ -154,9 +145,9 @@ mod tests {
     fn lines_have_a_longest() {
         let longest = "x".repeat(LINE_BYTES_MAX);
         let seen = lines(format!("{longest}\n{longest}x\n").as_bytes(), Encoding::Text);
-        assert!(matches!(&seen[0], Line::Message { data, .. } if data.len() == LINE_BYTES_MAX + 2));
-        let why = format!("longer than {LINE_BYTES_MAX} bytes");
-        assert_eq!(seen[1..], [Line::Bad { number: 2, why }]);
+        assert!(matches!(&seen[0].data, Ok(data) if data.len() == LINE_BYTES_MAX + 2));
+        let data = Err(format!("longer than {LINE_BYTES_MAX} bytes"));
+        assert_eq!(seen[1..], [Line { number: 2, data }]);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! `publish`: puts messages into a channel, in order, each acknowledged.
 //!
-//! [`input`] makes the messages, [`window`] knows which of them are under way, [`pipeline`] runs
-//! the connection.
+//! [`input`] reads the messages, [`window`] holds those without an acknowledgement, [`pipeline`]
+//! sends them.
 
 mod input;
-mod message_id;
 mod pipeline;
 mod window;
 
@@ -18,8 +17,7 @@ use super::failure::Failure;
 use super::output;
 use super::realtime::Login;
 use input::{Encoding, Line};
-use message_id::MessageIds;
-use pipeline::{Pipeline, Serials};
+use pipeline::Pipeline;
 
 /// Publish messages to a channel
 ///
@@ -47,7 +45,7 @@ pub(super) struct Publish {
     #[arg(long)]
     ephemeral: bool,
     /// Message id; DATA only. Published again under it by the same client (--client-id, or that of
-    /// a token), a message is stored once [default: made from time and chance]
+    /// a token), a message is stored once [default: made from the time and a random number]
     #[arg(long, value_name = "MESSAGE_ID", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// Take DATA, or each line, as plain text, and publish it as a JSON string
@@ -60,48 +58,34 @@ pub(super) struct Publish {
     login: Login,
 }
 
+/// Attempts to connect again without a message acknowledged in between: 1, 2, 4, 8 and 16 s apart.
+const ATTEMPTS_MAX: u32 = 5;
+
 impl Publish {
     pub fn run(self) -> Result<(), Failure> {
         let encoding = if self.text { Encoding::Text } else { Encoding::Json };
-        let serials = if self.quiet { Serials::Hidden } else { Serials::Printed };
-        let data = self.data.as_deref().filter(|data| *data != "-");
-        let lines = match (data, &self.id) {
-            (Some(data), _) => single(data, encoding)?,
-            (None, Some(_)) => {
+        let lines = match (&self.data, &self.id) {
+            (Some(data), _) if self.is_single() => single(data, encoding)?,
+            (_, Some(_)) => {
                 return Err(Failure::usage("--id", "it names one message: give DATA with it"));
             }
-            (None, None) => from_standard_input(encoding)?,
+            _ => from_standard_input(encoding)?,
         };
-        let source = if data.is_some() { Source::Argument } else { Source::Lines };
-        let caller = self.login.caller()?.about(&self.channel);
-        let when_lost = self.login.when_lost();
-        let ids = MessageIds::new(self.id)?;
-        let template =
-            Template { channel: self.channel, name: self.name, ephemeral: self.ephemeral };
-        Pipeline::open(caller, template, ids, source, serials)?.run(&lines, when_lost)
+        let mut caller = self.login.caller(&self.channel, ATTEMPTS_MAX)?;
+        Pipeline::new(self, lines)?.run(&mut caller)
     }
-}
 
-/// What all messages of a run share.
-#[derive(Debug)]
-struct Template {
-    channel: String,
-    name: String,
-    ephemeral: bool,
-}
-
-/// Are there lines to speak of?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Argument,
-    Lines,
+    /// Is DATA the only message?
+    fn is_single(&self) -> bool {
+        self.data.as_ref().is_some_and(|data| data != "-")
+    }
 }
 
 fn single(data: &str, encoding: Encoding) -> Result<Receiver<Line>, Failure> {
     let data = encoding.encode(data).map_err(|why| Failure::usage("DATA", why))?;
     let (sender, lines) = bounded(1);
-    // There is room for one, and the receiver is at hand.
-    let _ = sender.send(Line::Message { number: 1, data });
+    // The channel has room for one line, and its receiver exists.
+    let _ = sender.send(Line { number: 1, data: Ok(data) });
     Ok(lines)
 }
 

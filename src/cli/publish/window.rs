@@ -1,19 +1,19 @@
-//! Messages that were sent and are not done.
+//! Messages that were sent and are not acknowledged.
 //!
-//! Invariant: answers are handed on in the order of the messages, whatever the order in which they
-//! came. It never knows a socket.
+//! Invariant: responses are reported in the order of the messages, not in that of their arrival. It
+//! must never know sockets.
 
 use std::collections::VecDeque;
 
 use crate::client::protocol::Refused;
 
-/// Most messages without an answer. More would only wait elsewhere.
+/// Most messages without a response. More would only wait in another queue.
 const MESSAGES_MAX: usize = 256;
 
-/// Most bytes of data without an answer, but for a single message.
+/// Most bytes of data without a response; a single message may be larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A message under way.
+/// A message without a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
     /// Line of the input.
@@ -29,15 +29,15 @@ pub(super) struct Sent {
 pub(super) struct FirstRefusal {
     pub number: u64,
     pub refusal: Refused,
-    /// Later messages that were under way and accepted all the same.
+    /// Messages sent before the refusal arrived that were accepted.
     pub accepted_after: u64,
-    /// Later messages that were refused too.
+    /// Messages sent before the refusal arrived that were refused too.
     pub refused_after: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// In the order of the input; an answer waits for those before it.
+    /// In the order of the input; a response waits for those before it.
     sent: VecDeque<(Sent, Option<Result<u64, Refused>>)>,
     bytes: usize,
     refused: Option<FirstRefusal>,
@@ -58,54 +58,43 @@ impl Window {
         self.sent.push_back((sent, None));
     }
 
-    /// Takes the answer to a request: the serial, or why not. Returns the serials of all messages
-    /// that are done with it, in order.
+    /// Takes the response to a request: the serial, or the refusal. Returns the serials of all
+    /// messages that it completes, in order.
     pub fn answer(&mut self, request: u64, answer: Result<u64, Refused>) -> Vec<u64> {
         let asked = self.sent.iter_mut().find(|(sent, _)| sent.request == request);
         if let Some((_, slot)) = asked {
             *slot = Some(answer);
         }
         let mut serials = Vec::new();
-        while let Some((sent, answer)) = self.pop_done() {
+        while let Some(answer) = self.sent.front_mut().and_then(|(_, answer)| answer.take()) {
+            let Some((sent, _)) = self.sent.pop_front() else { break };
             self.bytes -= sent.data.len();
-            match answer {
-                Ok(serial) => {
+            match (answer, &mut self.refused) {
+                (Ok(serial), refused) => {
                     serials.push(serial);
-                    self.refused.iter_mut().for_each(|refused| refused.accepted_after += 1);
+                    refused.iter_mut().for_each(|refused| refused.accepted_after += 1);
                 }
-                Err(refusal) => self.refuse(sent.number, refusal),
+                (Err(_), Some(first)) => first.refused_after += 1,
+                (Err(refusal), first) => {
+                    let (number, accepted_after, refused_after) = (sent.number, 0, 0);
+                    *first = Some(FirstRefusal { number, refusal, accepted_after, refused_after });
+                }
             }
         }
         serials
     }
 
-    fn pop_done(&mut self) -> Option<(Sent, Result<u64, Refused>)> {
-        let answer = self.sent.front_mut()?.1.take()?;
-        self.sent.pop_front().map(|(sent, _)| (sent, answer))
-    }
-
-    fn refuse(&mut self, number: u64, refusal: Refused) {
-        match &mut self.refused {
-            Some(first) => first.refused_after += 1,
-            None => {
-                let (accepted_after, refused_after) = (0, 0);
-                self.refused =
-                    Some(FirstRefusal { number, refusal, accepted_after, refused_after });
-            }
-        }
-    }
-
-    /// What was refused first, if anything was.
+    /// The first refusal.
     pub fn refused(&self) -> Option<&FirstRefusal> {
         self.refused.as_ref()
     }
 
-    /// Line of the first message without an answer.
+    /// Line of the first message without a response.
     pub fn first_number(&self) -> Option<u64> {
         self.sent.front().map(|(sent, _)| sent.number)
     }
 
-    /// Messages to be sent again on a new connection, in order. Each is given a new request.
+    /// Sends unacknowledged messages again on a new connection, in order, with new requests.
     pub fn resend(&mut self, mut ask: impl FnMut(&Sent) -> u64) {
         for (sent, answer) in &mut self.sent {
             if answer.is_none() {

@@ -2,59 +2,93 @@
 
 use std::time::Duration;
 
-use super::fault::Fault;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::fault::{Fault, Stop};
 use super::session::Session;
-use crate::cli::address::{Address, percent_encoded};
+use crate::cli::address::Address;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::client::protocol::{Backoff, Credential, Resume};
 
 /// Between attempts to connect again (`protocols/foony.md` section 6.1).
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Connects to one server as often as it takes.
+/// Runs a command on one connection after another.
 #[derive(Debug)]
 pub(in crate::cli) struct Caller {
     address: Address,
     path: String,
     credential: Credential,
-    /// Where the credential is from, for people to find it, as in "the key of --key".
+    /// Source of the credential as messages name it, for example "the key of --key".
     origin: String,
     resume: Resume,
     backoff: Backoff,
+    /// Attempts to connect again since [`Caller::succeeded`].
+    attempts: u32,
+    attempts_max: u32,
 }
 
 impl Caller {
+    /// `path`: of the upgrade request. `attempts_max`: attempts to connect again before a lost
+    /// connection is an error.
     pub(super) fn new(
         address: Address,
+        path: String,
         (credential, origin): (Credential, String),
         client_id: String,
+        attempts_max: u32,
     ) -> Self {
         let resume = Resume { client_id, connection_id: String::new() };
         let backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-        Caller { address, path: "/".to_owned(), credential, origin, resume, backoff }
+        Caller { address, path, credential, origin, resume, backoff, attempts: 0, attempts_max }
     }
 
-    /// Names the channel that the first request will be about, so that the connection begins on
-    /// the core that owns it.
-    pub fn about(self, channel: &str) -> Self {
-        Caller { path: format!("/?channel={}", percent_encoded(channel)), ..self }
-    }
-
-    /// Opens a connection, as the continuation of the one before.
+    /// Connects and calls `drive` with the connection, again for each connection that is lost,
+    /// until `drive` returns `Ok` or `stop` receives.
     ///
     /// # Errors
-    /// Any fault.
-    pub fn connect(&mut self) -> Result<Session, Fault> {
-        Session::open(&self.address, &self.path, &self.credential, &mut self.resume)
+    /// The first connection cannot be made, a lost one is not made again, or `drive` failed.
+    pub fn run(
+        &mut self,
+        stop: &Receiver<()>,
+        mut drive: impl FnMut(&mut Caller, &mut Session) -> Result<(), Stop>,
+    ) -> Result<(), Failure> {
+        let first = self.connect().map_err(|fault| self.failure(&fault))?;
+        let mut connected = Ok(first);
+        loop {
+            let driven = connected.map_err(Stop::Fault).and_then(|mut session| {
+                drive(self, &mut session)?;
+                session.close();
+                Ok(())
+            });
+            let fault = match driven {
+                Ok(()) => return Ok(()),
+                Err(Stop::Failure(failure)) => return Err(failure),
+                Err(Stop::Fault(fault)) => fault,
+            };
+            let failure = self.failure(&fault);
+            if self.attempts == self.attempts_max || !fault.may_pass() {
+                return Err(failure);
+            }
+            self.attempts += 1;
+            // The whole wait, without jitter: the note names its length.
+            let wait = self.backoff.wait(u32::MAX);
+            let seconds = wait.as_secs();
+            output::note(&format!("{}; connecting again in {seconds} s", failure.message()));
+            if stop.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
+            connected = self.connect();
+            if connected.is_ok() {
+                output::note("connected again");
+            }
+        }
     }
 
-    /// How long to wait before the next attempt. All of it: a person reads it.
-    pub fn wait(&mut self) -> Duration {
-        self.backoff.wait(u32::MAX)
-    }
-
-    /// The last attempt was successful: the next wait is the shortest again.
+    /// The connection works: attempts are counted from 0 again, and the next wait is the shortest.
     pub fn succeeded(&mut self) {
+        self.attempts = 0;
         self.backoff.reset();
     }
 
@@ -62,5 +96,9 @@ impl Caller {
     pub fn failure(&self, fault: &Fault) -> Failure {
         let (what, why) = fault.explain(self.address.as_str(), &self.origin);
         Failure::request(what, why)
+    }
+
+    fn connect(&mut self) -> Result<Session, Fault> {
+        Session::open(&self.address, &self.path, &self.credential, &mut self.resume)
     }
 }

@@ -1,18 +1,46 @@
-//! Why a connection to the server ended, or was never made.
+//! Why a connection to the server ended, or could not be made.
 
+use crate::cli::failure::Failure;
 use crate::client::protocol::{Awaited, Closed, Refused};
 use crate::error::Retry;
 use crate::wire::foony::ErrorCode;
 
-/// Why there is no connection (any more). The texts say why, not what.
+/// Why there is no connection. The texts are causes, the `why` of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Fault {
-    /// Nothing answers at the address.
+    /// No server answers at the address.
     Unreachable(String),
     /// The socket or this host ended it.
     Lost(String),
     /// The protocol ended it.
     Closed(Closed),
+}
+
+/// Why a command stopped using a connection before it was done.
+#[derive(Debug)]
+pub(in crate::cli) enum Stop {
+    /// The connection is over; the command can go on with another one.
+    Fault(Fault),
+    /// The request cannot be fulfilled.
+    Failure(Failure),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<Closed> for Stop {
+    fn from(closed: Closed) -> Self {
+        Stop::Fault(Fault::Closed(closed))
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failure(failure)
+    }
 }
 
 impl From<Closed> for Fault {
@@ -22,7 +50,7 @@ impl From<Closed> for Fault {
 }
 
 impl Fault {
-    /// May it be different the next time, once a server has been there?
+    /// Whether a new connection to the same server can succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Fault::Unreachable(_) | Fault::Lost(_) => true,

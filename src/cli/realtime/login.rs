@@ -1,6 +1,5 @@
-//! The arguments that say which server, and as whom.
+//! Arguments of the realtime commands: server, credential, client id.
 
-use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -8,9 +7,9 @@ use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser};
 
 use super::caller::Caller;
-use crate::auth::{Capability, Key};
-use crate::cli::address::Address;
+use crate::cli::address::{Address, percent_encoded};
 use crate::cli::config::load;
+use crate::cli::credential::{Arguments, variable};
 use crate::cli::failure::Failure;
 use crate::client::protocol::Credential;
 use crate::config::{Config, dev_key};
@@ -45,26 +44,22 @@ pub(in crate::cli) struct Login {
     once: bool,
 }
 
-/// A credential, and where it is from.
+/// A credential, and its source.
 type Found = (Credential, String);
 
-/// What to do about a lost connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum WhenLost {
-    Fail,
-    Reconnect,
-}
-
 impl Login {
+    /// A caller that connects to the core that owns `channel`. `attempts_max`: attempts to connect
+    /// again, unless the user wants none.
+    ///
     /// # Errors
-    /// No credentials, or ones that no server would accept.
-    pub fn caller(&self) -> Result<Caller, Failure> {
+    /// No credential, or one that no server would accept.
+    pub fn caller(&self, channel: &str, attempts_max: u32) -> Result<Caller, Failure> {
         let config = || load(self.config.as_deref());
         let address = match &self.http {
             Some(address) => address.clone(),
             None => config()?.listen.http.into(),
         };
-        let found = match self.given(|name| env::var(name).ok())? {
+        let found = match self.given(variable)? {
             Some(found) => found,
             None => self.development_key(&address, &config()?)?,
         };
@@ -72,31 +67,24 @@ impl Login {
             let why = format!("{origin} says who you are: leave it out");
             return Err(Failure::usage("--client-id", why));
         }
-        Ok(Caller::new(address, found, self.client_id.clone().unwrap_or_default()))
+        let path = format!("/?channel={}", percent_encoded(channel));
+        let attempts_max = if self.once { 0 } else { attempts_max };
+        let client_id = self.client_id.clone().unwrap_or_default();
+        Ok(Caller::new(address, path, found, client_id, attempts_max))
     }
 
-    pub fn when_lost(&self) -> WhenLost {
-        if self.once { WhenLost::Fail } else { WhenLost::Reconnect }
+    fn given(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Found>, Failure> {
+        let (token, key) = (&self.token, &self.key);
+        let arguments = Arguments { token, key, token_variable: "HEADCOUNT_TOKEN" };
+        let found = arguments.credential(variable)?;
+        Ok(found.map(|(credential, origin)| match credential {
+            Credential::Token(_) => (credential, format!("the token of {origin}")),
+            Credential::Key(_) => (credential, format!("the key of {origin}")),
+        }))
     }
 
-    /// The credentials of the command line, else those of the environment. A token there is more
-    /// specific than a key, which may be there to make tokens with.
-    fn given(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Found>, Failure> {
-        let env = |name| env(name).filter(|text| !text.is_empty());
-        if let Some(token) = &self.token {
-            return Ok(Some(token_of(token.clone(), "--token")));
-        }
-        if let Some(key) = &self.key {
-            return key_of(key.clone(), "--key").map(Some);
-        }
-        if let Some(token) = env("HEADCOUNT_TOKEN") {
-            return Ok(Some(token_of(token, "HEADCOUNT_TOKEN")));
-        }
-        env("HEADCOUNT_KEY").map(|key| key_of(key, "HEADCOUNT_KEY")).transpose()
-    }
-
-    /// The key that `serve` keeps for servers without keys, which are those on loopback. No other
-    /// machine is shown it.
+    /// The key that `serve` stores for servers without configured keys, which listen on loopback.
+    /// It is never sent to another machine.
     fn development_key(&self, address: &Address, config: &Config) -> Result<Found, Failure> {
         let no_key =
             |why: &str| Failure::request("no key", format!("{why}: give --key or --token"));
@@ -127,15 +115,6 @@ impl Login {
     }
 }
 
-fn token_of(token: String, origin: &str) -> Found {
-    (Credential::Token(token), format!("the token of {origin}"))
-}
-
-fn key_of(key: String, origin: &str) -> Result<Found, Failure> {
-    Key::from_text(&key, Capability::all()).map_err(|error| Failure::usage(origin, error))?;
-    Ok((Credential::Key(key), format!("the key of {origin}")))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -155,7 +134,7 @@ mod tests {
     fn origin(arguments: &[&str], variables: &[(&str, &str)]) -> Option<String> {
         let env = |name: &str| {
             let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned())
+            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
         };
         login(arguments).given(env).unwrap().map(|(_, origin)| origin)
     }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Owns the socket, the clock and the random bits. Invariant: every wait ends, with what was waited
-//! for or with a [`Fault`]. Must never know: serials, messages, what a command prints.
+//! for or with a [`Fault`]. Must never know: serials, messages, the results that a command prints.
 
 mod caller;
 mod fault;
@@ -15,6 +15,6 @@ mod session;
 mod socket;
 
 pub(super) use caller::Caller;
-pub(super) use fault::{Fault, advised};
-pub(super) use login::{Login, WhenLost};
+pub(super) use fault::{Fault, Stop, advised};
+pub(super) use login::Login;
 pub(super) use session::{Next, Session};

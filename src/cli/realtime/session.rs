@@ -19,10 +19,10 @@ const CLOSE_FRAME_WITHIN: Duration = Duration::from_secs(1);
 /// How long the server may take to answer our close.
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 
-/// A wait without a deadline.
+/// Timeout of a wait without a deadline.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// More items of the command are taken before what waits is sent, up to this many bytes.
+/// Pending bytes below which more items of the command are taken before sending.
 const UNSENT_BYTES: usize = 32 * 1024;
 
 /// An open connection.
@@ -30,14 +30,14 @@ pub(in crate::cli) struct Session {
     connection: Connection,
     stream: TcpStream,
     chunks: Receiver<Chunk>,
-    /// What the connection has not consumed.
+    /// Received bytes that the connection has not consumed.
     unread: Vec<u8>,
     began: Instant,
-    /// Why nothing can be sent any more. What arrived before is still handed out.
+    /// Why nothing can be sent. Bytes that arrived before are still handled.
     unsendable: Option<Fault>,
 }
 
-/// What came first.
+/// The first input.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Next<T> {
     /// Bytes from the server, whose events were handed over.
@@ -48,9 +48,6 @@ pub(in crate::cli) enum Next<T> {
 
 impl Session {
     /// Connects, upgrades and greets as the session that `resume` names.
-    ///
-    /// # Errors
-    /// Any fault.
     pub(super) fn open(
         address: &Address,
         path: &str,
@@ -94,7 +91,7 @@ impl Session {
         &mut self.connection.out
     }
 
-    /// Sends what waits, and waits for the server or for `other`, whichever comes first.
+    /// Sends pending requests, and waits for the server or for `other`, whichever is first.
     ///
     /// # Errors
     /// The connection is over, the server is silent, or what `on_event` returns.
@@ -181,7 +178,7 @@ fn lost(error: &io::Error) -> Fault {
 impl Drop for Session {
     /// Ends the thread that reads.
     fn drop(&mut self) {
-        // A socket that is gone already needs no end.
+        // Fails for a socket that is already closed.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }

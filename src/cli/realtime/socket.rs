@@ -13,13 +13,13 @@ use crate::cli::address::Address;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the server may leave unread what is sent.
+/// Longest time for which a write may block.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Reads that wait for the command. When there are that many nothing more is read, and the server
-/// sees a slow consumer.
+/// Chunks that wait for the command. At this number no more are read, and the server sees a slow
+/// consumer.
 const WAITING_MAX: usize = 16;
 
 /// Bytes as they were read; none at the end of the stream.
@@ -57,9 +57,6 @@ fn unreachable(error: &io::Error) -> String {
 }
 
 /// Reads until the stream ends or the receiver is dropped.
-///
-/// # Errors
-/// The system has no descriptor or no thread left.
 pub(super) fn read(stream: &TcpStream) -> io::Result<Receiver<Chunk>> {
     let (sender, receiver) = bounded(WAITING_MAX);
     let stream = stream.try_clone()?;

@@ -1,4 +1,4 @@
-//! What of one channel is printed, and what has to be asked.
+//! The messages of one channel: which are printed, and which are requested.
 //!
 //! ```text
 //!  connected -> Joining --ack--> Reading (history, or only its newest message) --> Settled
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariant: every stored message is printed at most once, in the order of the serials, and one
-//! that is left out is noted. It knows no socket and no clock; each input leaves [`Effect`]s.
+//! that is left out is noted. It must never know sockets or clocks; each input makes [`Effect`]s.
 
 use std::collections::VecDeque;
 
@@ -24,11 +24,11 @@ const READ_BACK_MAX: usize = 100_000;
 /// Most bytes of lines that history may take before it is printed. Older messages are left out.
 const HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What follows from an input.
+/// The result of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Print(Line),
-    /// For people.
+    /// A note on standard error.
     Note(String),
     /// The newest `limit` records before a serial; before 0: of all.
     AskHistory {
@@ -41,13 +41,12 @@ pub(super) enum Effect {
     },
 }
 
-/// How far the channel is printed.
+/// The last printed position of the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cursor {
-    /// Whatever comes next is next.
+    /// The next delivered message is the next to print.
     Unknown,
-    /// Nothing was stored when it was looked at, so that everything stored is new, if the server
-    /// stores anything.
+    /// Nothing was stored when the history was read, so that every stored message is new.
     Empty,
     /// Up to this serial.
     At(u64),
@@ -57,42 +56,36 @@ enum Cursor {
 enum Phase {
     /// The subscription is not acknowledged.
     Joining,
-    /// A page of history is to come.
+    /// Waits for a page of history.
     Reading(Pages),
-    /// What follows a serial is to come.
+    /// Waits for the messages after a serial.
     Fetching {
         from: u64,
     },
     Settled,
 }
 
-/// Why history is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// To print that many messages, and to learn which one is the newest.
-    Begin { messages: usize },
-    /// To print what is still there of all that followed a serial.
-    ReadBack { after: u64 },
-}
-
 /// Pages of history so far.
 #[derive(Debug)]
 struct Pages {
-    purpose: Purpose,
+    /// Reads the messages after this serial; `None` reads the newest ones, to begin with.
+    after: Option<u64>,
+    /// Most messages to print.
+    wanted: usize,
     /// Lines and their serials, oldest first.
     lines: VecDeque<(u64, Line)>,
     bytes: usize,
     newest: u64,
-    /// The page that is to come ends before this serial; 0 for the first.
+    /// The next page ends before this serial; 0 for the first.
     before: u64,
 }
 
 impl Pages {
-    fn new(purpose: Purpose) -> Self {
-        Pages { purpose, lines: VecDeque::new(), bytes: 0, newest: 0, before: 0 }
+    fn new(after: Option<u64>, wanted: usize) -> Self {
+        Pages { after, wanted, lines: VecDeque::new(), bytes: 0, newest: 0, before: 0 }
     }
 
-    /// Puts an older page, oldest first, in front of the others. Is there one more to ask for?
+    /// Puts an older page, oldest first, in front of the others. Returns whether another is needed.
     fn add(&mut self, page: &[Delivery<'_>]) -> bool {
         for delivery in page.iter().rev() {
             for line in message_lines(delivery).into_iter().rev() {
@@ -107,29 +100,17 @@ impl Pages {
         is_older && oldest > self.after() && self.missing() > 0 && self.bytes < HISTORY_BYTES_MAX
     }
 
-    /// Messages up to this serial are not wanted.
     fn after(&self) -> u64 {
-        match self.purpose {
-            Purpose::Begin { .. } => 0,
-            Purpose::ReadBack { after } => after,
-        }
-    }
-
-    /// Most messages that are wanted.
-    fn wanted(&self) -> usize {
-        match self.purpose {
-            Purpose::Begin { messages } => messages,
-            Purpose::ReadBack { .. } => READ_BACK_MAX,
-        }
+        self.after.unwrap_or(0)
     }
 
     fn missing(&self) -> usize {
-        self.wanted().saturating_sub(self.lines.len())
+        self.wanted.saturating_sub(self.lines.len())
     }
 
     /// The lines that are wanted of those before a serial.
     fn into_lines(self, end: u64) -> impl Iterator<Item = Line> {
-        let (after, wanted) = (self.after(), self.wanted());
+        let (after, wanted) = (self.after(), self.wanted);
         let mut lines = self.lines;
         lines.retain(|(serial, _)| *serial > after && *serial < end);
         let surplus = lines.len().saturating_sub(wanted);
@@ -141,9 +122,9 @@ impl Pages {
 pub(super) struct Channel {
     pub name: String,
     cursor: Cursor,
-    /// Is the cursor what the user gave, and nothing more?
-    is_hearsay: bool,
-    /// Where the subscription that is being acknowledged goes on from; 0: nowhere.
+    /// Whether the cursor is the one of the user, not yet confirmed by the server.
+    is_unconfirmed: bool,
+    /// The serial after which the pending subscription resumes; 0: none.
     joined_from: u64,
     phase: Phase,
     /// Highest serial that was delivered on this connection.
@@ -155,12 +136,12 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// A channel that is printed from behind a serial, or from its newest `history` messages.
+    /// A channel that is printed after a serial, or from its newest `history` messages on.
     pub fn new(name: String, from: Option<u64>, history: usize) -> Self {
         Channel {
             name,
             cursor: from.map_or(Cursor::Unknown, Cursor::At),
-            is_hearsay: from.is_some(),
+            is_unconfirmed: from.is_some(),
             joined_from: 0,
             phase: Phase::Joining,
             head: 0,
@@ -175,19 +156,19 @@ impl Channel {
         self.effects.pop_front()
     }
 
-    /// Is nothing to come but new messages?
+    /// Whether only new messages are pending.
     pub fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Settled)
     }
 
-    /// Is history to be printed that was not printed yet?
+    /// Whether requested history is not printed yet.
     pub fn wants_history(&self) -> bool {
         self.history > 0
     }
 
-    /// A connection begins. Returns the serial to subscribe from; 0: from now on.
+    /// A connection begins. Returns the serial after which to subscribe; 0: only new messages.
     pub fn join(&mut self) -> u64 {
-        // What is held will be delivered again, or be among what is noted as missed.
+        // Held messages will be delivered again, or be noted as missed.
         (self.phase, self.head, self.held) = (Phase::Joining, 0, Held::default());
         self.joined_from = self.serial();
         self.joined_from
@@ -196,16 +177,16 @@ impl Channel {
     /// The subscription is acknowledged, and everything it missed was delivered if `resumed`.
     pub fn acknowledged(&mut self, resumed: Option<bool>) {
         match self.cursor {
-            Cursor::Unknown => self.begin(),
+            Cursor::Unknown => self.ask_page(Pages::new(None, self.history)),
             Cursor::Empty => self.fetch(0),
             Cursor::At(serial) if serial == self.joined_from && resumed != Some(true) => {
-                // A server that has the message behind the cursor would go on from there. So all
-                // that it has is new, also if its numbers are not: they began anew.
-                let after = if self.is_hearsay { serial } else { 0 };
+                // A server that still stored the cursor would have resumed. Its messages are all
+                // new, also with lower serials: the numbering restarted.
+                let after = if self.is_unconfirmed { serial } else { 0 };
                 self.read_back(serial, after);
             }
             Cursor::At(_) => {
-                self.is_hearsay = false;
+                self.is_unconfirmed = false;
                 self.settle();
             }
         }
@@ -246,25 +227,25 @@ impl Channel {
         }
     }
 
-    /// History is not for us; what comes next is next.
+    /// The user may not read history; the next delivered message is the next to print.
     pub fn history_refused(&mut self) {
         self.settle();
     }
 
-    /// Prints what came before the messages that were delivered meanwhile.
+    /// Prints the history before the messages that were delivered in the meantime.
     fn print_history(&mut self, pages: Pages) {
         let held = self.held.first();
-        let newest = match (pages.purpose, held) {
+        let newest = match (pages.after, held) {
             (_, None) => pages.newest.max(self.head),
-            (Purpose::Begin { .. }, Some(held)) => pages.newest.min(held - 1),
-            (Purpose::ReadBack { .. }, Some(held)) => held - 1,
+            (None, Some(held)) => pages.newest.min(held - 1),
+            (Some(_), Some(held)) => held - 1,
         };
         self.print(pages.into_lines(held.unwrap_or(u64::MAX)));
         self.cursor = if newest > 0 { Cursor::At(newest) } else { Cursor::Empty };
-        (self.history, self.is_hearsay) = (0, false);
+        (self.history, self.is_unconfirmed) = (0, false);
     }
 
-    /// What was missing, oldest first, if `resumed`; else it is no longer kept.
+    /// The missing messages, oldest first, if `resumed`; else the server no longer stores them.
     pub fn fetched(&mut self, missing: &[Delivery<'_>], resumed: bool) {
         let is_stale = !matches!(self.phase, Phase::Fetching { from } if from == self.serial());
         let before = self.serial();
@@ -289,7 +270,7 @@ impl Channel {
         }
     }
 
-    /// The serial that everything up to is printed; 0 when that is not known.
+    /// The serial up to which everything is printed; 0 when unknown.
     fn serial(&self) -> u64 {
         match self.cursor {
             Cursor::Unknown | Cursor::Empty => 0,
@@ -302,11 +283,11 @@ impl Channel {
     }
 
     fn advance(&mut self, serial: u64, lines: Vec<Line>) {
-        (self.cursor, self.is_hearsay) = (Cursor::At(serial), false);
+        (self.cursor, self.is_unconfirmed) = (Cursor::At(serial), false);
         self.print(lines);
     }
 
-    /// Prints what is held and follows, and drops what was printed already.
+    /// Prints held messages that follow, and drops those already printed.
     fn release(&mut self) {
         while let Some(serial) = self.held.first()
             && serial <= self.serial().saturating_add(1)
@@ -319,7 +300,7 @@ impl Channel {
         }
     }
 
-    /// Nothing is to come: is everything there?
+    /// No response is pending: fetches messages that are still missing.
     fn settle(&mut self) {
         if self.cursor == Cursor::Unknown && self.head > 0 {
             self.cursor = Cursor::At(self.held.first().map_or(self.head, |first| first - 1));
@@ -336,7 +317,7 @@ impl Channel {
         self.effects.push_back(Effect::AskFetch { from });
     }
 
-    /// What is missing cannot be had: goes on with what is held.
+    /// The missing messages are not available: continues with the held ones.
     fn give_up_gap(&mut self, resumed: bool) {
         let next = self.held.first().map_or(self.head, |first| first - 1);
         if next > self.serial() {
@@ -345,7 +326,7 @@ impl Channel {
             }
             self.cursor = Cursor::At(next);
         } else if !resumed && self.cursor == Cursor::Empty {
-            // Nothing is stored from which to tell what is next.
+            // Without a stored message the next serial is unknown.
             self.cursor = Cursor::Unknown;
         }
     }
@@ -358,16 +339,11 @@ impl Channel {
         self.effects.push_back(Effect::Note(text));
     }
 
-    /// Looks where the channel is, and prints what is wanted of its past.
-    fn begin(&mut self) {
-        self.ask_page(Pages::new(Purpose::Begin { messages: self.history }));
-    }
-
-    /// Prints what is left of the messages that followed a serial.
+    /// Prints the messages after a serial that are still stored.
     fn read_back(&mut self, serial: u64, after: u64) {
         self.note_missed(serial);
         self.cursor = Cursor::Unknown;
-        self.ask_page(Pages::new(Purpose::ReadBack { after }));
+        self.ask_page(Pages::new(Some(after), READ_BACK_MAX));
     }
 
     fn ask_page(&mut self, pages: Pages) {

@@ -1,4 +1,4 @@
-//! One connection of `subscribe`: subscribes, takes events, asks for what is missing.
+//! One connection of `subscribe`: subscribes, handles events, requests missing messages.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +6,21 @@ use crossbeam_channel::Receiver;
 
 use super::channel::{Channel, Effect};
 use super::line::{member_line, reset_line};
-use super::printer::{Printer, Wanted};
+use super::printer::Printer;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::cli::realtime::{Fault, Next, Session, advised};
+use crate::cli::realtime::{Fault, Next, Session, Stop, advised};
 use crate::client::protocol::{Closed, Event, Outbound, Refused};
 use crate::wire::foony::{self, Cursor, Delivery, Request};
 
-/// Is presence wanted?
+/// Whether presence is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
     Shown,
     Hidden,
 }
 
-/// Why a connection stopped before its command was done.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// The connection: another one may go on.
-    Fault(Fault),
-    /// What was asked for cannot be done.
-    Failure(Failure),
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Stop::Fault(fault)
-    }
-}
-
-impl From<Closed> for Stop {
-    fn from(closed: Closed) -> Self {
-        Stop::Fault(Fault::Closed(closed))
-    }
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Stop::Failure(failure)
-    }
-}
-
-/// What a request was about.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Subscription,
@@ -61,7 +34,6 @@ pub(super) struct Follower {
     channels: Vec<Channel>,
     presence: Presence,
     printer: Printer,
-    stop: Receiver<()>,
     /// Channel and purpose of the requests without an answer.
     asked: BTreeMap<u64, (usize, Asked)>,
     connections: u64,
@@ -69,38 +41,25 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub fn new(
-        channels: Vec<Channel>,
-        presence: Presence,
-        printer: Printer,
-        stop: Receiver<()>,
-    ) -> Self {
+    pub fn new(channels: Vec<Channel>, presence: Presence, printer: Printer) -> Self {
         let (asked, connections, is_complete) = (BTreeMap::new(), 0, false);
-        Follower { channels, presence, printer, stop, asked, connections, is_complete }
+        Follower { channels, presence, printer, asked, connections, is_complete }
     }
 
-    /// Receives when somebody asks the command to end.
-    pub fn stop(&self) -> &Receiver<()> {
-        &self.stop
-    }
-
-    /// Did the last connection get as far as waiting for new messages only?
+    /// Whether every channel of the last connection had only new messages pending.
     pub fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Prints what arrives on a connection until there is enough or somebody ends it.
-    ///
-    /// # Errors
-    /// The connection is over, or something is refused for good.
-    pub fn follow(&mut self, session: &mut Session) -> Result<(), Stop> {
+    /// Prints what arrives on a connection until enough is printed or `stop` receives.
+    pub fn follow(&mut self, session: &mut Session, stop: &Receiver<()>) -> Result<(), Stop> {
         self.begin(session.out());
-        let stop = self.stop.clone();
         loop {
-            if self.printer.flush()? == Wanted::Nothing {
+            self.printer.flush()?;
+            if self.printer.is_done() {
                 return Ok(());
             }
-            let next = session.next(&stop, |out, event| self.take(out, event));
+            let next = session.next(stop, |out, event| self.take(out, event));
             // What was read before a fault is printed.
             self.printer.flush()?;
             match next? {
@@ -211,35 +170,30 @@ impl Follower {
     }
 
     fn do_effects(&mut self, out: &mut Outbound) {
-        for index in 0..self.channels.len() {
-            self.do_effects_of(index, out);
-        }
-    }
-
-    fn do_effects_of(&mut self, index: usize, out: &mut Outbound) {
-        let channel = &mut self.channels[index];
-        while let Some(effect) = channel.poll_effect() {
-            let name = || (&*channel.name).into();
-            let (id, asked) = match effect {
-                Effect::Print(line) => {
-                    self.printer.push(&line);
-                    continue;
-                }
-                Effect::Note(text) => {
-                    output::note(&text);
-                    continue;
-                }
-                Effect::AskHistory { limit, before } => {
-                    let before = Cursor::at(before);
-                    let history = |id| Request::History { id, channel: name(), limit, before };
-                    (out.request(history), Asked::History)
-                }
-                Effect::AskFetch { from } => {
-                    let fetch = |id| Request::Fetch { id, channel: name(), from_serial: from };
-                    (out.request(fetch), Asked::Fetch)
-                }
-            };
-            self.asked.insert(id, (index, asked));
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            while let Some(effect) = channel.poll_effect() {
+                let name = || (&*channel.name).into();
+                let (id, asked) = match effect {
+                    Effect::Print(line) => {
+                        self.printer.push(&line);
+                        continue;
+                    }
+                    Effect::Note(text) => {
+                        output::note(&text);
+                        continue;
+                    }
+                    Effect::AskHistory { limit, before } => {
+                        let before = Cursor::at(before);
+                        let history = |id| Request::History { id, channel: name(), limit, before };
+                        (out.request(history), Asked::History)
+                    }
+                    Effect::AskFetch { from } => {
+                        let fetch = |id| Request::Fetch { id, channel: name(), from_serial: from };
+                        (out.request(fetch), Asked::Fetch)
+                    }
+                };
+                self.asked.insert(id, (index, asked));
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Messages that came before the ones they follow.
+//! Messages that arrived before their predecessors.
 
 use std::collections::BTreeMap;
 
 use super::line::Line;
 
-/// Most bytes of lines that are held for one channel, but for a single message. A message beyond
-/// that is let go and fetched later.
+/// Most bytes of lines that are held for one channel; a single message may be larger. A message
+/// beyond that is dropped and fetched later.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]

@@ -1,11 +1,9 @@
 //! Messages and presence as lines of JSON.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use crate::cli::text::printable;
-use crate::wire::foony::{Action, Delivery, Member};
+use crate::wire::foony::{Content, Delivery, Member, Message};
 
 /// One line, its end included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,90 +23,72 @@ impl Line {
 /// The lines of a delivery: one, or one per message of a batch, whose ids are those that the SDKs
 /// show (`protocols/foony.md` section 3.2).
 pub(super) fn message_lines(delivery: &Delivery<'_>) -> Vec<Line> {
-    let messages = delivery.content.messages();
-    let is_batch = matches!(delivery.content, crate::wire::foony::Content::Batch(_));
-    let line = |(index, message): (usize, &crate::wire::foony::Message<'_>)| {
-        let mut fields = Fields::new("channel", &delivery.channel);
-        fields.raw("serial", &number_or_null(delivery.serial));
-        fields.raw("timestamp", &delivery.timestamp_ms.to_string());
-        fields.text("clientId", &delivery.client_id);
-        fields.text("name", &message.name);
-        match is_batch {
-            true => fields.text("id", &format!("{}:{index}", delivery.message_id)),
-            false => fields.text("id", &delivery.message_id),
-        }
-        fields.payload(message.data, &message.encoding);
+    let is_batch = matches!(delivery.content, Content::Batch(_));
+    let line = |(index, message): (usize, &Message<'_>)| {
+        let id = &*delivery.message_id;
+        let mut fields = Fields::new(&delivery.channel);
+        fields.push("serial", (delivery.serial > 0).then_some(delivery.serial));
+        fields.push("timestamp", delivery.timestamp_ms);
+        fields.push("clientId", &*delivery.client_id);
+        fields.push("name", &*message.name);
+        fields.push("id", if is_batch { format!("{id}:{index}") } else { id.to_owned() });
+        fields.push_payload(message.data, &message.encoding);
         Line::Message(fields.end())
     };
-    messages.iter().enumerate().map(line).collect()
+    delivery.content.messages().iter().enumerate().map(line).collect()
 }
 
 pub(super) fn member_line(member: &Member<'_>) -> Line {
-    let mut fields = Fields::new("channel", &member.channel);
-    fields.text("action", action(member.action));
-    fields.raw("timestamp", &member.timestamp_ms.to_string());
-    fields.text("clientId", &member.client_id);
-    fields.text("connectionId", &member.connection_id);
-    fields.payload(member.data, &member.encoding);
+    let mut fields = Fields::new(&member.channel);
+    fields.push("action", <&str>::from(member.action));
+    fields.push("timestamp", member.timestamp_ms);
+    fields.push("clientId", &*member.client_id);
+    fields.push("connectionId", &*member.connection_id);
+    fields.push_payload(member.data, &member.encoding);
     Line::Presence(fields.end())
 }
 
 /// Presence events were missed; the present members follow.
 pub(super) fn reset_line(channel: &str) -> Line {
-    let mut fields = Fields::new("channel", channel);
-    fields.text("action", "reset");
+    let mut fields = Fields::new(channel);
+    fields.push("action", "reset");
     Line::Presence(fields.end())
 }
 
-fn action(action: Action) -> &'static str {
-    match action {
-        Action::Enter => "enter",
-        Action::Update => "update",
-        Action::Leave => "leave",
-    }
-}
-
-fn number_or_null(number: u64) -> String {
-    if number == 0 { "null".to_owned() } else { number.to_string() }
-}
-
-/// An object under construction.
-struct Fields {
-    text: String,
-}
+/// The text of an object without its last brace.
+struct Fields(String);
 
 impl Fields {
-    fn new(name: &str, value: &str) -> Self {
-        Fields { text: format!("{{\"{name}\":{}", Value::from(value)) }
+    fn new(channel: &str) -> Self {
+        Fields(format!("{{\"channel\":{}", Value::from(channel)))
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        self.raw(name, &Value::from(value).to_string());
+    fn push(&mut self, name: &str, value: impl Into<Value>) {
+        self.push_json(name, &value.into().to_string());
     }
 
-    fn raw(&mut self, name: &str, json: &str) {
-        // Writing to a `String` cannot fail.
-        let _ = write!(self.text, ",\"{name}\":{json}");
+    fn push_json(&mut self, name: &str, json: &str) {
+        self.0.extend([",\"", name, "\":", json]);
     }
 
     /// Data as its publisher wrote it, but for the line breaks between its tokens.
-    fn payload(&mut self, data: &[u8], encoding: &str) {
+    fn push_payload(&mut self, data: &[u8], encoding: &str) {
         let data = String::from_utf8_lossy(data).replace(['\n', '\r', '\t'], " ");
-        self.raw("data", if data.is_empty() { "null" } else { &data });
+        self.push_json("data", if data.is_empty() { "null" } else { &data });
         if !encoding.is_empty() {
-            self.text("encoding", encoding);
+            self.push("encoding", encoding);
         }
     }
 
     fn end(self) -> String {
-        format!("{}}}\n", printable(&self.text))
+        format!("{}}}\n", printable(&self.0))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::foony::{Content, Message};
+    use crate::wire::foony::Action;
 
     fn delivery(content: Content<'_>) -> Delivery<'_> {
         Delivery {

@@ -4,18 +4,11 @@ use super::line::Line;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 
-/// Is there more to print?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    More,
-    Nothing,
-}
-
 /// Collects lines until they are flushed, which is after every message from the server.
 #[derive(Debug)]
 pub(super) struct Printer {
     text: String,
-    /// Messages still to be printed. `None`: all there are.
+    /// Messages still to be printed; `None` for all.
     left: Option<u64>,
 }
 
@@ -34,16 +27,18 @@ impl Printer {
         self.text.push_str(line.text());
     }
 
+    /// Whether all messages were taken.
+    pub fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
     /// Writes what was taken.
-    ///
-    /// # Errors
-    /// Nobody reads, or nothing can be written.
-    pub fn flush(&mut self) -> Result<Wanted, Failure> {
+    pub fn flush(&mut self) -> Result<(), Failure> {
         if !self.text.is_empty() {
             output::print(&self.text)?;
             self.text.clear();
         }
-        Ok(if self.left == Some(0) { Wanted::Nothing } else { Wanted::More })
+        Ok(())
     }
 }
 

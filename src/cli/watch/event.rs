@@ -1,36 +1,25 @@
 //! One line of the server's stream.
 
-use serde::Deserialize;
-
+use crate::admin::{Event, Member};
+use crate::channel::ChangeKind;
 use crate::cli::failure::Failure;
-use crate::cli::member::Member;
-
-/// What a line says.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-pub(super) enum Event {
-    /// Changes were missed: the present set follows, as at the beginning.
-    Reset,
-    /// One member of the present set, in join order.
-    Present(Member),
-    /// The present set is complete.
-    Ready {
-        members: usize,
-    },
-    Enter(Member),
-    Update(Member),
-    Leave(Member),
-    /// Something that a newer server says.
-    #[serde(other)]
-    Unknown,
-}
 
 impl Event {
     /// # Errors
-    /// When the line is none of a headcount server.
-    pub fn parse(line: &str) -> Result<Event, Failure> {
+    /// The line is not an event of a headcount server.
+    pub(in crate::cli) fn parse(line: &str) -> Result<Event, Failure> {
         let unreadable = |error| Failure::request("unreadable line in the stream", error);
         serde_json::from_str(line).map_err(unreadable)
+    }
+
+    /// The change of a member, if the event is one.
+    pub(in crate::cli) fn change(&self) -> Option<(ChangeKind, &Member)> {
+        match self {
+            Event::Enter(member) => Some((ChangeKind::Enter, member)),
+            Event::Update(member) => Some((ChangeKind::Update, member)),
+            Event::Leave(member) => Some((ChangeKind::Leave, member)),
+            Event::Reset | Event::Present(_) | Event::Ready { .. } | Event::Unknown => None,
+        }
     }
 }
 
@@ -50,7 +39,7 @@ mod tests {
             else {
                 panic!("{event:?}");
             };
-            assert_eq!((member.user.as_str(), member.age_ms, member.at_ms), ("a", 7, Some(5)));
+            assert_eq!((&*member.user, member.age_ms, member.at_ms), ("a", 7, Some(5)));
             assert_eq!(member.state_text(), "null");
         }
         assert!(matches!(

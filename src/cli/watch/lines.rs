@@ -2,48 +2,46 @@
 
 use serde_json::Value;
 
-use super::event::Event;
+use crate::admin::{Event, Member};
 use crate::cli::admin_client::Lines;
 use crate::cli::failure::Failure;
-use crate::cli::member::Member;
 use crate::cli::output;
 use crate::cli::text::{age, clock, count, printable};
 
-/// The event lines as JSON; `ready` is for those who draw, and left out.
-pub(super) fn print_json(mut lines: Lines) -> Result<(), Failure> {
+/// Prints the lines of the stream in the form that `format` makes of each, if any.
+pub(super) fn print(
+    mut lines: Lines,
+    format: fn(&str) -> Result<Option<String>, Failure>,
+) -> Result<(), Failure> {
     loop {
-        if let Some(line) = json(&lines.next()?)? {
+        if let Some(line) = format(&lines.next()?)? {
             output::print(&line)?;
         }
     }
 }
 
-/// The events for people.
-pub(super) fn print_text(mut lines: Lines) -> Result<(), Failure> {
-    loop {
-        if let Some(line) = text(&Event::parse(&lines.next()?)?) {
-            output::print(&line)?;
-        }
-    }
-}
-
-fn json(line: &str) -> Result<Option<String>, Failure> {
+/// An event as JSON; `ready`, which only ends the present set, is left out.
+pub(super) fn json(line: &str) -> Result<Option<String>, Failure> {
     let unreadable = |error| Failure::request("unreadable line in the stream", error);
     let value: Value = serde_json::from_str(line).map_err(unreadable)?;
     Ok((value["event"] != "ready").then(|| format!("{}\n", printable(&value.to_string()))))
 }
 
-fn text(event: &Event) -> Option<String> {
-    let (kind, member) = match event {
+/// An event as text.
+pub(super) fn text(line: &str) -> Result<Option<String>, Failure> {
+    let event = Event::parse(line)?;
+    let (kind, member) = match &event {
         Event::Present(member) => ("present", member),
         Event::Enter(member) => ("enter", member),
         Event::Update(member) => ("update", member),
         Event::Leave(member) => ("leave", member),
-        Event::Ready { members } => return Some(format!("{}\n", count(*members, "member"))),
-        Event::Reset => return Some("events were missed; who is present:\n".to_owned()),
-        Event::Unknown => return None,
+        Event::Ready { members } => {
+            return Ok(Some(format!("{}\n", count(*members, "member"))));
+        }
+        Event::Reset => return Ok(Some("events were missed; who is present:\n".to_owned())),
+        Event::Unknown => return Ok(None),
     };
-    Some(member_line(kind, member))
+    Ok(Some(member_line(kind, member)))
 }
 
 fn member_line(kind: &str, member: &Member) -> String {
@@ -72,9 +70,9 @@ mod tests {
 
     #[test]
     fn text_lines_say_when_who_and_what() {
-        let line = text(&Event::parse(ENTER).unwrap()).unwrap();
+        let line = text(ENTER).unwrap().unwrap();
         let expected = "01:01:01 enter   bo\\u001bb {\"x\": 1} (age 1.2s, connection 0.1.2)\n";
         assert_eq!(line, expected);
-        assert_eq!(text(&Event::Ready { members: 1 }).unwrap(), "1 member\n");
+        assert_eq!(text(r#"{"event":"ready","members":1}"#).unwrap().unwrap(), "1 member\n");
     }
 }

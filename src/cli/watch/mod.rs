@@ -1,4 +1,4 @@
-//! `watch`: a channel's members as they come, change and go.
+//! `watch`: the members of a channel, live.
 //!
 //! [`event`] reads the server's lines. What is on the screen is decided by [`model`] and
 //! [`roster`], which know neither terminal nor clock, and drawn by [`view`]; [`screen`] owns the
@@ -14,13 +14,15 @@ mod screen;
 mod tty;
 mod view;
 
+use std::io;
+
 use clap::Args;
 
 use super::admin_client::AdminClient;
 use super::ending;
 use super::failure::Failure;
-use super::output;
 use super::place::Place;
+use crate::terminal;
 
 /// Show live who is present in a channel and what they are doing
 ///
@@ -45,14 +47,11 @@ impl Watch {
     pub fn run(self) -> Result<(), Failure> {
         let client = AdminClient::new(&self.place)?;
         let follow = || client.lines(&self.place.path("watch"));
-        if !self.json && output::is_screen() {
+        if !self.json && terminal::takes_escapes(&io::stdout()) {
             let lines = follow()?;
             return screen::run(&self.place, feed::start(client, &self.place, lines)?);
         }
         ending::exit_with_output()?;
-        match self.json {
-            true => lines::print_json(follow()?),
-            false => lines::print_text(follow()?),
-        }
+        lines::print(follow()?, if self.json { lines::json } else { lines::text })
     }
 }

@@ -1,21 +1,22 @@
-//! What the screen says, decided from news, keys and time alone.
+//! The content of the screen, from stream items, keys and time.
 
 use std::collections::VecDeque;
 
-use super::event::Event;
 use super::feed::News;
-use super::roster::{Change, Difference, Roster};
-use crate::cli::member::Member;
+use super::roster::{Difference, Roster};
+use crate::admin::{Event, Member};
+use crate::channel::ChangeKind;
 use crate::cli::text::{clipped, printable};
 use crate::ids::Clocks;
 
 /// Entries of the log; earlier ones are forgotten.
 const LOG_ENTRIES_MAX: usize = 200;
 
-/// How the stream is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// State of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Status {
     /// Connected, and the present set is not complete.
+    #[default]
     Joining,
     Live,
     Lost {
@@ -23,21 +24,12 @@ pub(super) enum Status {
     },
 }
 
-/// What an entry of the log is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Topic {
-    Enter,
-    Update,
-    Leave,
-    /// The stream itself.
-    Stream,
-}
-
 /// One line of the log, safe to show.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub wall_ms: u64,
-    pub topic: Topic,
+    /// `None` for entries about the stream.
+    pub change: Option<ChangeKind>,
     /// Empty for entries about the stream.
     pub user: String,
     pub text: String,
@@ -46,7 +38,7 @@ pub(super) struct Entry {
     pub times: u64,
 }
 
-/// Everything that a pause freezes.
+/// The content that a pause freezes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scene {
     pub roster: Roster,
@@ -62,47 +54,23 @@ struct Frozen {
 }
 
 /// The state of the screen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Model {
     pub status: Status,
     live: Scene,
     /// A present set that is being received; changes belong to it until it is complete.
     incoming: Option<Roster>,
-    /// Whether there was a complete present set before.
-    is_acquainted: bool,
-    /// Why the last attempt failed, so that the log says it once; `None` once live.
+    /// Whether a present set was complete before.
+    had_snapshot: bool,
+    /// Why the last attempt failed, to log it once; `None` once live.
     lost_why: Option<String>,
     frozen: Option<Frozen>,
     scrolled: usize,
     page_rows: usize,
 }
 
-/// How to move through the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scroll {
-    Up,
-    Down,
-    PageUp,
-    PageDown,
-    Top,
-    Bottom,
-}
-
 impl Model {
-    pub fn new() -> Self {
-        Model {
-            status: Status::Joining,
-            live: Scene::default(),
-            incoming: None,
-            is_acquainted: false,
-            lost_why: None,
-            frozen: None,
-            scrolled: 0,
-            page_rows: 0,
-        }
-    }
-
-    /// What is shown, and the time it shows.
+    /// The shown content, and its time.
     pub fn scene(&self, now_ms: u64) -> (&Scene, u64) {
         self.frozen.as_ref().map_or((&self.live, now_ms), |frozen| (&frozen.scene, frozen.since_ms))
     }
@@ -117,12 +85,12 @@ impl Model {
         self.scrolled
     }
 
-    /// Does the screen change with time alone, beyond ages?
+    /// Whether the screen changes without events, apart from ages.
     pub fn is_animated(&self) -> bool {
         self.frozen.is_none() && self.live.roster.is_flashing()
     }
 
-    pub fn hear(&mut self, now: Clocks, news: News) {
+    pub fn apply_item(&mut self, now: Clocks, news: News) {
         match news {
             News::Opened => self.begin(),
             News::Event(event) => self.apply(now, &event),
@@ -131,10 +99,10 @@ impl Model {
     }
 
     fn apply(&mut self, now: Clocks, event: &Event) {
-        if let (Some(frozen), Event::Enter(_) | Event::Update(_) | Event::Leave(_)) =
-            (&mut self.frozen, event)
-        {
-            frozen.events += 1;
+        if let Some((change, member)) = event.change() {
+            self.frozen.iter_mut().for_each(|frozen| frozen.events += 1);
+            self.target().change(now.mono_ms, member, change);
+            self.log(now, change, member);
         }
         match event {
             Event::Reset => {
@@ -143,23 +111,11 @@ impl Model {
             }
             Event::Present(member) => self.target().present(now.mono_ms, member),
             Event::Ready { .. } => self.complete(now),
-            Event::Enter(member) => {
-                self.target().change(now.mono_ms, member, Change::Entered);
-                self.log(now, Topic::Enter, member);
-            }
-            Event::Update(member) => {
-                self.target().change(now.mono_ms, member, Change::Updated);
-                self.log(now, Topic::Update, member);
-            }
-            Event::Leave(member) => {
-                self.target().leave(now.mono_ms, member);
-                self.log(now, Topic::Leave, member);
-            }
-            Event::Unknown => {}
+            Event::Enter(_) | Event::Update(_) | Event::Leave(_) | Event::Unknown => {}
         }
     }
 
-    /// Lets flashes fade, those who left vanish, and the scroll position fit the rows.
+    /// Ends highlights, removes rows of members that left, and limits the scroll position.
     pub fn tick(&mut self, now_ms: u64) {
         self.live.roster.tick(now_ms);
         self.scroll_to(self.scrolled);
@@ -170,19 +126,16 @@ impl Model {
         self.page_rows = rows;
     }
 
-    pub fn scroll(&mut self, scroll: Scroll) {
-        let page = self.page_rows.max(1);
-        self.scroll_to(match scroll {
-            Scroll::Up => self.scrolled.saturating_sub(1),
-            Scroll::Down => self.scrolled + 1,
-            Scroll::PageUp => self.scrolled.saturating_sub(page),
-            Scroll::PageDown => self.scrolled + page,
-            Scroll::Top => 0,
-            Scroll::Bottom => usize::MAX,
-        });
+    pub fn page_rows(&self) -> isize {
+        self.page_rows.max(1) as isize
     }
 
-    /// Freezes what is shown, or lets it catch up.
+    /// Moves through the table, down or, for a negative number, up.
+    pub fn scroll(&mut self, rows: isize) {
+        self.scroll_to(self.scrolled.saturating_add_signed(rows));
+    }
+
+    /// Freezes the shown content, or shows the current one again.
     pub fn toggle_pause(&mut self, now_ms: u64) {
         self.frozen = match self.frozen.take() {
             Some(_) => None,
@@ -204,11 +157,11 @@ impl Model {
         self.status = Status::Live;
         self.lost_why = None;
         let Some(mut roster) = self.incoming.take() else { return };
-        if self.is_acquainted {
+        if self.had_snapshot {
             let Difference { arrived, gone } = roster.compare(now.mono_ms, &self.live.roster);
             self.note(now, &format!("up to date again: {arrived} came and {gone} left meanwhile"));
         }
-        self.is_acquainted = true;
+        self.had_snapshot = true;
         self.live.roster = roster;
     }
 
@@ -228,18 +181,16 @@ impl Model {
     fn note(&mut self, now: Clocks, text: &str) {
         self.push(Entry {
             wall_ms: now.wall_ms,
-            topic: Topic::Stream,
-            user: String::new(),
             text: printable(text).into_owned(),
-            connection: String::new(),
             times: 1,
+            ..Entry::default()
         });
     }
 
-    fn log(&mut self, now: Clocks, topic: Topic, member: &Member) {
+    fn log(&mut self, now: Clocks, change: ChangeKind, member: &Member) {
         self.push(Entry {
             wall_ms: member.at_ms.unwrap_or(now.wall_ms),
-            topic,
+            change: Some(change),
             user: member.user_text(),
             text: clipped(member.state_text()),
             connection: member.connection.clone(),
@@ -257,14 +208,17 @@ impl Model {
     }
 }
 
+/// Whether both are updates of the same member.
 fn is_continued(latest: &Entry, entry: &Entry) -> bool {
     let member = |entry: &Entry| (entry.user.clone(), entry.connection.clone());
-    latest.topic == Topic::Update && entry.topic == Topic::Update && member(latest) == member(entry)
+    [latest.change, entry.change] == [Some(ChangeKind::Update); 2]
+        && member(latest) == member(entry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::ChangeKind::{Enter, Leave, Update};
     use crate::cli::watch::roster::FLASH_MS;
 
     fn at(ms: u64) -> Clocks {
@@ -283,11 +237,11 @@ mod tests {
         News::Event(Event::Ready { members })
     }
 
-    /// A model that has heard `news`, one each millisecond.
+    /// A model with `news` applied, one each millisecond.
     fn model(news: impl IntoIterator<Item = News>) -> Model {
-        let mut model = Model::new();
+        let mut model = Model::default();
         for (ms, news) in (0..).zip(news) {
-            model.hear(at(ms), news);
+            model.apply_item(at(ms), news);
         }
         model
     }
@@ -301,16 +255,16 @@ mod tests {
         model.scene(0).0.roster.rows().map(|row| row.user.as_str()).collect()
     }
 
-    fn log(model: &Model) -> Vec<(Topic, &str, u64)> {
+    fn log(model: &Model) -> Vec<(Option<ChangeKind>, &str, u64)> {
         let log = model.scene(0).0.log.iter();
-        log.map(|entry| (entry.topic, entry.user.as_str(), entry.times)).collect()
+        log.map(|entry| (entry.change, entry.user.as_str(), entry.times)).collect()
     }
 
     #[test]
     fn the_present_set_appears_at_once_when_complete_and_is_no_news() {
         let mut model = model([News::Opened, event("present", "a", 0), event("present", "b", 0)]);
         assert_eq!((users(&model), &model.status), (vec![], &Status::Joining));
-        model.hear(at(9), ready(2));
+        model.apply_item(at(9), ready(2));
         assert_eq!((users(&model), &model.status), (vec!["a", "b"], &Status::Live));
         assert!(!model.is_animated());
         assert_eq!(log(&model), []);
@@ -320,11 +274,11 @@ mod tests {
     fn events_change_the_table_and_are_logged_latest_first() {
         let mut model = live(&["a"]);
         for (kind, user) in [("enter", "b"), ("update", "a"), ("leave", "b")] {
-            model.hear(at(10), event(kind, user, 1));
+            model.apply_item(at(10), event(kind, user, 1));
         }
         assert_eq!(users(&model), ["a", "b"]);
         assert!(model.is_animated());
-        let expected = [(Topic::Leave, "b", 1), (Topic::Update, "a", 1), (Topic::Enter, "b", 1)];
+        let expected = [(Some(Leave), "b", 1), (Some(Update), "a", 1), (Some(Enter), "b", 1)];
         assert_eq!(log(&model), expected);
         model.tick(10 + FLASH_MS);
         assert_eq!(users(&model), ["a"]);
@@ -335,9 +289,9 @@ mod tests {
     fn updates_in_a_row_are_one_entry_with_the_latest_state() {
         let mut model = live(&["a", "b"]);
         for (user, state) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5)] {
-            model.hear(at(10), event("update", user, state));
+            model.apply_item(at(10), event("update", user, state));
         }
-        let expected = [(Topic::Update, "a", 1), (Topic::Update, "b", 1), (Topic::Update, "a", 3)];
+        let expected = [(Some(Update), "a", 1), (Some(Update), "b", 1), (Some(Update), "a", 3)];
         assert_eq!(log(&model), expected);
         assert_eq!(model.scene(0).0.log[2].text, r#"{"x": 3}"#);
     }
@@ -346,7 +300,7 @@ mod tests {
     fn the_log_is_bounded() {
         let mut model = live(&[]);
         for user in 0..1000 {
-            model.hear(at(10), event("enter", &user.to_string(), 0));
+            model.apply_item(at(10), event("enter", &user.to_string(), 0));
         }
         assert_eq!(model.scene(0).0.log.len(), LOG_ENTRIES_MAX);
     }
@@ -354,11 +308,11 @@ mod tests {
     #[test]
     fn a_reset_replaces_the_set_without_an_empty_moment() {
         let mut model = live(&["a", "b"]);
-        model.hear(at(10), News::Event(Event::Reset));
-        model.hear(at(11), event("present", "b", 0));
-        model.hear(at(12), event("present", "c", 0));
+        model.apply_item(at(10), News::Event(Event::Reset));
+        model.apply_item(at(11), event("present", "b", 0));
+        model.apply_item(at(12), event("present", "c", 0));
         assert_eq!(users(&model), ["a", "b"]);
-        model.hear(at(13), ready(2));
+        model.apply_item(at(13), ready(2));
         assert_eq!(users(&model), ["b", "c"]);
         assert!(model.is_animated(), "c is new");
         let text = &model.scene(0).0.log[0].text;
@@ -369,22 +323,22 @@ mod tests {
     fn a_lost_server_keeps_the_last_picture_and_says_when_it_tries_again() {
         let mut model = live(&["a"]);
         for (ms, retry_ms) in [(100, 250), (400, 500)] {
-            model.hear(at(ms), News::Lost { why: "gone".into(), retry_ms });
+            model.apply_item(at(ms), News::Lost { why: "gone".into(), retry_ms });
         }
         assert_eq!(model.status, Status::Lost { retry_at_ms: 900 });
         assert_eq!(users(&model), ["a"]);
-        assert_eq!(log(&model), [(Topic::Stream, "", 1)]);
-        model.hear(at(900), News::Opened);
-        model.hear(at(901), ready(0));
+        assert_eq!(log(&model), [(None, "", 1)]);
+        model.apply_item(at(900), News::Opened);
+        model.apply_item(at(901), ready(0));
         assert_eq!((users(&model), &model.status), (vec![], &Status::Live));
     }
 
     #[test]
     fn a_set_cut_short_is_dropped() {
         let mut model = live(&["a"]);
-        model.hear(at(10), News::Opened);
-        model.hear(at(11), event("present", "b", 0));
-        model.hear(at(12), News::Lost { why: "gone".into(), retry_ms: 1 });
+        model.apply_item(at(10), News::Opened);
+        model.apply_item(at(11), event("present", "b", 0));
+        model.apply_item(at(12), News::Lost { why: "gone".into(), retry_ms: 1 });
         assert_eq!(users(&model), ["a"]);
     }
 
@@ -392,8 +346,8 @@ mod tests {
     fn a_pause_freezes_what_is_shown_and_counts_what_is_missed() {
         let mut model = live(&["a"]);
         model.toggle_pause(50);
-        model.hear(at(60), event("enter", "b", 0));
-        model.hear(at(61), event("update", "a", 1));
+        model.apply_item(at(60), event("enter", "b", 0));
+        model.apply_item(at(61), event("update", "a", 1));
         assert_eq!((users(&model), model.events_missed()), (vec!["a"], Some(2)));
         assert_eq!(model.scene(99).1, 50);
         assert!(!model.is_animated());
@@ -407,23 +361,24 @@ mod tests {
         let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
         let mut model = live(&names.iter().map(String::as_str).collect::<Vec<_>>());
         model.set_page(4);
+        let page = model.page_rows();
         let moves = [
-            (Scroll::Up, 0),
-            (Scroll::Down, 1),
-            (Scroll::PageDown, 5),
-            (Scroll::PageDown, 6),
-            (Scroll::Down, 6),
-            (Scroll::PageUp, 2),
-            (Scroll::Bottom, 6),
-            (Scroll::Top, 0),
+            (-1, 0),
+            (1, 1),
+            (page, 5),
+            (page, 6),
+            (1, 6),
+            (-page, 2),
+            (isize::MAX, 6),
+            (isize::MIN, 0),
         ];
-        for (scroll, scrolled) in moves {
-            model.scroll(scroll);
-            assert_eq!(model.scrolled(), scrolled, "{scroll:?}");
+        for (rows, scrolled) in moves {
+            model.scroll(rows);
+            assert_eq!(model.scrolled(), scrolled, "{rows}");
         }
-        model.scroll(Scroll::Bottom);
-        model.hear(at(50), News::Opened);
-        model.hear(at(51), ready(0));
+        model.scroll(isize::MAX);
+        model.apply_item(at(50), News::Opened);
+        model.apply_item(at(51), ready(0));
         model.tick(52);
         assert_eq!(model.scrolled(), 0);
     }

@@ -1,33 +1,27 @@
-//! The rows of the table: members in join order, and for a moment those who left.
+//! The rows of the table: members in join order, and for a short time members that left.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
-use crate::cli::member::Member;
+use crate::admin::Member;
+use crate::channel::ChangeKind;
 use crate::cli::text::{clipped, printable};
 
-/// How long a change can be seen.
+/// How long a change is highlighted.
 pub(super) const FLASH_MS: u64 = 1500;
 
-/// Rows of those who left; when there are more, the earliest vanish at once.
+/// Rows of members that left; above this number the earliest are removed.
 const LEFT_ROWS_MAX: usize = 50;
 
-/// What happened to a member a moment ago.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    Entered,
-    Updated,
-    Left,
-}
-
-/// A change that can still be seen.
+/// A change that is highlighted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flash {
-    pub change: Change,
+    pub change: ChangeKind,
     pub since_ms: u64,
 }
 
 impl Flash {
-    /// From 0, it just happened, to 2, about to be over.
+    /// 0, 1 or 2: the third of its time.
     pub fn phase(&self, now_ms: u64) -> u64 {
         (now_ms.saturating_sub(self.since_ms) * 3 / FLASH_MS).min(2)
     }
@@ -60,10 +54,10 @@ impl Row {
         }
     }
 
-    /// Since the state was announced; stands still once the member left.
+    /// Since the state was announced; stops when the member leaves.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         let until_ms = match self.flash {
-            Some(Flash { change: Change::Left, since_ms }) => since_ms,
+            Some(Flash { change: ChangeKind::Leave, since_ms }) => since_ms,
             _ => now_ms,
         };
         self.age_ms.saturating_add(until_ms.saturating_sub(self.received_ms))
@@ -71,15 +65,14 @@ impl Row {
 }
 
 /// User and connection.
-type Key = (String, String);
+type Key = (Arc<str>, String);
 
-/// Rows by join number; the members among them by key. Every place in `members` and `left` has a
-/// row, and every row is in one of them.
+/// Rows by join number. Each row is either in `members` or in `left`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     rows: BTreeMap<u64, Row>,
     members: HashMap<Key, u64>,
-    /// Rows of those who left, earliest first.
+    /// Rows of members that left, earliest first.
     left: VecDeque<u64>,
     joined: u64,
 }
@@ -100,7 +93,7 @@ impl Roster {
         self.members.len()
     }
 
-    /// Rows in join order, those who left a moment ago included.
+    /// Rows in join order, with those of members that left.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.rows.values()
     }
@@ -109,27 +102,30 @@ impl Roster {
         self.rows.len()
     }
 
-    /// Can a change still be seen?
+    /// Whether a change is highlighted.
     pub fn is_flashing(&self) -> bool {
         self.rows.values().any(|row| row.flash.is_some())
     }
 
-    /// A member that was there before.
+    /// A member of a present set.
     pub fn present(&mut self, now_ms: u64, member: &Member) {
         self.put(member, Row::new(now_ms, member, None));
     }
 
-    /// A member that came, or announced something else.
-    pub fn change(&mut self, now_ms: u64, member: &Member, change: Change) {
+    /// A member entered, updated its state, or left.
+    pub fn change(&mut self, now_ms: u64, member: &Member, change: ChangeKind) {
+        if change == ChangeKind::Leave {
+            return self.leave(now_ms, member);
+        }
         let flash = Flash { change, since_ms: now_ms };
         self.put(member, Row::new(now_ms, member, Some(flash)));
     }
 
-    /// A member that went; its row stays for a moment. Nothing when it was not there.
-    pub fn leave(&mut self, now_ms: u64, member: &Member) {
+    /// The row of the member stays for a moment. Nothing changes when it was not there.
+    fn leave(&mut self, now_ms: u64, member: &Member) {
         let Some(place) = self.members.remove(&key(member)) else { return };
         if let Some(row) = self.rows.get_mut(&place) {
-            row.flash = Some(Flash { change: Change::Left, since_ms: now_ms });
+            row.flash = Some(Flash { change: ChangeKind::Leave, since_ms: now_ms });
         }
         self.left.push_back(place);
         if self.left.len() > LEFT_ROWS_MAX {
@@ -143,7 +139,7 @@ impl Roster {
         }
     }
 
-    /// Makes those flash who are not in `before`, and counts the difference.
+    /// Highlights members that are not in `before`, and counts the difference.
     pub fn compare(&mut self, now_ms: u64, before: &Roster) -> Difference {
         let gone = before.members.keys().filter(|key| !self.members.contains_key(*key)).count();
         let mut arrived = 0;
@@ -151,14 +147,14 @@ impl Roster {
             if !before.members.contains_key(key) {
                 arrived += 1;
                 if let Some(row) = self.rows.get_mut(place) {
-                    row.flash = Some(Flash { change: Change::Entered, since_ms: now_ms });
+                    row.flash = Some(Flash { change: ChangeKind::Enter, since_ms: now_ms });
                 }
             }
         }
         Difference { arrived, gone }
     }
 
-    /// Forgets what cannot be seen any more.
+    /// Removes highlights and rows whose time is over.
     pub fn tick(&mut self, now_ms: u64) {
         let is_over = |row: &Row| row.flash.is_some_and(|flash| flash.is_over(now_ms));
         while self.left.front().is_some_and(|place| is_over(&self.rows[place])) {
@@ -203,8 +199,8 @@ mod tests {
     #[test]
     fn rows_are_in_join_order_whatever_changes_after() {
         let mut roster = roster(&["b", "a"]);
-        roster.change(1, &member("c"), Change::Entered);
-        roster.change(2, &member("b"), Change::Updated);
+        roster.change(1, &member("c"), ChangeKind::Enter);
+        roster.change(2, &member("b"), ChangeKind::Update);
         assert_eq!(users(&roster), ["b", "a", "c"]);
     }
 
@@ -231,7 +227,7 @@ mod tests {
     fn who_comes_back_joins_at_the_end() {
         let mut roster = roster(&["a", "b"]);
         roster.leave(0, &member("a"));
-        roster.change(1, &member("a"), Change::Entered);
+        roster.change(1, &member("a"), ChangeKind::Enter);
         assert_eq!(users(&roster), ["a", "b", "a"]);
         roster.tick(FLASH_MS);
         assert_eq!(users(&roster), ["b", "a"]);
@@ -242,7 +238,7 @@ mod tests {
     fn changes_flash_and_fade() {
         let mut roster = roster(&["a"]);
         assert!(!roster.is_flashing());
-        roster.change(10, &member("a"), Change::Updated);
+        roster.change(10, &member("a"), ChangeKind::Update);
         let flash = roster.rows().next().unwrap().flash.unwrap();
         assert_eq!([10, 510, 1010, 9999].map(|now_ms| flash.phase(now_ms)), [0, 1, 2, 2]);
         roster.tick(10 + FLASH_MS);

@@ -1,4 +1,4 @@
-//! The loop between keys, news and drawing.
+//! The loop that reads keys and stream items and draws.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,34 +7,33 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::feed::News;
-use super::model::{Model, Scroll};
+use super::model::Model;
 use super::{tty, view};
 use crate::cli::place::Place;
 use crate::cli::{ending, failure::Failure};
 use crate::ids::Clocks;
 
-/// How long a key or an event waits to be seen, at most.
+/// Longest time between a key or an event and its display.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Ages are drawn this often when nothing else happens.
+/// Interval at which ages are redrawn without other changes.
 const REDRAW: Duration = Duration::from_millis(250);
 
-/// News taken between two frames; the rest waits.
+/// Stream items handled between two frames; the rest waits.
 const NEWS_PER_TURN_MAX: usize = 2000;
 
 /// Shows the channel until a key, a signal or the end of the terminal.
-///
-/// # Errors
-/// When the terminal cannot be used.
 pub(super) fn run(place: &Place, news: Receiver<News>) -> Result<(), Failure> {
     let unusable = |error: io::Error| match Failure::from(error) {
-        Failure::Told { message, .. } => Failure::request("cannot use the terminal", message),
+        Failure::Message { message, .. } => Failure::request("cannot use the terminal", message),
         ended => ended,
     };
     let ending = ending::begin()?;
     let (terminal, _restored) = tty::open().map_err(unusable)?;
     let keys = tty::keys().map_err(unusable)?;
-    Screen::new(terminal, place, news, keys).show(&ending).map_err(unusable)
+    let (model, started) = (Model::default(), Instant::now());
+    let screen = Screen { terminal, place, news, keys, model, started, drawn: None };
+    screen.show(&ending).map_err(unusable)
 }
 
 struct Screen<'p> {
@@ -55,17 +54,7 @@ enum Found {
     End,
 }
 
-impl<'p> Screen<'p> {
-    fn new(
-        terminal: tty::Screen,
-        place: &'p Place,
-        news: Receiver<News>,
-        keys: Receiver<Event>,
-    ) -> Self {
-        let (model, started) = (Model::new(), Instant::now());
-        Screen { terminal, place, news, keys, model, started, drawn: None }
-    }
-
+impl Screen<'_> {
     fn show(mut self, ending: &Receiver<()>) -> io::Result<()> {
         let mut keys = Found::Nothing;
         while keys != Found::End {
@@ -84,7 +73,7 @@ impl<'p> Screen<'p> {
     fn take_news(&mut self) -> io::Result<Found> {
         for taken in 0..NEWS_PER_TURN_MAX {
             match self.news.try_recv() {
-                Ok(news) => self.model.hear(self.now(), news),
+                Ok(news) => self.model.apply_item(self.now(), news),
                 Err(TryRecvError::Empty) if taken == 0 => return Ok(Found::Nothing),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -112,7 +101,7 @@ impl<'p> Screen<'p> {
             recv(self.keys) -> event => match event {
                 Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => self.press(key),
                 Ok(_) => Found::Something,
-                // A terminal that cannot be read cannot end the view either.
+                // Without keys the view could not be ended.
                 Err(_) => Found::End,
             },
             default(TURN) => Found::Nothing,
@@ -125,12 +114,12 @@ impl<'p> Screen<'p> {
             KeyCode::Char('c') if is_control => return Found::End,
             KeyCode::Char('q') | KeyCode::Esc => return Found::End,
             KeyCode::Char('p') => self.model.toggle_pause(self.now().mono_ms),
-            KeyCode::Char('j') | KeyCode::Down => self.model.scroll(Scroll::Down),
-            KeyCode::Char('k') | KeyCode::Up => self.model.scroll(Scroll::Up),
-            KeyCode::PageDown => self.model.scroll(Scroll::PageDown),
-            KeyCode::PageUp => self.model.scroll(Scroll::PageUp),
-            KeyCode::Home => self.model.scroll(Scroll::Top),
-            KeyCode::End => self.model.scroll(Scroll::Bottom),
+            KeyCode::Char('j') | KeyCode::Down => self.model.scroll(1),
+            KeyCode::Char('k') | KeyCode::Up => self.model.scroll(-1),
+            KeyCode::PageDown => self.model.scroll(self.model.page_rows()),
+            KeyCode::PageUp => self.model.scroll(-self.model.page_rows()),
+            KeyCode::Home => self.model.scroll(isize::MIN),
+            KeyCode::End => self.model.scroll(isize::MAX),
             _ => return Found::Nothing,
         }
         Found::Something

@@ -1,4 +1,4 @@
-//! The terminal: set up, read, and restored whatever state it is in.
+//! The terminal: set up, read, and restored, also after a hangup.
 //!
 //! Not `ratatui::init` and `ratatui::restore`: they print what fails, which panics on a terminal
 //! that hung up.
@@ -17,7 +17,7 @@ use crossterm::terminal::{
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
-/// Keys that wait to be handled. When they are that many no more are read.
+/// Keys that wait to be handled. At this number no more are read.
 const KEYS_MAX: usize = 64;
 
 /// A terminal that is never dropped: its drop prints when the cursor cannot be shown.
@@ -26,10 +26,7 @@ pub(super) type Screen = ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>;
 /// Restores the terminal at the end of a view.
 pub(super) struct Restored;
 
-/// Switches to a screen of our own.
-///
-/// # Errors
-/// When the terminal cannot be used.
+/// Switches to the alternate screen.
 pub(super) fn open() -> io::Result<(Screen, Restored)> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -48,7 +45,7 @@ impl Drop for Restored {
     }
 }
 
-/// A terminal that is gone needs no restoring, so that nothing here is an error.
+/// Errors are ignored: a closed terminal needs no restoring.
 fn restore() {
     let _ = disable_raw_mode();
     let _ = execute!(stdout(), LeaveAlternateScreen, Show);
@@ -56,9 +53,6 @@ fn restore() {
 }
 
 /// Reads keys on a thread of its own: `crossterm` never returns from a terminal that hung up.
-///
-/// # Errors
-/// When no thread can be had.
 pub(super) fn keys() -> io::Result<Receiver<Event>> {
     let (sender, keys) = bounded(KEYS_MAX);
     let reader = thread::Builder::new().name("watch-keys".to_owned());

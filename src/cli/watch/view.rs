@@ -6,8 +6,9 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Row as TableRow, Table};
 
-use super::model::{Entry, Model, Scene, Status, Topic};
-use super::roster::{Change, Flash, Row};
+use super::model::{Entry, Model, Scene, Status};
+use super::roster::{Flash, Row};
+use crate::channel::ChangeKind;
 use crate::cli::place::Place;
 use crate::cli::text::{Token, age, clock, count, printable, tokens};
 
@@ -25,30 +26,24 @@ const CONNECTION_WIDTH_MAX: u16 = 16;
 /// Borders and header of the table.
 const TABLE_FRAME_HEIGHT: u16 = 3;
 
-struct Areas {
-    table: Rect,
-    log: Rect,
-    status: Rect,
-}
-
-fn areas(screen: Rect) -> Areas {
+/// The areas of the table, the log and the status line.
+fn areas(screen: Rect) -> [Rect; 3] {
     let log_height = if screen.height >= LOG_SCREEN_HEIGHT_MIN { LOG_HEIGHT } else { 0 };
     let heights = [Constraint::Min(0), Constraint::Length(log_height), Constraint::Length(1)];
-    let [table, log, status] = Layout::vertical(heights).areas(screen);
-    Areas { table, log, status }
+    Layout::vertical(heights).areas(screen)
 }
 
 /// Members that fit on a screen.
 pub(super) fn page_rows(screen: Rect) -> usize {
-    usize::from(areas(screen).table.height.saturating_sub(TABLE_FRAME_HEIGHT))
+    usize::from(areas(screen)[0].height.saturating_sub(TABLE_FRAME_HEIGHT))
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, place: &Place, model: &Model, now_ms: u64) {
-    let areas = areas(frame.area());
+    let [table_area, log_area, status_area] = areas(frame.area());
     let (scene, shown_ms) = model.scene(now_ms);
-    frame.render_widget(table(place, model, scene, shown_ms, areas.table), areas.table);
-    frame.render_widget(log(scene, areas.log), areas.log);
-    draw_status(frame, areas.status, place, model, now_ms);
+    frame.render_widget(table(place, model, scene, shown_ms, table_area), table_area);
+    frame.render_widget(log(scene, log_area), log_area);
+    draw_status(frame, status_area, place, model, now_ms);
 }
 
 fn table<'a>(
@@ -157,22 +152,28 @@ fn table_row<'a>(row: &'a Row, columns: &Columns, shown_ms: u64) -> TableRow<'a>
     TableRow::new(cells).style(flash.unwrap_or_default())
 }
 
+fn name_and_colour(change: ChangeKind) -> (&'static str, Color) {
+    match change {
+        ChangeKind::Enter => ("enter", Color::Green),
+        ChangeKind::Update => ("update", Color::Yellow),
+        ChangeKind::Leave => ("leave", Color::Red),
+    }
+}
+
 /// Inverse at first, then bold, then plain.
 fn flash_style(flash: Flash, shown_ms: u64) -> Style {
-    let colour = match flash.change {
-        Change::Entered => Color::Green,
-        Change::Updated => Color::Yellow,
-        Change::Left => Color::Red,
-    };
+    let (_, colour) = name_and_colour(flash.change);
     match flash.phase(shown_ms) {
         0 => Style::new().fg(Color::Black).bg(colour),
         1 => Style::new().fg(colour).add_modifier(Modifier::BOLD),
-        _ if flash.change == Change::Left => Style::new().fg(colour).add_modifier(Modifier::DIM),
+        _ if flash.change == ChangeKind::Leave => {
+            Style::new().fg(colour).add_modifier(Modifier::DIM)
+        }
         _ => Style::new().fg(colour),
     }
 }
 
-/// A state with its keys, texts and numbers told apart.
+/// A state with colours for keys, texts and numbers.
 fn coloured(state: &str) -> Line<'_> {
     let span = |(kind, token)| match kind {
         Token::Key => Span::styled(token, Color::Blue),
@@ -191,16 +192,11 @@ fn log<'a>(scene: &'a Scene, area: Rect) -> Paragraph<'a> {
 }
 
 fn log_line(entry: &Entry) -> Line<'_> {
-    let (word, colour) = match entry.topic {
-        Topic::Enter => ("enter ", Color::Green),
-        Topic::Update => ("update", Color::Yellow),
-        Topic::Leave => ("leave ", Color::Red),
-        Topic::Stream => ("stream", Color::Cyan),
-    };
+    let (name, colour) = entry.change.map_or(("stream", Color::Cyan), name_and_colour);
     let times = if entry.times > 1 { format!("×{} ", entry.times) } else { String::new() };
     let mut line = vec![
         format!("{} ", clock(entry.wall_ms)).dim(),
-        Span::styled(word, colour),
+        Span::styled(format!("{name:<6}"), colour),
         Span::raw(" "),
     ];
     if !entry.user.is_empty() {
@@ -240,9 +236,9 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::buffer::Buffer;
 
-    use super::super::event::Event;
     use super::super::feed::News;
     use super::*;
+    use crate::admin::Event;
     use crate::cli::place::tests::place as place_of;
     use crate::ids::Clocks;
 
@@ -257,8 +253,8 @@ mod tests {
         Clocks { mono_ms: ms, wall_ms: 3_600_000 + ms }
     }
 
-    fn hear(model: &mut Model, ms: u64, line: &str) {
-        model.hear(at(ms), News::Event(Event::parse(line).unwrap()));
+    fn apply(model: &mut Model, ms: u64, line: &str) {
+        model.apply_item(at(ms), News::Event(Event::parse(line).unwrap()));
     }
 
     fn event(kind: &str, user: &str, state: &str) -> String {
@@ -268,12 +264,12 @@ mod tests {
     }
 
     fn live(users: &[&str]) -> Model {
-        let mut model = Model::new();
-        model.hear(at(0), News::Opened);
+        let mut model = Model::default();
+        model.apply_item(at(0), News::Opened);
         for user in users {
-            hear(&mut model, 0, &event("present", user, r#"{"x":1,"y":"z"}"#));
+            apply(&mut model, 0, &event("present", user, r#"{"x":1,"y":"z"}"#));
         }
-        hear(&mut model, 0, r#"{"event":"ready","members":0}"#);
+        apply(&mut model, 0, r#"{"event":"ready","members":0}"#);
         model.set_page(page_rows(Rect::new(0, 0, WIDTH, HEIGHT)));
         model
     }
@@ -322,7 +318,7 @@ mod tests {
             ("leave", "alice", Color::Red),
         ] {
             let mut model = live(if kind == "enter" { &[] } else { &["alice"] });
-            hear(&mut model, 1000, &event(kind, user, "7"));
+            apply(&mut model, 1000, &event(kind, user, "7"));
             assert_eq!(first_row_colours(&model, 1000), (Color::Black, colour), "{kind}");
             assert_eq!(first_row_colours(&model, 1600).0, colour, "{kind}");
             model.tick(3000);
@@ -337,7 +333,7 @@ mod tests {
     #[test]
     fn a_lost_server_is_said_with_the_next_attempt() {
         let mut model = live(&["alice"]);
-        model.hear(at(1000), News::Lost { why: "gone".into(), retry_ms: 2000 });
+        model.apply_item(at(1000), News::Lost { why: "gone".into(), retry_ms: 2000 });
         let status = &screen(&model, 1500)[19];
         assert!(status.contains("lost 127.0.0.1:7402, retry in 1.5s"), "{status}");
         let screen = screen(&model, 9000);
@@ -349,7 +345,7 @@ mod tests {
     fn a_pause_is_said() {
         let mut model = live(&["alice"]);
         model.toggle_pause(10);
-        hear(&mut model, 11, &event("enter", "bob", "1"));
+        apply(&mut model, 11, &event("enter", "bob", "1"));
         let screen = screen(&model, 5000);
         assert!(screen[0].contains("paused, 1 event since"), "{}", screen[0]);
         assert!(screen[2].contains("0.5s"), "{}", screen[2]);
@@ -359,7 +355,7 @@ mod tests {
     fn what_is_too_long_is_cut_with_a_mark() {
         let mut model = live(&["a"]);
         let state = format!("\"{}\"", "日".repeat(300));
-        hear(&mut model, 0, &event("enter", &"b".repeat(30), &state));
+        apply(&mut model, 0, &event("enter", &"b".repeat(30), &state));
         for now_ms in [0, 3000] {
             model.tick(now_ms);
             let screen = screen(&model, now_ms);
@@ -375,7 +371,7 @@ mod tests {
         let names: Vec<String> = (0..30).map(|number| format!("user{number:02}")).collect();
         let mut model = live(&names.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(screen(&model, 0)[2].contains("user00"));
-        model.scroll(super::super::model::Scroll::Bottom);
+        model.scroll(isize::MAX);
         let screen = screen(&model, 0);
         assert!(screen[8].contains("user29"), "{screen:#?}");
         assert!(screen[0].contains("from the 24."), "{}", screen[0]);
@@ -384,7 +380,7 @@ mod tests {
     #[test]
     fn peers_cannot_steer_the_terminal() {
         let mut model = live(&[]);
-        hear(&mut model, 0, &event("enter", r"\u001b[2J\n", r#""\u009b31m""#));
+        apply(&mut model, 0, &event("enter", r"\u001b[2J\n", r#""\u009b31m""#));
         let buffer = drawn(&model, 0, WIDTH, HEIGHT);
         let symbols = buffer.content.iter().flat_map(|cell| cell.symbol().chars());
         assert!(!symbols.into_iter().any(char::is_control));

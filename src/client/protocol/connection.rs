@@ -59,7 +59,6 @@ pub struct Connection {
     /// What waits to be sent, and where requests are made.
     pub out: Outbound,
     dialect: Dialect,
-    transport: Transport,
     phase: Phase,
     decoder: Decoder,
     keep_alive: KeepAlive,
@@ -76,28 +75,23 @@ impl Connection {
     pub fn websocket(now_ms: u64, dialect: Dialect, upgrade: &Upgrade, mask_seed: u64) -> Self {
         let out = Outbound::new(Transport::WebSocket, mask_seed, upgrade.request().as_bytes());
         let phase = Phase::Upgrading { nonce: upgrade.nonce() };
-        Connection {
-            out,
-            dialect,
-            transport: Transport::WebSocket,
-            phase,
-            decoder: Decoder::new(Role::Client),
-            keep_alive: KeepAlive::new(now_ms, Owed::Upgrade),
-            look: Look::Whole,
-            skipping: 0,
-            error: None,
-        }
+        Connection::new(out, dialect, phase, KeepAlive::new(now_ms, Owed::Upgrade))
     }
 
     /// The sync wire over TCP. There is no [`Event::Open`]: the program may greet at once.
     pub fn stream(now_ms: u64) -> Self {
+        let out = Outbound::new(Transport::Tcp, 0, b"");
+        let keep_alive = KeepAlive::new(now_ms, Owed::Greeting);
+        Connection::new(out, Dialect::Sync, Phase::Greeting, keep_alive)
+    }
+
+    fn new(out: Outbound, dialect: Dialect, phase: Phase, keep_alive: KeepAlive) -> Self {
         Connection {
-            out: Outbound::new(Transport::Tcp, 0, b""),
-            dialect: Dialect::Sync,
-            transport: Transport::Tcp,
-            phase: Phase::Greeting,
+            out,
+            dialect,
+            phase,
             decoder: Decoder::new(Role::Client),
-            keep_alive: KeepAlive::new(now_ms, Owed::Greeting),
+            keep_alive,
             look: Look::Whole,
             skipping: 0,
             error: None,
@@ -137,7 +131,7 @@ impl Connection {
         }
         used += self.skipped(bytes.len() - used);
         let bytes = &mut bytes[used..];
-        let decoded = match self.transport {
+        let decoded = match self.out.transport() {
             Transport::WebSocket => self.handle_frames(now_ms, bytes, &mut on_event)?,
             Transport::Tcp => self.handle_stream(now_ms, bytes, &mut on_event)?,
         };
@@ -146,7 +140,7 @@ impl Connection {
             return Ok(used);
         }
         let rest = &bytes[decoded..];
-        match prefix::begin(self.transport, rest).map_err(|error| self.broken(error))? {
+        match prefix::begin(self.out.transport(), rest).map_err(|error| self.broken(error))? {
             None => Ok(used),
             // A set cannot have more members than bytes: more of them are needed.
             Some((frame, _)) if Present::read(frame.body) == Err(FrameError::Truncated) => Ok(used),

@@ -57,6 +57,10 @@ impl Outbound {
         }
     }
 
+    pub(super) fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// Greets a Foony server.
     pub fn auth(&mut self, auth: Auth<'_>) {
         self.send(&Request::Auth(auth));

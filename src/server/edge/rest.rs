@@ -38,7 +38,7 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
     }
     let (head, body) = request.into_parts();
     match rest::route(head.method.as_str(), head.uri.path(), head.uri.query())? {
-        Route::Preflight => Ok(rest::preflight()),
+        Route::Preflight => Ok(Reply::preflight()),
         Route::Time => Ok(rest::time(edge.clock.now().wall_ms)),
         Route::Publish { channel } => publish(edge, &head, body, &channel).await,
         Route::History { prefix, channel, query } => {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
-use strum::EnumString;
+use strum::{EnumString, IntoStaticStr};
 use thiserror::Error;
 
 use super::code::ErrorCode;
@@ -175,7 +175,7 @@ pub struct Message<'a> {
     pub encoding: Cow<'a, str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Action {

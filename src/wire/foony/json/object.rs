@@ -108,7 +108,6 @@ impl<'a> Object<'a> {
 
     pub fn payload(&self) -> Result<&'a [u8], FrameError> {
         let payload = self.values[Key::Data as usize].unwrap_or("").as_bytes();
-        // The scan of the frame allows additional depth for the frame itself; this one does not.
         validate_json(payload)?;
         Ok(payload)
     }
