@@ -42,12 +42,12 @@ impl<T> Default for ChannelTable<T> {
 }
 
 /// The part of a name's hash that is kept; the other half chooses the shard.
-pub(super) fn kept(hash: u64) -> u32 {
+fn kept(hash: u64) -> u32 {
     hash as u32
 }
 
 /// What is kept of a hash as a hash: tables look at its highest and its lowest bits.
-pub(super) fn spread(hash: u32) -> u64 {
+fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 

@@ -49,8 +49,8 @@ pub enum Envelope {
     },
     /// Home, owner -> the registry of a session: what became of it. `hash`: of its name.
     Session { hash: u64, notice: SessionNotice },
-    /// Registry -> home: the session of this connection may be claimed by another one.
-    Contest { conn: ConnId, claim: SessionClaim },
+    /// Registry -> home: the session of the connection in this slot may be claimed by another one.
+    Contest { slot: u32, claim: SessionClaim },
     /// Registry -> home: the owners to ask for the memberships that a session lost.
     LostAt { key: Arc<ResumeKey>, conn: ConnId, owners: Vec<ShardId> },
     /// Home -> owner: this session has returned; give it the memberships it lost.

@@ -291,7 +291,7 @@ impl Home {
                     home.handle_answer(cx, conn, request, &channel, answer);
                 });
             }
-            Envelope::Contest { conn, claim } => self.handle_contest(cx, conn, claim),
+            Envelope::Contest { slot, claim } => self.handle_contest(cx, slot, claim),
             Envelope::LostAt { key, conn, owners } => self.handle_lost_at(cx, conn, &key, &owners),
             Envelope::Resumed { conn, memberships, is_answer } => {
                 self.handle_resumed(cx, conn, memberships, is_answer);

@@ -63,12 +63,8 @@ pub(super) fn find_lost(cx: &mut ShardContext, conn: &mut ActiveConnection) {
 impl Home {
     /// Another connection claims the session of this one: the one that greeted earlier ends. The
     /// claim may be the earlier one when its connection was in transit between two shards.
-    pub(super) fn handle_contest(
-        &mut self,
-        cx: &mut ShardContext,
-        id: ConnId,
-        claim: SessionClaim,
-    ) {
+    pub(super) fn handle_contest(&mut self, cx: &mut ShardContext, slot: u32, claim: SessionClaim) {
+        let Some(id) = self.connections.tenant(slot) else { return };
         let Some(connection) = self.connections.get(id) else { return };
         let Some(principal) = connection.session().principal() else { return };
         let own = claim_of(principal, connection, Home::addr(cx, id));
@@ -83,7 +79,7 @@ impl Home {
             return self.disconnect_by_id(cx, id, Disconnect::Replaced);
         }
         let ConnAddr { shard, conn } = claim.addr;
-        cx.outbox.send(shard, Envelope::Contest { conn, claim: own });
+        cx.outbox.send(shard, Envelope::Contest { slot: conn.slot, claim: own });
     }
 
     /// The registry's answer to a search: asks the owners, also when the connection has ended; what
