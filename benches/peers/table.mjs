@@ -14,16 +14,16 @@ const LINES = [
   ['fanout-w32', '1 to 1,000, 64 B, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
   ['fanout-w256', '1 to 1,000, 64 B, window 256: delivered/s', metric('delivered_per_s'), 'higher'],
   ['fanout-1k', '1 to 1,000, 1 KiB, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
-  ['room-100p', '100 publishers, one room of 1,000, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
+  ['room-100p', '100 publishers, one channel of 1,000, window 32: delivered/s', metric('delivered_per_s'), 'higher'],
   ['many-w1', '1,000 channels of 10, 100 publishers, window 1: delivered/s', metric('delivered_per_s'), 'higher'],
   ['many-w16', '1,000 channels of 10, 100 publishers, window 16: delivered/s', metric('delivered_per_s'), 'higher'],
   ['latency', '1 to 1 at 1,000/s: p50, us', delay('delivery', 'p50_us'), 'lower'],
   ['latency', '1 to 1 at 1,000/s: p99, us', delay('delivery', 'p99_us'), 'lower'],
   ['churn', 'connect, subscribe, close: connections/s', metric('cycles_per_s'), 'higher'],
-  ['churn-hang-up', 'the same, without a goodbye: connections/s', metric('cycles_per_s'), 'higher'],
-  ['idle', 'open connection that has said nothing: resident bytes', metric('server_bytes_per_open'), 'lower'],
-  ['idle', 'idle connection, greeted: resident bytes', metric('server_bytes_per_greeted'), 'lower'],
-  ['idle', 'connection with a subscription of its own: resident bytes', metric('server_bytes_per_member'), 'lower'],
+  ['churn-hang-up', 'the same, without a closing handshake: connections/s', metric('cycles_per_s'), 'higher'],
+  ['idle', 'open connection, nothing sent: resident bytes', metric('server_bytes_per_open'), 'lower'],
+  ['idle', 'idle connection, authenticated: resident bytes', metric('server_bytes_per_greeted'), 'lower'],
+  ['idle', 'connection with a separate subscription: resident bytes', metric('server_bytes_per_member'), 'lower'],
 ];
 
 const records = readdirSync(folder)
@@ -99,22 +99,22 @@ const counted = counts.includes('acks')
   : 'A publish is done when its last subscriber has received it.';
 const gib = (first.machine.memory_bytes / 2 ** 30).toFixed(0);
 
-console.log(`# Headcount beside its peers
+console.log(`# Headcount compared with other servers
 
 \`benches/peers/run\`, ${new Date(first.taken_at_unix_s * 1000).toISOString().slice(0, 10)}, Headcount at commit ${commits}. ${first.machine.cpu_model},
-${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.machine.congestion_control}. Every server alone on one CPU, the generator spinning on
+${first.machine.cpus} CPUs, ${gib} GiB, Linux ${first.machine.kernel}, ${first.machine.congestion_control}. Every server alone on one CPU, the load generator busy-polling on
 another one, loopback, no TLS, no persistence. Rounds: ${rounds}, the servers in turn in each, a fresh process for every number;
 ${first.options.duration} measured after ${first.options.warm_up} of warm-up. Minimum / **median** / maximum. Peers: ${versions}.
 
-\`window\` publishes of each publisher are under way. ${counted}
-The WebSocket servers speak the same bytes; Redis speaks RESP over TCP, without an upgrade, masks, serials and a
+\`window\` publishes of each publisher are in flight. ${counted}
+The WebSocket servers exchange the same bytes; Redis uses RESP over TCP, without an upgrade, masks, serials and a
 credential. The last column is Headcount's median by that of the best peer.
 
 ${table(['work', ...names, 'Headcount / best peer'], results)}
 
-## CPU of the server per delivery or connection; its CPU; how busy the generator was
+## CPU of the server per delivery or connection; its CPU; utilization of the generator
 
-Medians. A generator near 100 % was measured itself, and the server may be faster than shown.
+Medians. A generator near 100 % is the bottleneck, and the server may be faster than shown.
 
 ${table(['work', ...names], costs)}
 
