@@ -66,6 +66,7 @@
 //! | tick | changes of members of a channel that are sent as one event |
 //! | serial | position of a stored message in its channel, without holes while the server runs; 0 for ephemeral messages |
 //! | cursor, gap | the serial from which a client resumes; serials that it missed |
+//! | session registry | on the shard that a session's name hashes to: its connections, and the owners that keep members it lost |
 //! | snapshot | everyone who is present in a channel |
 //! | sweep | one pass over all subscribers of a channel that delivers a large snapshot |
 //! | fan-out | delivery of one event to many: from the owner to each home with subscribers, and there to each connection |

@@ -295,20 +295,31 @@ fn a_connection_does_not_move_to_a_full_shard_or_is_closed_there_with_the_reason
     assert_eq!(scene.total(|counters| counters.dropped().find_map(refused).expect("a label")), 1);
 }
 
+/// Fills a channel with a watcher and a second member, whose connection is then lost.
+fn lose_second_member(scene: &mut Scene, channel: &str, shard: usize, user: &str) -> Lost {
+    let watcher = scene.join(shard, Carrier::Tcp, "bob", "");
+    scene.update(watcher, channel, "b");
+    let first = scene.join(0, Carrier::WebSocket, user, "lite");
+    scene.update(first, channel, "1");
+    scene.settle();
+    let before = scene.members(channel);
+    scene.end(first, Ending::Reset);
+    scene.settle();
+    scene.presence(watcher);
+    Lost { watcher, before }
+}
+
+struct Lost {
+    watcher: Who,
+    before: Vec<String>,
+}
+
 #[test]
 fn a_session_resumes_on_another_shard_and_nobody_notices() {
     for user in ["ann", ""] {
         let mut scene = Scene::new(3, Limits::default());
         let channel = scene.channel_on(2);
-        let watcher = scene.join(2, Carrier::Tcp, "bob", "");
-        scene.update(watcher, &channel, "b");
-        let first = scene.join(0, Carrier::WebSocket, user, "lite");
-        scene.update(first, &channel, "1");
-        scene.settle();
-        let before = scene.members(&channel);
-        scene.end(first, Ending::Reset);
-        scene.settle();
-        scene.presence(watcher);
+        let Lost { watcher, before } = lose_second_member(&mut scene, &channel, 2, user);
         let second = scene.join(1, Carrier::Tcp, user, "lite");
         scene.wait(10_000);
         assert_eq!(scene.members(&channel), before, "the same names, states and order");
@@ -323,19 +334,10 @@ fn a_session_resumes_on_another_shard_and_nobody_notices() {
 #[test]
 fn a_session_that_returns_and_updates_at_once_keeps_its_place_and_its_name() {
     for (user, shards) in [("ann", 8), ("", 8), ("", 1)] {
-        let policy = Policy::default();
         let limits = Limits { members_per_channel_max: 2, ..Limits::default() };
-        let mut scene = Scene::with_policy(shards, limits, policy);
+        let mut scene = Scene::new(shards, limits);
         let channel = scene.channel_on(0);
-        let watcher = scene.join(0, Carrier::Tcp, "bob", "");
-        scene.update(watcher, &channel, "b");
-        let first = scene.join(0, Carrier::WebSocket, user, "lite");
-        scene.update(first, &channel, "1");
-        scene.settle();
-        let before = scene.members(&channel);
-        scene.end(first, Ending::Reset);
-        scene.settle();
-        scene.presence(watcher);
+        let Lost { watcher, before } = lose_second_member(&mut scene, &channel, 0, user);
         let second = scene.accept(0, Carrier::Tcp, "/");
         scene.greet(second, user, "lite");
         scene.update(second, &channel, "2");

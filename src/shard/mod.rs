@@ -16,7 +16,7 @@
 //! | queue full | what happens | who learns of it | counter |
 //! |---|---|---|---|
 //! | mailbox home -> owner, presence update | kept at home, newest state only, sent when there is room | none: the state arrives later | `dropped{request,mailbox_full}` |
-//! | mailbox home -> owner, leave or interest | waits in the outbox, in order | none | - |
+//! | mailbox home -> owner, leave or interest; any -> session registry | waits in the outbox, in order | none | - |
 //! | mailbox home -> home, hand-off | the connection stays where it was accepted | none | `dropped{handoff,mailbox_full}` |
 //! | mailbox owner -> home, tick | (channel, home) is stale; everyone who is present follows | the set replaces what was missed | `dropped{event,mailbox_full}` |
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |

@@ -61,7 +61,7 @@ impl Publisher {
 
     fn in_flight(&self) -> u64 {
         match self.counts {
-            WindowCounts::Acks => self.sent - self.acknowledged,
+            WindowCounts::Acks => self.unacknowledged(),
             WindowCounts::Deliveries => self.sent - self.delivered,
         }
     }
@@ -116,9 +116,9 @@ impl Publisher {
     }
 
     pub fn is_due(&self, now_ns: u64, drive: Drive) -> bool {
-        match (drive, &self.pace) {
-            (Drive::Window(_), _) => self.has_room(drive),
-            (Drive::Rate(_), pace) => pace.as_ref().is_some_and(|pace| pace.next_ns() <= now_ns),
+        match drive {
+            Drive::Window(_) => self.has_room(drive),
+            Drive::Rate(_) => self.next_ns().is_some_and(|next_ns| next_ns <= now_ns),
         }
     }
 
@@ -128,10 +128,9 @@ impl Publisher {
     }
 
     fn take_due(&mut self, now_ns: u64, drive: Drive) -> Option<u64> {
-        match (drive, &mut self.pace) {
-            (Drive::Window(window), _) => (self.in_flight() < window).then_some(now_ns),
-            (Drive::Rate(_), Some(pace)) => pace.take_due(now_ns),
-            (Drive::Rate(_), None) => None,
+        match drive {
+            Drive::Window(_) => self.has_room(drive).then_some(now_ns),
+            Drive::Rate(_) => self.pace.as_mut()?.take_due(now_ns),
         }
     }
 

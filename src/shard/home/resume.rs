@@ -64,8 +64,7 @@ impl Home {
     /// Another connection claims the session of this one: the one that greeted earlier ends. The
     /// claim may be the earlier one when its connection was in transit between two shards.
     pub(super) fn handle_contest(&mut self, cx: &mut ShardContext, slot: u32, claim: SessionClaim) {
-        let Some(id) = self.connections.tenant(slot) else { return };
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some((id, connection)) = self.connections.tenant_mut(slot) else { return };
         let Some(principal) = connection.session().principal() else { return };
         let own = claim_of(principal, connection, Home::addr(cx, id));
         let is_same_session = own.app == claim.app

@@ -41,11 +41,14 @@ impl Owner {
     /// A device that enters a channel in which it has lost its place gets that back. The question
     /// of its home, which goes by the registry, may arrive later.
     fn resume_entering(&mut self, cx: &mut ShardContext, slot: u32, new: &Announcement) {
-        let channel = self.entry(slot);
-        if channel.presence.members().contains(new.addr) || self.lost.len() == 0 {
+        if self.lost.len() == 0 {
             return;
         }
-        let key = new.identity.resume_key(&self.entry(slot).key.app);
+        let channel = self.entry(slot);
+        if channel.presence.members().contains(new.addr) {
+            return;
+        }
+        let key = new.identity.resume_key(&channel.key.app);
         let Some(key) = key.filter(|key| matches!(key.session, SessionName::Device(_))) else {
             return;
         };
@@ -67,10 +70,17 @@ impl Owner {
         is_wanted: impl Fn(&LostMember) -> bool,
     ) -> Vec<LostMember> {
         let lost = self.lost.claim(key, is_wanted);
-        if !lost.is_empty() && !self.lost.has(key) {
-            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        if !lost.is_empty() {
+            self.note_if_none_lost(cx, key);
         }
         lost
+    }
+
+    /// Lost members of this session have been claimed, or their grace is over.
+    fn note_if_none_lost(&self, cx: &mut ShardContext, key: &ResumeKey) {
+        if !self.lost.has(key) {
+            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        }
     }
 
     fn resume(
@@ -208,10 +218,8 @@ impl Owner {
     /// The grace of a lost member is over, unless it came back.
     pub(super) fn end_grace(&mut self, cx: &mut ShardContext, grace: u64) {
         let Some(lost) = self.lost.remove(grace) else { return };
-        if let Some(key) = &lost.resume
-            && !self.lost.has(key)
-        {
-            notify_registry(cx, key, SessionNotice::NoneLost { owner: cx.id });
+        if let Some(key) = &lost.resume {
+            self.note_if_none_lost(cx, key);
         }
         let Some(channel) = self.channels.get_tenant(lost.slot, lost.generation) else { return };
         if channel.presence.expire(cx.now, lost.addr) {
