@@ -115,7 +115,7 @@ pub fn changes_lines(now: Clocks, changes: &[Change]) -> String {
         let member = Member { at_ms: Some(now.wall_ms), ..member };
         match change.kind {
             ChangeKind::Enter => Event::Enter(member).line(),
-            ChangeKind::Update => Event::Update(member).line(),
+            ChangeKind::Update | ChangeKind::Peer => Event::Update(member).line(),
             ChangeKind::Leave => Event::Leave(member).line(),
         }
     };

@@ -12,12 +12,30 @@ pub enum ChangeKind {
     Enter,
     Update,
     Leave,
+    /// Something that only the presence graph shows: the peer, or whether its connection is lost.
+    Peer,
+}
+
+/// Why a member left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaveReason {
+    /// It left, or closed its connection.
+    #[default]
+    Left,
+    /// Its connection was lost, and it did not return within the grace.
+    Lost,
+    /// It gave no sign of life although its connection was open.
+    TimedOut,
+    /// Its session was replaced by another one.
+    Removed,
 }
 
 /// A change of one member. `state` is the latest one; for a leave, the last one.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub kind: ChangeKind,
+    /// Only of a leave.
+    pub reason: LeaveReason,
     pub addr: ConnAddr,
     pub identity: Arc<Identity>,
     pub state: State,
@@ -63,7 +81,7 @@ impl Changes {
 
     /// What caused these changes.
     pub fn author(&self) -> Author {
-        let mut changes = self.iter();
+        let mut changes = self.iter().filter(|change| change.kind != ChangeKind::Peer);
         match (changes.next(), changes.next()) {
             _ if self.rejoined => Author::Several,
             (Some(only), None) if only.kind == ChangeKind::Update => Author::SoleUpdate(only.addr),
@@ -72,29 +90,20 @@ impl Changes {
         }
     }
 
-    pub(super) fn record(
-        &mut self,
-        kind: ChangeKind,
-        addr: ConnAddr,
-        identity: &Arc<Identity>,
-        state: State,
-    ) {
-        let mut change = Change { kind, addr, identity: Arc::clone(identity), state };
+    pub(super) fn record(&mut self, change: Change) {
+        let (kind, addr) = (change.kind, change.addr);
         let at = self.index.get(&addr).map_or(self.list.len(), |&at| at as usize);
         let earlier = self.list.get_mut(at).and_then(Option::as_mut);
         // A connection may have authenticated as another user; then the leave of the earlier user
         // must be visible.
-        let Some(earlier) = earlier.filter(|change| change.identity.user == identity.user) else {
+        let Some(earlier) = earlier.filter(|c| c.identity.user == change.identity.user) else {
             self.index.insert(addr, self.list.len() as u32);
             return self.list.push(Some(change));
         };
         self.rejoined |= (earlier.kind, kind) == (ChangeKind::Leave, ChangeKind::Enter);
         let otherwise = self.snapshot_sent.then_some(ChangeKind::Leave);
         match conflate(earlier.kind, kind).or(otherwise) {
-            Some(kind) => {
-                change.kind = kind;
-                *earlier = change;
-            }
+            Some(kind) => *earlier = Change { kind, ..change },
             None => self.cancel(addr, at),
         }
     }
@@ -142,12 +151,14 @@ impl Changes {
 
 /// Combines two changes of one member; `None` when they cancel out.
 fn conflate(earlier: ChangeKind, later: ChangeKind) -> Option<ChangeKind> {
-    use ChangeKind::{Enter, Leave, Update};
+    use ChangeKind::{Enter, Leave, Peer, Update};
     match (earlier, later) {
         (Enter, Leave) => None,
         (Enter, _) => Some(Enter),
-        (Leave, Enter | Update) => Some(Update),
-        (Update, later) => Some(if later == Leave { Leave } else { Update }),
+        (Leave, Enter | Update | Peer) => Some(Update),
+        (Update | Peer, Leave) => Some(Leave),
+        (Peer, later) => Some(later),
+        (Update, _) => Some(Update),
         (Leave, Leave) => Some(Leave),
     }
 }

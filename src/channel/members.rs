@@ -42,7 +42,7 @@ impl Member {
 const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
 
 pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
-    ENTRY_OVERHEAD_BYTES + user.len() + state.message_pack_bytes_max()
+    ENTRY_OVERHEAD_BYTES + user.len() + state.encoded_bytes_max()
 }
 
 /// The table is not compacted for fewer empty rows than this.

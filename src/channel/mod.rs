@@ -10,13 +10,15 @@ mod identity;
 mod log;
 mod members;
 mod messages;
+mod peer;
 mod state;
 
-pub use changes::{Author, Change, ChangeKind, Changes};
+pub use changes::{Author, Change, ChangeKind, Changes, LeaveReason};
 pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
 pub use log::{Content, Message, Page, PageLimit, Part, Position, Replay};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
+pub use peer::{PEER_KEY_BYTES, Peer};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;
@@ -92,7 +94,7 @@ impl Channel {
             }
             None => {
                 self.members.insert(now, addr, Arc::clone(identity), state.clone());
-                self.changes.record(ChangeKind::Enter, addr, identity, state);
+                self.record(ChangeKind::Enter, addr, identity, state);
                 Ok(Announced::Entered)
             }
         }
@@ -122,14 +124,28 @@ impl Channel {
         identity: &Identity,
     ) -> Option<Member> {
         let is_other_session = !self.members.find(addr)?.identity.is_same_session(identity);
-        if is_other_session { self.leave(addr) } else { None }
+        if is_other_session { self.leave(addr, LeaveReason::Removed) } else { None }
     }
 
     /// Removes a member; `None` if it is not a member. The change carries its last state.
-    pub fn leave(&mut self, addr: ConnAddr) -> Option<Member> {
+    pub fn leave(&mut self, addr: ConnAddr, reason: LeaveReason) -> Option<Member> {
         let member = self.members.remove(addr)?;
-        self.changes.record(ChangeKind::Leave, addr, &member.identity, member.state.clone());
+        let (identity, state) = (Arc::clone(&member.identity), member.state.clone());
+        self.changes.record(Change { kind: ChangeKind::Leave, reason, addr, identity, state });
         Some(member)
+    }
+
+    /// Records that something changed that only the presence graph shows.
+    pub(crate) fn record_peer_change(&mut self, addr: ConnAddr) {
+        if let Some(member) = self.members.find(addr) {
+            let (identity, state) = (Arc::clone(&member.identity), member.state.clone());
+            self.record(ChangeKind::Peer, addr, &identity, state);
+        }
+    }
+
+    fn record(&mut self, kind: ChangeKind, addr: ConnAddr, identity: &Arc<Identity>, state: State) {
+        let (identity, reason) = (Arc::clone(identity), LeaveReason::default());
+        self.changes.record(Change { kind, reason, addr, identity, state });
     }
 
     /// Starts the grace of a member whose connection was lost: it stays listed until `until_ms`.
@@ -141,13 +157,13 @@ impl Channel {
     /// Removes `addr` if its grace is over; false if it has returned or has time left.
     pub fn expire(&mut self, now: Clocks, addr: ConnAddr) -> bool {
         let over = self.grace_until_ms(addr).is_some_and(|until_ms| until_ms <= now.mono_ms);
-        over && self.leave(addr).is_some()
+        over && self.leave(addr, LeaveReason::Lost).is_some()
     }
 
     /// Removes `addr` if its connection is lost, even if its grace has time left.
     pub(crate) fn leave_if_lost(&mut self, addr: ConnAddr) -> Option<Member> {
         self.grace_until_ms(addr)?;
-        self.leave(addr)
+        self.leave(addr, LeaveReason::Removed)
     }
 
     fn grace_until_ms(&self, addr: ConnAddr) -> Option<u64> {
@@ -168,13 +184,11 @@ impl Channel {
 
     /// The same state again counts as a heartbeat and not as a change.
     fn update(&mut self, now: Clocks, addr: ConnAddr, state: State) {
-        if self.members.find(addr).is_some_and(|member| member.state == state) {
-            return self.members.set_announced(now, addr);
-        }
-        if let Some(member) = self.members.set_state(now, addr, state.clone()) {
-            let identity = Arc::clone(&member.identity);
-            self.changes.record(ChangeKind::Update, addr, &identity, state);
-        }
+        let Some(member) = self.members.find(addr) else { return };
+        let (identity, kind) = (Arc::clone(&member.identity), update_kind(&member.state, &state));
+        let Some(kind) = kind else { return self.members.set_announced(now, addr) };
+        self.members.set_state(now, addr, state.clone());
+        self.record(kind, addr, &identity, state);
     }
 
     fn take_over(
@@ -186,12 +200,12 @@ impl Channel {
         state: State,
     ) {
         let Some(member) = self.members.rekey(lost, addr) else { return };
-        let same_state = member.state == state;
+        let kind = update_kind(&member.state, &state);
         self.changes.rename(lost, addr);
         self.members.set_identity(addr, Arc::clone(identity));
         self.members.set_state(now, addr, state.clone());
-        if !same_state {
-            self.changes.record(ChangeKind::Update, addr, identity, state);
+        if let Some(kind) = kind {
+            self.record(kind, addr, identity, state);
         }
     }
 
@@ -213,6 +227,15 @@ impl Channel {
             return Err(Reject::ChannelFull);
         }
         Ok(())
+    }
+}
+
+/// How a member changes with a new state; `None` for the same one.
+fn update_kind(earlier: &State, later: &State) -> Option<ChangeKind> {
+    match earlier {
+        earlier if earlier == later => None,
+        earlier if earlier.has_same_data(later) => Some(ChangeKind::Peer),
+        _ => Some(ChangeKind::Update),
     }
 }
 
@@ -271,7 +294,7 @@ mod tests {
         let [only] = &changes.into_list()[..] else { panic!("not one change") };
         assert_eq!((only.kind, &only.state), (ChangeKind::Enter, &state_of("2")));
         announce(&mut channel, 1, "a", "3");
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
 
@@ -279,7 +302,7 @@ mod tests {
     fn entering_and_leaving_within_a_tick_cancel_out() {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         assert!(!channel.has_changes());
     }
 
@@ -288,7 +311,7 @@ mod tests {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.set_snapshot_sent();
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave]);
     }
 
@@ -297,7 +320,7 @@ mod tests {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         announce(&mut channel, 1, "a", "2");
         let changes = channel.take_changes();
         assert_eq!(
@@ -313,10 +336,10 @@ mod tests {
         let mut channel = Channel::default();
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         announce(&mut channel, 1, "b", "1");
         announce(&mut channel, 2, "c", "1");
-        channel.leave(addr(2));
+        channel.leave(addr(2), LeaveReason::Left);
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
     }
 
@@ -326,9 +349,9 @@ mod tests {
         announce(&mut channel, 1, "a", "1");
         channel.take_changes();
         announce(&mut channel, 3, "c", "1");
-        channel.leave(addr(1));
+        channel.leave(addr(1), LeaveReason::Left);
         announce(&mut channel, 2, "a", "1");
-        channel.leave(addr(3));
+        channel.leave(addr(3), LeaveReason::Left);
         assert_eq!(kinds(&mut channel), [ChangeKind::Leave, ChangeKind::Enter]);
     }
 
@@ -339,7 +362,7 @@ mod tests {
         for slot in 1..100 {
             announce(&mut channel, slot, "b", "1");
             announce(&mut channel, slot + 100, "c", "1");
-            channel.leave(addr(slot));
+            channel.leave(addr(slot), LeaveReason::Left);
         }
         assert_eq!(kinds(&mut channel).len(), 100);
         assert_eq!(users(&channel).len(), 100);
@@ -406,7 +429,7 @@ mod tests {
         channel.start_grace(addr(1), 100);
         assert!(channel.resume(addr(1), addr(9)).is_some());
         assert!(!channel.has_changes());
-        assert!(channel.leave(addr(1)).is_none());
+        assert!(channel.leave(addr(1), LeaveReason::Left).is_none());
         assert_eq!(users(&channel), ["a", "b"]);
     }
 

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::Peer;
+
 /// A state in the form of the JSON dialects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JsonState {
@@ -23,6 +25,8 @@ pub struct State(Arc<Forms>);
 enum Forms {
     MessagePack(Box<[u8]>, OnceLock<Box<JsonState>>),
     Json(Box<JsonState>, OnceLock<Box<[u8]>>),
+    /// The state of a member that is a peer of the presence graph. Never one of those within.
+    OfPeer(State, Arc<Peer>),
 }
 
 const _: () = assert!(size_of::<Forms>() <= 40, "every member has one");
@@ -38,11 +42,41 @@ impl State {
         State(Arc::new(Forms::Json(Box::new(json), OnceLock::new())))
     }
 
+    /// The same state, of a member that is this peer.
+    pub fn of_peer(self, peer: Arc<Peer>) -> Self {
+        let state = match &*self.0 {
+            Forms::OfPeer(state, _) => state.clone(),
+            _ => self,
+        };
+        State(Arc::new(Forms::OfPeer(state, peer)))
+    }
+
+    /// The peer whose state it is; `None` for members that have not said.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        match &*self.0 {
+            Forms::OfPeer(_, peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// Whether all but the peers is equal.
+    pub(crate) fn has_same_data(&self, other: &State) -> bool {
+        self.data() == other.data()
+    }
+
+    fn data(&self) -> &State {
+        match &*self.0 {
+            Forms::OfPeer(state, _) => state,
+            _ => self,
+        }
+    }
+
     /// The MessagePack form; `convert` makes it from the JSON form on first use.
     pub(crate) fn message_pack(&self, convert: impl FnOnce(&JsonState) -> Vec<u8>) -> &[u8] {
         match &*self.0 {
             Forms::MessagePack(bytes, _) => bytes,
             Forms::Json(json, converted) => converted.get_or_init(|| convert(json).into()),
+            Forms::OfPeer(state, _) => state.message_pack(convert),
         }
     }
 
@@ -53,15 +87,18 @@ impl State {
             Forms::MessagePack(bytes, converted) => {
                 converted.get_or_init(|| Box::new(convert(bytes)))
             }
+            Forms::OfPeer(state, _) => state.json(convert),
         }
     }
 
-    /// Upper bound of the MessagePack form in bytes, even if it has not been made. A JSON number of
-    /// two characters and the comma after it become nine bytes; an encoding adds a map.
-    pub(crate) fn message_pack_bytes_max(&self) -> usize {
+    /// Upper bound of the MessagePack form, even if it has not been made, and of the peer, in bytes.
+    /// A JSON number of two characters and the comma after it become nine bytes; an encoding adds a
+    /// map.
+    pub(crate) fn encoded_bytes_max(&self) -> usize {
         match &*self.0 {
             Forms::Json(json, _) => 3 * json.data.len() + json.encoding.len() + 32,
             Forms::MessagePack(bytes, _) => bytes.len(),
+            Forms::OfPeer(state, peer) => state.encoded_bytes_max() + peer.encoded_bytes(),
         }
     }
 }
@@ -72,6 +109,7 @@ impl PartialEq for State {
         match (&*self.0, &*other.0) {
             (Forms::MessagePack(mine, _), Forms::MessagePack(theirs, _)) => mine == theirs,
             (Forms::Json(mine, _), Forms::Json(theirs, _)) => mine == theirs,
+            (Forms::OfPeer(mine, a), Forms::OfPeer(theirs, b)) => mine == theirs && a == b,
             _ => false,
         }
     }

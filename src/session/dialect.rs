@@ -5,7 +5,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::foony::encode::Form;
-use super::{Answer, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, sync};
+use super::{
+    Answer, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, peer, sync,
+};
 use crate::channel::Identity;
 use crate::error::Disconnect;
 use crate::ids::Clocks;
@@ -154,6 +156,7 @@ pub enum Session {
     Undecided(Undecided),
     Sync(sync::Session),
     Foony(foony::Session),
+    Peer(peer::Session),
     Echo(echo::Session),
 }
 
@@ -239,6 +242,11 @@ impl Session {
             (Detection::Ten, ..) => Header::Ten,
             (Detection::Five, ..) => Header::Five,
             (Detection::NeedMore, Framing::Stream, _) => return Ok(None),
+            (_, Framing::WebSocket, MessageKind::Binary)
+                if binary::is_first_message_of_peer(bytes) =>
+            {
+                return Ok(Some(Session::Peer(peer::Session::new())));
+            }
             (_, Framing::WebSocket, MessageKind::Binary) if binary::is_first_message(bytes) => {
                 return Ok(Some(Session::Foony(foony::Session::new(Form::Records))));
             }
@@ -259,6 +267,7 @@ impl Deref for Session {
             Session::Undecided(undecided) => undecided,
             Session::Sync(session) => session,
             Session::Foony(session) => session,
+            Session::Peer(session) => session,
             Session::Echo(session) => session,
         }
     }
@@ -270,6 +279,7 @@ impl DerefMut for Session {
             Session::Undecided(undecided) => undecided,
             Session::Sync(session) => session,
             Session::Foony(session) => session,
+            Session::Peer(session) => session,
             Session::Echo(session) => session,
         }
     }

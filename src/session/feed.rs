@@ -6,10 +6,11 @@ use std::sync::Arc;
 use enumset::{EnumSet, EnumSetType, enum_set};
 
 use super::foony::encode as foony;
+use super::peer::encode as peer;
 use super::sync::presence as sync;
 use super::{Framing, SetTick};
 use crate::channel::{Change, Members, Message};
-use crate::ids::Clocks;
+use crate::ids::{ChannelKey, Clocks};
 use crate::wire::sync::Header;
 
 /// One encoding of the presence or the messages of a channel.
@@ -30,6 +31,8 @@ pub enum Feed {
     FoonyPresenceStream,
     /// Presence on the Foony protocol, one JSON object per WebSocket message.
     FoonyPresenceJson,
+    /// Presence on the Foony protocol with the graph extension, many records per message.
+    FoonyPeers,
     /// Messages on the Foony protocol, many records per WebSocket message.
     FoonyMessages,
     /// Messages on the Foony protocol, records back to back.
@@ -70,8 +73,12 @@ impl Feed {
     );
 
     /// Encoded feeds of [`FeedKind::Changes`].
-    pub const PRESENCE_CHANGES: FeedSet =
-        enum_set!(Feed::FoonyPresence | Feed::FoonyPresenceStream | Feed::FoonyPresenceJson);
+    pub const PRESENCE_CHANGES: FeedSet = enum_set!(
+        Feed::FoonyPresence
+            | Feed::FoonyPresenceStream
+            | Feed::FoonyPresenceJson
+            | Feed::FoonyPeers
+    );
 
     /// Everything about members, for sessions and for the edge.
     pub const PRESENCE: FeedSet =
@@ -119,30 +126,40 @@ impl Feed {
     pub fn encode_tick(
         self,
         now: Clocks,
-        channel: &str,
+        key: &ChannelKey,
         members: &Members,
         tick: &SetTick<'_>,
         changes: &[Change],
     ) -> Arc<[u8]> {
         match self.kind() {
-            FeedKind::Sets => sync::tick(self, now, channel, members, tick),
-            FeedKind::Changes => foony::changes(self, now, channel, changes),
+            FeedKind::Sets => sync::tick(self, now, &key.name, members, tick),
+            FeedKind::Changes => self.encode_changes(now, key, members, changes),
             FeedKind::Messages => Arc::default(),
         }
     }
 
     /// Encodes everyone who is present: one set, or one change per member.
-    pub fn encode_members(self, now: Clocks, channel: &str, members: &Members) -> Arc<[u8]> {
+    pub fn encode_members(self, now: Clocks, key: &ChannelKey, members: &Members) -> Arc<[u8]> {
         match self.kind() {
-            FeedKind::Sets => sync::set(self, now, channel, members),
-            FeedKind::Changes => foony::members(self, now, channel, members),
+            _ if self == Feed::FoonyPeers => peer::members(now, key, members),
+            FeedKind::Sets => sync::set(self, now, &key.name, members),
+            FeedKind::Changes => foony::members(self, now, &key.name, members),
             FeedKind::Messages => Arc::default(),
         }
     }
 
-    /// Encodes changes, for feeds of [`FeedKind::Changes`].
-    pub fn encode_changes(self, now: Clocks, channel: &str, changes: &[Change]) -> Arc<[u8]> {
-        foony::changes(self, now, channel, changes)
+    /// Encodes changes, for feeds of [`FeedKind::Changes`]. `members`: after them.
+    pub fn encode_changes(
+        self,
+        now: Clocks,
+        key: &ChannelKey,
+        members: &Members,
+        changes: &[Change],
+    ) -> Arc<[u8]> {
+        match self {
+            Feed::FoonyPeers => peer::changes(now, key, members, changes),
+            _ => foony::changes(self, now, &key.name, changes),
+        }
     }
 
     /// Encodes published messages, in order.

@@ -20,6 +20,7 @@ mod dialect;
 mod echo;
 mod feed;
 pub mod foony;
+mod peer;
 mod principal;
 mod request;
 mod state;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::channel::{Draft, Message, Position, State};
+use crate::channel::{Draft, Message, Peer, Position, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 
@@ -37,6 +37,8 @@ pub enum SessionOutput<'m> {
     Ungreeted,
     /// The same identity, with other rights or another expiry.
     Renewed,
+    /// The session is this peer of the presence graph from here on, in all its channels.
+    PeerChanged(Arc<Peer>),
     /// Send presence less often.
     RateHint(RateHint),
     /// A request to a channel.

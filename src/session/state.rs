@@ -111,7 +111,7 @@ mod tests {
         {
             for encoding in ["", "cipher"] {
                 let state = json(data, encoding);
-                let most = state.message_pack_bytes_max();
+                let most = state.encoded_bytes_max();
                 assert!(message_pack_state(&state).len() <= most, "{data}");
             }
         }

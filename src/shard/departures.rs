@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use indexmap::IndexSet;
 
-use crate::channel::{Change, ChangeKind, Identity, State};
+use crate::channel::{Change, ChangeKind, Identity, LeaveReason, State};
 use crate::ids::ConnAddr;
 
 /// A set of members that have left, in the order in which they did. A member that enters again is
@@ -19,6 +19,7 @@ pub struct Departures(IndexSet<Departed>);
 struct Departed {
     identity: Arc<Identity>,
     addr: ConnAddr,
+    reason: LeaveReason,
 }
 
 impl Departed {
@@ -46,10 +47,11 @@ impl Departures {
     pub fn record(&mut self, changes: &[Change]) {
         for change in changes {
             let (identity, addr) = (Arc::clone(&change.identity), change.addr);
+            let departed = Departed { identity, addr, reason: change.reason };
             match change.kind {
-                ChangeKind::Leave => _ = self.0.insert(Departed { identity, addr }),
-                ChangeKind::Enter => _ = self.0.swap_remove(&Departed { identity, addr }),
-                ChangeKind::Update => {}
+                ChangeKind::Leave => _ = self.0.insert(departed),
+                ChangeKind::Enter => _ = self.0.swap_remove(&departed),
+                ChangeKind::Update | ChangeKind::Peer => {}
             }
         }
     }
@@ -64,9 +66,9 @@ impl Departures {
 
     /// Their leave events; the last states are not kept.
     pub fn into_changes(self) -> Vec<Change> {
-        let leave = |Departed { identity, addr }| {
+        let leave = |Departed { identity, addr, reason }| {
             let state = State::from_message_pack(Bytes::new());
-            Change { kind: ChangeKind::Leave, addr, identity, state }
+            Change { kind: ChangeKind::Leave, reason, addr, identity, state }
         };
         self.0.into_iter().map(leave).collect()
     }
@@ -90,7 +92,7 @@ mod tests {
         let (user, connection) = (user.into(), connection.into());
         let identity = Arc::new(Identity { user, connection, resume: Resume::Never });
         let state = State::from_message_pack(bytes::Bytes::new());
-        Change { kind, addr, identity, state }
+        Change { kind, reason: LeaveReason::Left, addr, identity, state }
     }
 
     #[test]

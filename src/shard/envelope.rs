@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
-use crate::channel::{Change, Draft, Identity, Message, PageLimit, Position, ResumeKey, State};
+use crate::channel::{
+    Change, Draft, Identity, LeaveReason, Message, PageLimit, Position, ResumeKey, State,
+};
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
@@ -166,7 +168,7 @@ pub enum Command {
     /// Enter as a member, or replace the state.
     Announce(Box<Announcement>),
     /// The member is gone for good.
-    Leave { addr: ConnAddr },
+    Leave { addr: ConnAddr, reason: LeaveReason },
     /// The member's connection was lost; it keeps its place for the channel's grace.
     Linger { addr: ConnAddr },
     /// This home has subscribers of a feed, from here on.

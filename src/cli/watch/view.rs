@@ -155,7 +155,7 @@ fn table_row<'a>(row: &'a Row, columns: &Columns, shown_ms: u64) -> TableRow<'a>
 fn name_and_colour(change: ChangeKind) -> (&'static str, Color) {
     match change {
         ChangeKind::Enter => ("enter", Color::Green),
-        ChangeKind::Update => ("update", Color::Yellow),
+        ChangeKind::Update | ChangeKind::Peer => ("update", Color::Yellow),
         ChangeKind::Leave => ("leave", Color::Red),
     }
 }

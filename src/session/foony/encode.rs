@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::super::{Feed, json_state};
-use crate::channel::{Change, ChangeKind, Content, Member, Members, Message, Part};
+use crate::channel::{
+    Change, ChangeKind, Content, Identity, Member, Members, Message, Part, State,
+};
 use crate::ids::Clocks;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
@@ -96,17 +98,10 @@ pub fn changes(feed: Feed, now: Clocks, channel: &str, changes: &[Change]) -> Ar
     let mut out = Vec::new();
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
-    for change in changes {
-        let json = json_state(&change.state);
-        writer.event(&Event::Member(foony::Member {
-            action: action(change.kind),
-            timestamp_ms: now.wall_ms,
-            channel: channel.into(),
-            client_id: (&*change.identity.user).into(),
-            connection_id: (&*change.identity.connection).into(),
-            data: &json.data,
-            encoding: (&*json.encoding).into(),
-        }));
+    for change in changes.iter().filter(|change| change.kind != ChangeKind::Peer) {
+        let (identity, state) = (&change.identity, &change.state);
+        let member = member_of(change.kind, now.wall_ms, channel, identity, state);
+        writer.event(&Event::Member(member));
     }
     out.into()
 }
@@ -121,16 +116,29 @@ pub fn members(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc
 }
 
 fn present<'p>(now: Clocks, channel: &'p str, member: &'p Member) -> Event<'p> {
-    let json = json_state(&member.state);
-    Event::Member(foony::Member {
-        action: Action::Enter,
-        timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+    let timestamp_ms = now.wall_ms.saturating_sub(member.age_ms(now));
+    let (identity, state) = (&member.identity, &member.state);
+    Event::Member(member_of(ChangeKind::Enter, timestamp_ms, channel, identity, state))
+}
+
+/// A change of a member in the words of this protocol.
+pub fn member_of<'m>(
+    kind: ChangeKind,
+    timestamp_ms: u64,
+    channel: &'m str,
+    identity: &'m Identity,
+    state: &'m State,
+) -> foony::Member<'m> {
+    let json = json_state(state);
+    foony::Member {
+        action: action(kind),
+        timestamp_ms,
         channel: channel.into(),
-        client_id: (&*member.identity.user).into(),
-        connection_id: (&*member.identity.connection).into(),
+        client_id: (&*identity.user).into(),
+        connection_id: (&*identity.connection).into(),
         data: &json.data,
         encoding: (&*json.encoding).into(),
-    })
+    }
 }
 
 /// A message as it is delivered, replayed and listed.
@@ -162,7 +170,7 @@ fn wire_message(part: &Part) -> foony::Message<'_> {
 fn action(kind: ChangeKind) -> Action {
     match kind {
         ChangeKind::Enter => Action::Enter,
-        ChangeKind::Update => Action::Update,
+        ChangeKind::Update | ChangeKind::Peer => Action::Update,
         ChangeKind::Leave => Action::Leave,
     }
 }

@@ -294,7 +294,9 @@ impl Session {
         request: Request<'m>,
     ) -> Result<(Cow<'m, str>, Asked), Refusal> {
         match request {
-            Request::Auth(_) | Request::Ping => Err(Refusal::Reject(Reject::Unsupported)),
+            Request::Auth(_) | Request::Ping | Request::Peer(_) => {
+                Err(Refusal::Reject(Reject::Unsupported))
+            }
             Request::Subscribe { channel, cursor, .. } => {
                 self.check(cx, &channel, Some(Operation::Subscribe))?;
                 let scope = self.scope(&channel);

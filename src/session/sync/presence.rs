@@ -37,8 +37,9 @@ impl<'c> SetTick<'c> {
         let is_departure = |change: &&Change| {
             change.kind == ChangeKind::Leave && members.sessions_of(&change.identity.user) == 0
         };
-        let departures = changes.iter().filter(is_departure);
-        let others = departures.clone().count() < changes.len();
+        let shown = changes.iter().filter(|change| change.kind != ChangeKind::Peer);
+        let departures = shown.clone().filter(is_departure);
+        let others = departures.clone().count() < shown.count();
         let leaves: IndexSet<&str> = departures.map(|change| &*change.identity.user).collect();
         let too_many = leaves.len() > LEAVES_MAX;
         let one_frame = interval_ms > 0 && (others || leaves.len() > 1);

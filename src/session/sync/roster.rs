@@ -98,7 +98,7 @@ mod tests {
 
     use super::super::presence;
     use super::*;
-    use crate::channel::{Channel, Identity, JsonState, Resume, State};
+    use crate::channel::{Channel, Identity, JsonState, LeaveReason, Resume, State};
     use crate::ids::{ConnAddr, ConnId, ShardId};
     use crate::limits::Limits;
 
@@ -146,7 +146,7 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (slot, now) = ((random >> 33) as u32 % 200, at(step * 37));
             match (random >> 60) % 8 {
-                0..3 => drop(channel.leave(addr(slot))),
+                0..3 => drop(channel.leave(addr(slot), LeaveReason::Left)),
                 3 => {
                     let data = Bytes::from(format!("{{\"step\":{step}}}"));
                     let json = JsonState { data, encoding: "".into() };
@@ -160,7 +160,7 @@ mod tests {
         }
         assert!(channel.members().len() > 50, "{} members", channel.members().len());
         while let Some(last) = channel.members().iter().last().map(|member| member.addr) {
-            channel.leave(last);
+            channel.leave(last, LeaveReason::Left);
         }
         check(&mut roster, at(100_000), &channel);
     }

@@ -9,10 +9,10 @@ use super::connections::FETCHED;
 use super::outgoing::Outgoing;
 use super::subscription::{Missed, Repair, Subscription};
 use super::updates::set_rate_timer;
-use crate::channel::Change;
+use crate::channel::{Change, Members};
 use crate::counters::{Conflated, Dropped};
 use crate::error::Disconnect;
-use crate::ids::ConnId;
+use crate::ids::{ChannelKey, ConnId};
 use crate::policy::SlowConsumer;
 use crate::session::{Feed, FeedKind, FeedSet, RateHint};
 use crate::shard::context::ShardContext;
@@ -234,7 +234,7 @@ impl Receiver<'_> {
         &mut self,
         cx: &mut ShardContext,
         outgoing: &mut Outgoing,
-        channel: &str,
+        key: &ChannelKey,
         bytes: &Arc<[u8]>,
     ) -> Option<Vec<u64>> {
         let most = cx.limits().send_queue_bytes_max;
@@ -256,7 +256,8 @@ impl Receiver<'_> {
             _ => (Departures::default(), Vec::new()),
         };
         if !departures.is_empty() {
-            let left = feed.encode_changes(cx.now, channel, &departures.into_changes());
+            let (none, left) = (Members::default(), departures.into_changes());
+            let left = feed.encode_changes(cx.now, key, &none, &left);
             connection.queue.append(|out| out.extend_from_slice(&left));
         }
         outgoing.push_shared(self.id, connection, bytes);

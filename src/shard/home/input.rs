@@ -400,6 +400,7 @@ impl Home {
             SessionOutput::Greeted(arrival) => self.greeted(cx, conn, arrival),
             SessionOutput::Ungreeted => self.ungreeted(cx, conn),
             SessionOutput::Renewed => self.connections.set_check(conn.id, cx.now.mono_ms),
+            SessionOutput::PeerChanged(peer) => self.change_peer(cx, conn, &peer),
             SessionOutput::RateHint(hint) => self.set_rate_hint(cx, conn, hint),
             SessionOutput::Close(reason) => self.disconnect(cx, conn, reason),
             SessionOutput::Done | SessionOutput::NeedMore => {}

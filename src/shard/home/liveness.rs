@@ -98,7 +98,7 @@ impl Home {
         for slot in expired {
             cx.counters.expired_members += 1;
             self.note_lapsed(conn, slot);
-            self.leave_and_unsubscribe(cx, conn, slot, Departure::AtOnce);
+            self.leave_and_unsubscribe(cx, conn, slot, Departure::TimedOut);
         }
         next_ms
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Home;
 use super::connections::ActiveConnection;
 use super::subscription::{LapsedMembership, Membership};
-use crate::channel::State;
+use crate::channel::{LeaveReason, State};
 use crate::error::{Disconnect, Reject};
 use crate::ids::{ChannelKey, Timestamp};
 use crate::session::NO_REQUEST;
@@ -16,6 +16,8 @@ use crate::shard::envelope::{AnnounceReply, Command, HomeChannelId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
     AtOnce,
+    /// It gave no sign of life.
+    TimedOut,
     AfterGrace,
     /// The owner knows already.
     Refused,
@@ -76,10 +78,15 @@ impl Home {
         self.settle_held_update(cx, conn, slot, departure);
         conn.warm.memberships.swap_remove(at);
         let addr = Home::addr(cx, conn.id);
-        match departure {
-            Departure::AtOnce => self.command_owner(cx, slot, Command::Leave { addr }),
-            Departure::AfterGrace => self.command_owner(cx, slot, Command::Linger { addr }),
-            Departure::Refused => {}
+        let leave = |reason| Some(Command::Leave { addr, reason });
+        let command = match departure {
+            Departure::AtOnce => leave(LeaveReason::Left),
+            Departure::TimedOut => leave(LeaveReason::TimedOut),
+            Departure::AfterGrace => Some(Command::Linger { addr }),
+            Departure::Refused => None,
+        };
+        if let Some(command) = command {
+            self.command_owner(cx, slot, command);
         }
         self.channel(slot).members -= 1;
         self.close_channel_if_unused(slot);

@@ -7,7 +7,8 @@ use super::Home;
 use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::command_for;
-use crate::channel::ResumeKey;
+
+use crate::channel::{LeaveReason, ResumeKey};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, ShardId};
 use crate::session::{NO_REQUEST, Principal};
@@ -137,7 +138,11 @@ impl Home {
         let is_member = self.is_member_of(conn, key);
         let has_left = conn.resuming().is_some_and(|resuming| resuming.left.contains(&key.hash));
         if has_left && !is_member {
-            return command_for(cx, resumed.channel, Command::Leave { addr });
+            return command_for(
+                cx,
+                resumed.channel,
+                Command::Leave { addr, reason: LeaveReason::Left },
+            );
         }
         let is_same = conn.session().principal().is_some_and(|principal| {
             principal.grant.app == key.app && principal.identity.is_same_session(&resumed.identity)

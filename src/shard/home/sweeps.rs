@@ -200,7 +200,7 @@ impl Home {
             if feed.kind() == FeedKind::Sets {
                 return receiver.deliver_set(cx, &mut home.outgoing, bytes);
             }
-            match receiver.deliver_members(cx, &mut home.outgoing, &key.name, bytes) {
+            match receiver.deliver_members(cx, &mut home.outgoing, &key, bytes) {
                 Some(requests) => {
                     for request in requests {
                         home.note_large_answer(cx, conn, request);

@@ -9,10 +9,10 @@ use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::Departure;
 use super::subscription::HeldUpdate;
-use crate::channel::State;
+use crate::channel::{Peer, State};
 use crate::counters::{Conflated, Dropped};
 use crate::ids::ConnId;
-use crate::session::Answer;
+use crate::session::{Answer, NO_REQUEST};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{AnnounceReply, Announcement, Command};
 use crate::shard::timers::Timer;
@@ -30,6 +30,21 @@ impl Home {
         cx.counters.presence_updates += 1;
         self.set_membership(cx, conn, slot, state);
         self.submit_state(cx, conn, slot, reply);
+    }
+
+    /// A session is another peer from here on, in all channels that it is a member of.
+    pub(super) fn change_peer(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        peer: &Arc<Peer>,
+    ) {
+        let slots = conn.warm.memberships.iter().map(|membership| membership.channel);
+        for slot in slots.collect::<Vec<_>>() {
+            let Some(membership) = conn.membership_mut(slot) else { continue };
+            let state = membership.state.clone().of_peer(Arc::clone(peer));
+            self.announce_state(cx, conn, slot, state, AnnounceReply::Answer(NO_REQUEST));
+        }
     }
 
     /// Sends what was held, as far as mailboxes and rate limits permit.
@@ -52,7 +67,9 @@ impl Home {
         let Some(reply) = conn.take_held_update(slot) else { return };
         match departure {
             Departure::AfterGrace => self.send_state(cx, conn, slot, reply),
-            Departure::AtOnce | Departure::Refused => self.acknowledge(cx, conn, slot, reply),
+            Departure::AtOnce | Departure::TimedOut | Departure::Refused => {
+                self.acknowledge(cx, conn, slot, reply)
+            }
         }
     }
 

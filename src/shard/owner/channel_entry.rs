@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use super::home_subscription::HomeSubscription;
 use super::snapshot::SnapshotState;
 use crate::channel::{Channel, Message, Messages};
-use crate::ids::{ChannelKey, ShardId, Timestamp};
+use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
 use crate::policy::Policy;
 use crate::session::{Feed, FeedSet};
 use crate::shard::channel_table::Keyed;
@@ -132,6 +132,13 @@ impl OwnedChannel {
         self.homes[at].unsubscribe(feed);
         if self.homes[at].feeds.is_empty() {
             self.homes.swap_remove(at);
+        }
+    }
+
+    /// Records a change that only the presence graph shows, if somebody here looks at it.
+    pub fn record_peer_change(&mut self, addr: ConnAddr) {
+        if self.feeds().contains(Feed::FoonyPeers) {
+            self.presence.record_peer_change(addr);
         }
     }
 

@@ -92,7 +92,7 @@ impl Owner {
     ) {
         match command {
             Command::Announce(new) => self.announce(cx, &key, *new),
-            Command::Leave { addr } => self.leave(cx, &key, addr),
+            Command::Leave { addr, reason } => self.leave(cx, &key, addr, reason),
             Command::Linger { addr } => self.linger(cx, &key, addr),
             Command::Subscribe { feed, home } => {
                 // Without room for the channel the requests that follow are refused.
@@ -245,7 +245,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::channel::{ChangeKind, Identity, Resume, State};
+    use crate::channel::{ChangeKind, Identity, LeaveReason, Resume, State};
     use crate::ids::ConnId;
     use crate::session::{Feed, NO_REQUEST};
     use crate::shard::envelope::{
@@ -298,7 +298,7 @@ mod tests {
         sent(&mut cx);
         set_room(&mut cx, 0);
         for slot in (0..SESSIONS).step_by(2) {
-            let leave = Command::Leave { addr: addr(slot) };
+            let leave = Command::Leave { addr: addr(slot), reason: LeaveReason::Left };
             owner.handle_command(&mut cx, SHARD, Arc::clone(&key), leave);
         }
         owner.flush(&mut cx);

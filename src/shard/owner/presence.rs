@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::channel_entry::OwnedChannel;
 use super::lost_members::LostMember;
 use super::{Owner, send_answer};
-use crate::channel::{Announced, Author, Change, ResumeKey, SessionName};
+use crate::channel::{Announced, Author, ChangeKind, LeaveReason, ResumeKey, SessionName};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
@@ -100,6 +100,8 @@ impl Owner {
                     identity: Arc::clone(&member.identity),
                     state: member.state.clone(),
                 });
+                channel.record_peer_change(to);
+                self.mark_dirty(lost.slot);
             } else if channel.presence.leave_if_lost(lost.addr).is_some() {
                 // A session that was lost twice lingers twice; it gets one place back.
                 cx.counters.members -= 1;
@@ -135,7 +137,10 @@ impl Owner {
         presence.set_session_start(new.addr, new.greeted_ms);
         match done {
             Ok(Announced::Entered) => cx.counters.members += 1,
-            Ok(Announced::TookOver) => cx.counters.resumed_members += 1,
+            Ok(Announced::TookOver) => {
+                cx.counters.resumed_members += 1;
+                self.entry(slot).record_peer_change(new.addr);
+            }
             _ => {}
         }
         self.mark_dirty(slot);
@@ -182,9 +187,15 @@ impl Owner {
         }
     }
 
-    pub(super) fn leave(&mut self, cx: &mut ShardContext, key: &ChannelKey, addr: ConnAddr) {
+    pub(super) fn leave(
+        &mut self,
+        cx: &mut ShardContext,
+        key: &ChannelKey,
+        addr: ConnAddr,
+        reason: LeaveReason,
+    ) {
         let Some(slot) = self.channels.find_key(key) else { return };
-        if self.entry(slot).presence.leave(addr).is_some() {
+        if self.entry(slot).presence.leave(addr, reason).is_some() {
             cx.counters.members -= 1;
             self.mark_dirty(slot);
         }
@@ -193,7 +204,7 @@ impl Owner {
     pub(super) fn linger(&mut self, cx: &mut ShardContext, key: &ChannelKey, addr: ConnAddr) {
         let Some(slot) = self.channels.find_key(key) else { return };
         match self.entry(slot).policy.presence_grace_ms {
-            0 => self.leave(cx, key, addr),
+            0 => self.leave(cx, key, addr, LeaveReason::Lost),
             _ => self.begin_grace(cx, slot, self.channels.generation(slot), addr),
         }
     }
@@ -204,6 +215,7 @@ impl Owner {
         if !channel.presence.start_grace(addr, until_ms) {
             return;
         }
+        channel.record_peer_change(addr);
         let member = channel.presence.members().find(addr);
         let resume = member.and_then(|member| member.identity.resume_key(&channel.key.app));
         if let Some(key) = &resume
@@ -213,6 +225,7 @@ impl Owner {
         }
         let grace = self.lost.insert(LostMember { slot, generation, addr, resume });
         cx.timers.set(until_ms, Timer::Grace { grace });
+        self.mark_dirty(slot);
     }
 
     /// The grace of a lost member is over, unless it came back.
@@ -318,19 +331,16 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
         Author::SoleEnter(addr) if withholds_set(channel) => Some(addr),
         Author::SoleEnter(_) | Author::Several => None,
     };
-    let changes = changes.into_list();
+    let mut changes = changes.into_list();
     let interval_ms = channel.policy.presence_interval_ms;
     let mut tick = SetTick::of(&changes, channel.presence.members(), interval_ms);
     channel.defer_set(&mut tick, except);
-    let (name, members) = (&channel.key.name, channel.presence.members());
+    let (key, members) = (&channel.key, channel.presence.members());
     let encoded = encode_each(channel.feeds() & Feed::PRESENCE, |feed| {
-        feed.encode_tick(cx.now, name, members, &tick, &changes)
+        feed.encode_tick(cx.now, key, members, &tick, &changes)
     });
-    let needs_values = Feed::PRESENCE_CHANGES | Feed::Changes;
-    let changes = match channel.feeds().is_disjoint(needs_values) {
-        true => Vec::<Change>::new(),
-        false => changes,
-    };
+    let needs_values = !channel.feeds().is_disjoint(Feed::PRESENCE_CHANGES | Feed::Changes);
+    changes.retain(|change| needs_values && change.kind != ChangeKind::Peer);
     PresenceTick { changes, encoded, except }
 }
 

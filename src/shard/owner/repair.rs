@@ -7,7 +7,7 @@ use super::Owner;
 use super::channel_entry::OwnedChannel;
 use super::presence::encode_each;
 use super::publish::make_batch;
-use crate::channel::{Change, ChangeKind, Message, PageLimit};
+use crate::channel::{Change, ChangeKind, LeaveReason, Message, PageLimit};
 use crate::ids::ShardId;
 use crate::session::{Feed, FeedKind, FeedSet};
 use crate::shard::context::ShardContext;
@@ -131,20 +131,21 @@ fn make_repair(
     feeds: FeedSet,
     departures: Departures,
 ) -> PresenceTick {
-    let (name, members) = (&channel.key.name, channel.presence.members());
+    let (key, members) = (&channel.key, channel.presence.members());
     let mut changes = Vec::new();
     if !feeds.is_disjoint(Feed::PRESENCE_CHANGES) {
         changes.extend(departures.into_changes());
         changes.extend(members.iter().map(|member| Change {
             kind: ChangeKind::Enter,
+            reason: LeaveReason::default(),
             addr: member.addr,
             identity: Arc::clone(&member.identity),
             state: member.state.clone(),
         }));
     }
     let encoded = encode_each(feeds, |feed| match feed.kind() {
-        FeedKind::Sets => feed.encode_members(cx.now, name, members),
-        _ => feed.encode_changes(cx.now, name, &changes),
+        FeedKind::Sets => feed.encode_members(cx.now, key, members),
+        _ => feed.encode_changes(cx.now, key, members, &changes),
     });
     PresenceTick { changes, encoded, except: None }
 }

@@ -218,10 +218,10 @@ impl Owner {
         }
         let Some(snapshots) = &mut channel.snapshots else { return };
         snapshots.made = Some(Timestamp::at(cx.now.mono_ms));
-        let (name, members) = (&channel.key.name, channel.presence.members());
+        let (key, members) = (&channel.key, channel.presence.members());
         let uses_roster = snapshots.is_conflated && !feeds.is_disjoint(Feed::PRESENCE_SETS);
         if uses_roster {
-            snapshots.roster.refresh(cx.now, name, members);
+            snapshots.roster.refresh(cx.now, &key.name, members);
         }
         let number = snapshots.is_conflated.then_some(number);
         let except = snapshots.except.take();
@@ -230,7 +230,7 @@ impl Owner {
         for feed in feeds {
             let bytes = match (feed.kind(), uses_roster) {
                 (FeedKind::Sets, true) => snapshots.roster.frame(feed),
-                _ => feed.encode_members(cx.now, name, members),
+                _ => feed.encode_members(cx.now, key, members),
             };
             let snapshot = Snapshot { feed, number, bytes };
             homes += send_to_all(cx, &mut channel.homes, &snapshot, except);
@@ -276,7 +276,7 @@ fn send_to_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::{Identity, Resume, State};
+    use crate::channel::{Identity, LeaveReason, Resume, State};
     use crate::ids::{Clocks, ConnId};
     use crate::policy::Policy;
 
@@ -302,7 +302,7 @@ mod tests {
             snapshots.roster.refresh(NOW, "room:1", channel.presence.members());
             frames.push(snapshots.roster.frame(Feed::SyncTenStream));
             let addr = channel.presence.members().iter().next().map(|member| member.addr);
-            addr.into_iter().for_each(|addr| drop(channel.presence.leave(addr)));
+            addr.into_iter().for_each(|addr| drop(channel.presence.leave(addr, LeaveReason::Left)));
             drop(channel.presence.take_changes());
             channel.free_if_empty();
         }

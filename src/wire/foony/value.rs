@@ -10,6 +10,7 @@ use strum::{EnumString, IntoStaticStr};
 use thiserror::Error;
 
 use super::code::ErrorCode;
+use super::peer::{PeerGreeting, PeerMember, PeerUpdate};
 use crate::error::FrameError;
 
 /// A malformed request.
@@ -59,6 +60,8 @@ pub enum Request<'a> {
         from_serial: u64,
     },
     Ping,
+    /// Of the graph extension.
+    Peer(PeerUpdate<'a>),
 }
 
 impl Request<'_> {
@@ -68,6 +71,7 @@ impl Request<'_> {
             Request::Auth(_) | Request::Ping => 0,
             Request::Publish(publish) => publish.id,
             Request::Presence(presence) => presence.id,
+            Request::Peer(update) => update.id,
             Request::Subscribe { id, .. }
             | Request::Unsubscribe { id, .. }
             | Request::PresenceSubscribe { id, .. }
@@ -80,7 +84,7 @@ impl Request<'_> {
     /// The channel of the request, not validated.
     pub fn channel(&self) -> Option<&str> {
         match self {
-            Request::Auth(_) | Request::Ping => None,
+            Request::Auth(_) | Request::Ping | Request::Peer(_) => None,
             Request::Publish(publish) => Some(&publish.channel),
             Request::Presence(presence) => Some(&presence.channel),
             Request::Subscribe { channel, .. }
@@ -235,6 +239,10 @@ pub enum Event<'a> {
         messages: Vec<Delivery<'a>>,
         resumed: bool,
     },
+    /// Of the graph extension.
+    PeerGreeting(PeerGreeting<'a>),
+    /// Of the graph extension.
+    PeerMember(Box<PeerMember<'a>>),
 }
 
 /// A stored or ephemeral publish with its server timestamp.

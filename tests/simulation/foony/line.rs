@@ -215,6 +215,9 @@ fn understand(event: Event<'_>) -> Heard {
         }),
         Event::Error { id, code, .. } => Heard::Error { id, code: code.code() },
         Event::Pong => Heard::Pong,
+        Event::PeerGreeting(_) | Event::PeerMember(_) => {
+            panic!("not for clients that are no peers")
+        }
         Event::History { id, channel, messages, more } => {
             let messages = messages.into_iter().map(received).collect();
             Heard::History { id, channel: channel.into_owned(), messages, more }

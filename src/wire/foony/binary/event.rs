@@ -6,7 +6,8 @@ use super::field::{
     Reader, prefixed_bytes, uvarint_bytes, write_bytes, write_messages, write_text, write_uvarint,
 };
 use super::{
-    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PONG, append_record,
+    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PEER_GREETING,
+    PEER_MEMBER, PONG, append_record, peer,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Content, Delivery, ErrorCode, Event, Member, Message};
@@ -27,7 +28,7 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameErro
         },
         ACK => ack(reader)?,
         DELIVERIES => deliveries(reader)?,
-        MEMBER => Event::Member(member(reader)?),
+        MEMBER => Event::Member(member_body(reader)?),
         ERROR => error(reader)?,
         PONG => Event::Pong,
         HISTORY_PAGE => {
@@ -42,6 +43,8 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameErro
             let flags = reader.byte()?;
             Event::Delivery(batch_body(reader, flags)?)
         }
+        PEER_GREETING => Event::PeerGreeting(peer::greeting(reader)?),
+        PEER_MEMBER => Event::PeerMember(Box::new(peer::member(reader)?)),
         _ => return Err(FrameError::UnknownType),
     })
 }
@@ -60,7 +63,7 @@ fn deliveries<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameError> {
     })
 }
 
-fn member<'a>(reader: &mut Reader<'a>) -> Result<Member<'a>, FrameError> {
+pub(super) fn member_body<'a>(reader: &mut Reader<'a>) -> Result<Member<'a>, FrameError> {
     Ok(Member {
         action: Action::from_byte(reader.byte()?).unwrap_or(Action::Enter),
         timestamp_ms: reader.uvarint()?,
@@ -138,7 +141,9 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
         Event::Bundle(deliveries) => append_record(out, DELIVERIES, |out| {
             write_deliveries(out, deliveries);
         }),
-        Event::Member(member) => append_member(member, out),
+        Event::Member(member) => append_record(out, MEMBER, |out| write_member_body(out, member)),
+        Event::PeerGreeting(greeting) => peer::append_greeting(greeting, out),
+        Event::PeerMember(member) => peer::append_member(member, out),
         Event::Error { id, code, message } => append_record(out, ERROR, |out| {
             write_uvarint(out, *id);
             write_uvarint(out, u64::from(code.code()));
@@ -180,16 +185,14 @@ fn append_delivery(delivery: &Delivery<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn append_member(member: &Member<'_>, out: &mut Vec<u8>) {
-    append_record(out, MEMBER, |out| {
-        out.push(member.action.byte());
-        write_uvarint(out, member.timestamp_ms);
-        write_text(out, &member.channel);
-        write_text(out, &member.client_id);
-        write_text(out, &member.connection_id);
-        write_bytes(out, member.data);
-        write_text(out, &member.encoding);
-    });
+pub(super) fn write_member_body(out: &mut Vec<u8>, member: &Member<'_>) {
+    out.push(member.action.byte());
+    write_uvarint(out, member.timestamp_ms);
+    write_text(out, &member.channel);
+    write_text(out, &member.client_id);
+    write_text(out, &member.connection_id);
+    write_bytes(out, member.data);
+    write_text(out, &member.encoding);
 }
 
 fn page_flags(flag: bool) -> u8 {

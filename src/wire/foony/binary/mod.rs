@@ -10,14 +10,16 @@
 mod deliveries;
 mod event;
 mod field;
+mod peer;
 mod request;
 
 pub use deliveries::{Delivered, Deliveries};
 pub use event::{append_event, delivery_bytes};
+pub use peer::is_first_message_of_peer;
 pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
-use crate::wire::foony::{Event, Malformed, Request};
+use crate::wire::foony::{Event, Malformed, PeerUpdate, Request};
 use crate::wire::replace;
 use field::{Reader, write_uvarint};
 
@@ -40,6 +42,10 @@ const PONG: u8 = 16;
 const HISTORY_PAGE: u8 = 17;
 const FETCHED: u8 = 18;
 const BATCH: u8 = 19;
+/// Of the graph extension, which begins far above what SDKs know.
+const PEER_UPDATE: u8 = 64;
+const PEER_GREETING: u8 = 65;
+const PEER_MEMBER: u8 = 66;
 
 /// The records of one message, in order.
 pub fn records(message: &[u8]) -> Records<'_> {
@@ -96,7 +102,7 @@ impl<'a> Record<'a> {
     /// Whether clients never send this type of record. Such records are skipped; they have no
     /// request id.
     pub fn is_unknown(self) -> bool {
-        !self.bytes.first().is_some_and(|opcode| (AUTH..=PING).contains(opcode))
+        !matches!(self.bytes.first(), Some(&(AUTH..=PING | PEER_UPDATE)))
     }
 
     /// Decodes a request. Bytes after the last field are ignored, as in the SDKs.
@@ -110,6 +116,12 @@ impl<'a> Record<'a> {
     pub fn request(self) -> Result<Request<'a>, Malformed> {
         request::decode(&mut Reader::new(self.bytes))
             .map_err(|error| Malformed { error, id: request::id(self.bytes).unwrap_or(0) })
+    }
+
+    /// Decodes what a peer says of itself; `None` for any other record.
+    pub fn peer_update(self) -> Option<Result<PeerUpdate<'a>, FrameError>> {
+        let (&opcode, fields) = self.bytes.split_first()?;
+        (opcode == PEER_UPDATE).then(|| peer::update(&mut Reader::new(fields)))
     }
 
     /// Decodes an event. As tolerant as the SDKs: unknown presence actions are read as enter.

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_message, write_messages, write_text, write_uvarint};
 use super::{
-    AUTH, FETCH, HISTORY, PING, PRESENCE, PRESENCE_SUBSCRIBE, PRESENCE_UNSUBSCRIBE, PUBLISH,
-    SUBSCRIBE, UNSUBSCRIBE, append_record,
+    AUTH, FETCH, HISTORY, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE, PRESENCE_UNSUBSCRIBE,
+    PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record, peer,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
@@ -45,6 +45,7 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Request<'a>, FrameEr
             channel: reader.text()?,
         },
         PING => Request::Ping,
+        PEER_UPDATE => Request::Peer(peer::update(reader)?),
         _ => return Err(FrameError::UnknownType),
     })
 }
@@ -56,7 +57,8 @@ pub(super) fn id(record: &[u8]) -> Option<u64> {
         PUBLISH | PRESENCE => {
             reader.byte().ok()?;
         }
-        SUBSCRIBE | UNSUBSCRIBE | PRESENCE_SUBSCRIBE | PRESENCE_UNSUBSCRIBE | HISTORY | FETCH => {}
+        SUBSCRIBE | UNSUBSCRIBE | PRESENCE_SUBSCRIBE | PRESENCE_UNSUBSCRIBE | HISTORY | FETCH
+        | PEER_UPDATE => {}
         _ => return None,
     }
     reader.uvarint().ok()
@@ -130,6 +132,7 @@ pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Fr
             append_numbered(out, FETCH, &[*id, *from_serial], channel);
         }
         Request::Ping => append_record(out, PING, |_| {}),
+        Request::Peer(update) => peer::append_update(update, out),
     }
     Ok(())
 }

@@ -115,6 +115,8 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
             fields.put(Key::Message, message);
         }),
         Event::Pong => append_frame(out, "pong", |_| {}),
+        // Sessions on JSON are never peers.
+        Event::PeerGreeting(_) | Event::PeerMember(_) => {}
         Event::History { id, channel, messages, more } => append_frame(out, "histRes", |fields| {
             page(fields, *id, channel, messages);
             fields.put_unless_default(Key::More, *more);

@@ -1,0 +1,227 @@
+//! A session of a peer of the presence graph: the binary protocol of Foony, on which the client
+//! says more of itself and is sent more about members (`docs/protocol.md`).
+//!
+//! What a client can do wrong with the records of the extension, in addition to the table of
+//! [`foony`](super::foony):
+//!
+//! | input | answer | connection | counter |
+//! |---|---|---|---|
+//! | update of a client that was no peer from its greeting on | err `id` 40001 | kept | `ignored{unsupported}` |
+//! | update with another device than the first one | err `id` 40001 | kept | `ignored{unsupported}` |
+//! | metadata that is no JSON object, or nested deeper than 64 | err `id` 40001 | kept | `ignored{malformed_body}` |
+//! | metadata above `peer_metadata_bytes_max`, other fields above their limits | err `id` 40001 | kept | `ignored{state_too_large}` |
+
+pub mod encode;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::foony::encode::{Form, Writer};
+use super::{
+    Answer, ChannelRequest, Dialect, Feed, Feeds, Input, NO_REQUEST, Principal, Request,
+    SessionContext, SessionOutput, Silences, Taken, foony,
+};
+use crate::channel::{Device, Identity, PEER_KEY_BYTES, Peer, Resume};
+use crate::counters::Ignored;
+use crate::error::{Disconnect, FrameError, Reject};
+use crate::ids::Clocks;
+use crate::limits::Limits;
+use crate::wire::foony::peer::{
+    DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
+};
+use crate::wire::foony::{ErrorCode, Event, PeerGreeting, PeerUpdate, binary, check_metadata};
+
+/// Protocol state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    foony: foony::Session,
+    /// Set from the first update on, which follows the greeting.
+    known: Option<Box<Known>>,
+}
+
+const _: () = assert!(size_of::<Session>() <= 40, "part of every connection");
+
+/// What the client has said.
+#[derive(Debug)]
+struct Known {
+    device: Box<[u8]>,
+    peer: Arc<Peer>,
+}
+
+impl Session {
+    /// A session that has not authenticated.
+    pub fn new() -> Self {
+        Session { foony: foony::Session::new(Form::Records), known: None }
+    }
+
+    fn update(
+        &mut self,
+        cx: &SessionContext<'_>,
+        update: &PeerUpdate<'_>,
+        out: &mut Vec<u8>,
+    ) -> SessionOutput<'static> {
+        match self.accept(cx, update) {
+            Ok(peer) => {
+                let out = &mut Writer::new(Form::Records, out);
+                if update.id == NO_REQUEST {
+                    let metadata_bytes_max = cx.limits.peer_metadata_bytes_max as u64;
+                    let key = &peer.key;
+                    out.event(&Event::PeerGreeting(PeerGreeting { key, metadata_bytes_max }));
+                } else {
+                    out.event(&Event::Ack { id: update.id, serial: 0, resumed: None });
+                }
+                SessionOutput::PeerChanged(peer)
+            }
+            Err(reject) => refuse(update.id, reject, out),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        cx: &SessionContext<'_>,
+        update: &PeerUpdate<'_>,
+    ) -> Result<Arc<Peer>, Reject> {
+        let principal = self.foony.principal().ok_or(Reject::Unauthenticated)?;
+        let is_other = |known: &Known| *known.device != *update.device;
+        if self.known.as_deref().is_some_and(is_other) {
+            return Err(Reject::Unsupported);
+        }
+        check_lengths(update)?;
+        check_metadata(update.metadata, cx.limits.peer_metadata_bytes_max)
+            .map_err(|_| Reject::StateTooLarge)?;
+        let peer = Arc::new(Peer {
+            key: derived_key(&principal.grant.app, &principal.identity.user, update.device),
+            device_name: (&*update.device_name).into(),
+            os: (&*update.os).into(),
+            sdk_version: (&*update.sdk_version).into(),
+            metadata: Bytes::copy_from_slice(update.metadata),
+        });
+        let device = update.device.into();
+        self.known = Some(Box::new(Known { device, peer: Arc::clone(&peer) }));
+        Ok(peer)
+    }
+
+    /// A member of this session is this peer.
+    fn with_peer<'m>(&self, output: SessionOutput<'m>) -> SessionOutput<'m> {
+        match (output, &self.known) {
+            (SessionOutput::Request(ChannelRequest { id, channel, request }), Some(known)) => {
+                let request = match request {
+                    Request::Announce(state) => {
+                        Request::Announce(state.of_peer(Arc::clone(&known.peer)))
+                    }
+                    request => request,
+                };
+                SessionOutput::Request(ChannelRequest { id, channel, request })
+            }
+            (output, _) => output,
+        }
+    }
+}
+
+impl Dialect for Session {
+    fn handle<'m>(
+        &mut self,
+        cx: &mut SessionContext<'_>,
+        input: Input<'m>,
+        out: &mut Vec<u8>,
+    ) -> Taken<'m> {
+        let mut records = binary::records(input.bytes);
+        if let Some(Ok(record)) = records.next()
+            && let Some(update) = record.peer_update()
+        {
+            let bytes = input.bytes.len() - records.rest().len();
+            let output = match update {
+                Ok(update) => self.update(cx, &update, out),
+                Err(error) => malformed(error, out),
+            };
+            return Taken { bytes, output };
+        }
+        let Taken { bytes, output } = self.foony.handle(cx, input, out);
+        Taken { bytes, output: self.with_peer(output) }
+    }
+
+    fn answer(&self, now: Clocks, id: u64, channel: &str, answer: &Answer, out: &mut Vec<u8>) {
+        self.foony.answer(now, id, channel, answer, out);
+    }
+
+    fn farewell(&self, reason: Disconnect, out: &mut Vec<u8>) {
+        self.foony.farewell(reason, out);
+    }
+
+    fn principal(&self) -> Option<&Principal> {
+        self.foony.principal()
+    }
+
+    fn feeds(&self) -> Feeds {
+        Feeds { presence: Some(Feed::FoonyPeers), ..self.foony.feeds() }
+    }
+
+    fn silences(&self, limits: &Limits, member_ping_ms: u64) -> Silences {
+        self.foony.silences(limits, member_ping_ms)
+    }
+
+    fn keeps_members(&self, reason: Disconnect) -> bool {
+        self.foony.keeps_members(reason)
+    }
+
+    fn is_goodbye(&self, code: u16) -> bool {
+        self.foony.is_goodbye(code)
+    }
+
+    fn has_flow_control(&self) -> bool {
+        self.foony.has_flow_control()
+    }
+}
+
+fn check_lengths(update: &PeerUpdate<'_>) -> Result<(), Reject> {
+    let lengths = [
+        (update.device.len(), DEVICE_BYTES_MAX),
+        (update.device_name.len(), DEVICE_NAME_BYTES_MAX),
+        (update.os.len(), OS_BYTES_MAX),
+        (update.sdk_version.len(), SDK_VERSION_BYTES_MAX),
+    ];
+    match lengths.iter().all(|(length, most)| length <= most) {
+        true => Ok(()),
+        false => Err(Reject::StateTooLarge),
+    }
+}
+
+fn refuse(id: u64, reject: Reject, out: &mut Vec<u8>) -> SessionOutput<'static> {
+    let (code, message) = (ErrorCode::from(reject), reject.to_string().into());
+    Writer::new(Form::Records, out).event(&Event::Error { id, code, message });
+    SessionOutput::Ignored(Ignored::Refused(reject))
+}
+
+fn malformed(error: FrameError, out: &mut Vec<u8>) -> SessionOutput<'static> {
+    let (code, message) = (ErrorCode::BadFrame, error.to_string().into());
+    Writer::new(Form::Records, out).event(&Event::Error { id: NO_REQUEST, code, message });
+    SessionOutput::Ignored(Ignored::Malformed(error))
+}
+
+/// The key of a member: the first half of a SHA-256 over the app, the user and the device, each
+/// with its length before it. It is the same on every server.
+fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
+    let mut hash = Sha256::new_with_prefix("headcount peer key 1");
+    for part in [app.as_bytes(), user.as_bytes(), device] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut key = [0; PEER_KEY_BYTES];
+    key.copy_from_slice(&hash.finalize()[..PEER_KEY_BYTES]);
+    key
+}
+
+/// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
+/// sessions of a device.
+fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
+    let device = match &identity.resume {
+        Resume::Device(device) => {
+            let Device { id, .. } = &**device;
+            id.as_bytes()
+        }
+        Resume::Connection | Resume::Never => b"",
+    };
+    derived_key(app, &identity.user, device)
+}
