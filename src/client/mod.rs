@@ -1,7 +1,250 @@
-//! Clients of this server and of others that speak its protocols. Builds on any Unix, without the
-//! server.
+//! A client of this server, for Rust programs. Builds on any Unix, without the server.
 //!
-//! [`protocol`] is the client's half of the wire as a state machine. The command line, the load
-//! generator and the tests are thin shells around it: a socket, a clock, a source of random bits.
+//! ```no_run
+//! use headcount::client::prelude::*;
+//!
+//! # fn main() -> Result<()> {
+//! let client = Client::connect(
+//!     ClientConfig::new("ws://127.0.0.1:8080").key("app.kid:secret").client_id("till-1").join("shop"),
+//! )?;
+//! client.presence().set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+//! let _observer = client.presence().observe(|graph| println!("{graph}"));
+//!
+//! let shop = client.channel("shop");
+//! let _subscription = shop.subscribe(|delivery| println!("{delivery:?}"));
+//! shop.publish("sold", &"apple").wait()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Client`] has one connection, which is made again when it is lost: subscriptions go on where
+//! they were, members are entered again, publishes are repeated and accepted once. Operations that
+//! wait for the server return a [`Pending`], a future for any executor on which a thread can wait
+//! too. Callbacks run on one thread of the client, one at a time; everything is allowed in them.
+//!
+//! [`protocol`] is the client's half of the wire as a state machine, for programs that bring their
+//! own I/O.
 
+mod admission;
+mod callbacks;
+mod channel;
+mod config;
+mod driver;
+mod error;
+mod graph;
+mod handles;
+mod member;
+mod message;
+mod metadata;
+mod pending;
+mod presence;
 pub mod protocol;
+mod state;
+mod state_dir;
+mod stream;
+
+pub use admission::{
+    ConnectionRequest, ConnectionRequestAuthorization, ConnectionRequestHandler, IntoOption,
+};
+pub use channel::{Channel, MessageStream};
+pub use config::{Backoff, ClientConfig};
+pub use error::{BoxError, ClientError, Result};
+pub use graph::{
+    Address, Connection, ConnectionType, GraphDiff, JsonObject, MetadataTrust, Peer, PeerCount,
+    PresenceGraph, PresenceOs,
+};
+pub use handles::{MemberObserver, PresenceObserver, StateObserver, Subscription};
+pub use member::{LeaveReason, Member, MemberEvent};
+pub use message::{Delivery, HistoryPage, HistoryQuery, Message, Published};
+pub use pending::Pending;
+pub use presence::{GraphStream, Presence};
+pub use state::ClientState;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use callbacks::CallbackThread;
+use channel::ChannelContext;
+use config::Endpoint;
+use driver::{Attempts, Command, CommandQueue, Driver, QUEUED_MAX};
+use metadata::MetadataStore;
+use presence::LocalPeer;
+use state::StateCell;
+use state_dir::device_id;
+
+/// Everything that a program needs: `use headcount::client::prelude::*`.
+pub mod prelude {
+    pub use super::{
+        Address, Backoff, BoxError, Channel, Client, ClientConfig, ClientError, ClientState,
+        Connection, ConnectionRequest, ConnectionRequestAuthorization, ConnectionRequestHandler,
+        ConnectionType, Delivery, GraphDiff, GraphStream, HistoryPage, HistoryQuery, IntoOption,
+        JsonObject, LeaveReason, Member, MemberEvent, MemberObserver, Message, MessageStream,
+        MetadataTrust, Peer, PeerCount, Pending, Presence, PresenceGraph, PresenceObserver,
+        PresenceOs, Published, Result, StateObserver, Subscription,
+    };
+}
+
+/// How long dropping a client waits for its connection to be closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connection to a server, made again whenever it is lost. Dropping it closes it.
+pub struct Client {
+    queue: Arc<CommandQueue>,
+    state: Arc<StateCell>,
+    presence: Arc<Presence>,
+    channels: Arc<ChannelContext>,
+    callbacks: CallbackThread,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Connects, and waits until the server has greeted and the client has joined the channels of
+    /// the configuration. One attempt.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`], [`ClientError::Io`], [`ClientError::Unreachable`],
+    /// [`ClientError::Timeout`], [`ClientError::Unauthorized`]; [`ClientError::Refused`] by a
+    /// channel to join.
+    pub fn connect(config: ClientConfig) -> Result<Client> {
+        let until = Instant::now() + config.connect_timeout;
+        let left = || until.saturating_duration_since(Instant::now());
+        let (client, joins) = Client::start(config, Attempts::One)?;
+        client.ready().wait_timeout(left())?;
+        for join in joins {
+            join.wait_timeout(left())?;
+        }
+        Ok(client)
+    }
+
+    /// Returns at once, and connects in the background until it succeeds.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`], [`ClientError::Io`].
+    pub fn connect_lazy(config: ClientConfig) -> Result<Client> {
+        Ok(Client::start(config, Attempts::Unlimited)?.0)
+    }
+
+    fn start(config: ClientConfig, attempts: Attempts) -> Result<(Client, Vec<Pending<()>>)> {
+        let endpoint = config.endpoint()?;
+        if config.signs_metadata {
+            return Err(ClientError::Config { why: "signed metadata is not supported".into() });
+        }
+        let client = Client::prepare(&config).map_err(|error| match error.downcast() {
+            Ok(error) => *error,
+            Err(error) => ClientError::Io { why: error.to_string() },
+        })?;
+        let joins = config.joins.iter().map(|name| client.channel(name.as_str()).join());
+        let joins = joins.collect();
+        client.run(config, endpoint, attempts)?;
+        Ok((client, joins))
+    }
+
+    fn prepare(config: &ClientConfig) -> std::result::Result<Client, BoxError> {
+        let state_dir = config.state_dir.as_deref();
+        let metadata = MetadataStore::open(state_dir)?;
+        let device_name = config.device_name.clone().unwrap_or_else(host_name);
+        let local = LocalPeer::new(device_id(state_dir)?, device_name, metadata);
+        let queue = Arc::new(CommandQueue::new()?);
+        let callbacks = CallbackThread::start("headcount-callbacks")?;
+        let presence =
+            Presence::new(local, config.graph_interval, callbacks.clone(), Arc::clone(&queue));
+        Ok(Client {
+            state: Arc::new(StateCell::new(config.client_id.clone())),
+            presence: Arc::new(presence),
+            channels: Arc::new(ChannelContext {
+                queue: Arc::clone(&queue),
+                callbacks: callbacks.clone(),
+                next_handle: AtomicU64::new(1),
+            }),
+            queue,
+            callbacks,
+            thread: Mutex::new(None),
+        })
+    }
+
+    fn run(&self, config: ClientConfig, endpoint: Endpoint, attempts: Attempts) -> Result<()> {
+        let (queue, state) = (Arc::clone(&self.queue), Arc::clone(&self.state));
+        let presence = Arc::clone(&self.presence);
+        let driver = Driver::new(config, endpoint, queue, state, presence, attempts);
+        let thread = driver::start(driver)?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// Completes when the client is live.
+    ///
+    /// # Errors
+    /// Why it is closed.
+    pub fn ready(&self) -> Pending<()> {
+        match self.state() {
+            ClientState::Closed { reason } => Pending::ready(Err(reason)),
+            _ => self.queue.ask(Command::Ready),
+        }
+    }
+
+    /// Whether the client is connected.
+    pub fn state(&self) -> ClientState {
+        self.state.state()
+    }
+
+    /// Calls `callback` with the state, and with each later one.
+    pub fn on_state(
+        &self,
+        callback: impl Fn(&ClientState) + Send + Sync + 'static,
+    ) -> StateObserver {
+        let (handle, sender) = self.callbacks.register_queue(QUEUED_MAX, callback);
+        self.state.observe(sender);
+        StateObserver::new(handle)
+    }
+
+    /// The name of the client for others; `None` until it is known.
+    pub fn client_id(&self) -> Option<String> {
+        self.state.client_id()
+    }
+
+    /// A channel of the server. Asks the server for nothing.
+    pub fn channel(&self, name: impl Into<String>) -> Channel {
+        Channel::new(name.into().into(), Arc::clone(&self.channels))
+    }
+
+    /// The presence graph; always the same.
+    pub fn presence(&self) -> Arc<Presence> {
+        Arc::clone(&self.presence)
+    }
+
+    /// Leaves all channels and closes the connection.
+    ///
+    /// # Errors
+    /// None.
+    pub fn close(&self) -> Pending<()> {
+        if self.queue.is_closed() {
+            return Pending::ready(Ok(()));
+        }
+        self.queue.ask_always(Command::Close)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let closed = self.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let own = thread.as_ref().is_some_and(|t| t.thread().id() == thread::current().id());
+        if !own && !self.callbacks.is_current() {
+            // After this time the thread ends by itself.
+            let _ = closed.wait_timeout(CLOSE_WITHIN);
+        }
+        self.callbacks.close();
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use super::foony::Guests;
 use super::foony::encode::Form;
 use super::{
     Answer, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, peer, sync,
@@ -199,7 +200,7 @@ impl Session {
 
     /// The session of a long-polling client, whose requests and events are records back to back.
     pub fn long_polling() -> Self {
-        Session::Foony(foony::Session::new(Form::Stream))
+        Session::Foony(foony::Session::new(Form::Stream, Guests::Refused))
     }
 
     /// The session that a WebSocket upgrade begins. `echo`: the debug endpoint is served.
@@ -248,10 +249,13 @@ impl Session {
                 return Ok(Some(Session::Peer(peer::Session::new())));
             }
             (_, Framing::WebSocket, MessageKind::Binary) if binary::is_first_message(bytes) => {
-                return Ok(Some(Session::Foony(foony::Session::new(Form::Records))));
+                return Ok(Some(Session::Foony(foony::Session::new(
+                    Form::Records,
+                    Guests::Refused,
+                ))));
             }
             (_, Framing::WebSocket, MessageKind::Text) if bytes.trim_ascii().starts_with(b"{") => {
-                return Ok(Some(Session::Foony(foony::Session::new(Form::Json))));
+                return Ok(Some(Session::Foony(foony::Session::new(Form::Json, Guests::Refused))));
             }
             _ => return Err(Disconnect::UnknownProtocol),
         };

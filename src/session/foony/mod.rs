@@ -44,7 +44,7 @@ use super::{
     Answer, Arrival, ChannelRequest, Dialect, Feeds, Input, NO_REQUEST, Principal,
     Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
 };
-use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation};
+use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation, Origin};
 use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
@@ -71,7 +71,17 @@ const GOODBYES: [u16; 2] = [1000, 1001];
 #[derive(Debug)]
 pub struct Session {
     form: Form,
+    guests: Guests,
     principal: Option<Principal>,
+}
+
+/// What becomes of a client that shows no credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// As in the protocol: refused.
+    Refused,
+    /// A name of the server's choice, where anonymous sessions are allowed.
+    Named,
 }
 
 const _: () = assert!(size_of::<Session>() <= 32, "part of every connection");
@@ -207,8 +217,8 @@ impl Dialect for Session {
 
 impl Session {
     /// A session that has not authenticated.
-    pub fn new(form: Form) -> Self {
-        Session { form, principal: None }
+    pub fn new(form: Form, guests: Guests) -> Self {
+        Session { form, guests, principal: None }
     }
 
     fn handle_decoded<'m>(
@@ -261,7 +271,7 @@ impl Session {
         out: &mut Writer<'_>,
     ) -> SessionOutput<'static> {
         let name = cx.names.next_name();
-        let bearer = match identify(cx, auth, &name) {
+        let bearer = match identify(cx, auth, &name, self.guests) {
             Ok(bearer) => bearer,
             Err(error) => {
                 refuse(NO_REQUEST, &Refusal::Credential(cx.refusals.count(error)), out);
@@ -455,17 +465,24 @@ fn identify(
     cx: &SessionContext<'_>,
     auth: &Auth<'_>,
     name: &str,
+    guests: Guests,
 ) -> Result<Bearer, CredentialError> {
     let keyring = &cx.settings.keyring;
+    if guests == Guests::Named
+        && auth.token.is_empty()
+        && auth.key.is_empty()
+        && let Some(grant) = cx.settings.anonymous.as_ref().filter(|_| cx.origin != Origin::Foreign)
+    {
+        let user = earlier_name(cx, auth, &grant.app, guest_named_after);
+        let user = user.unwrap_or_else(|| guest_named_after(name)).into();
+        return Ok(Bearer { user, grant: Arc::clone(grant), expires_at_wall_ms: None });
+    }
     if auth.token.is_empty() {
         let key = keyring.verify_key(&auth.key).map_err(CredentialError::of_key)?;
         if !auth.client_id.is_empty() {
             return key.identity(&auth.client_id);
         }
-        let shown = &*auth.resume_connection_id;
-        let earlier = connection_id::name_in(shown).map(client_named_after).filter(|client| {
-            connection_id::is_ours(cx.settings.connection_key, key.app(), client, shown)
-        });
+        let earlier = earlier_name(cx, auth, key.app(), client_named_after);
         return key.identity(&earlier.unwrap_or_else(|| client_named_after(name)));
     }
     let bearer = keyring.verify_token(&auth.token, cx.now.wall_ms)?;
@@ -476,6 +493,23 @@ fn identify(
         return Err(CredentialError::OtherSubject);
     }
     Ok(bearer)
+}
+
+/// The name that a client without one was given on the connection that it shows.
+fn earlier_name(
+    cx: &SessionContext<'_>,
+    auth: &Auth<'_>,
+    app: &str,
+    named_after: impl Fn(&str) -> String,
+) -> Option<String> {
+    let shown = &*auth.resume_connection_id;
+    let is_ours =
+        |client: &String| connection_id::is_ours(cx.settings.connection_key, app, client, shown);
+    connection_id::name_in(shown).map(named_after).filter(is_ours)
+}
+
+fn guest_named_after(connection: &str) -> String {
+    format!("anonymous-{}", &connection[..8])
 }
 
 fn client_named_after(connection: &str) -> String {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::foony::Guests;
 use super::foony::encode::{Form, Writer};
 use super::{
     Answer, ChannelRequest, Dialect, Feed, Feeds, Input, NO_REQUEST, Principal, Request,
@@ -53,7 +54,7 @@ struct Known {
 impl Session {
     /// A session that has not authenticated.
     pub fn new() -> Self {
-        Session { foony: foony::Session::new(Form::Records), known: None }
+        Session { foony: foony::Session::new(Form::Records, Guests::Named), known: None }
     }
 
     fn update(
@@ -89,16 +90,16 @@ impl Session {
             return Err(Reject::Unsupported);
         }
         check_lengths(update)?;
-        check_metadata(update.metadata, cx.limits.peer_metadata_bytes_max)
+        check_metadata(&update.metadata, cx.limits.peer_metadata_bytes_max)
             .map_err(|_| Reject::StateTooLarge)?;
         let peer = Arc::new(Peer {
-            key: derived_key(&principal.grant.app, &principal.identity.user, update.device),
+            key: derived_key(&principal.grant.app, &principal.identity.user, &update.device),
             device_name: (&*update.device_name).into(),
             os: (&*update.os).into(),
             sdk_version: (&*update.sdk_version).into(),
-            metadata: Bytes::copy_from_slice(update.metadata),
+            metadata: Bytes::copy_from_slice(&update.metadata),
         });
-        let device = update.device.into();
+        let device = (&*update.device).into();
         self.known = Some(Box::new(Known { device, peer: Arc::clone(&peer) }));
         Ok(peer)
     }

@@ -15,12 +15,12 @@ pub struct PeerUpdate<'a> {
     /// 0 behind the greeting.
     pub id: u64,
     /// Tells the devices of a user apart; at most [`DEVICE_BYTES_MAX`] bytes.
-    pub device: &'a [u8],
+    pub device: Cow<'a, [u8]>,
     pub device_name: Cow<'a, str>,
     pub os: Cow<'a, str>,
     pub sdk_version: Cow<'a, str>,
     /// A JSON object.
-    pub metadata: &'a [u8],
+    pub metadata: Cow<'a, [u8]>,
 }
 
 /// Longest device id, device name, name of an operating system and version in bytes.

@@ -18,22 +18,22 @@ pub fn is_first_message_of_peer(message: &[u8]) -> bool {
 pub(super) fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
     Ok(PeerUpdate {
         id: reader.uvarint()?,
-        device: reader.bytes()?,
+        device: reader.bytes()?.into(),
         device_name: reader.text()?,
         os: reader.text()?,
         sdk_version: reader.text()?,
-        metadata: reader.payload()?,
+        metadata: reader.payload()?.into(),
     })
 }
 
 pub(super) fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
     append_record(out, PEER_UPDATE, |out| {
         write_uvarint(out, update.id);
-        write_bytes(out, update.device);
+        write_bytes(out, &update.device);
         write_text(out, &update.device_name);
         write_text(out, &update.os);
         write_text(out, &update.sdk_version);
-        write_bytes(out, update.metadata);
+        write_bytes(out, &update.metadata);
     });
 }
 

@@ -1,0 +1,76 @@
+//! What the program asks of the I/O thread.
+
+use super::sinks::{DeliverySink, MemberSink};
+use crate::client::handles::Opener;
+use crate::client::member::Member;
+use crate::client::message::{HistoryPage, HistoryQuery, Published};
+use crate::client::pending::Completer;
+
+/// One request of the program. All but the last four wait until the client is live.
+pub(crate) enum Command {
+    Publish {
+        channel: String,
+        message_id: String,
+        parts: Vec<Part>,
+        completer: Completer<Published>,
+    },
+    /// Messages after `after`, or from now on.
+    Subscribe {
+        channel: String,
+        id: HandleId,
+        after: Option<u64>,
+        sink: DeliverySink,
+        ready: Opener,
+    },
+    Unsubscribe {
+        channel: String,
+        id: HandleId,
+    },
+    History {
+        channel: String,
+        query: HistoryQuery,
+        completer: Completer<HistoryPage>,
+    },
+    /// Be a member; with a state, or with the one there is.
+    Announce {
+        channel: String,
+        state: Option<String>,
+        completer: Completer<()>,
+    },
+    Leave {
+        channel: String,
+        completer: Completer<()>,
+    },
+    Members {
+        channel: String,
+        completer: Completer<Vec<Member>>,
+    },
+    Observe {
+        channel: String,
+        id: HandleId,
+        sink: MemberSink,
+        ready: Opener,
+    },
+    Unobserve {
+        channel: String,
+        id: HandleId,
+    },
+    /// The own metadata has changed.
+    PeerChanged,
+    /// Completes when the server has the own metadata.
+    PeerSynced(Completer<()>),
+    /// Completes when the client is live and has joined its channels.
+    Ready(Completer<()>),
+    /// Leaves everything, and ends the thread.
+    Close(Completer<()>),
+}
+
+/// Tells the handles of one client apart.
+pub(crate) type HandleId = u64;
+
+/// A message to publish.
+pub(crate) struct Part {
+    pub name: String,
+    /// JSON text.
+    pub data: String,
+}

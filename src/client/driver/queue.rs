@@ -1,0 +1,124 @@
+//! Requests of the program on their way to the I/O thread, and what wakes that thread.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::command::Command;
+use crate::client::pending::{Completer, Pending, pending};
+use crate::client::{ClientError, Result};
+
+/// Operations that may be under way. Beyond, the program is refused.
+const OPERATIONS_MAX: usize = 16_384;
+
+/// Commands, bounded by [`OPERATIONS_MAX`] as far as they are operations.
+pub(crate) struct CommandQueue {
+    commands: Mutex<State>,
+    /// One byte in it wakes the I/O thread.
+    bell: UnixStream,
+    /// The other end, for the I/O thread.
+    heard: UnixStream,
+    is_ringing: AtomicBool,
+    /// Operations that the I/O thread has not completed.
+    outstanding: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Command>,
+    is_closed: bool,
+}
+
+impl CommandQueue {
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let (bell, heard) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        heard.set_nonblocking(true)?;
+        Ok(CommandQueue {
+            commands: Mutex::default(),
+            bell,
+            heard,
+            is_ringing: AtomicBool::new(false),
+            outstanding: AtomicUsize::new(0),
+        })
+    }
+
+    /// Begins an operation; `command` is made with what completes it.
+    pub fn ask<T>(&self, command: impl FnOnce(Completer<T>) -> Command) -> Pending<T> {
+        let (completer, pending) = pending();
+        match self.has_room() {
+            // Dropping the completer of a closed client completes with `Closed`.
+            Ok(()) => self.submit(command(completer)),
+            Err(error) => completer.complete(Err(error)),
+        }
+        pending
+    }
+
+    /// As [`CommandQueue::ask`], however many operations are under way.
+    pub fn ask_always<T>(&self, command: impl FnOnce(Completer<T>) -> Command) -> Pending<T> {
+        let (completer, pending) = pending();
+        self.submit(command(completer));
+        pending
+    }
+
+    fn has_room(&self) -> Result<()> {
+        let state = self.lock();
+        let under_way = self.outstanding.load(Ordering::Relaxed) + state.waiting.len();
+        match under_way < OPERATIONS_MAX || state.is_closed {
+            true => Ok(()),
+            false => Err(ClientError::QueueFull),
+        }
+    }
+
+    /// Queues a command, unless the client is closed.
+    pub fn submit(&self, command: Command) {
+        let mut state = self.lock();
+        if !state.is_closed {
+            state.waiting.push_back(command);
+            drop(state);
+            self.ring();
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Takes the commands that wait. `outstanding`: operations that are under way already.
+    pub fn take(&self, outstanding: usize) -> VecDeque<Command> {
+        self.outstanding.store(outstanding, Ordering::Relaxed);
+        if self.is_ringing.swap(false, Ordering::AcqRel) {
+            let mut bytes = [0; 16];
+            // Nothing to read if the bell could not be rung; the flag says that it was.
+            while (&self.heard).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
+        }
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// Refuses commands from here on: they complete with `Closed`. Returns those that wait.
+    pub fn close(&self) -> VecDeque<Command> {
+        let mut state = self.lock();
+        state.is_closed = true;
+        std::mem::take(&mut state.waiting)
+    }
+
+    /// Readable when commands wait.
+    pub fn heard(&self) -> &UnixStream {
+        &self.heard
+    }
+
+    fn ring(&self) {
+        if !self.is_ringing.swap(true, Ordering::AcqRel) {
+            // Fails only when the pair is full of bytes that have not been heard.
+            let _ = (&self.bell).write(&[1]);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,136 @@
+//! Members of channels.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::graph::{JsonObject, key_text};
+use crate::wire::foony::{self, PeerMember};
+
+/// A member of a channel: a session that announces itself there.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Member {
+    /// The name of the client.
+    pub client_id: String,
+    /// Tells the sessions of one client apart.
+    pub connection_id: String,
+    /// `None` if it announced none.
+    pub state: Option<Value>,
+    /// Its key in the presence graph, if the server says it.
+    pub peer_key_string: Option<String>,
+}
+
+/// What happened to the members of a channel.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum MemberEvent {
+    /// Everyone who is present: the first event, and again when changes may have been missed.
+    Present(Vec<Member>),
+    /// A new member.
+    Enter(Member),
+    /// A member with another state.
+    Update(Member),
+    /// A member that is gone, with its last state.
+    Leave {
+        /// The member as it was.
+        member: Member,
+        /// Why it is gone.
+        reason: LeaveReason,
+    },
+}
+
+/// Why a member is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaveReason {
+    /// It left, or closed its connection.
+    Left,
+    /// Its connection was lost, and it did not return in time.
+    Lost,
+    /// It gave no sign of life.
+    TimedOut,
+    /// The server or another session removed it.
+    Removed,
+    /// The server did not say, or said what this client does not know.
+    Unknown,
+}
+
+impl LeaveReason {
+    pub(super) fn of_code(code: u8) -> Self {
+        match code {
+            1 => LeaveReason::Left,
+            2 => LeaveReason::Lost,
+            3 => LeaveReason::TimedOut,
+            4 => LeaveReason::Removed,
+            _ => LeaveReason::Unknown,
+        }
+    }
+}
+
+/// A member, and the peer that it is a connection of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Present {
+    pub member: Member,
+    pub peer: Option<MemberPeer>,
+}
+
+/// What a server with the graph extension says of a member.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MemberPeer {
+    pub key: Vec<u8>,
+    pub is_lost: bool,
+    pub transport: Transport,
+    pub device_name: String,
+    pub os: String,
+    pub sdk_version: String,
+    pub metadata: Arc<JsonObject>,
+    pub identity_metadata: Arc<JsonObject>,
+}
+
+/// How a member reached the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    WebSocket,
+    Tcp,
+    Unknown,
+}
+
+impl Present {
+    /// A member of a server without the graph extension.
+    pub fn plain(member: &foony::Member<'_>) -> Self {
+        let state = serde_json::from_slice(member.data).ok();
+        let member = Member {
+            client_id: member.client_id.clone().into_owned(),
+            connection_id: member.connection_id.clone().into_owned(),
+            state,
+            peer_key_string: None,
+        };
+        Present { member, peer: None }
+    }
+
+    pub fn of_peer(peer: &PeerMember<'_>) -> Self {
+        let mut present = Present::plain(&peer.member);
+        present.member.peer_key_string = Some(key_text(peer.key));
+        present.peer = Some(MemberPeer {
+            key: peer.key.to_vec(),
+            is_lost: peer.is_lost,
+            transport: match peer.transport {
+                1 => Transport::WebSocket,
+                2 => Transport::Tcp,
+                _ => Transport::Unknown,
+            },
+            device_name: peer.device_name.clone().into_owned(),
+            os: peer.os.clone().into_owned(),
+            sdk_version: peer.sdk_version.clone().into_owned(),
+            metadata: object(peer.metadata),
+            identity_metadata: object(peer.identity_metadata),
+        });
+        present
+    }
+}
+
+/// What is no object counts as an empty one.
+fn object(json: &[u8]) -> Arc<JsonObject> {
+    Arc::new(serde_json::from_slice(json).unwrap_or_default())
+}

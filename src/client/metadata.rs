@@ -1,0 +1,265 @@
+//! The own peer metadata: checked, kept as it was written, and persisted.
+
+#![allow(dead_code)] // Used by the I/O thread, which follows.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::state_dir::{self, Content};
+use super::{ClientError, JsonObject, Result};
+
+/// Bytes of the JSON text.
+pub(crate) const SIZE_MAX: usize = 4096;
+/// Levels of arrays and objects, the outermost one included.
+pub(crate) const DEPTH_MAX: usize = 64;
+
+const FILE: &str = "peer_metadata.json";
+const EMPTY: &str = "{}";
+
+/// Checks a text in the order of the API (client-api.md, D18): size, depth, JSON, object.
+pub(crate) fn check(text: &str) -> Result<JsonObject> {
+    if text.len() > SIZE_MAX {
+        return Err(ClientError::SizeLimitExceeded { limit: SIZE_MAX, got: text.len() });
+    }
+    if depth(text) > DEPTH_MAX {
+        return Err(ClientError::DepthLimitExceeded { limit: DEPTH_MAX });
+    }
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(ClientError::NotAMap),
+        Err(error) => Err(invalid(&error)),
+    }
+}
+
+fn invalid(error: &serde_json::Error) -> ClientError {
+    ClientError::InvalidJson { why: error.to_string() }
+}
+
+/// The deepest nesting of brackets outside strings. For what is no JSON, any number.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut is_in_string, mut is_escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_in_string => is_escaped = true,
+            b'"' => is_in_string = !is_in_string,
+            _ if is_in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The current metadata. Getters do not wait for a setter that writes to disk.
+pub(crate) struct MetadataStore {
+    /// Where it is persisted, if it is. Locked by a setter from the write on until the value is
+    /// current, so that file and value have the same order.
+    file: Mutex<Option<PathBuf>>,
+    current: Mutex<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    text: Arc<str>,
+    object: Arc<JsonObject>,
+}
+
+impl MetadataStore {
+    /// Reads what is persisted. A damaged or oversized file counts as `{}`, with a warning.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be made, or the file cannot be read.
+    pub(crate) fn open(state_dir: Option<&Path>) -> std::io::Result<Self> {
+        let file = state_dir.map(|dir| dir.join(FILE));
+        let mut current = Current { text: EMPTY.into(), object: Arc::default() };
+        if let (Some(dir), Some(file)) = (state_dir, &file) {
+            state_dir::create(dir)?;
+            match parse(state_dir::read(file, SIZE_MAX)?) {
+                Ok(Some(persisted)) => current = persisted,
+                Ok(None) => {}
+                Err(why) => state_dir::warn(file, &format!("{why}; counts as {{}}")),
+            }
+        }
+        Ok(Self { file: Mutex::new(file), current: Mutex::new(current) })
+    }
+
+    /// Sets the text, which is kept verbatim. An error changes nothing.
+    pub(crate) fn set_text(&self, text: &str) -> Result<()> {
+        let current = Current { object: Arc::new(check(text)?), text: text.into() };
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file.as_deref() {
+            state_dir::write(file, text.as_bytes())
+                .map_err(|error| ClientError::Io { why: format!("{}: {error}", file.display()) })?;
+        }
+        *self.lock() = current;
+        Ok(())
+    }
+
+    /// Sets the JSON of a value.
+    pub(crate) fn set(&self, value: &impl Serialize) -> Result<()> {
+        self.set_text(&serde_json::to_string(value).map_err(|error| invalid(&error))?)
+    }
+
+    pub(crate) fn text(&self) -> Arc<str> {
+        self.lock().text.clone()
+    }
+
+    /// The same `Arc` until the text changes.
+    pub(crate) fn object(&self) -> Arc<JsonObject> {
+        self.lock().object.clone()
+    }
+
+    pub(crate) fn serde<T: DeserializeOwned>(&self) -> Result<T> {
+        serde(&self.text())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A JSON text as a type of the application.
+pub(crate) fn serde<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| invalid(&error))
+}
+
+fn parse(content: Content) -> std::result::Result<Option<Current>, String> {
+    let bytes = match content {
+        Content::Missing => return Ok(None),
+        Content::TooLarge => return Err(format!("more than {SIZE_MAX} bytes")),
+        Content::Bytes(bytes) => bytes,
+    };
+    let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let object = Arc::new(check(&text).map_err(|error| error.to_string())?);
+    Ok(Some(Current { text: text.into(), object }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::super::state_dir::tests::{Scratch, mode, names};
+    use super::*;
+
+    fn nested(levels: usize) -> String {
+        format!("{{\"a\":{}1{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1))
+    }
+
+    fn padded(bytes: usize) -> String {
+        format!("{{{}}}", " ".repeat(bytes - 2))
+    }
+
+    #[test]
+    fn the_checks_have_an_order_and_each_its_error() {
+        let depth = ClientError::DepthLimitExceeded { limit: 64 };
+        let table = [
+            (padded(4096), Ok(())),
+            (padded(4097), Err(ClientError::SizeLimitExceeded { limit: 4096, got: 4097 })),
+            ("[".repeat(5000), Err(ClientError::SizeLimitExceeded { limit: 4096, got: 5000 })),
+            (nested(64), Ok(())),
+            (nested(65), Err(depth.clone())),
+            ("[".repeat(65), Err(depth)),
+            ("[1]".to_string(), Err(ClientError::NotAMap)),
+            ("null".to_string(), Err(ClientError::NotAMap)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(check(&text).map(drop), expected, "{} bytes", text.len());
+        }
+        for text in ["", "{", "{\"a\":1}}", "{a:1}", "{\"a\":1e999}", &"[".repeat(64)] {
+            let error = check(text).expect_err("no JSON");
+            assert!(matches!(error, ClientError::InvalidJson { .. }), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn brackets_in_strings_have_no_depth() {
+        let table = [
+            (r#"{}"#, 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"{"[[[":"{{{"}"#, 1),
+            (r#"{"\"[[[":"\\"}"#, 1),
+            (r#"{"a\\":[["]"]]}"#, 3),
+            (r#"{"é[":"\u005b["}"#, 1),
+            ("]]]]{", 1),
+        ];
+        for (text, expected) in table {
+            assert_eq!(depth(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_text_is_given_back_verbatim_and_a_refused_one_changes_nothing() {
+        let store = MetadataStore::open(None).expect("a store");
+        assert_eq!(&*store.text(), "{}");
+        let text = "{ \"b\" : 1.0,\n\"a\":2 }";
+        store.set_text(text).expect("set");
+        let object = store.object();
+        assert_eq!(store.set_text("[]"), Err(ClientError::NotAMap));
+        assert_eq!(store.set(&7), Err(ClientError::NotAMap));
+        assert_eq!(&*store.text(), text);
+        assert!(Arc::ptr_eq(&object, &store.object()), "cached until the text changes");
+        assert_eq!(object.keys().collect::<Vec<_>>(), ["b", "a"]);
+    }
+
+    #[test]
+    fn values_of_the_application_go_in_and_out() {
+        let store = MetadataStore::open(None).expect("a store");
+        let value = BTreeMap::from([("role".to_string(), "till".to_string())]);
+        store.set(&value).expect("set");
+        assert_eq!(&*store.text(), r#"{"role":"till"}"#);
+        assert_eq!(store.serde(), Ok(value));
+        let other: Result<BTreeMap<String, u8>> = store.serde();
+        assert!(matches!(other, Err(ClientError::InvalidJson { .. })));
+        let no_json = store.set(&BTreeMap::from([((1, 2), 3)]));
+        assert!(matches!(no_json, Err(ClientError::InvalidJson { .. })));
+    }
+
+    #[test]
+    fn the_text_outlives_the_store_in_a_file_for_its_owner() {
+        let scratch = Scratch::new("metadata");
+        let dir = scratch.dir();
+        let store = MetadataStore::open(Some(&dir)).expect("a store");
+        store.set_text("{\"a\": 1}").expect("set");
+        store.set_text("{\"a\":  2}").expect("set");
+        assert_eq!(&*MetadataStore::open(Some(&dir)).expect("a store").text(), "{\"a\":  2}");
+        assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
+        assert_eq!(names(&dir), [FILE]);
+    }
+
+    #[test]
+    fn a_damaged_file_counts_as_empty_until_the_next_value() {
+        let scratch = Scratch::new("metadata-damaged");
+        let dir = scratch.dir();
+        state_dir::create(&dir).expect("a directory");
+        let large = padded(4097);
+        for damaged in [&b"{\"a\":"[..], b"\xff", b"[1]", b"", large.as_bytes()] {
+            fs::write(dir.join(FILE), damaged).expect("written");
+            let store = MetadataStore::open(Some(&dir)).expect("a store");
+            assert_eq!(&*store.text(), "{}");
+            store.set_text("{\"b\":1}").expect("set");
+            assert_eq!(&*MetadataStore::open(Some(&dir)).expect("a store").text(), "{\"b\":1}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_persisted_is_not_set() {
+        let scratch = Scratch::new("metadata-unwritable");
+        let dir = scratch.dir();
+        let store = MetadataStore::open(Some(&dir)).expect("a store");
+        fs::remove_dir_all(&dir).expect("removed");
+        assert!(matches!(store.set_text("{\"a\":1}"), Err(ClientError::Io { .. })));
+        assert_eq!(&*store.text(), "{}");
+    }
+}

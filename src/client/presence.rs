@@ -1,0 +1,341 @@
+//! The presence graph, as a program uses it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures_core::Stream;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::admission::{
+    AdmissionHandlers, ConnectionRequest, ConnectionRequestAuthorization, IntoOption,
+};
+use super::callbacks::{CallbackThread, LatestSender};
+use super::channel::json;
+use super::driver::{Command, CommandQueue};
+use super::graph::{Age, GraphDiff, JsonObject, Peer, PeerCount, PresenceGraph, PresenceOs};
+use super::handles::PresenceObserver;
+use super::metadata::MetadataStore;
+use super::pending::Pending;
+use super::stream::{EventQueue, EventSender};
+use super::{ClientError, Result};
+
+/// The presence graph: who shares channels with this client, and what each says of itself.
+///
+/// It is a copy that the client keeps up to date, and can be read at any time.
+pub struct Presence {
+    local: Arc<LocalPeer>,
+    interval: Duration,
+    shared: Mutex<Shared>,
+    callbacks: CallbackThread,
+    queue: Arc<CommandQueue>,
+    handlers: AdmissionHandlers,
+}
+
+struct Shared {
+    graph: Arc<PresenceGraph>,
+    /// Since when the graph has not been kept up to date; `None` while it is.
+    stale_since: Option<SystemTime>,
+    observers: Vec<LatestSender<Arc<PresenceGraph>>>,
+    streams: Vec<EventSender<Arc<PresenceGraph>>>,
+    is_closed: bool,
+}
+
+/// What this client says of itself.
+pub(super) struct LocalPeer {
+    device: [u8; 16],
+    device_name: String,
+    metadata: MetadataStore,
+}
+
+impl LocalPeer {
+    pub fn new(device: [u8; 16], device_name: String, metadata: MetadataStore) -> Self {
+        LocalPeer { device, device_name, metadata }
+    }
+
+    pub fn device(&self) -> [u8; 16] {
+        self.device
+    }
+
+    pub fn device_name(&self) -> &str {
+        &self.device_name
+    }
+
+    pub fn metadata_text(&self) -> Arc<str> {
+        self.metadata.text()
+    }
+
+    /// The peer as others see it, without connections. `key`: empty while it is not known.
+    pub fn peer(&self, key: &[u8]) -> Peer {
+        let mut peer = Peer::new(key);
+        peer.device_name.clone_from(&self.device_name);
+        peer.os = Some(PresenceOs::local());
+        peer.is_compatible = Some(true);
+        peer.ditto_sdk_version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        peer.peer_metadata = self.metadata.object();
+        peer
+    }
+}
+
+impl Presence {
+    pub(super) fn new(
+        local: LocalPeer,
+        interval: Duration,
+        callbacks: CallbackThread,
+        queue: Arc<CommandQueue>,
+    ) -> Self {
+        let now = SystemTime::now();
+        let graph = Arc::new(PresenceGraph::new(local.peer(&[]), Vec::new(), now));
+        let shared = Shared {
+            graph,
+            stale_since: Some(now),
+            observers: Vec::new(),
+            streams: Vec::new(),
+            is_closed: false,
+        };
+        let (local, shared) = (Arc::new(local), Mutex::new(shared));
+        let handlers = AdmissionHandlers::new("headcount-admission");
+        Presence { local, interval, shared, callbacks, queue, handlers }
+    }
+
+    pub(super) fn local(&self) -> Arc<LocalPeer> {
+        Arc::clone(&self.local)
+    }
+
+    /// A new graph. `is_live`: it is kept up to date from here on.
+    pub(super) fn publish(&self, mut graph: PresenceGraph, is_live: bool) {
+        let mut shared = self.lock();
+        shared.stale_since = match is_live {
+            true => None,
+            false => shared.stale_since.or_else(|| Some(SystemTime::now())),
+        };
+        graph.set_age(shared.age());
+        shared.publish(&self.local, graph);
+    }
+
+    /// Nothing is published any more.
+    pub(super) fn close(&self) {
+        let mut shared = self.lock();
+        shared.is_closed = true;
+        shared.observers.clear();
+        shared.streams.clear();
+    }
+
+    /// Peers in the graph, without this client.
+    pub(super) fn peers(&self) -> usize {
+        self.lock().graph.remote_peers.len()
+    }
+
+    /// A copy of the graph. Never blocks on the network; also before the first connection, and
+    /// after the client was closed.
+    pub fn graph(&self) -> PresenceGraph {
+        self.graph_arc().read()
+    }
+
+    /// The graph, shared.
+    pub fn graph_arc(&self) -> Arc<PresenceGraph> {
+        Arc::clone(&self.lock().graph)
+    }
+
+    /// Calls `callback` with the graph, and with a new one after each change; the latest, when
+    /// several come within the client's graph interval. A closed client calls it once.
+    pub fn observe(
+        self: &Arc<Self>,
+        callback: impl Fn(&PresenceGraph) + Send + Sync + 'static,
+    ) -> PresenceObserver {
+        self.observe_latest(move |graph: &Arc<PresenceGraph>| callback(graph))
+    }
+
+    /// As [`Presence::observe`].
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub fn register_observer(
+        self: &Arc<Self>,
+        callback: impl Fn(&PresenceGraph) + Send + Sync + 'static,
+    ) -> Result<PresenceObserver> {
+        match self.lock().is_closed {
+            true => Err(ClientError::Closed),
+            false => Ok(self.observe(callback)),
+        }
+    }
+
+    /// Calls `callback` with what changed; at first, with everything. Applied in order, the
+    /// differences give the graph.
+    pub fn observe_diff(
+        self: &Arc<Self>,
+        callback: impl Fn(&GraphDiff) + Send + Sync + 'static,
+    ) -> PresenceObserver {
+        let last = Mutex::new(None::<Arc<PresenceGraph>>);
+        self.observe_latest(move |graph: &Arc<PresenceGraph>| {
+            let earlier = lock(&last).replace(Arc::clone(graph));
+            if let Some(diff) = GraphDiff::between(earlier.as_ref(), Arc::clone(graph)) {
+                callback(&diff);
+            }
+        })
+    }
+
+    /// Calls `callback` with the number of peers that this client is connected to, and again
+    /// whenever it falls below `min` or reaches it.
+    pub fn expect_peers(
+        self: &Arc<Self>,
+        min: usize,
+        callback: impl Fn(&PeerCount) + Send + Sync + 'static,
+    ) -> PresenceObserver {
+        let last = Mutex::new(None::<bool>);
+        self.observe_latest(move |graph: &Arc<PresenceGraph>| {
+            let count = PeerCount::of(graph, min);
+            if lock(&last).replace(count.met) != Some(count.met) {
+                callback(&count);
+            }
+        })
+    }
+
+    fn observe_latest(
+        &self,
+        callback: impl Fn(&Arc<PresenceGraph>) + Send + Sync + 'static,
+    ) -> PresenceObserver {
+        let (handle, sender) = self.callbacks.register_latest(self.interval, callback);
+        let mut shared = self.lock();
+        sender.send(Arc::clone(&shared.graph));
+        if !shared.is_closed {
+            shared.observers.push(sender);
+        }
+        PresenceObserver::new(handle)
+    }
+
+    /// The graph, and each later one; when the program is slow, only the latest. Ends when the
+    /// client is closed.
+    pub fn graph_stream(&self) -> GraphStream {
+        let (sender, events) = EventQueue::latest();
+        let mut shared = self.lock();
+        sender.replace(Arc::clone(&shared.graph));
+        if !shared.is_closed {
+            shared.streams.push(sender);
+        }
+        GraphStream { events }
+    }
+
+    /// Replaces what this client says of itself. It does not wait for the server.
+    ///
+    /// # Errors
+    /// [`ClientError::SizeLimitExceeded`], [`ClientError::DepthLimitExceeded`],
+    /// [`ClientError::InvalidJson`], [`ClientError::NotAMap`]; nothing has changed then.
+    /// [`ClientError::Io`] if it cannot be kept in the state directory.
+    pub fn set_peer_metadata(&self, metadata: &(impl Serialize + ?Sized)) -> Result<()> {
+        self.set_peer_metadata_json_str(&json(metadata)?)
+    }
+
+    /// As [`Presence::set_peer_metadata`], from JSON text, which is kept as it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_peer_metadata_json_str(&self, text: &str) -> Result<()> {
+        let mut shared = self.lock();
+        if shared.is_closed {
+            return Ok(());
+        }
+        self.local.metadata.set_text(text)?;
+        let graph = (*shared.graph).clone();
+        shared.publish(&self.local, graph);
+        drop(shared);
+        self.queue.submit(Command::PeerChanged);
+        Ok(())
+    }
+
+    /// Completes when the server has the newest metadata.
+    ///
+    /// # Errors
+    /// Why the server refused it.
+    pub fn peer_metadata_synced(&self) -> Pending<()> {
+        self.queue.ask(Command::PeerSynced)
+    }
+
+    /// What this client says of itself.
+    pub fn peer_metadata(&self) -> Arc<JsonObject> {
+        self.local.metadata.object()
+    }
+
+    /// The metadata as it was set.
+    pub fn peer_metadata_json_str(&self) -> String {
+        self.local.metadata.text().to_string()
+    }
+
+    /// The metadata as a type of the program.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidJson`].
+    pub fn peer_metadata_serde<T: DeserializeOwned>(&self) -> Result<T> {
+        self.local.metadata.serde()
+    }
+
+    /// Decides who may connect to this client; `None` allows everyone.
+    ///
+    /// A request without an answer in time is denied, and so is one whose handler panics.
+    pub fn set_connection_request_handler(&self, handler: impl IntoOption) {
+        self.handlers.set(handler.into_option());
+        self.queue.submit(Command::PeerChanged);
+    }
+
+    /// As [`Presence::set_connection_request_handler`], with futures, which run side by side.
+    pub fn set_connection_request_handler_async<Fut>(
+        &self,
+        handler: impl Fn(ConnectionRequest) -> Fut + Send + Sync + 'static,
+    ) where
+        Fut: Future<Output = ConnectionRequestAuthorization> + Send + 'static,
+    {
+        self.handlers.set_async(handler);
+        self.queue.submit(Command::PeerChanged);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        lock(&self.shared)
+    }
+}
+
+impl Shared {
+    fn age(&self) -> Age {
+        self.stale_since.map_or(Age::Live, Age::Since)
+    }
+
+    /// The metadata may have changed since the graph was put together.
+    fn publish(&mut self, local: &LocalPeer, mut graph: PresenceGraph) {
+        graph.local_peer.peer_metadata = local.metadata.object();
+        let graph = Arc::new(graph);
+        let is_same = *self.graph == *graph;
+        self.graph = Arc::clone(&graph);
+        if is_same {
+            return;
+        }
+        self.observers.retain(|observer| !observer.is_gone());
+        self.observers.iter().for_each(|observer| observer.send(Arc::clone(&graph)));
+        self.streams.retain(|stream| !stream.is_gone());
+        self.streams.iter().for_each(|stream| stream.replace(Arc::clone(&graph)));
+    }
+}
+
+/// The graph as a stream: the current one first, then the latest after each change.
+#[derive(Debug)]
+pub struct GraphStream {
+    events: EventQueue<Arc<PresenceGraph>>,
+}
+
+impl Stream for GraphStream {
+    type Item = Arc<PresenceGraph>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.events).poll_next(cx)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Presence").field("graph", &self.graph_arc()).finish_non_exhaustive()
+    }
+}
