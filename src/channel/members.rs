@@ -5,7 +5,7 @@ use std::slice;
 use std::sync::Arc;
 
 use super::addr_index::AddrIndex;
-use super::{Identity, Resume, State};
+use super::{Admissions, Identity, PEER_KEY_BYTES, Resume, State, Unadmitted};
 use crate::ids::{Clocks, ConnAddr, Timestamp};
 
 /// A member, as the owner of the channel stores it.
@@ -67,6 +67,8 @@ pub struct Members {
     joined: u64,
     versions: u64,
     bytes: usize,
+    /// Set while a peer among them asks who may connect to it.
+    pub(crate) admissions: Option<Box<Admissions>>,
 }
 
 /// Row numbers.
@@ -129,6 +131,11 @@ impl Members {
             Some(index) => index.rows_of(user).len() as u32,
             None => self.of_user(user).count() as u32,
         }
+    }
+
+    /// Those whom the peer with this key has not admitted.
+    pub fn unadmitted_by(&self, key: &[u8; PEER_KEY_BYTES]) -> &[Unadmitted] {
+        self.admissions.as_ref().and_then(|all| all.get(key)).map_or(&[], |list| list)
     }
 
     /// Upper bound of the encoded set in bytes.

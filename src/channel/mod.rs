@@ -18,7 +18,7 @@ pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName
 pub use log::{Content, Message, Page, PageLimit, Part, Position, Replay};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
-pub use peer::{PEER_KEY_BYTES, Peer};
+pub use peer::{Admissions, Asks, Denial, PEER_KEY_BYTES, Peer, Unadmitted, Verdict};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;
@@ -133,6 +133,16 @@ impl Channel {
         let (identity, state) = (Arc::clone(&member.identity), member.state.clone());
         self.changes.record(Change { kind: ChangeKind::Leave, reason, addr, identity, state });
         Some(member)
+    }
+
+    /// The members, and who among them has not admitted whom.
+    pub(crate) fn members_mut(&mut self) -> &mut Members {
+        &mut self.members
+    }
+
+    /// The changes since the last broadcast.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter()
     }
 
     /// Records that something changed that only the presence graph shows.

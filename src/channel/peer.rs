@@ -1,5 +1,8 @@
 //! What a member says of itself in all channels: the device that it runs on, and its metadata.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 /// Bytes of a peer key that is derived.
@@ -15,7 +18,46 @@ pub struct Peer {
     pub sdk_version: Box<str>,
     /// A JSON object as the client wrote it; checked.
     pub metadata: Bytes,
+    /// Its client decides who may connect to it.
+    pub asks: Option<Asks>,
+    /// Its client takes direct messages.
+    pub takes_direct: bool,
 }
+
+/// How a peer decides who may connect to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asks {
+    /// How long a decision may take.
+    pub timeout_ms: u32,
+    /// Another one decides anew about those it has denied.
+    pub handler: u64,
+}
+
+/// A peer that is in a channel with one that asks, and is not connected to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unadmitted {
+    pub key: [u8; PEER_KEY_BYTES],
+    pub denial: Option<Denial>,
+}
+
+/// Why a peer may not connect; without one, it has not been decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub reason: Arc<str>,
+    /// When it is asked again, on the clock that all shards share.
+    pub until_ms: u64,
+}
+
+/// Whether a peer may connect to another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed,
+    Denied(Denial),
+}
+
+/// By the key of each peer that asks: those that it has not admitted. A peer that does not ask
+/// admits everyone.
+pub type Admissions = BTreeMap<[u8; PEER_KEY_BYTES], Vec<Unadmitted>>;
 
 impl Peer {
     /// What it adds to the size of its member in an encoded set, in bytes.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::foony::Guests;
 use super::foony::encode::Form;
 use super::{
-    Answer, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, peer, sync,
+    Answer, DirectMessage, EdgeRequest, Feed, Framing, Principal, SessionContext, SessionOutput,
+    echo, foony, peer, sync,
 };
 use crate::channel::Identity;
 use crate::error::Disconnect;
@@ -75,6 +76,12 @@ pub trait Dialect: Debug {
     /// Appends the answer to request `id`; for a silent one only what it brought.
     fn answer(&self, _now: Clocks, _id: u64, _channel: &str, _answer: &Answer, _out: &mut Vec<u8>) {
     }
+
+    /// Asks the client whether a peer may connect to it.
+    fn edge_request(&self, _request: u64, _edge: &EdgeRequest, _out: &mut Vec<u8>) {}
+
+    /// Hands a direct message to the client.
+    fn direct_message(&self, _number: u64, _message: &DirectMessage, _out: &mut Vec<u8>) {}
 
     /// The kind of WebSocket message that the protocol uses.
     fn message_kind(&self) -> MessageKind {

@@ -5,9 +5,14 @@ use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::channel::{Draft, Message, Peer, Position, State};
+use bytes::Bytes;
+
+use crate::channel::{
+    Denial, Draft, Identity, Message, PEER_KEY_BYTES, Peer, Position, State,
+};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
+use crate::ids::ChannelKey;
 
 /// Request number of requests without an answer.
 pub const NO_REQUEST: u64 = 0;
@@ -39,6 +44,16 @@ pub enum SessionOutput<'m> {
     Renewed,
     /// The session is this peer of the presence graph from here on, in all its channels.
     PeerChanged(Arc<Peer>),
+    /// The client has decided whether a peer may connect to it.
+    Decided {
+        request: u64,
+        decision: Decision,
+    },
+    /// The client has taken a direct message, or not.
+    Took {
+        number: u64,
+        outcome: Outcome,
+    },
     /// Send presence less often.
     RateHint(RateHint),
     /// A request to a channel.
@@ -54,6 +69,44 @@ pub struct ChannelRequest<'m> {
     pub id: u64,
     pub channel: Cow<'m, str>,
     pub request: Request,
+}
+
+/// What a client decides about a peer that wants to connect to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny {
+        reason: Arc<str>,
+        /// `None`: as long as the server says.
+        retry_after_ms: Option<u64>,
+    },
+}
+
+/// What became of a direct message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Taken,
+    NotTaken,
+}
+
+/// A message to one peer in a channel that the sender is a member of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectMessage {
+    pub to: [u8; PEER_KEY_BYTES],
+    pub from: [u8; PEER_KEY_BYTES],
+    pub name: Box<str>,
+    /// JSON text.
+    pub data: Bytes,
+}
+
+/// A peer that wants to connect to a client, which decides.
+#[derive(Clone, Debug)]
+pub struct EdgeRequest {
+    pub channel: Arc<ChannelKey>,
+    pub key: [u8; PEER_KEY_BYTES],
+    /// `None` for a member that has not said.
+    pub peer: Option<Arc<Peer>>,
+    pub identity: Arc<Identity>,
 }
 
 /// Whether an earlier connection may have lost memberships of this session.
@@ -88,6 +141,8 @@ pub enum Request {
     Fetch {
         after: u64,
     },
+    /// Hand a message to one member.
+    Direct(Arc<DirectMessage>),
 }
 
 /// What a subscription brings.
@@ -119,6 +174,11 @@ pub enum Answer {
     Fetched {
         messages: Vec<Arc<Message>>,
         resumed: bool,
+    },
+    /// A direct message was not taken: the two are not connected, or nobody takes it.
+    NotTaken {
+        denial: Option<Denial>,
+        why: &'static str,
     },
 }
 

@@ -11,7 +11,7 @@ use crate::channel::{
 use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
-use crate::session::{Answer, Encoded, Feed, FeedSet};
+use crate::session::{Answer, DirectMessage, EdgeRequest, Encoded, Feed, FeedSet};
 
 /// A home shard's entry for a channel, as its owner names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,18 @@ pub enum Envelope {
     /// Owner -> home: memberships that a session has back. `is_answer`: to a resume, empty when
     /// there was nothing; otherwise the session entered the channel before it asked.
     Resumed { conn: ConnId, memberships: Vec<ResumedMembership>, is_answer: bool },
+    /// Owner -> home: a client has to decide whether a peer may connect to it.
+    EdgeWanted { conn: ConnId, about: Box<EdgeRequest> },
+    /// Owner -> home: that peer is no longer in the channel.
+    EdgeUnwanted { conn: ConnId, channel: Arc<ChannelKey>, key: [u8; PEER_KEY_BYTES] },
+    /// Owner -> home: a direct message to a client; the author receives its answer.
+    Direct {
+        conn: ConnId,
+        channel: Arc<ChannelKey>,
+        from: ConnAddr,
+        request: u64,
+        message: Arc<DirectMessage>,
+    },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
     ChannelLoad { hash: u64, load: ChannelLoad },
@@ -189,6 +201,10 @@ pub enum Command {
     HistoryForward { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// Send all messages after a serial, or as many as there is room for.
     Fetch { reply_to: ReplyTo, after: u64, limit: PageLimit },
+    /// A member has decided whether a peer may connect to it.
+    Verdict { addr: ConnAddr, about: [u8; PEER_KEY_BYTES], verdict: Verdict },
+    /// Hand a message to one member.
+    Direct { reply_to: ReplyTo, message: Arc<DirectMessage> },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
 }

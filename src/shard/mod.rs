@@ -252,6 +252,7 @@ impl Shard {
                 Timer::Sweep
                 | Timer::SnapshotSweep { .. }
                 | Timer::SnapshotExpiry { .. }
+                | Timer::Edges { .. }
                 | Timer::Rate { .. } => self.home.handle_timer(&mut self.cx, timer),
             }
         }

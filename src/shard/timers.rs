@@ -23,12 +23,14 @@ pub enum Timer {
     Grace { grace: u64 },
     /// Send presence that a connection's rate hint held back, and updates that its rate limit did.
     Rate { conn: ConnId },
+    /// Deadlines of what a client decides about peers, and of direct messages to it.
+    Edges { conn: ConnId },
     /// Expire messages and channels.
     Retention,
 }
 
 /// Earliest first. Bounded: one sweep, one flush and one snapshot per channel, two per snapshot
-/// sweep, one grace per loss, one rate per connection, one retention.
+/// sweep, one grace per loss, one rate per connection, one for edges per connection and earlier deadline, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

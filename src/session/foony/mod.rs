@@ -138,7 +138,7 @@ impl Dialect for Session {
                 let message = reject.to_string().into();
                 out.event(&Event::Error { id, code: ErrorCode::from(*reject), message });
             }
-            Answer::Refused(_) => {}
+            Answer::Refused(_) | Answer::NotTaken { .. } => {}
             Answer::Subscribed { messages, resumed } => {
                 for message in messages {
                     out.event(&Event::Delivery(encode::delivery(channel, message)));
@@ -304,9 +304,7 @@ impl Session {
         request: Request<'m>,
     ) -> Result<(Cow<'m, str>, Asked), Refusal> {
         match request {
-            Request::Auth(_) | Request::Ping | Request::Peer(_) => {
-                Err(Refusal::Reject(Reject::Unsupported))
-            }
+            Request::Auth(_) | Request::Ping => Err(Refusal::Reject(Reject::Unsupported)),
             Request::Subscribe { channel, cursor, .. } => {
                 self.check(cx, &channel, Some(Operation::Subscribe))?;
                 let scope = self.scope(&channel);

@@ -3,32 +3,36 @@
 use std::sync::Arc;
 
 use super::super::foony::encode::{Form, Writer, member_of};
+use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
-use crate::channel::{Change, ChangeKind, Identity, LeaveReason, Member, Members, State};
+use crate::channel::{
+    Change, ChangeKind, Denial, Identity, LeaveReason, Members, PEER_KEY_BYTES, State, Unadmitted,
+};
 use crate::ids::{ChannelKey, Clocks};
-use crate::wire::foony::{self, Event, PeerMember};
+use crate::wire::foony::peer::UnadmittedPeer;
+use crate::wire::foony::{Event, PeerMember, peer as foony_peer};
+
+/// In place of a key that is not needed.
+const NO_KEY: [u8; PEER_KEY_BYTES] = [0; PEER_KEY_BYTES];
 
 /// How a member reached the server.
 const OVER_WEBSOCKET: u8 = 1;
 
-/// Everything that happened to the members of a channel at once.
+/// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
     let mut out = Vec::new();
-    let mut writer = Writer::new(Form::Records, &mut out);
+    let mut encoder = Encoder { now, key, members, writer: Writer::new(Form::Records, &mut out) };
     for change in changes {
-        let is_lost = change.kind != ChangeKind::Leave
-            && members.find(change.addr).is_some_and(|member| member.grace_until.is_some());
-        let reason = if change.kind == ChangeKind::Leave { reason_code(change.reason) } else { 0 };
-        let timestamp_ms = now.wall_ms;
-        let member =
-            member_of(change.kind, timestamp_ms, &key.name, &change.identity, &change.state);
-        append(
-            &mut writer,
-            key,
-            &change.identity,
-            &change.state,
-            Shown { member, is_lost, reason },
-        );
+        let is_gone = change.kind == ChangeKind::Leave;
+        let present = members.find(change.addr).filter(|_| !is_gone);
+        encoder.append(&Shown {
+            kind: change.kind,
+            reason: if is_gone { reason_code(change.reason) } else { 0 },
+            is_lost: present.is_some_and(|member| member.grace_until.is_some()),
+            timestamp_ms: now.wall_ms,
+            identity: &change.identity,
+            state: &change.state,
+        });
     }
     out.into()
 }
@@ -36,62 +40,113 @@ pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Chan
 /// Everyone who is present.
 pub fn members(now: Clocks, key: &ChannelKey, members: &Members) -> Arc<[u8]> {
     let mut out = Vec::new();
-    let mut writer = Writer::new(Form::Records, &mut out);
-    for present in members.iter() {
-        let Member { identity, state, .. } = present;
-        let timestamp_ms = now.wall_ms.saturating_sub(present.age_ms(now));
-        let member = member_of(ChangeKind::Enter, timestamp_ms, &key.name, identity, state);
-        let is_lost = present.grace_until.is_some();
-        append(&mut writer, key, identity, state, Shown { member, is_lost, reason: 0 });
+    let mut encoder = Encoder { now, key, members, writer: Writer::new(Form::Records, &mut out) };
+    for member in members.iter() {
+        encoder.append(&Shown {
+            kind: ChangeKind::Enter,
+            reason: 0,
+            is_lost: member.grace_until.is_some(),
+            timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+            identity: &member.identity,
+            state: &member.state,
+        });
     }
     out.into()
 }
 
+/// A member, and what happened to it.
 struct Shown<'m> {
-    member: foony::Member<'m>,
-    is_lost: bool,
+    kind: ChangeKind,
     reason: u8,
+    is_lost: bool,
+    timestamp_ms: u64,
+    identity: &'m Identity,
+    state: &'m State,
 }
 
-fn append(
-    writer: &mut Writer<'_>,
-    key: &ChannelKey,
-    identity: &Identity,
-    state: &State,
-    shown: Shown<'_>,
-) {
-    let Shown { member, is_lost, reason } = shown;
-    let transport = OVER_WEBSOCKET;
-    let peer = match state.peer().map(|peer| &**peer) {
-        Some(peer) => PeerMember {
-            member,
+struct Encoder<'e, 'o> {
+    now: Clocks,
+    key: &'e ChannelKey,
+    members: &'e Members,
+    writer: Writer<'o>,
+}
+
+impl Encoder<'_, '_> {
+    fn append(&mut self, shown: &Shown<'_>) {
+        let Shown { kind, reason, is_lost, timestamp_ms, identity, state } = *shown;
+        let name = &self.key.name;
+        let peer = state.peer().map(|peer| &**peer);
+        let derived = if peer.is_none() { key_of(&self.key.app, identity) } else { NO_KEY };
+        let unadmitted = match peer.filter(|_| kind != ChangeKind::Leave) {
+            Some(peer) => self.members.unadmitted_by(&peer.key),
+            None => &[],
+        };
+        self.writer.event(&Event::PeerMember(Box::new(PeerMember {
+            member: member_of(kind, timestamp_ms, name, identity, state),
             is_lost,
             reason,
-            transport,
-            key: &peer.key,
-            device_name: (&*peer.device_name).into(),
-            os: (&*peer.os).into(),
-            sdk_version: (&*peer.sdk_version).into(),
-            metadata: &peer.metadata,
+            transport: OVER_WEBSOCKET,
+            key: peer.map_or(&derived, |peer| &peer.key),
+            device_name: peer.map_or(&*identity.user, |peer| &peer.device_name).into(),
+            os: peer.map_or("", |peer| &peer.os).into(),
+            sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),
+            metadata: peer.map_or(b"", |peer| &peer.metadata),
             identity_metadata: b"",
-        },
-        None => {
-            let derived = key_of(&key.app, identity);
-            return writer.event(&Event::PeerMember(Box::new(PeerMember {
-                member,
-                is_lost,
-                reason,
-                transport,
-                key: &derived,
-                device_name: (&*identity.user).into(),
-                os: "".into(),
-                sdk_version: "".into(),
-                metadata: b"",
-                identity_metadata: b"",
-            })));
+            unadmitted: unadmitted.iter().map(|peer| self.unadmitted(peer)).collect(),
+        })));
+    }
+
+    fn unadmitted<'u>(&self, peer: &'u Unadmitted) -> UnadmittedPeer<'u> {
+        UnadmittedPeer {
+            key: &peer.key,
+            is_denied: peer.denial.is_some(),
+            retry_after_ms: peer.denial.as_ref().map_or(0, |denial| retry_after_ms(self.now, denial)),
+            reason: peer.denial.as_ref().map_or("", |denial| &denial.reason).into(),
         }
-    };
-    writer.event(&Event::PeerMember(Box::new(peer)));
+    }
+}
+
+/// Asks a client whether a peer may connect to it.
+pub fn edge_request(request: u64, edge: &EdgeRequest, out: &mut Vec<u8>) {
+    let metadata = edge.peer.as_ref().map_or(&b""[..], |peer| &peer.metadata);
+    Writer::new(Form::Records, out).event(&Event::EdgeRequest(Box::new(foony_peer::EdgeRequest {
+        request,
+        channel: (&*edge.channel.name).into(),
+        key: &edge.key,
+        transport: OVER_WEBSOCKET,
+        metadata,
+        identity_metadata: b"",
+    })));
+}
+
+/// Hands a direct message to a client.
+pub fn direct_message(number: u64, message: &DirectMessage, out: &mut Vec<u8>) {
+    Writer::new(Form::Records, out).event(&Event::DirectMessage(foony_peer::DirectMessage {
+        number,
+        from: &message.from,
+        name: (&*message.name).into(),
+        data: &message.data,
+    }));
+}
+
+/// A direct message was not taken.
+pub fn direct_refused(
+    now: Clocks,
+    id: u64,
+    denial: Option<&Denial>,
+    why: &str,
+    out: &mut Vec<u8>,
+) {
+    Writer::new(Form::Records, out).event(&Event::DirectRefused(foony_peer::DirectRefused {
+        id,
+        is_denied: denial.is_some(),
+        retry_after_ms: denial.map_or(0, |denial| retry_after_ms(now, denial)),
+        reason: denial.map_or(why, |denial| &denial.reason).into(),
+    }));
+}
+
+fn retry_after_ms(now: Clocks, denial: &Denial) -> u64 {
+    denial.until_ms.saturating_sub(now.mono_ms)
 }
 
 fn reason_code(reason: LeaveReason) -> u8 {

@@ -21,18 +21,26 @@ use sha2::{Digest, Sha256};
 use super::foony::Guests;
 use super::foony::encode::{Form, Writer};
 use super::{
-    Answer, ChannelRequest, Dialect, Feed, Feeds, Input, NO_REQUEST, Principal, Request,
-    SessionContext, SessionOutput, Silences, Taken, foony,
+    Answer, ChannelRequest, Decision, Dialect, DirectMessage, EdgeRequest, Feed, Feeds, Input,
+    NO_REQUEST, Outcome, Principal, Request, SessionContext, SessionOutput, Silences, Taken, foony,
 };
-use crate::channel::{Device, Identity, PEER_KEY_BYTES, Peer, Resume};
+use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::wire::foony::peer::{
-    DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
+    Direct, DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
-use crate::wire::foony::{ErrorCode, Event, PeerGreeting, PeerUpdate, binary, check_metadata};
+use crate::wire::foony::{
+    ErrorCode, Event, PeerGreeting, PeerRequest, PeerUpdate, binary, check_metadata,
+    peer as foony_peer,
+};
+
+/// Limits of the time that a client may take to decide who may connect to it, milliseconds.
+const ASKS_MS: (u64, u64) = (100, 60_000);
+/// Longest reason of a denial in characters that is passed on.
+const REASON_CHARS_MAX: usize = 200;
 
 /// Protocol state of one connection.
 #[derive(Debug)]
@@ -55,6 +63,48 @@ impl Session {
     /// A session that has not authenticated.
     pub fn new() -> Self {
         Session { foony: foony::Session::new(Form::Records, Guests::Named), known: None }
+    }
+
+    fn handle_peer(
+        &mut self,
+        cx: &SessionContext<'_>,
+        request: PeerRequest<'_>,
+        out: &mut Vec<u8>,
+    ) -> SessionOutput<'static> {
+        match request {
+            PeerRequest::Update(update) => self.update(cx, &update, out),
+            PeerRequest::Decide { request, decision } => {
+                SessionOutput::Decided { request, decision: self::decision(decision) }
+            }
+            PeerRequest::Direct(direct) => match self.direct(cx, &direct) {
+                Ok(request) => SessionOutput::Request(request),
+                Err(reject) => refuse(direct.id, reject, out),
+            },
+            PeerRequest::Took { number, is_taken } => {
+                let outcome = if is_taken { Outcome::Taken } else { Outcome::NotTaken };
+                SessionOutput::Took { number, outcome }
+            }
+        }
+    }
+
+    fn direct(
+        &self,
+        cx: &SessionContext<'_>,
+        direct: &Direct<'_>,
+    ) -> Result<ChannelRequest<'static>, Reject> {
+        let known = self.known.as_ref().ok_or(Reject::Unauthenticated)?;
+        let to = direct.to.try_into().map_err(|_| Reject::Unsupported)?;
+        if direct.name.len() + direct.data.len() > cx.limits.publish_bytes_max {
+            return Err(Reject::MessageTooLarge);
+        }
+        let message = DirectMessage {
+            to,
+            from: known.peer.key,
+            name: (&*direct.name).into(),
+            data: Bytes::copy_from_slice(direct.data),
+        };
+        let channel = direct.channel.clone().into_owned().into();
+        Ok(ChannelRequest { id: direct.id, channel, request: Request::Direct(Arc::new(message)) })
     }
 
     fn update(
@@ -98,6 +148,11 @@ impl Session {
             os: (&*update.os).into(),
             sdk_version: (&*update.sdk_version).into(),
             metadata: Bytes::copy_from_slice(&update.metadata),
+            asks: (update.asks_ms > 0).then(|| Asks {
+                timeout_ms: update.asks_ms.clamp(ASKS_MS.0, ASKS_MS.1) as u32,
+                handler: update.handler,
+            }),
+            takes_direct: update.takes_direct,
         });
         let device = (&*update.device).into();
         self.known = Some(Box::new(Known { device, peer: Arc::clone(&peer) }));
@@ -130,11 +185,11 @@ impl Dialect for Session {
     ) -> Taken<'m> {
         let mut records = binary::records(input.bytes);
         if let Some(Ok(record)) = records.next()
-            && let Some(update) = record.peer_update()
+            && let Some(request) = record.peer_request()
         {
             let bytes = input.bytes.len() - records.rest().len();
-            let output = match update {
-                Ok(update) => self.update(cx, &update, out),
+            let output = match request {
+                Ok(request) => self.handle_peer(cx, request, out),
                 Err(error) => malformed(error, out),
             };
             return Taken { bytes, output };
@@ -144,7 +199,20 @@ impl Dialect for Session {
     }
 
     fn answer(&self, now: Clocks, id: u64, channel: &str, answer: &Answer, out: &mut Vec<u8>) {
-        self.foony.answer(now, id, channel, answer, out);
+        match answer {
+            Answer::NotTaken { denial, why } => {
+                encode::direct_refused(now, id, denial.as_ref(), why, out);
+            }
+            answer => self.foony.answer(now, id, channel, answer, out),
+        }
+    }
+
+    fn edge_request(&self, request: u64, edge: &EdgeRequest, out: &mut Vec<u8>) {
+        encode::edge_request(request, edge, out);
+    }
+
+    fn direct_message(&self, number: u64, message: &DirectMessage, out: &mut Vec<u8>) {
+        encode::direct_message(number, message, out);
     }
 
     fn farewell(&self, reason: Disconnect, out: &mut Vec<u8>) {
@@ -173,6 +241,16 @@ impl Dialect for Session {
 
     fn has_flow_control(&self) -> bool {
         self.foony.has_flow_control()
+    }
+}
+
+fn decision(decision: foony_peer::Decision<'_>) -> Decision {
+    match decision {
+        foony_peer::Decision::Allow => Decision::Allow,
+        foony_peer::Decision::Deny { reason, retry_after_ms } => Decision::Deny {
+            reason: reason.chars().take(REASON_CHARS_MAX).collect::<String>().into(),
+            retry_after_ms: Some(retry_after_ms).filter(|ms| *ms > 0),
+        },
     }
 }
 
@@ -216,7 +294,7 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
 
 /// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
 /// sessions of a device.
-fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
+pub fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
     let device = match &identity.resume {
         Resume::Device(device) => {
             let Device { id, .. } = &**device;

@@ -1,6 +1,7 @@
 //! One connection: transport, session, subscriptions, memberships, send queue.
 
 use super::admission::Backlog;
+use super::edges::Edges;
 use super::handoff::Move;
 use super::long_poll::LongPoll;
 use super::send_queue::SendQueue;
@@ -136,6 +137,8 @@ pub struct ColdState {
     pub held_updates: Vec<HeldUpdate>,
     /// At most one per channel that the session was a member of when it fell silent.
     pub lapsed: Vec<LapsedMembership>,
+    /// Set while it decides about peers, or has been handed direct messages.
+    pub edges: Option<Box<Edges>>,
 }
 
 /// The end of a stream whose requests are still being answered.
@@ -149,8 +152,16 @@ pub struct HalfClosed {
 
 impl ColdState {
     fn is_empty(&self) -> bool {
-        let ColdState { unread, backlog, resuming, hand_off, half_closed, held_updates, lapsed } =
-            self;
+        let ColdState {
+            unread,
+            backlog,
+            resuming,
+            hand_off,
+            half_closed,
+            held_updates,
+            lapsed,
+            edges,
+        } = self;
         unread.is_empty()
             && backlog.is_none()
             && resuming.is_none()
@@ -158,6 +169,7 @@ impl ColdState {
             && half_closed.is_none()
             && held_updates.is_empty()
             && lapsed.is_empty()
+            && edges.as_ref().is_none_or(|edges| edges.is_empty())
     }
 
     /// Holds an update, in place of an earlier one of the same channel; returns what the author of

@@ -401,6 +401,12 @@ impl Home {
             SessionOutput::Ungreeted => self.ungreeted(cx, conn),
             SessionOutput::Renewed => self.connections.set_check(conn.id, cx.now.mono_ms),
             SessionOutput::PeerChanged(peer) => self.change_peer(cx, conn, &peer),
+            SessionOutput::Decided { request, decision } => {
+                self.decided(cx, conn, request, decision);
+            }
+            SessionOutput::Took { number, outcome } => {
+                self.direct_taken(cx, conn, number, outcome);
+            }
             SessionOutput::RateHint(hint) => self.set_rate_hint(cx, conn, hint),
             SessionOutput::Close(reason) => self.disconnect(cx, conn, reason),
             SessionOutput::Done | SessionOutput::NeedMore => {}

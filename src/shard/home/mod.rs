@@ -11,6 +11,7 @@ mod connection;
 mod connections;
 mod deliver;
 mod drain;
+mod edges;
 mod handoff;
 mod input;
 mod interest;
@@ -33,6 +34,7 @@ mod write_order;
 
 pub use admission::{READ_BYTES, ReadBudget};
 pub use connection::Listener;
+pub use edges::NotTaken;
 pub use handoff::Handoff;
 pub use long_poll::{PollOutcome, PollRequest, PollSession};
 pub use send_queue::{RunPool, SendQueue};
@@ -297,6 +299,15 @@ impl Home {
                 self.handle_resumed(cx, conn, memberships, is_answer);
             }
             Envelope::ChannelLoad { hash, load } => self.placement.set_channel_load(hash, load),
+            Envelope::EdgeWanted { conn, about } => {
+                self.with(cx, conn, |home, cx, conn| home.edge_wanted(cx, conn, *about));
+            }
+            Envelope::EdgeUnwanted { conn, channel, key } => {
+                self.with(cx, conn, |home, _, conn| home.edge_unwanted(conn, &channel, &key));
+            }
+            Envelope::Direct { conn, channel, from, request, message } => {
+                self.deliver_direct(cx, conn, channel, (from, request), &message);
+            }
             Envelope::Adopt(handoff) => self.adopt(cx, *handoff),
             Envelope::Poll { from, number, request } => {
                 self.handle_poll(cx, from, number, request);
@@ -314,6 +325,9 @@ impl Home {
             }
             Timer::SnapshotExpiry { slot, generation, feed } => {
                 self.sweep_due(home(slot, generation), feed, SweepTimer::Expiry);
+            }
+            Timer::Edges { conn } => {
+                self.with(cx, conn, |home, cx, conn| home.edges_due(cx, conn));
             }
             Timer::Rate { conn } => {
                 self.with(cx, conn, |home, cx, conn| home.rate_due(cx, conn));
@@ -367,6 +381,7 @@ impl Home {
         conn.phase = Phase::Closing;
         self.leave_all(cx, conn, reason);
         unregister_session(cx, conn);
+        self.drop_edges(cx, conn);
         let connection = &mut **conn;
         connection.queue.append(|out| connection.warm.session.farewell(reason, out));
         connection.take_cold(|cold| {

@@ -182,6 +182,9 @@ impl Home {
                 conn.expect_large_answer(id);
                 cx.command(owner, key, Command::History { reply_to, before, limit });
             }
+            Request::Direct(message) => {
+                cx.command(owner, key, Command::Direct { reply_to, message });
+            }
             Request::Fetch { after } => {
                 let limit = page_limit(conn, usize::MAX, FETCH_BYTES_MAX);
                 conn.expect_large_answer(id);

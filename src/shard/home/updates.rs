@@ -39,6 +39,7 @@ impl Home {
         conn: &mut ActiveConnection,
         peer: &Arc<Peer>,
     ) {
+        self.set_asks(cx, conn, peer);
         let slots = conn.warm.memberships.iter().map(|membership| membership.channel);
         for slot in slots.collect::<Vec<_>>() {
             let Some(membership) = conn.membership_mut(slot) else { continue };

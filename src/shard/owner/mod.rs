@@ -6,6 +6,7 @@
 //! Must never know connections, sessions, dialects.
 
 mod channel_entry;
+mod edges;
 mod home_subscription;
 mod lost_members;
 mod presence;
@@ -125,6 +126,12 @@ impl Owner {
             Command::Fetch { reply_to, after, limit } => {
                 let answer = self.fetch(cx, &key, after, limit);
                 send_answer(cx, from, reply_to, &key, answer);
+            }
+            Command::Verdict { addr, about, verdict } => {
+                self.take_verdict(&key, addr, about, verdict);
+            }
+            Command::Direct { reply_to, message } => {
+                self.send_direct(cx, &key, from, reply_to, message);
             }
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);

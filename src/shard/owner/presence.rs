@@ -273,6 +273,8 @@ impl Owner {
             cx.counters.conflate(Conflated::Interval);
             return;
         }
+        self.settle_edges(cx, slot);
+        let channel = self.entry(slot);
         channel.flushed = Some(Timestamp::at(cx.now.mono_ms));
         if channel.is_snapshot_pending() {
             cx.counters.conflate(Conflated::LargeSet);

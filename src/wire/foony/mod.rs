@@ -22,7 +22,7 @@ pub use channel_name::{Grammar, check_channel_name};
 pub use coalesce::{COALESCED_BYTES_MAX, Coalescer};
 pub use code::ErrorCode;
 pub use json_text::validate_json;
-pub use peer::{MetadataError, PeerGreeting, PeerMember, PeerUpdate, check_metadata};
+pub use peer::{PeerGreeting, PeerMember, PeerRequest, PeerUpdate, check_metadata};
 pub use value::{
     Action, Auth, Content, Cursor, Delivery, Event, Malformed, Member, Message, Presence, Publish,
     Request,

@@ -19,8 +19,86 @@ pub struct PeerUpdate<'a> {
     pub device_name: Cow<'a, str>,
     pub os: Cow<'a, str>,
     pub sdk_version: Cow<'a, str>,
+    /// How long the client may take to decide who may connect to it, milliseconds; 0 when it does
+    /// not decide.
+    pub asks_ms: u64,
+    /// Tells the deciders of one client apart.
+    pub handler: u64,
+    /// The client takes direct messages.
+    pub takes_direct: bool,
     /// A JSON object.
     pub metadata: Cow<'a, [u8]>,
+}
+
+/// What peers ask of the server besides the requests of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerRequest<'a> {
+    Update(PeerUpdate<'a>),
+    /// The decision about an [`EdgeRequest`].
+    Decide {
+        request: u64,
+        decision: Decision<'a>,
+    },
+    Direct(Direct<'a>),
+    /// Whether the client took a [`DirectMessage`].
+    Took {
+        number: u64,
+        is_taken: bool,
+    },
+}
+
+/// Whether a peer may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision<'a> {
+    Allow,
+    Deny {
+        reason: Cow<'a, str>,
+        /// 0: as long as the server says.
+        retry_after_ms: u64,
+    },
+}
+
+/// A message to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct<'a> {
+    pub id: u64,
+    /// Shared by both.
+    pub channel: Cow<'a, str>,
+    pub to: &'a [u8],
+    pub name: Cow<'a, str>,
+    pub data: &'a [u8],
+}
+
+/// Asks a client whether a peer may connect to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeRequest<'a> {
+    pub request: u64,
+    /// The first that both share.
+    pub channel: Cow<'a, str>,
+    pub key: &'a [u8],
+    /// As in [`PeerMember`].
+    pub transport: u8,
+    pub metadata: &'a [u8],
+    pub identity_metadata: &'a [u8],
+}
+
+/// A message of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectMessage<'a> {
+    pub number: u64,
+    pub from: &'a [u8],
+    pub name: Cow<'a, str>,
+    pub data: &'a [u8],
+}
+
+/// A direct message was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectRefused<'a> {
+    pub id: u64,
+    /// True when the two are not connected; false when nobody takes it.
+    pub is_denied: bool,
+    pub retry_after_ms: u64,
+    pub reason: Cow<'a, str>,
 }
 
 /// Longest device id, device name, name of an operating system and version in bytes.
@@ -57,6 +135,18 @@ pub struct PeerMember<'a> {
     pub metadata: &'a [u8],
     /// A JSON object, or nothing.
     pub identity_metadata: &'a [u8],
+    /// Peers in the channel that it has not admitted.
+    pub unadmitted: Vec<UnadmittedPeer<'a>>,
+}
+
+/// A peer that another one has not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnadmittedPeer<'a> {
+    pub key: &'a [u8],
+    /// False while it has not been decided.
+    pub is_denied: bool,
+    pub retry_after_ms: u64,
+    pub reason: Cow<'a, str>,
 }
 
 /// Most arrays and objects within each other in metadata, the outermost one included.

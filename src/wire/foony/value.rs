@@ -10,7 +10,7 @@ use strum::{EnumString, IntoStaticStr};
 use thiserror::Error;
 
 use super::code::ErrorCode;
-use super::peer::{PeerGreeting, PeerMember, PeerUpdate};
+use super::peer::{DirectMessage, DirectRefused, EdgeRequest, PeerGreeting, PeerMember};
 use crate::error::FrameError;
 
 /// A malformed request.
@@ -60,8 +60,6 @@ pub enum Request<'a> {
         from_serial: u64,
     },
     Ping,
-    /// Of the graph extension.
-    Peer(PeerUpdate<'a>),
 }
 
 impl Request<'_> {
@@ -71,7 +69,6 @@ impl Request<'_> {
             Request::Auth(_) | Request::Ping => 0,
             Request::Publish(publish) => publish.id,
             Request::Presence(presence) => presence.id,
-            Request::Peer(update) => update.id,
             Request::Subscribe { id, .. }
             | Request::Unsubscribe { id, .. }
             | Request::PresenceSubscribe { id, .. }
@@ -84,7 +81,7 @@ impl Request<'_> {
     /// The channel of the request, not validated.
     pub fn channel(&self) -> Option<&str> {
         match self {
-            Request::Auth(_) | Request::Ping | Request::Peer(_) => None,
+            Request::Auth(_) | Request::Ping => None,
             Request::Publish(publish) => Some(&publish.channel),
             Request::Presence(presence) => Some(&presence.channel),
             Request::Subscribe { channel, .. }
@@ -243,6 +240,12 @@ pub enum Event<'a> {
     PeerGreeting(PeerGreeting<'a>),
     /// Of the graph extension.
     PeerMember(Box<PeerMember<'a>>),
+    /// Of the graph extension.
+    EdgeRequest(Box<EdgeRequest<'a>>),
+    /// Of the graph extension.
+    DirectMessage(DirectMessage<'a>),
+    /// Of the graph extension.
+    DirectRefused(DirectRefused<'a>),
 }
 
 /// A stored or ephemeral publish with its server timestamp.

@@ -215,7 +215,11 @@ fn understand(event: Event<'_>) -> Heard {
         }),
         Event::Error { id, code, .. } => Heard::Error { id, code: code.code() },
         Event::Pong => Heard::Pong,
-        Event::PeerGreeting(_) | Event::PeerMember(_) => {
+        Event::PeerGreeting(_)
+        | Event::PeerMember(_)
+        | Event::EdgeRequest(_)
+        | Event::DirectMessage(_)
+        | Event::DirectRefused(_) => {
             panic!("not for clients that are no peers")
         }
         Event::History { id, channel, messages, more } => {

@@ -6,8 +6,8 @@ use super::field::{
     Reader, prefixed_bytes, uvarint_bytes, write_bytes, write_messages, write_text, write_uvarint,
 };
 use super::{
-    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PEER_GREETING,
-    PEER_MEMBER, PONG, append_record, peer,
+    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER,
+    PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG, append_record, peer,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Content, Delivery, ErrorCode, Event, Member, Message};
@@ -45,6 +45,9 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameErro
         }
         PEER_GREETING => Event::PeerGreeting(peer::greeting(reader)?),
         PEER_MEMBER => Event::PeerMember(Box::new(peer::member(reader)?)),
+        PEER_EDGE_REQUEST => Event::EdgeRequest(Box::new(peer::edge_request(reader)?)),
+        PEER_DIRECT_MESSAGE => Event::DirectMessage(peer::direct_message(reader)?),
+        PEER_DIRECT_REFUSED => Event::DirectRefused(peer::direct_refused(reader)?),
         _ => return Err(FrameError::UnknownType),
     })
 }
@@ -144,6 +147,9 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
         Event::Member(member) => append_record(out, MEMBER, |out| write_member_body(out, member)),
         Event::PeerGreeting(greeting) => peer::append_greeting(greeting, out),
         Event::PeerMember(member) => peer::append_member(member, out),
+        Event::EdgeRequest(request) => peer::append_edge_request(request, out),
+        Event::DirectMessage(message) => peer::append_direct_message(message, out),
+        Event::DirectRefused(refused) => peer::append_direct_refused(refused, out),
         Event::Error { id, code, message } => append_record(out, ERROR, |out| {
             write_uvarint(out, *id);
             write_uvarint(out, u64::from(code.code()));

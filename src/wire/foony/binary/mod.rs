@@ -15,11 +15,12 @@ mod request;
 
 pub use deliveries::{Delivered, Deliveries};
 pub use event::{append_event, delivery_bytes};
-pub use peer::is_first_message_of_peer;
+pub use peer::{append_peer_request, is_first_message_of_peer};
 pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
-use crate::wire::foony::{Event, Malformed, PeerUpdate, Request};
+use crate::wire::foony::{Event, Malformed, Request};
+use crate::wire::foony::peer::PeerRequest;
 use crate::wire::replace;
 use field::{Reader, write_uvarint};
 
@@ -46,6 +47,12 @@ const BATCH: u8 = 19;
 const PEER_UPDATE: u8 = 64;
 const PEER_GREETING: u8 = 65;
 const PEER_MEMBER: u8 = 66;
+const PEER_DECIDE: u8 = 67;
+const PEER_DIRECT: u8 = 68;
+const PEER_TOOK: u8 = 69;
+const PEER_EDGE_REQUEST: u8 = 70;
+const PEER_DIRECT_MESSAGE: u8 = 71;
+const PEER_DIRECT_REFUSED: u8 = 72;
 
 /// The records of one message, in order.
 pub fn records(message: &[u8]) -> Records<'_> {
@@ -102,7 +109,7 @@ impl<'a> Record<'a> {
     /// Whether clients never send this type of record. Such records are skipped; they have no
     /// request id.
     pub fn is_unknown(self) -> bool {
-        !matches!(self.bytes.first(), Some(&(AUTH..=PING | PEER_UPDATE)))
+        !matches!(self.bytes.first(), Some(&(AUTH..=PING | PEER_UPDATE | PEER_DECIDE..=PEER_TOOK)))
     }
 
     /// Decodes a request. Bytes after the last field are ignored, as in the SDKs.
@@ -118,10 +125,9 @@ impl<'a> Record<'a> {
             .map_err(|error| Malformed { error, id: request::id(self.bytes).unwrap_or(0) })
     }
 
-    /// Decodes what a peer says of itself; `None` for any other record.
-    pub fn peer_update(self) -> Option<Result<PeerUpdate<'a>, FrameError>> {
-        let (&opcode, fields) = self.bytes.split_first()?;
-        (opcode == PEER_UPDATE).then(|| peer::update(&mut Reader::new(fields)))
+    /// Decodes a request of a peer; `None` for any other record.
+    pub fn peer_request(self) -> Option<Result<PeerRequest<'a>, FrameError>> {
+        peer::request(self.bytes)
     }
 
     /// Decodes an event. As tolerant as the SDKs: unknown presence actions are read as enter.

@@ -1,12 +1,20 @@
-//! Records of the graph extension, opcodes 64 to 66 (`docs/protocol.md`).
+//! Records of the graph extension, opcodes 64 to 72 (`docs/protocol.md`).
 
 use super::event::{member_body, write_member_body};
 use super::field::{Reader, write_bytes, write_text, write_uvarint};
-use super::{PEER_GREETING, PEER_MEMBER, PEER_UPDATE, append_record, records};
+use super::{
+    PEER_DECIDE, PEER_DIRECT, PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST,
+    PEER_GREETING, PEER_MEMBER, PEER_TOOK, PEER_UPDATE, append_record, records,
+};
 use crate::error::FrameError;
-use crate::wire::foony::{PeerGreeting, PeerMember, PeerUpdate};
+use crate::wire::foony::peer::{
+    Decision, Direct, DirectMessage, DirectRefused, EdgeRequest, PeerGreeting, PeerMember,
+    PeerRequest, PeerUpdate, UnadmittedPeer,
+};
 
 const IS_LOST: u8 = 1;
+const ALLOW: u8 = 0;
+const DENY: u8 = 1;
 
 /// Whether the first message of a client makes it a peer: its greeting is followed by what it says
 /// of itself.
@@ -15,24 +23,96 @@ pub fn is_first_message_of_peer(message: &[u8]) -> bool {
     second.is_some_and(|record| record.bytes().first() == Some(&PEER_UPDATE))
 }
 
-pub(super) fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
+/// Decodes a request of a peer; `None` for any other record.
+pub(super) fn request<'a>(record: &'a [u8]) -> Option<Result<PeerRequest<'a>, FrameError>> {
+    let (opcode, fields) = record.split_first()?;
+    let reader = &mut Reader::new(fields);
+    match *opcode {
+        PEER_UPDATE => Some(update(reader).map(PeerRequest::Update)),
+        PEER_DECIDE => Some(decide(reader)),
+        PEER_DIRECT => Some(direct(reader).map(PeerRequest::Direct)),
+        PEER_TOOK => Some(took(reader)),
+        _ => None,
+    }
+}
+
+fn decide<'a>(reader: &mut Reader<'a>) -> Result<PeerRequest<'a>, FrameError> {
+    let (request, verdict) = (reader.uvarint()?, reader.byte()?);
+    let (retry_after_ms, reason) = (reader.uvarint()?, reader.text()?);
+    let decision = match verdict {
+        ALLOW => Decision::Allow,
+        DENY => Decision::Deny { reason, retry_after_ms },
+        _ => return Err(FrameError::Body),
+    };
+    Ok(PeerRequest::Decide { request, decision })
+}
+
+fn direct<'a>(reader: &mut Reader<'a>) -> Result<Direct<'a>, FrameError> {
+    Ok(Direct {
+        id: reader.uvarint()?,
+        channel: reader.text()?,
+        to: reader.bytes()?,
+        name: reader.text()?,
+        data: reader.payload()?,
+    })
+}
+
+fn took<'a>(reader: &mut Reader<'a>) -> Result<PeerRequest<'a>, FrameError> {
+    Ok(PeerRequest::Took { number: reader.uvarint()?, is_taken: reader.byte()? != 0 })
+}
+
+/// Appends a request of a peer as one record.
+pub fn append_peer_request(request: &PeerRequest<'_>, out: &mut Vec<u8>) {
+    match request {
+        PeerRequest::Update(update) => append_update(update, out),
+        PeerRequest::Decide { request, decision } => append_record(out, PEER_DECIDE, |out| {
+            write_uvarint(out, *request);
+            let (verdict, retry_after_ms, reason) = match decision {
+                Decision::Allow => (ALLOW, 0, ""),
+                Decision::Deny { reason, retry_after_ms } => (DENY, *retry_after_ms, &**reason),
+            };
+            out.push(verdict);
+            write_uvarint(out, retry_after_ms);
+            write_text(out, reason);
+        }),
+        PeerRequest::Direct(direct) => append_record(out, PEER_DIRECT, |out| {
+            write_uvarint(out, direct.id);
+            write_text(out, &direct.channel);
+            write_bytes(out, direct.to);
+            write_text(out, &direct.name);
+            write_bytes(out, direct.data);
+        }),
+        PeerRequest::Took { number, is_taken } => append_record(out, PEER_TOOK, |out| {
+            write_uvarint(out, *number);
+            out.push(u8::from(*is_taken));
+        }),
+    }
+}
+
+fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
     Ok(PeerUpdate {
         id: reader.uvarint()?,
         device: reader.bytes()?.into(),
         device_name: reader.text()?,
         os: reader.text()?,
         sdk_version: reader.text()?,
+        asks_ms: reader.uvarint()?,
+        handler: reader.uvarint()?,
+        takes_direct: reader.byte()? != 0,
         metadata: reader.payload()?.into(),
     })
 }
 
-pub(super) fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
+fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
     append_record(out, PEER_UPDATE, |out| {
         write_uvarint(out, update.id);
         write_bytes(out, &update.device);
         write_text(out, &update.device_name);
         write_text(out, &update.os);
         write_text(out, &update.sdk_version);
+        write_uvarint(out, update.asks_ms);
+        write_uvarint(out, update.handler);
+        out.push(u8::from(update.takes_direct));
         write_bytes(out, &update.metadata);
     });
 }
@@ -61,7 +141,79 @@ pub(super) fn member<'a>(reader: &mut Reader<'a>) -> Result<PeerMember<'a>, Fram
         sdk_version: reader.text()?,
         metadata: reader.payload()?,
         identity_metadata: reader.payload()?,
+        unadmitted: reader.list(unadmitted)?,
     })
+}
+
+fn unadmitted<'a>(reader: &mut Reader<'a>) -> Result<UnadmittedPeer<'a>, FrameError> {
+    Ok(UnadmittedPeer {
+        key: reader.bytes()?,
+        is_denied: reader.byte()? != 0,
+        retry_after_ms: reader.uvarint()?,
+        reason: reader.text()?,
+    })
+}
+
+pub(super) fn edge_request<'a>(reader: &mut Reader<'a>) -> Result<EdgeRequest<'a>, FrameError> {
+    Ok(EdgeRequest {
+        request: reader.uvarint()?,
+        channel: reader.text()?,
+        key: reader.bytes()?,
+        transport: reader.byte()?,
+        metadata: reader.payload()?,
+        identity_metadata: reader.payload()?,
+    })
+}
+
+pub(super) fn append_edge_request(request: &EdgeRequest<'_>, out: &mut Vec<u8>) {
+    append_record(out, PEER_EDGE_REQUEST, |out| {
+        write_uvarint(out, request.request);
+        write_text(out, &request.channel);
+        write_bytes(out, request.key);
+        out.push(request.transport);
+        write_bytes(out, request.metadata);
+        write_bytes(out, request.identity_metadata);
+    });
+}
+
+pub(super) fn direct_message<'a>(
+    reader: &mut Reader<'a>,
+) -> Result<DirectMessage<'a>, FrameError> {
+    Ok(DirectMessage {
+        number: reader.uvarint()?,
+        from: reader.bytes()?,
+        name: reader.text()?,
+        data: reader.payload()?,
+    })
+}
+
+pub(super) fn append_direct_message(message: &DirectMessage<'_>, out: &mut Vec<u8>) {
+    append_record(out, PEER_DIRECT_MESSAGE, |out| {
+        write_uvarint(out, message.number);
+        write_bytes(out, message.from);
+        write_text(out, &message.name);
+        write_bytes(out, message.data);
+    });
+}
+
+pub(super) fn direct_refused<'a>(
+    reader: &mut Reader<'a>,
+) -> Result<DirectRefused<'a>, FrameError> {
+    Ok(DirectRefused {
+        id: reader.uvarint()?,
+        is_denied: reader.byte()? != 0,
+        retry_after_ms: reader.uvarint()?,
+        reason: reader.text()?,
+    })
+}
+
+pub(super) fn append_direct_refused(refused: &DirectRefused<'_>, out: &mut Vec<u8>) {
+    append_record(out, PEER_DIRECT_REFUSED, |out| {
+        write_uvarint(out, refused.id);
+        out.push(u8::from(refused.is_denied));
+        write_uvarint(out, refused.retry_after_ms);
+        write_text(out, &refused.reason);
+    });
 }
 
 pub(super) fn append_member(peer: &PeerMember<'_>, out: &mut Vec<u8>) {
@@ -76,5 +228,12 @@ pub(super) fn append_member(peer: &PeerMember<'_>, out: &mut Vec<u8>) {
         write_text(out, &peer.sdk_version);
         write_bytes(out, peer.metadata);
         write_bytes(out, peer.identity_metadata);
+        write_uvarint(out, peer.unadmitted.len() as u64);
+        for unadmitted in &peer.unadmitted {
+            write_bytes(out, unadmitted.key);
+            out.push(u8::from(unadmitted.is_denied));
+            write_uvarint(out, unadmitted.retry_after_ms);
+            write_text(out, &unadmitted.reason);
+        }
     });
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_message, write_messages, write_text, write_uvarint};
 use super::{
-    AUTH, FETCH, HISTORY, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE, PRESENCE_UNSUBSCRIBE,
-    PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record, peer,
+    AUTH, FETCH, HISTORY, PEER_DIRECT, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE, PRESENCE_UNSUBSCRIBE,
+    PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
@@ -45,7 +45,6 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Request<'a>, FrameEr
             channel: reader.text()?,
         },
         PING => Request::Ping,
-        PEER_UPDATE => Request::Peer(peer::update(reader)?),
         _ => return Err(FrameError::UnknownType),
     })
 }
@@ -58,7 +57,7 @@ pub(super) fn id(record: &[u8]) -> Option<u64> {
             reader.byte().ok()?;
         }
         SUBSCRIBE | UNSUBSCRIBE | PRESENCE_SUBSCRIBE | PRESENCE_UNSUBSCRIBE | HISTORY | FETCH
-        | PEER_UPDATE => {}
+        | PEER_UPDATE | PEER_DIRECT => {}
         _ => return None,
     }
     reader.uvarint().ok()
@@ -132,7 +131,6 @@ pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Fr
             append_numbered(out, FETCH, &[*id, *from_serial], channel);
         }
         Request::Ping => append_record(out, PING, |_| {}),
-        Request::Peer(update) => peer::append_update(update, out),
     }
     Ok(())
 }

@@ -116,7 +116,11 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
         }),
         Event::Pong => append_frame(out, "pong", |_| {}),
         // Sessions on JSON are never peers.
-        Event::PeerGreeting(_) | Event::PeerMember(_) => {}
+        Event::PeerGreeting(_)
+        | Event::PeerMember(_)
+        | Event::EdgeRequest(_)
+        | Event::DirectMessage(_)
+        | Event::DirectRefused(_) => {}
         Event::History { id, channel, messages, more } => append_frame(out, "histRes", |fields| {
             page(fields, *id, channel, messages);
             fields.put_unless_default(Key::More, *more);

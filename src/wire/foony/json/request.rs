@@ -124,8 +124,6 @@ pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) {
             fields.put(Key::FromSerial, *from_serial);
         }),
         Request::Ping => append_frame(out, "ping", |_| {}),
-        // Sessions on JSON are never peers.
-        Request::Peer(_) => {}
     }
 }
 
