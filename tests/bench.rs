@@ -405,7 +405,7 @@ fn what_a_bad_foony_server_does_is_counted() {
         (Fault::RepeatAt(50), Metric::Duplicated, 5.0),
         (Fault::SwapAt(50), Metric::Reordered, 5.0),
         (Fault::NeverAcknowledge(50), Metric::Lost, 1.0),
-        (Fault::WrongContentAt(50), Metric::Reordered, 1.0),
+        (Fault::WrongContentAt(50), Metric::Duplicated, 1.0),
         (Fault::WrongContentAt(50), Metric::Lost, 1.0),
     ];
     for (fault, expected, count) in cases {

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::options::Dialect;
 use super::peer::{Protocol, Reply};
-use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Upgrade};
+use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Refused, Upgrade};
 use crate::error::FrameError;
 use crate::wire::foony::binary::Deliveries;
 use crate::wire::foony::{self, Auth, Cursor, Publish, Request};
@@ -99,11 +99,10 @@ pub enum Event<'a> {
     /// The subscription is active, or the member is in.
     Joined,
     /// An error about no request, or about one that has to succeed.
-    Refused(String),
-    /// The stamp of the ping, on the sync wire; in other dialects a time that never comes.
-    Pong {
-        stamp: u64,
-    },
+    Refused(Refused),
+    /// Answers the ping with this stamp, on the sync wire; in other dialects a time that never
+    /// comes.
+    Pong(u64),
     /// The members of a channel.
     Presence(Presence<'a>),
     /// A change of one member.
@@ -131,15 +130,15 @@ impl<'a> Event<'a> {
                 Event::Published(Some((id.saturating_sub(JOIN_ID), serial)))
             }
             protocol::Event::Foony(Error { code, message, .. }) => {
-                Event::Refused(format!("{} {message}", code.code()))
+                Event::Refused(Refused::new(Some(code), &message))
             }
             protocol::Event::Foony(Member(member)) => Event::Member(member),
-            protocol::Event::Foony(Pong) => Event::Pong { stamp: NO_STAMP },
+            protocol::Event::Foony(Pong) => Event::Pong(NO_STAMP),
             protocol::Event::Sync(Message::PingPong(ping)) if ping.is_pong => {
                 match ping.timestamp_ms {
                     // It comes after the update before it was carried out.
                     JOIN_PING => Event::Joined,
-                    stamp => Event::Pong { stamp },
+                    stamp => Event::Pong(stamp),
                 }
             }
             protocol::Event::Foony(_) | protocol::Event::Sync(_) => Event::Other,
@@ -151,7 +150,7 @@ impl<'a> Event<'a> {
             Reply::Subscribed => Event::Joined,
             Reply::Message(payload) => Event::Unnumbered(payload),
             Reply::Published => Event::Published(None),
-            Reply::Refused(reason) => Event::Refused(reason.to_owned()),
+            Reply::Refused(reason) => Event::Refused(Refused::new(None, reason)),
             Reply::Other => Event::Other,
         }
     }
@@ -169,7 +168,6 @@ pub enum Queued {
 pub struct Out<'a> {
     out: &'a mut Outbound,
     greeting: &'a Greeting,
-    hung_up: &'a mut bool,
 }
 
 impl Out<'_> {
@@ -272,11 +270,6 @@ impl Out<'_> {
     pub fn close(&mut self) {
         self.out.close("");
     }
-
-    /// Closes the socket as soon as what waits has been written.
-    pub fn hang_up(&mut self) {
-        *self.hung_up = true;
-    }
 }
 
 /// Why a connection ended.
@@ -299,6 +292,12 @@ impl Closed {
             }),
             _ => None,
         }
+    }
+}
+
+impl From<Refused> for Closed {
+    fn from(refused: Refused) -> Closed {
+        Closed::Protocol(protocol::Closed::Refused(refused))
     }
 }
 
@@ -340,7 +339,6 @@ pub struct Client {
     held: Vec<u8>,
     /// Must it not be read or written before the socket is connected?
     is_connecting: bool,
-    hung_up: bool,
     /// Bytes received so far.
     pub bytes_in: u64,
 }
@@ -364,14 +362,12 @@ impl Client {
             is_connecting: target.transport == Transport::Tcp,
             target,
             held: Vec::new(),
-            hung_up: false,
             bytes_in: 0,
         }
     }
 
     pub fn out(&mut self) -> Out<'_> {
-        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
-        Out { out: &mut self.connection.out, greeting, hung_up }
+        Out { out: &mut self.connection.out, greeting: &self.target.greeting }
     }
 
     /// Bytes that the server has not taken yet.
@@ -380,7 +376,7 @@ impl Client {
     }
 
     pub fn is_closing(&self) -> bool {
-        self.hung_up || self.connection.out.is_closing()
+        self.connection.out.is_closing()
     }
 
     /// Does it wait until the socket is writable?
@@ -404,9 +400,6 @@ impl Client {
             }
         }
         self.flush()?;
-        if self.hung_up && self.pending_bytes() == 0 {
-            return Err(Closed::Protocol(protocol::Closed::ByUs));
-        }
         if self.is_closing() && self.target.transport == Transport::Tcp {
             // Over TCP the end of the stream closes. A second one does no harm.
             let _ = self.stream.shutdown(Shutdown::Write);
@@ -483,15 +476,15 @@ impl Client {
         bytes: &mut [u8],
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
-        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
+        let greeting = &self.target.greeting;
         let used = if let Greeting::Peer(protocol) = greeting {
             protocol.read(bytes, &mut |reply| {
                 let out = &mut self.connection.out;
-                on_event(&mut Out { out, greeting, hung_up }, Event::of_peer(reply));
+                on_event(&mut Out { out, greeting }, Event::of_peer(reply));
             })?
         } else {
             let handled = self.connection.handle_bytes(0, bytes, |out, event| {
-                on_event(&mut Out { out, greeting, hung_up }, Event::of(event));
+                on_event(&mut Out { out, greeting }, Event::of(event));
                 Ok::<(), Closed>(())
             });
             handled.inspect_err(|_| {

@@ -13,7 +13,6 @@ use strum::IntoStaticStr;
 
 use super::client::Transport;
 use super::engine::Wait;
-use super::flood::FloodKind;
 
 /// A length of time: `10s`, `500ms`, `2m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +116,16 @@ pub enum Spread {
     All,
     /// Every publisher stays in one channel; the others are quiet.
     One,
+}
+
+/// What flooders send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloodKind {
+    /// Pings, each of which is answered.
+    Pings,
+    /// Updates to a channel that all flooders share.
+    Updates,
 }
 
 /// Options of every scenario.
@@ -633,6 +642,11 @@ impl FanoutOptions {
                 format!("{publishers} publishers with window {window} of acks")
             }
         }
+    }
+
+    /// See [`Signals::floor`](super::signals::Signals::floor).
+    pub fn feeds(&self) -> usize {
+        self.publishers.max(self.channels)
     }
 
     /// How much is published to how many.

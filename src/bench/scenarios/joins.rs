@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::super::client::{Event, Out, Target};
-use super::super::engine::{ClientId, Clients, Next};
+use super::super::client::{Closed, Event, Out, Target};
+use super::super::engine::{Clients, Next};
 use super::super::error::BenchError;
 use super::super::latencies::{Delay, Delays};
 use super::super::metric::Metric;
@@ -18,8 +18,8 @@ use super::super::options::{Dialect, PresenceOptions, Span, Time};
 use super::super::signals::{Counter, ThreadSignals};
 use super::super::stage::{HEARTBEAT_S, Joining, Script};
 use super::super::stamp::Stamp;
-use super::super::time::{Timeline, nanos};
-use super::super::workers::{Goal, Run};
+use super::super::time::nanos;
+use super::super::workers::Run;
 use super::findings::Findings;
 use super::fresh_channels;
 use crate::client::protocol::{Look, Presence};
@@ -60,7 +60,6 @@ struct Joins {
     members: Vec<Member>,
     /// Joiners among the members, the next one last.
     to_join: Vec<usize>,
-    timeline: Option<Timeline>,
     state: Vec<u8>,
     delays: Delays,
 }
@@ -74,7 +73,6 @@ impl Joins {
             plan,
             signals,
             members,
-            timeline: None,
             state: Vec::new(),
             delays: Delays::default(),
         }
@@ -82,7 +80,7 @@ impl Joins {
 
     /// When the n-th joiner should join.
     fn due_ns(&self, joiner: usize) -> u64 {
-        let start_ns = self.timeline.map_or(0, |timeline| timeline.start_ns);
+        let start_ns = self.signals.timeline().map_or(0, |timeline| timeline.start_ns);
         let share = joiner as f64 / self.plan.joiners as f64;
         start_ns + (self.plan.within_ns as f64 * share) as u64
     }
@@ -143,6 +141,10 @@ impl Script for Joins {
         Target { look, ..self.plan.target.clone() }
     }
 
+    fn heartbeat_s(&self) -> f64 {
+        HEARTBEAT_S
+    }
+
     fn join(&mut self, _: u64, at: usize, out: &mut Out<'_>) -> Joining {
         if self.members[at].joiner.is_some() {
             return Joining::Done;
@@ -151,31 +153,33 @@ impl Script for Joins {
         Joining::Asked
     }
 
-    fn begin(&mut self, timeline: Timeline) {
-        self.timeline = Some(timeline);
-    }
-
-    fn run(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
         for _ in 0..JOINS_PER_TURN {
-            let Some(&at) = self.to_join.last() else { return Next::WhenSomethingHappens };
-            if let (Some(joiner), Some(id)) = (self.members[at].joiner, ids[at]) {
+            let Some(&at) = self.to_join.last() else { return Ok(Next::WhenSomethingHappens) };
+            if let Some(joiner) = self.members[at].joiner {
                 let intended_ns = self.due_ns(joiner);
                 if intended_ns > now_ns {
-                    return Next::AtNs(intended_ns);
+                    return Ok(Next::AtNs(intended_ns));
                 }
                 let stamp = Stamp { publisher: joiner as u32, sequence: 1, intended_ns };
                 stamp.write(&mut self.state, self.plan.state_bytes);
-                clients.write(id, |out| out.update(&self.plan.channel, &self.state));
+                clients.write(at, |out| out.update(&self.plan.channel, &self.state));
             }
             self.to_join.pop();
         }
-        Next::Now
+        Ok(Next::Now)
     }
 
-    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError> {
+    fn event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        _: &mut Out<'_>,
+        event: Event<'_>,
+    ) -> Result<(), Closed> {
         match event {
-            Event::Presence(presence) if self.timeline.is_some() => {
-                self.receive(now_ns, at, presence)
+            Event::Presence(presence) if self.signals.timeline().is_some() => {
+                Ok(self.receive(now_ns, at, presence)?)
             }
             _ => Ok(()),
         }
@@ -198,25 +202,25 @@ pub(super) fn joins(
     };
     let member = |joiner| Member { joiner, seen: 0, frames: 0, bytes: 0, complete_ns: None };
     let members = (0..o.members).map(|_| None).chain((0..joiners).map(Some)).map(member);
-    let stages = run.stages(members, HEARTBEAT_S, |members, signals| {
-        Joins::new(plan.clone(), members, signals)
-    });
-    let count = o.members + joiners;
-    let mut workers = run.enter(stages, count)?;
-    let goal = Goal { what: "complete", counter: Counter::Complete, count: count as u64 };
+    let mut workers =
+        run.start(members, |members, signals| Joins::new(plan.clone(), members, signals))?;
+    workers.enter(|| ())?;
+    let count = (o.members + joiners) as u64;
     let limit = Span(o.within.0 + o.time.duration.0);
-    let window =
-        workers.measure(Time { warm_up: Span(Duration::ZERO), duration: limit }, Some(goal))?;
+    let time = Time { warm_up: Span(Duration::ZERO), duration: limit };
+    let window = workers.measure_until(time, "complete", count, |totals| {
+        run.progress.at(totals[Counter::Complete]);
+        totals[Counter::Complete] >= count
+    })?;
     thread::sleep(AFTERWARDS);
-    let (ended, turns) = workers.finish()?;
-    let scripts: Vec<&Joins> = ended.iter().map(|stage| &stage.script).collect();
+    let (scripts, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
     add(&mut findings, &scripts, joiners);
     findings.note_bottleneck();
     Ok(findings)
 }
 
-fn add(findings: &mut Findings, scripts: &[&Joins], joiners: usize) {
+fn add(findings: &mut Findings, scripts: &[Joins], joiners: usize) {
     let last_join_ns = scripts.first().map_or(0, |joins| joins.due_ns(joiners - 1));
     findings.set_total(Metric::Reordered, Counter::Reordered);
     if let Some(cpu) = findings.window.cpu {

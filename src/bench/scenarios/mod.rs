@@ -13,7 +13,9 @@ use super::client::{Greeting, Target, Transport};
 use super::error::BenchError;
 use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts};
+use super::options::{
+    ChannelHint, Common, Dialect, FanoutOptions, PresenceOptions, Scenario, WindowCounts,
+};
 use super::peer::Protocol;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
@@ -91,9 +93,8 @@ pub fn run(
     check(scenario)?;
     let taken_at = since_1970();
     let (common, shape) = (scenario.common(), scenario.shape());
-    let feeds = shape.as_ref().map_or(0, |shape| shape.publishers.max(shape.channels));
-    let publishers = shape.as_ref().map_or(0, |shape| shape.publishers);
-    let signals = Arc::new(Signals::new(common.threads(), publishers, feeds));
+    let feeds = shape.as_ref().map_or(0, FanoutOptions::feeds);
+    let signals = Arc::new(Signals::new(common.threads(), feeds));
     let run = Run { common, server, progress, signals };
     let findings = match (scenario, &shape) {
         (Scenario::Idle(o), _) => idle::idle(o, &run),
@@ -185,7 +186,7 @@ fn fresh_channels(count: usize) -> Vec<Arc<str>> {
 }
 
 /// As [`fresh_channels`], but short: they travel with every message.
-fn short_channels(count: usize) -> Arc<[Arc<str>]> {
+fn short_channels(count: usize) -> Vec<Arc<str>> {
     let (mut left, mut run) = (since_1970().as_millis() as u64, String::new());
     while left > 0 {
         run.extend(char::from_digit((left % 36) as u32, 36));

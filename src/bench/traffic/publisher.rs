@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::super::client::Out;
 use super::super::options::WindowCounts;
 use super::super::stamp::Stamp;
-use super::super::time::{Drive, Pace, Timeline};
+use super::super::time::{Drive, Pace};
 use super::{Content, Encoder, Plan};
 
 /// Publishes that one publisher may catch up in one turn.
@@ -30,7 +30,8 @@ pub struct Publisher {
     delivered: u64,
     /// Intended times from the oldest publish without acknowledgement on.
     waiting: VecDeque<u64>,
-    pace: Option<Pace>,
+    /// Of an open loop that has begun.
+    pub pace: Option<Pace>,
     /// Acknowledged within the measured time.
     pub measured: u64,
 }
@@ -51,8 +52,13 @@ impl Publisher {
         }
     }
 
-    pub fn unacknowledged(&self) -> u64 {
+    fn unacknowledged(&self) -> u64 {
         self.sent - self.acknowledged
+    }
+
+    /// Messages without an acknowledgement. States have none.
+    pub fn unanswered(&self) -> u64 {
+        if self.waiting.is_empty() { 0 } else { self.unacknowledged() }
     }
 
     pub fn channels(&self) -> &[usize] {
@@ -89,11 +95,6 @@ impl Publisher {
         self.delivered > before
     }
 
-    /// Begins an open loop.
-    pub fn set_pace(&mut self, per_second: f64, phase: f64, timeline: Timeline) {
-        self.pace = Some(Pace::new(timeline.start_ns, per_second, phase));
-    }
-
     /// When the next publish is due in an open loop.
     pub fn next_ns(&self) -> Option<u64> {
         self.pace.as_ref().map(Pace::next_ns)
@@ -108,7 +109,7 @@ impl Publisher {
         out: &mut Out<'_>,
         mut on_sent: impl FnMut(u64),
     ) {
-        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.payload_bytes.max(1)).max(1) {
+        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.shape.payload.max(1)).max(1) {
             let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
             self.publish(intended_ns, plan, encoder, out);
             on_sent(intended_ns);
@@ -166,9 +167,9 @@ impl Publisher {
         (self.channels[self.turn_of(id)], sequence)
     }
 
-    /// The server has accepted the oldest publish that it had not accepted before.
-    pub fn acknowledge_oldest(&mut self) -> Option<(usize, u64)> {
-        self.acknowledge(self.acknowledged + 1)
+    /// The publish that a server which answers in order acknowledges next.
+    pub fn oldest(&self) -> u64 {
+        self.acknowledged + 1
     }
 
     /// The server has accepted a publish. Its channel and intended time; `None` when there was
@@ -194,7 +195,7 @@ mod tests {
     use super::super::super::client::{Client, Greeting, Target, Transport};
     use super::super::super::connect::connect;
     use super::*;
-    use crate::bench::options::{Dialect, PublishForm, Publishing};
+    use crate::bench::options::{FanoutOptions, PublishForm};
 
     fn acks(channels: Vec<usize>) -> Publisher {
         Publisher::new(0, channels, WindowCounts::Acks)
@@ -214,18 +215,12 @@ mod tests {
         let target = Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting);
         let plan = Plan {
             content: Content::Messages,
-            dialect: Dialect::Foony,
-            channels: ["a".into(), "b".into(), "c".into()].into(),
-            targets: [target].into(),
-            publishers: 1,
-            measures_pings: false,
+            shape: FanoutOptions::default(),
+            channels: vec!["a".into(), "b".into(), "c".into()],
+            targets: vec![target],
             drive,
-            payload_bytes: 64,
             sampled_of: 1,
-            publishing: Publishing {
-                window_counts: WindowCounts::Acks,
-                publish_form: PublishForm::Sdk,
-            },
+            measures_pings: false,
         };
         let mut encoder = Encoder::new(PublishForm::Sdk);
         let mut sent = 0;
@@ -237,7 +232,8 @@ mod tests {
     fn without_ids_the_oldest_is_acknowledged() {
         let mut publisher = acks(vec![0, 2]);
         assert_eq!(write(&mut publisher, 10, Drive::Window(2)), 2);
-        let acknowledged: Vec<_> = (0..3).map(|_| publisher.acknowledge_oldest()).collect();
+        let acknowledged: Vec<_> =
+            (0..3).map(|_| publisher.acknowledge(publisher.oldest())).collect();
         assert_eq!(acknowledged, [Some((0, 10)), Some((2, 10)), None]);
         assert_eq!(publisher.unacknowledged(), 0);
     }
@@ -279,7 +275,7 @@ mod tests {
         let mut publisher = acks(vec![0]);
         let rate = Drive::Rate(1e6);
         assert_eq!(write(&mut publisher, 10_000, rate), 0);
-        publisher.set_pace(1e6, 0.0, Timeline { start_ns: 0, from_ns: 0, until_ns: 1 });
+        publisher.pace = Some(Pace::new(0, 1e6, 0.0));
         assert_eq!(write(&mut publisher, 2_500, rate), 3);
         assert_eq!(publisher.next_ns(), Some(3_000));
     }
