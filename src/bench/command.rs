@@ -92,7 +92,7 @@ pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError
         }
         BenchCommand::Run(mut scenario) => {
             if peer.is_some() {
-                scenario.set_dialect(Dialect::Peer);
+                scenario.base_mut().dialect = Dialect::Peer;
             }
             match &mut *scenario {
                 Scenario::Fanout(options) if !options.windows.is_empty() => {
@@ -112,7 +112,7 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
 fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
     let report = play(&mut scenario, peer)?;
     print(&report.table())?;
-    let place = &scenario.common().place;
+    let place = &scenario.base().common.place;
     if let Some(path) = &place.record {
         report.record(path)?;
     }
@@ -126,19 +126,19 @@ fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Resul
         let Scenario::Fanout(options) = &mut scenario else { break };
         options.window = window;
         let report = play(&mut scenario, peer)?;
-        if let Some(path) = &scenario.common().place.record {
+        if let Some(path) = &scenario.base().common.place.record {
             report.record(&series::path_of(path, window))?;
         }
         print(&series::line(&report, window, reports.is_empty()))?;
         reports.push((window, report));
     }
     print(&series::fall(&reports))?;
-    scenario.common().place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
+    scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
 }
 
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
     interrupt::listen()?;
-    let common = scenario.common_mut();
+    let common = &mut scenario.base_mut().common;
     let Place { http, sync_tcp, config, .. } = &common.place;
     let addresses =
         Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
@@ -146,9 +146,9 @@ fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchErro
         Server { addresses, pid: common.pid, protocol: peer.map(|peer| peer.protocol) };
     let mut launched = None;
     if addresses == Addresses::default() {
-        common.key = launch::fresh_key()?;
+        let key = common.key.insert(launch::fresh_key()?);
         let binary = std::env::current_exe()?;
-        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, &common.key);
+        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);
         interrupt::check()?;
         let started = launched.insert(started?);
         (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
@@ -196,7 +196,7 @@ mod tests {
         };
         let Scenario::Latency(options) = *scenario else { panic!("not latency: {scenario:?}") };
         assert_eq!((options.watchers, options.publishers), (5, 1));
-        assert_eq!(options.common.client_cpus, [1, 2]);
+        assert_eq!(options.base.common.client_cpus, [1, 2]);
     }
 
     #[test]

@@ -135,25 +135,13 @@ pub struct Common {
     #[arg(long, value_enum, default_value = "ws")]
     pub transport: Transport,
     /// JWT for every session; anonymous without it.
-    #[arg(
-        long,
-        env = "HEADCOUNT_TOKEN",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, env = "HEADCOUNT_TOKEN", hide_env_values = true)]
     #[serde(skip)]
-    pub token: String,
+    pub token: Option<String>,
     /// API key, app.keyId:secret, of a running server; a server of our own gets a fresh one.
-    #[arg(
-        long,
-        env = "HEADCOUNT_KEY",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, env = "HEADCOUNT_KEY", hide_env_values = true)]
     #[serde(skip)]
-    pub key: String,
+    pub key: Option<String>,
     /// Process whose CPU and memory are measured, when the server was not started by this command.
     #[arg(long)]
     #[serde(skip)]
@@ -213,6 +201,21 @@ pub struct Time {
     pub warm_up: Span,
 }
 
+/// What, when and by whom: options of every scenario.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Base {
+    /// What clients speak: presence on the sync wire, or messages, and changes of presence, on the
+    /// Foony protocol.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// How messages are published.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publishing {
@@ -248,19 +251,14 @@ pub struct LatencyOptions {
     /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// What is sent: presence updates or messages.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// Messages, or presence updates, to all subscribers of their channels.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[command(mut_arg("dialect", |dialect| dialect.default_value("foony")))]
 pub struct FanoutOptions {
     /// Channels.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
@@ -292,20 +290,9 @@ pub struct FanoutOptions {
     /// Where publishers publish when there are more channels than publishers.
     #[arg(long, value_enum, default_value = "all")]
     pub spread: Spread,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "foony")]
-    #[serde(default = "messages")]
-    pub dialect: Dialect,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
-}
-
-/// What was spoken before there was a choice.
-fn messages() -> Dialect {
-    Dialect::Foony
+    pub base: Base,
 }
 
 /// As many updates as the slowest receiver permits.
@@ -317,10 +304,6 @@ pub struct PresenceOptions {
     /// Members that only watch.
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     pub members: usize,
-    /// What clients speak: full sets on the sync wire, changes on the Foony protocol.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Updates per publisher that not every member has seen.
     #[arg(long, default_value_t = 2, value_name = "UPDATES")]
     pub window: u64,
@@ -347,9 +330,7 @@ pub struct PresenceOptions {
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// What records from before the option leave out.
@@ -359,15 +340,12 @@ fn one_second() -> Span {
 
 /// Connections that do nothing.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[command(mut_arg("warm_up", |warm_up| warm_up.default_value("2s")))]
 pub struct IdleOptions {
     /// Connections, each a member or a subscriber of one channel. Needs as many open files here and
     /// there.
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     pub connections: usize,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Channels that they are spread over [default: for members a tenth of the connections, for
     /// subscribers one each].
     #[arg(long, value_name = "COUNT")]
@@ -375,23 +353,18 @@ pub struct IdleOptions {
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured once every connection has joined.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time between connecting and measuring.
-    #[arg(long, default_value = "2s", value_name = "TIME")]
-    pub warm_up: Span,
     /// Time between two pings of a connection, 0s for none. Members that send nothing expire after
     /// presence_ttl_ms, 30 s by default.
     #[arg(long, default_value = "0s", value_name = "TIME")]
     pub heartbeat: Span,
     #[command(flatten)]
-    pub common: Common,
+    #[serde(flatten)]
+    pub base: Base,
 }
 
 impl IdleOptions {
     pub fn channel_count(&self) -> usize {
-        let default = match self.dialect {
+        let default = match self.base.dialect {
             Dialect::Sync => self.connections / 10,
             Dialect::Foony | Dialect::Peer => self.connections,
         };
@@ -410,10 +383,6 @@ pub struct ChurnOptions {
     #[arg(long, value_name = "PER_SECOND")]
     #[serde(default)]
     pub rate: Option<f64>,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// How a connection ends.
     #[arg(long, value_enum, default_value = "goodbye")]
     #[serde(default)]
@@ -428,9 +397,7 @@ pub struct ChurnOptions {
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// How a client goes.
@@ -447,7 +414,8 @@ pub enum Leave {
 /// Polite clients beside flooders.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixedOptions {
-    /// Polite members of one channel; each updates and pings.
+    /// Polite members of one channel; each updates and pings. On the Foony protocol, as many
+    /// publishers as subscribers; updates are messages.
     #[arg(long, default_value_t = 10, value_name = "COUNT")]
     pub polite: usize,
     /// Updates, and as many pings, per second and polite member.
@@ -459,19 +427,12 @@ pub struct MixedOptions {
     /// What flooders send.
     #[arg(long, value_enum, default_value = "pings")]
     pub flood: FloodKind,
-    /// What all clients speak. On the Foony protocol there are as many polite publishers as polite
-    /// subscribers, and updates are messages.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 macro_rules! default_as_on_the_command_line {
@@ -541,26 +502,17 @@ impl Scenario {
         self.into()
     }
 
-    pub fn common(&self) -> &Common {
-        of_each!(self, options => &options.common)
+    pub fn base(&self) -> &Base {
+        of_each!(self, options => &options.base)
     }
 
-    pub fn common_mut(&mut self) -> &mut Common {
-        of_each!(self, options => &mut options.common)
-    }
-
-    pub fn dialect(&self) -> Dialect {
-        of_each!(self, options => options.dialect)
-    }
-
-    pub fn set_dialect(&mut self, dialect: Dialect) {
-        of_each!(self, options => options.dialect = dialect);
+    pub fn base_mut(&mut self) -> &mut Base {
+        of_each!(self, options => &mut options.base)
     }
 
     /// What publishes to what, where anything does.
     pub fn shape(&self) -> Option<FanoutOptions> {
-        let (dialect, common) = (self.dialect(), self.common().clone());
-        let any = FanoutOptions { dialect, common, ..FanoutOptions::default() };
+        let any = FanoutOptions { base: self.base().clone(), ..FanoutOptions::default() };
         Some(match self {
             Scenario::Fanout(o) => o.clone(),
             Scenario::Latency(o) => FanoutOptions {
@@ -570,7 +522,6 @@ impl Scenario {
                 window: o.window.unwrap_or(1),
                 payload: o.state_bytes,
                 publishing: o.publishing,
-                time: o.time,
                 ..any
             },
             Scenario::Presence(o) => FanoutOptions {
@@ -579,16 +530,14 @@ impl Scenario {
                 rate: o.rate,
                 window: o.window,
                 payload: o.state_bytes,
-                time: o.time,
                 ..any
             },
             Scenario::Mixed(o) => FanoutOptions {
                 // On the sync wire members are publishers and receivers.
-                subscribers: if dialect == Dialect::Sync { 0 } else { o.polite },
+                subscribers: if o.base.dialect == Dialect::Sync { 0 } else { o.polite },
                 publishers: o.polite,
                 rate: Some(o.rate),
                 payload: o.state_bytes,
-                time: o.time,
                 ..any
             },
             Scenario::Idle(_) | Scenario::Churn(_) => return None,
@@ -597,34 +546,25 @@ impl Scenario {
 
     /// The load in a few words.
     pub fn summary(&self) -> String {
-        let drive = self.shape().map(|shape| shape.drive()).unwrap_or_default();
+        let shape = self.shape().map(|o| format!("{}, {}", o.drive(), o.size()));
         match self {
-            Scenario::Latency(o) => {
-                format!("{drive}, {} watchers, {} B", o.watchers, o.state_bytes)
-            }
-            Scenario::Fanout(o) => format!("{drive}, {}", o.size()),
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
             }
-            Scenario::Presence(o) => format!("{drive}, {} members, {} B", o.members, o.state_bytes),
             Scenario::Idle(o) => {
                 format!("{} connections in {} channels", o.connections, o.channel_count())
             }
             Scenario::Churn(o) => {
+                let rate = o.rate.map(|rate| format!("{rate} connections/s, ")).unwrap_or_default();
                 let pipelined = if o.pipelined { ", pipelined" } else { "" };
-                match o.rate {
-                    None => format!("{} connections at once{pipelined}", o.concurrency),
-                    Some(rate) => {
-                        let most = o.concurrency;
-                        format!("{rate} connections/s, {most} at once at most{pipelined}")
-                    }
-                }
+                format!("{rate}{} connections at once{pipelined}", o.concurrency)
             }
-            Scenario::Mixed(o) => format!(
-                "{} polite at {}/s each, {} flooders with {:?}",
-                o.polite, o.rate, o.flooders, o.flood
-            )
-            .to_lowercase(),
+            Scenario::Mixed(o) => {
+                format!("{} polite at {}/s each, {} flooders", o.polite, o.rate, o.flooders)
+            }
+            Scenario::Latency(_) | Scenario::Fanout(_) | Scenario::Presence(_) => {
+                shape.unwrap_or_default()
+            }
         }
     }
 }
@@ -632,16 +572,12 @@ impl Scenario {
 impl FanoutOptions {
     /// Who publishes, and how fast, in words.
     fn drive(&self) -> String {
-        let (publishers, window) = (self.publishers, self.window);
-        match (self.rate, self.publishing.window_counts) {
-            (Some(rate), _) => format!("{publishers} publishers with {rate}/s each"),
-            (None, WindowCounts::Deliveries) => {
-                format!("{publishers} publishers with window {window} of deliveries")
-            }
-            (None, WindowCounts::Acks) => {
-                format!("{publishers} publishers with window {window} of acks")
-            }
-        }
+        let pace = match (self.rate, self.publishing.window_counts) {
+            (Some(rate), _) => format!("{rate}/s each"),
+            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
+            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
+        };
+        format!("{} publishers with {pace}", self.publishers)
     }
 
     /// See [`Signals::floor`](super::signals::Signals::floor).
@@ -698,8 +634,8 @@ mod tests {
     #[test]
     fn a_token_is_not_recorded() {
         let mut options = LatencyOptions::default();
-        options.common.token = "secret".to_owned();
-        options.common.key = "a.b:secret".to_owned();
+        options.base.common.token = Some("secret".to_owned());
+        options.base.common.key = Some("a.b:secret".to_owned());
         assert!(!serde_json::to_string(&options).unwrap().contains("secret"));
     }
 }

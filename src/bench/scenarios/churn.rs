@@ -168,8 +168,8 @@ impl Script for Churn {
 
 pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
     let channels = fresh_channels(o.concurrency);
-    let hint = (o.dialect == Dialect::Sync).then_some(&*channels[0]);
-    let target = run.server.target(run.common, o.dialect, hint)?;
+    let hint = (o.base.dialect == Dialect::Sync).then_some(&*channels[0]);
+    let target = run.server.target(run.common, o.base.dialect, hint)?;
     let mut workers = run.start(channels, |channels, signals| Churn {
         state: vec![b'.'; o.state_bytes],
         options: o.clone(),
@@ -183,7 +183,7 @@ pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchEr
         failures: 0,
         delays: Delays::default(),
     })?;
-    let window = workers.measure(o.time)?;
+    let window = workers.measure(o.base.time)?;
     workers.settle()?;
     let (churns, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);

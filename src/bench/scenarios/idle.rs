@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::client::{Out, Target};
 use super::super::error::BenchError;
 use super::super::metric::Metric;
-use super::super::options::{Dialect, IdleOptions, Time};
+use super::super::options::{Dialect, IdleOptions};
 use super::super::process::resident_bytes;
 use super::super::stage::{Joining, Script};
 use super::super::workers::Run;
@@ -56,7 +56,7 @@ pub(super) fn idle(o: &IdleOptions, run: &Run<'_>) -> Result<Findings, BenchErro
         resident.push(run.server.pid.and_then(resident_bytes));
     };
     workers.enter(&mut weigh)?;
-    let window = workers.measure(Time { duration: o.duration, warm_up: o.warm_up })?;
+    let window = workers.measure(o.base.time)?;
     weigh();
     let (_, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
@@ -80,8 +80,8 @@ fn stays(o: &IdleOptions, run: &Run<'_>) -> Result<Vec<(Target, Arc<str>)>, Benc
     let channels = fresh_channels(o.channel_count());
     let stay = |index: usize| {
         let channel = channels[index % channels.len()].clone();
-        let hint = (o.dialect == Dialect::Sync).then_some(&*channel);
-        Ok((run.server.target(run.common, o.dialect, hint)?, channel))
+        let hint = (o.base.dialect == Dialect::Sync).then_some(&*channel);
+        Ok((run.server.target(run.common, o.base.dialect, hint)?, channel))
     };
     (0..o.connections).map(stay).collect()
 }

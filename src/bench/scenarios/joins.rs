@@ -206,7 +206,7 @@ pub(super) fn joins(
         run.start(members, |members, signals| Joins::new(plan.clone(), members, signals))?;
     workers.enter(|| ())?;
     let count = (o.members + joiners) as u64;
-    let limit = Span(o.within.0 + o.time.duration.0);
+    let limit = Span(o.within.0 + o.base.time.duration.0);
     let time = Time { warm_up: Span(Duration::ZERO), duration: limit };
     let window = workers.measure_until(time, "complete", count, |totals| {
         run.progress.at(totals[Counter::Complete]);

@@ -64,19 +64,20 @@ impl Server {
     fn greeting(&self, common: &Common, dialect: Dialect) -> Result<Greeting, BenchError> {
         let refuse = |why: &str| Err(BenchError::Options(why.to_owned()));
         match (dialect, self.protocol) {
-            (Dialect::Sync, _) => Ok(Greeting::Sync { token: common.token.as_str().into() }),
+            (Dialect::Sync, _) => {
+                Ok(Greeting::Sync { token: common.token.as_deref().unwrap_or_default().into() })
+            }
             (Dialect::Peer, Some(protocol)) => Ok(Greeting::Peer(protocol)),
             (Dialect::Peer, None) => refuse("no protocol of a peer is known to this program"),
             (Dialect::Foony, _) if common.transport == Transport::Tcp => {
                 refuse("the Foony protocol has no --transport tcp")
             }
-            (Dialect::Foony, _) if common.key.is_empty() => {
-                refuse("the Foony protocol needs --key app.keyId:secret of that server")
-            }
-            (Dialect::Foony, _) => {
-                let key = common.key.as_str().into();
-                Ok(Greeting::Foony { key, client_id: "s".into() })
-            }
+            (Dialect::Foony, _) => match &common.key {
+                Some(key) => {
+                    Ok(Greeting::Foony { key: key.as_str().into(), client_id: "s".into() })
+                }
+                None => refuse("the Foony protocol needs --key app.keyId:secret of that server"),
+            },
         }
     }
 }
@@ -92,7 +93,7 @@ pub fn run(
 ) -> Result<Report, BenchError> {
     check(scenario)?;
     let taken_at = since_1970();
-    let (common, shape) = (scenario.common(), scenario.shape());
+    let (common, shape) = (&scenario.base().common, scenario.shape());
     let feeds = shape.as_ref().map_or(0, FanoutOptions::feeds);
     let signals = Arc::new(Signals::new(common.threads(), feeds));
     let run = Run { common, server, progress, signals };
@@ -106,7 +107,7 @@ pub fn run(
             traffic::traffic(shape, Content::States, None, &run)
         }
         (other, Some(shape)) => {
-            let is_presence = shape.dialect == Dialect::Sync;
+            let is_presence = shape.base.dialect == Dialect::Sync;
             let content = if is_presence { Content::States } else { Content::Messages };
             let mixed = if let Scenario::Mixed(o) = other { Some(o) } else { None };
             traffic::traffic(shape, content, mixed, &run)
@@ -147,7 +148,7 @@ fn extent(scenario: &Scenario) -> (usize, f64, usize) {
 
 fn check(scenario: &Scenario) -> Result<(), BenchError> {
     let (count, pace, bytes) = extent(scenario);
-    let dialect = scenario.dialect();
+    let dialect = scenario.base().dialect;
     // A stamp has to fit, in JSON where the protocol demands that.
     let bytes_min = if dialect == Dialect::Sync { STAMP_BYTES } else { JSON_STAMP_BYTES };
     let size = if let Scenario::Fanout(_) = scenario { "--payload" } else { "--state-bytes" };

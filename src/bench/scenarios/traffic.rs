@@ -32,7 +32,7 @@ pub(super) fn traffic(
 ) -> Result<Findings, BenchError> {
     let plan = Arc::new(plan(o, content, mixed.is_some(), run)?);
     let flooded = fresh_channels(2).remove(1);
-    let flood_target = run.server.target(run.common, o.dialect, Some(&flooded))?;
+    let flood_target = run.server.target(run.common, o.base.dialect, Some(&flooded))?;
     let mut workers = run.start(members(&plan), |members, signals| {
         let flood = |mixed| {
             let (target, channel) = (flood_target.clone(), flooded.clone());
@@ -42,7 +42,7 @@ pub(super) fn traffic(
         Traffic::new(plan.clone(), members, flood, signals)
     })?;
     workers.enter(|| ())?;
-    let window = workers.measure(o.time)?;
+    let window = workers.measure(o.base.time)?;
     workers.settle()?;
     let (scripts, turns) = workers.finish()?;
 
@@ -114,7 +114,7 @@ fn plan(
         Content::Messages => short_channels(o.channels),
     };
     let hint = |channel| (content == Content::States).then_some(channel);
-    let target = |channel| run.server.target(run.common, o.dialect, hint(channel));
+    let target = |channel| run.server.target(run.common, o.base.dialect, hint(channel));
     let targets = channels.iter().map(|channel| target(channel)).collect::<Result<_, _>>()?;
     Ok(Plan {
         content,
@@ -156,7 +156,7 @@ fn members(plan: &Plan) -> Vec<Member> {
         Member { channel, publisher: Some(Box::new(Publisher::new(index, own, counts))), receiver }
     };
     // Without serials only the stamps tell what is missing.
-    let reads_all = is_presence || o.dialect == Dialect::Peer;
+    let reads_all = is_presence || o.base.dialect == Dialect::Peer;
     let watcher = |index: usize| {
         let channel = index % channels;
         let is_witness = index < channels || reads_all;
@@ -168,7 +168,7 @@ fn members(plan: &Plan) -> Vec<Member> {
 
 /// Returns the updates sent per second. What was due within the measured time counts.
 fn add_states(findings: &mut Findings, o: &FanoutOptions, is_mixed: bool) -> f64 {
-    let seconds = o.time.duration.0.as_secs_f64();
+    let seconds = o.base.time.duration.0.as_secs_f64();
     let per_second = |count: u64| count as f64 / seconds;
     let sent = per_second(findings.totals[Counter::PublishedMeasured]);
     let delivered = per_second(findings.totals[Counter::DeliveredMeasured]);

@@ -27,7 +27,7 @@ impl Encoder {
 
     /// Replaces the payload by a stamp, as JSON where the protocol demands that.
     pub fn stamp(&mut self, stamp: &Stamp, plan: &Plan) -> &[u8] {
-        match plan.shape.dialect {
+        match plan.shape.base.dialect {
             Dialect::Sync => stamp.write(&mut self.payload, plan.shape.payload),
             Dialect::Foony | Dialect::Peer => {
                 stamp.write_json(&mut self.payload, plan.shape.payload);

@@ -62,7 +62,7 @@ pub struct Plan {
 impl Plan {
     /// Does the server give what is published a serial?
     fn is_numbered(&self) -> bool {
-        self.content == Content::Messages && self.shape.dialect != Dialect::Peer
+        self.content == Content::Messages && self.shape.base.dialect != Dialect::Peer
     }
 
     fn has_window_of_deliveries(&self) -> bool {
@@ -72,7 +72,7 @@ impl Plan {
 
     /// On the sync wire publishers receive what the others publish.
     pub fn publishers_receive(&self) -> bool {
-        self.content == Content::States && self.shape.dialect == Dialect::Sync
+        self.content == Content::States && self.shape.base.dialect == Dialect::Sync
     }
 
     /// Publishers of a channel, and one more that it may have.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headcount::bench::client::Transport;
 use headcount::bench::options::{
-    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario, Span, Time,
+    Base, ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario, Span, Time,
 };
 use headcount::bench::scenarios::{self, Server};
 use headcount::bench::{Addresses, BenchError, LatencySummary, Metric, Progress, Report, Wait};
@@ -17,17 +17,17 @@ const WARM_UP: Span = Span(Duration::from_millis(100));
 const TIME: Time = Time { duration: DURATION, warm_up: WARM_UP };
 
 /// Sleeping, because the server shares our CPUs.
-fn common() -> Common {
-    Common { transport: Transport::Ws, wait: Wait::Sleep, ..LatencyOptions::default().common }
+fn base() -> Base {
+    let common = LatencyOptions::default().base.common;
+    let common = Common { transport: Transport::Ws, wait: Wait::Sleep, ..common };
+    Base { dialect: Dialect::Peer, time: TIME, common }
 }
 
 fn fanout() -> FanoutOptions {
     FanoutOptions {
         subscribers: 5,
         window: 4,
-        dialect: Dialect::Peer,
-        time: TIME,
-        common: common(),
+        base: base(),
         ..FanoutOptions::default()
     }
 }
@@ -60,7 +60,7 @@ fn a_redis_is_measured_with_the_same_load() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     for (channels, publishers, threads) in [(1, 1, 1), (1, 3, 2), (6, 2, 1)] {
         let mut options = FanoutOptions { channels, publishers, ..fanout() };
-        options.common.client_cpus = vec![cpu; threads];
+        options.base.common.client_cpus = vec![cpu; threads];
         let report = run(Scenario::Fanout(options), fake_redis::Fault::None).unwrap();
         assert_faultless(&report);
         let (published, delivered) =
@@ -90,11 +90,8 @@ fn what_a_bad_redis_does_is_counted() {
 fn connections_are_weighed_step_by_step() {
     let options = IdleOptions {
         connections: 100,
-        dialect: Dialect::Peer,
-        duration: DURATION,
-        warm_up: WARM_UP,
         heartbeat: Span(Duration::from_millis(100)),
-        common: common(),
+        base: base(),
         ..IdleOptions::default()
     };
     let report = run(Scenario::Idle(options), fake_redis::Fault::None).unwrap();
@@ -112,10 +109,8 @@ fn connections_come_and_go() {
     for rate in [None, Some(100.0)] {
         let options = ChurnOptions {
             concurrency: 4,
-            dialect: Dialect::Peer,
+            base: base(),
             rate,
-            time: TIME,
-            common: common(),
             ..ChurnOptions::default()
         };
         let report = run(Scenario::Churn(options), fake_redis::Fault::None).unwrap();
