@@ -14,18 +14,17 @@ use clap::ValueEnum;
 use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
-use thiserror::Error;
 
 use super::options::Dialect;
 use super::peer::{Protocol, Reply};
+pub use crate::client::protocol::Closed;
 use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Refused, Upgrade};
-use crate::error::FrameError;
 use crate::wire::foony::binary::Deliveries;
 use crate::wire::foony::{self, Auth, Cursor, Publish, Request};
 use crate::wire::sync::Message;
 
-/// Bytes that may wait for the socket. Past it a message is not taken ([`Queued::Full`]); its
-/// sender tries again later and the delay counts as the server's.
+/// Bytes that may wait for the socket. Past it a message is not taken; its sender tries again later
+/// and the delay counts as the server's.
 pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes that are dropped at once. The kernel does not copy them, so they need no memory but
 /// an untouched part of the stack.
@@ -156,14 +155,6 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Was the message taken?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Queued {
-    Yes,
-    Full,
-}
-
 /// Where a client makes its requests.
 pub struct Out<'a> {
     out: &'a mut Outbound,
@@ -272,63 +263,6 @@ impl Out<'_> {
     }
 }
 
-/// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Closed {
-    #[error("{0}")]
-    Protocol(protocol::Closed),
-    /// The operating system ended it.
-    #[error("{0}")]
-    Failed(ErrorKind),
-}
-
-impl Closed {
-    /// The server's words when it refused the credentials.
-    pub fn refusal(&self) -> Option<String> {
-        match self {
-            Closed::Protocol(protocol::Closed::Refused(refused)) => Some(match refused.code {
-                Some(code) => format!("{} {}", code.code(), refused.message),
-                None => refused.message.clone(),
-            }),
-            _ => None,
-        }
-    }
-}
-
-impl From<Refused> for Closed {
-    fn from(refused: Refused) -> Closed {
-        Closed::Protocol(protocol::Closed::Refused(refused))
-    }
-}
-
-impl From<protocol::Closed> for Closed {
-    fn from(closed: protocol::Closed) -> Closed {
-        Closed::Protocol(closed)
-    }
-}
-
-impl From<FrameError> for Closed {
-    fn from(error: FrameError) -> Closed {
-        Closed::Protocol(protocol::Closed::Broken(error))
-    }
-}
-
-impl From<io::Error> for Closed {
-    fn from(error: io::Error) -> Closed {
-        Closed::Failed(error.kind())
-    }
-}
-
-/// The result of one read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// There may be more; read again.
-    More,
-    /// Nothing until the socket is readable again.
-    Drained,
-    Closed(Closed),
-}
-
 /// A connection from `connect` to its end.
 pub struct Client {
     pub(super) stream: TcpStream,
@@ -390,7 +324,7 @@ impl Client {
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
         if self.is_connecting {
-            if !self.is_connected()? {
+            if !self.is_connected().map_err(broken_off)? {
                 return Ok(());
             }
             self.is_connecting = false;
@@ -417,7 +351,7 @@ impl Client {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> Result<(), Closed> {
         loop {
             let waiting = self.connection.out.pending();
             if waiting.is_empty() {
@@ -427,22 +361,22 @@ impl Client {
                 Ok(written) => self.connection.out.written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(broken_off(error)),
             }
         }
     }
 
-    /// Reads once, at most `budget` bytes, and hands over what that completed. Frames are parsed
-    /// in `scratch`, which is shared by all connections of a thread and grows to their largest
-    /// frame.
+    /// Reads once, at most `budget` bytes, and hands over what that completed. Returns whether
+    /// there may be more, so that it is to be called again. Frames are parsed in `scratch`, which
+    /// is shared by all connections of a thread and grows to their largest frame.
     pub fn read(
         &mut self,
         scratch: &mut Vec<u8>,
         budget: usize,
         on_event: impl FnMut(&mut Out<'_>, Event<'_>),
-    ) -> Progress {
+    ) -> Result<bool, Closed> {
         if self.is_connecting {
-            return Progress::Drained;
+            return Ok(false);
         }
         if self.connection.skipping() > 0 {
             return self.drop_rest();
@@ -456,7 +390,7 @@ impl Client {
         self.held.clear();
         let room = budget.min(scratch.len() - held);
         let got = match self.stream.read(&mut scratch[held..held + room]) {
-            Ok(0) => return Progress::Closed(self.connection.handle_end(&scratch[..held]).into()),
+            Ok(0) => return Err(self.connection.handle_end(&scratch[..held])),
             Ok(got) => got,
             Err(error) => {
                 self.held.extend_from_slice(&scratch[..held]);
@@ -464,11 +398,8 @@ impl Client {
             }
         };
         self.bytes_in += got as u64;
-        match self.take(&mut scratch[..held + got], on_event) {
-            Err(closed) => Progress::Closed(closed),
-            Ok(()) if got < room => Progress::Drained,
-            Ok(()) => Progress::More,
-        }
+        self.take(&mut scratch[..held + got], on_event)?;
+        Ok(got == room)
     }
 
     fn take(
@@ -500,26 +431,31 @@ impl Client {
     }
 
     /// Drops what belongs to a frame of which only the beginning is of interest.
-    fn drop_rest(&mut self) -> Progress {
+    fn drop_rest(&mut self) -> Result<bool, Closed> {
         let mut room = [MaybeUninit::uninit(); DROPPED_BYTES_MAX];
         let asked = self.connection.skipping().min(room.len());
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
         match SockRef::from(&self.stream).recv_with_flags(&mut room[..asked], flags) {
-            Ok(0) => Progress::Closed(self.connection.handle_end(&[]).into()),
+            Ok(0) => Err(self.connection.handle_end(&[])),
             Ok(got) => {
                 self.connection.skipped(got);
                 self.bytes_in += got as u64;
-                if got == asked { Progress::More } else { Progress::Drained }
+                Ok(got == asked)
             }
             Err(error) => failed(error),
         }
     }
 }
 
-fn failed(error: io::Error) -> Progress {
+fn failed(error: io::Error) -> Result<bool, Closed> {
     match error.kind() {
-        ErrorKind::WouldBlock => Progress::Drained,
-        ErrorKind::Interrupted => Progress::More,
-        kind => Progress::Closed(Closed::Failed(kind)),
+        ErrorKind::WouldBlock => Ok(false),
+        ErrorKind::Interrupted => Ok(true),
+        _ => Err(broken_off(error)),
     }
+}
+
+/// The operating system ended the connection.
+pub fn broken_off(error: io::Error) -> Closed {
+    Closed::ByServer { code: None, reason: error.kind().to_string(), error: None }
 }

@@ -15,7 +15,7 @@ use enum_map::{Enum, EnumMap};
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Client, Closed, OUTBOUND_BYTES_MAX, Out, Progress, Queued, Target};
+use super::client::{Client, Closed, OUTBOUND_BYTES_MAX, Out, Target, broken_off};
 use super::connect::connect;
 use super::error::BenchError;
 use super::latencies::Latencies;
@@ -51,23 +51,8 @@ pub enum Lane {
     Background,
 }
 
-/// When a script wants its next turn, if nothing happens before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    Now,
-    AtNs(u64),
-    WhenSomethingHappens,
-}
-
-impl Next {
-    pub fn sooner(self, other: Next) -> Next {
-        match (self, other) {
-            (Next::Now, _) | (_, Next::Now) => Next::Now,
-            (Next::WhenSomethingHappens, next) | (next, Next::WhenSomethingHappens) => next,
-            (Next::AtNs(a), Next::AtNs(b)) => Next::AtNs(a.min(b)),
-        }
-    }
-}
+/// In place of the time when a script wants its next turn: not before something happens.
+pub const NEVER_NS: u64 = u64::MAX;
 
 /// What there is of the connection with one number: that is, or was, open.
 #[derive(Default)]
@@ -141,15 +126,16 @@ impl Clients {
         self.slots[at].client.as_ref().map_or(0, Client::pending_bytes)
     }
 
-    /// As [`Clients::write`], unless too much waits.
-    pub fn send(&mut self, at: usize, send: impl FnOnce(&mut Out<'_>)) -> Queued {
-        let is_full =
-            |client: &Client| client.is_closing() || client.pending_bytes() >= OUTBOUND_BYTES_MAX;
-        if self.slots[at].client.as_ref().is_none_or(is_full) {
-            return Queued::Full;
+    /// As [`Clients::write`]; `false`, and nothing is sent, when too much waits.
+    #[must_use]
+    pub fn send(&mut self, at: usize, send: impl FnOnce(&mut Out<'_>)) -> bool {
+        let has_room =
+            |client: &Client| !client.is_closing() && client.pending_bytes() < OUTBOUND_BYTES_MAX;
+        let is_taken = self.slots[at].client.as_ref().is_some_and(has_room);
+        if is_taken {
+            self.write(at, send);
         }
-        self.write(at, send);
-        Queued::Yes
+        is_taken
     }
 
     /// Closes the socket, whatever waits for it. The stage is not told.
@@ -214,12 +200,12 @@ struct Meter {
 
 impl Meter {
     fn look(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        match signals.timeline() {
-            Some(timeline) if now_ns >= timeline.until_ns => self.end(now_ns, signals),
-            Some(timeline) if now_ns >= timeline.from_ns && self.began.is_none() => {
-                self.began = Some((now_ns, this_thread_waited_ns()));
-            }
-            _ => {}
+        let Some(timeline) = signals.timeline() else { return };
+        if self.began.is_none() && now_ns >= timeline.from_ns {
+            self.began = Some((now_ns, this_thread_waited_ns()));
+        }
+        if now_ns >= timeline.until_ns {
+            self.end(now_ns, signals);
         }
     }
 
@@ -232,9 +218,8 @@ impl Meter {
     }
 
     fn end(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        if let Some((began_ns, waited_ns)) = self.began
-            && !mem::replace(&mut self.is_over, true)
-        {
+        if let (Some((began_ns, waited_ns)), false) = (self.began, self.is_over) {
+            self.is_over = true;
             signals.set(Counter::TotalNs, now_ns - began_ns);
             signals.set(Counter::WaitedNs, this_thread_waited_ns() - waited_ns);
         }
@@ -274,10 +259,10 @@ impl<S: Script> Engine<S> {
     /// something happened.
     pub fn run(mut self) -> Result<(S, Latencies), BenchError> {
         let mut events = Events::with_capacity(self.stage.script.events_max());
-        let (mut meter, mut next) = (Meter::default(), Next::Now);
+        let (mut meter, mut next_ns) = (Meter::default(), 0_u64);
         while !self.signals.allows(Step::Ended) {
             let asked_ns = self.clock.now_ns();
-            self.await_events(&mut events, next)?;
+            self.await_events(&mut events, next_ns.saturating_sub(asked_ns))?;
             let turn_ns = match self.wait {
                 // It did not wait: finding out about many sockets is work, too.
                 Wait::Spin if !events.is_empty() => asked_ns,
@@ -286,7 +271,7 @@ impl<S: Script> Engine<S> {
             let happened = self.note(&events) | self.read_ready() | self.read_line();
             let now_ns = self.clock.now_ns();
             meter.look(now_ns, &self.signals);
-            next = self.stage.turn(now_ns, &mut self.clients)?;
+            next_ns = self.stage.turn(now_ns, &mut self.clients)?;
             if self.flush() | happened {
                 meter.add(self.clock.now_ns() - turn_ns, &self.signals);
             }
@@ -295,22 +280,15 @@ impl<S: Script> Engine<S> {
         Ok((self.stage.script, meter.turns))
     }
 
-    fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
+    fn await_events(&mut self, events: &mut Events, left_ns: u64) -> io::Result<()> {
         if self.clients.in_turn && self.clients.watched == 0 {
             events.clear();
             return Ok(());
         }
         let work_left = self.ready.values().any(|queue| !queue.is_empty());
-        let timeout = match (self.wait, next) {
-            (Wait::Spin, _) | (_, Next::Now) => Duration::ZERO,
-            _ if work_left => Duration::ZERO,
-            (Wait::Sleep, Next::WhenSomethingHappens) => SLEEP_MAX,
-            (Wait::Sleep, Next::AtNs(due_ns)) => {
-                let left = Duration::from_nanos(due_ns.saturating_sub(self.clock.now_ns()));
-                // epoll counts whole milliseconds; the rest is spun.
-                if left > SLEEP_MAX { SLEEP_MAX } else { Duration::ZERO }
-            }
-        };
+        // epoll counts whole milliseconds; the rest is spun.
+        let is_idle = !work_left && Duration::from_nanos(left_ns) > SLEEP_MAX;
+        let timeout = if self.wait == Wait::Sleep && is_idle { SLEEP_MAX } else { Duration::ZERO };
         match self.poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other,
@@ -385,7 +363,7 @@ impl<S: Script> Engine<S> {
         };
         let (stage, clock, before) = (&mut self.stage, self.clock, client.bytes_in);
         let mut read_ns = None;
-        let progress = client.read(&mut self.scratch, budget, |out, event| {
+        let more = client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
             stage.event(read_ns, at, out, event);
         });
@@ -397,11 +375,10 @@ impl<S: Script> Engine<S> {
         if answers {
             self.clients.mark(at);
         }
-        match progress {
-            Progress::Closed(closed) => self.end(at, closed),
-            Progress::More => self.queue(at),
-            Progress::Drained if read_closed => self.queue(at),
-            Progress::Drained => return received > 0,
+        match more {
+            Err(closed) => self.end(at, closed),
+            Ok(more) if more || read_closed => self.queue(at),
+            Ok(_) => return received > 0,
         }
         true
     }
@@ -412,7 +389,7 @@ impl<S: Script> Engine<S> {
         let Some(client) = &mut slot.client else { return };
         let (stage, clock) = (&mut self.stage, self.clock);
         let written = client.write(|out, event| stage.event(clock.now_ns(), at, out, event));
-        if let Err(closed) = written.and_then(|()| Ok(self.clients.watch(at)?)) {
+        if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(broken_off)) {
             self.end(at, closed);
         }
     }

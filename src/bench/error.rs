@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::client::Closed;
+use crate::client::protocol::Closed;
 
 #[derive(Debug, Error)]
 pub enum BenchError {
@@ -41,9 +41,11 @@ pub enum BenchError {
 impl BenchError {
     /// A connection ended that should not have.
     pub(super) fn of_end(address: SocketAddr, closed: Closed) -> BenchError {
-        match closed.refusal() {
-            Some(reason) => BenchError::Refused { address, reason },
-            None => BenchError::Ended { address, closed },
+        match closed {
+            Closed::Refused(refused) => {
+                BenchError::Refused { address, reason: refused.to_string() }
+            }
+            closed => BenchError::Ended { address, closed },
         }
     }
 }

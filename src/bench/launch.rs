@@ -40,6 +40,7 @@ pub struct Addresses {
 pub struct Launched {
     child: Child,
     /// Its configuration, with its key: removed after it has ended.
+    #[cfg_attr(not(test), expect(dead_code, reason = "removed with this value"))]
     config: NamedTempFile,
     pub addresses: Addresses,
     /// What it was configured with, in TOML, without its keys.

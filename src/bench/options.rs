@@ -510,10 +510,11 @@ impl Scenario {
         of_each!(self, options => &mut options.base)
     }
 
-    /// What publishes to what, where anything does.
-    pub fn shape(&self) -> Option<FanoutOptions> {
+    /// How many publish what, how fast, to how many; connections that only stay or come and go are
+    /// the subscribers.
+    pub fn shape(&self) -> FanoutOptions {
         let any = FanoutOptions { base: self.base().clone(), ..FanoutOptions::default() };
-        Some(match self {
+        match self {
             Scenario::Fanout(o) => o.clone(),
             Scenario::Latency(o) => FanoutOptions {
                 subscribers: o.watchers,
@@ -525,7 +526,7 @@ impl Scenario {
                 ..any
             },
             Scenario::Presence(o) => FanoutOptions {
-                subscribers: o.members,
+                subscribers: o.joins.map_or(o.members, |joins| joins.min(o.members)),
                 publishers: o.publishers,
                 rate: o.rate,
                 window: o.window,
@@ -533,20 +534,19 @@ impl Scenario {
                 ..any
             },
             Scenario::Mixed(o) => FanoutOptions {
-                // On the sync wire members are publishers and receivers.
-                subscribers: if o.base.dialect == Dialect::Sync { 0 } else { o.polite },
+                subscribers: o.polite,
                 publishers: o.polite,
                 rate: Some(o.rate),
                 payload: o.state_bytes,
                 ..any
             },
-            Scenario::Idle(_) | Scenario::Churn(_) => return None,
-        })
+            Scenario::Idle(o) => FanoutOptions { subscribers: o.connections, ..any },
+            Scenario::Churn(o) => FanoutOptions { subscribers: o.concurrency, rate: o.rate, ..any },
+        }
     }
 
     /// The load in a few words.
     pub fn summary(&self) -> String {
-        let shape = self.shape().map(|o| format!("{}, {}", o.drive(), o.size()));
         match self {
             Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
                 format!("{joins} joins within {within}, {members} watchers")
@@ -563,7 +563,8 @@ impl Scenario {
                 format!("{} polite at {}/s each, {} flooders", o.polite, o.rate, o.flooders)
             }
             Scenario::Latency(_) | Scenario::Fanout(_) | Scenario::Presence(_) => {
-                shape.unwrap_or_default()
+                let shape = self.shape();
+                format!("{}, {}", shape.drive(), shape.size())
             }
         }
     }

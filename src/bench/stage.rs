@@ -6,8 +6,8 @@
 
 use enum_map::EnumMap;
 
-use super::client::{Closed, Event, Out, Queued, Target};
-use super::engine::{Clients, Lane, Next};
+use super::client::{Closed, Event, Out, Target};
+use super::engine::{Clients, Lane, NEVER_NS};
 use super::error::BenchError;
 use super::signals::{Counter, Step, ThreadSignals};
 use super::time::Pace;
@@ -57,9 +57,9 @@ pub trait Script: Send + 'static {
         Joining::Done
     }
 
-    /// Sends what is due, from the beginning of the run on.
-    fn run(&mut self, _now_ns: u64, _clients: &mut Clients) -> Result<Next, BenchError> {
-        Ok(Next::WhenSomethingHappens)
+    /// Sends what is due, from the beginning of the run on. Returns when something will be again.
+    fn run(&mut self, _now_ns: u64, _clients: &mut Clients) -> Result<u64, BenchError> {
+        Ok(NEVER_NS)
     }
 
     /// One frame came: of those that are there before the run, anything but openings, greetings and
@@ -107,20 +107,20 @@ impl<S: Script> Stage<S> {
         }
     }
 
-    /// Opens what is to be opened and sends what is due.
-    pub fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+    /// Opens what is to be opened and sends what is due. Returns when something will be again.
+    pub fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
         let Some(timeline) = self.signals.timeline() else {
             self.advance(now_ns, clients)?;
-            return Ok(Next::WhenSomethingHappens);
+            return Ok(NEVER_NS);
         };
         if now_ns < timeline.start_ns {
-            return Ok(Next::AtNs(timeline.start_ns));
+            return Ok(timeline.start_ns);
         }
-        let next = self.beat(now_ns, timeline.start_ns, clients);
-        Ok(next.sooner(self.script.run(now_ns, clients)?))
+        let next_ns = self.beat(now_ns, timeline.start_ns, clients);
+        Ok(next_ns.min(self.script.run(now_ns, clients)?))
     }
 
     /// Asks connections to take the steps that are allowed.
@@ -161,23 +161,21 @@ impl<S: Script> Stage<S> {
 
     /// Lets connections ping whose time has come, one after the other. The stamp of a ping is when
     /// it was due.
-    fn beat(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> Next {
+    fn beat(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> u64 {
         let (count, every_s) = (self.steps.len(), self.script.heartbeat_s());
         if count == 0 || every_s <= 0.0 {
-            return Next::WhenSomethingHappens;
+            return NEVER_NS;
         }
         let begin = || Pace::new(start_ns, count as f64 / every_s, 0.0);
         let pace = self.heartbeat.get_or_insert_with(begin);
         while pace.next_ns() <= now_ns {
             let at = (pace.taken() % count as u64) as usize;
-            if clients.is_open(at)
-                && clients.send(at, |out| out.ping(pace.next_ns())) == Queued::Full
-            {
+            if clients.is_open(at) && !clients.send(at, |out| out.ping(pace.next_ns())) {
                 break;
             }
             pace.take_due(now_ns);
         }
-        Next::AtNs(pace.next_ns())
+        pace.next_ns()
     }
 
     pub fn event(&mut self, now_ns: u64, at: usize, out: &mut Out<'_>, event: Event<'_>) {
@@ -185,7 +183,7 @@ impl<S: Script> Stage<S> {
             match event {
                 Event::Open => return self.take(at, Step::Opened, Counter::Opened),
                 Event::Greeted => return self.take(at, Step::Greeted, Counter::Greeted),
-                Event::Refused(refused) => return self.fail(at, refused.into()),
+                Event::Refused(refused) => return self.fail(at, Closed::Refused(refused)),
                 Event::Joined => self.take(at, Step::Joined, Counter::Joined),
                 _ => {}
             }
@@ -197,7 +195,7 @@ impl<S: Script> Stage<S> {
 
     pub fn closed(&mut self, now_ns: u64, at: usize, closed: Closed) {
         if at < self.steps.len() {
-            if self.signals.timeline().is_none() || closed.refusal().is_some() {
+            if self.signals.timeline().is_none() || matches!(closed, Closed::Refused(_)) {
                 return self.fail(at, closed);
             }
             self.signals.add(Counter::Disconnected, 1);

@@ -147,45 +147,28 @@ impl<S: Script> Workers<'_, S> {
         }
     }
 
-    /// Lets the run begin and measures it.
-    pub fn measure(&mut self, time: Time) -> Result<Window, BenchError> {
-        let run = self.run;
-        let done = |totals: &Totals| totals[Counter::Delivered] + totals[Counter::Cycles];
-        let began = Instant::now() + LEAD + time.warm_up.0;
-        let mut done_before = None;
-        self.measure_until(time, "measuring", time.duration.0.as_secs(), |totals| {
-            let (elapsed, done) = (began.elapsed(), done(totals));
-            run.progress.rate(elapsed, done - *done_before.get_or_insert(done), "done");
-            run.progress.at(elapsed.as_secs());
-            false
-        })
-    }
-
-    /// As [`Workers::measure`], until `is_done` if that comes first. `what`, and how much of it,
-    /// are shown.
-    pub fn measure_until(
-        &mut self,
-        time: Time,
-        what: &'static str,
-        length: u64,
-        is_done: impl FnMut(&Totals) -> bool,
-    ) -> Result<Window, BenchError> {
+    /// Lets the run begin and measures it, until so many receivers are complete if that comes first.
+    pub fn measure(&mut self, time: Time, complete: Option<u64>) -> Result<Window, BenchError> {
         let (warm_up, duration) = (time.warm_up.0, time.duration.0);
-        let begins = Instant::now() + LEAD;
+        let (run, begins) = (self.run, Instant::now() + LEAD);
         let start_ns = self.clock.now_ns() + nanos(LEAD);
         let from_ns = start_ns + nanos(warm_up);
         let until_ns = from_ns + nanos(duration);
-        self.run.signals.begin(Timeline { start_ns, from_ns, until_ns });
+        run.signals.begin(Timeline { start_ns, from_ns, until_ns });
         if !warm_up.is_zero() {
-            self.run.progress.stage("warming up", 0);
+            run.progress.stage("warming up", 0);
             self.wait(begins + warm_up, |_| false)?;
         }
-        let run = self.run;
         let server_cpu = || run.server.pid.and_then(CpuTime::of);
         let look = || (Instant::now(), run.signals.totals(), server_cpu());
+        let done = |t: &Totals| t[Counter::Delivered] + t[Counter::Cycles] + t[Counter::Complete];
         let (from, before, cpu_before) = look();
-        run.progress.stage(what, length);
-        self.wait(begins + warm_up + duration, is_done)?;
+        run.progress.stage("measuring", duration.as_secs());
+        self.wait(begins + warm_up + duration, |totals| {
+            run.progress.rate(from.elapsed(), done(totals) - done(&before), "done");
+            run.progress.at(from.elapsed().as_secs());
+            complete.is_some_and(|count| totals[Counter::Complete] >= count)
+        })?;
         let (until, after, cpu_after) = look();
         let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
         Ok(Window { seconds: (until - from).as_secs_f64(), cpu, before, after })

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::super::client::{Closed, Event, Out, Target};
-use super::super::engine::{Clients, Lane, Next};
+use super::super::engine::{Clients, Lane, NEVER_NS};
 use super::super::error::BenchError;
 use super::super::latencies::{Delay, Delays};
 use super::super::metric::Metric;
@@ -15,7 +15,6 @@ use super::super::time::Pace;
 use super::super::workers::Run;
 use super::findings::Findings;
 use super::fresh_channels;
-use crate::client::protocol;
 
 /// Failed connections of one thread after which the run is given up.
 const FAILURES_MAX: u64 = 1_000;
@@ -61,9 +60,9 @@ impl Churn {
         }
     }
 
-    fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+    fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         for _ in 0..OPENED_PER_TURN {
-            let Some(&at) = self.empty.last() else { return Ok(Next::WhenSomethingHappens) };
+            let Some(&at) = self.empty.last() else { return Ok(NEVER_NS) };
             let due = self.pace.as_mut().map_or(Some(now_ns), |pace| pace.take_due(now_ns));
             let Some(began_ns) = due else { break };
             self.empty.pop();
@@ -71,7 +70,7 @@ impl Churn {
             self.signals.add(Counter::Owed, 1);
             clients.open(at, &self.target, Lane::Foreground)?;
         }
-        Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
+        Ok(self.pace.as_ref().map_or(now_ns, Pace::next_ns))
     }
 
     fn leave(&mut self, now_ns: u64, at: usize) {
@@ -98,7 +97,7 @@ impl Script for Churn {
         self.target.clone()
     }
 
-    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         for at in mem::take(&mut self.hanging_up) {
             clients.hang_up(at);
             self.leave(now_ns, at);
@@ -106,7 +105,7 @@ impl Script for Churn {
         let timeline = self.signals.timeline();
         let Some(timeline) = timeline.filter(|timeline| now_ns < timeline.until_ns) else {
             self.signals.set(Counter::Finished, 1);
-            return Ok(Next::WhenSomethingHappens);
+            return Ok(NEVER_NS);
         };
         if let (None, Some(rate)) = (&self.pace, self.options.rate) {
             let share = rate / self.signals.threads() as f64;
@@ -140,7 +139,7 @@ impl Script for Churn {
                 }
                 false
             }
-            (Event::Refused(refused), _) => return Err(refused.into()),
+            (Event::Refused(refused), _) => return Err(Closed::Refused(refused)),
             _ => false,
         };
         if joins {
@@ -153,10 +152,7 @@ impl Script for Churn {
         self.hanging_up.retain(|&other| other != at);
         self.leave(now_ns, at);
         // Broken bytes and refusals come again.
-        let is_passing = matches!(
-            closed,
-            Closed::Failed(_) | Closed::Protocol(protocol::Closed::ByServer { .. })
-        );
+        let is_passing = matches!(closed, Closed::ByServer { .. });
         let is_expected = self.places[at].awaits == Awaited::End;
         if is_expected || is_passing && self.failures <= FAILURES_MAX {
             Ok(())
@@ -183,7 +179,7 @@ pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchEr
         failures: 0,
         delays: Delays::default(),
     })?;
-    let window = workers.measure(o.base.time)?;
+    let window = workers.measure(o.base.time, None)?;
     workers.settle()?;
     let (churns, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);

@@ -56,7 +56,7 @@ pub(super) fn idle(o: &IdleOptions, run: &Run<'_>) -> Result<Findings, BenchErro
         resident.push(run.server.pid.and_then(resident_bytes));
     };
     workers.enter(&mut weigh)?;
-    let window = workers.measure(o.base.time)?;
+    let window = workers.measure(o.base.time, None)?;
     weigh();
     let (_, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::error::BenchError;
 use super::super::metric::Metric;
-use super::super::options::{Dialect, FanoutOptions, MixedOptions, Spread};
+use super::super::options::{Dialect, FanoutOptions, Scenario, Spread};
 use super::super::signals::Counter;
 use super::super::time::Drive;
 use super::super::traffic::{
@@ -13,7 +13,7 @@ use super::super::traffic::{
 };
 use super::super::workers::Run;
 use super::findings::Findings;
-use super::{fresh_channels, short_channels};
+use super::fresh_channels;
 
 /// Delays recorded per second from which a thread would notice what recording costs.
 const SAMPLES_PER_S: f64 = 200_000.0;
@@ -23,14 +23,10 @@ const SAMPLED_OF: u64 = 61;
 /// Subscribers above which a closed loop does not record every delay.
 const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 
-/// `mixed`: the flooders beside it, if there are to be any.
-pub(super) fn traffic(
-    o: &FanoutOptions,
-    content: Content,
-    mixed: Option<&MixedOptions>,
-    run: &Run<'_>,
-) -> Result<Findings, BenchError> {
-    let plan = Arc::new(plan(o, content, mixed.is_some(), run)?);
+pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, BenchError> {
+    let mixed = if let Scenario::Mixed(o) = scenario { Some(o) } else { None };
+    let plan = Arc::new(plan(scenario, run)?);
+    let (o, content) = (&plan.shape, plan.content);
     let flooded = fresh_channels(2).remove(1);
     let flood_target = run.server.target(run.common, o.base.dialect, Some(&flooded))?;
     let mut workers = run.start(members(&plan), |members, signals| {
@@ -42,7 +38,7 @@ pub(super) fn traffic(
         Traffic::new(plan.clone(), members, flood, signals)
     })?;
     workers.enter(|| ())?;
-    let window = workers.measure(o.base.time)?;
+    let window = workers.measure(o.base.time, None)?;
     workers.settle()?;
     let (scripts, turns) = workers.finish()?;
 
@@ -55,13 +51,10 @@ pub(super) fn traffic(
     };
     let Faults { lost, duplicated, reordered } = outcome.faults;
     findings.set(Metric::Lost, (lost + outcome.unacknowledged) as f64);
-    let total = |counter| findings.totals[counter] as f64;
-    let (duplicated, reordered) = (
-        total(Counter::Duplicated) + duplicated as f64,
-        total(Counter::Reordered) + reordered as f64,
-    );
-    findings.set(Metric::Duplicated, duplicated);
-    findings.set(Metric::Reordered, reordered);
+    let duplicated = findings.totals[Counter::Duplicated] + duplicated;
+    let reordered = findings.totals[Counter::Reordered] + reordered;
+    findings.set(Metric::Duplicated, duplicated as f64);
+    findings.set(Metric::Reordered, reordered as f64);
     match o.rate {
         Some(rate) => findings.note_overload(sent, rate * o.publishers as f64, what),
         None => findings.note_bottleneck(),
@@ -103,27 +96,26 @@ impl Outcome {
     }
 }
 
-fn plan(
-    o: &FanoutOptions,
-    content: Content,
-    measures_pings: bool,
-    run: &Run<'_>,
-) -> Result<Plan, BenchError> {
-    let channels = match content {
-        Content::States => fresh_channels(o.channels),
-        Content::Messages => short_channels(o.channels),
-    };
-    let hint = |channel| (content == Content::States).then_some(channel);
-    let target = |channel| run.server.target(run.common, o.base.dialect, hint(channel));
+fn plan(scenario: &Scenario, run: &Run<'_>) -> Result<Plan, BenchError> {
+    let (mut shape, is_mixed) = (scenario.shape(), matches!(scenario, Scenario::Mixed(_)));
+    let is_sync = shape.base.dialect == Dialect::Sync;
+    if is_mixed && is_sync {
+        // Members are publishers and receivers.
+        shape.subscribers = 0;
+    }
+    let is_presence = is_sync || matches!(scenario, Scenario::Presence(_));
+    let channels = fresh_channels(shape.channels);
+    let hint = |channel| is_presence.then_some(channel);
+    let target = |channel| run.server.target(run.common, shape.base.dialect, hint(channel));
     let targets = channels.iter().map(|channel| target(channel)).collect::<Result<_, _>>()?;
     Ok(Plan {
-        content,
-        shape: o.clone(),
+        content: if is_presence { Content::States } else { Content::Messages },
         channels,
         targets,
-        drive: o.rate.map_or(Drive::Window(o.window), Drive::Rate),
-        sampled_of: sampled_of(o),
-        measures_pings,
+        drive: shape.rate.map_or(Drive::Window(shape.window), Drive::Rate),
+        sampled_of: sampled_of(&shape),
+        measures_pings: is_mixed,
+        shape,
     })
 }
 
@@ -231,7 +223,7 @@ mod tests {
         let plan = Plan {
             content: Content::Messages,
             shape: o,
-            channels: short_channels(channels),
+            channels: fresh_channels(channels),
             targets: vec![target; channels],
             drive: Drive::Window(1),
             sampled_of: 1,

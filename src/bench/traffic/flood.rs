@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::client::{Event, NO_STAMP, Out, Queued, Target};
-use super::super::engine::{Clients, Lane, Next};
+use super::super::client::{Event, NO_STAMP, Out, Target};
+use super::super::engine::{Clients, Lane, NEVER_NS};
 use super::super::error::BenchError;
 use super::super::options::{Dialect, FloodKind, MixedOptions, PublishForm};
 use super::super::signals::{Counter, ThreadSignals};
@@ -55,7 +55,7 @@ impl Flood {
         }
     }
 
-    pub fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+    pub fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         if self.turn == 0 {
             for at in self.numbers.clone() {
                 clients.open(at, &self.target, Lane::Background)?;
@@ -64,19 +64,19 @@ impl Flood {
         self.turn += 1;
         let is_over = self.signals.timeline().is_none_or(|timeline| now_ns >= timeline.until_ns);
         if is_over || self.ready.is_empty() {
-            return Ok(Next::WhenSomethingHappens);
+            return Ok(NEVER_NS);
         }
         // One flooder per turn, so that a turn stays short.
         let at = self.ready[self.turn % self.ready.len()];
         if clients.pending(at) < REFILL_BELOW_BYTES {
             self.refill(at, clients);
         }
-        Ok(Next::Now)
+        Ok(now_ns)
     }
 
     fn refill(&mut self, at: usize, clients: &mut Clients) {
         for _ in 0..REFILL_MESSAGES {
-            let queued = clients.send(at, |out| {
+            let is_taken = clients.send(at, |out| {
                 match (self.kind, self.target.dialect()) {
                     (FloodKind::Pings, _) => out.ping(NO_STAMP),
                     (FloodKind::Updates, Dialect::Sync) => {
@@ -88,7 +88,7 @@ impl Flood {
                 }
                 out.end_message();
             });
-            if queued == Queued::Full {
+            if !is_taken {
                 return;
             }
             self.sent += 1;

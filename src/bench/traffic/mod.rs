@@ -16,8 +16,8 @@ mod serials;
 use std::mem;
 use std::sync::Arc;
 
-use super::client::{Closed, Event, Greeting, Out, Queued, Target};
-use super::engine::{Clients, Next};
+use super::client::{Closed, Event, Greeting, Out, Target};
+use super::engine::{Clients, NEVER_NS};
 use super::error::BenchError;
 use super::latencies::{Delay, Delays, Latencies};
 use super::options::{Dialect, FanoutOptions, WindowCounts};
@@ -189,13 +189,13 @@ impl Traffic {
     }
 
     /// Sends what may be sent, one message per publisher.
-    fn publish(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> Next {
-        let mut next = Next::WhenSomethingHappens;
+    fn publish(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> u64 {
+        let mut next_ns = NEVER_NS;
         let Drive::Rate(per_second) = self.plan.drive else {
             let mut unblocked = mem::take(&mut self.unblocked);
             unblocked.retain(|&at| self.publish_due(at, now_ns, clients));
             self.unblocked = unblocked;
-            return next;
+            return next_ns;
         };
         for index in 0..self.publishers.len() {
             let at = self.publishers[index];
@@ -204,10 +204,10 @@ impl Traffic {
                 publisher.pace.get_or_insert_with(|| Pace::new(start_ns, per_second, phase));
             }
             self.publish_due(at, now_ns, clients);
-            let next_ns = self.members[at].publisher.as_ref().and_then(|it| it.next_ns());
-            next = next.sooner(next_ns.map_or(next, Next::AtNs));
+            let own_ns = self.members[at].publisher.as_ref().and_then(|it| it.next_ns());
+            next_ns = next_ns.min(own_ns.unwrap_or(NEVER_NS));
         }
-        next
+        next_ns
     }
 
     /// Must the publisher be asked again before anything happens to it?
@@ -219,7 +219,7 @@ impl Traffic {
         if publisher.is_due(now_ns, self.plan.drive) {
             let (encoder, plan, signals) = (&mut self.encoder, &self.plan, &self.signals);
             let owed = plan.owed_for(publisher.index);
-            let queued = clients.send(at, |out| {
+            let is_taken = clients.send(at, |out| {
                 publisher.publish_due(now_ns, plan, encoder, out, |intended_ns| {
                     let is_measured = signals.measures(intended_ns);
                     signals.add(Counter::Published, 1);
@@ -227,7 +227,7 @@ impl Traffic {
                     signals.add(Counter::Owed, owed);
                 });
             });
-            if queued == Queued::Full {
+            if !is_taken {
                 return false;
             }
         }
@@ -490,12 +490,12 @@ impl Script for Traffic {
         Joining::Asked
     }
 
-    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
-        let Some(timeline) = self.signals.timeline() else { return Ok(Next::Now) };
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
+        let Some(timeline) = self.signals.timeline() else { return Ok(NEVER_NS) };
         self.release();
-        let mut next = Next::WhenSomethingHappens;
+        let mut next_ns = NEVER_NS;
         if now_ns < timeline.until_ns {
-            next = self.publish(now_ns, timeline.start_ns, clients);
+            next_ns = self.publish(now_ns, timeline.start_ns, clients);
         } else {
             if let Drive::Rate(_) = self.plan.drive {
                 // What was due before the end is sent, however late this thread is.
@@ -507,8 +507,8 @@ impl Script for Traffic {
         }
         // Flooders come last in every turn.
         match &mut self.flood {
-            Some(flood) => Ok(next.sooner(flood.run(now_ns, clients)?)),
-            None => Ok(next),
+            Some(flood) => Ok(next_ns.min(flood.run(now_ns, clients)?)),
+            None => Ok(next_ns),
         }
     }
 

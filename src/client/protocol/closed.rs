@@ -95,6 +95,12 @@ impl Closed {
     }
 }
 
+impl From<FrameError> for Closed {
+    fn from(error: FrameError) -> Closed {
+        Closed::Broken(error)
+    }
+}
+
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
