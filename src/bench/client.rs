@@ -15,7 +15,6 @@ use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
-use super::options::Dialect;
 use super::peer::{Protocol, Reply};
 pub use crate::client::protocol::Closed;
 use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Refused, Upgrade};
@@ -77,14 +76,6 @@ impl Target {
     pub fn new(address: SocketAddr, transport: Transport, path: &str, greeting: Greeting) -> Self {
         let upgrade = Arc::new(Upgrade::new(&address.to_string(), path, NONCE));
         Target { address, transport, upgrade, greeting, look: Look::Whole }
-    }
-
-    pub fn dialect(&self) -> Dialect {
-        match self.greeting {
-            Greeting::Sync { .. } => Dialect::Sync,
-            Greeting::Foony { .. } => Dialect::Foony,
-            Greeting::Peer(_) => Dialect::Peer,
-        }
     }
 }
 

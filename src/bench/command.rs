@@ -71,20 +71,12 @@ pub struct Peer {
     pub protocol: &'static dyn Protocol,
 }
 
-/// Does what `headcount bench ...` asks for. Results go to standard output, progress to standard
-/// error.
+/// Does what `headcount bench ...` asks for, against a peer if there is one. Results go to standard
+/// output, progress to standard error.
 ///
 /// # Errors
 /// Each is one line, to be shown after `error: `.
-pub fn run(args: BenchArgs) -> Result<(), BenchError> {
-    run_against(args, None)
-}
-
-/// As [`run`], against a peer if there is one.
-///
-/// # Errors
-/// Those of [`run`].
-pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
+pub fn run(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Compare(args) => {
             let (before, after) = args.sides();
@@ -94,12 +86,13 @@ pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError
             if peer.is_some() {
                 scenario.base_mut().dialect = Dialect::Peer;
             }
-            match &mut *scenario {
-                Scenario::Fanout(options) if !options.windows.is_empty() => {
-                    let windows = mem::take(&mut options.windows);
-                    curve(windows, *scenario, peer)
-                }
-                _ => measure(*scenario, peer),
+            let windows = match &mut *scenario {
+                Scenario::Fanout(options) => mem::take(&mut options.windows),
+                _ => Vec::new(),
+            };
+            match windows.is_empty() {
+                true => measure(*scenario, peer),
+                false => curve(windows, *scenario, peer),
             }
         }
     }
@@ -142,8 +135,8 @@ fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchErro
     let Place { http, sync_tcp, config, .. } = &common.place;
     let addresses =
         Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
-    let mut server =
-        Server { addresses, pid: common.pid, protocol: peer.map(|peer| peer.protocol) };
+    let protocol = peer.map(|peer| peer.protocol);
+    let mut server = Server { addresses, pid: common.pid, protocol };
     let mut launched = None;
     if addresses == Addresses::default() {
         let key = common.key.insert(launch::fresh_key()?);

@@ -40,8 +40,7 @@ pub struct Addresses {
 pub struct Launched {
     child: Child,
     /// Its configuration, with its key: removed after it has ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "removed with this value"))]
-    config: NamedTempFile,
+    _config: NamedTempFile,
     pub addresses: Addresses,
     /// What it was configured with, in TOML, without its keys.
     pub shown_config: String,
@@ -74,7 +73,7 @@ impl Launched {
         let child = spawn(binary, file.path()).map_err(|error| failed(error.to_string()))?;
         let mut launched = Launched {
             child,
-            config: file,
+            _config: file,
             addresses: Addresses::default(),
             shown_config: without_keys(&text),
         };
@@ -166,18 +165,17 @@ fn spawn(binary: &Path, config: &Path) -> io::Result<Child> {
 /// Reads standard output up to the ready line, and ever after so that the pipe never fills.
 fn await_ready(child: &mut Child) -> Result<Addresses, String> {
     let output = child.stdout.take().ok_or("its output is not piped")?;
-    let (lines, received) = mpsc::channel();
+    let (sender, ready) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             // Nothing receives after the ready line.
-            let _ = lines.send(line);
+            parse_ready(&line).map(|addresses| sender.send(addresses));
         }
     });
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
-        match received.recv_timeout(LOOK_EVERY).map(|line| parse_ready(&line)) {
-            Ok(Some(addresses)) => return addresses,
-            Ok(None) => {}
+        match ready.recv_timeout(LOOK_EVERY) {
+            Ok(addresses) => return addresses,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 interrupt::check().map_err(|signal| signal.to_string())?;
             }
@@ -197,11 +195,8 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
         let text = word.ok_or_else(|| format!("no {name} in {line:?}"))?;
         text.parse().map(Some).map_err(|error| format!("{name}{text}: {error}"))
     };
-    let both = || {
-        let (http, sync_tcp) = (address("http=")?, address("sync_tcp=")?);
-        Ok(Addresses { http, sync_tcp, peer: None })
-    };
-    Some(both())
+    let (http, sync_tcp) = (address("http="), address("sync_tcp="));
+    Some(http.and_then(|http| Ok(Addresses { http, sync_tcp: sync_tcp?, peer: None })))
 }
 
 #[cfg(test)]
@@ -272,7 +267,7 @@ mod tests {
         while !copy.exists() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        let config = launched.config.path().to_owned();
+        let config = launched._config.path().to_owned();
         drop(launched);
         assert!(!config.exists());
         assert_eq!(fs::read_to_string(&base).unwrap(), "ended\n");

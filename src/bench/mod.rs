@@ -46,7 +46,7 @@ mod time;
 mod traffic;
 mod workers;
 
-pub use command::{BenchArgs, Peer, run, run_against};
+pub use command::{BenchArgs, Peer, run};
 pub use engine::Wait;
 pub use error::BenchError;
 pub use latencies::{Latencies, LatencySummary};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Command, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
@@ -435,11 +435,19 @@ pub struct MixedOptions {
     pub base: Base,
 }
 
+/// As on a command line without arguments.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Unchanged<A: Args> {
+    #[command(flatten)]
+    options: A,
+}
+
 macro_rules! default_as_on_the_command_line {
     ($($options:ty),*) => {
         $(impl Default for $options {
             fn default() -> Self {
-                parse_nothing()
+                Unchanged::parse_from([""; 0]).options
             }
         })*
     };
@@ -447,15 +455,6 @@ macro_rules! default_as_on_the_command_line {
 
 default_as_on_the_command_line! {
     LatencyOptions, FanoutOptions, PresenceOptions, IdleOptions, ChurnOptions, MixedOptions
-}
-
-fn parse_nothing<A: Args>() -> A {
-    let command = A::augment_args(Command::new("bench").no_binary_name(true));
-    let nothing: [&str; 0] = [];
-    let matches = command.try_get_matches_from(nothing);
-    matches
-        .and_then(|matches| A::from_arg_matches(&matches))
-        .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
 }
 
 /// What is run.

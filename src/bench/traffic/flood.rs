@@ -18,6 +18,7 @@ const REFILL_MESSAGES: usize = 256;
 /// One thread's flooders. They connect when the run begins.
 pub struct Flood {
     kind: FloodKind,
+    dialect: Dialect,
     pub target: Target,
     channel: Arc<str>,
     encoder: Encoder,
@@ -44,6 +45,7 @@ impl Flood {
         encoder.payload = format!("\"{:x<1$}\"", "", options.state_bytes.max(2) - 2).into_bytes();
         Flood {
             kind: options.flood,
+            dialect: options.base.dialect,
             target,
             channel,
             encoder,
@@ -77,7 +79,7 @@ impl Flood {
     fn refill(&mut self, at: usize, clients: &mut Clients) {
         for _ in 0..REFILL_MESSAGES {
             let is_taken = clients.send(at, |out| {
-                match (self.kind, self.target.dialect()) {
+                match (self.kind, self.dialect) {
                     (FloodKind::Pings, _) => out.ping(NO_STAMP),
                     (FloodKind::Updates, Dialect::Sync) => {
                         out.update(&self.channel, &self.encoder.payload);

@@ -61,18 +61,16 @@ impl Receiver {
 
     /// What is wrong once every message must have come, by what the channel accepted.
     pub fn faults(&self, accepted: &Accepted) -> Faults {
-        let mut seen = Faults::default();
-        self.sequences.iter().for_each(|sequences| seen += sequences.faults(0));
         let received: u64 = self.sequences.iter().map(Serials::received).sum();
         let lost = match accepted.is_numbered() || self.sequences.is_empty() {
             true => self.serials.lost(accepted),
             false => accepted.count().saturating_sub(received),
         };
-        let mut faults = self.serials.faults(0);
-        faults.lost = lost.max(seen.lost);
-        faults.duplicated += seen.duplicated;
-        faults.reordered += seen.reordered;
-        faults
+        let mut faults = self.serials.faults();
+        self.sequences.iter().for_each(|sequences| faults += sequences.faults());
+        // What a witness misses of both is the same.
+        let missed = faults.lost - self.serials.faults().lost;
+        Faults { lost: lost.max(missed), ..faults }
     }
 }
 
