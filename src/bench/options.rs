@@ -1,10 +1,8 @@
 //! Options of each scenario. The same types are the command line, the library's arguments
 //! and the part of a record that says what was run.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,50 +11,7 @@ use strum::IntoStaticStr;
 
 use super::client::Transport;
 use super::engine::Wait;
-
-/// A length of time: `10s`, `500ms`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Span(pub Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit_s = match &text[digits.len()..] {
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            _ => return Err("expected a number and ms, s or m, as in 10s".to_owned()),
-        };
-        let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
-        Duration::try_from_secs_f64(number * unit_s).map(Span).map_err(|error| error.to_string())
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
-            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
-            ms => write!(f, "{ms}ms"),
-        }
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Span> for String {
-    fn from(span: Span) -> String {
-        span.to_string()
-    }
-}
+pub use super::time::Span;
 
 /// May the URL of a WebSocket name the channel, so that its shard takes the connection at once?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -544,75 +499,35 @@ impl Scenario {
         }
     }
 
-    /// The load in a few words.
-    pub fn summary(&self) -> String {
-        match self {
-            Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
-                format!("{joins} joins within {within}, {members} watchers")
-            }
-            Scenario::Idle(o) => {
-                format!("{} connections in {} channels", o.connections, o.channel_count())
-            }
-            Scenario::Churn(o) => {
-                let rate = o.rate.map(|rate| format!("{rate} connections/s, ")).unwrap_or_default();
-                let pipelined = if o.pipelined { ", pipelined" } else { "" };
-                format!("{rate}{} connections at once{pipelined}", o.concurrency)
-            }
-            Scenario::Mixed(o) => {
-                format!("{} polite at {}/s each, {} flooders", o.polite, o.rate, o.flooders)
-            }
-            Scenario::Latency(_) | Scenario::Fanout(_) | Scenario::Presence(_) => {
-                let shape = self.shape();
-                format!("{}, {}", shape.drive(), shape.size())
-            }
-        }
+    /// Its own options but one, in words.
+    pub fn summary(&self, except: &str) -> String {
+        let record = serde_json::to_value(self).unwrap_or_default();
+        let own = record["options"].as_object().into_iter().flatten();
+        let shown =
+            own.filter(|(name, value)| *name != except && !value.is_null() && !value.is_object());
+        let words = shown.map(|(name, value)| match value.as_str() {
+            Some(word) => format!("{name} {word}"),
+            None => format!("{name} {value}"),
+        });
+        words.collect::<Vec<_>>().join(", ")
     }
 }
 
 impl FanoutOptions {
-    /// Who publishes, and how fast, in words.
-    fn drive(&self) -> String {
-        let pace = match (self.rate, self.publishing.window_counts) {
-            (Some(rate), _) => format!("{rate}/s each"),
-            (None, WindowCounts::Deliveries) => format!("window {} of deliveries", self.window),
-            (None, WindowCounts::Acks) => format!("window {} of acks", self.window),
-        };
-        format!("{} publishers with {pace}", self.publishers)
+    /// Of a closed loop.
+    pub fn window(&self) -> Option<u64> {
+        self.rate.is_none().then_some(self.window)
     }
 
     /// See [`Signals::floor`](super::signals::Signals::floor).
     pub fn feeds(&self) -> usize {
         self.publishers.max(self.channels)
     }
-
-    /// How much is published to how many.
-    pub fn size(&self) -> String {
-        let (channels, subscribers, bytes) = (self.channels, self.subscribers, self.payload);
-        format!("{channels} channels of {subscribers} subscribers, {bytes} B")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_have_units() {
-        let table = [
-            ("10s", Some(10_000)),
-            ("1.5s", Some(1_500)),
-            ("250ms", Some(250)),
-            ("2m", Some(120_000)),
-            ("10", None),
-            ("s", None),
-            ("-1s", None),
-            ("1h", None),
-        ];
-        for (text, ms) in table {
-            let expected = ms.map(|ms| Span(Duration::from_millis(ms)));
-            assert_eq!(text.parse::<Span>().ok(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn a_scenario_survives_its_record() {

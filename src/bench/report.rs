@@ -82,7 +82,7 @@ impl Report {
         let mut text = String::new();
         let scenario = self.scenario.name();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary());
+        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary(""));
         let _ = writeln!(text, "measured {:.1} s on {}", self.measured_s, self.place());
         self.append_latencies(&mut text);
         text.push('\n');

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::error::BenchError;
 use super::metric::{Metric, Unit};
-use super::options::Scenario;
 use super::plot::Chart;
 use super::report::{Report, show};
 
@@ -62,12 +61,8 @@ pub fn fall(reports: &[(u64, Report)]) -> String {
     format!("deepest fall from one window to the next: {deepest:.0} %\n")
 }
 
-/// The load in a few words, without the window.
 fn heading(report: &Report) -> String {
-    match &report.scenario {
-        Scenario::Fanout(o) => format!("fanout: {} publishers, {}", o.publishers, o.size()),
-        other => other.summary(),
-    }
+    format!("{}: {}", report.scenario.name(), report.scenario.summary("window"))
 }
 
 /// Draws deliveries per second against the window, both logarithmic.

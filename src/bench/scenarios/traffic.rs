@@ -7,7 +7,6 @@ use super::super::error::BenchError;
 use super::super::metric::Metric;
 use super::super::options::{Dialect, FanoutOptions, Scenario, Spread};
 use super::super::signals::Counter;
-use super::super::time::Drive;
 use super::super::traffic::{
     Accepted, Content, Faults, Flood, Member, Plan, Publisher, Receiver, Traffic,
 };
@@ -112,7 +111,6 @@ fn plan(scenario: &Scenario, run: &Run<'_>) -> Result<Plan, BenchError> {
         content: if is_presence { Content::States } else { Content::Messages },
         channels,
         targets,
-        drive: shape.rate.map_or(Drive::Window(shape.window), Drive::Rate),
         sampled_of: sampled_of(&shape),
         measures_pings: is_mixed,
         shape,
@@ -133,7 +131,7 @@ fn sampled_of(o: &FanoutOptions) -> u64 {
 /// Publishers first, so that every thread gets some.
 fn members(plan: &Plan) -> Vec<Member> {
     let o = &plan.shape;
-    let (channels, publishers, counts) = (o.channels, o.publishers, o.publishing.window_counts);
+    let (channels, publishers) = (o.channels, o.publishers);
     let is_presence = plan.content == Content::States;
     let publisher = |index: usize| {
         let own = match o.spread {
@@ -145,7 +143,7 @@ fn members(plan: &Plan) -> Vec<Member> {
         let channel = index % channels;
         let others = || Receiver::new(plan.publishers_of(channel)).except(plan.place_of(index));
         let receiver = plan.publishers_receive().then(others);
-        Member { channel, publisher: Some(Box::new(Publisher::new(index, own, counts))), receiver }
+        Member { channel, publisher: Some(Box::new(Publisher::new(index, own, o))), receiver }
     };
     // Without serials only the stamps tell what is missing.
     let reads_all = is_presence || o.base.dialect == Dialect::Peer;
@@ -225,7 +223,6 @@ mod tests {
             shape: o,
             channels: fresh_channels(channels),
             targets: vec![target; channels],
-            drive: Drive::Window(1),
             sampled_of: 1,
             measures_pings: false,
         };

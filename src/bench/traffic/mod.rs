@@ -9,6 +9,7 @@
 mod encoder;
 mod flood;
 mod floors;
+mod plan;
 mod publisher;
 mod receiver;
 mod serials;
@@ -20,94 +21,21 @@ use super::client::{Closed, Event, Greeting, Out, Target};
 use super::engine::{Clients, NEVER_NS};
 use super::error::BenchError;
 use super::latencies::{Delay, Delays, Latencies};
-use super::options::{Dialect, FanoutOptions, WindowCounts};
 use super::signals::{Counter, ThreadSignals};
 use super::stage::{HEARTBEAT_S, Joining, Script};
 use super::stamp::Stamp;
-use super::time::{Drive, Pace};
+use super::time::Pace;
 use crate::client::protocol::Presence;
 use crate::error::FrameError;
 use crate::wire::foony::binary::Deliveries;
 pub use encoder::Encoder;
 pub use flood::Flood;
 use floors::Floors;
+pub use plan::{Content, Member, Plan};
 pub use publisher::Publisher;
 pub use receiver::Receiver;
 use serials::Arrival;
 pub use serials::{Accepted, Faults};
-
-/// What is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// The states of members. A newer one may overtake an older one, and none is acknowledged.
-    States,
-    Messages,
-}
-
-/// What all threads of a run have in common.
-#[derive(Debug)]
-pub struct Plan {
-    pub content: Content,
-    pub shape: FanoutOptions,
-    pub channels: Vec<Arc<str>>,
-    /// By channel.
-    pub targets: Vec<Target>,
-    pub drive: Drive,
-    /// Of how many deliveries the delay of one is recorded.
-    pub sampled_of: u64,
-    /// Are the delays of pings recorded?
-    pub measures_pings: bool,
-}
-
-impl Plan {
-    /// Does the server give what is published a serial?
-    fn is_numbered(&self) -> bool {
-        self.content == Content::Messages && self.shape.base.dialect != Dialect::Peer
-    }
-
-    fn has_window_of_deliveries(&self) -> bool {
-        matches!(self.drive, Drive::Window(_))
-            && self.shape.publishing.window_counts == WindowCounts::Deliveries
-    }
-
-    /// On the sync wire publishers receive what the others publish.
-    pub fn publishers_receive(&self) -> bool {
-        self.content == Content::States && self.shape.base.dialect == Dialect::Sync
-    }
-
-    /// Publishers of a channel, and one more that it may have.
-    pub fn publishers_of(&self, channel: usize) -> usize {
-        (channel..self.shape.publishers).step_by(self.channels.len()).len().max(1)
-    }
-
-    /// A publisher's number among those of its channel: the n-th publisher of a channel comes a
-    /// multiple of all channels after the first.
-    pub fn place_of(&self, publisher: usize) -> usize {
-        publisher / self.channels.len()
-    }
-
-    /// Receivers keep one position for each feed: for a channel or, where the server does not
-    /// number, for a publisher of the channel.
-    fn feed(&self, channel: usize, publisher: usize) -> usize {
-        let place = if self.is_numbered() { 0 } else { self.place_of(publisher) };
-        channel + place * self.channels.len()
-    }
-
-    /// What the server owes for a publish: its deliveries, and its acknowledgement if there is one.
-    fn owed_for(&self, publisher: usize) -> u64 {
-        let others = self.publishers_of(publisher % self.channels.len()) - 1;
-        let deliveries = self.shape.subscribers + others * usize::from(self.publishers_receive());
-        deliveries as u64 + u64::from(self.content == Content::Messages)
-    }
-}
-
-/// One connection.
-pub struct Member {
-    /// The channel that it joins.
-    pub channel: usize,
-    pub publisher: Option<Box<Publisher>>,
-    pub receiver: Option<Receiver>,
-}
 
 /// One thread's publishers and receivers, and flooders beside them.
 pub struct Traffic {
@@ -191,7 +119,7 @@ impl Traffic {
     /// Sends what may be sent, one message per publisher.
     fn publish(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> u64 {
         let mut next_ns = NEVER_NS;
-        let Drive::Rate(per_second) = self.plan.drive else {
+        let Some(per_second) = self.plan.shape.rate else {
             let mut unblocked = mem::take(&mut self.unblocked);
             unblocked.retain(|&at| self.publish_due(at, now_ns, clients));
             self.unblocked = unblocked;
@@ -216,7 +144,7 @@ impl Traffic {
         if clients.pending(at) > 0 {
             return true;
         }
-        if publisher.is_due(now_ns, self.plan.drive) {
+        if publisher.is_due(now_ns) {
             let (encoder, plan, signals) = (&mut self.encoder, &self.plan, &self.signals);
             let owed = plan.owed_for(publisher.index);
             let is_taken = clients.send(at, |out| {
@@ -232,7 +160,7 @@ impl Traffic {
             }
         }
         // What does not fit into one message goes into another one.
-        publisher.has_room(self.plan.drive)
+        publisher.has_room()
     }
 
     /// What matters once every connection has joined, as fast as it can be.
@@ -372,7 +300,7 @@ impl Traffic {
             let delay_ns = now_ns.saturating_sub(intended_ns);
             self.delays[Delay::Acknowledgement].record(delay_ns);
         }
-        if matches!(self.plan.drive, Drive::Window(_)) && self.unblocked.last() != Some(&at) {
+        if self.plan.shape.rate.is_none() && self.unblocked.last() != Some(&at) {
             self.unblocked.push(at);
         }
         Ok(())
@@ -445,9 +373,9 @@ impl Script for Traffic {
 
     /// Pings that are measured are as many as publishes.
     fn heartbeat_s(&self) -> f64 {
-        match (self.plan.content, self.plan.drive) {
+        match (self.plan.content, self.plan.shape.rate) {
             (Content::Messages, _) => 0.0,
-            (Content::States, Drive::Rate(rate)) if self.plan.measures_pings => 1.0 / rate,
+            (Content::States, Some(rate)) if self.plan.measures_pings => 1.0 / rate,
             (Content::States, _) => HEARTBEAT_S,
         }
     }
@@ -497,7 +425,7 @@ impl Script for Traffic {
         if now_ns < timeline.until_ns {
             next_ns = self.publish(now_ns, timeline.start_ns, clients);
         } else {
-            if let Drive::Rate(_) = self.plan.drive {
+            if self.plan.shape.rate.is_some() {
                 // What was due before the end is sent, however late this thread is.
                 self.publish(timeline.until_ns - 1, timeline.start_ns, clients);
             }
