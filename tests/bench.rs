@@ -24,8 +24,8 @@ const TIME: Time = Time { duration: DURATION, warm_up: WARM_UP };
 
 fn run(scenario: Scenario, fault: Fault) -> Result<Report, BenchError> {
     let fake = FakeServer::start(fault);
-    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp), peer: None };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
+    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp) };
+    let server = Server { addresses, pid: Some(std::process::id()), peer: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -147,8 +147,8 @@ fn a_refused_handshake_is_told_with_its_reason() {
 #[test]
 fn nobody_listening_is_told_with_the_address() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let addresses = Addresses { http: Some(unused), sync_tcp: None, peer: None };
-    let server = Server { addresses, pid: None, protocol: None };
+    let addresses = Addresses { http: Some(unused), sync_tcp: None };
+    let server = Server { addresses, pid: None, peer: None };
     let scenario = Scenario::Latency(latency());
     let error = scenarios::run(&scenario, &server, &Progress::hidden()).unwrap_err();
     assert!(error.to_string().contains(&unused.to_string()), "{error}");
@@ -365,8 +365,8 @@ fn fanout() -> FanoutOptions {
 }
 
 fn run_foony(scenario: Scenario, fault: fake_foony::Fault) -> Result<Report, BenchError> {
-    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None, peer: None };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
+    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None };
+    let server = Server { addresses, pid: Some(std::process::id()), peer: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -10,9 +9,9 @@ use clap::{Args, Subcommand};
 use super::compare::compare;
 use super::error::BenchError;
 use super::interrupt;
-use super::launch::{self, Addresses, Launched};
-use super::options::{Dialect, Place, Scenario};
-use super::peer::Protocol;
+use super::launch::{self, Launched};
+use super::options::{Addresses, Dialect, Place, Scenario};
+use super::peer::Peer;
 use super::plot::plot;
 use super::progress::Progress;
 use super::report::Report;
@@ -62,13 +61,6 @@ impl CompareArgs {
             None => (&self.before, &self.after),
         }
     }
-}
-
-/// A peer that speaks a protocol of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    pub protocol: &'static dyn Protocol,
 }
 
 /// Does what `headcount bench ...` asks for, against a peer if there is one. Results go to standard
@@ -132,13 +124,10 @@ fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Resul
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
     interrupt::listen()?;
     let common = &mut scenario.base_mut().common;
-    let Place { http, sync_tcp, config, .. } = &common.place;
-    let addresses =
-        Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
-    let protocol = peer.map(|peer| peer.protocol);
-    let mut server = Server { addresses, pid: common.pid, protocol };
+    let Place { addresses, config, .. } = &common.place;
+    let mut server = Server { addresses: *addresses, pid: common.pid, peer };
     let mut launched = None;
-    if addresses == Addresses::default() {
+    if server.addresses == Addresses::default() && peer.is_none() {
         let key = common.key.insert(launch::fresh_key()?);
         let binary = std::env::current_exe()?;
         let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);

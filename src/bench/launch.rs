@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -17,6 +16,7 @@ use toml::{Table, Value};
 
 use super::error::BenchError;
 use super::interrupt;
+use super::options::Addresses;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How often a wait looks for a signal.
@@ -26,15 +26,6 @@ const SECRET_RANDOM_BYTES: usize = 24;
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 /// The most that a configuration permits: a benchmark measures the server, not its limits.
 const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
-
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    pub http: Option<SocketAddr>,
-    pub sync_tcp: Option<SocketAddr>,
-    /// Of a peer with a protocol of its own.
-    pub peer: Option<SocketAddr>,
-}
 
 /// A server that ends with this value.
 pub struct Launched {
@@ -69,7 +60,7 @@ impl Launched {
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
         let failed = |why: String| BenchError::Launch(format!("{}: {why}", binary.display()));
         let file = write_config(&folder, &text);
-        let file = file.map_err(|source| BenchError::File { path: folder, source })?;
+        let file = file.map_err(|error| BenchError::file(&folder, error))?;
         let child = spawn(binary, file.path()).map_err(|error| failed(error.to_string()))?;
         let mut launched = Launched {
             child,
@@ -110,9 +101,8 @@ fn write_config(folder: &Path, text: &str) -> io::Result<NamedTempFile> {
 }
 
 fn read_config(path: &Path) -> Result<Table, BenchError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| BenchError::File { path: path.to_owned(), source })?;
-    text.parse().map_err(|error| BenchError::Launch(format!("{}: {error}", path.display())))
+    let text = fs::read_to_string(path).map_err(|error| BenchError::file(path, error))?;
+    text.parse().map_err(|error| BenchError::file(path, error))
 }
 
 /// The configuration with what a benchmark needs, unless it sets it.
@@ -196,7 +186,7 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
         text.parse().map(Some).map_err(|error| format!("{name}{text}: {error}"))
     };
     let (http, sync_tcp) = (address("http="), address("sync_tcp="));
-    Some(http.and_then(|http| Ok(Addresses { http, sync_tcp: sync_tcp?, peer: None })))
+    Some(http.and_then(|http| Ok(Addresses { http, sync_tcp: sync_tcp? })))
 }
 
 #[cfg(test)]

@@ -46,14 +46,14 @@ mod time;
 mod traffic;
 mod workers;
 
-pub use command::{BenchArgs, Peer, run};
+pub use command::{BenchArgs, run};
 pub use engine::Wait;
 pub use error::BenchError;
 pub use latencies::{Latencies, LatencySummary};
-pub use launch::Addresses;
 pub use machine::Machine;
 pub use metric::{Better, Metric, Unit};
-pub use options::FloodKind;
+pub use options::{Addresses, FloodKind};
+pub use peer::Peer;
 pub use plot::plot;
 pub use progress::Progress;
 pub use report::Report;

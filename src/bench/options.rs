@@ -118,15 +118,22 @@ pub struct Common {
     pub place: Place,
 }
 
-/// The server to measure, and what to keep.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+/// Where a server listens.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
     /// HTTP address of a running server, for WebSockets [default: start one]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
     /// Sync TCP address of a running server, for --transport tcp [default: start one]
     #[arg(long, value_name = "ADDR")]
     pub sync_tcp: Option<SocketAddr>,
+}
+
+/// The server to measure, and what to keep.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    #[command(flatten)]
+    pub addresses: Addresses,
     /// Configuration of the server that is started
     #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
     pub config: Option<PathBuf>,
@@ -198,7 +205,6 @@ pub struct LatencyOptions {
     pub rate: f64,
     /// Updates in flight per publisher, as many as possible, instead of a rate.
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
-    #[serde(default)]
     pub window: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -265,7 +271,6 @@ pub struct PresenceOptions {
     /// Updates per second and publisher, sent on schedule whatever the server does, instead of a
     /// window.
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
-    #[serde(default)]
     pub rate: Option<f64>,
     /// Instead of updates: members that join, evenly over --within, while the others watch. The run
     /// ends when every member has seen every other one, or --duration after the last join.
@@ -274,7 +279,6 @@ pub struct PresenceOptions {
         value_name = "COUNT",
         conflicts_with_all = ["publishers", "window", "rate", "warm_up"]
     )]
-    #[serde(default)]
     pub joins: Option<usize>,
     /// Time from the first to the last join.
     #[arg(long, default_value = "1s", value_name = "TIME", requires = "joins")]
@@ -336,7 +340,6 @@ pub struct ChurnOptions {
     /// Connections per second, on schedule as long as fewer than --concurrency are there, instead
     /// of as many as possible.
     #[arg(long, value_name = "PER_SECOND")]
-    #[serde(default)]
     pub rate: Option<f64>,
     /// How a connection ends.
     #[arg(long, value_enum, default_value = "goodbye")]

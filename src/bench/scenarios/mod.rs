@@ -6,15 +6,17 @@ mod idle;
 mod joins;
 mod traffic;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Greeting, Target, Transport};
 use super::error::BenchError;
-use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts};
-use super::peer::Protocol;
+use super::options::{
+    Addresses, ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts,
+};
+use super::peer::Peer;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::signals::Signals;
@@ -27,8 +29,8 @@ pub struct Server {
     pub addresses: Addresses,
     /// Process to look at, if it can be seen from here.
     pub pid: Option<u32>,
-    /// What it speaks, if that is neither of our protocols.
-    pub protocol: Option<&'static dyn Protocol>,
+    /// In place of our server.
+    pub peer: Option<Peer>,
 }
 
 impl Server {
@@ -40,10 +42,19 @@ impl Server {
         channel: Option<&str>,
     ) -> Result<Target, BenchError> {
         let refused = |why: &str| BenchError::Options(why.to_owned());
-        let (greeting, transport) = match (dialect, common.transport) {
+        let at = |address: Option<SocketAddr>, option| {
+            let why = format!("what is asked for needs a server's {option} ADDR");
+            address.ok_or_else(|| refused(&why))
+        };
+        let Addresses { http, sync_tcp } = self.addresses;
+        let (address, transport, greeting) = match (dialect, common.transport) {
             (Dialect::Sync, transport) => {
+                let address = match transport {
+                    Transport::Tcp => at(sync_tcp, "--sync-tcp")?,
+                    Transport::Ws => at(http, "--http")?,
+                };
                 let token = common.token.as_deref().unwrap_or_default().into();
-                (Greeting::Sync { token }, transport)
+                (address, transport, Greeting::Sync { token })
             }
             (Dialect::Foony, Transport::Tcp) => {
                 return Err(refused("the Foony protocol has no --transport tcp"));
@@ -51,25 +62,20 @@ impl Server {
             (Dialect::Foony, transport) => {
                 let why = "the Foony protocol needs --key app.keyId:secret of that server";
                 let key = common.key.as_deref().ok_or_else(|| refused(why))?.into();
-                (Greeting::Foony { key, client_id: "s".into() }, transport)
+                let client_id = "s".into();
+                (at(http, "--http")?, transport, Greeting::Foony { key, client_id })
             }
             (Dialect::Peer, _) => {
                 let why = "no protocol of a peer is known to this program";
-                let protocol = self.protocol.ok_or_else(|| refused(why))?;
-                (Greeting::Peer(protocol), Transport::Tcp)
+                let Peer { address, protocol } = self.peer.ok_or_else(|| refused(why))?;
+                (address, Transport::Tcp, Greeting::Peer(protocol))
             }
         };
-        let (address, option) = match (dialect, transport) {
-            (Dialect::Peer, _) => (self.addresses.peer, "--peer"),
-            (_, Transport::Tcp) => (self.addresses.sync_tcp, "--sync-tcp"),
-            (_, Transport::Ws) => (self.addresses.http, "--http"),
-        };
-        let missing = || refused(&format!("what is asked for needs a server's {option} ADDR"));
         let path = match (common.channel_hint, channel) {
             (ChannelHint::Url, Some(channel)) => format!("/?channel={channel}"),
             _ => "/".to_owned(),
         };
-        Ok(Target::new(address.ok_or_else(missing)?, transport, &path, greeting))
+        Ok(Target::new(address, transport, &path, greeting))
     }
 }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use headcount::bench::client::Transport;
 use headcount::bench::options::{
-    Base, ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario, Span, Time,
+    Base, ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario,
+    Span, Time,
 };
 use headcount::bench::scenarios::{self, Server};
-use headcount::bench::{Addresses, BenchError, LatencySummary, Metric, Progress, Report, Wait};
+use headcount::bench::{
+    Addresses, BenchError, LatencySummary, Metric, Peer, Progress, Report, Wait,
+};
 use headcount_peer_redis::Resp;
 
 const DURATION: Span = Span(Duration::from_millis(500));
@@ -24,18 +27,13 @@ fn base() -> Base {
 }
 
 fn fanout() -> FanoutOptions {
-    FanoutOptions {
-        subscribers: 5,
-        window: 4,
-        base: base(),
-        ..FanoutOptions::default()
-    }
+    FanoutOptions { subscribers: 5, window: 4, base: base(), ..FanoutOptions::default() }
 }
 
 fn run(scenario: Scenario, fault: fake_redis::Fault) -> Result<Report, BenchError> {
-    let peer = Some(fake_redis::start(fault));
-    let addresses = Addresses { http: None, sync_tcp: None, peer };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: Some(&Resp) };
+    let peer = Some(Peer { address: fake_redis::start(fault), protocol: &Resp });
+    let addresses = Addresses::default();
+    let server = Server { addresses, pid: Some(std::process::id()), peer };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -107,12 +105,8 @@ fn connections_are_weighed_step_by_step() {
 #[test]
 fn connections_come_and_go() {
     for rate in [None, Some(100.0)] {
-        let options = ChurnOptions {
-            concurrency: 4,
-            base: base(),
-            rate,
-            ..ChurnOptions::default()
-        };
+        let options =
+            ChurnOptions { concurrency: 4, base: base(), rate, ..ChurnOptions::default() };
         let report = run(Scenario::Churn(options), fake_redis::Fault::None).unwrap();
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
         let per_second = metric(&report, Metric::CyclesPerS);
