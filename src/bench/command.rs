@@ -114,8 +114,8 @@ fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Resul
         if let Some(path) = &scenario.base().common.place.record {
             report.record(&series::path_of(path, window))?;
         }
-        print(&series::line(&report, window, reports.is_empty()))?;
-        reports.push((window, report));
+        print(&series::line(&report, reports.is_empty()))?;
+        reports.push(report);
     }
     print(&series::fall(&reports))?;
     scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))

@@ -165,7 +165,7 @@ impl<S: Script> Workers<'_, S> {
         let (from, before, cpu_before) = look();
         run.progress.stage("measuring", duration.as_secs());
         self.wait(begins + warm_up + duration, |totals| {
-            run.progress.rate(from.elapsed(), done(totals) - done(&before), "done");
+            run.progress.rate(from.elapsed(), done(totals) - done(&before));
             run.progress.at(from.elapsed().as_secs());
             complete.is_some_and(|count| totals[Counter::Complete] >= count)
         })?;

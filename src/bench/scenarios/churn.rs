@@ -186,12 +186,7 @@ pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchEr
     findings.set_rate(Metric::CyclesPerS, Counter::Cycles);
     findings.set_cpu_per(Metric::ServerNsPerConnection, findings.window.count(Counter::Cycles));
     findings.add_delays(churns.iter().map(|churn| &churn.delays));
-    match o.rate {
-        Some(rate) => {
-            let done = findings.window.per_second(Counter::Cycles);
-            findings.note_overload(done, rate, "connections (see --concurrency)");
-        }
-        None => findings.note_bottleneck(),
-    }
+    let done = findings.window.per_second(Counter::Cycles);
+    findings.note_pace(o.rate, done, "connections (see --concurrency)");
     Ok(findings)
 }

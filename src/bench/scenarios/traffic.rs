@@ -54,10 +54,7 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
     let reordered = findings.totals[Counter::Reordered] + reordered;
     findings.set(Metric::Duplicated, duplicated as f64);
     findings.set(Metric::Reordered, reordered as f64);
-    match o.rate {
-        Some(rate) => findings.note_overload(sent, rate * o.publishers as f64, what),
-        None => findings.note_bottleneck(),
-    }
+    findings.note_pace(o.rate.map(|rate| rate * o.publishers as f64), sent, what);
     if mixed.is_some() {
         findings.set_rate(Metric::FloodPongsPerS, Counter::FloodPongs);
         match findings.totals[Counter::FloodersDisconnected] {

@@ -31,7 +31,7 @@ use crate::wire::foony::binary::Deliveries;
 pub use encoder::Encoder;
 pub use flood::Flood;
 use floors::Floors;
-pub use plan::{Content, Member, Plan};
+pub use plan::{Content, Member, Plan, PublishForm, Spread, WindowCounts};
 pub use publisher::Publisher;
 pub use receiver::Receiver;
 use serials::Arrival;

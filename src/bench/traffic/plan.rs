@@ -2,9 +2,46 @@
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use super::super::client::Target;
-use super::super::options::{Dialect, FanoutOptions, WindowCounts};
+use super::super::options::{Dialect, FanoutOptions};
 use super::{Publisher, Receiver};
+
+/// What ends a publish's time in its publisher's window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowCounts {
+    /// The last subscriber has received it.
+    Deliveries,
+    /// The server has acknowledged it, which says nothing about its delivery.
+    // Records from before the option leave it out.
+    #[default]
+    Acks,
+}
+
+/// How a message is published on the Foony protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishForm {
+    /// A batch of one message with an id of 22 characters, as every published SDK sends it.
+    Sdk,
+    /// One message outside of any batch, with a short id: fewer bytes than an SDK sends.
+    // Records from before the option leave it out.
+    #[default]
+    Single,
+}
+
+/// Which channels a publisher publishes to when there are more of them than publishers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// The publishers share all channels; each takes turns through its part.
+    All,
+    /// Every publisher stays in one channel; the others are quiet.
+    One,
+}
 
 /// What is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
