@@ -147,7 +147,7 @@ impl<S: Script> Workers<'_, S> {
         }
     }
 
-    /// Lets the run begin and measures it, until so many receivers are complete if that comes first.
+    /// Lets the run begin and measures it, until so many receivers are complete if that is sooner.
     pub fn measure(&mut self, time: Time, complete: Option<u64>) -> Result<Window, BenchError> {
         let (warm_up, duration) = (time.warm_up.0, time.duration.0);
         let (run, begins) = (self.run, Instant::now() + LEAD);

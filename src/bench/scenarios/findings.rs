@@ -113,8 +113,8 @@ impl Findings {
         self.latencies.extend(measured.map(summary));
     }
 
-    /// Notes when less than what was asked was done, both per second, or when the generator may have
-    /// been what limited a closed loop.
+    /// Notes when less than what was asked was done, both per second, or when the generator may be
+    /// what limited a closed loop.
     pub(super) fn note_pace(&mut self, asked: Option<f64>, done: f64, what: &str) {
         let is_busy = self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT);
         match asked {
