@@ -11,7 +11,7 @@ use headcount::wire::websocket::{
     Decoder, MessageLimits, Opcode, Role, append_masked_frame, apply_mask,
 };
 
-use super::{Criterion, json_text};
+use super::{Criterion, json_client, json_text};
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 4 << 20, fragments_max: 1024 };
 
@@ -128,7 +128,7 @@ fn foony_decode(criterion: &mut Criterion) {
         });
         let (mut record, mut text) = (Vec::new(), Vec::new());
         binary::append_request(&request, &mut record).expect("expressible");
-        json::append_request(&request, &mut text);
+        json_client::append_request(&request, &mut text);
         group.throughput(Throughput::Bytes(record.len() as u64));
         group.bench_function(BenchmarkId::new("binary", bytes), |bencher| {
             bencher.iter(|| {

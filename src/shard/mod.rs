@@ -113,10 +113,6 @@ impl Shard {
         Shard { cx, owner, home, sessions: SessionRegistry::default() }
     }
 
-    pub fn id(&self) -> ShardId {
-        self.cx.id
-    }
-
     /// Connections, those being closed included.
     pub fn connection_count(&self) -> usize {
         self.home.connection_count()

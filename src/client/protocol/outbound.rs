@@ -210,7 +210,8 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::websocket::{Event, MessageKind, MessageLimits, Role, decode_all};
+    use crate::wire::websocket::any_split::{Event, decode_all};
+    use crate::wire::websocket::{MessageKind, MessageLimits, Role};
 
     const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 1 << 20, fragments_max: 0 };
 

@@ -6,15 +6,15 @@
 //!
 //! No extensions are negotiated, so reserved bits are always errors.
 
-mod check;
+#[cfg(test)]
+#[path = "../../../tests/any_split/mod.rs"]
+pub(crate) mod any_split;
 mod decode;
 mod encode;
 mod header;
 mod mask;
 mod utf8;
 
-#[doc(hidden)]
-pub use check::{Event, check_any_split, decode_all};
 pub use decode::{Decoded, Decoder, Incoming, MessageLimits, Payload};
 pub use encode::{FrameHeader, append_close, append_frame, append_masked_frame};
 pub use encode::{close_body, enclose_masked, frame_header};
