@@ -5,23 +5,18 @@ use std::hash::Hasher;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use derive_more::Display;
 use siphasher::sip::SipHasher13;
 
 /// A shard: one core-owned partition of the channels, numbered from 0. The edge executor has the
 /// number after the last shard, so that it exchanges envelopes with shards like a shard does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 impl ShardId {
     /// Index into a table with one entry per shard.
     pub fn index(self) -> usize {
         usize::from(self.0)
-    }
-}
-
-impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
     }
 }
 
@@ -106,7 +101,8 @@ impl Timestamp {
 }
 
 /// A channel name within an application, with its routing hash computed once.
-#[derive(Debug)]
+#[derive(Debug, Display)]
+#[display("{app}/{name}")]
 pub struct ChannelKey {
     pub app: Arc<str>,
     pub name: Box<str>,
@@ -120,12 +116,6 @@ impl PartialEq for ChannelKey {
 }
 
 impl Eq for ChannelKey {}
-
-impl fmt::Display for ChannelKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.app, self.name)
-    }
-}
 
 /// Maps channels to the shards that own them. The hash is keyed, so that clients cannot choose
 /// names that all map to one shard. Every shard has the same router.

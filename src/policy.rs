@@ -1,9 +1,9 @@
 //! Policies of namespaces: how channels behave, selected by channel name. Values only.
 
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -130,8 +130,9 @@ pub struct PatternError;
 
 /// The channels of a namespace: `*` (all), an exact name, or a prefix followed by `*`. `chat*` also
 /// matches `chat`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Pattern {
+    #[display("{_0}*")]
     Prefix(Box<str>),
     Exact(Box<str>),
 }
@@ -166,15 +167,6 @@ impl FromStr for Pattern {
             Some(prefix) => Pattern::Prefix(prefix.into()),
             None => Pattern::Exact(text.into()),
         })
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
-            Pattern::Exact(name) => f.write_str(name),
-        }
     }
 }
 

@@ -15,6 +15,7 @@ use headcount::wire::sync::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+use strum::VariantArray;
 
 fn layouts() -> impl Strategy<Value = Layout> {
     proptest::sample::select(Layout::ALL.to_vec())
@@ -145,7 +146,7 @@ proptest! {
         let mut starts = Vec::new();
         for (kind, body) in &bodies {
             starts.push(stream.len());
-            let message_type = MessageType::ALL[kind.index(MessageType::ALL.len())];
+            let message_type = MessageType::VARIANTS[kind.index(MessageType::VARIANTS.len())];
             append_frame(header, message_type, &mut stream, |out| out.extend_from_slice(body));
         }
         if let Some(index) = corrupt {
@@ -176,7 +177,7 @@ proptest! {
             let _ = sync::parse_message(header, &input);
         }
         let _ = (sync::detect(&input), sync::detect_message(&input));
-        for message_type in MessageType::ALL {
+        for message_type in MessageType::VARIANTS {
             check_decoded(*message_type, &input, layout)?;
         }
         check_json(&input)?;
@@ -191,7 +192,7 @@ proptest! {
     ) {
         let vectors = vector_bodies();
         let (code, mut body) = vectors[line.index(vectors.len())].clone();
-        let message_type = MessageType::from_code(code).expect("known code");
+        let message_type = MessageType::from_repr(code).expect("known code");
         for (at, byte) in edits {
             if !body.is_empty() {
                 let at = at.index(body.len());

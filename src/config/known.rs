@@ -1,8 +1,8 @@
 //! The known keys, their positions in a file, and suggestions for misspelt ones.
 
-use std::fmt;
 use std::ops::Range;
 
+use derive_more::Display;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -76,17 +76,13 @@ impl<'de> Deserializer<'de> for FieldNames<'_> {
 }
 
 /// An unknown key.
+#[derive(Display)]
+#[display("unknown key `{}`", joined(table, key))]
 pub(super) struct Unknown {
     table: String,
     key: String,
     /// Byte range of the key in the text.
     pub offset: usize,
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown key `{}`", joined(&self.table, &self.key))
-    }
 }
 
 impl Unknown {

@@ -243,7 +243,8 @@ pub enum KeyAlgorithm {
 }
 
 /// A secret of the file. `Debug` does not print it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, Deserialize)]
+#[debug("SecretText(..)")]
 #[serde(transparent)]
 pub struct SecretText(String);
 
@@ -256,12 +257,6 @@ impl SecretText {
     /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretText(..)")
     }
 }
 

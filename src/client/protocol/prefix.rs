@@ -32,7 +32,7 @@ pub(super) fn begin(
         return Err(FrameError::WebSocket);
     }
     let frame = &bytes[sync_at..];
-    let message_type = MessageType::from_code(frame[1]).ok_or(FrameError::UnknownType)?;
+    let message_type = MessageType::from_repr(frame[1]).ok_or(FrameError::UnknownType)?;
     if message_type != MessageType::PresenceBroadcast {
         return Err(FrameError::TooLong);
     }

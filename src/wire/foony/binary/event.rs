@@ -60,7 +60,7 @@ fn deliveries<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameError> {
 
 fn member<'a>(reader: &mut Reader<'a>) -> Result<Member<'a>, FrameError> {
     Ok(Member {
-        action: Action::from_byte(reader.byte()?).unwrap_or(Action::Enter),
+        action: Action::from_repr(reader.byte()?).unwrap_or(Action::Enter),
         timestamp_ms: reader.uvarint()?,
         channel: reader.text()?,
         client_id: reader.text()?,
@@ -180,7 +180,7 @@ fn append_delivery(delivery: &Delivery<'_>, out: &mut Vec<u8>) {
 
 fn append_member(member: &Member<'_>, out: &mut Vec<u8>) {
     append_record(out, MEMBER, |out| {
-        out.push(member.action.byte());
+        out.push(member.action as u8);
         write_uvarint(out, member.timestamp_ms);
         write_text(out, &member.channel);
         write_text(out, &member.client_id);
