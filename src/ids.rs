@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use derive_more::Display;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 /// A shard: one core-owned partition of the channels, numbered from 0. The edge executor has the
@@ -18,6 +19,14 @@ impl ShardId {
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
+}
+
+/// Where a connection is accepted, by its name in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listener {
+    Http,
+    SyncTcp,
 }
 
 /// A connection on its home shard. Slots are reused; the generation distinguishes the connections

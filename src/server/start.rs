@@ -26,9 +26,9 @@ use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
 use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::admin::{Access, MetricsAccess, Reach};
+use crate::admin::{Access, Reach};
 use crate::auth::{Grant, Origins};
-use crate::config::{AdminMetrics, Anonymous, Config, ConfigError, Shards, TenByteLayout};
+use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
@@ -245,7 +245,7 @@ fn settings(
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
-        proxied: Proxies::new(&config.listen).listeners().to_vec(),
+        proxied: config.listen.proxy_protocol.clone(),
         hint_app,
         serial_base,
         name_key: word(2),
@@ -257,10 +257,7 @@ fn settings(
 fn access(config: &Config) -> Access {
     Access {
         reach: if config.is_admin_exposed() { Reach::Network } else { Reach::ThisMachine },
-        metrics: match config.admin.metrics {
-            AdminMetrics::Open => MetricsAccess::Open,
-            AdminMetrics::Token => MetricsAccess::Token,
-        },
+        metrics: config.admin.metrics,
         token: config.admin.token.as_ref().map(|token| token.expose().into()),
         hosts: config.admin.hosts.clone(),
     }

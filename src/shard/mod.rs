@@ -45,14 +45,15 @@ mod testing;
 mod timers;
 mod turn;
 
+pub use crate::ids::Listener;
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
     Left, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo,
     Snapshot,
 };
 pub use home::{
-    Handoff, Listener, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool,
-    SendQueue, WRITES_MAX,
+    Handoff, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool, SendQueue,
+    WRITES_MAX,
 };
 pub use owner::serial_base;
 #[cfg(feature = "server")]

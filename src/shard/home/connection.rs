@@ -8,19 +8,12 @@ use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription
 use super::write_order::Due;
 use crate::auth::Origin;
 use crate::error::Disconnect;
-use crate::ids::Timestamp;
+use crate::ids::{Listener, Timestamp};
 use crate::limits::Limits;
 use crate::session::{Feed, FeedSet, Framing, RateHint, Session};
 use crate::shard::envelope::AnnounceReply;
 use crate::shard::inline_vec::InlineVec;
 use crate::wire::websocket;
-
-/// Where a connection was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    Http,
-    SyncTcp,
-}
 
 /// How bytes become messages.
 #[derive(Debug)]

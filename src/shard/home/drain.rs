@@ -2,9 +2,9 @@
 //! out, and then ends every session.
 
 use super::Home;
-use super::connection::{Listener, Transport};
+use super::connection::Transport;
 use super::connections::ActiveConnection;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Listener};
 use crate::shard::context::ShardContext;
 use crate::wire::http::HeadError;
 

@@ -32,7 +32,6 @@ mod updates;
 mod write_order;
 
 pub use admission::{READ_BYTES, ReadBudget};
-pub use connection::Listener;
 pub use handoff::Handoff;
 pub use long_poll::{PollOutcome, PollRequest, PollSession};
 pub use send_queue::{RunPool, SendQueue};
@@ -45,7 +44,7 @@ use super::context::ShardContext;
 use super::envelope::{CloseMode, Effect, Envelope, HomeChannelId, ReplyTo};
 use super::timers::Timer;
 use crate::error::Disconnect;
-use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId, Timestamp};
+use crate::ids::{ChannelKey, ConnAddr, ConnId, Listener, ShardId, Timestamp};
 use crate::session::{Answer, Feed, Session, SessionNames};
 use crate::wire::websocket::{Opcode, append_frame, close_body};
 use admission::Admission;

@@ -9,7 +9,6 @@ use crate::channel::{Announced, Author, Change, ResumeKey, SessionName};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
-use crate::policy::SnapshotOnJoin;
 use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{
@@ -336,8 +335,7 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
 
 /// A joiner is sent no set when it is alone, or when the namespace says so.
 fn withholds_set(channel: &OwnedChannel) -> bool {
-    channel.presence.members().len() == 1
-        || channel.policy.snapshot_on_join == SnapshotOnJoin::Withhold
+    channel.presence.members().len() == 1 || !channel.policy.snapshot_on_join
 }
 
 /// Encodes an event for each of the feeds.
