@@ -472,7 +472,7 @@ fn presence(members: usize) -> Vec<u8> {
     let mut frame = Vec::new();
     let kind = sync::MessageType::PresenceBroadcast;
     sync::append_frame(sync::Header::Ten, kind, &mut frame, |body| {
-        append_presence_broadcast(body, "room", vec![peer; members].into_iter());
+        append_presence_broadcast(body, "room", members, std::iter::repeat_n(peer, members));
     });
     frame
 }

@@ -65,7 +65,7 @@ proptest! {
             check_round_trip(&leave, layout)?;
         }
         let (mut fast, mut plain) = (Vec::new(), Vec::new());
-        append_presence_broadcast(&mut fast, &channel, peers.iter().cloned());
+        append_presence_broadcast(&mut fast, &channel, peers.len(), peers.iter().cloned());
         let broadcast = Message::PresenceBroadcast(PresenceBroadcast { channel: &channel, peers });
         sync::encode(&broadcast, layout, &mut plain).expect("expressible");
         prop_assert_eq!(fast, plain);

@@ -93,7 +93,7 @@ fn sync_presence(criterion: &mut Criterion) {
             bencher.iter(|| {
                 out.clear();
                 let peers = users.iter().map(|user| peer(user.as_str()));
-                append_presence_broadcast(&mut out, "room:1", peers);
+                append_presence_broadcast(&mut out, "room:1", users.len(), peers);
                 black_box(out.len())
             });
         });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::dedup::DedupWindow;
-use super::log::{Content, Log, MemoryLog, Message, Page, PageLimit, Position, Replay};
+use super::log::{Content, Log, Message, Page, PageLimit, Position, Replay};
 use crate::ids::Clocks;
 use crate::policy::Policy;
 
@@ -45,7 +45,7 @@ pub enum Published {
 /// The messages of one channel. Only its owner changes them.
 #[derive(Debug)]
 pub struct Messages {
-    log: MemoryLog,
+    log: Log,
     window: DedupWindow,
 }
 
@@ -59,7 +59,7 @@ impl Messages {
     /// An empty log; the first message follows `head`.
     pub(crate) fn starting_after(head: u64) -> Self {
         let window = DedupWindow::new(DEDUP_WINDOW_MS, DEDUP_PUBLISHES_MAX);
-        Messages { log: MemoryLog::starting_after(head), window }
+        Messages { log: Log::starting_after(head), window }
     }
 
     /// Approximate memory, in bytes.

@@ -16,9 +16,9 @@ const WAITING_MAX: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Outbox {
     me: ShardId,
-    effects: VecDeque<Effect>,
+    pub effects: VecDeque<Effect>,
     /// Envelopes to this very shard; drained before an input returns.
-    local: VecDeque<Envelope>,
+    pub local: VecDeque<Envelope>,
     peers: Vec<Peer>,
 }
 
@@ -98,27 +98,6 @@ impl Outbox {
         self.effects.push_back(effect);
     }
 
-    pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
-    }
-
-    pub fn next_local(&mut self) -> Option<Envelope> {
-        self.local.pop_front()
-    }
-
-    /// Envelopes to this very shard that have not been handled.
-    pub fn local_len(&self) -> usize {
-        self.local.len()
-    }
-
-    pub fn has_local(&self) -> bool {
-        !self.local.is_empty()
-    }
-
-    pub fn is_drained(&self) -> bool {
-        self.effects.is_empty()
-    }
-
     fn post(&mut self, to: ShardId, envelope: Envelope) {
         self.peers[to.index()].room -= 1;
         self.effects.push_back(Effect::Send { to, envelope });
@@ -134,7 +113,9 @@ mod tests {
     }
 
     fn sent(outbox: &mut Outbox) -> Vec<u64> {
-        std::iter::from_fn(|| outbox.next_effect())
+        outbox
+            .effects
+            .drain(..)
             .map(|effect| match effect {
                 Effect::Send { envelope: Envelope::Inspect { request, .. }, .. } => request,
                 other => panic!("unexpected {other:?}"),

@@ -45,8 +45,8 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
-    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
+    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, Request,
+    SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
@@ -541,10 +541,10 @@ fn request(channel: &str, request: Request) -> SessionOutput<'_> {
 }
 
 /// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
-fn rate_hint(throttle: Throttle) -> RateHint {
+fn rate_hint(throttle: Throttle) -> Option<NonZeroU16> {
     let pause_ms = match throttle.throttle {
         true => 1000 / throttle.suggested_rate.clamp(1, 1000) as u16,
         false => 0,
     };
-    NonZeroU16::new(pause_ms).map_or(RateHint::Unlimited, RateHint::Every)
+    NonZeroU16::new(pause_ms)
 }

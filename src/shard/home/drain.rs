@@ -57,10 +57,6 @@ impl Home {
         self.drain.stage == Stage::Ended && self.connections.len() == 0
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.drain.is_draining()
-    }
-
     /// Ends all sessions once every request has been answered. Call when no connection is checked
     /// out.
     pub fn end_drain_if_answered(&mut self, cx: &mut ShardContext) {

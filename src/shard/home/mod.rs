@@ -60,13 +60,13 @@ use write_order::Due;
 
 #[derive(Debug)]
 pub struct Home {
-    connections: Connections,
-    channels: ChannelTable<HomeChannel>,
-    outgoing: Outgoing,
-    admission: Admission,
+    pub(super) connections: Connections,
+    pub(super) channels: ChannelTable<HomeChannel>,
+    pub(super) outgoing: Outgoing,
+    pub(super) admission: Admission,
     placement: Placement,
     names: SessionNames,
-    drain: Drain,
+    pub(super) drain: Drain,
     /// Announcements sent to owners so far.
     announcements: u32,
     /// Sweeps with something to deliver; each once.
@@ -74,7 +74,7 @@ pub struct Home {
     /// Bytes of snapshots that may still be queued in this turn.
     snapshot_budget: usize,
     /// Connections with something that a full mailbox refused; each once.
-    retries: Vec<ConnId>,
+    pub(super) retries: Vec<ConnId>,
     /// What the session at hand answers.
     reply: Vec<u8>,
     /// A sweep timer is set.
@@ -99,16 +99,6 @@ impl Home {
             reply: Vec::new(),
             sweeping: false,
         }
-    }
-
-    /// Connections, those being closed included.
-    pub fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Channels that connections of this shard subscribe to.
-    pub fn channel_count(&self) -> usize {
-        self.channels.len()
     }
 
     /// Begins a turn. `loads`: the connections of every shard.
@@ -168,11 +158,6 @@ impl Home {
         self.disconnect_by_id(cx, id, Disconnect::Lost);
     }
 
-    /// The shell has closed the socket; the connection's slot is free again.
-    pub fn handle_released(&mut self, id: ConnId) {
-        self.connections.remove(id);
-    }
-
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         let Home { connections, outgoing, .. } = self;
@@ -188,20 +173,6 @@ impl Home {
             }
         }
         None
-    }
-
-    /// What waits to be written to a connection.
-    pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
-        self.connections.get(id).map(|connection| &connection.queue)
-    }
-
-    /// The writing of a turn begins.
-    pub fn begin_writing(&mut self) {
-        self.outgoing.write_order.begin_writing();
-    }
-
-    pub fn write_order(&self) -> &write_order::WriteOrder {
-        &self.outgoing.write_order
     }
 
     /// The socket took `count` bytes of the queue.
@@ -270,10 +241,8 @@ impl Home {
             Envelope::Snapshot { to, snapshot, recipients } => {
                 self.take_snapshot(cx, to, snapshot, recipients);
             }
-            Envelope::CaughtUp { to, conn, messages, left } => {
-                self.with(cx, conn, |home, cx, conn| {
-                    home.deliver_missed(cx, to, conn, &messages, left);
-                });
+            Envelope::CaughtUp { to, conn, page } => {
+                self.with(cx, conn, |home, cx, conn| home.deliver_missed(cx, to, conn, &page));
             }
             Envelope::Admitted { to, conn } => {
                 self.with(cx, conn, |home, _, conn| home.handle_admitted(to, conn));
@@ -463,7 +432,7 @@ mod tests {
         };
         assert!(matches!(first, Command::Subscribe { .. }), "{first:?}");
         assert!(matches!(second, Command::Announce(_)), "{second:?}");
-        assert_eq!(home.channel_count(), 1);
+        assert_eq!(home.channels.len(), 1);
     }
 
     #[test]
@@ -483,7 +452,7 @@ mod tests {
         send(first, crate::session::PANIC);
         send(other, b"still here");
         let queued = |home: &Home, id| -> Vec<u8> {
-            home.queue(id).unwrap().runs().flatten().copied().collect()
+            home.connections.get(id).unwrap().queue.runs().flatten().copied().collect()
         };
         assert!(queued(&home, other).ends_with(b"still here"));
         assert!(!queued(&home, first).ends_with(b"panic"), "nothing is answered");

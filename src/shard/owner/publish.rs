@@ -12,7 +12,7 @@ use crate::ids::{ChannelKey, Clocks, ConnAddr, ShardId};
 use crate::policy::Policy;
 use crate::session::{Answer, Feed};
 use crate::shard::context::ShardContext;
-use crate::shard::envelope::{Envelope, HomeChannelId, Left, MessageBatch, Replaying, ReplyTo};
+use crate::shard::envelope::{Envelope, HomeChannelId, MessageBatch, Replaying, ReplyTo};
 
 impl Owner {
     pub(super) fn publish(
@@ -119,13 +119,12 @@ impl Owner {
         home: HomeChannelId,
         after: u64,
     ) {
-        let mut missed = (Vec::new(), Left::Nothing);
+        let mut page = Page::default();
         if let Some(slot) = self.channels.find_key(key) {
             self.catch_home_up(cx, slot, to.shard);
-            missed = self.take_missed(cx, slot, after);
+            page = self.take_missed(cx, slot, after);
         }
-        let (messages, left) = missed;
-        cx.outbox.send(to.shard, Envelope::CaughtUp { to: home, conn: to.conn, messages, left });
+        cx.outbox.send(to.shard, Envelope::CaughtUp { to: home, conn: to.conn, page });
     }
 
     /// Routes what was published since the last time, once per interested shard.
