@@ -93,15 +93,6 @@ impl PageLimit {
     }
 }
 
-/// The result of a replay from a cursor.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// The messages right after the cursor; `more`: the limit was reached before the newest one.
-    Complete(Page),
-    /// Some of the messages are no longer stored, or the cursor is from another epoch.
-    AgedOut,
-}
-
 /// One page of history.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -161,15 +152,16 @@ impl Log {
         self.first() - 1
     }
 
-    /// The messages after `serial`, up to `limit`.
-    pub(super) fn after(&self, serial: u64, limit: PageLimit) -> Replay {
+    /// The messages right after `serial`, up to `limit`; `None` when some are no longer stored, or
+    /// the serial is from another epoch.
+    pub(super) fn after(&self, serial: u64, limit: PageLimit) -> Option<Page> {
         if serial > self.head || serial + 1 < self.first() {
-            return Replay::AgedOut;
+            return None;
         }
         let skip = (serial + 1 - self.first()) as usize;
         let count = limit.count(self.messages.range(skip..).map(Arc::as_ref));
         let messages = self.messages.range(skip..skip + count).cloned().collect();
-        Replay::Complete(Page { messages, more: skip + count < self.messages.len() })
+        Some(Page { messages, more: skip + count < self.messages.len() })
     }
 
     /// At most `limit` messages before `serial`, the newest ones; 0 starts at the head.
@@ -247,11 +239,11 @@ mod tests {
         let policy = Policy { history_messages: 3, ..Policy::default() };
         let log = log(10, &policy);
         let cases =
-            [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Page::default()))];
+            [(6, None), (11, None), (10, Some(Page::default()))];
         for (cursor, expected) in cases {
             assert_eq!(log.after(cursor, PageLimit::UNLIMITED), expected, "{cursor}");
         }
-        let Replay::Complete(page) = log.after(7, PageLimit::UNLIMITED) else {
+        let Some(page) = log.after(7, PageLimit::UNLIMITED) else {
             panic!("7 is good")
         };
         assert_eq!(serials(&page.messages), [8, 9, 10]);
@@ -262,9 +254,9 @@ mod tests {
     fn an_empty_log_knows_its_head() {
         let policy = Policy { history_messages: 0, ..Policy::default() };
         let log = log(4, &policy);
-        let nothing = Replay::Complete(Page::default());
+        let nothing = Some(Page::default());
         assert_eq!(log.after(4, PageLimit::UNLIMITED), nothing);
-        assert_eq!(log.after(3, PageLimit::UNLIMITED), Replay::AgedOut);
+        assert_eq!(log.after(3, PageLimit::UNLIMITED), None);
         assert_eq!(Log::default().after(0, PageLimit::UNLIMITED), nothing);
     }
 

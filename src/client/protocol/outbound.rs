@@ -70,12 +70,9 @@ impl Outbound {
     pub fn handshake(&mut self, token: &str) {
         self.send_sync(&Message::Handshake(Handshake {
             jwt_token: token,
-            vector_clock: Default::default(),
-            subscribed_shapes: Vec::new(),
             client_version: concat!("headcount/", env!("CARGO_PKG_VERSION")),
-            lite_id: "",
-            epoch: 0,
             wire_version: 1,
+            ..Handshake::default()
         }));
     }
 
