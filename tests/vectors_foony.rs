@@ -70,7 +70,21 @@ fn every_request_of_the_sdk_is_read_and_written_the_same_in_both_codecs() {
         let frame = line["frame"].to_string();
         assert_eq!(json::decode_request(frame.as_bytes()).as_ref(), Ok(&request), "{what}");
         assert_eq!(json!(request.id()), *line["decoded"].get("id").unwrap_or(&json!(0)), "{what}");
-        assert_eq!(request.channel(), line["decoded"]["channel"].as_str(), "{what}");
+        assert_eq!(channel_of(&request), line["decoded"]["channel"].as_str(), "{what}");
+    }
+}
+
+fn channel_of<'r>(request: &'r Request<'_>) -> Option<&'r str> {
+    match request {
+        Request::Auth(_) | Request::Ping => None,
+        Request::Publish(publish) => Some(&publish.channel),
+        Request::Presence(presence) => Some(&presence.channel),
+        Request::Subscribe { channel, .. }
+        | Request::Unsubscribe { channel, .. }
+        | Request::PresenceSubscribe { channel, .. }
+        | Request::PresenceUnsubscribe { channel, .. }
+        | Request::History { channel, .. }
+        | Request::Fetch { channel, .. } => Some(channel),
     }
 }
 

@@ -238,14 +238,11 @@ mod tests {
     fn a_cursor_is_valid_from_one_before_the_oldest_to_the_head() {
         let policy = Policy { history_messages: 3, ..Policy::default() };
         let log = log(10, &policy);
-        let cases =
-            [(6, None), (11, None), (10, Some(Page::default()))];
+        let cases = [(6, None), (11, None), (10, Some(Page::default()))];
         for (cursor, expected) in cases {
             assert_eq!(log.after(cursor, PageLimit::UNLIMITED), expected, "{cursor}");
         }
-        let Some(page) = log.after(7, PageLimit::UNLIMITED) else {
-            panic!("7 is good")
-        };
+        let Some(page) = log.after(7, PageLimit::UNLIMITED) else { panic!("7 is good") };
         assert_eq!(serials(&page.messages), [8, 9, 10]);
         assert_eq!(log.head(), 10);
     }

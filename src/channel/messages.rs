@@ -223,10 +223,7 @@ mod tests {
         let fresh = Position::Serial(0);
         let in_time = messages.after(at(10_000), &fresh, PageLimit::UNLIMITED, &policy);
         assert!(matches!(in_time, Some(all) if all.messages.len() == 1));
-        assert_eq!(
-            messages.after(at(10_001), &fresh, PageLimit::UNLIMITED, &policy),
-            None
-        );
+        assert_eq!(messages.after(at(10_001), &fresh, PageLimit::UNLIMITED, &policy), None);
         let limit = PageLimit { messages: 10, bytes: 1000 };
         assert_eq!(messages.before(at(10_001), None, limit, &policy).messages.len(), 0);
     }

@@ -24,7 +24,7 @@ use super::mesh::{self, Endpoints};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
-use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
+use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::admin::{Access, Reach};
 use crate::auth::{Grant, Origins};
@@ -315,13 +315,15 @@ fn start(
         let parts = ShardParts {
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
-            listeners,
-            proxies: Arc::clone(&proxies),
-            control: controlled,
-            clock,
             spin: Duration::from_micros(config.cores.spin_us),
-            budget: Arc::clone(&budget),
-            refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
+            host: Host {
+                listeners,
+                proxies: Arc::clone(&proxies),
+                control: controlled,
+                clock,
+                budget: Arc::clone(&budget),
+                refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
+            },
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
@@ -331,15 +333,17 @@ fn start(
         let parts = EdgeParts {
             mailboxes,
             admin,
-            settings,
             control: controlled,
-            clock,
-            budget,
-            refusal_log,
-            health: Arc::clone(&health),
-            lifecycle: Arc::clone(&lifecycle),
-            access: access(config),
-            log: options.log.clone(),
+            shared: edge::Shared {
+                settings,
+                clock,
+                budget,
+                refusal_log,
+                health: Arc::clone(&health),
+                lifecycle: Arc::clone(&lifecycle),
+                access: access(config),
+                log: options.log.clone(),
+            },
         };
         handles.push(start_edge(parts, report)?);
     }

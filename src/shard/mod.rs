@@ -70,6 +70,7 @@ use timers::Timer;
 
 use crate::auth::Refusals;
 use crate::counters::Counters;
+use crate::error::Disconnect;
 use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
@@ -224,7 +225,7 @@ impl Shard {
     /// The socket failed.
     pub fn handle_lost(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
-        self.home.handle_lost(&mut self.cx, id);
+        self.home.disconnect_by_id(&mut self.cx, id, Disconnect::Lost);
         self.finish_input();
     }
 

@@ -31,10 +31,6 @@ struct Peer {
     waiting: VecDeque<Envelope>,
 }
 
-/// The mailbox is full; try on a later turn.
-#[derive(Debug)]
-pub struct Full(pub Envelope);
-
 impl Outbox {
     /// `peers`: shards and edge together.
     pub fn new(me: ShardId, peers: usize) -> Self {
@@ -67,7 +63,7 @@ impl Outbox {
 
     /// Sends what must arrive.
     pub fn send(&mut self, to: ShardId, envelope: Envelope) {
-        if let Err(Full(envelope)) = self.try_send(to, envelope) {
+        if let Err(envelope) = self.try_send(to, envelope) {
             self.peers[to.index()].waiting.push_back(envelope);
         }
     }
@@ -75,15 +71,16 @@ impl Outbox {
     /// Sends what may be refused.
     ///
     /// # Errors
-    /// Gives the envelope back when the mailbox is full or earlier envelopes wait for it.
-    pub fn try_send(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Full> {
+    /// Gives the envelope back when the mailbox is full or earlier envelopes wait for it; try on a
+    /// later turn.
+    pub fn try_send(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Envelope> {
         if to == self.me {
             self.local.push_back(envelope);
             return Ok(());
         }
         let peer = &self.peers[to.index()];
         if peer.room == 0 || !peer.waiting.is_empty() {
-            return Err(Full(envelope));
+            return Err(envelope);
         }
         self.post(to, envelope);
         Ok(())

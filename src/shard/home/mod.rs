@@ -46,7 +46,7 @@ use super::timers::Timer;
 use crate::error::Disconnect;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, Listener, ShardId, Timestamp};
 use crate::session::{Answer, Feed, Session, SessionNames};
-use crate::wire::websocket::{Opcode, append_frame, close_body};
+use crate::wire::websocket::append_close;
 use admission::Admission;
 use channel_entry::HomeChannel;
 use connection::{AuthState, Connection, Phase, Transport};
@@ -151,11 +151,6 @@ impl Home {
     /// The shell has the socket of a connection that was accepted.
     pub fn handle_opened(&mut self, cx: &mut ShardContext, id: ConnId) {
         self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
-    }
-
-    /// The socket failed.
-    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId) {
-        self.disconnect_by_id(cx, id, Disconnect::Lost);
     }
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
@@ -342,8 +337,8 @@ impl Home {
         });
         let is_clean = matches!(reason, Disconnect::Clean | Disconnect::Lost);
         if matches!(connection.warm.transport, Transport::WebSocket(_)) && !is_clean {
-            let body = close_body(reason.close_code(), &reason.to_string());
-            connection.queue.append(|out| append_frame(out, Opcode::Close, &body));
+            let text = reason.to_string();
+            connection.queue.append(|out| append_close(out, reason.close_code(), &text));
         }
         connection.warm.session = Session::undecided();
         self.drain.answered(std::mem::take(&mut connection.warm.unanswered));
@@ -357,7 +352,7 @@ impl Home {
     }
 
     /// Ends a session by its connection's id, which is not the connection at hand.
-    fn disconnect_by_id(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
+    pub fn disconnect_by_id(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
         self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
     }
 
@@ -386,7 +381,7 @@ mod tests {
     use crate::wire::sync::message::presence::PresenceUpdate;
     use crate::wire::sync::message::session::Handshake;
     use crate::wire::sync::{self, Layout, Message};
-    use crate::wire::websocket::append_masked_frame;
+    use crate::wire::websocket::{Opcode, append_masked_frame};
 
     fn upgrade(path: &str) -> Vec<u8> {
         format!(

@@ -15,7 +15,6 @@ use crate::shard::envelope::{
     AnnounceReply, Announcement, Envelope, PresenceTick, Recipients, ReplyTo, ResumedMembership,
     SessionNotice,
 };
-use crate::shard::outbox::Full;
 use crate::shard::timers::Timer;
 
 impl Owner {
@@ -280,7 +279,7 @@ impl Owner {
                 continue;
             }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
-            if let Err(Full(_)) = cx.outbox.try_send(home.shard, envelope) {
+            if let Err(_) = cx.outbox.try_send(home.shard, envelope) {
                 let dropped = home.miss_tick(&tick.changes, departures_max);
                 cx.counters.drop_many(Dropped::EventMailboxFull, 1 + dropped as u32);
                 missed = true;

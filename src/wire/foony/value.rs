@@ -76,21 +76,6 @@ impl Request<'_> {
             | Request::Fetch { id, .. } => *id,
         }
     }
-
-    /// The channel of the request, not validated.
-    pub fn channel(&self) -> Option<&str> {
-        match self {
-            Request::Auth(_) | Request::Ping => None,
-            Request::Publish(publish) => Some(&publish.channel),
-            Request::Presence(presence) => Some(&presence.channel),
-            Request::Subscribe { channel, .. }
-            | Request::Unsubscribe { channel, .. }
-            | Request::PresenceSubscribe { channel, .. }
-            | Request::PresenceUnsubscribe { channel, .. }
-            | Request::History { channel, .. }
-            | Request::Fetch { channel, .. } => Some(channel),
-        }
-    }
 }
 
 /// Credentials of the client.
