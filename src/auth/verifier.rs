@@ -18,8 +18,8 @@ const RSA_MODULUS_BYTES_MIN: usize = 256;
 /// An uncompressed point on P-256: a tag and two coordinates (SEC 1 section 2.3.3).
 const P256_POINT_BYTES: usize = 65;
 
-/// Milliseconds of a time in seconds since the Unix epoch, possibly with a fraction (RFC 7519 section
-/// 2). Times before the epoch are clamped to it.
+/// Milliseconds of a time in seconds since the Unix epoch, possibly with a fraction (RFC 7519
+/// section 2). Times before the epoch are clamped to it.
 fn ms_of(numeric_date: f64) -> u64 {
     (numeric_date * 1000.0) as u64
 }

@@ -16,11 +16,11 @@ use signal_hook::iterator::Signals;
 use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::DataDir;
-use super::edge::{self, EdgeParts};
+use super::edge;
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
-use super::mesh::{self, Endpoints};
+use super::mesh::{self, Endpoints, Mailboxes};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
@@ -330,22 +330,17 @@ fn start(
     if let Some(mailboxes) = edge_mailboxes {
         let (control, controlled) = bounded(4);
         controls.push(control);
-        let parts = EdgeParts {
-            mailboxes,
-            admin,
-            control: controlled,
-            shared: edge::Shared {
-                settings,
-                clock,
-                budget,
-                refusal_log,
-                health: Arc::clone(&health),
-                lifecycle: Arc::clone(&lifecycle),
-                access: access(config),
-                log: options.log.clone(),
-            },
+        let state = edge::Shared {
+            settings,
+            clock,
+            budget,
+            refusal_log,
+            health: Arc::clone(&health),
+            lifecycle: Arc::clone(&lifecycle),
+            access: access(config),
+            log: options.log.clone(),
         };
-        handles.push(start_edge(parts, report)?);
+        handles.push(start_edge(mailboxes, admin, controlled, state, report)?);
     }
     let (watchdog_stop, dead) = start_watchdog(&endpoints, health)?;
     let running = Running {
@@ -415,14 +410,17 @@ fn start_shard(
 }
 
 fn start_edge(
-    parts: EdgeParts,
+    mailboxes: Mailboxes,
+    admin: OwnedFd,
+    control: Receiver<Control>,
+    state: edge::Shared,
     report: Sender<Report>,
 ) -> Result<ExecutorJoinHandle<()>, StartError> {
     executor(Placement::Unbound, "edge")
         .spawn(move || async move {
             let _ = report.send(Report::Started);
             let mut end = EdgeEnd { report, drained: false };
-            edge::run(parts).await;
+            edge::run(mailboxes, admin, control, state).await;
             end.drained = true;
         })
         .map_err(|error| StartError::thread("the edge", error))

@@ -66,14 +66,6 @@ const FINISH_EVERY: Duration = Duration::from_millis(10);
 /// queue would be reset.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
-/// Arguments of the edge's thread.
-pub struct EdgeParts {
-    pub mailboxes: Mailboxes,
-    pub admin: OwnedFd,
-    pub control: Receiver<Control>,
-    pub shared: Shared,
-}
-
 /// What the edge shares with the other threads of the process.
 pub struct Shared {
     pub settings: Arc<Settings>,
@@ -121,23 +113,23 @@ impl Edge {
     }
 }
 
-/// Serves until the server drains. Must run inside a glommio executor.
-pub async fn run(parts: EdgeParts) {
+/// Serves until the server drains. Must run inside a glommio executor. `admin`: a listening socket.
+pub async fn run(mailboxes: Mailboxes, admin: OwnedFd, control: Receiver<Control>, shared: Shared) {
     let edge = Rc::new(Edge {
-        client: EdgeClient::new(parts.mailboxes),
+        client: EdgeClient::new(mailboxes),
         connections: Connections::default(),
         bodies: BodyBudget::default(),
-        shared: parts.shared,
+        shared,
         started: Instant::now(),
         refusals: RefCell::default(),
         stop: Stop::new(),
         next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
-    let listener = unsafe { TcpListener::from_raw_fd(parts.admin.into_raw_fd()) };
+    let listener = unsafe { TcpListener::from_raw_fd(admin.into_raw_fd()) };
     glommio::spawn_local(accept_admin(Rc::clone(&edge), listener)).detach();
-    pump(&edge, &parts.control).await;
-    finish(&edge, &parts.control).await;
+    pump(&edge, &control).await;
+    finish(&edge, &control).await;
 }
 
 /// Takes envelopes whenever the edge is woken, until a control message arrives.

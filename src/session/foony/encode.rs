@@ -99,7 +99,7 @@ pub fn changes(feed: Feed, now: Clocks, channel: &str, changes: &[Change]) -> Ar
     for change in changes {
         let action = action(change.kind);
         let json = json_state(&change.state);
-        writer.event(&member(action, now.wall_ms, channel, &change.identity, &json));
+        writer.event(&member(action, now.wall_ms, channel, &change.identity, json));
     }
     out.into()
 }
@@ -112,7 +112,7 @@ pub fn members(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc
     for present in members.iter() {
         let since_ms = now.wall_ms.saturating_sub(present.age_ms(now));
         let json = json_state(&present.state);
-        writer.event(&member(Action::Enter, since_ms, channel, &present.identity, &json));
+        writer.event(&member(Action::Enter, since_ms, channel, &present.identity, json));
     }
     out.into()
 }

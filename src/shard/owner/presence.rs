@@ -279,7 +279,7 @@ impl Owner {
                 continue;
             }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
-            if let Err(_) = cx.outbox.try_send(home.shard, envelope) {
+            if cx.outbox.try_send(home.shard, envelope).is_err() {
                 let dropped = home.miss_tick(&tick.changes, departures_max);
                 cx.counters.drop_many(Dropped::EventMailboxFull, 1 + dropped as u32);
                 missed = true;

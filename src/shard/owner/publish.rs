@@ -140,9 +140,9 @@ impl Owner {
         self.repair_missed_messages(cx, slot);
     }
 
-    /// What was published after a position, if all of it is stored. Pending messages are routed first, so that a subscriber
-    /// which is answered now receives exactly what comes later. Of a channel without messages only
-    /// the head is known, and a position there has missed nothing.
+    /// What was published after a position, if all of it is stored. Pending messages are routed
+    /// first, so that a subscriber which is answered now receives exactly what comes later. Of a
+    /// channel without messages only the head is known, and a position there has missed nothing.
     fn messages_after(
         &mut self,
         cx: &mut ShardContext,
