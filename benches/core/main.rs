@@ -6,8 +6,6 @@
 mod channel;
 mod cpu_time;
 mod fan_out;
-#[path = "../../tests/json_client/mod.rs"]
-mod json_client;
 #[path = "../../tests/one_shard/mod.rs"]
 mod one_shard;
 mod presence;

@@ -11,7 +11,8 @@ use headcount::wire::websocket::{
     Decoder, MessageLimits, Opcode, Role, append_masked_frame, apply_mask,
 };
 
-use super::{Criterion, json_client, json_text};
+use super::one_shard::json_client;
+use super::{Criterion, json_text};
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 4 << 20, fragments_max: 1024 };
 

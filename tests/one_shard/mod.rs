@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each user takes its part")]
 
 #[path = "../json_client/mod.rs"]
-mod json_client;
+pub mod json_client;
 
 use std::sync::Arc;
 
