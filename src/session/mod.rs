@@ -32,8 +32,8 @@ pub use feed::{Encoded, Feed, FeedKind, FeedSet};
 pub use foony::secret as connection_secret;
 pub use principal::{Principal, SessionNames};
 pub use request::{
-    Answer, Arrival, ChannelRequest, NO_REQUEST, ON_BEHALF, RateHint, Request, Scope,
-    SessionOutput, is_silent,
+    Answer, Arrival, ChannelRequest, NO_REQUEST, ON_BEHALF, Request, Scope, SessionOutput,
+    is_silent,
 };
 pub use state::{json_state, message_pack_state};
 pub use sync::presence::SetTick;

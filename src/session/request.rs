@@ -37,8 +37,8 @@ pub enum SessionOutput<'m> {
     Ungreeted,
     /// The same identity, with other rights or another expiry.
     Renewed,
-    /// Send presence less often.
-    RateHint(RateHint),
+    /// Send presence of a channel at most once in so many milliseconds; `None`: without limit.
+    RateHint(Option<NonZeroU16>),
     /// A request to a channel.
     Request(ChannelRequest<'m>),
     /// The connection ends.
@@ -118,14 +118,6 @@ pub enum Answer {
         messages: Vec<Arc<Message>>,
         resumed: bool,
     },
-}
-
-/// How often a session wants to be sent presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateHint {
-    Unlimited,
-    /// At most one presence frame per channel and this many milliseconds.
-    Every(NonZeroU16),
 }
 
 impl Request {

@@ -70,12 +70,9 @@ impl Outbound {
     pub fn handshake(&mut self, token: &str) {
         self.send_sync(&Message::Handshake(Handshake {
             jwt_token: token,
-            vector_clock: Default::default(),
-            subscribed_shapes: Vec::new(),
             client_version: concat!("headcount/", env!("CARGO_PKG_VERSION")),
-            lite_id: "",
-            epoch: 0,
             wire_version: 1,
+            ..Handshake::default()
         }));
     }
 
@@ -210,7 +207,8 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::websocket::{Event, MessageKind, MessageLimits, Role, decode_all};
+    use crate::wire::websocket::any_split::{Event, decode_all};
+    use crate::wire::websocket::{MessageKind, MessageLimits, Role};
 
     const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 1 << 20, fragments_max: 0 };
 

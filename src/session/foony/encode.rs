@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::super::{Feed, json_state};
-use crate::channel::{Change, ChangeKind, Content, Member, Members, Message, Part};
+use crate::channel::{Change, ChangeKind, Content, Identity, JsonState, Members, Message, Part};
 use crate::ids::Clocks;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
-/// PageLimit for one message of usual length, made at once instead of in several steps.
+/// Room for one message of usual length, made at once instead of in several steps.
 const MESSAGE_BYTES_USUAL: usize = 256;
 
 /// How events become bytes on a connection.
@@ -97,16 +97,9 @@ pub fn changes(feed: Feed, now: Clocks, channel: &str, changes: &[Change]) -> Ar
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
     for change in changes {
+        let action = action(change.kind);
         let json = json_state(&change.state);
-        writer.event(&Event::Member(foony::Member {
-            action: action(change.kind),
-            timestamp_ms: now.wall_ms,
-            channel: channel.into(),
-            client_id: (&*change.identity.user).into(),
-            connection_id: (&*change.identity.connection).into(),
-            data: &json.data,
-            encoding: (&*json.encoding).into(),
-        }));
+        writer.event(&member(action, now.wall_ms, channel, &change.identity, json));
     }
     out.into()
 }
@@ -116,18 +109,27 @@ pub fn members(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc
     let mut out = Vec::new();
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
-    members.iter().for_each(|member| writer.event(&present(now, channel, member)));
+    for present in members.iter() {
+        let since_ms = now.wall_ms.saturating_sub(present.age_ms(now));
+        let json = json_state(&present.state);
+        writer.event(&member(Action::Enter, since_ms, channel, &present.identity, json));
+    }
     out.into()
 }
 
-fn present<'p>(now: Clocks, channel: &'p str, member: &'p Member) -> Event<'p> {
-    let json = json_state(&member.state);
+fn member<'m>(
+    action: Action,
+    timestamp_ms: u64,
+    channel: &'m str,
+    identity: &'m Identity,
+    json: &'m JsonState,
+) -> Event<'m> {
     Event::Member(foony::Member {
-        action: Action::Enter,
-        timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+        action,
+        timestamp_ms,
         channel: channel.into(),
-        client_id: (&*member.identity.user).into(),
-        connection_id: (&*member.identity.connection).into(),
+        client_id: (&*identity.user).into(),
+        connection_id: (&*identity.connection).into(),
         data: &json.data,
         encoding: (&*json.encoding).into(),
     })

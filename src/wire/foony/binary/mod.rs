@@ -13,7 +13,7 @@ mod field;
 mod request;
 
 pub use deliveries::{Delivered, Deliveries};
-pub use event::{append_event, delivery_bytes};
+pub use event::append_event;
 pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
