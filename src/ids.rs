@@ -5,11 +5,13 @@ use std::hash::Hasher;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use derive_more::Display;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 /// A shard: one core-owned partition of the channels, numbered from 0. The edge executor has the
 /// number after the last shard, so that it exchanges envelopes with shards like a shard does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 impl ShardId {
@@ -19,10 +21,12 @@ impl ShardId {
     }
 }
 
-impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
+/// Where a connection is accepted, by its name in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listener {
+    Http,
+    SyncTcp,
 }
 
 /// A connection on its home shard. Slots are reused; the generation distinguishes the connections
@@ -106,7 +110,8 @@ impl Timestamp {
 }
 
 /// A channel name within an application, with its routing hash computed once.
-#[derive(Debug)]
+#[derive(Debug, Display)]
+#[display("{app}/{name}")]
 pub struct ChannelKey {
     pub app: Arc<str>,
     pub name: Box<str>,
@@ -120,12 +125,6 @@ impl PartialEq for ChannelKey {
 }
 
 impl Eq for ChannelKey {}
-
-impl fmt::Display for ChannelKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.app, self.name)
-    }
-}
 
 /// Maps channels to the shards that own them. The hash is keyed, so that clients cannot choose
 /// names that all map to one shard. Every shard has the same router.

@@ -80,6 +80,10 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+// What unit tests share with those in `tests` names the crate.
+#[cfg(test)]
+extern crate self as headcount;
+
 #[cfg(feature = "server")]
 mod admin;
 #[cfg(feature = "server")]

@@ -1,9 +1,9 @@
 //! Policies of namespaces: how channels behave, selected by channel name. Values only.
 
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -23,28 +23,6 @@ pub enum Heartbeat {
     /// Only an update of its presence, the stricter rule of the original server.
     #[serde(rename = "update")]
     Update,
-}
-
-/// Whether a new member receives the current set of members: `true` and `false` in the
-/// configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "bool", into = "bool")]
-pub enum SnapshotOnJoin {
-    #[default]
-    Send,
-    Withhold,
-}
-
-impl From<bool> for SnapshotOnJoin {
-    fn from(sends: bool) -> Self {
-        if sends { SnapshotOnJoin::Send } else { SnapshotOnJoin::Withhold }
-    }
-}
-
-impl From<SnapshotOnJoin> for bool {
-    fn from(snapshot: SnapshotOnJoin) -> bool {
-        snapshot == SnapshotOnJoin::Send
-    }
 }
 
 /// Where the messages of a channel are stored, and therefore what an acknowledgement guarantees.
@@ -84,8 +62,9 @@ pub struct Policy {
     pub presence_interval_ms: u64,
     #[serde(rename = "presence_heartbeat")]
     pub heartbeat: Heartbeat,
+    /// Whether a new member receives the current set of members.
     #[serde(rename = "presence_snapshot_on_join")]
-    pub snapshot_on_join: SnapshotOnJoin,
+    pub snapshot_on_join: bool,
     /// Messages stored for history and resume. The oldest are evicted first.
     pub history_messages: u32,
     /// Age at which a message is evicted, seconds.
@@ -113,7 +92,7 @@ impl Default for Policy {
             presence_grace_ms: 5_000,
             presence_interval_ms: 0,
             heartbeat: Heartbeat::default(),
-            snapshot_on_join: SnapshotOnJoin::default(),
+            snapshot_on_join: true,
             history_messages: 100,
             history_age_s: 86_400,
             history_bytes: 1024 * 1024,
@@ -130,8 +109,9 @@ pub struct PatternError;
 
 /// The channels of a namespace: `*` (all), an exact name, or a prefix followed by `*`. `chat*` also
 /// matches `chat`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Pattern {
+    #[display("{_0}*")]
     Prefix(Box<str>),
     Exact(Box<str>),
 }
@@ -166,15 +146,6 @@ impl FromStr for Pattern {
             Some(prefix) => Pattern::Prefix(prefix.into()),
             None => Pattern::Exact(text.into()),
         })
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
-            Pattern::Exact(name) => f.write_str(name),
-        }
     }
 }
 

@@ -11,8 +11,9 @@ use fake_server::{FakeServer, Fault};
 use headcount::bench::client::Transport;
 use headcount::bench::compare::{Verdict, compare};
 use headcount::bench::options::{
-    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Leave, MixedOptions,
-    PresenceOptions, PublishForm, Publishing, Scenario, Span, Spread, Time, WindowCounts,
+    Base, ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Leave,
+    MixedOptions, PresenceOptions, PublishForm, Publishing, Scenario, Span, Spread, Time,
+    WindowCounts,
 };
 use headcount::bench::scenarios::{self, Server};
 use headcount::bench::{Addresses, BenchError, FloodKind, Metric, Progress, Report, Wait, plot};
@@ -23,23 +24,22 @@ const TIME: Time = Time { duration: DURATION, warm_up: WARM_UP };
 
 fn run(scenario: Scenario, fault: Fault) -> Result<Report, BenchError> {
     let fake = FakeServer::start(fault);
-    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp), peer: None };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
+    let addresses = Addresses { http: Some(fake.http), sync_tcp: Some(fake.sync_tcp) };
+    let server = Server { addresses, pid: Some(std::process::id()), peer: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
 /// Sleeping, because the server shares our CPUs.
 fn common(transport: Transport) -> Common {
-    Common { transport, wait: Wait::Sleep, ..LatencyOptions::default().common }
+    Common { transport, wait: Wait::Sleep, ..LatencyOptions::default().base.common }
+}
+
+fn base(common: Common) -> Base {
+    Base { dialect: Dialect::Sync, time: TIME, common }
 }
 
 fn latency() -> LatencyOptions {
-    LatencyOptions {
-        rate: 400.0,
-        time: TIME,
-        common: common(Transport::Ws),
-        ..LatencyOptions::default()
-    }
+    LatencyOptions { rate: 400.0, base: base(common(Transport::Ws)), ..LatencyOptions::default() }
 }
 
 fn metric(report: &Report, metric: Metric) -> f64 {
@@ -61,8 +61,12 @@ fn assert_faultless(report: &Report) {
 #[test]
 fn every_update_of_a_good_server_is_measured_once_per_receiver() {
     for transport in [Transport::Ws, Transport::Tcp] {
-        let options =
-            LatencyOptions { publishers: 2, watchers: 3, common: common(transport), ..latency() };
+        let options = LatencyOptions {
+            publishers: 2,
+            watchers: 3,
+            base: base(common(transport)),
+            ..latency()
+        };
         let report = run(Scenario::Latency(options), Fault::None).unwrap();
         assert_faultless(&report);
         // 2 publishers, each seen by 3 watchers and the other publisher.
@@ -80,8 +84,7 @@ fn a_delay_can_be_measured_with_one_update_under_way() {
     let report = run(Scenario::Latency(options.clone()), Fault::None).unwrap();
     assert_faultless(&report);
     assert!(metric(&report, Metric::UpdatesPerS) > 500.0, "{}", report.table());
-    let mut options = LatencyOptions { dialect: Dialect::Foony, ..options };
-    options.common.key = fanout().common.key;
+    let options = LatencyOptions { base: fanout().base, ..options };
     let report = run_foony(Scenario::Latency(options), fake_foony::Fault::None).unwrap();
     assert_faultless(&report);
     assert!(metric(&report, Metric::PublishesPerS) > 500.0, "{}", report.table());
@@ -91,7 +94,7 @@ fn a_delay_can_be_measured_with_one_update_under_way() {
 fn several_threads_measure_together() {
     let mut options = LatencyOptions { publishers: 2, watchers: 4, ..latency() };
     let cpus = core_affinity::get_core_ids().unwrap();
-    options.common.client_cpus = vec![cpus[0].id, cpus[0].id];
+    options.base.common.client_cpus = vec![cpus[0].id, cpus[0].id];
     let report = run(Scenario::Latency(options), Fault::None).unwrap();
     assert_faultless(&report);
     let seen = delay(&report, "update").count as f64 + metric(&report, Metric::Conflated);
@@ -144,8 +147,8 @@ fn a_refused_handshake_is_told_with_its_reason() {
 #[test]
 fn nobody_listening_is_told_with_the_address() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let addresses = Addresses { http: Some(unused), sync_tcp: None, peer: None };
-    let server = Server { addresses, pid: None, protocol: None };
+    let addresses = Addresses { http: Some(unused), sync_tcp: None };
+    let server = Server { addresses, pid: None, peer: None };
     let scenario = Scenario::Latency(latency());
     let error = scenarios::run(&scenario, &server, &Progress::hidden()).unwrap_err();
     assert!(error.to_string().contains(&unused.to_string()), "{error}");
@@ -174,8 +177,7 @@ fn a_closed_loop_waits_for_the_slowest_receiver() {
         let options = PresenceOptions {
             members: 5,
             window,
-            time: TIME,
-            common,
+            base: base(common),
             ..PresenceOptions::default()
         };
         let report = run(Scenario::Presence(options), Fault::None).unwrap();
@@ -194,8 +196,10 @@ fn a_closed_loop_sends_no_more_than_its_window() {
     let options = PresenceOptions {
         members: 2,
         window: 7,
-        time: Time { warm_up: Span(Duration::ZERO), ..TIME },
-        common: common(Transport::Tcp),
+        base: Base {
+            time: Time { warm_up: Span(Duration::ZERO), ..TIME },
+            ..base(common(Transport::Tcp))
+        },
         ..PresenceOptions::default()
     };
     let report = run(Scenario::Presence(options), Fault::SilentFrom { sequence: 1 }).unwrap();
@@ -209,8 +213,7 @@ fn joins() -> PresenceOptions {
         joins: Some(40),
         within: Span(Duration::from_millis(200)),
         state_bytes: 1000,
-        time: TIME,
-        common: common(Transport::Ws),
+        base: base(common(Transport::Ws)),
         ..PresenceOptions::default()
     }
 }
@@ -219,8 +222,8 @@ fn joins() -> PresenceOptions {
 fn joins_are_measured_until_everybody_sees_everybody() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     for (transport, threads) in [(Transport::Ws, 1), (Transport::Tcp, 2)] {
-        let mut options = PresenceOptions { common: common(transport), ..joins() };
-        options.common.client_cpus = vec![cpu; threads];
+        let mut options = PresenceOptions { base: base(common(transport)), ..joins() };
+        options.base.common.client_cpus = vec![cpu; threads];
         let report = run(Scenario::Presence(options), Fault::None).unwrap();
         for fault in [Metric::Lost, Metric::Reordered, Metric::Disconnected] {
             assert_eq!(metric(&report, fault), 0.0, "{fault:?}: {}", report.table());
@@ -245,9 +248,7 @@ fn presence_is_measured_on_the_foony_protocol() {
             members: 5,
             window,
             rate,
-            dialect: Dialect::Foony,
-            time: TIME,
-            common: fanout().common,
+            base: fanout().base,
             ..PresenceOptions::default()
         };
         let report = run_foony(Scenario::Presence(options), fake_foony::Fault::None).unwrap();
@@ -259,9 +260,12 @@ fn presence_is_measured_on_the_foony_protocol() {
         assert!(delay(&report, "update").count > 300, "{}", report.table());
     }
     let senseless = [
-        PresenceOptions { dialect: Dialect::Peer, ..PresenceOptions::default() },
-        PresenceOptions { dialect: Dialect::Foony, joins: Some(5), ..joins() },
-        PresenceOptions { dialect: Dialect::Foony, state_bytes: 33, ..PresenceOptions::default() },
+        PresenceOptions {
+            base: Base { dialect: Dialect::Peer, ..fanout().base },
+            ..PresenceOptions::default()
+        },
+        PresenceOptions { base: fanout().base, joins: Some(5), ..joins() },
+        PresenceOptions { base: fanout().base, state_bytes: 33, ..PresenceOptions::default() },
     ];
     for options in senseless {
         let refused = run(Scenario::Presence(options.clone()), Fault::None);
@@ -281,10 +285,8 @@ fn idle_connections_are_weighed() {
     let options = IdleOptions {
         connections: 60,
         channels: Some(6),
-        duration: DURATION,
-        warm_up: WARM_UP,
         heartbeat: Span(Duration::from_millis(100)),
-        common: common(Transport::Ws),
+        base: base(common(Transport::Ws)),
         ..IdleOptions::default()
     };
     let report = run(Scenario::Idle(options), Fault::None).unwrap();
@@ -304,8 +306,7 @@ fn connections_come_and_go() {
         let options = ChurnOptions {
             leave,
             concurrency: 4,
-            time: TIME,
-            common: common(transport),
+            base: base(common(transport)),
             ..ChurnOptions::default()
         };
         let report = run(Scenario::Churn(options), Fault::None).unwrap();
@@ -323,8 +324,7 @@ fn polite_clients_are_measured_beside_flooders() {
             polite: 3,
             flooders: 1,
             flood,
-            time: TIME,
-            common: common(Transport::Ws),
+            base: base(common(Transport::Ws)),
             ..MixedOptions::default()
         };
         let report = run(Scenario::Mixed(options), Fault::None).unwrap();
@@ -344,9 +344,7 @@ fn polite_publishers_are_measured_beside_flooders() {
             polite: 3,
             flooders: 1,
             flood,
-            dialect: Dialect::Foony,
-            time: TIME,
-            common: fanout().common,
+            base: fanout().base,
             ..MixedOptions::default()
         };
         let report = run_foony(Scenario::Mixed(options), fake_foony::Fault::None).unwrap();
@@ -361,13 +359,14 @@ fn polite_publishers_are_measured_beside_flooders() {
 
 fn fanout() -> FanoutOptions {
     let mut common = common(Transport::Ws);
-    common.key = "demo.kid_main:sk_main_secret".to_owned();
-    FanoutOptions { subscribers: 5, window: 4, time: TIME, common, ..FanoutOptions::default() }
+    common.key = Some("demo.kid_main:sk_main_secret".to_owned());
+    let base = Base { dialect: Dialect::Foony, ..base(common) };
+    FanoutOptions { subscribers: 5, window: 4, base, ..FanoutOptions::default() }
 }
 
 fn run_foony(scenario: Scenario, fault: fake_foony::Fault) -> Result<Report, BenchError> {
-    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None, peer: None };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: None };
+    let addresses = Addresses { http: Some(fake_foony::start(fault)), sync_tcp: None };
+    let server = Server { addresses, pid: Some(std::process::id()), peer: None };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -382,7 +381,7 @@ fn every_message_of_a_good_server_is_heard_once_by_every_subscriber() {
     ];
     for (channels, publishers, spread, threads) in shapes {
         let mut options = FanoutOptions { channels, publishers, spread, ..fanout() };
-        options.common.client_cpus = vec![cpu; threads];
+        options.base.common.client_cpus = vec![cpu; threads];
         let report = run_foony(Scenario::Fanout(options), fake_foony::Fault::None).unwrap();
         assert_faultless(&report);
         let (published, delivered) =
@@ -405,7 +404,7 @@ fn what_a_bad_foony_server_does_is_counted() {
         (Fault::RepeatAt(50), Metric::Duplicated, 5.0),
         (Fault::SwapAt(50), Metric::Reordered, 5.0),
         (Fault::NeverAcknowledge(50), Metric::Lost, 1.0),
-        (Fault::WrongContentAt(50), Metric::Reordered, 1.0),
+        (Fault::WrongContentAt(50), Metric::Duplicated, 1.0),
         (Fault::WrongContentAt(50), Metric::Lost, 1.0),
     ];
     for (fault, expected, count) in cases {
@@ -415,8 +414,8 @@ fn what_a_bad_foony_server_does_is_counted() {
 }
 
 fn published(options: &FanoutOptions, fault: fake_foony::Fault) -> f64 {
-    let options =
-        FanoutOptions { time: Time { warm_up: Span(Duration::ZERO), ..TIME }, ..options.clone() };
+    let mut options = options.clone();
+    options.base.time.warm_up = Span(Duration::ZERO);
     let report = run_foony(Scenario::Fanout(options), fault).unwrap();
     metric(&report, Metric::PublishesPerS) * DURATION.0.as_secs_f64()
 }
@@ -435,7 +434,8 @@ fn a_window_counts_deliveries_unless_it_is_to_count_acknowledgements() {
     assert!(sent > 100.0, "{sent}");
     let recorded = serde_json::to_value(Scenario::Fanout(of_acks)).unwrap();
     assert_eq!(recorded["options"]["window_counts"], "acks");
-    let on_the_sync_wire = FanoutOptions { publishing, dialect: Dialect::Sync, ..fanout() };
+    let on_the_sync_wire =
+        FanoutOptions { publishing, base: base(common(Transport::Ws)), ..fanout() };
     let refused = run(Scenario::Fanout(on_the_sync_wire), Fault::None);
     assert!(matches!(refused, Err(BenchError::Options(_))), "{refused:?}");
 }
@@ -445,7 +445,7 @@ fn a_window_counts_deliveries_unless_it_is_to_count_acknowledgements() {
 fn a_window_of_deliveries_waits_for_subscribers_of_every_thread() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     let mut options = FanoutOptions { subscribers: 9, window: 3, ..fanout() };
-    options.common.client_cpus = vec![cpu; 3];
+    options.base.common.client_cpus = vec![cpu; 3];
     let sent = published(&options, fake_foony::Fault::AcknowledgesOnly);
     assert!((sent - 3.0).abs() < 1.0, "{sent}");
     assert!(published(&options, fake_foony::Fault::None) > 100.0);
@@ -466,10 +466,8 @@ fn a_client_that_comes_and_goes_awaits_the_answer_to_its_credentials() {
     let churn = |pipelined| {
         let options = ChurnOptions {
             concurrency: 4,
-            dialect: Dialect::Foony,
+            base: fanout().base,
             pipelined,
-            time: TIME,
-            common: fanout().common,
             ..ChurnOptions::default()
         };
         run_foony(Scenario::Churn(options), fake_foony::Fault::RefusePipelined)
@@ -481,9 +479,7 @@ fn a_client_that_comes_and_goes_awaits_the_answer_to_its_credentials() {
 
 #[test]
 fn messages_are_measured_at_a_rate_from_when_they_should_have_been_sent() {
-    let mut options =
-        LatencyOptions { publishers: 2, watchers: 3, dialect: Dialect::Foony, ..latency() };
-    options.common.key = fanout().common.key;
+    let options = LatencyOptions { publishers: 2, watchers: 3, base: fanout().base, ..latency() };
     let report = run_foony(Scenario::Latency(options), fake_foony::Fault::None).unwrap();
     assert_faultless(&report);
     assert_eq!(delay(&report, "delivery").count, 2 * 200 * 3, "{}", report.table());
@@ -493,11 +489,14 @@ fn messages_are_measured_at_a_rate_from_when_they_should_have_been_sent() {
 #[test]
 fn a_key_is_needed_and_its_refusal_is_told() {
     let told = run_foony(Scenario::Fanout(fanout()), fake_foony::Fault::RefuseKey).unwrap_err();
-    assert!(told.to_string().contains("40101 no such key"), "{told}");
-    let keyless = FanoutOptions { common: common(Transport::Ws), ..fanout() };
+    assert!(told.to_string().contains("no such key (40101)"), "{told}");
+    let keyless = |transport| FanoutOptions {
+        base: Base { dialect: Dialect::Foony, ..base(common(transport)) },
+        ..fanout()
+    };
     let senseless = [
-        keyless,
-        FanoutOptions { common: common(Transport::Tcp), ..fanout() },
+        keyless(Transport::Ws),
+        keyless(Transport::Tcp),
         FanoutOptions { subscribers: 0, ..fanout() },
         FanoutOptions { window: 0, ..fanout() },
         FanoutOptions { rate: Some(f64::NAN), ..fanout() },
@@ -528,15 +527,11 @@ fn the_command_measures_a_server_of_its_own() {
 }
 
 fn idle(dialect: Dialect) -> Scenario {
-    let mut common = fanout().common;
-    common.transport = Transport::Ws;
+    let common = fanout().base.common;
     Scenario::Idle(IdleOptions {
         connections: 100,
-        dialect,
-        duration: DURATION,
-        warm_up: WARM_UP,
         heartbeat: Span(Duration::from_millis(100)),
-        common,
+        base: Base { dialect, ..base(common) },
         ..IdleOptions::default()
     })
 }
@@ -564,20 +559,14 @@ fn connections_are_weighed_step_by_step_whatever_they_speak() {
 
 #[test]
 fn connections_come_and_go_whatever_they_speak() {
-    for (dialect, rate) in [(Dialect::Foony, None), (Dialect::Foony, Some(100.0))] {
-        let options = ChurnOptions {
-            concurrency: 4,
-            dialect,
-            rate,
-            time: TIME,
-            common: fanout().common,
-            ..ChurnOptions::default()
-        };
+    for rate in [None, Some(100.0)] {
+        let options =
+            ChurnOptions { concurrency: 4, rate, base: fanout().base, ..ChurnOptions::default() };
         let scenario = Scenario::Churn(options);
         let report = run_foony(scenario, fake_foony::Fault::None).unwrap();
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
         let per_second = metric(&report, Metric::CyclesPerS);
-        assert!(per_second > 20.0, "{dialect:?}: {}", report.table());
+        assert!(per_second > 20.0, "{}", report.table());
         assert!(rate.is_none_or(|rate| per_second < rate * 1.2), "{}", report.table());
         let (greeting, cycle) = (delay(&report, "connect + greet"), delay(&report, "whole cycle"));
         assert!(greeting.p50_us < cycle.p50_us, "{}", report.table());
@@ -589,9 +578,7 @@ fn connections_come_and_go_whatever_they_speak() {
 fn connections_that_wait_hold_up_no_others() {
     let options = ChurnOptions {
         concurrency: 8,
-        dialect: Dialect::Foony,
-        time: TIME,
-        common: Common { wait: Wait::Spin, ..fanout().common },
+        base: Base { common: Common { wait: Wait::Spin, ..fanout().base.common }, ..fanout().base },
         ..ChurnOptions::default()
     };
     let (first, late_us) = (5, fake_foony::LATE.as_micros() as f64);
@@ -609,7 +596,7 @@ fn members_of_several_channels_see_their_own_channel_only() {
             channels,
             publishers,
             rate,
-            dialect: Dialect::Sync,
+            base: base(common(Transport::Ws)),
             subscribers: 4,
             ..fanout()
         };

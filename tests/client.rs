@@ -366,7 +366,7 @@ fn handshake_ack(error: Option<&str>) -> Vec<u8> {
 
 #[test]
 fn kinds_of_frames_that_are_not_known_are_skipped() {
-    let unknown = (0..=u8::MAX).find(|code| sync::MessageType::from_code(*code).is_none()).unwrap();
+    let unknown = (0..=u8::MAX).find(|code| sync::MessageType::from_repr(*code).is_none()).unwrap();
     // The checksum of no bytes is 0.
     let frame = [1, unknown, 0, 0, 0, 0, 0, 0, 0, 0];
     for split in SPLITS {
@@ -472,7 +472,7 @@ fn presence(members: usize) -> Vec<u8> {
     let mut frame = Vec::new();
     let kind = sync::MessageType::PresenceBroadcast;
     sync::append_frame(sync::Header::Ten, kind, &mut frame, |body| {
-        append_presence_broadcast(body, "room", vec![peer; members].into_iter());
+        append_presence_broadcast(body, "room", members, std::iter::repeat_n(peer, members));
     });
     frame
 }

@@ -11,7 +11,7 @@ use headcount::config::{
     Anonymous, Config, InsecurePlaintext, SecretText, Shards, TenByteLayout, dev_key,
 };
 use headcount::limits::Limits;
-use headcount::policy::{Durability, Heartbeat, Policy, SlowConsumer, SnapshotOnJoin};
+use headcount::policy::{Durability, Heartbeat, Policy, SlowConsumer};
 
 /// The example of the design, all of it.
 const EXAMPLE: &str = r#"
@@ -125,7 +125,7 @@ fn every_key_reaches_its_value() {
         presence_grace_ms: 1,
         presence_interval_ms: 2,
         heartbeat: Heartbeat::Update,
-        snapshot_on_join: SnapshotOnJoin::Withhold,
+        snapshot_on_join: false,
         history_messages: 3,
         history_age_s: 4,
         history_bytes: 5,

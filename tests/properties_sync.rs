@@ -15,6 +15,7 @@ use headcount::wire::sync::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+use strum::VariantArray;
 
 fn layouts() -> impl Strategy<Value = Layout> {
     proptest::sample::select(Layout::ALL.to_vec())
@@ -64,7 +65,7 @@ proptest! {
             check_round_trip(&leave, layout)?;
         }
         let (mut fast, mut plain) = (Vec::new(), Vec::new());
-        append_presence_broadcast(&mut fast, &channel, peers.iter().cloned());
+        append_presence_broadcast(&mut fast, &channel, peers.len(), peers.iter().cloned());
         let broadcast = Message::PresenceBroadcast(PresenceBroadcast { channel: &channel, peers });
         sync::encode(&broadcast, layout, &mut plain).expect("expressible");
         prop_assert_eq!(fast, plain);
@@ -145,7 +146,7 @@ proptest! {
         let mut starts = Vec::new();
         for (kind, body) in &bodies {
             starts.push(stream.len());
-            let message_type = MessageType::ALL[kind.index(MessageType::ALL.len())];
+            let message_type = MessageType::VARIANTS[kind.index(MessageType::VARIANTS.len())];
             append_frame(header, message_type, &mut stream, |out| out.extend_from_slice(body));
         }
         if let Some(index) = corrupt {
@@ -176,7 +177,7 @@ proptest! {
             let _ = sync::parse_message(header, &input);
         }
         let _ = (sync::detect(&input), sync::detect_message(&input));
-        for message_type in MessageType::ALL {
+        for message_type in MessageType::VARIANTS {
             check_decoded(*message_type, &input, layout)?;
         }
         check_json(&input)?;
@@ -191,7 +192,7 @@ proptest! {
     ) {
         let vectors = vector_bodies();
         let (code, mut body) = vectors[line.index(vectors.len())].clone();
-        let message_type = MessageType::from_code(code).expect("known code");
+        let message_type = MessageType::from_repr(code).expect("known code");
         for (at, byte) in edits {
             if !body.is_empty() {
                 let at = at.index(body.len());

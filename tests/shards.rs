@@ -5,7 +5,7 @@ mod fake_sockets;
 mod simulation;
 
 use headcount::limits::Limits;
-use headcount::policy::{Heartbeat, Policies, Policy, SnapshotOnJoin};
+use headcount::policy::{Heartbeat, Policies, Policy};
 use headcount::session::message_pack_state;
 use headcount::shard::Listener;
 use headcount::wire::sync::Layout;
@@ -516,7 +516,7 @@ fn a_home_that_asked_while_there_was_no_room_for_the_channel_is_told_when_there_
 
 #[test]
 fn a_newcomer_is_shown_nothing_of_the_time_before_its_home_asked_for_its_feed() {
-    let policy = Policy { snapshot_on_join: SnapshotOnJoin::Withhold, ..Policy::default() };
+    let policy = Policy { snapshot_on_join: false, ..Policy::default() };
     let limits = Limits { home_subscribers_max: 0, ..Limits::default() };
     let mut scene = Scene::with_policy(3, limits, policy);
     let channel = scene.channel_on(1);

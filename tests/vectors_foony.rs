@@ -2,6 +2,7 @@
 //! codecs. The frames in memory of the SDK are the frames of the JSON protocol.
 
 mod golden;
+mod json_client;
 
 use golden::{hex, text};
 use headcount::error::FrameError;
@@ -43,7 +44,7 @@ fn shown(mut frame: Value) -> Value {
 
 fn json_of_request(request: &Request<'_>) -> Value {
     let mut out = Vec::new();
-    json::append_request(request, &mut out);
+    json_client::append_request(request, &mut out);
     serde_json::from_slice(&out).expect("a frame is JSON")
 }
 
@@ -69,7 +70,21 @@ fn every_request_of_the_sdk_is_read_and_written_the_same_in_both_codecs() {
         let frame = line["frame"].to_string();
         assert_eq!(json::decode_request(frame.as_bytes()).as_ref(), Ok(&request), "{what}");
         assert_eq!(json!(request.id()), *line["decoded"].get("id").unwrap_or(&json!(0)), "{what}");
-        assert_eq!(request.channel(), line["decoded"]["channel"].as_str(), "{what}");
+        assert_eq!(channel_of(&request), line["decoded"]["channel"].as_str(), "{what}");
+    }
+}
+
+fn channel_of<'r>(request: &'r Request<'_>) -> Option<&'r str> {
+    match request {
+        Request::Auth(_) | Request::Ping => None,
+        Request::Publish(publish) => Some(&publish.channel),
+        Request::Presence(presence) => Some(&presence.channel),
+        Request::Subscribe { channel, .. }
+        | Request::Unsubscribe { channel, .. }
+        | Request::PresenceSubscribe { channel, .. }
+        | Request::PresenceUnsubscribe { channel, .. }
+        | Request::History { channel, .. }
+        | Request::Fetch { channel, .. } => Some(channel),
     }
 }
 
@@ -88,7 +103,7 @@ fn every_event_of_the_sdk_is_read_and_written_the_same_in_both_codecs() {
         assert_eq!(again, framed, "{what}");
         assert_eq!(json_of_event(&event), line["decoded"], "{what}");
         let frame = line["frame"].to_string();
-        assert_eq!(json::decode_event(frame.as_bytes()).as_ref(), Ok(&event), "{what}");
+        assert_eq!(json_client::decode_event(frame.as_bytes()).as_ref(), Ok(&event), "{what}");
     }
 }
 

@@ -11,6 +11,7 @@ use headcount::wire::websocket::{
     Decoder, MessageLimits, Opcode, Role, append_masked_frame, apply_mask,
 };
 
+use super::one_shard::json_client;
 use super::{Criterion, json_text};
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 4 << 20, fragments_max: 1024 };
@@ -93,7 +94,7 @@ fn sync_presence(criterion: &mut Criterion) {
             bencher.iter(|| {
                 out.clear();
                 let peers = users.iter().map(|user| peer(user.as_str()));
-                append_presence_broadcast(&mut out, "room:1", peers);
+                append_presence_broadcast(&mut out, "room:1", users.len(), peers);
                 black_box(out.len())
             });
         });
@@ -128,7 +129,7 @@ fn foony_decode(criterion: &mut Criterion) {
         });
         let (mut record, mut text) = (Vec::new(), Vec::new());
         binary::append_request(&request, &mut record).expect("expressible");
-        json::append_request(&request, &mut text);
+        json_client::append_request(&request, &mut text);
         group.throughput(Throughput::Bytes(record.len() as u64));
         group.bench_function(BenchmarkId::new("binary", bytes), |bencher| {
             bencher.iter(|| {

@@ -3,7 +3,9 @@
 use subtle::ConstantTimeEq;
 
 use super::routes::Route;
-use crate::auth::{CredentialError, Keyring, Operation, is_direct_host, without_port};
+use crate::auth::{
+    CredentialError, Keyring, MetricsAccess, Operation, is_direct_host, without_port,
+};
 use crate::rest::{Caller, Refusal};
 
 /// Who can connect to the admin address.
@@ -12,14 +14,6 @@ pub enum Reach {
     /// Programs on this machine only; they need no credential.
     ThisMachine,
     Network,
-}
-
-/// Who may read the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsAccess {
-    Open,
-    /// Clients with the admin token.
-    Token,
 }
 
 /// The access rules of the admin address.

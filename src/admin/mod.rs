@@ -9,7 +9,7 @@ mod json;
 mod metrics;
 mod routes;
 
-pub use access::{Access, Denied, MetricsAccess, Reach};
+pub use access::{Access, Denied, Reach};
 pub use exposition::Exposition;
 pub use json::{Event, Member, changes_lines, members, present_lines, reset_line};
 pub use metrics::{Process, encode as encode_metrics};

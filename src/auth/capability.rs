@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use derive_more::Display;
 use enumset::{EnumSet, EnumSetType};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
@@ -76,11 +77,12 @@ impl<'de> Deserialize<'de> for Operations {
 
 /// A channel pattern. Unlike in namespaces, a prefix ends in a colon and does not match the channel
 /// that is named like the prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 enum Pattern {
-    /// `*`
+    #[display("*")]
     All,
     /// `chat:*`, stored as `chat:`: every longer name with this prefix, of any depth.
+    #[display("{_0}*")]
     Below(Box<str>),
     /// A channel name.
     Exact(Box<str>),
@@ -124,16 +126,6 @@ impl FromStr for Pattern {
             (false, _) => Ok(Pattern::Exact(text.into())),
             (true, true) => Ok(Pattern::Below(prefix.into())),
             (true, false) => Err("a star may only stand alone or after a colon, as in `prefix:*`"),
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pattern::All => f.write_str("*"),
-            Pattern::Below(prefix) => write!(f, "{prefix}*"),
-            Pattern::Exact(name) => f.write_str(name),
         }
     }
 }

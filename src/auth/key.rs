@@ -1,8 +1,8 @@
 //! A configured key: its name, its key material, its capability.
 
-use std::fmt;
 use std::sync::Arc;
 
+use derive_more::Debug;
 use subtle::ConstantTimeEq;
 
 use super::keyring::{Grant, Identity};
@@ -48,7 +48,8 @@ impl KeyName {
 }
 
 /// A shared secret. `Debug` does not print it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
+#[debug("Secret(..)")]
 pub(super) struct Secret(Box<[u8]>);
 
 impl Secret {
@@ -77,12 +78,6 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
 /// The first [`SECRET_BYTES_MAX`] bytes, padded with zeros.
 fn padded(bytes: &[u8]) -> [u8; SECRET_BYTES_MAX] {
     let mut buffer = [0; SECRET_BYTES_MAX];
@@ -100,26 +95,19 @@ pub enum SignatureAlgorithm {
 }
 
 /// Key material. It determines the algorithm of the key's tokens.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Material {
     /// A shared secret: the bytes of its UTF-8 text. Only with it the server can mint tokens, and
     /// clients can authenticate with the key itself.
+    #[debug("Hs256(..)")]
     Hs256(String),
     /// One public key, PEM.
+    #[debug("PublicKey(..)")]
     PublicKey { algorithm: SignatureAlgorithm, pem: String },
     /// The public keys of an issuer: the JSON text of a JWK set (RFC 7517). The `kid` of a token
     /// selects one; with `algorithm`, keys for other algorithms are ignored.
+    #[debug("Jwks(..)")]
     Jwks { json: String, algorithm: Option<SignatureAlgorithm> },
-}
-
-impl fmt::Debug for Material {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Material::Hs256(_) => "Hs256(..)",
-            Material::PublicKey { .. } => "PublicKey(..)",
-            Material::Jwks { .. } => "Jwks(..)",
-        })
-    }
 }
 
 /// Required claims of a key's tokens. A token with an `aud` is refused unless that audience is

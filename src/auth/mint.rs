@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
-use serde::Serialize;
+use serde_json::json;
 use thiserror::Error;
 
 use super::key::user_id;
@@ -25,22 +25,6 @@ pub enum MintError {
     Signature,
 }
 
-/// The order of the fields is that of the SDK.
-#[derive(Serialize)]
-struct Header<'a> {
-    alg: &'static str,
-    typ: &'static str,
-    kid: &'a str,
-}
-
-#[derive(Serialize)]
-struct Claims<'a> {
-    sub: &'a str,
-    cap: String,
-    iat: u64,
-    exp: u64,
-}
-
 /// Mints an HS256 token for the user `sub`, valid from `now_wall_ms` (milliseconds since the Unix
 /// epoch) for `ttl_ms`, rounded up to seconds.
 ///
@@ -60,16 +44,13 @@ pub fn mint(
     }
     let iat = now_wall_ms / 1000;
     let exp = iat.saturating_add(ttl_ms.div_ceil(1000));
-    let header = part(&Header { alg: "HS256", typ: "JWT", kid: key.name() })?;
-    let claims = part(&Claims { sub, cap: capability.to_string(), iat, exp })?;
-    let message = format!("{header}.{claims}");
+    // The order of the fields is that of the SDK.
+    let header = json!({ "alg": "HS256", "typ": "JWT", "kid": key.name() });
+    let claims = json!({ "sub": sub, "cap": capability.to_string(), "iat": iat, "exp": exp });
+    let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let message = format!("{}.{}", part(header), part(claims));
     let signing = EncodingKey::from_secret(secret.as_bytes());
     let signature = crypto::sign(message.as_bytes(), &signing, Algorithm::HS256)
         .map_err(|_| MintError::Signature)?;
     Ok(format!("{message}.{signature}"))
-}
-
-fn part(value: &impl Serialize) -> Result<String, MintError> {
-    let json = serde_json::to_vec(value).map_err(|_| MintError::Signature)?;
-    Ok(URL_SAFE_NO_PAD.encode(json))
 }

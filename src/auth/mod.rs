@@ -19,3 +19,15 @@ pub use keyring::{Grant, Identity, Keyring, TOKEN_BYTES_MAX};
 pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};
 pub use origin::{Origin, Origins, is_direct_host, without_port};
 pub use refusals::Refusals;
+
+use serde::{Deserialize, Serialize};
+
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsAccess {
+    #[default]
+    Open,
+    /// Clients with the admin token.
+    Token,
+}

@@ -18,16 +18,10 @@ const RSA_MODULUS_BYTES_MIN: usize = 256;
 /// An uncompressed point on P-256: a tag and two coordinates (SEC 1 section 2.3.3).
 const P256_POINT_BYTES: usize = 65;
 
-/// Seconds since the Unix epoch, possibly with a fraction (RFC 7519 section 2).
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(transparent)]
-struct NumericDate(f64);
-
-impl NumericDate {
-    /// Milliseconds; times before the epoch are clamped to it.
-    fn as_ms(self) -> u64 {
-        (self.0 * 1000.0) as u64
-    }
+/// Milliseconds of a time in seconds since the Unix epoch, possibly with a fraction (RFC 7519
+/// section 2). Times before the epoch are clamped to it.
+fn ms_of(numeric_date: f64) -> u64 {
+    (numeric_date * 1000.0) as u64
 }
 
 /// The claims that are used; others are ignored.
@@ -35,9 +29,9 @@ impl NumericDate {
 pub(super) struct Claims {
     pub sub: Option<String>,
     pub cap: Option<Capability>,
-    exp: Option<NumericDate>,
-    nbf: Option<NumericDate>,
-    iat: Option<NumericDate>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    iat: Option<f64>,
 }
 
 impl Claims {
@@ -45,10 +39,10 @@ impl Claims {
     /// epoch. A token without expiry could not be revoked, so it is refused.
     pub fn expiry(&self, now_wall_ms: u64) -> Result<u64, CredentialError> {
         let latest = now_wall_ms.saturating_add(CLOCK_SKEW_MS);
-        if [self.nbf, self.iat].into_iter().flatten().any(|from| from.as_ms() > latest) {
+        if [self.nbf, self.iat].into_iter().flatten().any(|from| ms_of(from) > latest) {
             return Err(CredentialError::NotYetValid);
         }
-        let expires_at_wall_ms = self.exp.ok_or(CredentialError::NoExpiry)?.as_ms();
+        let expires_at_wall_ms = ms_of(self.exp.ok_or(CredentialError::NoExpiry)?);
         if expires_at_wall_ms <= now_wall_ms {
             return Err(CredentialError::Expired);
         }

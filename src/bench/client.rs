@@ -14,18 +14,16 @@ use clap::ValueEnum;
 use mio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
-use thiserror::Error;
 
-use super::options::Dialect;
 use super::peer::{Protocol, Reply};
-use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Upgrade};
-use crate::error::FrameError;
+pub use crate::client::protocol::Closed;
+use crate::client::protocol::{self, Connection, Look, Outbound, Presence, Refused, Upgrade};
 use crate::wire::foony::binary::Deliveries;
 use crate::wire::foony::{self, Auth, Cursor, Publish, Request};
 use crate::wire::sync::Message;
 
-/// Bytes that may wait for the socket. Past it a message is not taken ([`Queued::Full`]); its
-/// sender tries again later and the delay counts as the server's.
+/// Bytes that may wait for the socket. Past it a message is not taken; its sender tries again later
+/// and the delay counts as the server's.
 pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes that are dropped at once. The kernel does not copy them, so they need no memory but
 /// an untouched part of the stack.
@@ -79,14 +77,6 @@ impl Target {
         let upgrade = Arc::new(Upgrade::new(&address.to_string(), path, NONCE));
         Target { address, transport, upgrade, greeting, look: Look::Whole }
     }
-
-    pub fn dialect(&self) -> Dialect {
-        match self.greeting {
-            Greeting::Sync { .. } => Dialect::Sync,
-            Greeting::Foony { .. } => Dialect::Foony,
-            Greeting::Peer(_) => Dialect::Peer,
-        }
-    }
 }
 
 /// What happened on a connection; borrows from the bytes that were read.
@@ -99,11 +89,10 @@ pub enum Event<'a> {
     /// The subscription is active, or the member is in.
     Joined,
     /// An error about no request, or about one that has to succeed.
-    Refused(String),
-    /// The stamp of the ping, on the sync wire; in other dialects a time that never comes.
-    Pong {
-        stamp: u64,
-    },
+    Refused(Refused),
+    /// Answers the ping with this stamp, on the sync wire; in other dialects a time that never
+    /// comes.
+    Pong(u64),
     /// The members of a channel.
     Presence(Presence<'a>),
     /// A change of one member.
@@ -131,15 +120,15 @@ impl<'a> Event<'a> {
                 Event::Published(Some((id.saturating_sub(JOIN_ID), serial)))
             }
             protocol::Event::Foony(Error { code, message, .. }) => {
-                Event::Refused(format!("{} {message}", code.code()))
+                Event::Refused(Refused::new(Some(code), &message))
             }
             protocol::Event::Foony(Member(member)) => Event::Member(member),
-            protocol::Event::Foony(Pong) => Event::Pong { stamp: NO_STAMP },
+            protocol::Event::Foony(Pong) => Event::Pong(NO_STAMP),
             protocol::Event::Sync(Message::PingPong(ping)) if ping.is_pong => {
                 match ping.timestamp_ms {
                     // It comes after the update before it was carried out.
                     JOIN_PING => Event::Joined,
-                    stamp => Event::Pong { stamp },
+                    stamp => Event::Pong(stamp),
                 }
             }
             protocol::Event::Foony(_) | protocol::Event::Sync(_) => Event::Other,
@@ -151,25 +140,16 @@ impl<'a> Event<'a> {
             Reply::Subscribed => Event::Joined,
             Reply::Message(payload) => Event::Unnumbered(payload),
             Reply::Published => Event::Published(None),
-            Reply::Refused(reason) => Event::Refused(reason.to_owned()),
+            Reply::Refused(reason) => Event::Refused(Refused::new(None, reason)),
             Reply::Other => Event::Other,
         }
     }
-}
-
-/// Was the message taken?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Queued {
-    Yes,
-    Full,
 }
 
 /// Where a client makes its requests.
 pub struct Out<'a> {
     out: &'a mut Outbound,
     greeting: &'a Greeting,
-    hung_up: &'a mut bool,
 }
 
 impl Out<'_> {
@@ -272,62 +252,6 @@ impl Out<'_> {
     pub fn close(&mut self) {
         self.out.close("");
     }
-
-    /// Closes the socket as soon as what waits has been written.
-    pub fn hang_up(&mut self) {
-        *self.hung_up = true;
-    }
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Closed {
-    #[error("{0}")]
-    Protocol(protocol::Closed),
-    /// The operating system ended it.
-    #[error("{0}")]
-    Failed(ErrorKind),
-}
-
-impl Closed {
-    /// The server's words when it refused the credentials.
-    pub fn refusal(&self) -> Option<String> {
-        match self {
-            Closed::Protocol(protocol::Closed::Refused(refused)) => Some(match refused.code {
-                Some(code) => format!("{} {}", code.code(), refused.message),
-                None => refused.message.clone(),
-            }),
-            _ => None,
-        }
-    }
-}
-
-impl From<protocol::Closed> for Closed {
-    fn from(closed: protocol::Closed) -> Closed {
-        Closed::Protocol(closed)
-    }
-}
-
-impl From<FrameError> for Closed {
-    fn from(error: FrameError) -> Closed {
-        Closed::Protocol(protocol::Closed::Broken(error))
-    }
-}
-
-impl From<io::Error> for Closed {
-    fn from(error: io::Error) -> Closed {
-        Closed::Failed(error.kind())
-    }
-}
-
-/// The result of one read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// There may be more; read again.
-    More,
-    /// Nothing until the socket is readable again.
-    Drained,
-    Closed(Closed),
 }
 
 /// A connection from `connect` to its end.
@@ -340,7 +264,6 @@ pub struct Client {
     held: Vec<u8>,
     /// Must it not be read or written before the socket is connected?
     is_connecting: bool,
-    hung_up: bool,
     /// Bytes received so far.
     pub bytes_in: u64,
 }
@@ -364,14 +287,12 @@ impl Client {
             is_connecting: target.transport == Transport::Tcp,
             target,
             held: Vec::new(),
-            hung_up: false,
             bytes_in: 0,
         }
     }
 
     pub fn out(&mut self) -> Out<'_> {
-        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
-        Out { out: &mut self.connection.out, greeting, hung_up }
+        Out { out: &mut self.connection.out, greeting: &self.target.greeting }
     }
 
     /// Bytes that the server has not taken yet.
@@ -380,7 +301,7 @@ impl Client {
     }
 
     pub fn is_closing(&self) -> bool {
-        self.hung_up || self.connection.out.is_closing()
+        self.connection.out.is_closing()
     }
 
     /// Does it wait until the socket is writable?
@@ -394,7 +315,7 @@ impl Client {
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
         if self.is_connecting {
-            if !self.is_connected()? {
+            if !self.is_connected().map_err(broken_off)? {
                 return Ok(());
             }
             self.is_connecting = false;
@@ -404,9 +325,6 @@ impl Client {
             }
         }
         self.flush()?;
-        if self.hung_up && self.pending_bytes() == 0 {
-            return Err(Closed::Protocol(protocol::Closed::ByUs));
-        }
         if self.is_closing() && self.target.transport == Transport::Tcp {
             // Over TCP the end of the stream closes. A second one does no harm.
             let _ = self.stream.shutdown(Shutdown::Write);
@@ -424,7 +342,7 @@ impl Client {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> Result<(), Closed> {
         loop {
             let waiting = self.connection.out.pending();
             if waiting.is_empty() {
@@ -434,22 +352,22 @@ impl Client {
                 Ok(written) => self.connection.out.written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(broken_off(error)),
             }
         }
     }
 
-    /// Reads once, at most `budget` bytes, and hands over what that completed. Frames are parsed
-    /// in `scratch`, which is shared by all connections of a thread and grows to their largest
-    /// frame.
+    /// Reads once, at most `budget` bytes, and hands over what that completed. Returns whether
+    /// there may be more, so that it is to be called again. Frames are parsed in `scratch`, which
+    /// is shared by all connections of a thread and grows to their largest frame.
     pub fn read(
         &mut self,
         scratch: &mut Vec<u8>,
         budget: usize,
         on_event: impl FnMut(&mut Out<'_>, Event<'_>),
-    ) -> Progress {
+    ) -> Result<bool, Closed> {
         if self.is_connecting {
-            return Progress::Drained;
+            return Ok(false);
         }
         if self.connection.skipping() > 0 {
             return self.drop_rest();
@@ -463,7 +381,7 @@ impl Client {
         self.held.clear();
         let room = budget.min(scratch.len() - held);
         let got = match self.stream.read(&mut scratch[held..held + room]) {
-            Ok(0) => return Progress::Closed(self.connection.handle_end(&scratch[..held]).into()),
+            Ok(0) => return Err(self.connection.handle_end(&scratch[..held])),
             Ok(got) => got,
             Err(error) => {
                 self.held.extend_from_slice(&scratch[..held]);
@@ -471,11 +389,8 @@ impl Client {
             }
         };
         self.bytes_in += got as u64;
-        match self.take(&mut scratch[..held + got], on_event) {
-            Err(closed) => Progress::Closed(closed),
-            Ok(()) if got < room => Progress::Drained,
-            Ok(()) => Progress::More,
-        }
+        self.take(&mut scratch[..held + got], on_event)?;
+        Ok(got == room)
     }
 
     fn take(
@@ -483,15 +398,15 @@ impl Client {
         bytes: &mut [u8],
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
     ) -> Result<(), Closed> {
-        let (greeting, hung_up) = (&self.target.greeting, &mut self.hung_up);
+        let greeting = &self.target.greeting;
         let used = if let Greeting::Peer(protocol) = greeting {
             protocol.read(bytes, &mut |reply| {
                 let out = &mut self.connection.out;
-                on_event(&mut Out { out, greeting, hung_up }, Event::of_peer(reply));
+                on_event(&mut Out { out, greeting }, Event::of_peer(reply));
             })?
         } else {
             let handled = self.connection.handle_bytes(0, bytes, |out, event| {
-                on_event(&mut Out { out, greeting, hung_up }, Event::of(event));
+                on_event(&mut Out { out, greeting }, Event::of(event));
                 Ok::<(), Closed>(())
             });
             handled.inspect_err(|_| {
@@ -507,26 +422,31 @@ impl Client {
     }
 
     /// Drops what belongs to a frame of which only the beginning is of interest.
-    fn drop_rest(&mut self) -> Progress {
+    fn drop_rest(&mut self) -> Result<bool, Closed> {
         let mut room = [MaybeUninit::uninit(); DROPPED_BYTES_MAX];
         let asked = self.connection.skipping().min(room.len());
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
         match SockRef::from(&self.stream).recv_with_flags(&mut room[..asked], flags) {
-            Ok(0) => Progress::Closed(self.connection.handle_end(&[]).into()),
+            Ok(0) => Err(self.connection.handle_end(&[])),
             Ok(got) => {
                 self.connection.skipped(got);
                 self.bytes_in += got as u64;
-                if got == asked { Progress::More } else { Progress::Drained }
+                Ok(got == asked)
             }
             Err(error) => failed(error),
         }
     }
 }
 
-fn failed(error: io::Error) -> Progress {
+fn failed(error: io::Error) -> Result<bool, Closed> {
     match error.kind() {
-        ErrorKind::WouldBlock => Progress::Drained,
-        ErrorKind::Interrupted => Progress::More,
-        kind => Progress::Closed(Closed::Failed(kind)),
+        ErrorKind::WouldBlock => Ok(false),
+        ErrorKind::Interrupted => Ok(true),
+        _ => Err(broken_off(error)),
     }
+}
+
+/// The operating system ended the connection.
+pub fn broken_off(error: io::Error) -> Closed {
+    Closed::ByServer { code: None, reason: error.kind().to_string(), error: None }
 }

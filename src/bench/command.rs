@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -10,9 +9,9 @@ use clap::{Args, Subcommand};
 use super::compare::compare;
 use super::error::BenchError;
 use super::interrupt;
-use super::launch::{self, Addresses, Launched};
-use super::options::{Dialect, Place, Scenario};
-use super::peer::Protocol;
+use super::launch::{self, Launched};
+use super::options::{Addresses, Dialect, Place, Scenario};
+use super::peer::Peer;
 use super::plot::plot;
 use super::progress::Progress;
 use super::report::Report;
@@ -64,27 +63,12 @@ impl CompareArgs {
     }
 }
 
-/// A peer that speaks a protocol of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    pub protocol: &'static dyn Protocol,
-}
-
-/// Does what `headcount bench ...` asks for. Results go to standard output, progress to standard
-/// error.
+/// Does what `headcount bench ...` asks for, against a peer if there is one. Results go to standard
+/// output, progress to standard error.
 ///
 /// # Errors
 /// Each is one line, to be shown after `error: `.
-pub fn run(args: BenchArgs) -> Result<(), BenchError> {
-    run_against(args, None)
-}
-
-/// As [`run`], against a peer if there is one.
-///
-/// # Errors
-/// Those of [`run`].
-pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
+pub fn run(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Compare(args) => {
             let (before, after) = args.sides();
@@ -92,14 +76,15 @@ pub fn run_against(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError
         }
         BenchCommand::Run(mut scenario) => {
             if peer.is_some() {
-                scenario.set_dialect(Dialect::Peer);
+                scenario.base_mut().dialect = Dialect::Peer;
             }
-            match &mut *scenario {
-                Scenario::Fanout(options) if !options.windows.is_empty() => {
-                    let windows = mem::take(&mut options.windows);
-                    curve(windows, *scenario, peer)
-                }
-                _ => measure(*scenario, peer),
+            let windows = match &mut *scenario {
+                Scenario::Fanout(options) => mem::take(&mut options.windows),
+                _ => Vec::new(),
+            };
+            match windows.is_empty() {
+                true => measure(*scenario, peer),
+                false => curve(windows, *scenario, peer),
             }
         }
     }
@@ -112,7 +97,7 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
 fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
     let report = play(&mut scenario, peer)?;
     print(&report.table())?;
-    let place = &scenario.common().place;
+    let place = &scenario.base().common.place;
     if let Some(path) = &place.record {
         report.record(path)?;
     }
@@ -126,29 +111,26 @@ fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Resul
         let Scenario::Fanout(options) = &mut scenario else { break };
         options.window = window;
         let report = play(&mut scenario, peer)?;
-        if let Some(path) = &scenario.common().place.record {
+        if let Some(path) = &scenario.base().common.place.record {
             report.record(&series::path_of(path, window))?;
         }
-        print(&series::line(&report, window, reports.is_empty()))?;
-        reports.push((window, report));
+        print(&series::line(&report, reports.is_empty()))?;
+        reports.push(report);
     }
     print(&series::fall(&reports))?;
-    scenario.common().place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
+    scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
 }
 
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
     interrupt::listen()?;
-    let common = scenario.common_mut();
-    let Place { http, sync_tcp, config, .. } = &common.place;
-    let addresses =
-        Addresses { http: *http, sync_tcp: *sync_tcp, peer: peer.map(|peer| peer.address) };
-    let mut server =
-        Server { addresses, pid: common.pid, protocol: peer.map(|peer| peer.protocol) };
+    let common = &mut scenario.base_mut().common;
+    let Place { addresses, config, .. } = &common.place;
+    let mut server = Server { addresses: *addresses, pid: common.pid, peer };
     let mut launched = None;
-    if addresses == Addresses::default() {
-        common.key = launch::fresh_key()?;
+    if server.addresses == Addresses::default() && peer.is_none() {
+        let key = common.key.insert(launch::fresh_key()?);
         let binary = std::env::current_exe()?;
-        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, &common.key);
+        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);
         interrupt::check()?;
         let started = launched.insert(started?);
         (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
@@ -196,7 +178,7 @@ mod tests {
         };
         let Scenario::Latency(options) = *scenario else { panic!("not latency: {scenario:?}") };
         assert_eq!((options.watchers, options.publishers), (5, 1));
-        assert_eq!(options.common.client_cpus, [1, 2]);
+        assert_eq!(options.base.common.client_cpus, [1, 2]);
     }
 
     #[test]

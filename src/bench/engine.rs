@@ -1,4 +1,4 @@
-//! One thread of the load generator: its sockets, its turn, and the load it plays.
+//! One thread of the load generator: its sockets and its turn. What it plays is its [`Stage`].
 //!
 //! Invariant: a turn is short. A foreground connection is read whenever it is ready, and at most
 //! one background connection per turn, so that floods of our own do not show in the delays of
@@ -15,12 +15,13 @@ use enum_map::{Enum, EnumMap};
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Client, Closed, Event, OUTBOUND_BYTES_MAX, Out, Progress, Queued, Target};
+use super::client::{Client, Closed, OUTBOUND_BYTES_MAX, Out, Target, broken_off};
 use super::connect::connect;
 use super::error::BenchError;
 use super::latencies::Latencies;
 use super::process::this_thread_waited_ns;
-use super::signals::{Allowed, Counter, ThreadSignals};
+use super::signals::{Counter, Step, ThreadSignals};
+use super::stage::{Script, Stage};
 use super::time::Clock;
 
 const FOREGROUND_READ_BYTES: usize = 256 * 1024;
@@ -41,68 +42,23 @@ pub enum Wait {
     Sleep,
 }
 
-/// Which connection an event is about, as the load that opened it numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tag {
-    pub lane: Lane,
-    pub index: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
 pub enum Lane {
     /// Read whenever it is ready: what is measured.
+    #[default]
     Foreground,
     /// Waits for its turn: floods.
     Background,
 }
 
-/// When a load wants its next turn, if nothing happens before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    Now,
-    AtNs(u64),
-    WhenSomethingHappens,
-}
+/// In place of the time when a script wants its next turn: not before something happens.
+pub const NEVER_NS: u64 = u64::MAX;
 
-impl Next {
-    pub fn sooner(self, other: Next) -> Next {
-        match (self, other) {
-            (Next::Now, _) | (_, Next::Now) => Next::Now,
-            (Next::WhenSomethingHappens, next) | (next, Next::WhenSomethingHappens) => next,
-            (Next::AtNs(a), Next::AtNs(b)) => Next::AtNs(a.min(b)),
-        }
-    }
-}
-
-/// What one thread plays.
-pub trait Load: Send + 'static {
-    /// Most sockets that are read between two turns.
-    fn events_max(&self) -> usize {
-        1024
-    }
-
-    /// Does nearly every connection wait for an answer all the time? A thread that spins then reads
-    /// them in turn, and does not ask the kernel which can be read. A turn that finds no answer
-    /// counts as idle, though one may wait further back in the line.
-    const IN_TURN: bool = false;
-
-    /// Opens what is to be opened and sends what is due.
-    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError>;
-
-    /// One frame came. What is written to `out` leaves within this turn.
-    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>);
-
-    /// The connection is no more.
-    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed);
-}
-
-/// A connection of this thread. Reused after [`Load::closed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientId(usize);
-
+/// What there is of the connection with one number: that is, or was, open.
+#[derive(Default)]
 struct Slot {
-    client: Client,
-    tag: Tag,
+    client: Option<Client>,
+    lane: Lane,
     /// Is it in a queue of connections to be read?
     ready: bool,
     /// Is it in the list of connections to be written?
@@ -115,16 +71,15 @@ struct Slot {
     read_closed: bool,
 }
 
-/// The connections of one thread.
+/// The connections of one thread, by the numbers that its script gives them.
 pub struct Clients {
     registry: Registry,
-    slots: Vec<Option<Slot>>,
-    free: Vec<usize>,
+    slots: Vec<Slot>,
     dirty: Vec<usize>,
     opened: u32,
     /// Are those that can be written read in turn?
     in_turn: bool,
-    /// Those that are. One that has ended may still be here; its slot is free after that.
+    /// Those that are; one that has ended may still be here.
     line: VecDeque<usize>,
     /// Those that the kernel reports on.
     watched: usize,
@@ -132,71 +87,68 @@ pub struct Clients {
 
 impl Clients {
     fn new(registry: Registry, in_turn: bool) -> Self {
-        Clients {
-            registry,
-            slots: Vec::new(),
-            free: Vec::new(),
-            dirty: Vec::new(),
-            opened: 0,
-            in_turn,
-            line: VecDeque::new(),
-            watched: 0,
-        }
+        let (slots, dirty, line) = (Vec::new(), Vec::new(), VecDeque::new());
+        Clients { registry, slots, dirty, opened: 0, in_turn, line, watched: 0 }
     }
 
-    /// Begins to connect. The load receives [`Event::Open`] or that it is closed.
-    pub fn open(&mut self, target: &Target, tag: Tag) -> Result<ClientId, BenchError> {
+    /// Begins to connect, in place of a connection with this number that has ended. The stage
+    /// receives [`Event::Open`](super::client::Event) or that it is closed.
+    pub fn open(&mut self, at: usize, target: &Target, lane: Lane) -> Result<(), BenchError> {
         let address = target.address;
         self.opened = self.opened.wrapping_add(1);
         let failed = |source| BenchError::Connect { address, source };
         let stream = connect(address, self.opened).map_err(failed)?;
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        self.slots[at] = Some(Slot {
-            client: Client::new(stream, target.clone(), u64::from(self.opened)),
-            tag,
-            ready: false,
-            dirty: false,
-            in_line: false,
-            interest: None,
-            read_closed: false,
-        });
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, Slot::default);
+        }
+        let slot = &mut self.slots[at];
+        slot.client = Some(Client::new(stream, target.clone(), u64::from(self.opened)));
+        slot.lane = lane;
         // On the same host it is connected already, and sends its first bytes in this turn.
         self.mark(at);
-        Ok(ClientId(at))
+        Ok(())
     }
 
-    /// Makes requests on a connection; they leave within this turn.
-    pub fn write(&mut self, id: ClientId, write: impl FnOnce(&mut Out<'_>)) {
-        if let Some(slot) = &mut self.slots[id.0] {
-            write(&mut slot.client.out());
+    pub fn is_open(&self, at: usize) -> bool {
+        self.slots.get(at).is_some_and(|slot| slot.client.is_some())
+    }
+
+    /// Makes requests on a connection, if it is open; they leave within this turn.
+    pub fn write(&mut self, at: usize, write: impl FnOnce(&mut Out<'_>)) {
+        if let Some(client) = &mut self.slots[at].client {
+            write(&mut client.out());
+            self.mark(at);
         }
-        self.mark(id.0);
     }
 
     /// Bytes that the server has not taken yet.
-    pub fn pending(&self, id: ClientId) -> usize {
-        self.slots[id.0].as_ref().map_or(0, |slot| slot.client.pending_bytes())
+    pub fn pending(&self, at: usize) -> usize {
+        self.slots[at].client.as_ref().map_or(0, Client::pending_bytes)
     }
 
-    /// As [`Clients::write`], unless too much waits.
-    pub fn send(&mut self, id: ClientId, send: impl FnOnce(&mut Out<'_>)) -> Queued {
-        let slot = self.slots[id.0].as_ref();
-        if slot.is_none_or(|slot| slot.client.is_closing())
-            || self.pending(id) >= OUTBOUND_BYTES_MAX
-        {
-            return Queued::Full;
+    /// As [`Clients::write`]; `false`, and nothing is sent, when too much waits.
+    #[must_use]
+    pub fn send(&mut self, at: usize, send: impl FnOnce(&mut Out<'_>)) -> bool {
+        let has_room =
+            |client: &Client| !client.is_closing() && client.pending_bytes() < OUTBOUND_BYTES_MAX;
+        let is_taken = self.slots[at].client.as_ref().is_some_and(has_room);
+        if is_taken {
+            self.write(at, send);
         }
-        self.write(id, send);
-        Queued::Yes
+        is_taken
+    }
+
+    /// Closes the socket, whatever waits for it. The stage is not told.
+    pub fn hang_up(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        slot.client = None;
+        slot.read_closed = false;
+        // The end of the stream is the end of its registration.
+        self.watched -= usize::from(slot.interest.take().is_some());
     }
 
     fn mark(&mut self, at: usize) {
-        if let Some(slot) = &mut self.slots[at]
-            && !mem::replace(&mut slot.dirty, true)
-        {
+        if !mem::replace(&mut self.slots[at].dirty, true) {
             self.dirty.push(at);
         }
     }
@@ -204,57 +156,35 @@ impl Clients {
     /// Asks the kernel to report when a connection can be read, unless it is read in turn, and,
     /// once it could not be written, when that is possible.
     fn watch(&mut self, at: usize) -> io::Result<()> {
-        let Some(slot) = &mut self.slots[at] else { return Ok(()) };
+        let Slot { client: Some(client), interest, .. } = &mut self.slots[at] else {
+            return Ok(());
+        };
         let both = Interest::READABLE | Interest::WRITABLE;
-        let wanted = if slot.client.is_blocked() { both } else { Interest::READABLE };
-        let stream = &mut slot.client.stream;
-        match slot.interest {
+        let wanted = if client.is_blocked() { both } else { Interest::READABLE };
+        match *interest {
             None if self.in_turn && wanted == Interest::READABLE => {
                 self.line_up(at);
                 return Ok(());
             }
             None => {
-                self.registry.register(stream, Token(at), wanted)?;
+                self.registry.register(&mut client.stream, Token(at), wanted)?;
                 self.watched += 1;
             }
             Some(Interest::READABLE) if wanted == both => {
-                self.registry.reregister(stream, Token(at), both)?;
+                self.registry.reregister(&mut client.stream, Token(at), both)?;
             }
             Some(_) => return Ok(()),
         }
-        slot.interest = Some(wanted);
+        *interest = Some(wanted);
         Ok(())
     }
 
     /// It is read after all others in the line.
     fn line_up(&mut self, at: usize) {
-        if let Some(slot) = &mut self.slots[at]
-            && !mem::replace(&mut slot.in_line, true)
-        {
+        let slot = &mut self.slots[at];
+        if slot.client.is_some() && !mem::replace(&mut slot.in_line, true) {
             self.line.push_back(at);
         }
-    }
-
-    fn next_in_line(&mut self) -> Option<usize> {
-        loop {
-            let at = self.line.pop_front()?;
-            let Some(slot) = &mut self.slots[at] else {
-                self.free.push(at);
-                continue;
-            };
-            slot.in_line = false;
-            return Some(at);
-        }
-    }
-
-    fn remove(&mut self, at: usize) -> Option<Tag> {
-        // The end of the stream is the end of its registration.
-        let slot = self.slots[at].take()?;
-        self.watched -= usize::from(slot.interest.is_some());
-        if !slot.in_line {
-            self.free.push(at);
-        }
-        Some(slot.tag)
     }
 }
 
@@ -270,12 +200,12 @@ struct Meter {
 
 impl Meter {
     fn look(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        match signals.timeline() {
-            Some(timeline) if now_ns >= timeline.until_ns => self.end(now_ns, signals),
-            Some(timeline) if now_ns >= timeline.from_ns && self.began.is_none() => {
-                self.began = Some((now_ns, this_thread_waited_ns()));
-            }
-            _ => {}
+        let Some(timeline) = signals.timeline() else { return };
+        if self.began.is_none() && now_ns >= timeline.from_ns {
+            self.began = Some((now_ns, this_thread_waited_ns()));
+        }
+        if now_ns >= timeline.until_ns {
+            self.end(now_ns, signals);
         }
     }
 
@@ -288,9 +218,8 @@ impl Meter {
     }
 
     fn end(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        if let Some((began_ns, waited_ns)) = self.began
-            && !mem::replace(&mut self.is_over, true)
-        {
+        if let (Some((began_ns, waited_ns)), false) = (self.began, self.is_over) {
+            self.is_over = true;
             signals.set(Counter::TotalNs, now_ns - began_ns);
             signals.set(Counter::WaitedNs, this_thread_waited_ns() - waited_ns);
         }
@@ -298,42 +227,42 @@ impl Meter {
 }
 
 /// One thread's loop; see [`Engine::run`].
-pub struct Engine<L> {
+pub struct Engine<S> {
     poll: Poll,
     clients: Clients,
     /// Connections that can be read.
     ready: EnumMap<Lane, VecDeque<usize>>,
     scratch: Vec<u8>,
-    load: L,
+    stage: Stage<S>,
     clock: Clock,
     wait: Wait,
     signals: ThreadSignals,
 }
 
-impl<L: Load> Engine<L> {
-    pub fn new(load: L, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
+impl<S: Script> Engine<S> {
+    pub fn new(script: S, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         Ok(Engine {
             poll,
-            clients: Clients::new(registry, L::IN_TURN && wait == Wait::Spin),
+            clients: Clients::new(registry, S::IN_TURN && wait == Wait::Spin),
             ready: EnumMap::default(),
             scratch: Vec::new(),
-            load,
+            stage: Stage::new(script, signals.clone()),
             clock,
             wait,
             signals,
         })
     }
 
-    /// Turns until the conductor ends the run. Returns the load, and how long turns took in which
+    /// Turns until the conductor ends the run. Returns the script, and how long turns took in which
     /// something happened.
-    pub fn run(mut self) -> Result<(L, Latencies), BenchError> {
-        let mut events = Events::with_capacity(self.load.events_max());
-        let (mut meter, mut next) = (Meter::default(), Next::Now);
-        while !self.signals.allows(Allowed::End) {
+    pub fn run(mut self) -> Result<(S, Latencies), BenchError> {
+        let mut events = Events::with_capacity(self.stage.script.events_max());
+        let (mut meter, mut next_ns) = (Meter::default(), 0_u64);
+        while !self.signals.allows(Step::Ended) {
             let asked_ns = self.clock.now_ns();
-            self.await_events(&mut events, next)?;
+            self.await_events(&mut events, next_ns.saturating_sub(asked_ns))?;
             let turn_ns = match self.wait {
                 // It did not wait: finding out about many sockets is work, too.
                 Wait::Spin if !events.is_empty() => asked_ns,
@@ -342,31 +271,24 @@ impl<L: Load> Engine<L> {
             let happened = self.note(&events) | self.read_ready() | self.read_line();
             let now_ns = self.clock.now_ns();
             meter.look(now_ns, &self.signals);
-            next = self.load.turn(now_ns, &mut self.clients)?;
+            next_ns = self.stage.turn(now_ns, &mut self.clients)?;
             if self.flush() | happened {
                 meter.add(self.clock.now_ns() - turn_ns, &self.signals);
             }
         }
         meter.end(self.clock.now_ns(), &self.signals);
-        Ok((self.load, meter.turns))
+        Ok((self.stage.script, meter.turns))
     }
 
-    fn await_events(&mut self, events: &mut Events, next: Next) -> io::Result<()> {
+    fn await_events(&mut self, events: &mut Events, left_ns: u64) -> io::Result<()> {
         if self.clients.in_turn && self.clients.watched == 0 {
             events.clear();
             return Ok(());
         }
         let work_left = self.ready.values().any(|queue| !queue.is_empty());
-        let timeout = match (self.wait, next) {
-            (Wait::Spin, _) | (_, Next::Now) => Duration::ZERO,
-            _ if work_left => Duration::ZERO,
-            (Wait::Sleep, Next::WhenSomethingHappens) => SLEEP_MAX,
-            (Wait::Sleep, Next::AtNs(due_ns)) => {
-                let left = Duration::from_nanos(due_ns.saturating_sub(self.clock.now_ns()));
-                // epoll counts whole milliseconds; the rest is spun.
-                if left > SLEEP_MAX { SLEEP_MAX } else { Duration::ZERO }
-            }
-        };
+        // epoll counts whole milliseconds; the rest is spun.
+        let is_idle = !work_left && Duration::from_nanos(left_ns) > SLEEP_MAX;
+        let timeout = if self.wait == Wait::Sleep && is_idle { SLEEP_MAX } else { Duration::ZERO };
         match self.poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other,
@@ -380,9 +302,10 @@ impl<L: Load> Engine<L> {
             if event.is_writable() {
                 self.write(at);
             }
-            let Some(slot) = &mut self.clients.slots[at] else { continue };
-            slot.read_closed |= event.is_read_closed() || event.is_error();
-            if event.is_readable() || slot.read_closed {
+            let slot = &mut self.clients.slots[at];
+            let is_at_end = event.is_read_closed() || event.is_error();
+            slot.read_closed |= is_at_end && slot.client.is_some();
+            if event.is_readable() || is_at_end {
                 self.queue(at);
             }
         }
@@ -390,10 +313,9 @@ impl<L: Load> Engine<L> {
     }
 
     fn queue(&mut self, at: usize) {
-        if let Some(slot) = &mut self.clients.slots[at]
-            && !mem::replace(&mut slot.ready, true)
-        {
-            self.ready[slot.tag.lane].push_back(at);
+        let slot = &mut self.clients.slots[at];
+        if !mem::replace(&mut slot.ready, true) {
+            self.ready[slot.lane].push_back(at);
         }
     }
 
@@ -412,8 +334,12 @@ impl<L: Load> Engine<L> {
     /// Answers come in the order in which they are waited for, about.
     fn read_line(&mut self) -> bool {
         let (mut happened, mut unanswered) = (false, 0);
-        for _ in 0..self.clients.line.len().min(self.load.events_max()) {
-            let Some(at) = self.clients.next_in_line() else { break };
+        for _ in 0..self.clients.line.len().min(self.stage.script.events_max()) {
+            let Some(at) = self.clients.line.pop_front() else { break };
+            self.clients.slots[at].in_line = false;
+            if !self.clients.is_open(at) {
+                continue;
+            }
             let came = self.read(at);
             // Unless it has ended.
             self.clients.line_up(at);
@@ -428,43 +354,43 @@ impl<L: Load> Engine<L> {
 
     /// Reads once; false when there was nothing.
     fn read(&mut self, at: usize) -> bool {
-        let Some(slot) = &mut self.clients.slots[at] else { return false };
+        let slot = &mut self.clients.slots[at];
         slot.ready = false;
-        let budget = match slot.tag.lane {
+        let Some(client) = &mut slot.client else { return false };
+        let budget = match slot.lane {
             Lane::Foreground => FOREGROUND_READ_BYTES,
             Lane::Background => BACKGROUND_READ_BYTES,
         };
-        let (tag, load, clock, before) =
-            (slot.tag, &mut self.load, self.clock, slot.client.bytes_in);
+        let (stage, clock, before) = (&mut self.stage, self.clock, client.bytes_in);
         let mut read_ns = None;
-        let progress = slot.client.read(&mut self.scratch, budget, |out, event| {
+        let more = client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
-            load.event(read_ns, tag, out, event);
+            stage.event(read_ns, at, out, event);
         });
-        let received = slot.client.bytes_in - before;
+        let received = client.bytes_in - before;
         self.signals.add(Counter::BytesIn, received);
         self.signals.add(Counter::Reads, 1);
-        let answers = slot.client.pending_bytes() > 0 || slot.client.is_closing();
+        let answers = client.pending_bytes() > 0 || client.is_closing();
         let read_closed = slot.read_closed;
         if answers {
             self.clients.mark(at);
         }
-        match progress {
-            Progress::Closed(closed) => self.end(clock.now_ns(), at, closed),
-            Progress::More => self.queue(at),
-            Progress::Drained if read_closed => self.queue(at),
-            Progress::Drained => return received > 0,
+        match more {
+            Err(closed) => self.end(at, closed),
+            Ok(more) if more || read_closed => self.queue(at),
+            Ok(_) => return received > 0,
         }
         true
     }
 
     fn write(&mut self, at: usize) {
-        let Some(slot) = &mut self.clients.slots[at] else { return };
+        let slot = &mut self.clients.slots[at];
         slot.dirty = false;
-        let (tag, load, clock) = (slot.tag, &mut self.load, self.clock);
-        let written = slot.client.write(|out, event| load.event(clock.now_ns(), tag, out, event));
-        if let Err(closed) = written.and_then(|()| Ok(self.clients.watch(at)?)) {
-            self.end(self.clock.now_ns(), at, closed);
+        let Some(client) = &mut slot.client else { return };
+        let (stage, clock) = (&mut self.stage, self.clock);
+        let written = client.write(|out, event| stage.event(clock.now_ns(), at, out, event));
+        if let Err(closed) = written.and_then(|()| self.clients.watch(at).map_err(broken_off)) {
+            self.end(at, closed);
         }
     }
 
@@ -478,9 +404,8 @@ impl<L: Load> Engine<L> {
         count > 0
     }
 
-    fn end(&mut self, now_ns: u64, at: usize, closed: Closed) {
-        if let Some(tag) = self.clients.remove(at) {
-            self.load.closed(now_ns, tag, closed);
-        }
+    fn end(&mut self, at: usize, closed: Closed) {
+        self.clients.hang_up(at);
+        self.stage.closed(self.clock.now_ns(), at, closed);
     }
 }

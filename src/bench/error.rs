@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::client::Closed;
+use crate::client::protocol::Closed;
 
 #[derive(Debug, Error)]
 pub enum BenchError {
@@ -22,12 +22,8 @@ pub enum BenchError {
     Options(String),
     #[error("start the server: {0}")]
     Launch(String),
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
-    #[error("{path}: not a benchmark record: {why}")]
-    Record { path: PathBuf, why: String },
-    #[error("plot {path}: {why}")]
-    Plot { path: PathBuf, why: String },
+    #[error("{path}: {why}")]
+    File { path: PathBuf, why: String },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error("ended by signal {0}")]
@@ -39,11 +35,17 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    pub(super) fn file(path: &Path, why: impl ToString) -> BenchError {
+        BenchError::File { path: path.to_owned(), why: why.to_string() }
+    }
+
     /// A connection ended that should not have.
     pub(super) fn of_end(address: SocketAddr, closed: Closed) -> BenchError {
-        match closed.refusal() {
-            Some(reason) => BenchError::Refused { address, reason },
-            None => BenchError::Ended { address, closed },
+        match closed {
+            Closed::Refused(refused) => {
+                BenchError::Refused { address, reason: refused.to_string() }
+            }
+            closed => BenchError::Ended { address, closed },
         }
     }
 }

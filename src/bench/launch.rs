@@ -1,11 +1,9 @@
 //! A server of our own: this program again, as `serve`, on ports that it chooses.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,10 +11,12 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::{Pid, Signal};
+use tempfile::NamedTempFile;
 use toml::{Table, Value};
 
 use super::error::BenchError;
 use super::interrupt;
+use super::options::Addresses;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How often a wait looks for a signal.
@@ -27,19 +27,11 @@ const EXIT_WITHIN: Duration = Duration::from_secs(10);
 /// The most that a configuration permits: a benchmark measures the server, not its limits.
 const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    pub http: Option<SocketAddr>,
-    pub sync_tcp: Option<SocketAddr>,
-    /// Of a peer with a protocol of its own.
-    pub peer: Option<SocketAddr>,
-}
-
 /// A server that ends with this value.
 pub struct Launched {
     child: Child,
-    config: PathBuf,
+    /// Its configuration, with its key: removed after it has ended.
+    _config: NamedTempFile,
     pub addresses: Addresses,
     /// What it was configured with, in TOML, without its keys.
     pub shown_config: String,
@@ -64,22 +56,20 @@ impl Launched {
     ) -> Result<Launched, BenchError> {
         let base = config.map(read_config).transpose()?.unwrap_or_default();
         let text = adapt(base, cpus, key).map_err(BenchError::Launch)?;
-        let shown_config = without_keys(&text);
+        // Beside the one to start from: its paths are relative to its folder.
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
-        static LAUNCHES: AtomicU32 = AtomicU32::new(0);
-        let launch = LAUNCHES.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".headcount-bench-{}-{launch}.toml", std::process::id()));
-        fs::write(&path, text).map_err(|source| BenchError::File { path: path.clone(), source })?;
-        let spawned = spawn(binary, &path);
-        let mut child = spawned.inspect_err(|_| remove(&path))?;
-        match await_ready(&mut child) {
-            Ok(addresses) => Ok(Launched { child, config: path, addresses, shown_config }),
-            Err(why) => {
-                end(&mut child);
-                remove(&path);
-                Err(BenchError::Launch(format!("{}: {why}", binary.display())))
-            }
-        }
+        let failed = |why: String| BenchError::Launch(format!("{}: {why}", binary.display()));
+        let file = write_config(&folder, &text);
+        let file = file.map_err(|error| BenchError::file(&folder, error))?;
+        let child = spawn(binary, file.path()).map_err(|error| failed(error.to_string()))?;
+        let mut launched = Launched {
+            child,
+            _config: file,
+            addresses: Addresses::default(),
+            shown_config: without_keys(&text),
+        };
+        launched.addresses = await_ready(&mut launched.child).map_err(failed)?;
+        Ok(launched)
     }
 
     pub fn pid(&self) -> u32 {
@@ -87,48 +77,42 @@ impl Launched {
     }
 }
 
+/// Asks it to end; one that does not is killed.
 impl Drop for Launched {
     fn drop(&mut self) {
         let asked = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + EXIT_WITHIN;
         while asked.is_ok() && Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return remove(&self.config);
+                return;
             }
             thread::sleep(Duration::from_millis(10));
         }
-        end(&mut self.child);
-        remove(&self.config);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// Ends a process whatever state it is in.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-fn remove(path: &Path) {
-    // A file left behind is harmless; the next run of this process id replaces it.
-    let _ = fs::remove_file(path);
+fn write_config(folder: &Path, text: &str) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder.prefix(".headcount-bench-").suffix(".toml").tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 fn read_config(path: &Path) -> Result<Table, BenchError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| BenchError::File { path: path.to_owned(), source })?;
-    text.parse().map_err(|error| BenchError::Launch(format!("{}: {error}", path.display())))
+    let text = fs::read_to_string(path).map_err(|error| BenchError::file(path, error))?;
+    text.parse().map_err(|error| BenchError::file(path, error))
 }
 
 /// The configuration with what a benchmark needs, unless it sets it.
 fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String> {
     let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
     if !cpus.is_empty() {
+        let pins: Vec<Value> = cpus.iter().map(|&cpu| Value::from(cpu as i64)).collect();
         let cores = section(&mut config, "cores")?;
-        cores.insert("shards".to_owned(), Value::from(cpus.len() as i64));
-        cores.insert(
-            "pin".to_owned(),
-            cpus.iter().map(|&cpu| cpu as i64).collect::<Vec<_>>().into(),
-        );
+        cores.insert("shards".to_owned(), Value::from(pins.len() as i64));
+        cores.insert("pin".to_owned(), pins.into());
     }
     // The load generator connects to the server itself.
     section(&mut config, "listen")?.remove("proxy_protocol");
@@ -157,7 +141,7 @@ fn section<'t>(config: &'t mut Table, name: &str) -> Result<&'t mut Table, Strin
     section.as_table_mut().ok_or_else(|| format!("`{name}` is not a table"))
 }
 
-fn spawn(binary: &Path, config: &Path) -> Result<Child, BenchError> {
+fn spawn(binary: &Path, config: &Path) -> io::Result<Child> {
     let any_port = "127.0.0.1:0";
     Command::new(binary)
         .args(["serve", "--http", any_port, "--sync-tcp", any_port, "--admin", any_port])
@@ -166,27 +150,22 @@ fn spawn(binary: &Path, config: &Path) -> Result<Child, BenchError> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| BenchError::Launch(format!("{}: {error}", binary.display())))
 }
 
 /// Reads standard output up to the ready line, and ever after so that the pipe never fills.
 fn await_ready(child: &mut Child) -> Result<Addresses, String> {
     let output = child.stdout.take().ok_or("its output is not piped")?;
-    let (lines, received) = mpsc::channel();
+    let (sender, ready) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             // Nothing receives after the ready line.
-            let _ = lines.send(line);
+            parse_ready(&line).map(|addresses| sender.send(addresses));
         }
     });
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
-        match received.recv_timeout(LOOK_EVERY) {
-            Ok(line) => {
-                if let Some(addresses) = parse_ready(&line) {
-                    return addresses;
-                }
-            }
+        match ready.recv_timeout(LOOK_EVERY) {
+            Ok(addresses) => return addresses,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 interrupt::check().map_err(|signal| signal.to_string())?;
             }
@@ -206,15 +185,14 @@ fn parse_ready(line: &str) -> Option<Result<Addresses, String>> {
         let text = word.ok_or_else(|| format!("no {name} in {line:?}"))?;
         text.parse().map(Some).map_err(|error| format!("{name}{text}: {error}"))
     };
-    let both = || {
-        let (http, sync_tcp) = (address("http=")?, address("sync_tcp=")?);
-        Ok(Addresses { http, sync_tcp, peer: None })
-    };
-    Some(both())
+    let (http, sync_tcp) = (address("http="), address("sync_tcp="));
+    Some(http.and_then(|http| Ok(Addresses { http, sync_tcp: sync_tcp? })))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const KEY: &str = "bench.kid_bench:sk_secret";
@@ -279,19 +257,19 @@ mod tests {
         while !copy.exists() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        let config = launched.config.clone();
+        let config = launched._config.path().to_owned();
         drop(launched);
         assert!(!config.exists());
         assert_eq!(fs::read_to_string(&base).unwrap(), "ended\n");
         assert!(fs::read_to_string(&copy).unwrap().contains("anonymous = true"));
-        [server, base, copy].iter().for_each(|path| remove(path));
+        [server, base, copy].iter().for_each(|path| fs::remove_file(path).unwrap());
     }
 
     #[test]
     fn a_server_that_ends_at_once_is_an_error() {
         let server = script("headcount-bad", "exit 78");
         let error = Launched::start(&server, None, &[], KEY).map(|_| ()).unwrap_err();
-        remove(&server);
+        fs::remove_file(&server).unwrap();
         assert!(error.to_string().contains("ended before it was ready"), "{error}");
     }
 

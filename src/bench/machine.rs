@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use procfs::{CpuInfo, Current, Meminfo};
 use serde::{Deserialize, Serialize};
 
 /// Facts of this machine that move results. `None`: the system does not tell.
@@ -23,9 +24,9 @@ pub struct Machine {
 impl Machine {
     pub fn this() -> Machine {
         Machine {
-            cpu_model: field("/proc/cpuinfo", "model name"),
+            cpu_model: cpu_model(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: field("/proc/meminfo", "MemTotal").and_then(|text| kib(&text)),
+            memory_bytes: Meminfo::current().ok().map(|memory| memory.mem_total),
             kernel: word("/proc/sys/kernel/osrelease"),
             governor: word("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             congestion_control: word("/proc/sys/net/ipv4/tcp_congestion_control"),
@@ -37,15 +38,8 @@ fn word(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// The value of the first `name : value` line.
-fn field(path: &str, name: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    pairs.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
-}
-
-fn kib(text: &str) -> Option<u64> {
-    text.strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+fn cpu_model() -> Option<String> {
+    CpuInfo::current().ok()?.model_name(0).map(str::to_owned)
 }
 
 /// The commit that this program was built from, as far as the folder of its binary tells:

@@ -5,9 +5,9 @@
 //!
 //! ```text
 //!  command -> launch (or a running server) -> scenarios -> workers: a conductor, pinned threads
-//!                                                 |          thread = engine(client...) + load
-//!                                                 |          load = stage(script), flood or churn
-//!                                                 |          script = traffic, joins, idle
+//!                                                 |          thread = engine(client...) + stage
+//!                                                 |          stage = steps + script
+//!                                                 |          script = traffic, joins, idle, churn
 //!                                              report -> table, record, compare, plot
 //! ```
 //!
@@ -26,7 +26,6 @@ pub mod compare;
 mod connect;
 mod engine;
 mod error;
-mod flood;
 mod interrupt;
 mod latencies;
 mod launch;
@@ -47,14 +46,14 @@ mod time;
 mod traffic;
 mod workers;
 
-pub use command::{BenchArgs, Peer, run, run_against};
+pub use command::{BenchArgs, run};
 pub use engine::Wait;
 pub use error::BenchError;
-pub use flood::FloodKind;
 pub use latencies::{Latencies, LatencySummary};
-pub use launch::Addresses;
 pub use machine::Machine;
 pub use metric::{Better, Metric, Unit};
+pub use options::{Addresses, FloodKind};
+pub use peer::Peer;
 pub use plot::plot;
 pub use progress::Progress;
 pub use report::Report;

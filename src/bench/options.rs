@@ -1,63 +1,18 @@
 //! Options of each scenario. The same types are the command line, the library's arguments
 //! and the part of a record that says what was run.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Command, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 use super::client::Transport;
 use super::engine::Wait;
-use super::flood::FloodKind;
-
-/// A length of time: `10s`, `500ms`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Span(pub Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit_s = match &text[digits.len()..] {
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            _ => return Err("expected a number and ms, s or m, as in 10s".to_owned()),
-        };
-        let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
-        Duration::try_from_secs_f64(number * unit_s).map(Span).map_err(|error| error.to_string())
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
-            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
-            ms => write!(f, "{ms}ms"),
-        }
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Span> for String {
-    fn from(span: Span) -> String {
-        span.to_string()
-    }
-}
+pub use super::time::Span;
+pub use super::traffic::{PublishForm, Spread, WindowCounts};
 
 /// May the URL of a WebSocket name the channel, so that its shard takes the connection at once?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -85,38 +40,14 @@ pub enum Dialect {
     Peer,
 }
 
-/// What ends a publish's time in its publisher's window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WindowCounts {
-    /// The last subscriber has received it.
-    Deliveries,
-    /// The server has acknowledged it, which says nothing about its delivery.
-    // Records from before the option leave it out.
-    #[default]
-    Acks,
-}
-
-/// How a message is published on the Foony protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PublishForm {
-    /// A batch of one message with an id of 22 characters, as every published SDK sends it.
-    Sdk,
-    /// One message outside of any batch, with a short id: fewer bytes than an SDK sends.
-    // Records from before the option leave it out.
-    #[default]
-    Single,
-}
-
-/// Which channels a publisher publishes to when there are more of them than publishers.
+/// What flooders send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Spread {
-    /// The publishers share all channels; each takes turns through its part.
-    All,
-    /// Every publisher stays in one channel; the others are quiet.
-    One,
+pub enum FloodKind {
+    /// Pings, each of which is answered.
+    Pings,
+    /// Updates to a channel that all flooders share.
+    Updates,
 }
 
 /// Options of every scenario.
@@ -126,25 +57,13 @@ pub struct Common {
     #[arg(long, value_enum, default_value = "ws")]
     pub transport: Transport,
     /// JWT for every session; anonymous without it.
-    #[arg(
-        long,
-        env = "HEADCOUNT_TOKEN",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, env = "HEADCOUNT_TOKEN", hide_env_values = true)]
     #[serde(skip)]
-    pub token: String,
+    pub token: Option<String>,
     /// API key, app.keyId:secret, of a running server; a server of our own gets a fresh one.
-    #[arg(
-        long,
-        env = "HEADCOUNT_KEY",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, env = "HEADCOUNT_KEY", hide_env_values = true)]
     #[serde(skip)]
-    pub key: String,
+    pub key: Option<String>,
     /// Process whose CPU and memory are measured, when the server was not started by this command.
     #[arg(long)]
     #[serde(skip)]
@@ -166,15 +85,22 @@ pub struct Common {
     pub place: Place,
 }
 
-/// The server to measure, and what to keep.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+/// Where a server listens.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
     /// HTTP address of a running server, for WebSockets [default: start one]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
     /// Sync TCP address of a running server, for --transport tcp [default: start one]
     #[arg(long, value_name = "ADDR")]
     pub sync_tcp: Option<SocketAddr>,
+}
+
+/// The server to measure, and what to keep.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    #[command(flatten)]
+    pub addresses: Addresses,
     /// Configuration of the server that is started
     #[arg(long, value_name = "FILE", conflicts_with_all = ["http", "sync_tcp"])]
     pub config: Option<PathBuf>,
@@ -204,6 +130,21 @@ pub struct Time {
     pub warm_up: Span,
 }
 
+/// What, when and by whom: options of every scenario.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Base {
+    /// What clients speak: presence on the sync wire, or messages, and changes of presence, on the
+    /// Foony protocol.
+    #[arg(long, value_enum, default_value = "sync")]
+    #[serde(default)]
+    pub dialect: Dialect,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub time: Time,
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// How messages are published.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publishing {
@@ -231,7 +172,6 @@ pub struct LatencyOptions {
     pub rate: f64,
     /// Updates in flight per publisher, as many as possible, instead of a rate.
     #[arg(long, value_name = "UPDATES", conflicts_with = "rate")]
-    #[serde(default)]
     pub window: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -239,19 +179,14 @@ pub struct LatencyOptions {
     /// Size of a published state in bytes, 24 or more; 34 or more for messages.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// What is sent: presence updates or messages.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// Messages, or presence updates, to all subscribers of their channels.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[command(mut_arg("dialect", |dialect| dialect.default_value("foony")))]
 pub struct FanoutOptions {
     /// Channels.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
@@ -283,20 +218,9 @@ pub struct FanoutOptions {
     /// Where publishers publish when there are more channels than publishers.
     #[arg(long, value_enum, default_value = "all")]
     pub spread: Spread,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "foony")]
-    #[serde(default = "messages")]
-    pub dialect: Dialect,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
-}
-
-/// What was spoken before there was a choice.
-fn messages() -> Dialect {
-    Dialect::Foony
+    pub base: Base,
 }
 
 /// As many updates as the slowest receiver permits.
@@ -308,17 +232,12 @@ pub struct PresenceOptions {
     /// Members that only watch.
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     pub members: usize,
-    /// What clients speak: full sets on the sync wire, changes on the Foony protocol.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Updates per publisher that not every member has seen.
     #[arg(long, default_value_t = 2, value_name = "UPDATES")]
     pub window: u64,
     /// Updates per second and publisher, sent on schedule whatever the server does, instead of a
     /// window.
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "window")]
-    #[serde(default)]
     pub rate: Option<f64>,
     /// Instead of updates: members that join, evenly over --within, while the others watch. The run
     /// ends when every member has seen every other one, or --duration after the last join.
@@ -327,7 +246,6 @@ pub struct PresenceOptions {
         value_name = "COUNT",
         conflicts_with_all = ["publishers", "window", "rate", "warm_up"]
     )]
-    #[serde(default)]
     pub joins: Option<usize>,
     /// Time from the first to the last join.
     #[arg(long, default_value = "1s", value_name = "TIME", requires = "joins")]
@@ -338,9 +256,7 @@ pub struct PresenceOptions {
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// What records from before the option leave out.
@@ -350,15 +266,12 @@ fn one_second() -> Span {
 
 /// Connections that do nothing.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[command(mut_arg("warm_up", |warm_up| warm_up.default_value("2s")))]
 pub struct IdleOptions {
     /// Connections, each a member or a subscriber of one channel. Needs as many open files here and
     /// there.
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     pub connections: usize,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Channels that they are spread over [default: for members a tenth of the connections, for
     /// subscribers one each].
     #[arg(long, value_name = "COUNT")]
@@ -366,23 +279,18 @@ pub struct IdleOptions {
     /// Size of a member's state in bytes.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
-    /// Time that is measured once every connection has joined.
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub duration: Span,
-    /// Time between connecting and measuring.
-    #[arg(long, default_value = "2s", value_name = "TIME")]
-    pub warm_up: Span,
     /// Time between two pings of a connection, 0s for none. Members that send nothing expire after
     /// presence_ttl_ms, 30 s by default.
     #[arg(long, default_value = "0s", value_name = "TIME")]
     pub heartbeat: Span,
     #[command(flatten)]
-    pub common: Common,
+    #[serde(flatten)]
+    pub base: Base,
 }
 
 impl IdleOptions {
     pub fn channel_count(&self) -> usize {
-        let default = match self.dialect {
+        let default = match self.base.dialect {
             Dialect::Sync => self.connections / 10,
             Dialect::Foony | Dialect::Peer => self.connections,
         };
@@ -399,12 +307,7 @@ pub struct ChurnOptions {
     /// Connections per second, on schedule as long as fewer than --concurrency are there, instead
     /// of as many as possible.
     #[arg(long, value_name = "PER_SECOND")]
-    #[serde(default)]
     pub rate: Option<f64>,
-    /// What clients speak.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// How a connection ends.
     #[arg(long, value_enum, default_value = "goodbye")]
     #[serde(default)]
@@ -419,9 +322,7 @@ pub struct ChurnOptions {
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
-    #[command(flatten)]
-    pub common: Common,
+    pub base: Base,
 }
 
 /// How a client goes.
@@ -438,7 +339,8 @@ pub enum Leave {
 /// Polite clients beside flooders.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixedOptions {
-    /// Polite members of one channel; each updates and pings.
+    /// Polite members of one channel; each updates and pings. On the Foony protocol, as many
+    /// publishers as subscribers; updates are messages.
     #[arg(long, default_value_t = 10, value_name = "COUNT")]
     pub polite: usize,
     /// Updates, and as many pings, per second and polite member.
@@ -450,26 +352,27 @@ pub struct MixedOptions {
     /// What flooders send.
     #[arg(long, value_enum, default_value = "pings")]
     pub flood: FloodKind,
-    /// What all clients speak. On the Foony protocol there are as many polite publishers as polite
-    /// subscribers, and updates are messages.
-    #[arg(long, value_enum, default_value = "sync")]
-    #[serde(default)]
-    pub dialect: Dialect,
     /// Size of a published state in bytes, 24 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub time: Time,
+    pub base: Base,
+}
+
+/// As on a command line without arguments.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Unchanged<A: Args> {
     #[command(flatten)]
-    pub common: Common,
+    options: A,
 }
 
 macro_rules! default_as_on_the_command_line {
     ($($options:ty),*) => {
         $(impl Default for $options {
             fn default() -> Self {
-                parse_nothing()
+                Unchanged::parse_from([""; 0]).options
             }
         })*
     };
@@ -477,15 +380,6 @@ macro_rules! default_as_on_the_command_line {
 
 default_as_on_the_command_line! {
     LatencyOptions, FanoutOptions, PresenceOptions, IdleOptions, ChurnOptions, MixedOptions
-}
-
-fn parse_nothing<A: Args>() -> A {
-    let command = A::augment_args(Command::new("bench").no_binary_name(true));
-    let nothing: [&str; 0] = [];
-    let matches = command.try_get_matches_from(nothing);
-    matches
-        .and_then(|matches| A::from_arg_matches(&matches))
-        .unwrap_or_else(|error| unreachable!("every option has a valid default: {error}"))
 }
 
 /// What is run.
@@ -532,27 +426,19 @@ impl Scenario {
         self.into()
     }
 
-    pub fn common(&self) -> &Common {
-        of_each!(self, options => &options.common)
+    pub fn base(&self) -> &Base {
+        of_each!(self, options => &options.base)
     }
 
-    pub fn common_mut(&mut self) -> &mut Common {
-        of_each!(self, options => &mut options.common)
+    pub fn base_mut(&mut self) -> &mut Base {
+        of_each!(self, options => &mut options.base)
     }
 
-    pub fn dialect(&self) -> Dialect {
-        of_each!(self, options => options.dialect)
-    }
-
-    pub fn set_dialect(&mut self, dialect: Dialect) {
-        of_each!(self, options => options.dialect = dialect);
-    }
-
-    /// What publishes to what, where anything does.
-    pub fn shape(&self) -> Option<FanoutOptions> {
-        let (dialect, common) = (self.dialect(), self.common().clone());
-        let any = FanoutOptions { dialect, common, ..FanoutOptions::default() };
-        Some(match self {
+    /// How many publish what, how fast, to how many; connections that only stay or come and go are
+    /// the subscribers.
+    pub fn shape(&self) -> FanoutOptions {
+        let any = FanoutOptions { base: self.base().clone(), ..FanoutOptions::default() };
+        match self {
             Scenario::Fanout(o) => o.clone(),
             Scenario::Latency(o) => FanoutOptions {
                 subscribers: o.watchers,
@@ -561,108 +447,57 @@ impl Scenario {
                 window: o.window.unwrap_or(1),
                 payload: o.state_bytes,
                 publishing: o.publishing,
-                time: o.time,
                 ..any
             },
             Scenario::Presence(o) => FanoutOptions {
-                subscribers: o.members,
+                subscribers: o.joins.map_or(o.members, |joins| joins.min(o.members)),
                 publishers: o.publishers,
                 rate: o.rate,
                 window: o.window,
                 payload: o.state_bytes,
-                time: o.time,
                 ..any
             },
             Scenario::Mixed(o) => FanoutOptions {
-                // On the sync wire members are publishers and receivers.
-                subscribers: if dialect == Dialect::Sync { 0 } else { o.polite },
+                subscribers: o.polite,
                 publishers: o.polite,
                 rate: Some(o.rate),
                 payload: o.state_bytes,
-                time: o.time,
                 ..any
             },
-            Scenario::Idle(_) | Scenario::Churn(_) => return None,
-        })
+            Scenario::Idle(o) => FanoutOptions { subscribers: o.connections, ..any },
+            Scenario::Churn(o) => FanoutOptions { subscribers: o.concurrency, rate: o.rate, ..any },
+        }
     }
 
-    /// The load in a few words.
-    pub fn summary(&self) -> String {
-        let drive = self.shape().map(|shape| shape.drive()).unwrap_or_default();
-        match self {
-            Scenario::Latency(o) => {
-                format!("{drive}, {} watchers, {} B", o.watchers, o.state_bytes)
-            }
-            Scenario::Fanout(o) => format!("{drive}, {}", o.size()),
-            Scenario::Presence(PresenceOptions { joins: Some(joins), members, within, .. }) => {
-                format!("{joins} joins within {within}, {members} watchers")
-            }
-            Scenario::Presence(o) => format!("{drive}, {} members, {} B", o.members, o.state_bytes),
-            Scenario::Idle(o) => {
-                format!("{} connections in {} channels", o.connections, o.channel_count())
-            }
-            Scenario::Churn(o) => {
-                let pipelined = if o.pipelined { ", pipelined" } else { "" };
-                match o.rate {
-                    None => format!("{} connections at once{pipelined}", o.concurrency),
-                    Some(rate) => {
-                        let most = o.concurrency;
-                        format!("{rate} connections/s, {most} at once at most{pipelined}")
-                    }
-                }
-            }
-            Scenario::Mixed(o) => format!(
-                "{} polite at {}/s each, {} flooders with {:?}",
-                o.polite, o.rate, o.flooders, o.flood
-            )
-            .to_lowercase(),
-        }
+    /// Its own options but one, in words.
+    pub fn summary(&self, except: &str) -> String {
+        let record = serde_json::to_value(self).unwrap_or_default();
+        let own = record["options"].as_object().into_iter().flatten();
+        let shown =
+            own.filter(|(name, value)| *name != except && !value.is_null() && !value.is_object());
+        let words = shown.map(|(name, value)| match value.as_str() {
+            Some(word) => format!("{name} {word}"),
+            None => format!("{name} {value}"),
+        });
+        words.collect::<Vec<_>>().join(", ")
     }
 }
 
 impl FanoutOptions {
-    /// Who publishes, and how fast, in words.
-    fn drive(&self) -> String {
-        let (publishers, window) = (self.publishers, self.window);
-        match (self.rate, self.publishing.window_counts) {
-            (Some(rate), _) => format!("{publishers} publishers with {rate}/s each"),
-            (None, WindowCounts::Deliveries) => {
-                format!("{publishers} publishers with window {window} of deliveries")
-            }
-            (None, WindowCounts::Acks) => {
-                format!("{publishers} publishers with window {window} of acks")
-            }
-        }
+    /// Of a closed loop.
+    pub fn window(&self) -> Option<u64> {
+        self.rate.is_none().then_some(self.window)
     }
 
-    /// How much is published to how many.
-    pub fn size(&self) -> String {
-        let (channels, subscribers, bytes) = (self.channels, self.subscribers, self.payload);
-        format!("{channels} channels of {subscribers} subscribers, {bytes} B")
+    /// See [`Signals::floor`](super::signals::Signals::floor).
+    pub fn feeds(&self) -> usize {
+        self.publishers.max(self.channels)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_have_units() {
-        let table = [
-            ("10s", Some(10_000)),
-            ("1.5s", Some(1_500)),
-            ("250ms", Some(250)),
-            ("2m", Some(120_000)),
-            ("10", None),
-            ("s", None),
-            ("-1s", None),
-            ("1h", None),
-        ];
-        for (text, ms) in table {
-            let expected = ms.map(|ms| Span(Duration::from_millis(ms)));
-            assert_eq!(text.parse::<Span>().ok(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn a_scenario_survives_its_record() {
@@ -684,8 +519,8 @@ mod tests {
     #[test]
     fn a_token_is_not_recorded() {
         let mut options = LatencyOptions::default();
-        options.common.token = "secret".to_owned();
-        options.common.key = "a.b:secret".to_owned();
+        options.base.common.token = Some("secret".to_owned());
+        options.base.common.key = Some("a.b:secret".to_owned());
         assert!(!serde_json::to_string(&options).unwrap().contains("secret"));
     }
 }

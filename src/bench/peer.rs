@@ -2,6 +2,7 @@
 //! load. Its implementation lives in a package under `benches/peers`.
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 
 use crate::error::FrameError;
 
@@ -24,6 +25,13 @@ pub trait Protocol: Debug + Send + Sync {
     fn append_publish(&self, channel: &str, payload: &[u8], out: &mut Vec<u8>);
 
     fn append_ping(&self, out: &mut Vec<u8>);
+}
+
+/// A server to measure that speaks a protocol of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub protocol: &'static dyn Protocol,
 }
 
 /// One reply; borrows from the bytes that were read.

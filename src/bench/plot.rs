@@ -31,8 +31,7 @@ pub(super) struct Chart<'a> {
 impl Chart<'_> {
     /// Replaces the file.
     pub fn draw(&self, path: &Path) -> Result<(), BenchError> {
-        self.try_draw(path)
-            .map_err(|error| BenchError::Plot { path: path.to_owned(), why: error.to_string() })
+        self.try_draw(path).map_err(|error| BenchError::file(path, error))
     }
 
     fn try_draw(&self, path: &Path) -> Result<(), Box<dyn Error>> {

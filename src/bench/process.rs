@@ -1,22 +1,21 @@
 //! What the kernel says about the server's process.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
-/// Ticks of `/proc/PID/stat`: `USER_HZ`, which is 100 on every architecture we run on.
-const TICK_NS: u64 = 10_000_000;
-const PAGE_BYTES: u64 = 4096;
-const KIB: u64 = 1024;
+use procfs::FromRead;
+use procfs::process::{Process, Schedstat};
+
+const NS_PER_S: u64 = 1_000_000_000;
 
 /// CPU time of a process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuTime {
-    /// User and system time of the process; to 10 ms.
-    stat: StatTime,
-    /// Each living thread, exact. The sum of what they ran is what `stat` shows, only finer, as
-    /// long as no thread ends.
-    threads: BTreeMap<u32, ThreadTime>,
+    /// Of the process, to a tick of the clock: 10 ms.
+    user_ns: u64,
+    system_ns: u64,
+    /// Each living thread, exact. The sum of what they ran is the time of the process, only finer,
+    /// as long as no thread ends.
+    threads: BTreeMap<i32, ThreadTime>,
 }
 
 /// CPU time between two moments.
@@ -29,24 +28,6 @@ pub struct CpuUse {
     pub user_share: Option<f64>,
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct StatTime {
-    user_ns: u64,
-    system_ns: u64,
-}
-
-impl StatTime {
-    /// The fields are counted after the name, which may hold anything but ends with the last
-    /// parenthesis.
-    fn parse(stat: &str) -> Option<StatTime> {
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let mut ticks = || fields.next()?.parse::<u64>().ok();
-        Some(StatTime { user_ns: ticks()? * TICK_NS, system_ns: ticks()? * TICK_NS })
-    }
-}
-
-/// The first two fields of `/proc/PID/task/TID/schedstat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ThreadTime {
     ran_ns: u64,
@@ -54,24 +35,19 @@ struct ThreadTime {
     waited_ns: u64,
 }
 
-impl ThreadTime {
-    fn parse(schedstat: &str) -> Option<ThreadTime> {
-        let mut fields = schedstat.split_whitespace().map_while(|field| field.parse().ok());
-        Some(ThreadTime { ran_ns: fields.next()?, waited_ns: fields.next()? })
-    }
-}
-
 /// Time that the calling thread was ready to run while something else had its CPU.
 pub fn this_thread_waited_ns() -> u64 {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    ThreadTime::parse(&schedstat).unwrap_or_default().waited_ns
+    Schedstat::from_file("/proc/thread-self/schedstat").map_or(0, |stat| stat.run_delay)
 }
 
 impl CpuTime {
     /// `None`: there is no such process, or it is not ours to look at.
     pub fn of(pid: u32) -> Option<CpuTime> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(CpuTime { stat: StatTime::parse(&stat)?, threads: threads(pid).unwrap_or_default() })
+        let process = process(pid)?;
+        let stat = process.stat().ok()?;
+        let ns = |ticks| ticks * NS_PER_S / procfs::ticks_per_second();
+        let threads = threads(&process).unwrap_or_default();
+        Some(CpuTime { user_ns: ns(stat.utime), system_ns: ns(stat.stime), threads })
     }
 
     /// What was spent since an earlier moment.
@@ -79,13 +55,12 @@ impl CpuTime {
         let is_exact = self.has_all_threads_of(earlier);
         let sum = |time: &CpuTime, of: fn(&ThreadTime) -> u64| time.threads.values().map(of).sum();
         let grew = |of| u64::saturating_sub(sum(self, of), sum(earlier, of));
-        let user_ns = self.stat.user_ns.saturating_sub(earlier.stat.user_ns);
-        let system_ns = self.stat.system_ns.saturating_sub(earlier.stat.system_ns);
-        let stat_ns = user_ns + system_ns;
+        let user_ns = self.user_ns.saturating_sub(earlier.user_ns);
+        let both_ns = user_ns + self.system_ns.saturating_sub(earlier.system_ns);
         CpuUse {
-            ns: if is_exact { grew(|thread| thread.ran_ns) } else { stat_ns },
+            ns: if is_exact { grew(|thread| thread.ran_ns) } else { both_ns },
             waited_ns: is_exact.then(|| grew(|thread| thread.waited_ns)),
-            user_share: (stat_ns > 0).then(|| user_ns as f64 / stat_ns as f64),
+            user_share: (both_ns > 0).then(|| user_ns as f64 / both_ns as f64),
         }
     }
 
@@ -95,28 +70,28 @@ impl CpuTime {
     }
 }
 
-fn threads(pid: u32) -> Option<BTreeMap<u32, ThreadTime>> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let time_of = |path: PathBuf| {
-        let tid = path.file_name()?.to_str()?.parse().ok()?;
-        let schedstat = fs::read_to_string(path.join("schedstat")).ok()?;
-        Some((tid, ThreadTime::parse(&schedstat)?))
-    };
-    tasks.map(|task| time_of(task.ok()?.path())).collect()
+fn process(pid: u32) -> Option<Process> {
+    Process::new(i32::try_from(pid).ok()?).ok()
 }
 
-/// Resident memory in bytes.
+fn threads(process: &Process) -> Option<BTreeMap<i32, ThreadTime>> {
+    let tasks = process.tasks().ok()?.map(|task| {
+        let task = task.ok()?;
+        let stat = task.schedstat().ok()?;
+        let time = ThreadTime { ran_ns: stat.sum_exec_runtime, waited_ns: stat.run_delay };
+        Some((task.tid, time))
+    });
+    tasks.collect()
+}
+
+/// Resident memory in bytes: exact where the kernel adds it up for us.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
-    rollup.and_then(|text| rss_of_rollup(&text)).or_else(|| {
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-        Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
-    })
-}
-
-fn rss_of_rollup(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * KIB)
+    let process = process(pid)?;
+    let rollup = process.smaps_rollup().ok().and_then(|rollup| {
+        let whole = rollup.memory_map_rollup.0.into_iter().next()?;
+        whole.extension.map.get("Rss").copied()
+    });
+    rollup.or_else(|| Some(process.statm().ok()?.resident * procfs::page_size()))
 }
 
 #[cfg(test)]
@@ -124,27 +99,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_is_read_past_any_process_name() {
-        let stat = "7 (a) b (c) R 1 1 1 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 100 1 1";
-        let time = StatTime { user_ns: 12 * TICK_NS, system_ns: 30 * TICK_NS };
-        assert_eq!(StatTime::parse(stat), Some(time));
-        assert_eq!(StatTime::parse("7 (a"), None);
-    }
-
-    #[test]
     fn the_share_of_user_time_is_of_what_was_spent_in_between() {
-        let time = |user_ns, system_ns| CpuTime {
-            stat: StatTime { user_ns, system_ns },
-            threads: BTreeMap::new(),
-        };
+        let time = |user_ns, system_ns| CpuTime { user_ns, system_ns, threads: BTreeMap::new() };
         assert_eq!(time(110, 230).since(&time(100, 200)).user_share, Some(0.25));
         assert_eq!(time(1, 1).since(&time(1, 1)).user_share, None);
     }
 
     #[test]
     fn a_thread_that_ended_makes_the_coarse_clock_count() {
-        let time = |user_ns, threads: &[(u32, u64)]| CpuTime {
-            stat: StatTime { user_ns, system_ns: 0 },
+        let time = |user_ns, threads: &[(i32, u64)]| CpuTime {
+            user_ns,
+            system_ns: 0,
             threads: threads
                 .iter()
                 .map(|&(tid, ran_ns)| (tid, ThreadTime { ran_ns, waited_ns: 2 * ran_ns }))
@@ -156,12 +121,6 @@ mod tests {
         assert_eq!(spent(&later), (8, Some(16)));
         assert_eq!(spent(&ended), (10, None));
         assert_eq!(time(20, &[]).since(&time(10, &[])).ns, 10);
-    }
-
-    #[test]
-    fn resident_memory_is_in_kibibytes() {
-        let rollup = "5590-7fff ---p 00000000 00:00 0 [rollup]\nRss:    2048 kB\nPss:  1 kB\n";
-        assert_eq!(rss_of_rollup(rollup), Some(2 * 1024 * 1024));
     }
 
     #[test]

@@ -43,9 +43,9 @@ impl Progress {
     }
 
     /// How fast things go.
-    pub fn rate(&self, per: Duration, count: u64, unit: &str) {
+    pub fn rate(&self, per: Duration, count: u64) {
         let rate = count as f64 / per.as_secs_f64().max(f64::MIN_POSITIVE);
-        self.show(|lines| lines.rate = format!(" {rate:.0} {unit}/s"));
+        self.show(|lines| lines.rate = format!(" {rate:.0} done/s"));
     }
 
     pub fn done(&self) {

@@ -38,7 +38,6 @@ pub struct Report {
     pub version: String,
     pub commit: Option<String>,
     /// Configuration of the server, in TOML and without keys, when this program started it.
-    #[serde(default)]
     pub config: Option<String>,
     /// The command line.
     pub command: Vec<String>,
@@ -52,15 +51,14 @@ impl Report {
     /// # Errors
     /// The file cannot be read or is not a record.
     pub fn load(path: &Path) -> Result<Report, BenchError> {
-        let file = |source| BenchError::File { path: path.to_owned(), source };
-        let text = fs::read_to_string(path).map_err(file)?;
-        let record = |why: String| BenchError::Record { path: path.to_owned(), why };
+        let text = fs::read_to_string(path).map_err(|error| BenchError::file(path, error))?;
+        let failed = |why: String| BenchError::file(path, format!("not a benchmark record: {why}"));
         let report: Report =
-            serde_json::from_str(&text).map_err(|error| record(error.to_string()))?;
-        if report.format != RECORD_FORMAT {
-            return Err(record(format!("format {}, expected {RECORD_FORMAT}", report.format)));
+            serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        match report.format {
+            RECORD_FORMAT => Ok(report),
+            other => Err(failed(format!("format {other}, expected {RECORD_FORMAT}"))),
         }
-        Ok(report)
     }
 
     /// Replaces a file by the record.
@@ -70,7 +68,7 @@ impl Report {
     pub fn record(&self, path: &Path) -> Result<(), BenchError> {
         let json = serde_json::to_string_pretty(self).map_err(io::Error::from);
         json.and_then(|json| fs::write(path, json + "\n"))
-            .map_err(|source| BenchError::File { path: path.to_owned(), source })
+            .map_err(|error| BenchError::file(path, error))
     }
 
     pub fn get(&self, metric: Metric) -> Option<f64> {
@@ -82,7 +80,7 @@ impl Report {
         let mut text = String::new();
         let scenario = self.scenario.name();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary());
+        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary(""));
         let _ = writeln!(text, "measured {:.1} s on {}", self.measured_s, self.place());
         self.append_latencies(&mut text);
         text.push('\n');

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::error::BenchError;
 use super::metric::{Metric, Unit};
-use super::options::Scenario;
 use super::plot::Chart;
 use super::report::{Report, show};
 
@@ -26,7 +25,7 @@ pub fn path_of(path: &Path, window: u64) -> PathBuf {
 }
 
 /// A line of a table, with the head of the table before the first one.
-pub fn line(report: &Report, window: u64, first: bool) -> String {
+pub fn line(report: &Report, first: bool) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     if first {
@@ -40,7 +39,8 @@ pub fn line(report: &Report, window: u64, first: bool) -> String {
     let disturbed = waited.into_iter().fold(0.0, f64::max) > DISTURBED_PERCENT;
     let _ = writeln!(
         text,
-        "{window:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}{}",
+        "{:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}{}",
+        report.scenario.shape().window,
         show(number(Metric::DeliveredPerS), Unit::PerSecond),
         number(Metric::DeliveredPerRead),
         delay.map_or(0.0, |delay| delay.p50_us),
@@ -54,32 +54,29 @@ pub fn line(report: &Report, window: u64, first: bool) -> String {
 }
 
 /// The deepest fall of deliveries from one window to the next: a cliff shows here.
-pub fn fall(reports: &[(u64, Report)]) -> String {
-    let rates: Vec<f64> =
-        reports.iter().filter_map(|(_, report)| report.get(Metric::DeliveredPerS)).collect();
+pub fn fall(reports: &[Report]) -> String {
+    let rate = |report: &Report| report.get(Metric::DeliveredPerS);
+    let rates: Vec<f64> = reports.iter().filter_map(rate).collect();
     let fall = |pair: &[f64]| 100.0 * (1.0 - pair[1] / pair[0].max(f64::MIN_POSITIVE));
     let deepest = rates.windows(2).map(fall).fold(0.0, f64::max);
     format!("deepest fall from one window to the next: {deepest:.0} %\n")
 }
 
-/// The load in a few words, without the window.
 fn heading(report: &Report) -> String {
-    match &report.scenario {
-        Scenario::Fanout(o) => format!("fanout: {} publishers, {}", o.publishers, o.size()),
-        other => other.summary(),
-    }
+    format!("{}: {}", report.scenario.name(), report.scenario.summary("window"))
 }
 
 /// Draws deliveries per second against the window, both logarithmic.
-pub fn plot(reports: &[(u64, Report)], path: &Path) -> Result<(), BenchError> {
-    let point = |(window, report): &(u64, Report)| {
-        Some(((*window as f64).log2(), report.get(Metric::DeliveredPerS)?))
+pub fn plot(reports: &[Report], path: &Path) -> Result<(), BenchError> {
+    let point = |report: &Report| {
+        let window = report.scenario.shape().window as f64;
+        Some((window.log2(), report.get(Metric::DeliveredPerS)?))
     };
     let points: Vec<(f64, f64)> = reports.iter().filter_map(point).collect();
     let windows = || points.iter().map(|point| point.0);
     let most = windows().fold(1.0, f64::max);
     let chart = Chart {
-        caption: reports.first().map(|(_, first)| heading(first)).unwrap_or_default(),
+        caption: reports.first().map(heading).unwrap_or_default(),
         x_range: windows().fold(most - 1.0, f64::min)..most,
         x_name: "publishes in flight per publisher",
         x_label: |window| format!("{:.0}", window.exp2()),

@@ -9,9 +9,7 @@ use enum_map::{Enum, EnumMap};
 
 use super::time::Timeline;
 
-const NOT_YET: u64 = u64::MAX;
-
-/// What the threads of a run count, each for itself.
+/// What the threads of a run count, each for itself. "Measured": due within the measured time.
 #[derive(Clone, Copy, Debug, Enum)]
 pub enum Counter {
     /// Connections that were opened, and upgraded where that applies.
@@ -24,22 +22,21 @@ pub enum Counter {
     PublishersJoined,
     /// Messages, or presence updates, sent.
     Published,
-    /// Those that were due within the measured time.
     PublishedMeasured,
     /// Publishes that the server has accepted.
     Acknowledged,
-    /// Publishes that were never acknowledged.
-    Unacknowledged,
     /// Messages, or states that a receiver saw for the first time.
     Delivered,
-    /// States that were due within the measured time.
     DeliveredMeasured,
-    /// States that were never shown because a newer one overtook them.
+    /// What was asked of the server: deliveries to each receiver, acknowledgements, and ends of
+    /// connections.
+    Owed,
+    /// What has come of that. A state that a newer one overtook has come.
+    Settled,
+    /// Measured states that were never shown because a newer one overtook them.
     Conflated,
     Duplicated,
     Reordered,
-    /// Messages, final states or complete sets that never came, summed over receivers.
-    Lost,
     /// Presence frames, or messages of a Foony server or a peer, received.
     Frames,
     BytesIn,
@@ -53,8 +50,8 @@ pub enum Counter {
     Disconnected,
     FloodPongs,
     FloodersDisconnected,
-    /// Threads whose receivers have seen every publisher's final state.
-    Settled,
+    /// Threads that ask for nothing more.
+    Finished,
     /// Within the measured time: that of turns in which something happened, all of it, and that in
     /// which something else had the thread's CPU.
     BusyNs,
@@ -70,14 +67,15 @@ pub type Totals = EnumMap<Counter, u64>;
 #[repr(align(128))]
 struct Counters(EnumMap<Counter, AtomicU64>);
 
-/// Stages that the conductor lets begin, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Allowed {
-    Opening,
-    Greeting,
-    Joining,
+/// What a connection does before the run, in order. The conductor allows one step after the other.
+#[derive(Clone, Copy, Debug, Enum, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Created,
+    Opened,
+    Greeted,
+    Joined,
     /// The threads end.
-    End,
+    Ended,
 }
 
 /// Shared by the conductor and all threads of one run.
@@ -86,8 +84,6 @@ pub struct Signals {
     counters: Vec<Counters>,
     allowed: AtomicU8,
     timeline: OnceLock<Timeline>,
-    /// Last sequence of each publisher, once it will send no more.
-    finals: Vec<AtomicU64>,
     /// By feed, then thread: what all receivers of that thread have seen of it.
     floors: Vec<Vec<AtomicU64>>,
     /// How often a floor was set.
@@ -96,14 +92,13 @@ pub struct Signals {
 
 impl Signals {
     /// `feeds`: see [`floor`](Self::floor).
-    pub fn new(threads: usize, publishers: usize, feeds: usize) -> Self {
-        let numbers = |count| (0..count).map(|_| AtomicU64::new(NOT_YET)).collect::<Vec<_>>();
+    pub fn new(threads: usize, feeds: usize) -> Self {
+        let floors = |_| (0..threads).map(|_| AtomicU64::new(u64::MAX)).collect();
         Signals {
             counters: (0..threads).map(|_| Counters::default()).collect(),
-            allowed: AtomicU8::new(Allowed::Opening as u8),
+            allowed: AtomicU8::new(Step::Created as u8),
             timeline: OnceLock::new(),
-            finals: numbers(publishers),
-            floors: (0..feeds).map(|_| numbers(threads)).collect(),
+            floors: (0..feeds).map(floors).collect(),
             rises: AtomicU64::new(0),
         }
     }
@@ -117,32 +112,29 @@ impl Signals {
         EnumMap::from_fn(|counter| of(counter).sum())
     }
 
-    pub fn allow(&self, stage: Allowed) {
-        self.allowed.store(stage as u8, Ordering::Release);
+    pub fn allow(&self, step: Step) {
+        self.allowed.store(step as u8, Ordering::Release);
     }
 
-    pub fn allows(&self, stage: Allowed) -> bool {
-        self.allowed.load(Ordering::Acquire) >= stage as u8
+    pub fn allows(&self, step: Step) -> bool {
+        self.allowed.load(Ordering::Acquire) >= step as u8
     }
 
-    /// Lets the publishers begin, once.
+    /// Lets the run begin, once.
     pub fn begin(&self, timeline: Timeline) {
         let _ = self.timeline.set(timeline);
     }
 
-    /// `None` until the publishers may begin.
+    /// `None` until the run may begin.
+    #[inline]
     pub fn timeline(&self) -> Option<Timeline> {
         self.timeline.get().copied()
     }
 
-    pub fn set_final(&self, publisher: usize, sequence: u64) {
-        self.finals[publisher].store(sequence, Ordering::Release);
-    }
-
-    /// `None` until every publisher has sent its last.
-    pub fn finals(&self) -> Option<Vec<u64>> {
-        let finals = self.finals.iter().map(|last| last.load(Ordering::Acquire));
-        finals.map(|last| (last != NOT_YET).then_some(last)).collect()
+    /// Is it within the measured time?
+    #[inline]
+    pub fn measures(&self, at_ns: u64) -> bool {
+        self.timeline.get().is_some_and(|timeline| timeline.measures(at_ns))
     }
 
     /// Changes whenever a floor is set.
@@ -154,7 +146,7 @@ impl Signals {
     /// of one publisher.
     pub fn floor(&self, feed: usize) -> u64 {
         let floors = self.floors[feed].iter().map(|floor| floor.load(Ordering::Acquire));
-        floors.min().unwrap_or(NOT_YET)
+        floors.min().unwrap_or(u64::MAX)
     }
 }
 
@@ -168,6 +160,11 @@ pub struct ThreadSignals {
 impl ThreadSignals {
     pub fn of(signals: &Arc<Signals>, thread: usize) -> Self {
         ThreadSignals { signals: signals.clone(), thread }
+    }
+
+    /// How many of `count` things are this thread's.
+    pub fn share_of(&self, count: usize) -> usize {
+        (self.thread..count).step_by(self.threads()).len()
     }
 
     /// No other thread writes the same number.

@@ -1,4 +1,4 @@
-//! What a published state or message says about itself, and what a receiver concludes from it.
+//! What a published state or message says about itself.
 
 /// First bytes of a stamped state, so that other members' states are not taken for one.
 const MAGIC: [u8; 4] = *b"HCb1";
@@ -101,46 +101,6 @@ fn hex(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// How a state relates to the last one of the same publisher at the same receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// Newer; `conflated` states between the two were never shown, which presence permits.
-    New { conflated: u64 },
-    /// The state that is known already.
-    Known,
-    /// Older than what was shown before, which nothing permits.
-    Reordered,
-}
-
-/// What one receiver has seen: the newest sequence per publisher.
-#[derive(Clone, Debug, Default)]
-pub struct Arrivals {
-    newest: Vec<u64>,
-}
-
-impl Arrivals {
-    pub fn of_publishers(count: usize) -> Self {
-        Arrivals { newest: vec![0; count] }
-    }
-
-    /// `None`: there is no such publisher.
-    pub fn note(&mut self, publisher: usize, sequence: u64) -> Option<Arrival> {
-        let newest = self.newest.get_mut(publisher)?;
-        let arrival = match sequence.checked_sub(*newest) {
-            None => Arrival::Reordered,
-            Some(0) => Arrival::Known,
-            Some(step) => Arrival::New { conflated: step - 1 },
-        };
-        *newest = sequence.max(*newest);
-        Some(arrival)
-    }
-
-    /// The newest sequence by publisher; 0 when nothing came.
-    pub fn newest(&self) -> &[u64] {
-        &self.newest
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,29 +128,6 @@ mod tests {
         assert_eq!(Stamp::read(&state[..STAMP_BYTES - 1]), None);
         state[0] = b'h';
         assert_eq!(Stamp::read(&state), None);
-    }
-
-    #[test]
-    fn arrivals_tell_conflation_from_reordering() {
-        let mut arrivals = Arrivals::of_publishers(2);
-        let expected = [
-            (1, Arrival::New { conflated: 0 }),
-            (2, Arrival::New { conflated: 0 }),
-            (2, Arrival::Known),
-            (5, Arrival::New { conflated: 2 }),
-            (4, Arrival::Reordered),
-            (5, Arrival::Known),
-            (6, Arrival::New { conflated: 0 }),
-        ];
-        for (sequence, arrival) in expected {
-            assert_eq!(arrivals.note(1, sequence), Some(arrival), "{sequence}");
-        }
-        assert_eq!(arrivals.newest(), [0, 6]);
-    }
-
-    #[test]
-    fn a_stranger_is_not_counted() {
-        assert_eq!(Arrivals::of_publishers(2).note(2, 1), None);
     }
 
     #[test]

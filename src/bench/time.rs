@@ -1,6 +1,10 @@
 //! The clock of a run, and what happens when.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 const NS_PER_S: f64 = 1e9;
 
@@ -26,6 +30,50 @@ pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A length of time: `10s`, `500ms`, `2m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit_s = match &text[digits.len()..] {
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            _ => return Err("expected a number and ms, s or m, as in 10s".to_owned()),
+        };
+        let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
+        Duration::try_from_secs_f64(number * unit_s).map(Span).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_millis() {
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        span.to_string()
+    }
+}
+
 /// The phases of a run, by its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeline {
@@ -41,15 +89,6 @@ impl Timeline {
     pub fn measures(&self, at_ns: u64) -> bool {
         (self.from_ns..self.until_ns).contains(&at_ns)
     }
-}
-
-/// What limits a publisher.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Drive {
-    /// Open loop: publishes per second, whatever the server does.
-    Rate(f64),
-    /// Closed loop: publishes in flight.
-    Window(u64),
 }
 
 /// The schedule of an open loop: equally spaced times.
@@ -92,6 +131,24 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_have_units() {
+        let table = [
+            ("10s", Some(10_000)),
+            ("1.5s", Some(1_500)),
+            ("250ms", Some(250)),
+            ("2m", Some(120_000)),
+            ("10", None),
+            ("s", None),
+            ("-1s", None),
+            ("1h", None),
+        ];
+        for (text, ms) in table {
+            let expected = ms.map(|ms| Span(Duration::from_millis(ms)));
+            assert_eq!(text.parse::<Span>().ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn times_are_equally_spaced() {

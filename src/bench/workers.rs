@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 
-use super::engine::{Engine, Load};
+use super::engine::Engine;
 use super::error::BenchError;
 use super::interrupt;
 use super::latencies::Latencies;
@@ -15,13 +15,13 @@ use super::options::{Common, Time};
 use super::process::{CpuTime, CpuUse};
 use super::progress::Progress;
 use super::scenarios::Server;
-use super::signals::{Allowed, Counter, Signals, ThreadSignals, Totals};
-use super::stage::{Script, Stage};
+use super::signals::{Counter, Signals, Step, ThreadSignals, Totals};
+use super::stage::Script;
 use super::time::{Clock, Timeline, nanos};
 
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Time for the threads to see that publishing begins.
+/// Time for the threads to see that the run begins.
 const LEAD: Duration = Duration::from_millis(20);
 /// Longest wait for connecting and joining without any progress.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
@@ -49,14 +49,6 @@ impl Window {
     pub fn per_second(&self, counter: Counter) -> f64 {
         self.count(counter) as f64 / self.seconds
     }
-}
-
-/// What the conductor waits for.
-#[derive(Clone, Copy)]
-pub struct Goal {
-    pub what: &'static str,
-    pub counter: Counter,
-    pub count: u64,
 }
 
 /// How long a number has not moved.
@@ -87,82 +79,64 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The load of each thread, for its part of the things.
-    pub fn loads<T, L>(
+    /// Starts the threads, each with a script for its part of the things.
+    pub fn start<T, S: Script>(
         &self,
         things: impl IntoIterator<Item = T>,
-        mut make: impl FnMut(Vec<T>, ThreadSignals) -> L,
-    ) -> Vec<L> {
-        let threads = self.common.threads();
-        let mut parts: Vec<Vec<T>> = (0..threads).map(|_| Vec::new()).collect();
-        things.into_iter().enumerate().for_each(|(at, thing)| parts[at % threads].push(thing));
-        let signals = |thread| ThreadSignals::of(&self.signals, thread);
-        parts.into_iter().enumerate().map(|(thread, part)| make(part, signals(thread))).collect()
-    }
-
-    /// As [`Run::loads`], for scripts. Each connection pings once in `heartbeat_s`.
-    pub fn stages<T, S: Script>(
-        &self,
-        members: impl IntoIterator<Item = T>,
-        heartbeat_s: f64,
-        mut make: impl FnMut(Vec<T>, ThreadSignals) -> S,
-    ) -> Vec<Stage<S>> {
-        self.loads(members, |members, signals| {
-            Stage::new(make(members, signals.clone()), heartbeat_s, signals)
-        })
-    }
-
-    /// One thread per load.
-    pub fn start<L: Load>(&self, loads: Vec<L>) -> Result<Workers<'_, L>, BenchError> {
+        make: impl Fn(Vec<T>, ThreadSignals) -> S,
+    ) -> Result<Workers<'_, S>, BenchError> {
+        let count = self.signals.threads();
+        let mut parts: Vec<Vec<T>> = (0..count).map(|_| Vec::new()).collect();
+        things.into_iter().enumerate().for_each(|(at, thing)| parts[at % count].push(thing));
         let clock = Clock::start();
-        let mut workers = Workers { run: self, threads: Vec::new(), clock };
-        for (thread, load) in loads.into_iter().enumerate() {
+        let mut workers = Workers { run: self, threads: Vec::new(), clock, connections: 0 };
+        for (thread, part) in parts.into_iter().enumerate() {
             let signals = ThreadSignals::of(&self.signals, thread);
-            let engine = Engine::new(load, clock, self.common.wait, signals)?;
+            let script = make(part, signals.clone());
+            workers.connections += script.connections();
+            let engine = Engine::new(script, clock, self.common.wait, signals)?;
             let cpu = self.common.client_cpus.get(thread).copied();
             workers.threads.push(spawn(engine, thread, cpu)?);
         }
         Ok(workers)
     }
-
-    /// As [`Run::start`], and waits until all `count` connections have joined.
-    pub fn enter<L: Load>(
-        &self,
-        loads: Vec<L>,
-        count: usize,
-    ) -> Result<Workers<'_, L>, BenchError> {
-        let mut workers = self.start(loads)?;
-        self.signals.allow(Allowed::Greeting);
-        workers.reach("connecting", Counter::Greeted, count)?;
-        self.signals.allow(Allowed::Joining);
-        workers.reach("joining", Counter::Joined, count)?;
-        Ok(workers)
-    }
 }
 
-type Ended<L> = Result<(L, Latencies), BenchError>;
+type Ended<S> = Result<(S, Latencies), BenchError>;
 
 /// Running threads.
-pub struct Workers<'a, L> {
+pub struct Workers<'a, S> {
     run: &'a Run<'a>,
-    threads: Vec<JoinHandle<Ended<L>>>,
+    threads: Vec<JoinHandle<Ended<S>>>,
     clock: Clock,
+    connections: usize,
 }
 
-impl<L: Load> Workers<'_, L> {
-    /// Waits until a counter reaches `count`.
-    pub fn reach(
-        &mut self,
-        what: &'static str,
-        counter: Counter,
-        count: usize,
-    ) -> Result<(), BenchError> {
-        self.run.progress.stage(what, count as u64);
+impl<S: Script> Workers<'_, S> {
+    /// Leads all connections through their steps, and calls `before` each.
+    pub fn enter(&mut self, mut before: impl FnMut()) -> Result<(), BenchError> {
+        let steps = [
+            ("connecting", Step::Opened, Counter::Opened),
+            ("greeting", Step::Greeted, Counter::Greeted),
+            ("joining", Step::Joined, Counter::Joined),
+        ];
+        for (what, step, counter) in steps {
+            before();
+            self.run.signals.allow(step);
+            self.reach(what, counter)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every connection has been counted.
+    fn reach(&mut self, what: &'static str, counter: Counter) -> Result<(), BenchError> {
+        let count = self.connections as u64;
+        self.run.progress.stage(what, count);
         let mut stall = Stall::begin();
         loop {
             let reached = self.run.signals.totals()[counter];
             self.run.progress.at(reached);
-            if reached >= count as u64 {
+            if reached >= count {
                 return Ok(());
             }
             if stall.lasts(reached) > STUCK_AFTER {
@@ -173,67 +147,55 @@ impl<L: Load> Workers<'_, L> {
         }
     }
 
-    /// Lets the load begin and measures it, until it reaches a goal if there is one.
-    pub fn measure(&mut self, time: Time, goal: Option<Goal>) -> Result<Window, BenchError> {
+    /// Lets the run begin and measures it, until so many receivers are complete if that is sooner.
+    pub fn measure(&mut self, time: Time, complete: Option<u64>) -> Result<Window, BenchError> {
         let (warm_up, duration) = (time.warm_up.0, time.duration.0);
-        let begins = Instant::now() + LEAD;
+        let (run, begins) = (self.run, Instant::now() + LEAD);
         let start_ns = self.clock.now_ns() + nanos(LEAD);
         let from_ns = start_ns + nanos(warm_up);
         let until_ns = from_ns + nanos(duration);
-        self.run.signals.begin(Timeline { start_ns, from_ns, until_ns });
-        let progress = self.run.progress;
+        run.signals.begin(Timeline { start_ns, from_ns, until_ns });
         if !warm_up.is_zero() {
-            progress.stage("warming up", 0);
+            run.progress.stage("warming up", 0);
             self.wait(begins + warm_up, |_| false)?;
         }
-        let (from, before, cpu_before) =
-            (Instant::now(), self.run.signals.totals(), self.server_cpu());
-        let (what, length) =
-            goal.map_or(("measuring", duration.as_secs()), |goal| (goal.what, goal.count));
-        progress.stage(what, length);
+        let server_cpu = || run.server.pid.and_then(CpuTime::of);
+        let look = || (Instant::now(), run.signals.totals(), server_cpu());
+        let done = |t: &Totals| t[Counter::Delivered] + t[Counter::Cycles] + t[Counter::Complete];
+        let (from, before, cpu_before) = look();
+        run.progress.stage("measuring", duration.as_secs());
         self.wait(begins + warm_up + duration, |totals| {
-            if let Some(goal) = goal {
-                progress.at(totals[goal.counter]);
-                return totals[goal.counter] >= goal.count;
-            }
-            let done = |t: &Totals| t[Counter::Delivered] + t[Counter::Cycles];
-            progress.rate(from.elapsed(), done(totals) - done(&before), "done");
-            progress.at(from.elapsed().as_secs());
-            false
+            run.progress.rate(from.elapsed(), done(totals) - done(&before));
+            run.progress.at(from.elapsed().as_secs());
+            complete.is_some_and(|count| totals[Counter::Complete] >= count)
         })?;
-        let (after, cpu_after) = (self.run.signals.totals(), self.server_cpu());
-        let seconds = from.elapsed().as_secs_f64();
+        let (until, after, cpu_after) = look();
         let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
-        Ok(Window { seconds, cpu, before, after })
+        Ok(Window { seconds: (until - from).as_secs_f64(), cpu, before, after })
     }
 
-    /// Waits until every thread has settled and each acknowledged publish has had `each`
-    /// deliveries. What does not come in time is lost.
-    pub fn settle(&mut self, each: usize) -> Result<(), BenchError> {
+    /// Waits until every thread asks for nothing more and everything has come. What does not come
+    /// in time is lost.
+    pub fn settle(&mut self) -> Result<(), BenchError> {
         self.run.progress.stage("settling", 0);
         let (threads, mut stall) = (self.threads.len() as u64, Stall::begin());
         self.wait(Instant::now() + SETTLE_WITHIN_MAX, |totals| {
-            let delivered = totals[Counter::Delivered];
-            let expected = totals[Counter::Acknowledged] * each as u64;
-            stall.lasts(delivered) > SETTLE_WITHIN
-                || totals[Counter::Settled] >= threads && delivered >= expected
+            let settled = totals[Counter::Settled];
+            stall.lasts(settled) > SETTLE_WITHIN
+                || totals[Counter::Finished] >= threads && settled >= totals[Counter::Owed]
         })
     }
 
-    /// Ends the threads and gives their loads, and how long their turns took.
-    pub fn finish(mut self) -> Result<(Vec<L>, Latencies), BenchError> {
-        self.run.signals.allow(Allowed::End);
-        let (mut loads, mut turns) = (Vec::new(), Latencies::default());
+    /// Ends the threads and gives their scripts, and how long their turns took.
+    pub fn finish(mut self) -> Result<(Vec<S>, Latencies), BenchError> {
+        self.run.signals.allow(Step::Ended);
+        let (mut scripts, mut turns) = (Vec::new(), Latencies::default());
         for (index, thread) in std::mem::take(&mut self.threads).into_iter().enumerate() {
-            let (load, took) = join(index, thread)?;
-            loads.push(load);
+            let (script, took) = join(index, thread)?;
+            scripts.push(script);
             turns.merge(&took);
         }
-        Ok((loads, turns))
-    }
-
-    fn server_cpu(&self) -> Option<CpuTime> {
-        self.run.server.pid.and_then(CpuTime::of)
+        Ok((scripts, turns))
     }
 
     fn wait(
@@ -263,17 +225,17 @@ impl<L: Load> Workers<'_, L> {
 }
 
 /// Whatever ends the conductor ends its threads.
-impl<L> Drop for Workers<'_, L> {
+impl<S> Drop for Workers<'_, S> {
     fn drop(&mut self) {
-        self.run.signals.allow(Allowed::End);
+        self.run.signals.allow(Step::Ended);
     }
 }
 
-fn spawn<L: Load>(
-    engine: Engine<L>,
+fn spawn<S: Script>(
+    engine: Engine<S>,
     thread: usize,
     cpu: Option<usize>,
-) -> io::Result<JoinHandle<Ended<L>>> {
+) -> io::Result<JoinHandle<Ended<S>>> {
     thread::Builder::new().name(format!("bench-{thread}")).spawn(move || {
         if let Some(id) = cpu
             && !core_affinity::set_for_current(CoreId { id })
@@ -285,6 +247,6 @@ fn spawn<L: Load>(
     })
 }
 
-fn join<L>(index: usize, thread: JoinHandle<Ended<L>>) -> Ended<L> {
+fn join<S>(index: usize, thread: JoinHandle<Ended<S>>) -> Ended<S> {
     thread.join().unwrap_or(Err(BenchError::Panicked(index)))
 }

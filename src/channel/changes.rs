@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::addr_index::AddrIndex;
-use super::{Identity, State};
+use super::{AddrIndex, Identity, State};
 use crate::ids::ConnAddr;
 
 /// How a member changed.

@@ -1,4 +1,4 @@
-//! Stored messages of a channel in serial order, behind an interface for a durable log.
+//! Stored messages of a channel in serial order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -93,15 +93,6 @@ impl PageLimit {
     }
 }
 
-/// The result of a replay from a cursor.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// The messages right after the cursor; `more`: the limit was reached before the newest one.
-    Complete(Page),
-    /// Some of the messages are no longer stored, or the cursor is from another epoch.
-    AgedOut,
-}
-
 /// One page of history.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -111,40 +102,10 @@ pub struct Page {
     pub more: bool,
 }
 
-/// Storage of the messages of a channel.
-pub(super) trait Log {
-    /// The serial of the newest message ever appended; 0 before the first.
-    fn head(&self) -> u64;
-
-    /// Stores a message. Its serial must be the head plus one.
-    fn append(&mut self, now: Clocks, message: Arc<Message>);
-
-    /// The messages after `serial`, up to `limit`.
-    fn after(&self, serial: u64, limit: PageLimit) -> Replay;
-
-    /// The serial of the newest message that is no longer stored; 0 if all are.
-    fn last_evicted(&self) -> u64;
-
-    /// At most `limit` messages before `serial`, the newest ones; 0 starts at the head.
-    fn before(&self, serial: u64, limit: usize) -> Page;
-
-    /// The serial of the newest stored message with this id.
-    fn find(&self, message_id: &str) -> Option<u64>;
-
-    /// Evicts the messages that `policy` no longer retains.
-    fn expire(&mut self, now: Clocks, policy: &Policy);
-
-    /// Evicts the oldest message; false if there is none.
-    fn evict_oldest(&mut self) -> bool;
-
-    /// Approximate memory of the stored messages, in bytes.
-    fn bytes(&self) -> u64;
-}
-
 /// The newest messages, in memory. Bounded by the count, age and bytes of the policy. Clients that
 /// resume from an evicted position are notified of the gap.
 #[derive(Debug, Default)]
-pub(super) struct MemoryLog {
+pub(super) struct Log {
     messages: VecDeque<Arc<Message>>,
     /// When each was appended, on the monotonic clock.
     appended: VecDeque<Timestamp>,
@@ -152,10 +113,10 @@ pub(super) struct MemoryLog {
     bytes: u64,
 }
 
-impl MemoryLog {
+impl Log {
     /// An empty log whose first message follows `head`.
     pub(super) fn starting_after(head: u64) -> Self {
-        MemoryLog { head, ..MemoryLog::default() }
+        Log { head, ..Log::default() }
     }
 
     /// The serial of the oldest stored message; that of the next message if there is none.
@@ -170,14 +131,14 @@ impl MemoryLog {
             || (self.bytes > policy.history_bytes && self.messages.len() > 1)
             || age_ms > policy.history_age_s.saturating_mul(1000)
     }
-}
 
-impl Log for MemoryLog {
-    fn head(&self) -> u64 {
+    /// The serial of the newest message ever appended; 0 before the first.
+    pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    fn append(&mut self, now: Clocks, message: Arc<Message>) {
+    /// Stores a message. Its serial must be the head plus one.
+    pub(super) fn append(&mut self, now: Clocks, message: Arc<Message>) {
         let next = self.head + 1;
         assert_eq!(message.serial, next, "serials are dense");
         self.head = next;
@@ -186,21 +147,25 @@ impl Log for MemoryLog {
         self.appended.push_back(Timestamp::at(now.mono_ms));
     }
 
-    fn last_evicted(&self) -> u64 {
+    /// The serial of the newest message that is no longer stored; 0 if all are.
+    pub(super) fn last_evicted(&self) -> u64 {
         self.first() - 1
     }
 
-    fn after(&self, serial: u64, limit: PageLimit) -> Replay {
+    /// The messages right after `serial`, up to `limit`; `None` when some are no longer stored, or
+    /// the serial is from another epoch.
+    pub(super) fn after(&self, serial: u64, limit: PageLimit) -> Option<Page> {
         if serial > self.head || serial + 1 < self.first() {
-            return Replay::AgedOut;
+            return None;
         }
         let skip = (serial + 1 - self.first()) as usize;
         let count = limit.count(self.messages.range(skip..).map(Arc::as_ref));
         let messages = self.messages.range(skip..skip + count).cloned().collect();
-        Replay::Complete(Page { messages, more: skip + count < self.messages.len() })
+        Some(Page { messages, more: skip + count < self.messages.len() })
     }
 
-    fn before(&self, serial: u64, limit: usize) -> Page {
+    /// At most `limit` messages before `serial`, the newest ones; 0 starts at the head.
+    pub(super) fn before(&self, serial: u64, limit: usize) -> Page {
         let end = match serial {
             0 => self.messages.len(),
             _ => serial.saturating_sub(self.first()).min(self.messages.len() as u64) as usize,
@@ -209,25 +174,29 @@ impl Log for MemoryLog {
         Page { messages: self.messages.range(start..end).cloned().collect(), more: start > 0 }
     }
 
-    fn find(&self, message_id: &str) -> Option<u64> {
+    /// The serial of the newest stored message with this id.
+    pub(super) fn find(&self, message_id: &str) -> Option<u64> {
         let found = self.messages.iter().rev().find(|message| &*message.id == message_id);
         found.map(|message| message.serial)
     }
 
-    fn expire(&mut self, now: Clocks, policy: &Policy) {
+    /// Evicts the messages that `policy` no longer retains.
+    pub(super) fn expire(&mut self, now: Clocks, policy: &Policy) {
         while self.is_over(now, policy) {
             self.evict_oldest();
         }
     }
 
-    fn evict_oldest(&mut self) -> bool {
+    /// Evicts the oldest message; false if there is none.
+    pub(super) fn evict_oldest(&mut self) -> bool {
         let Some(oldest) = self.messages.pop_front() else { return false };
         self.appended.pop_front();
         self.bytes -= oldest.bytes() as u64;
         true
     }
 
-    fn bytes(&self) -> u64 {
+    /// Approximate memory of the stored messages, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
@@ -240,8 +209,8 @@ mod tests {
         Clocks { mono_ms: ms, wall_ms: ms }
     }
 
-    fn log(count: u64, policy: &Policy) -> MemoryLog {
-        let mut log = MemoryLog::default();
+    fn log(count: u64, policy: &Policy) -> Log {
+        let mut log = Log::default();
         for serial in 1..=count {
             let part = Part {
                 name: "n".into(),
@@ -269,14 +238,11 @@ mod tests {
     fn a_cursor_is_valid_from_one_before_the_oldest_to_the_head() {
         let policy = Policy { history_messages: 3, ..Policy::default() };
         let log = log(10, &policy);
-        let cases =
-            [(6, Replay::AgedOut), (11, Replay::AgedOut), (10, Replay::Complete(Page::default()))];
+        let cases = [(6, None), (11, None), (10, Some(Page::default()))];
         for (cursor, expected) in cases {
             assert_eq!(log.after(cursor, PageLimit::UNLIMITED), expected, "{cursor}");
         }
-        let Replay::Complete(page) = log.after(7, PageLimit::UNLIMITED) else {
-            panic!("7 is good")
-        };
+        let Some(page) = log.after(7, PageLimit::UNLIMITED) else { panic!("7 is good") };
         assert_eq!(serials(&page.messages), [8, 9, 10]);
         assert_eq!(log.head(), 10);
     }
@@ -285,10 +251,10 @@ mod tests {
     fn an_empty_log_knows_its_head() {
         let policy = Policy { history_messages: 0, ..Policy::default() };
         let log = log(4, &policy);
-        let nothing = Replay::Complete(Page::default());
+        let nothing = Some(Page::default());
         assert_eq!(log.after(4, PageLimit::UNLIMITED), nothing);
-        assert_eq!(log.after(3, PageLimit::UNLIMITED), Replay::AgedOut);
-        assert_eq!(MemoryLog::default().after(0, PageLimit::UNLIMITED), nothing);
+        assert_eq!(log.after(3, PageLimit::UNLIMITED), None);
+        assert_eq!(Log::default().after(0, PageLimit::UNLIMITED), nothing);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The member table: in join order, keyed by connection, with sessions counted per user.
 
 use std::collections::HashMap;
-use std::slice;
 use std::sync::Arc;
 
-use super::addr_index::AddrIndex;
-use super::{Admissions, Identity, PEER_KEY_BYTES, Resume, State, Unadmitted};
+use smallvec::{SmallVec, smallvec};
+
+use super::{AddrIndex, Admissions, Identity, PEER_KEY_BYTES, Resume, State, Unadmitted};
 use crate::ids::{Clocks, ConnAddr, Timestamp};
 
 /// A member, as the owner of the channel stores it.
@@ -75,8 +75,8 @@ pub struct Members {
 #[derive(Debug, Default)]
 struct Index {
     rows: AddrIndex,
-    /// Rows of the sessions of each user, in join order.
-    users: HashMap<Arc<str>, Sessions>,
+    /// Rows of the sessions of each user, in join order. Most users have one.
+    users: HashMap<Arc<str>, SmallVec<[u32; 1]>>,
 }
 
 impl Index {
@@ -85,7 +85,7 @@ impl Index {
         let user = &member.identity.user;
         match self.users.get_mut(user) {
             Some(sessions) => sessions.push(row),
-            None => drop(self.users.insert(Arc::clone(user), Sessions::One([row]))),
+            None => drop(self.users.insert(Arc::clone(user), smallvec![row])),
         }
     }
 
@@ -93,13 +93,14 @@ impl Index {
         self.rows.remove(&member.addr);
         let user = &member.identity.user;
         let Some(sessions) = self.users.get_mut(user) else { return };
-        if sessions.remove(row) == 0 {
+        sessions.retain(|other| *other != row);
+        if sessions.is_empty() {
             self.users.remove(user);
         }
     }
 
     fn rows_of(&self, user: &str) -> &[u32] {
-        self.users.get(user).map_or(&[], Sessions::rows)
+        self.users.get(user).map_or(&[], |rows| rows)
     }
 }
 
@@ -113,8 +114,8 @@ impl Members {
     }
 
     /// In join order.
-    pub fn iter(&self) -> Iter<'_> {
-        Iter { rows: self.rows.iter(), left: self.len() }
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.rows.iter().flatten()
     }
 
     pub fn contains(&self, addr: ConnAddr) -> bool {
@@ -165,12 +166,6 @@ impl Members {
                 member.session_start.ms() > session_start_ms
                     && member.identity.has_same_resume_key(identity)
             })
-    }
-
-    pub(super) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
-        if let Some(member) = self.find_mut(addr) {
-            member.session_start = Timestamp::at(session_start_ms);
-        }
     }
 
     pub(super) fn insert(
@@ -241,21 +236,8 @@ impl Members {
         Some(member)
     }
 
-    /// Records that the member announced its state again.
-    pub(super) fn set_announced(&mut self, now: Clocks, addr: ConnAddr) {
-        if let Some(member) = self.find_mut(addr) {
-            member.announced = Timestamp::at(now.mono_ms);
-        }
-    }
-
-    pub(super) fn set_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
-        let Some(member) = self.find_mut(addr) else { return false };
-        member.grace_until = Some(Timestamp::at(until_ms));
-        true
-    }
-
     /// Moves a member to another connection, which is alive.
-    pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&Member> {
+    pub(super) fn rekey(&mut self, from: ConnAddr, to: ConnAddr) -> Option<&mut Member> {
         let row = self.row_of(from)?;
         if let Some(Index { rows, .. }) = self.index.as_deref_mut() {
             rows.remove(&from);
@@ -267,19 +249,11 @@ impl Members {
         Some(member)
     }
 
-    /// Same user, another session: the resume key may differ.
-    pub(super) fn set_identity(&mut self, addr: ConnAddr, identity: Arc<Identity>) {
-        if let Some(member) = self.find_mut(addr) {
-            debug_assert_eq!(member.identity.user, identity.user);
-            member.identity = identity;
-        }
-    }
-
     fn at(&self, row: u32) -> Option<&Member> {
         self.rows.get(row as usize)?.as_ref()
     }
 
-    fn find_mut(&mut self, addr: ConnAddr) -> Option<&mut Member> {
+    pub(super) fn find_mut(&mut self, addr: ConnAddr) -> Option<&mut Member> {
         let row = self.row_of(addr)?;
         self.rows.get_mut(row as usize)?.as_mut()
     }
@@ -328,73 +302,9 @@ impl Members {
         let moved = |row: &mut u32| *row = moved[*row as usize];
         if let Some(Index { rows, users }) = self.index.as_deref_mut() {
             rows.values_mut().for_each(moved);
-            users.values_mut().flat_map(|sessions| sessions.rows_mut()).for_each(moved);
+            users.values_mut().flatten().for_each(moved);
         }
         self.rows.retain(Option::is_some);
-    }
-}
-
-/// Members in join order.
-#[derive(Clone, Debug)]
-pub struct Iter<'m> {
-    rows: slice::Iter<'m, Option<Member>>,
-    left: usize,
-}
-
-impl<'m> Iterator for Iter<'m> {
-    type Item = &'m Member;
-
-    fn next(&mut self) -> Option<&'m Member> {
-        let member = self.rows.by_ref().flatten().next()?;
-        self.left -= 1;
-        Some(member)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Iter<'_> {}
-
-/// Rows of the sessions of one user. Most users have one session, which needs no allocation.
-#[derive(Debug)]
-enum Sessions {
-    One([u32; 1]),
-    Many(Vec<u32>),
-}
-
-impl Sessions {
-    fn rows(&self) -> &[u32] {
-        match self {
-            Sessions::One(row) => row,
-            Sessions::Many(rows) => rows,
-        }
-    }
-
-    fn rows_mut(&mut self) -> &mut [u32] {
-        match self {
-            Sessions::One(row) => row,
-            Sessions::Many(rows) => rows,
-        }
-    }
-
-    fn push(&mut self, row: u32) {
-        match self {
-            Sessions::One([first]) => *self = Sessions::Many(vec![*first, row]),
-            Sessions::Many(rows) => rows.push(row),
-        }
-    }
-
-    /// Returns the number of remaining sessions.
-    fn remove(&mut self, gone: u32) -> usize {
-        match self {
-            Sessions::One([row]) => usize::from(*row != gone),
-            Sessions::Many(rows) => {
-                rows.retain(|&row| row != gone);
-                rows.len()
-            }
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::dedup::DedupWindow;
-use super::log::{Content, Log, MemoryLog, Message, Page, PageLimit, Position, Replay};
+use super::log::{Content, Log, Message, Page, PageLimit, Position};
 use crate::ids::Clocks;
 use crate::policy::Policy;
 
@@ -45,7 +45,7 @@ pub enum Published {
 /// The messages of one channel. Only its owner changes them.
 #[derive(Debug)]
 pub struct Messages {
-    log: MemoryLog,
+    log: Log,
     window: DedupWindow,
 }
 
@@ -59,7 +59,7 @@ impl Messages {
     /// An empty log; the first message follows `head`.
     pub(crate) fn starting_after(head: u64) -> Self {
         let window = DedupWindow::new(DEDUP_WINDOW_MS, DEDUP_PUBLISHES_MAX);
-        Messages { log: MemoryLog::starting_after(head), window }
+        Messages { log: Log::starting_after(head), window }
     }
 
     /// Approximate memory, in bytes.
@@ -100,16 +100,17 @@ impl Messages {
         self.log.head()
     }
 
-    /// The messages that a subscriber at `position` has missed, up to `limit`.
+    /// The messages that a subscriber at `position` has missed, up to `limit`; `None` when some are
+    /// no longer stored, or the position is from another epoch.
     pub fn after(
         &mut self,
         now: Clocks,
         position: &Position,
         limit: PageLimit,
         policy: &Policy,
-    ) -> Replay {
+    ) -> Option<Page> {
         self.log.expire(now, policy);
-        self.serial_of(position).map_or(Replay::AgedOut, |serial| self.log.after(serial, limit))
+        self.log.after(self.serial_of(position)?, limit)
     }
 
     /// The newest messages before `position`, or of all, up to `limit`.
@@ -143,14 +144,8 @@ impl Messages {
         policy: &Policy,
     ) -> Page {
         self.log.expire(now, policy);
-        match self.log.after(serial, limit) {
-            Replay::Complete(page) => page,
-            Replay::AgedOut if serial > self.log.head() => Page::default(),
-            Replay::AgedOut => match self.log.after(self.log.last_evicted(), limit) {
-                Replay::Complete(page) => page,
-                Replay::AgedOut => Page::default(),
-            },
-        }
+        let serial = serial.max(self.log.last_evicted());
+        self.log.after(serial, limit).unwrap_or_default()
     }
 
     fn serial_of(&self, position: &Position) -> Option<u64> {
@@ -227,11 +222,8 @@ mod tests {
         messages.publish(at(0), draft("alice", "a", Storage::Stored), &policy);
         let fresh = Position::Serial(0);
         let in_time = messages.after(at(10_000), &fresh, PageLimit::UNLIMITED, &policy);
-        assert!(matches!(in_time, Replay::Complete(all) if all.messages.len() == 1));
-        assert_eq!(
-            messages.after(at(10_001), &fresh, PageLimit::UNLIMITED, &policy),
-            Replay::AgedOut
-        );
+        assert!(matches!(in_time, Some(all) if all.messages.len() == 1));
+        assert_eq!(messages.after(at(10_001), &fresh, PageLimit::UNLIMITED, &policy), None);
         let limit = PageLimit { messages: 10, bytes: 1000 };
         assert_eq!(messages.before(at(10_001), None, limit, &policy).messages.len(), 0);
     }
@@ -245,9 +237,9 @@ mod tests {
         }
         let id = |id: &str| Position::MessageId(id.into());
         let after = messages.after(at(0), &id("a"), PageLimit::UNLIMITED, &policy);
-        let Replay::Complete(after) = after else { panic!() };
+        let Some(after) = after else { panic!() };
         assert_eq!(after.messages.iter().map(|m| m.serial).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(messages.after(at(0), &id("z"), PageLimit::UNLIMITED, &policy), Replay::AgedOut);
+        assert_eq!(messages.after(at(0), &id("z"), PageLimit::UNLIMITED, &policy), None);
         let limit = PageLimit { messages: 10, bytes: 1 << 20 };
         let serials = |page: Page| page.messages.iter().map(|m| m.serial).collect::<Vec<_>>();
         assert_eq!(serials(messages.before(at(0), Some(&id("c")), limit, &policy)), [1, 2]);

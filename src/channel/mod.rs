@@ -3,7 +3,6 @@
 //! Invariant: every change returns what changed, and members are listed in join order. Must never
 //! know connections, shards, or how a change is sent to clients.
 
-mod addr_index;
 mod changes;
 mod dedup;
 mod identity;
@@ -15,7 +14,7 @@ mod state;
 
 pub use changes::{Author, Change, ChangeKind, Changes, LeaveReason};
 pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
-pub use log::{Content, Message, Page, PageLimit, Part, Position, Replay};
+pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
 pub use peer::{Admissions, Asks, Denial, PEER_KEY_BYTES, Peer, Unadmitted, Verdict};
@@ -23,9 +22,15 @@ pub use state::{JsonState, State};
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use crate::error::Reject;
 use crate::ids::{Clocks, ConnAddr, Timestamp};
 use crate::limits::Limits;
+
+/// Row numbers by connection. The server assigns the addresses itself, so clients cannot choose
+/// colliding ones, and a keyed hash is not needed.
+type AddrIndex = FxHashMap<ConnAddr, u32>;
 
 /// The members of one channel, and the changes since the last broadcast.
 #[derive(Debug, Default)]
@@ -113,7 +118,9 @@ impl Channel {
 
     /// Records when the session of a member was established on its current connection.
     pub(crate) fn set_session_start(&mut self, addr: ConnAddr, session_start_ms: u64) {
-        self.members.set_session_start(addr, session_start_ms);
+        if let Some(member) = self.members.find_mut(addr) {
+            member.session_start = Timestamp::at(session_start_ms);
+        }
     }
 
     /// Removes the member at `addr` if it is another session: the connection resumed a lost
@@ -161,7 +168,9 @@ impl Channel {
     /// Starts the grace of a member whose connection was lost: it stays listed until `until_ms`.
     /// False if it is not a member.
     pub(crate) fn start_grace(&mut self, addr: ConnAddr, until_ms: u64) -> bool {
-        self.members.set_grace(addr, until_ms)
+        let Some(member) = self.members.find_mut(addr) else { return false };
+        member.grace_until = Some(Timestamp::at(until_ms));
+        true
     }
 
     /// Removes `addr` if its grace is over; false if it has returned or has time left.
@@ -194,9 +203,12 @@ impl Channel {
 
     /// The same state again counts as a heartbeat and not as a change.
     fn update(&mut self, now: Clocks, addr: ConnAddr, state: State) {
-        let Some(member) = self.members.find(addr) else { return };
+        let Some(member) = self.members.find_mut(addr) else { return };
         let (identity, kind) = (Arc::clone(&member.identity), update_kind(&member.state, &state));
-        let Some(kind) = kind else { return self.members.set_announced(now, addr) };
+        let Some(kind) = kind else {
+            member.announced = Timestamp::at(now.mono_ms);
+            return;
+        };
         self.members.set_state(now, addr, state.clone());
         self.record(kind, addr, &identity, state);
     }
@@ -211,8 +223,9 @@ impl Channel {
     ) {
         let Some(member) = self.members.rekey(lost, addr) else { return };
         let kind = update_kind(&member.state, &state);
+        // The same user; another session may have another resume key.
+        member.identity = Arc::clone(identity);
         self.changes.rename(lost, addr);
-        self.members.set_identity(addr, Arc::clone(identity));
         self.members.set_state(now, addr, state.clone());
         if let Some(kind) = kind {
             self.record(kind, addr, identity, state);

@@ -78,7 +78,7 @@ pub fn run() -> ExitCode {
         Command::Subscribe(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Token(command) => command.run(),
-        Command::Bench(command) => bench::run(command).map_err(Failure::from),
+        Command::Bench(command) => bench::run(command, None).map_err(Failure::from),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }

@@ -145,7 +145,8 @@ impl Client {
         let state_dir = config.state_dir.as_deref();
         let metadata = MetadataStore::open(state_dir)?;
         let device_name = config.device_name.clone().unwrap_or_else(host_name);
-        let local = LocalPeer::new(device_id(state_dir)?, device_name, metadata);
+        let within = config.connection_request_timeout;
+        let local = LocalPeer::new(device_id(state_dir)?, device_name, metadata, within);
         let queue = Arc::new(CommandQueue::new()?);
         let callbacks = CallbackThread::start("headcount-callbacks")?;
         let presence =

@@ -1,6 +1,7 @@
 //! The presence graph, as a program uses it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -48,11 +49,53 @@ pub(super) struct LocalPeer {
     device: [u8; 16],
     device_name: String,
     metadata: MetadataStore,
+    /// How long a connection request handler may take.
+    decide_within: Duration,
+    /// How many handlers there have been.
+    handlers: AtomicU64,
+    has_handler: AtomicBool,
+    direct_observers: AtomicUsize,
 }
 
 impl LocalPeer {
-    pub fn new(device: [u8; 16], device_name: String, metadata: MetadataStore) -> Self {
-        LocalPeer { device, device_name, metadata }
+    pub fn new(
+        device: [u8; 16],
+        device_name: String,
+        metadata: MetadataStore,
+        decide_within: Duration,
+    ) -> Self {
+        LocalPeer {
+            device,
+            device_name,
+            metadata,
+            decide_within,
+            handlers: AtomicU64::new(0),
+            has_handler: AtomicBool::new(false),
+            direct_observers: AtomicUsize::new(0),
+        }
+    }
+
+    /// Another handler decides from here on, or none.
+    fn set_handler(&self, is_there: bool) {
+        self.handlers.fetch_add(1, Ordering::Relaxed);
+        self.has_handler.store(is_there, Ordering::Release);
+    }
+
+    /// How long a decision may take, milliseconds; 0 when everyone is admitted.
+    pub fn asks_ms(&self) -> u64 {
+        match self.has_handler.load(Ordering::Acquire) {
+            true => self.decide_within.as_millis() as u64,
+            false => 0,
+        }
+    }
+
+    /// Tells the handlers of this client apart.
+    pub fn handler(&self) -> u64 {
+        self.handlers.load(Ordering::Relaxed)
+    }
+
+    pub fn takes_direct(&self) -> bool {
+        self.direct_observers.load(Ordering::Acquire) > 0
     }
 
     pub fn device(&self) -> [u8; 16] {
@@ -275,7 +318,10 @@ impl Presence {
     ///
     /// A request without an answer in time is denied, and so is one whose handler panics.
     pub fn set_connection_request_handler(&self, handler: impl IntoOption) {
-        self.handlers.set(handler.into_option());
+        let handler = handler.into_option();
+        let is_there = handler.is_some();
+        self.handlers.set(handler);
+        self.local.set_handler(is_there);
         self.queue.submit(Command::PeerChanged);
     }
 
@@ -287,6 +333,7 @@ impl Presence {
         Fut: Future<Output = ConnectionRequestAuthorization> + Send + 'static,
     {
         self.handlers.set_async(handler);
+        self.local.set_handler(true);
         self.queue.submit(Command::PeerChanged);
     }
 

@@ -79,7 +79,9 @@ impl<T> EventSender<T> {
             queue.is_closed = true;
             queue.waker.take()
         };
-        waker.map(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Whether the stream was dropped, so that pushing is in vain.
@@ -97,7 +99,9 @@ impl<T> EventSender<T> {
             change(&mut queue.events, event);
             queue.waker.take()
         };
-        waker.map(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

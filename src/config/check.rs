@@ -1,8 +1,8 @@
 //! Validation of the values beyond their types.
 
 use std::collections::HashSet;
-use std::fmt;
 
+use derive_more::Display;
 use serde::Serialize;
 use toml::Value;
 
@@ -23,19 +23,14 @@ const CPUS_MAX: usize = 1024;
 const PROXY_TRUSTED_MAX: usize = 256;
 
 /// An invalid value.
-#[derive(Debug)]
+#[derive(Debug, Display)]
+#[display("`{table}.{key}`")]
 pub(super) struct Problem {
     pub table: &'static str,
     /// Position in an array of tables, from 0; 0 elsewhere.
     pub index: usize,
     pub key: &'static str,
     pub why: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}.{}`", self.table, self.key)
-    }
 }
 
 /// The table that is being checked.

@@ -37,7 +37,7 @@ pub fn load_or_create(data_dir: &Path) -> Result<DevKey, ConfigError> {
     let path = data_dir.join(FILE_NAME);
     if !exists(&path)? {
         let text = generate()?.text;
-        create(data_dir, &path, &text).map_err(|error| unwritable(data_dir, &error))?;
+        replace_file(data_dir, FILE_NAME, &text).map_err(|error| unwritable(data_dir, &error))?;
     }
     load(&path)
 }
@@ -84,16 +84,16 @@ fn exists(path: &Path) -> Result<bool, ConfigError> {
     })
 }
 
-/// Atomic: written to a temporary file, synced, then renamed.
-fn create(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let draft = dir.join(format!("{FILE_NAME}.{}", process::id()));
-    let written = write_private(&draft, text).and_then(|()| fs::rename(&draft, path));
+/// Replaces a file of the data directory atomically, also across a crash of the machine. Only its
+/// owner may read it.
+pub fn replace_file(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.{}", process::id()));
+    let written = write_private(&draft, text).and_then(|()| fs::rename(&draft, dir.join(name)));
     if written.is_err() {
-        // Best effort: the first error is reported.
+        // Best effort: a leftover file is never read.
         let _ = fs::remove_file(&draft);
     }
-    written?;
-    File::open(dir)?.sync_all()
+    written.and_then(|()| File::open(dir)?.sync_all())
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {

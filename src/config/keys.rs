@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dev_key::{self, DevKey};
-use super::schema::{AdminMetrics, KeyAlgorithm, KeyEntry};
+use super::schema::{KeyAlgorithm, KeyEntry};
 use super::{Config, ConfigError};
-use crate::auth::{Key, Keyring, Material, SignatureAlgorithm, TokenRules};
+use crate::auth::{Key, Keyring, Material, MetricsAccess, SignatureAlgorithm, TokenRules};
 
 impl Config {
     /// Builds the key ring: the configured keys in the order of the file, then `development_key`.
@@ -55,7 +55,7 @@ impl Config {
                 let why = "the file is empty, put a random text into it";
                 Err(ConfigError::new("config: admin.token_file".to_owned(), why))
             }
-            (None, AdminMetrics::Token) => Err(ConfigError::new(
+            (None, MetricsAccess::Token) => Err(ConfigError::new(
                 "config: admin.metrics".to_owned(),
                 "it is \"token\" and there is none: give [admin] token, token_file or \
                  HEADCOUNT_ADMIN_TOKEN",

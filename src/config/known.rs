@@ -1,11 +1,9 @@
 //! The known keys, their positions in a file, and suggestions for misspelt ones.
 
-use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
-use serde::forward_to_deserialize_any;
+use derive_more::Display;
+use serde_aux::serde_introspection::serde_introspect;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -26,67 +24,28 @@ type Keys = &'static [&'static str];
 /// Every table with its keys.
 fn tables() -> [(&'static str, Keys); 11] {
     [
-        ("", keys_of(|d| Config::deserialize(d))),
-        ("cores", keys_of(|d| Cores::deserialize(d))),
-        ("listen", keys_of(|d| Listen::deserialize(d))),
-        ("data", keys_of(|d| Data::deserialize(d))),
-        ("auth", keys_of(|d| Auth::deserialize(d))),
-        ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
-        ("admin", keys_of(|d| Admin::deserialize(d))),
-        ("sync", keys_of(|d| SyncWire::deserialize(d))),
-        ("limits", keys_of(|d| Limits::deserialize(d))),
-        ("debug", keys_of(|d| Debugging::deserialize(d))),
-        ("namespace", keys_of(|d| Namespace::deserialize(d))),
+        ("", serde_introspect::<Config>()),
+        ("cores", serde_introspect::<Cores>()),
+        ("listen", serde_introspect::<Listen>()),
+        ("data", serde_introspect::<Data>()),
+        ("auth", serde_introspect::<Auth>()),
+        ("auth.key", serde_introspect::<KeyEntry>()),
+        ("admin", serde_introspect::<Admin>()),
+        ("sync", serde_introspect::<SyncWire>()),
+        ("limits", serde_introspect::<Limits>()),
+        ("debug", serde_introspect::<Debugging>()),
+        ("namespace", serde_introspect::<Namespace>()),
     ]
 }
 
-/// The field names of a derived `Deserialize`.
-fn keys_of<T>(
-    deserialize: impl for<'a> FnOnce(FieldNames<'a>) -> Result<T, de::value::Error>,
-) -> Keys {
-    let mut keys: Keys = &[];
-    // Always an error: the deserializer only records the names.
-    let _ = deserialize(FieldNames(&mut keys));
-    keys
-}
-
-struct FieldNames<'a>(&'a mut Keys);
-
-impl<'de> Deserializer<'de> for FieldNames<'_> {
-    type Error = de::value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-        Err(de::Error::custom("not a table"))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.0 = fields;
-        Err(de::Error::custom("names only"))
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
-}
-
 /// An unknown key.
+#[derive(Display)]
+#[display("unknown key `{}`", joined(table, key))]
 pub(super) struct Unknown {
     table: String,
     key: String,
     /// Byte range of the key in the text.
     pub offset: usize,
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown key `{}`", joined(&self.table, &self.key))
-    }
 }
 
 impl Unknown {

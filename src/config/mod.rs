@@ -22,11 +22,11 @@ use toml::de::DeTable;
 
 use crate::policy::{Policies, Policy};
 
-pub use dev_key::create_data_dir;
+pub use dev_key::{create_data_dir, replace_file};
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
-    Admin, AdminMetrics, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen,
-    Namespace, ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
+    Admin, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen, Namespace,
+    SecretText, Shards, SyncWire, TenByteLayout,
 };
 
 /// One line, `what: why`, that says what to do. The command line prints it after `error: ` and

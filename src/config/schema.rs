@@ -1,16 +1,16 @@
 //! The keys of the file, with their defaults. Field names are the names in the file.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::auth::Capability;
+use crate::auth::{Capability, MetricsAccess};
+use crate::ids::Listener;
 use crate::limits::Limits;
-use crate::policy::{Durability, Heartbeat, Pattern, Policy, SlowConsumer, SnapshotOnJoin};
+use crate::policy::{Durability, Heartbeat, Pattern, Policy, SlowConsumer};
 
 /// A configuration; the default is that without a file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -31,50 +31,14 @@ pub struct Config {
 }
 
 /// The number of shards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "expected a number of shards or \"auto\"")]
 pub enum Shards {
     /// One per CPU that the affinity mask and the cgroup quota allow; resolved at start-up.
     #[default]
     Auto,
+    #[serde(untagged)]
     Count(u16),
-}
-
-impl Serialize for Shards {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Shards::Auto => serializer.serialize_str("auto"),
-            Shards::Count(count) => serializer.serialize_u16(*count),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Shards {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShardsVisitor)
-    }
-}
-
-struct ShardsVisitor;
-
-impl Visitor<'_> for ShardsVisitor {
-    type Value = Shards;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of shards or \"auto\"")
-    }
-
-    fn visit_i64<E: de::Error>(self, count: i64) -> Result<Shards, E> {
-        u16::try_from(count)
-            .map(Shards::Count)
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shards, E> {
-        match text {
-            "auto" => Ok(Shards::Auto),
-            _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-        }
-    }
 }
 
 /// `[cores]`: shards and their CPUs.
@@ -116,18 +80,10 @@ pub struct Listen {
     /// stop using the server meanwhile.
     pub drain_delay_ms: u64,
     /// Listeners whose connections begin with a PROXY protocol header, version 1 or 2.
-    pub proxy_protocol: Vec<ProxiedListener>,
+    pub proxy_protocol: Vec<Listener>,
     /// Addresses and networks that may connect to these listeners; other connections are closed.
     #[serde(deserialize_with = "networks", serialize_with = "network_texts")]
     pub proxy_trusted: Vec<IpNet>,
-}
-
-/// A listener that can be behind a load balancer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProxiedListener {
-    Http,
-    SyncTcp,
 }
 
 impl Default for Listen {
@@ -218,19 +174,9 @@ pub struct Admin {
     pub token: Option<SecretText>,
     /// Relative to the directory of the configuration file.
     pub token_file: Option<PathBuf>,
-    pub metrics: AdminMetrics,
+    pub metrics: MetricsAccess,
     /// Host names accepted on loopback, besides IP addresses and names without a dot.
     pub hosts: Vec<String>,
-}
-
-/// Who may read `/metrics`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminMetrics {
-    #[default]
-    Open,
-    /// Clients with the admin token.
-    Token,
 }
 
 /// The algorithms of keys (RFC 7518 section 3.1).
@@ -243,7 +189,8 @@ pub enum KeyAlgorithm {
 }
 
 /// A secret of the file. `Debug` does not print it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, Deserialize)]
+#[debug("SecretText(..)")]
 #[serde(transparent)]
 pub struct SecretText(String);
 
@@ -256,12 +203,6 @@ impl SecretText {
     /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretText(..)")
     }
 }
 
@@ -318,7 +259,7 @@ pub struct Namespace {
     pub presence_grace_ms: Option<u64>,
     pub presence_interval_ms: Option<u64>,
     pub presence_heartbeat: Option<Heartbeat>,
-    pub presence_snapshot_on_join: Option<SnapshotOnJoin>,
+    pub presence_snapshot_on_join: Option<bool>,
     pub history_messages: Option<u32>,
     pub history_age_s: Option<u64>,
     pub history_bytes: Option<u64>,

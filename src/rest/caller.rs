@@ -150,7 +150,7 @@ pub(super) mod tests {
     }
 
     fn code(result: Result<impl Sized, Refusal>) -> u32 {
-        result.err().map_or(0, |refusal| refusal.code().code())
+        result.err().map_or(0, |refusal| refusal.code.code())
     }
 
     #[test]
@@ -159,7 +159,7 @@ pub(super) mod tests {
         let identify = |header: &str| {
             Caller::identify(&keyring, Some(header.as_bytes()), NOW_MS)
                 .map(|caller| (caller.app().to_string(), matches!(caller, Caller::Key(_))))
-                .map_err(|refusal| (refusal.status(), refusal.code().code()))
+                .map_err(|refusal| (refusal.status, refusal.code.code()))
         };
         let good = basic("demo.main:sk:main");
         assert_eq!(identify(&good), Ok(("demo".to_string(), true)));
@@ -242,7 +242,7 @@ pub(super) mod tests {
             (&token, "bob", Err(40300)),
             (&token, "Alice", Err(40300)),
         ] {
-            let client_id = caller.client_id(asked).map_err(|refusal| refusal.code().code());
+            let client_id = caller.client_id(asked).map_err(|refusal| refusal.code.code());
             assert_eq!(client_id.as_deref(), expected.as_ref().map(|id| *id), "{asked}");
         }
         assert!(key.key_named("demo.main").is_ok());

@@ -257,7 +257,7 @@ mod tests {
         let publish = |body: &str| {
             parse_publish(&alice, body.as_bytes(), FRESH, BYTES_MAX)
                 .map(|draft| draft.client_id.to_string())
-                .map_err(|refusal| (refusal.status(), refusal.code().code()))
+                .map_err(|refusal| (refusal.status, refusal.code.code()))
         };
         assert_eq!(publish("{}"), Ok("alice".to_string()));
         assert_eq!(publish(r#"{"clientId":"alice"}"#), Ok("alice".to_string()));
@@ -308,7 +308,7 @@ mod tests {
         ] {
             let shown = &body[..body.len().min(40)];
             let refusal = parse(body).expect_err(shown);
-            assert_eq!((refusal.status(), refusal.code().code()), (400, 40001), "{shown}");
+            assert_eq!((refusal.status, refusal.code.code()), (400, 40001), "{shown}");
         }
         let keyring = keyring();
         let caller = Caller::Key(keyring.key("demo.main").unwrap());

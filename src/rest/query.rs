@@ -152,9 +152,9 @@ mod tests {
             "direction=up",
         ] {
             let refusal = HistoryQuery::parse(Some(query)).unwrap_err();
-            assert_eq!(refusal.status(), 400, "{query}");
+            assert_eq!(refusal.status, 400, "{query}");
         }
-        assert_eq!(PresenceQuery::parse(Some("limit=x")).unwrap_err().status(), 400);
+        assert_eq!(PresenceQuery::parse(Some("limit=x")).unwrap_err().status, 400);
     }
 
     #[test]

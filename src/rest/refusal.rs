@@ -13,8 +13,8 @@ use crate::wire::foony::ErrorCode;
 /// A failed request: status, error code and message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    status: u16,
-    code: ErrorCode,
+    pub status: u16,
+    pub code: ErrorCode,
     message: Cow<'static, str>,
     /// The cause of a refused credential, for the log and the metrics.
     cause: Option<CredentialError>,
@@ -86,16 +86,6 @@ impl Refusal {
     /// 410: the long-polling session has ended or does not exist.
     pub fn gone() -> Self {
         Refusal::new(ErrorCode::NotFound, "the session has ended, connect again").with_status(410)
-    }
-
-    #[cfg(test)]
-    pub fn code(&self) -> ErrorCode {
-        self.code
-    }
-
-    #[cfg(test)]
-    pub fn status(&self) -> u16 {
-        self.status
     }
 
     /// The text for the client.

@@ -72,7 +72,7 @@ mod tests {
         let keyring = keyring();
         request_token(keyring.key(key).unwrap(), body.as_bytes(), NOW_MS + 7)
             .map(|reply| serde_json::from_slice(&reply.body).unwrap())
-            .map_err(|refusal| (refusal.status(), refusal.code().code()))
+            .map_err(|refusal| (refusal.status, refusal.code.code()))
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The data directory: its lock, and the reserved serials that survive a restart.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use super::listen::Takeover;
 use super::start::StartError;
-use crate::config::{Config, create_data_dir};
+use crate::config::{Config, create_data_dir, replace_file};
 use crate::ids::Clocks;
 use crate::shard::serial_base;
 
@@ -87,7 +87,7 @@ impl DataDir {
 /// During a takeover two processes reserve; the greater number is kept.
 fn reserve(dir: &Path, wanted: u64) -> io::Result<u64> {
     let reserved = read_reserved(dir)?.max(wanted);
-    write_reserved(dir, reserved)?;
+    replace_file(dir, SERIALS, &reserved.to_string())?;
     Ok(reserved)
 }
 
@@ -157,23 +157,6 @@ fn read_reserved(dir: &Path) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
-}
-
-/// Replaces the file atomically, also across a crash of the machine.
-fn write_reserved(dir: &Path, reserved: u64) -> io::Result<()> {
-    let new = dir.join(format!("{SERIALS}.{}", std::process::id()));
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(format!("{reserved}\n").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, dir.join(SERIALS))
-    };
-    let written = write();
-    if written.is_err() {
-        // Best effort: a leftover file is never read.
-        let _ = fs::remove_file(&new);
-    }
-    written.and_then(|()| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use strum::FromRepr;
+
 /// The phases, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRepr)]
+#[repr(u8)]
 pub enum Phase {
     /// Listeners are not served yet; `/readyz` answers 503.
     Starting,
@@ -32,9 +35,7 @@ impl Lifecycle {
 
     /// The current phase.
     pub fn phase(&self) -> Phase {
-        let phases = [Phase::Starting, Phase::Ready, Phase::Leaving];
-        let number = self.0.load(Ordering::Relaxed);
-        phases.get(usize::from(number)).copied().unwrap_or(Phase::Stopping)
+        Phase::from_repr(self.0.load(Ordering::Relaxed)).unwrap_or(Phase::Stopping)
     }
 
     /// Whether `/readyz` answers 200, unless an executor is stalled.

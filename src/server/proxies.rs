@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use ipnet::IpNet;
 use socket2::SockRef;
 
-use crate::config::{Listen, ProxiedListener};
-use crate::shard::Listener;
+use crate::config::Listen;
+use crate::ids::Listener;
 
 /// Addresses that may connect to listeners behind a load balancer.
 #[derive(Debug, Default)]
@@ -19,19 +19,8 @@ pub struct Proxies {
 impl Proxies {
     /// The rules of a configuration.
     pub fn new(listen: &Listen) -> Self {
-        let listener = |proxied: &ProxiedListener| match proxied {
-            ProxiedListener::Http => Listener::Http,
-            ProxiedListener::SyncTcp => Listener::SyncTcp,
-        };
-        Proxies {
-            listeners: listen.proxy_protocol.iter().map(listener).collect(),
-            trusted: listen.proxy_trusted.clone(),
-        }
-    }
-
-    /// Listeners whose connections begin with a PROXY header.
-    pub fn listeners(&self) -> &[Listener] {
-        &self.listeners
+        let (listeners, trusted) = (listen.proxy_protocol.clone(), listen.proxy_trusted.clone());
+        Proxies { listeners, trusted }
     }
 
     /// Whether an accepted connection may be served. One whose address cannot be read, as after a

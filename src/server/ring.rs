@@ -12,6 +12,7 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapOptions, MmapRaw};
+use strum::FromRepr;
 
 use crate::shard::READ_BYTES;
 
@@ -62,7 +63,8 @@ impl Pool {
 }
 
 /// What an entry was for; comes back with its completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRepr)]
+#[repr(u8)]
 pub enum Operation {
     AcceptHttp,
     AcceptSyncTcp,
@@ -76,18 +78,6 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 9] = [
-        Operation::AcceptHttp,
-        Operation::AcceptSyncTcp,
-        Operation::Receive,
-        Operation::Send,
-        Operation::Writable,
-        Operation::Wake,
-        Operation::Cancel,
-        Operation::WarmUpSend,
-        Operation::WarmUpReceive,
-    ];
-
     /// False for entries that only keep the shard's caches warm.
     pub fn is_work(self) -> bool {
         !matches!(self, Operation::WarmUpSend | Operation::WarmUpReceive)
@@ -116,7 +106,7 @@ impl Token {
     }
 
     fn from_bits(bits: u64) -> Option<Self> {
-        let operation = *Operation::ALL.get((bits >> 60) as usize)?;
+        let operation = Operation::from_repr((bits >> 60) as u8)?;
         let generation = (bits >> 32) as u32 & GENERATION_MASK;
         Some(Token { operation, slot: bits as u32, generation })
     }
@@ -427,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_kernel() {
-        for operation in Operation::ALL {
+        for operation in (0..=u8::MAX).filter_map(Operation::from_repr) {
             let token = Token { operation, slot: u32::MAX, generation: GENERATION_MASK };
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }

@@ -40,10 +40,10 @@ pub struct Socket {
     /// The peer sends more than its share, so it is read one buffer at a time.
     pub throttled: bool,
     /// The last pass in which bytes were read, and how many.
-    pub read_pass: Pass,
+    pub read_pass: u32,
     read_bytes: u32,
     /// The last pass in which a completion was deferred.
-    held_pass: Pass,
+    held_pass: u32,
     /// Deferred receive completions; each holds one of the shared buffers.
     deferred: u16,
     /// A poll for writability is armed.
@@ -58,23 +58,6 @@ pub struct Socket {
 
 const _: () = assert!(size_of::<Option<Socket>>() <= 40, "every idle connection pays for it");
 
-/// The number of a pass, modulo 2^32. A socket that has been idle for exactly 2^32 passes is read
-/// one pass later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pass(u32);
-
-impl From<u64> for Pass {
-    fn from(pass: u64) -> Self {
-        Pass(pass as u32)
-    }
-}
-
-impl PartialEq<u64> for Pass {
-    fn eq(&self, pass: &u64) -> bool {
-        *self == Pass::from(*pass)
-    }
-}
-
 impl Socket {
     /// The descriptor.
     pub fn fd(&self) -> RawFd {
@@ -82,7 +65,7 @@ impl Socket {
     }
 
     /// True while an earlier completion has to be read first.
-    pub fn must_wait(&self, arrival: Arrival, pass: u64) -> bool {
+    pub fn must_wait(&self, arrival: Arrival, pass: u32) -> bool {
         match arrival {
             Arrival::Fresh => self.deferred > 0,
             Arrival::Deferred => self.held_pass == pass,
@@ -90,9 +73,9 @@ impl Socket {
     }
 
     /// Bytes that were read from this socket in `pass`.
-    pub fn bytes_read(&mut self, pass: u64) -> usize {
+    pub fn bytes_read(&mut self, pass: u32) -> usize {
         if self.read_pass != pass {
-            self.read_pass = pass.into();
+            self.read_pass = pass;
             self.read_bytes = 0;
         }
         self.read_bytes as usize
@@ -100,9 +83,9 @@ impl Socket {
 
     /// Defers a completion, and with it all later ones, to the next pass. True when it is the first
     /// deferred one of this socket.
-    pub fn defer(&mut self, arrival: Arrival, pass: u64) -> bool {
+    pub fn defer(&mut self, arrival: Arrival, pass: u32) -> bool {
         let is_first = self.deferred == 0;
-        self.held_pass = pass.into();
+        self.held_pass = pass;
         self.deferred += u16::from(arrival == Arrival::Fresh);
         is_first
     }
@@ -162,9 +145,9 @@ impl Sockets {
             stage: Stage::Open,
             receiving: false,
             throttled: false,
-            read_pass: Pass::default(),
+            read_pass: 0,
             read_bytes: 0,
-            held_pass: Pass::default(),
+            held_pass: 0,
             deferred: 0,
             polling: false,
             ended: false,

@@ -16,19 +16,19 @@ use signal_hook::iterator::Signals;
 use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::DataDir;
-use super::edge::{self, EdgeParts};
+use super::edge;
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
-use super::mesh::{self, Endpoints};
+use super::mesh::{self, Endpoints, Mailboxes};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
-use super::turn::{Control, DescriptorBudget, ShardParts, TurnLoop};
+use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::admin::{Access, MetricsAccess, Reach};
+use crate::admin::{Access, Reach};
 use crate::auth::{Grant, Origins};
-use crate::config::{AdminMetrics, Anonymous, Config, ConfigError, Shards, TenByteLayout};
+use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
@@ -245,7 +245,7 @@ fn settings(
             ten_byte_layout,
             connection_key: (word(3), word(4)),
         },
-        proxied: Proxies::new(&config.listen).listeners().to_vec(),
+        proxied: config.listen.proxy_protocol.clone(),
         hint_app,
         serial_base,
         name_key: word(2),
@@ -257,10 +257,7 @@ fn settings(
 fn access(config: &Config) -> Access {
     Access {
         reach: if config.is_admin_exposed() { Reach::Network } else { Reach::ThisMachine },
-        metrics: match config.admin.metrics {
-            AdminMetrics::Open => MetricsAccess::Open,
-            AdminMetrics::Token => MetricsAccess::Token,
-        },
+        metrics: config.admin.metrics,
         token: config.admin.token.as_ref().map(|token| token.expose().into()),
         hosts: config.admin.hosts.clone(),
     }
@@ -318,24 +315,23 @@ fn start(
         let parts = ShardParts {
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
-            listeners,
-            proxies: Arc::clone(&proxies),
-            control: controlled,
-            clock,
             spin: Duration::from_micros(config.cores.spin_us),
-            budget: Arc::clone(&budget),
-            refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
+            host: Host {
+                listeners,
+                proxies: Arc::clone(&proxies),
+                control: controlled,
+                clock,
+                budget: Arc::clone(&budget),
+                refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
+            },
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
     if let Some(mailboxes) = edge_mailboxes {
         let (control, controlled) = bounded(4);
         controls.push(control);
-        let parts = EdgeParts {
-            mailboxes,
-            admin,
+        let state = edge::Shared {
             settings,
-            control: controlled,
             clock,
             budget,
             refusal_log,
@@ -344,7 +340,7 @@ fn start(
             access: access(config),
             log: options.log.clone(),
         };
-        handles.push(start_edge(parts, report)?);
+        handles.push(start_edge(mailboxes, admin, controlled, state, report)?);
     }
     let (watchdog_stop, dead) = start_watchdog(&endpoints, health)?;
     let running = Running {
@@ -414,14 +410,17 @@ fn start_shard(
 }
 
 fn start_edge(
-    parts: EdgeParts,
+    mailboxes: Mailboxes,
+    admin: OwnedFd,
+    control: Receiver<Control>,
+    state: edge::Shared,
     report: Sender<Report>,
 ) -> Result<ExecutorJoinHandle<()>, StartError> {
     executor(Placement::Unbound, "edge")
         .spawn(move || async move {
             let _ = report.send(Report::Started);
             let mut end = EdgeEnd { report, drained: false };
-            edge::run(parts).await;
+            edge::run(mailboxes, admin, control, state).await;
             end.drained = true;
         })
         .map_err(|error| StartError::thread("the edge", error))

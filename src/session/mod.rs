@@ -35,7 +35,7 @@ pub use peer::key_of as peer_key_of;
 pub use principal::{Principal, SessionNames};
 pub use request::{
     Answer, Arrival, ChannelRequest, Decision, DirectMessage, EdgeRequest, NO_REQUEST, ON_BEHALF,
-    Outcome, RateHint, Request, Scope, SessionOutput, is_silent,
+    Outcome, Request, Scope, SessionOutput, is_silent,
 };
 pub use state::{json_state, message_pack_state};
 pub use sync::presence::SetTick;

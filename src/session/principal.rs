@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::auth::Grant;
-use crate::channel::{Identity, ResumeKey};
-use crate::ids::Timestamp;
+use crate::auth::{self, Grant};
+use crate::channel::{Identity, Resume, ResumeKey};
+use crate::ids::{ConnectionName, Timestamp};
 
 /// Who an authenticated session is.
 #[derive(Clone, Debug)]
@@ -19,6 +19,15 @@ pub struct Principal {
 const _: () = assert!(size_of::<Principal>() <= 24, "every authenticated connection has one");
 
 impl Principal {
+    /// A user on a connection of this name.
+    pub fn new(bearer: auth::Identity, connection: ConnectionName, resume: Resume) -> Self {
+        Principal {
+            identity: Arc::new(Identity { user: bearer.user, connection, resume }),
+            grant: bearer.grant,
+            expires: bearer.expires_at_wall_ms.map(Timestamp::at),
+        }
+    }
+
     pub fn resume_key(&self) -> Option<ResumeKey> {
         self.identity.resume_key(&self.grant.app)
     }

@@ -54,8 +54,8 @@ pub enum SessionOutput<'m> {
         number: u64,
         outcome: Outcome,
     },
-    /// Send presence less often.
-    RateHint(RateHint),
+    /// Send presence of a channel at most once in so many milliseconds; `None`: without limit.
+    RateHint(Option<NonZeroU16>),
     /// A request to a channel.
     Request(ChannelRequest<'m>),
     /// The connection ends.
@@ -180,14 +180,6 @@ pub enum Answer {
         denial: Option<Denial>,
         why: &'static str,
     },
-}
-
-/// How often a session wants to be sent presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateHint {
-    Unlimited,
-    /// At most one presence frame per channel and this many milliseconds.
-    Every(NonZeroU16),
 }
 
 impl Request {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
 use crate::channel::{
-    Change, Draft, Identity, LeaveReason, Message, PageLimit, Position, ResumeKey, State,
+    Change, Draft, Identity, LeaveReason, PEER_KEY_BYTES, Page, PageLimit, Position, ResumeKey,
+    State, Verdict,
 };
 use crate::counters::Counters;
 use crate::error::Reject;
@@ -32,7 +33,7 @@ pub enum Envelope {
     /// Owner -> home: what was published, one event for all subscribers there. `feeds` as above.
     Messages { to: HomeChannelId, feeds: FeedSet, batch: Arc<MessageBatch> },
     /// Owner -> home: the next messages that one subscriber has missed.
-    CaughtUp { to: HomeChannelId, conn: ConnId, messages: Vec<Arc<Message>>, left: Left },
+    CaughtUp { to: HomeChannelId, conn: ConnId, page: Page },
     /// Owner -> the author of a request: the answer.
     Answer { to: ReplyTo, channel: Arc<ChannelKey>, answer: Answer },
     /// Owner -> home: who is present, for some or all of its subscribers there.
@@ -150,13 +151,6 @@ pub struct Snapshot {
     /// cheap to make anew, so it is not kept for later.
     pub number: Option<u64>,
     pub bytes: Arc<[u8]>,
-}
-
-/// Whether a subscriber has missed more messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    Nothing,
-    More,
 }
 
 /// Which request of the edge the members answer.

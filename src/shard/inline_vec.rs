@@ -29,25 +29,20 @@ impl<T> InlineVec<T> {
     /// # Panics
     /// When there is no entry at `at`.
     pub fn swap_remove(&mut self, at: usize) -> T {
-        let (gone, rest) = match std::mem::take(self) {
-            InlineVec::None => panic!("entry {at} of none"),
-            InlineVec::One(only) => {
-                assert!(at == 0, "entry {at} of one");
-                (*only, InlineVec::None)
-            }
-            InlineVec::Many(mut entries) => {
+        match (std::mem::take(self), at) {
+            (InlineVec::One(only), 0) => *only,
+            (InlineVec::Many(mut entries), _) => {
                 let gone = entries.swap_remove(at);
-                let rest = match entries.len() {
+                *self = match entries.len() {
                     1 => {
                         entries.pop().map_or(InlineVec::None, |last| InlineVec::One(Box::new(last)))
                     }
                     _ => InlineVec::Many(entries),
                 };
-                (gone, rest)
+                gone
             }
-        };
-        *self = rest;
-        gone
+            _ => panic!("there is no entry {at}"),
+        }
     }
 }
 

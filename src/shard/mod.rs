@@ -45,14 +45,14 @@ mod testing;
 mod timers;
 mod turn;
 
+pub use crate::ids::Listener;
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
-    Left, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo,
-    Snapshot,
+    MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo, Snapshot,
 };
 pub use home::{
-    Handoff, Listener, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool,
-    SendQueue, WRITES_MAX,
+    Handoff, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool, SendQueue,
+    WRITES_MAX,
 };
 pub use owner::serial_base;
 #[cfg(feature = "server")]
@@ -70,6 +70,7 @@ use timers::Timer;
 
 use crate::auth::Refusals;
 use crate::counters::Counters;
+use crate::error::Disconnect;
 use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
@@ -113,18 +114,14 @@ impl Shard {
         Shard { cx, owner, home, sessions: SessionRegistry::default() }
     }
 
-    pub fn id(&self) -> ShardId {
-        self.cx.id
-    }
-
     /// Connections, those being closed included.
     pub fn connection_count(&self) -> usize {
-        self.home.connection_count()
+        self.home.connections.len()
     }
 
     /// Members whose connection was lost and whose grace runs.
     pub fn lost_member_count(&self) -> usize {
-        self.owner.lost_member_count()
+        self.owner.lost.len()
     }
 
     /// Connections and lost memberships of the sessions whose names hash to this shard.
@@ -134,12 +131,12 @@ impl Shard {
 
     /// Channels that connections of this shard subscribe to.
     pub fn home_channel_count(&self) -> usize {
-        self.home.channel_count()
+        self.home.channels.len()
     }
 
     /// The highest serial that this shard, or an earlier process, has assigned.
     pub fn highest_serial(&self) -> u64 {
-        self.owner.highest_serial()
+        self.owner.retention.highest_serial()
     }
 
     /// The counts since start, with the gauges of this moment.
@@ -184,13 +181,13 @@ impl Shard {
     }
 
     fn flush(&mut self) {
-        while self.owner.is_dirty() || self.home.has_dirty_long_polls() {
+        while !self.owner.dirty.is_empty() || !self.home.outgoing.long_polls.is_empty() {
             self.owner.flush(&mut self.cx);
             self.finish_input();
             self.home.flush_long_polls(&mut self.cx);
             self.finish_input();
         }
-        self.home.begin_writing();
+        self.home.outgoing.write_order.begin_writing();
     }
 
     /// A connection was accepted. It is refused by `None` when the shard is full. One that arrives
@@ -228,7 +225,7 @@ impl Shard {
     /// The socket failed.
     pub fn handle_lost(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
-        self.home.handle_lost(&mut self.cx, id);
+        self.home.disconnect_by_id(&mut self.cx, id, Disconnect::Lost);
         self.finish_input();
     }
 
@@ -261,7 +258,7 @@ impl Shard {
 
     /// When the next turn is due although nothing arrives.
     pub fn poll_wait(&self) -> Wait {
-        if self.has_backlog() || !self.home.write_order().is_empty() {
+        if self.has_backlog() || !self.home.outgoing.write_order.is_empty() {
             return Wait::Now;
         }
         // What waits for room in a mailbox is tried again every millisecond.
@@ -277,7 +274,7 @@ impl Shard {
 
     /// True while something waits for room in a mailbox.
     pub fn is_waiting_for_room(&self) -> bool {
-        self.cx.outbox.is_waiting() || self.home.has_retries() || self.owner.is_waiting_for_room()
+        self.cx.outbox.is_waiting() || !self.home.retries.is_empty() || !self.owner.stale.is_empty()
     }
 
     /// True while so much waits for room in mailboxes that nothing more should be read: clients
@@ -288,35 +285,35 @@ impl Shard {
 
     /// True while requests or subscribers wait for nothing but their turn.
     fn has_backlog(&self) -> bool {
-        self.home.has_backlog() || self.owner.is_dirty()
+        self.home.has_backlog() || !self.owner.dirty.is_empty()
     }
 
     /// False while so many connections are to be written to that no more should be taken from
     /// sockets and mailboxes.
     pub fn has_room(&self) -> bool {
-        self.home.write_order().has_room()
+        self.home.outgoing.write_order.has_room()
     }
 
     /// How much may be read in this pass: a pass is over when every connection that had bytes to
     /// write at its beginning has been written to.
     pub fn read_budget(&self) -> ReadBudget {
-        self.home.read_budget()
+        self.home.admission.read
     }
 
     /// So many bytes were read from a connection; 0 when all that arrived waits for a later pass.
     /// `is_first`: nothing had arrived from it in this pass.
     pub fn note_read(&mut self, bytes: usize, is_first: bool) {
-        self.home.note_read(bytes, is_first);
+        self.home.admission.read.note(bytes, is_first);
     }
 
     /// The next thing the shell must do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.cx.outbox.next_effect()
+        self.cx.outbox.effects.pop_front()
     }
 
     /// How many connections are to be written to in this turn, at most [`WRITES_MAX`].
     pub fn writes_of_turn(&self) -> usize {
-        self.home.write_order().writes()
+        self.home.outgoing.write_order.writes()
     }
 
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
@@ -332,12 +329,12 @@ impl Shard {
 
     /// True while requests of the connection wait for nothing but their turn.
     pub fn waits_for_turn(&self, id: ConnId) -> bool {
-        self.home.waits_for_turn(id)
+        self.home.connections.get(id).is_some_and(|connection| connection.flags.scheduled)
     }
 
     /// What waits to be written to a connection.
     pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
-        self.home.queue(id)
+        self.home.connections.get(id).map(|connection| &connection.queue)
     }
 
     /// The socket took `count` bytes of the queue.
@@ -377,7 +374,7 @@ impl Shard {
 
     /// The shell has closed the socket; the connection's slot is free again.
     pub fn handle_released(&mut self, id: ConnId) {
-        self.home.handle_released(id);
+        self.home.connections.remove(id);
     }
 
     /// The server stops: what arrives from here on is not carried out. Sessions end as soon as
@@ -394,12 +391,15 @@ impl Shard {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.home.is_draining()
+        self.home.drain.is_draining()
     }
 
     /// One input, then its effects: nothing may get lost or out of order between inputs.
     fn begin_input(&mut self, now: Clocks) {
-        debug_assert!(self.cx.outbox.is_drained(), "effects of the last input were not drained");
+        debug_assert!(
+            self.cx.outbox.effects.is_empty(),
+            "effects of the last input were not drained"
+        );
         self.cx.now = now;
     }
 
@@ -412,8 +412,8 @@ impl Shard {
 
 fn counters(cx: &ShardContext, owner: &Owner, home: &Home) -> Counters {
     let mut counters = cx.counters.clone();
-    counters.connections = home.connection_count() as u64;
-    counters.channels = owner.channel_count() as u64;
+    counters.connections = home.connections.len() as u64;
+    counters.channels = owner.channels.len() as u64;
     counters
 }
 
@@ -425,14 +425,14 @@ fn handle_local(
     sessions: &mut SessionRegistry,
 ) {
     loop {
-        while let Some(envelope) = cx.outbox.next_local() {
+        while let Some(envelope) = cx.outbox.local.pop_front() {
             dispatch(cx, owner, home, sessions, envelope);
         }
         if home.resume_paused(cx) {
             continue;
         }
         home.end_drain_if_answered(cx);
-        if !cx.outbox.has_local() {
+        if cx.outbox.local.is_empty() {
             return;
         }
     }

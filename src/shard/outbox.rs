@@ -16,9 +16,9 @@ const WAITING_MAX: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Outbox {
     me: ShardId,
-    effects: VecDeque<Effect>,
+    pub effects: VecDeque<Effect>,
     /// Envelopes to this very shard; drained before an input returns.
-    local: VecDeque<Envelope>,
+    pub local: VecDeque<Envelope>,
     peers: Vec<Peer>,
 }
 
@@ -30,10 +30,6 @@ struct Peer {
     /// nothing is read from connections, so peers pay.
     waiting: VecDeque<Envelope>,
 }
-
-/// The mailbox is full; try on a later turn.
-#[derive(Debug)]
-pub struct Full(pub Envelope);
 
 impl Outbox {
     /// `peers`: shards and edge together.
@@ -67,7 +63,7 @@ impl Outbox {
 
     /// Sends what must arrive.
     pub fn send(&mut self, to: ShardId, envelope: Envelope) {
-        if let Err(Full(envelope)) = self.try_send(to, envelope) {
+        if let Err(envelope) = self.try_send(to, envelope) {
             self.peers[to.index()].waiting.push_back(envelope);
         }
     }
@@ -75,15 +71,16 @@ impl Outbox {
     /// Sends what may be refused.
     ///
     /// # Errors
-    /// Gives the envelope back when the mailbox is full or earlier envelopes wait for it.
-    pub fn try_send(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Full> {
+    /// Gives the envelope back when the mailbox is full or earlier envelopes wait for it; try on a
+    /// later turn.
+    pub fn try_send(&mut self, to: ShardId, envelope: Envelope) -> Result<(), Envelope> {
         if to == self.me {
             self.local.push_back(envelope);
             return Ok(());
         }
         let peer = &self.peers[to.index()];
         if peer.room == 0 || !peer.waiting.is_empty() {
-            return Err(Full(envelope));
+            return Err(envelope);
         }
         self.post(to, envelope);
         Ok(())
@@ -96,27 +93,6 @@ impl Outbox {
 
     pub fn effect(&mut self, effect: Effect) {
         self.effects.push_back(effect);
-    }
-
-    pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
-    }
-
-    pub fn next_local(&mut self) -> Option<Envelope> {
-        self.local.pop_front()
-    }
-
-    /// Envelopes to this very shard that have not been handled.
-    pub fn local_len(&self) -> usize {
-        self.local.len()
-    }
-
-    pub fn has_local(&self) -> bool {
-        !self.local.is_empty()
-    }
-
-    pub fn is_drained(&self) -> bool {
-        self.effects.is_empty()
     }
 
     fn post(&mut self, to: ShardId, envelope: Envelope) {
@@ -134,7 +110,9 @@ mod tests {
     }
 
     fn sent(outbox: &mut Outbox) -> Vec<u64> {
-        std::iter::from_fn(|| outbox.next_effect())
+        outbox
+            .effects
+            .drain(..)
             .map(|effect| match effect {
                 Effect::Send { envelope: Envelope::Inspect { request, .. }, .. } => request,
                 other => panic!("unexpected {other:?}"),

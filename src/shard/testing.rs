@@ -53,11 +53,11 @@ pub(super) fn key(cx: &ShardContext, channel: &str) -> Arc<ChannelKey> {
 /// What was sent to other shards and to this very one.
 pub(super) fn sent(cx: &mut ShardContext) -> Vec<Envelope> {
     let mut sent = Vec::new();
-    while let Some(effect) = cx.outbox.next_effect() {
+    for effect in cx.outbox.effects.drain(..) {
         if let Effect::Send { envelope, .. } = effect {
             sent.push(envelope);
         }
     }
-    sent.extend(std::iter::from_fn(|| cx.outbox.next_local()));
+    sent.extend(cx.outbox.local.drain(..));
     sent
 }

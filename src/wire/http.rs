@@ -88,49 +88,42 @@ pub enum HeadError {
 impl HeadError {
     /// HTTP status code.
     pub fn status(self) -> u16 {
-        match self {
-            HeadError::Bad(_) => 400,
-            HeadError::Method => 405,
-            HeadError::Timeout => 408,
-            HeadError::WebSocketVersion => 426,
-            HeadError::TooLarge => 431,
-            HeadError::ConnectionLimit | HeadError::ShuttingDown => 503,
-            HeadError::HttpVersion => 505,
-        }
+        self.status_line_and_headers().0
     }
 
-    /// Status phrase and the headers that this status requires.
-    fn phrase_and_headers(self) -> (&'static str, &'static str) {
+    /// Status code and phrase, and the headers that this status requires.
+    fn status_line_and_headers(self) -> (u16, &'static str, &'static str) {
+        let close = "Connection: close\r\n";
         match self {
-            HeadError::Bad(_) => ("Bad Request", "Connection: close\r\n"),
-            HeadError::Method => ("Method Not Allowed", "Connection: close\r\nAllow: GET\r\n"),
-            HeadError::Timeout => ("Request Timeout", "Connection: close\r\n"),
+            HeadError::Bad(_) => (400, "Bad Request", close),
+            HeadError::Method => (405, "Method Not Allowed", "Connection: close\r\nAllow: GET\r\n"),
+            HeadError::Timeout => (408, "Request Timeout", close),
             // RFC 9110 sections 15.5.22 and 7.8: `Upgrade` is required, and `Connection` must list
             // it.
             HeadError::WebSocketVersion => (
+                426,
                 "Upgrade Required",
                 "Connection: close, Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Version: 13\r\n",
             ),
-            HeadError::TooLarge => ("Request Header Fields Too Large", "Connection: close\r\n"),
+            HeadError::TooLarge => (431, "Request Header Fields Too Large", close),
             HeadError::ConnectionLimit => {
-                ("Service Unavailable", "Connection: close\r\nRetry-After: 1\r\n")
+                (503, "Service Unavailable", "Connection: close\r\nRetry-After: 1\r\n")
             }
             HeadError::ShuttingDown => {
-                ("Service Unavailable", "Connection: close\r\nRetry-After: 0\r\n")
+                (503, "Service Unavailable", "Connection: close\r\nRetry-After: 0\r\n")
             }
-            HeadError::HttpVersion => ("HTTP Version Not Supported", "Connection: close\r\n"),
+            HeadError::HttpVersion => (505, "HTTP Version Not Supported", close),
         }
     }
 
     /// The whole response, with one line of text as its body. The connection is closed after it.
     pub fn response(self) -> Vec<u8> {
-        let (phrase, headers) = self.phrase_and_headers();
+        let (status, phrase, headers) = self.status_line_and_headers();
         let body = format!("{self}\n");
         format!(
-            "HTTP/1.1 {} {phrase}\r\n{headers}Content-Type: text/plain\r\n\
+            "HTTP/1.1 {status} {phrase}\r\n{headers}Content-Type: text/plain\r\n\
              Content-Length: {}\r\n\r\n{body}",
-            self.status(),
             body.len(),
         )
         .into_bytes()

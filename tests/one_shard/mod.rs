@@ -1,6 +1,9 @@
 //! One shard without a shell, and clients of it. Drives it as `src/server/turn` does.
 #![allow(dead_code, reason = "each user takes its part")]
 
+#[path = "../json_client/mod.rs"]
+pub mod json_client;
+
 use std::sync::Arc;
 
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins};
@@ -11,7 +14,7 @@ use headcount::policy::Policies;
 use headcount::session::foony::encode;
 use headcount::session::{self, Feed};
 use headcount::shard::{Effect, Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
-use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary, json};
+use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
@@ -290,7 +293,7 @@ pub fn request_bytes(mode: Mode, request: &Request<'_>) -> Vec<u8> {
             Opcode::Binary
         }
         Mode::Json => {
-            json::append_request(request, &mut payload);
+            json_client::append_request(request, &mut payload);
             Opcode::Text
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins, mint};
 use headcount::ids::{Router, ShardId};
 use headcount::limits::Limits;
-use headcount::policy::{Heartbeat, Policies, Policy, SnapshotOnJoin};
+use headcount::policy::{Heartbeat, Policies, Policy};
 use headcount::session;
 use headcount::shard::Settings;
 use headcount::wire::sync::Layout;
@@ -149,10 +149,10 @@ fn random_policies(rng: &mut Rng, profile: &Profile) -> Policies {
     let any = *rng.pick(&[Heartbeat::AnyFrame, Heartbeat::Transport]);
     Policies {
         rules: vec![
-            ("ns0:*".parse().expect("a pattern"), policy(0, any, SnapshotOnJoin::Send)),
-            ("ns1:*".parse().expect("a pattern"), policy(interval_ms, any, SnapshotOnJoin::Send)),
+            ("ns0:*".parse().expect("a pattern"), policy(0, any, true)),
+            ("ns1:*".parse().expect("a pattern"), policy(interval_ms, any, true)),
         ],
-        default: policy(0, heartbeat, SnapshotOnJoin::Withhold),
+        default: policy(0, heartbeat, false),
     }
 }
 

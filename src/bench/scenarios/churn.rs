@@ -1,19 +1,20 @@
 //! `churn`: connections that come, join and go, again and again.
 
+use std::mem;
 use std::sync::Arc;
 
 use super::super::client::{Closed, Event, Out, Target};
-use super::super::engine::{Clients, Lane, Load, Next, Tag};
+use super::super::engine::{Clients, Lane, NEVER_NS};
 use super::super::error::BenchError;
 use super::super::latencies::{Delay, Delays};
 use super::super::metric::Metric;
 use super::super::options::{ChurnOptions, Dialect, Leave};
 use super::super::signals::{Counter, ThreadSignals};
-use super::super::time::{Pace, Timeline};
+use super::super::stage::Script;
+use super::super::time::Pace;
 use super::super::workers::Run;
 use super::findings::Findings;
 use super::fresh_channels;
-use crate::client::protocol;
 
 /// Failed connections of one thread after which the run is given up.
 const FAILURES_MAX: u64 = 1_000;
@@ -25,15 +26,14 @@ const OPENED_PER_TURN: usize = 16;
 #[derive(Clone, Copy, Debug)]
 struct Place {
     began_ns: u64,
-    stage: Stage,
+    awaits: Awaited,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Empty,
+enum Awaited {
     Greeting,
-    Joining,
-    Leaving,
+    Join,
+    End,
 }
 
 /// One thread's places.
@@ -45,161 +45,148 @@ struct Churn {
     signals: ThreadSignals,
     places: Vec<Place>,
     empty: Vec<usize>,
-    timeline: Option<Timeline>,
+    /// Places whose connections are to be closed without a word.
+    hanging_up: Vec<usize>,
     pace: Option<Pace>,
     failures: u64,
-    failure: Option<BenchError>,
     delays: Delays,
 }
 
 impl Churn {
-    /// One place per channel; the places of other threads have channels of their own.
-    fn new(
-        options: ChurnOptions,
-        target: Target,
-        channels: Vec<Arc<str>>,
-        signals: ThreadSignals,
-    ) -> Self {
-        let count = channels.len();
-        Churn {
-            channels,
-            state: vec![b'.'; options.state_bytes],
-            options,
-            target,
-            signals,
-            places: vec![Place { began_ns: 0, stage: Stage::Empty }; count],
-            empty: (0..count).collect(),
-            timeline: None,
-            pace: None,
-            failures: 0,
-            failure: None,
-            delays: Delays::default(),
-        }
-    }
-
     /// Records the time since a connection began or should have begun.
-    fn record(&mut self, delay: Delay, now_ns: u64, began_ns: u64) {
-        if self.timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
-            self.delays[delay].record(now_ns.saturating_sub(began_ns));
+    fn record(&mut self, delay: Delay, now_ns: u64, at: usize) {
+        if self.signals.measures(now_ns) {
+            self.delays[delay].record(now_ns.saturating_sub(self.places[at].began_ns));
         }
     }
 
-    fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
+    fn open(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         for _ in 0..OPENED_PER_TURN {
-            let Some(&index) = self.empty.last() else { return Ok(Next::WhenSomethingHappens) };
+            let Some(&at) = self.empty.last() else { return Ok(NEVER_NS) };
             let due = self.pace.as_mut().map_or(Some(now_ns), |pace| pace.take_due(now_ns));
             let Some(began_ns) = due else { break };
             self.empty.pop();
-            self.places[index] = Place { began_ns, stage: Stage::Greeting };
-            clients.open(&self.target, Tag { lane: Lane::Foreground, index })?;
+            self.places[at] = Place { began_ns, awaits: Awaited::Greeting };
+            self.signals.add(Counter::Owed, 1);
+            clients.open(at, &self.target, Lane::Foreground)?;
         }
-        Ok(self.pace.as_ref().map_or(Next::Now, |pace| Next::AtNs(pace.next_ns())))
+        Ok(self.pace.as_ref().map_or(now_ns, Pace::next_ns))
     }
 
-    fn join(&self, index: usize, out: &mut Out<'_>) {
-        out.join(&self.channels[index], &self.state);
+    fn leave(&mut self, now_ns: u64, at: usize) {
+        self.signals.add(Counter::Settled, 1);
+        self.empty.push(at);
+        if self.places[at].awaits == Awaited::End {
+            self.signals.add(Counter::Cycles, 1);
+            self.record(Delay::Cycle, now_ns, at);
+        } else {
+            self.signals.add(Counter::Disconnected, 1);
+            self.failures += 1;
+        }
     }
 }
 
-impl Load for Churn {
+impl Script for Churn {
     const IN_TURN: bool = true;
 
-    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
+    fn connections(&self) -> usize {
+        0
+    }
+
+    fn target(&self, _: usize) -> Target {
+        self.target.clone()
+    }
+
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
+        for at in mem::take(&mut self.hanging_up) {
+            clients.hang_up(at);
+            self.leave(now_ns, at);
         }
-        if self.timeline.is_none()
-            && let Some(timeline) = self.signals.timeline()
-        {
-            self.timeline = Some(timeline);
-            let share = 1.0 / self.signals.threads() as f64;
-            let pace = |rate| Pace::new(timeline.start_ns, rate * share, 0.0);
-            self.pace = self.options.rate.map(pace);
-        }
-        let Some(timeline) = self.timeline else { return Ok(Next::WhenSomethingHappens) };
-        if now_ns >= timeline.until_ns {
-            let is_settled = self.empty.len() == self.places.len();
-            self.signals.set(Counter::Settled, u64::from(is_settled));
-            return Ok(Next::WhenSomethingHappens);
+        let timeline = self.signals.timeline();
+        let Some(timeline) = timeline.filter(|timeline| now_ns < timeline.until_ns) else {
+            self.signals.set(Counter::Finished, 1);
+            return Ok(NEVER_NS);
+        };
+        if let (None, Some(rate)) = (&self.pace, self.options.rate) {
+            let share = rate / self.signals.threads() as f64;
+            self.pace = Some(Pace::new(timeline.start_ns, share, 0.0));
         }
         self.open(now_ns, clients)
     }
 
-    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
-        let index = tag.index;
-        let place = &mut self.places[index];
-        match (event, place.stage) {
+    fn event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        out: &mut Out<'_>,
+        event: Event<'_>,
+    ) -> Result<(), Closed> {
+        let joins = match (event, self.places[at].awaits) {
             (Event::Open, _) => {
                 out.greet();
-                if self.options.pipelined {
-                    self.join(index, out);
-                }
+                self.options.pipelined
             }
-            (Event::Greeted, Stage::Greeting) => {
-                place.stage = Stage::Joining;
-                let began_ns = place.began_ns;
-                self.record(Delay::Greeting, now_ns, began_ns);
-                if !self.options.pipelined {
-                    self.join(index, out);
-                }
+            (Event::Greeted, Awaited::Greeting) => {
+                self.places[at].awaits = Awaited::Join;
+                self.record(Delay::Greeting, now_ns, at);
+                !self.options.pipelined
             }
-            (Event::Joined, Stage::Joining) => {
-                place.stage = Stage::Leaving;
+            (Event::Joined, Awaited::Join) => {
+                self.places[at].awaits = Awaited::End;
                 match self.options.leave {
                     Leave::Goodbye => out.close(),
-                    Leave::HangUp => out.hang_up(),
+                    Leave::HangUp => self.hanging_up.push(at),
                 }
+                false
             }
-            (Event::Refused(reason), _) => {
-                let address = self.target.address;
-                self.failure = Some(BenchError::Refused { address, reason });
-            }
-            _ => {}
+            (Event::Refused(refused), _) => return Err(Closed::Refused(refused)),
+            _ => false,
+        };
+        if joins {
+            out.join(&self.channels[at], &self.state);
         }
+        Ok(())
     }
 
-    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed) {
-        let Place { began_ns, stage } = self.places[tag.index];
-        self.places[tag.index].stage = Stage::Empty;
-        self.empty.push(tag.index);
-        if stage == Stage::Leaving {
-            self.signals.add(Counter::Cycles, 1);
-            return self.record(Delay::Cycle, now_ns, began_ns);
-        }
-        self.signals.add(Counter::Disconnected, 1);
-        self.failures += 1;
+    fn closed(&mut self, now_ns: u64, at: usize, closed: Closed) -> Result<(), Closed> {
+        self.hanging_up.retain(|&other| other != at);
+        self.leave(now_ns, at);
         // Broken bytes and refusals come again.
-        let is_final = !matches!(
-            closed,
-            Closed::Failed(_) | Closed::Protocol(protocol::Closed::ByServer { .. })
-        );
-        if is_final || self.failures > FAILURES_MAX {
-            self.failure = Some(BenchError::of_end(self.target.address, closed));
+        let is_passing = matches!(closed, Closed::ByServer { .. });
+        let is_expected = self.places[at].awaits == Awaited::End;
+        if is_expected || is_passing && self.failures <= FAILURES_MAX {
+            Ok(())
+        } else {
+            Err(closed)
         }
     }
 }
 
 pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
     let channels = fresh_channels(o.concurrency);
-    let hint = (o.dialect == Dialect::Sync).then_some(&*channels[0]);
-    let target = run.server.target(run.common, o.dialect, hint)?;
-    let loads = run.loads(channels, |channels, signals| {
-        Churn::new(o.clone(), target.clone(), channels, signals)
-    });
-    let mut workers = run.start(loads)?;
-    let window = workers.measure(o.time, None)?;
-    workers.settle(0)?;
+    let hint = (o.base.dialect == Dialect::Sync).then_some(&*channels[0]);
+    let target = run.server.target(run.common, o.base.dialect, hint)?;
+    let mut workers = run.start(channels, |channels, signals| Churn {
+        state: vec![b'.'; o.state_bytes],
+        options: o.clone(),
+        target: target.clone(),
+        signals,
+        places: vec![Place { began_ns: 0, awaits: Awaited::End }; channels.len()],
+        empty: (0..channels.len()).collect(),
+        channels,
+        hanging_up: Vec::new(),
+        pace: None,
+        failures: 0,
+        delays: Delays::default(),
+    })?;
+    let window = workers.measure(o.base.time, None)?;
+    workers.settle()?;
     let (churns, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
     findings.set_rate(Metric::CyclesPerS, Counter::Cycles);
     findings.set_cpu_per(Metric::ServerNsPerConnection, findings.window.count(Counter::Cycles));
     findings.add_delays(churns.iter().map(|churn| &churn.delays));
-    match o.rate {
-        Some(rate) => {
-            let done = findings.window.per_second(Counter::Cycles);
-            findings.note_overload(done, rate, "connections (see --concurrency)");
-        }
-        None => findings.note_bottleneck(),
-    }
+    let done = findings.window.per_second(Counter::Cycles);
+    findings.note_pace(o.rate, done, "connections (see --concurrency)");
     Ok(findings)
 }

@@ -113,17 +113,20 @@ impl Findings {
         self.latencies.extend(measured.map(summary));
     }
 
-    /// For loads that send as much as the server takes. Not for floods, which are to be busy.
-    pub(super) fn note_bottleneck(&mut self) {
-        if self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT) {
-            self.note("the generator was busy all the time: the server may be faster than this");
-        }
-    }
-
-    /// Notes when less than what was asked was done, both per second.
-    pub(super) fn note_overload(&mut self, done: f64, asked: f64, what: &str) {
-        if done < asked * RATE_REACHED {
-            self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
+    /// Notes when less than what was asked was done, both per second, or when the generator may be
+    /// what limited a closed loop.
+    pub(super) fn note_pace(&mut self, asked: Option<f64>, done: f64, what: &str) {
+        let is_busy = self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT);
+        match asked {
+            Some(asked) if done < asked * RATE_REACHED => {
+                self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
+            }
+            None if is_busy => {
+                self.note(
+                    "the generator was busy all the time: the server may be faster than this",
+                );
+            }
+            _ => {}
         }
     }
 

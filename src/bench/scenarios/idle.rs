@@ -7,9 +7,8 @@ use std::time::Duration;
 use super::super::client::{Out, Target};
 use super::super::error::BenchError;
 use super::super::metric::Metric;
-use super::super::options::{Dialect, IdleOptions, Time};
+use super::super::options::{Dialect, IdleOptions};
 use super::super::process::resident_bytes;
-use super::super::signals::{Allowed, Counter};
 use super::super::stage::{Joining, Script};
 use super::super::workers::Run;
 use super::findings::Findings;
@@ -23,11 +22,16 @@ struct Idle {
     stays: Vec<(Target, Arc<str>)>,
     /// Of a member on the sync wire.
     state: Vec<u8>,
+    heartbeat_s: f64,
 }
 
 impl Script for Idle {
     fn connections(&self) -> usize {
         self.stays.len()
+    }
+
+    fn heartbeat_s(&self) -> f64 {
+        self.heartbeat_s
     }
 
     fn target(&self, at: usize) -> Target {
@@ -41,42 +45,32 @@ impl Script for Idle {
 }
 
 pub(super) fn idle(o: &IdleOptions, run: &Run<'_>) -> Result<Findings, BenchError> {
-    let count = o.connections;
-    let stages = run.stages(stays(o, run)?, o.heartbeat.0.as_secs_f64(), |stays, _| Idle {
+    let mut workers = run.start(stays(o, run)?, |stays, _| Idle {
         stays,
         state: vec![b'.'; o.state_bytes],
-    });
-    let resident = || {
+        heartbeat_s: o.heartbeat.0.as_secs_f64(),
+    })?;
+    let mut resident = Vec::new();
+    let mut weigh = || {
         thread::sleep(REST);
-        run.server.pid.and_then(resident_bytes)
+        resident.push(run.server.pid.and_then(resident_bytes));
     };
-    let empty = resident();
-    let mut workers = run.start(stages)?;
-    workers.reach("connecting", Counter::Opened, count)?;
-    let open = resident();
-    run.signals.allow(Allowed::Greeting);
-    workers.reach("greeting", Counter::Greeted, count)?;
-    let greeted = resident();
-    run.signals.allow(Allowed::Joining);
-    workers.reach("joining", Counter::Joined, count)?;
-    let time = Time { duration: o.duration, warm_up: o.warm_up };
-    let window = workers.measure(time, None)?;
-    let joined = resident();
+    workers.enter(&mut weigh)?;
+    let window = workers.measure(o.base.time, None)?;
+    weigh();
     let (_, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
-    let steps = [
-        (Metric::ServerBytesPerOpen, open),
-        (Metric::ServerBytesPerGreeted, greeted),
-        (Metric::ServerBytesPerMember, joined),
-    ];
-    for (metric, bytes) in steps {
-        if let Some((bytes, empty)) = bytes.zip(empty) {
-            findings.set(metric, bytes.saturating_sub(empty) as f64 / count as f64);
+    let count = o.connections as f64;
+    let steps =
+        [Metric::ServerBytesPerOpen, Metric::ServerBytesPerGreeted, Metric::ServerBytesPerMember];
+    for (metric, bytes) in steps.into_iter().zip(&resident[1..]) {
+        if let Some((bytes, empty)) = bytes.zip(resident[0]) {
+            findings.set(metric, bytes.saturating_sub(empty) as f64 / count);
         }
     }
     if let Some(cpu) = findings.window.cpu {
         let ns_per_s = cpu.ns as f64 / findings.window.seconds;
-        findings.set(Metric::ServerNsPerIdleSecond, ns_per_s / count as f64);
+        findings.set(Metric::ServerNsPerIdleSecond, ns_per_s / count);
     }
     findings.note("resident memory is the server process's own; sockets cost the kernel as well");
     Ok(findings)
@@ -86,8 +80,8 @@ fn stays(o: &IdleOptions, run: &Run<'_>) -> Result<Vec<(Target, Arc<str>)>, Benc
     let channels = fresh_channels(o.channel_count());
     let stay = |index: usize| {
         let channel = channels[index % channels.len()].clone();
-        let hint = (o.dialect == Dialect::Sync).then_some(&*channel);
-        Ok((run.server.target(run.common, o.dialect, hint)?, channel))
+        let hint = (o.base.dialect == Dialect::Sync).then_some(&*channel);
+        Ok((run.server.target(run.common, o.base.dialect, hint)?, channel))
     };
     (0..o.connections).map(stay).collect()
 }

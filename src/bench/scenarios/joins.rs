@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::super::client::{Event, Out, Target};
-use super::super::engine::{ClientId, Clients, Next};
+use super::super::client::{Closed, Event, Out, Target};
+use super::super::engine::{Clients, NEVER_NS};
 use super::super::error::BenchError;
 use super::super::latencies::{Delay, Delays};
 use super::super::metric::Metric;
@@ -18,8 +18,8 @@ use super::super::options::{Dialect, PresenceOptions, Span, Time};
 use super::super::signals::{Counter, ThreadSignals};
 use super::super::stage::{HEARTBEAT_S, Joining, Script};
 use super::super::stamp::Stamp;
-use super::super::time::{Timeline, nanos};
-use super::super::workers::{Goal, Run};
+use super::super::time::nanos;
+use super::super::workers::Run;
 use super::findings::Findings;
 use super::fresh_channels;
 use crate::client::protocol::{Look, Presence};
@@ -30,17 +30,6 @@ const JOINS_PER_TURN: usize = 64;
 /// Time in which frames that say nothing new would still come.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 const NS_PER_MS: f64 = 1e6;
-
-/// What all threads of a run have in common.
-#[derive(Clone, Debug)]
-struct Plan {
-    target: Target,
-    channel: Arc<str>,
-    watchers: usize,
-    joiners: usize,
-    within_ns: u64,
-    state_bytes: usize,
-}
 
 struct Member {
     /// The n-th to join; `None` for a watcher, which is a member from the beginning.
@@ -55,36 +44,26 @@ struct Member {
 
 /// One thread's watchers and joiners.
 struct Joins {
-    plan: Plan,
+    target: Target,
+    channel: Arc<str>,
+    options: PresenceOptions,
+    /// In the whole run.
+    joiners: usize,
     signals: ThreadSignals,
+    /// In the order of joining.
     members: Vec<Member>,
-    /// Joiners among the members, the next one last.
-    to_join: Vec<usize>,
-    timeline: Option<Timeline>,
+    /// The member that is the next to join, if it is a joiner.
+    next: usize,
     state: Vec<u8>,
     delays: Delays,
 }
 
 impl Joins {
-    /// `members` in the order of joining.
-    fn new(plan: Plan, members: Vec<Member>, signals: ThreadSignals) -> Self {
-        let joins = |at: &usize| members[*at].joiner.is_some();
-        Joins {
-            to_join: (0..members.len()).rev().filter(joins).collect(),
-            plan,
-            signals,
-            members,
-            timeline: None,
-            state: Vec::new(),
-            delays: Delays::default(),
-        }
-    }
-
     /// When the n-th joiner should join.
     fn due_ns(&self, joiner: usize) -> u64 {
-        let start_ns = self.timeline.map_or(0, |timeline| timeline.start_ns);
-        let share = joiner as f64 / self.plan.joiners as f64;
-        start_ns + (self.plan.within_ns as f64 * share) as u64
+        let start_ns = self.signals.timeline().map_or(0, |timeline| timeline.start_ns);
+        let share = joiner as f64 / self.joiners as f64;
+        start_ns + nanos(self.options.within.0.mul_f64(share))
     }
 
     fn receive(
@@ -93,7 +72,7 @@ impl Joins {
         at: usize,
         presence: Presence<'_>,
     ) -> Result<(), FrameError> {
-        let Plan { watchers, joiners, .. } = self.plan;
+        let (watchers, joiners) = (self.options.members, self.joiners);
         let (set, before) = (presence.present.left(), self.members[at].seen);
         let is_watcher = self.members[at].joiner.is_none();
         if is_watcher {
@@ -140,42 +119,48 @@ impl Script for Joins {
     fn target(&self, at: usize) -> Target {
         let is_joiner = self.members[at].joiner.is_some();
         let look = if is_joiner { Look::Beginnings } else { Look::Whole };
-        Target { look, ..self.plan.target.clone() }
+        Target { look, ..self.target.clone() }
+    }
+
+    fn heartbeat_s(&self) -> f64 {
+        HEARTBEAT_S
     }
 
     fn join(&mut self, _: u64, at: usize, out: &mut Out<'_>) -> Joining {
         if self.members[at].joiner.is_some() {
             return Joining::Done;
         }
-        out.join(&self.plan.channel, &[]);
+        out.join(&self.channel, &[]);
         Joining::Asked
     }
 
-    fn begin(&mut self, timeline: Timeline) {
-        self.timeline = Some(timeline);
-    }
-
-    fn run(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
         for _ in 0..JOINS_PER_TURN {
-            let Some(&at) = self.to_join.last() else { return Next::WhenSomethingHappens };
-            if let (Some(joiner), Some(id)) = (self.members[at].joiner, ids[at]) {
+            let Some(member) = self.members.get(self.next) else { return Ok(NEVER_NS) };
+            if let Some(joiner) = member.joiner {
                 let intended_ns = self.due_ns(joiner);
                 if intended_ns > now_ns {
-                    return Next::AtNs(intended_ns);
+                    return Ok(intended_ns);
                 }
                 let stamp = Stamp { publisher: joiner as u32, sequence: 1, intended_ns };
-                stamp.write(&mut self.state, self.plan.state_bytes);
-                clients.write(id, |out| out.update(&self.plan.channel, &self.state));
+                stamp.write(&mut self.state, self.options.state_bytes);
+                clients.write(self.next, |out| out.update(&self.channel, &self.state));
             }
-            self.to_join.pop();
+            self.next += 1;
         }
-        Next::Now
+        Ok(now_ns)
     }
 
-    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError> {
+    fn event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        _: &mut Out<'_>,
+        event: Event<'_>,
+    ) -> Result<(), Closed> {
         match event {
-            Event::Presence(presence) if self.timeline.is_some() => {
-                self.receive(now_ns, at, presence)
+            Event::Presence(presence) if self.signals.timeline().is_some() => {
+                Ok(self.receive(now_ns, at, presence)?)
             }
             _ => Ok(()),
         }
@@ -188,35 +173,34 @@ pub(super) fn joins(
     run: &Run<'_>,
 ) -> Result<Findings, BenchError> {
     let channel = fresh_channels(1).remove(0);
-    let plan = Plan {
-        target: run.server.target(run.common, Dialect::Sync, Some(&channel))?,
-        channel,
-        watchers: o.members,
-        joiners,
-        within_ns: nanos(o.within.0),
-        state_bytes: o.state_bytes,
-    };
+    let target = run.server.target(run.common, Dialect::Sync, Some(&channel))?;
     let member = |joiner| Member { joiner, seen: 0, frames: 0, bytes: 0, complete_ns: None };
     let members = (0..o.members).map(|_| None).chain((0..joiners).map(Some)).map(member);
-    let stages = run.stages(members, HEARTBEAT_S, |members, signals| {
-        Joins::new(plan.clone(), members, signals)
-    });
-    let count = o.members + joiners;
-    let mut workers = run.enter(stages, count)?;
-    let goal = Goal { what: "complete", counter: Counter::Complete, count: count as u64 };
-    let limit = Span(o.within.0 + o.time.duration.0);
-    let window =
-        workers.measure(Time { warm_up: Span(Duration::ZERO), duration: limit }, Some(goal))?;
+    let mut workers = run.start(members, |members, signals| Joins {
+        target: target.clone(),
+        channel: channel.clone(),
+        options: o.clone(),
+        joiners,
+        signals,
+        members,
+        next: 0,
+        state: Vec::new(),
+        delays: Delays::default(),
+    })?;
+    workers.enter(|| ())?;
+    let count = (o.members + joiners) as u64;
+    let limit = Span(o.within.0 + o.base.time.duration.0);
+    let time = Time { warm_up: Span(Duration::ZERO), duration: limit };
+    let window = workers.measure(time, Some(count))?;
     thread::sleep(AFTERWARDS);
-    let (ended, turns) = workers.finish()?;
-    let scripts: Vec<&Joins> = ended.iter().map(|stage| &stage.script).collect();
+    let (scripts, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
     add(&mut findings, &scripts, joiners);
-    findings.note_bottleneck();
+    findings.note_pace(None, 0.0, "joins");
     Ok(findings)
 }
 
-fn add(findings: &mut Findings, scripts: &[&Joins], joiners: usize) {
+fn add(findings: &mut Findings, scripts: &[Joins], joiners: usize) {
     let last_join_ns = scripts.first().map_or(0, |joins| joins.due_ns(joiners - 1));
     findings.set_total(Metric::Reordered, Counter::Reordered);
     if let Some(cpu) = findings.window.cpu {

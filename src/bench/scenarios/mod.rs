@@ -6,20 +6,21 @@ mod idle;
 mod joins;
 mod traffic;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Greeting, Target, Transport};
 use super::error::BenchError;
-use super::launch::Addresses;
 use super::machine::{self, Machine};
-use super::options::{ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts};
-use super::peer::Protocol;
+use super::options::{
+    Addresses, ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts,
+};
+use super::peer::Peer;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::signals::Signals;
 use super::stamp::{JSON_STAMP_BYTES, STAMP_BYTES};
-use super::traffic::Content;
 use super::workers::Run;
 
 /// The server that is measured.
@@ -28,8 +29,8 @@ pub struct Server {
     pub addresses: Addresses,
     /// Process to look at, if it can be seen from here.
     pub pid: Option<u32>,
-    /// What it speaks, if that is neither of our protocols.
-    pub protocol: Option<&'static dyn Protocol>,
+    /// In place of our server.
+    pub peer: Option<Peer>,
 }
 
 impl Server {
@@ -40,42 +41,41 @@ impl Server {
         dialect: Dialect,
         channel: Option<&str>,
     ) -> Result<Target, BenchError> {
-        let (address, option, transport) = match (dialect, common.transport) {
-            (Dialect::Peer, _) => (self.addresses.peer, "--peer", Transport::Tcp),
-            (Dialect::Sync, Transport::Tcp) => {
-                (self.addresses.sync_tcp, "--sync-tcp", Transport::Tcp)
+        let refused = |why: &str| BenchError::Options(why.to_owned());
+        let at = |address: Option<SocketAddr>, option| {
+            let why = format!("what is asked for needs a server's {option} ADDR");
+            address.ok_or_else(|| refused(&why))
+        };
+        let Addresses { http, sync_tcp } = self.addresses;
+        let (address, transport, greeting) = match (dialect, common.transport) {
+            (Dialect::Sync, transport) => {
+                let address = match transport {
+                    Transport::Tcp => at(sync_tcp, "--sync-tcp")?,
+                    Transport::Ws => at(http, "--http")?,
+                };
+                let token = common.token.as_deref().unwrap_or_default().into();
+                (address, transport, Greeting::Sync { token })
             }
-            (Dialect::Sync, Transport::Ws) | (Dialect::Foony, _) => {
-                (self.addresses.http, "--http", Transport::Ws)
+            (Dialect::Foony, Transport::Tcp) => {
+                return Err(refused("the Foony protocol has no --transport tcp"));
+            }
+            (Dialect::Foony, transport) => {
+                let why = "the Foony protocol needs --key app.keyId:secret of that server";
+                let key = common.key.as_deref().ok_or_else(|| refused(why))?.into();
+                let client_id = "s".into();
+                (at(http, "--http")?, transport, Greeting::Foony { key, client_id })
+            }
+            (Dialect::Peer, _) => {
+                let why = "no protocol of a peer is known to this program";
+                let Peer { address, protocol } = self.peer.ok_or_else(|| refused(why))?;
+                (address, Transport::Tcp, Greeting::Peer(protocol))
             }
         };
-        let address = address.ok_or_else(|| {
-            BenchError::Options(format!("what is asked for needs a server's {option} ADDR"))
-        })?;
         let path = match (common.channel_hint, channel) {
             (ChannelHint::Url, Some(channel)) => format!("/?channel={channel}"),
             _ => "/".to_owned(),
         };
-        Ok(Target::new(address, transport, &path, self.greeting(common, dialect)?))
-    }
-
-    fn greeting(&self, common: &Common, dialect: Dialect) -> Result<Greeting, BenchError> {
-        let refuse = |why: &str| Err(BenchError::Options(why.to_owned()));
-        match (dialect, self.protocol) {
-            (Dialect::Sync, _) => Ok(Greeting::Sync { token: common.token.as_str().into() }),
-            (Dialect::Peer, Some(protocol)) => Ok(Greeting::Peer(protocol)),
-            (Dialect::Peer, None) => refuse("no protocol of a peer is known to this program"),
-            (Dialect::Foony, _) if common.transport == Transport::Tcp => {
-                refuse("the Foony protocol has no --transport tcp")
-            }
-            (Dialect::Foony, _) if common.key.is_empty() => {
-                refuse("the Foony protocol needs --key app.keyId:secret of that server")
-            }
-            (Dialect::Foony, _) => {
-                let key = common.key.as_str().into();
-                Ok(Greeting::Foony { key, client_id: "s".into() })
-            }
-        }
+        Ok(Target::new(address, transport, &path, greeting))
     }
 }
 
@@ -90,27 +90,16 @@ pub fn run(
 ) -> Result<Report, BenchError> {
     check(scenario)?;
     let taken_at = since_1970();
-    let (common, shape) = (scenario.common(), scenario.shape());
-    let feeds = shape.as_ref().map_or(0, |shape| shape.publishers.max(shape.channels));
-    let publishers = shape.as_ref().map_or(0, |shape| shape.publishers);
-    let signals = Arc::new(Signals::new(common.threads(), publishers, feeds));
+    let common = &scenario.base().common;
+    let signals = Arc::new(Signals::new(common.threads(), scenario.shape().feeds()));
     let run = Run { common, server, progress, signals };
-    let findings = match (scenario, &shape) {
-        (Scenario::Idle(o), _) => idle::idle(o, &run),
-        (Scenario::Churn(o), _) => churn::churn(o, &run),
-        (Scenario::Presence(o @ PresenceOptions { joins: Some(joiners), .. }), _) => {
+    let findings = match scenario {
+        Scenario::Idle(o) => idle::idle(o, &run),
+        Scenario::Churn(o) => churn::churn(o, &run),
+        Scenario::Presence(o @ PresenceOptions { joins: Some(joiners), .. }) => {
             joins::joins(o, *joiners, &run)
         }
-        (Scenario::Presence(_), Some(shape)) => {
-            traffic::traffic(shape, Content::States, None, &run)
-        }
-        (other, Some(shape)) => {
-            let is_presence = shape.dialect == Dialect::Sync;
-            let content = if is_presence { Content::States } else { Content::Messages };
-            let mixed = if let Scenario::Mixed(o) = other { Some(o) } else { None };
-            traffic::traffic(shape, content, mixed, &run)
-        }
-        (_, None) => unreachable!("a scenario without a shape has a function of its own"),
+        _ => traffic::traffic(scenario, &run),
     };
     progress.done();
     let findings = findings?;
@@ -130,28 +119,13 @@ pub fn run(
     })
 }
 
-/// Smallest of the counts, rate or window, size of what is published.
-fn extent(scenario: &Scenario) -> (usize, f64, usize) {
-    let joins = match scenario {
-        Scenario::Idle(o) => return (o.connections, 1.0, usize::MAX),
-        Scenario::Churn(o) => return (o.concurrency, o.rate.unwrap_or(1.0), usize::MAX),
-        Scenario::Mixed(o) => return (o.polite.saturating_sub(1), o.rate, o.state_bytes),
-        Scenario::Presence(o) => o.joins.unwrap_or(1),
-        Scenario::Latency(_) | Scenario::Fanout(_) => 1,
-    };
-    let shape = scenario.shape().unwrap_or_default();
-    let count = shape.channels.min(shape.subscribers).min(shape.publishers).min(joins);
-    (count, shape.rate.unwrap_or(shape.window as f64), shape.payload)
-}
-
 fn check(scenario: &Scenario) -> Result<(), BenchError> {
-    let (count, pace, bytes) = extent(scenario);
-    let dialect = scenario.dialect();
+    let (o, dialect) = (scenario.shape(), scenario.base().dialect);
+    let pace = o.rate.unwrap_or(o.window as f64);
     // A stamp has to fit, in JSON where the protocol demands that.
     let bytes_min = if dialect == Dialect::Sync { STAMP_BYTES } else { JSON_STAMP_BYTES };
     let size = if let Scenario::Fanout(_) = scenario { "--payload" } else { "--state-bytes" };
-    let shape = scenario.shape();
-    let counts_acks = shape.is_some_and(|o| o.publishing.window_counts == WindowCounts::Acks);
+    let counts_acks = o.publishing.window_counts == WindowCounts::Acks;
     let problem = match scenario {
         Scenario::Presence(o) if dialect == Dialect::Foony && o.joins.is_some() => {
             "presence knows --joins on --dialect sync only".to_owned()
@@ -165,10 +139,12 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
         _ if dialect == Dialect::Sync && counts_acks => {
             "--window-counts acks: the sync wire acknowledges no update".to_owned()
         }
-        Scenario::Mixed(_) if count == 0 => "--polite must be 2 or more".to_owned(),
-        _ if count == 0 => "every count must be 1 or more".to_owned(),
+        Scenario::Mixed(o) if o.polite < 2 => "--polite must be 2 or more".to_owned(),
+        _ if o.channels.min(o.subscribers).min(o.publishers) == 0 => {
+            "every count must be 1 or more".to_owned()
+        }
         _ if !(pace.is_finite() && pace > 0.0) => "--rate and --window must be above 0".to_owned(),
-        _ if bytes < bytes_min => format!("{size} must be {bytes_min} or more"),
+        _ if o.payload < bytes_min => format!("{size} must be {bytes_min} or more"),
         _ => return Ok(()),
     };
     Err(BenchError::Options(problem))
@@ -178,14 +154,9 @@ fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Names of channels that no earlier run on the same server had.
+/// Names of channels that no earlier run on the same server had. They are short: some protocols
+/// send them with every message.
 fn fresh_channels(count: usize) -> Vec<Arc<str>> {
-    let run = format!("bench-{}-{}", std::process::id(), since_1970().as_millis());
-    (0..count).map(|index| format!("{run}-{index}").into()).collect()
-}
-
-/// As [`fresh_channels`], but short: they travel with every message.
-fn short_channels(count: usize) -> Arc<[Arc<str>]> {
     let (mut left, mut run) = (since_1970().as_millis() as u64, String::new());
     while left > 0 {
         run.extend(char::from_digit((left % 36) as u32, 36));

@@ -1,19 +1,18 @@
 //! `latency`, `fanout`, `presence` and `mixed`: publishers and receivers of channels, in an open or
 //! a closed loop, alone or beside flooders.
 
-use super::super::client::{Closed, Event, Out};
-use super::super::engine::{Clients, Lane, Load, Next, Tag};
+use std::sync::Arc;
+
 use super::super::error::BenchError;
-use super::super::flood::Flood;
 use super::super::metric::Metric;
-use super::super::options::{Dialect, FanoutOptions, MixedOptions, Spread};
+use super::super::options::{Dialect, FanoutOptions, Scenario, Spread};
 use super::super::signals::Counter;
-use super::super::stage::{HEARTBEAT_S, Stage};
-use super::super::time::Drive;
-use super::super::traffic::{Accepted, Content, Member, Plan, Publisher, Receiver, Traffic};
+use super::super::traffic::{
+    Accepted, Content, Faults, Flood, Member, Plan, Publisher, Receiver, Traffic,
+};
 use super::super::workers::Run;
 use super::findings::Findings;
-use super::{fresh_channels, short_channels};
+use super::fresh_channels;
 
 /// Delays recorded per second from which a thread would notice what recording costs.
 const SAMPLES_PER_S: f64 = 200_000.0;
@@ -23,78 +22,39 @@ const SAMPLED_OF: u64 = 61;
 /// Subscribers above which a closed loop does not record every delay.
 const ALL_SAMPLED_SUBSCRIBERS_MAX: usize = 20;
 
-/// The load of one thread. Flooders come last in every turn.
-struct Mixed {
-    polite: Stage<Traffic>,
-    flood: Option<Flood>,
-}
+pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, BenchError> {
+    let mixed = if let Scenario::Mixed(o) = scenario { Some(o) } else { None };
+    let plan = Arc::new(plan(scenario, run)?);
+    let (o, content) = (&plan.shape, plan.content);
+    let flooded = fresh_channels(2).remove(1);
+    let flood_target = run.server.target(run.common, o.base.dialect, Some(&flooded))?;
+    let mut workers = run.start(members(&plan), |members, signals| {
+        let flood = |mixed| {
+            let (target, channel) = (flood_target.clone(), flooded.clone());
+            Flood::new(mixed, target, channel, members.len(), signals.clone())
+        };
+        let flood = mixed.map(flood);
+        Traffic::new(plan.clone(), members, flood, signals)
+    })?;
+    workers.enter(|| ())?;
+    let window = workers.measure(o.base.time, None)?;
+    workers.settle()?;
+    let (scripts, turns) = workers.finish()?;
 
-impl Load for Mixed {
-    fn events_max(&self) -> usize {
-        self.polite.events_max()
-    }
-
-    fn turn(&mut self, now_ns: u64, clients: &mut Clients) -> Result<Next, BenchError> {
-        let next = self.polite.turn(now_ns, clients)?;
-        let Some(flood) = &mut self.flood else { return Ok(next) };
-        Ok(next.sooner(flood.turn(now_ns, clients)?))
-    }
-
-    fn event(&mut self, now_ns: u64, tag: Tag, out: &mut Out<'_>, event: Event<'_>) {
-        match (tag.lane, &mut self.flood) {
-            (Lane::Background, Some(flood)) => flood.event(now_ns, tag, out, event),
-            _ => self.polite.event(now_ns, tag, out, event),
-        }
-    }
-
-    fn closed(&mut self, now_ns: u64, tag: Tag, closed: Closed) {
-        match (tag.lane, &mut self.flood) {
-            (Lane::Background, Some(flood)) => flood.closed(now_ns, tag, closed),
-            _ => self.polite.closed(now_ns, tag, closed),
-        }
-    }
-}
-
-/// `mixed`: the flooders beside it, if there are to be any.
-pub(super) fn traffic(
-    o: &FanoutOptions,
-    content: Content,
-    mixed: Option<&MixedOptions>,
-    run: &Run<'_>,
-) -> Result<Findings, BenchError> {
-    let plan = plan(o, content, mixed.is_some(), run)?;
-    let members = members(o, &plan);
-    let (count, heartbeat_s) = match (content, mixed) {
-        (Content::States, Some(mixed)) => (members.len(), 1.0 / mixed.rate),
-        (Content::States, None) => (members.len(), HEARTBEAT_S),
-        (Content::Messages, _) => (members.len(), 0.0),
-    };
-    let polite = run.stages(members, heartbeat_s, |members, signals| {
-        Traffic::new(plan.clone(), members, signals)
-    });
-    let loads = polite.into_iter().zip(floods(mixed, run)?);
-    let loads = loads.map(|(polite, flood)| Mixed { polite, flood }).collect();
-    let mut workers = run.enter(loads, count)?;
-    let window = workers.measure(o.time, None)?;
-    workers.settle(if content == Content::Messages { o.subscribers } else { 0 })?;
-    let (ended, turns) = workers.finish()?;
-
-    let scripts: Vec<&Traffic> = ended.iter().map(|mixed| &mixed.polite.script).collect();
-    let mut accepted = vec![Accepted::default(); o.channels];
-    for script in &scripts {
-        accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
-    }
-    scripts.iter().for_each(|script| script.conclude(&accepted));
     let mut findings = Findings::of(window, &turns, run);
     findings.add_delays(scripts.iter().map(|script| &script.delays));
+    let outcome = Outcome::of(&scripts, o);
     let (sent, what) = match content {
         Content::States => (add_states(&mut findings, o, mixed.is_some()), "updates"),
-        Content::Messages => (add_messages(&mut findings, &scripts, &accepted), "publishes"),
+        Content::Messages => (add_messages(&mut findings, &scripts, &outcome), "publishes"),
     };
-    match o.rate {
-        Some(rate) => findings.note_overload(sent, rate * o.publishers as f64, what),
-        None => findings.note_bottleneck(),
-    }
+    let Faults { lost, duplicated, reordered } = outcome.faults;
+    findings.set(Metric::Lost, (lost + outcome.unacknowledged) as f64);
+    let duplicated = findings.totals[Counter::Duplicated] + duplicated;
+    let reordered = findings.totals[Counter::Reordered] + reordered;
+    findings.set(Metric::Duplicated, duplicated as f64);
+    findings.set(Metric::Reordered, reordered as f64);
+    findings.note_pace(o.rate.map(|rate| rate * o.publishers as f64), sent, what);
     if mixed.is_some() {
         findings.set_rate(Metric::FloodPongsPerS, Counter::FloodPongs);
         match findings.totals[Counter::FloodersDisconnected] {
@@ -105,30 +65,52 @@ pub(super) fn traffic(
     Ok(findings)
 }
 
-fn plan(
-    o: &FanoutOptions,
-    content: Content,
-    measures_pings: bool,
-    run: &Run<'_>,
-) -> Result<Plan, BenchError> {
-    let channels = match content {
-        Content::States => fresh_channels(o.channels).into(),
-        Content::Messages => short_channels(o.channels),
-    };
-    let hint = |channel| (content == Content::States).then_some(channel);
-    let target = |channel| run.server.target(run.common, o.dialect, hint(channel));
+/// What became of what was published.
+struct Outcome {
+    faults: Faults,
+    unacknowledged: u64,
+    /// Serials between those of publishes that belong to none.
+    holes: u64,
+}
+
+impl Outcome {
+    fn of(scripts: &[Traffic], o: &FanoutOptions) -> Outcome {
+        let mut accepted = vec![Accepted::default(); o.channels];
+        let mut sent = vec![0; o.publishers];
+        for script in scripts {
+            accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
+            script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent());
+        }
+        let publishers = scripts.iter().flat_map(Traffic::publishers);
+        let mut outcome = Outcome {
+            faults: Faults::default(),
+            unacknowledged: publishers.map(Publisher::unanswered).sum(),
+            holes: accepted.iter().map(Accepted::holes).sum(),
+        };
+        scripts.iter().for_each(|script| outcome.faults += script.faults(&accepted, &sent));
+        outcome
+    }
+}
+
+fn plan(scenario: &Scenario, run: &Run<'_>) -> Result<Plan, BenchError> {
+    let (mut shape, is_mixed) = (scenario.shape(), matches!(scenario, Scenario::Mixed(_)));
+    let is_sync = shape.base.dialect == Dialect::Sync;
+    if is_mixed && is_sync {
+        // Members are publishers and receivers.
+        shape.subscribers = 0;
+    }
+    let is_presence = is_sync || matches!(scenario, Scenario::Presence(_));
+    let channels = fresh_channels(shape.channels);
+    let hint = |channel| is_presence.then_some(channel);
+    let target = |channel| run.server.target(run.common, shape.base.dialect, hint(channel));
     let targets = channels.iter().map(|channel| target(channel)).collect::<Result<_, _>>()?;
     Ok(Plan {
-        content,
-        dialect: o.dialect,
+        content: if is_presence { Content::States } else { Content::Messages },
         channels,
         targets,
-        publishers: o.publishers,
-        drive: o.rate.map_or(Drive::Window(o.window), Drive::Rate),
-        payload_bytes: o.payload,
-        publishing: o.publishing,
-        sampled_of: sampled_of(o),
-        measures_pings,
+        sampled_of: sampled_of(&shape),
+        measures_pings: is_mixed,
+        shape,
     })
 }
 
@@ -144,8 +126,9 @@ fn sampled_of(o: &FanoutOptions) -> u64 {
 }
 
 /// Publishers first, so that every thread gets some.
-fn members(o: &FanoutOptions, plan: &Plan) -> Vec<Member> {
-    let (channels, publishers, counts) = (o.channels, o.publishers, o.publishing.window_counts);
+fn members(plan: &Plan) -> Vec<Member> {
+    let o = &plan.shape;
+    let (channels, publishers) = (o.channels, o.publishers);
     let is_presence = plan.content == Content::States;
     let publisher = |index: usize| {
         let own = match o.spread {
@@ -154,43 +137,30 @@ fn members(o: &FanoutOptions, plan: &Plan) -> Vec<Member> {
             }
             Spread::All | Spread::One => vec![index % channels],
         };
-        // On the sync wire members see each other.
-        let sees = |channel| {
-            Receiver::new(channel, Some(plan.publishers_of(channel))).except(plan.place_of(index))
-        };
-        let receiver = (is_presence && o.dialect == Dialect::Sync).then(|| sees(index % channels));
-        Member { publisher: Some(Box::new(Publisher::new(index, own, counts))), receiver }
+        let channel = index % channels;
+        let others = || Receiver::new(plan.publishers_of(channel)).except(plan.place_of(index));
+        let receiver = plan.publishers_receive().then(others);
+        Member { channel, publisher: Some(Box::new(Publisher::new(index, own, o))), receiver }
     };
     // Without serials only the stamps tell what is missing.
-    let reads_all = is_presence || o.dialect == Dialect::Peer;
+    let reads_all = is_presence || o.base.dialect == Dialect::Peer;
     let watcher = |index: usize| {
         let channel = index % channels;
-        let stamps = (index < channels || reads_all).then(|| plan.publishers_of(channel));
-        Member { publisher: None, receiver: Some(Receiver::new(channel, stamps)) }
+        let is_witness = index < channels || reads_all;
+        let receiver = Receiver::new(if is_witness { plan.publishers_of(channel) } else { 0 });
+        Member { channel, publisher: None, receiver: Some(receiver) }
     };
     (0..publishers).map(publisher).chain((0..channels * o.subscribers).map(watcher)).collect()
 }
 
-fn floods(mixed: Option<&MixedOptions>, run: &Run<'_>) -> Result<Vec<Option<Flood>>, BenchError> {
-    let Some(o) = mixed else { return Ok(run.loads(0..0, |_, _| None)) };
-    let channel = fresh_channels(2).remove(1);
-    let target = run.server.target(run.common, o.dialect, Some(&channel))?;
-    Ok(run.loads(0..o.flooders, |flooders, signals| {
-        Some(Flood::new(o, target.clone(), channel.clone(), flooders.len(), signals))
-    }))
-}
-
 /// Returns the updates sent per second. What was due within the measured time counts.
 fn add_states(findings: &mut Findings, o: &FanoutOptions, is_mixed: bool) -> f64 {
-    let seconds = o.time.duration.0.as_secs_f64();
+    let seconds = o.base.time.duration.0.as_secs_f64();
     let per_second = |count: u64| count as f64 / seconds;
     let sent = per_second(findings.totals[Counter::PublishedMeasured]);
     let delivered = per_second(findings.totals[Counter::DeliveredMeasured]);
     findings.set(Metric::UpdatesPerS, sent);
     findings.set(Metric::DeliveredPerS, delivered);
-    findings.set_total(Metric::Lost, Counter::Lost);
-    findings.set_total(Metric::Duplicated, Counter::Duplicated);
-    findings.set_total(Metric::Reordered, Counter::Reordered);
     findings.set_total(Metric::Conflated, Counter::Conflated);
     if !is_mixed {
         let delivered = findings.window.count(Counter::Delivered);
@@ -203,30 +173,27 @@ fn add_states(findings: &mut Findings, o: &FanoutOptions, is_mixed: bool) -> f64
 }
 
 /// Returns the publishes sent per second.
-fn add_messages(findings: &mut Findings, scripts: &[&Traffic], accepted: &[Accepted]) -> f64 {
+fn add_messages(findings: &mut Findings, scripts: &[Traffic], outcome: &Outcome) -> f64 {
     findings.set_rate(Metric::PublishesPerS, Counter::Acknowledged);
     findings.set_rate(Metric::DeliveredPerS, Counter::Delivered);
     findings.set_rate(Metric::ReadsPerS, Counter::Reads);
     let delivered = findings.window.count(Counter::Delivered);
     let reads = findings.window.count(Counter::Reads);
     findings.set(Metric::DeliveredPerRead, delivered as f64 / reads.max(1) as f64);
-    let publishes = || scripts.iter().flat_map(|script| script.publishes());
+    let publishers = || scripts.iter().flat_map(Traffic::publishers);
+    let publishes = || publishers().map(|publisher| publisher.measured);
     findings.set(Metric::PublishesMin, publishes().min().unwrap_or_default() as f64);
     findings.set(Metric::PublishesMax, publishes().max().unwrap_or_default() as f64);
-    let unacknowledged = findings.totals[Counter::Unacknowledged];
-    findings.set(Metric::Lost, (findings.totals[Counter::Lost] + unacknowledged) as f64);
-    findings.set_total(Metric::Duplicated, Counter::Duplicated);
-    findings.set_total(Metric::Reordered, Counter::Reordered);
     findings.set_cpu_per(Metric::ServerNsPerDelivery, delivered);
     let user_share = findings.window.cpu.and_then(|cpu| cpu.user_share);
     if let Some((ns, share)) = findings.get(Metric::ServerNsPerDelivery).zip(user_share) {
         findings.set(Metric::ServerUserNsPerDelivery, ns * share);
     }
-    if unacknowledged > 0 {
+    let Outcome { unacknowledged, holes, .. } = outcome;
+    if *unacknowledged > 0 {
         findings.note(format!("{unacknowledged} publishes were never acknowledged"));
     }
-    let holes: u64 = accepted.iter().map(Accepted::holes).sum();
-    if holes > 0 {
+    if *holes > 0 {
         findings.note(format!("{holes} serials between acknowledged ones belong to no publish"));
     }
     findings.window.per_second(Counter::Published)
@@ -250,17 +217,13 @@ mod tests {
         let target = Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting);
         let plan = Plan {
             content: Content::Messages,
-            dialect: o.dialect,
-            channels: short_channels(channels),
-            targets: vec![target; channels].into(),
-            publishers,
-            drive: Drive::Window(1),
-            payload_bytes: 64,
-            publishing: o.publishing,
+            shape: o,
+            channels: fresh_channels(channels),
+            targets: vec![target; channels],
             sampled_of: 1,
             measures_pings: false,
         };
-        let members = members(&o, &plan);
+        let members = members(&plan);
         members.iter().filter_map(|it| Some(it.publisher.as_ref()?.channels().to_vec())).collect()
     }
 

@@ -27,10 +27,10 @@ impl Encoder {
 
     /// Replaces the payload by a stamp, as JSON where the protocol demands that.
     pub fn stamp(&mut self, stamp: &Stamp, plan: &Plan) -> &[u8] {
-        match plan.dialect {
-            Dialect::Sync => stamp.write(&mut self.payload, plan.payload_bytes),
+        match plan.shape.base.dialect {
+            Dialect::Sync => stamp.write(&mut self.payload, plan.shape.payload),
             Dialect::Foony | Dialect::Peer => {
-                stamp.write_json(&mut self.payload, plan.payload_bytes);
+                stamp.write_json(&mut self.payload, plan.shape.payload);
             }
         }
         &self.payload

@@ -1,7 +1,7 @@
 //! A closed loop: what every receiver of a thread has seen of each feed ([`Plan::feeds`]).
 
 use super::super::signals::ThreadSignals;
-use super::{Member, Plan, Receiver};
+use super::{Member, Plan};
 
 /// The newest position that all receivers have reached, kept without asking all of them each time.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl Window {
     }
 }
 
-/// What publishers wait for in a window of deliveries. Without one there are only receivers.
+/// What publishers wait for in a window of deliveries. Empty without one.
 pub struct Floors {
     signals: ThreadSignals,
     is_numbered: bool,
@@ -43,13 +43,11 @@ pub struct Floors {
     /// Feeds whose floor rose since the last turn.
     pub risen: Vec<usize>,
     rises_seen: u64,
-    /// Positions of a receiver before a message.
-    before: Vec<u64>,
 }
 
 impl Floors {
     pub fn new(plan: &Plan, members: &[Member], signals: ThreadSignals) -> Floors {
-        let feeds = if plan.has_window_of_deliveries() { plan.feeds() } else { 0 };
+        let feeds = if plan.has_window_of_deliveries() { plan.shape.feeds() } else { 0 };
         let mut floors = Floors {
             signals,
             is_numbered: plan.is_numbered(),
@@ -58,24 +56,18 @@ impl Floors {
             publishers: vec![Vec::new(); feeds],
             risen: Vec::new(),
             rises_seen: 0,
-            before: Vec::new(),
         };
-        for (at, member) in members.iter().enumerate() {
-            if let Some(receiver) = &member.receiver {
-                floors.receivers[receiver.channel].push(at);
+        for (at, member) in members.iter().enumerate().filter(|_| feeds > 0) {
+            if member.receiver.is_some() {
+                floors.receivers[member.channel].push(at);
             }
-            let Some(publisher) = member.publisher.as_ref().filter(|_| feeds > 0) else { continue };
+            let Some(publisher) = &member.publisher else { continue };
             for (turn, &channel) in publisher.channels().iter().enumerate() {
                 floors.publishers[plan.feed(channel, publisher.index)].push((at, turn));
             }
         }
         (0..feeds).for_each(|feed| floors.raise(feed, members));
         floors
-    }
-
-    /// Members that receive and are still there.
-    pub fn receivers(&self) -> impl Iterator<Item = usize> {
-        self.receivers.iter().flatten().copied()
     }
 
     /// No publisher waits for a member that has gone.
@@ -85,38 +77,21 @@ impl Floors {
     }
 
     /// The receivers of this thread have come further.
-    pub fn raise(&mut self, feed: usize, members: &[Member]) {
+    fn raise(&mut self, feed: usize, members: &[Member]) {
         let (channel, place) = (feed % self.receivers.len(), feed / self.receivers.len());
         let positions = self.receivers[channel].iter().filter_map(|&at| {
-            members[at].receiver.as_ref()?.positions(self.is_numbered).get(place).copied()
+            let receiver = members[at].receiver.as_ref()?;
+            if self.is_numbered { Some(receiver.serial()) } else { receiver.sequence(place) }
         });
         self.signals.set_floor(feed, self.windows[feed].raise(positions));
         self.risen.push(feed);
     }
 
-    /// A receiver went from one position of a feed to another. Must the floor be raised?
-    pub fn passes(&mut self, feed: usize, before: u64, after: u64) -> bool {
-        self.windows.get_mut(feed).is_some_and(|window| window.passes(before, after))
-    }
-
-    /// Positions of a receiver before a message, for [`Floors::compare`] after it.
+    /// A receiver went from one position of a feed to another.
     #[inline]
-    pub fn keep(&mut self, receiver: &Receiver) {
-        if !self.windows.is_empty() {
-            self.before.clear();
-            self.before.extend_from_slice(receiver.positions(self.is_numbered));
-        }
-    }
-
-    #[inline]
-    pub fn compare(&mut self, at: usize, members: &[Member]) {
-        let Some(receiver) = &members[at].receiver else { return };
-        for place in 0..self.before.len() {
-            let after = receiver.positions(self.is_numbered)[place];
-            let feed = receiver.channel + place * self.receivers.len();
-            if self.passes(feed, self.before[place], after) {
-                self.raise(feed, members);
-            }
+    pub fn note(&mut self, feed: usize, before: u64, after: u64, members: &[Member]) {
+        if self.windows.get_mut(feed).is_some_and(|window| window.passes(before, after)) {
+            self.raise(feed, members);
         }
     }
 

@@ -7,7 +7,9 @@
 //! states every stamp is read. Must never know: how a connection is made or cut into messages.
 
 mod encoder;
+mod flood;
 mod floors;
+mod plan;
 mod publisher;
 mod receiver;
 mod serials;
@@ -15,119 +17,37 @@ mod serials;
 use std::mem;
 use std::sync::Arc;
 
-use super::client::{Event, Greeting, Out, Queued, Target};
-use super::engine::{ClientId, Clients, Next};
+use super::client::{Closed, Event, Greeting, Out, Target};
+use super::engine::{Clients, NEVER_NS};
+use super::error::BenchError;
 use super::latencies::{Delay, Delays, Latencies};
-use super::options::{Dialect, Publishing, WindowCounts};
 use super::signals::{Counter, ThreadSignals};
-use super::stage::{Joining, Script};
-use super::stamp::{Arrival, Stamp};
-use super::time::{Drive, Timeline};
+use super::stage::{HEARTBEAT_S, Joining, Script};
+use super::stamp::Stamp;
+use super::time::Pace;
 use crate::client::protocol::Presence;
 use crate::error::FrameError;
 use crate::wire::foony::binary::Deliveries;
 pub use encoder::Encoder;
+pub use flood::Flood;
 use floors::Floors;
+pub use plan::{Content, Member, Plan, PublishForm, Spread, WindowCounts};
 pub use publisher::Publisher;
 pub use receiver::Receiver;
-pub use serials::Accepted;
+use serials::Arrival;
+pub use serials::{Accepted, Faults};
 
-/// What is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// The states of members. A newer one may overtake an older one, and none is acknowledged.
-    States,
-    Messages,
-}
-
-/// What all threads of a run have in common.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub content: Content,
-    pub dialect: Dialect,
-    pub channels: Arc<[Arc<str>]>,
-    /// By channel.
-    pub targets: Arc<[Target]>,
-    /// In the whole run.
-    pub publishers: usize,
-    pub drive: Drive,
-    pub payload_bytes: usize,
-    pub publishing: Publishing,
-    /// Of how many deliveries the delay of one is recorded.
-    pub sampled_of: u64,
-    /// Are the delays of pings recorded?
-    pub measures_pings: bool,
-}
-
-impl Plan {
-    /// Does the server give what is published a serial?
-    fn is_numbered(&self) -> bool {
-        self.content == Content::Messages && self.dialect != Dialect::Peer
-    }
-
-    fn has_window_of_deliveries(&self) -> bool {
-        matches!(self.drive, Drive::Window(_))
-            && self.publishing.window_counts == WindowCounts::Deliveries
-    }
-
-    /// Publishers of a channel, and one more that it may have.
-    pub fn publishers_of(&self, channel: usize) -> usize {
-        (channel..self.publishers).step_by(self.channels.len()).len().max(1)
-    }
-
-    /// A publisher's number among those of its channel: the n-th publisher of a channel comes a
-    /// multiple of all channels after the first.
-    pub fn place_of(&self, publisher: usize) -> usize {
-        publisher / self.channels.len()
-    }
-
-    /// Receivers keep one position for each feed: for a channel or, where the server does not
-    /// number, for a publisher of the channel.
-    fn feed(&self, channel: usize, publisher: usize) -> usize {
-        let place = if self.is_numbered() { 0 } else { self.place_of(publisher) };
-        channel + place * self.channels.len()
-    }
-
-    pub fn feeds(&self) -> usize {
-        self.channels.len().max(self.publishers)
-    }
-}
-
-/// One connection. On the sync wire publishers receive what the others publish.
-pub struct Member {
-    pub publisher: Option<Box<Publisher>>,
-    pub receiver: Option<Receiver>,
-}
-
-impl Member {
-    /// The channel that it joins.
-    fn channel(&self) -> usize {
-        match (&self.receiver, &self.publisher) {
-            (Some(receiver), _) => receiver.channel,
-            (None, Some(publisher)) => publisher.channels()[0],
-            (None, None) => 0,
-        }
-    }
-}
-
-/// Must a publisher be asked again before anything happens to it?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    Blocked,
-    Done,
-}
-
-/// One thread's publishers and receivers.
+/// One thread's publishers and receivers, and flooders beside them.
 pub struct Traffic {
-    plan: Plan,
+    plan: Arc<Plan>,
     signals: ThreadSignals,
     members: Vec<Member>,
+    flood: Option<Flood>,
     /// Members that publish.
     publishers: Vec<usize>,
     /// Those among them that may have something to send, in a closed loop.
     unblocked: Vec<usize>,
     until_sample: u64,
-    timeline: Option<Timeline>,
     encoder: Encoder,
     floors: Floors,
     /// By channel; of the publishers of this thread.
@@ -136,7 +56,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub fn new(plan: Plan, members: Vec<Member>, signals: ThreadSignals) -> Self {
+    pub fn new(
+        plan: Arc<Plan>,
+        members: Vec<Member>,
+        flood: Option<Flood>,
+        signals: ThreadSignals,
+    ) -> Self {
         let publishes = |at: &usize| members[*at].publisher.is_some();
         let publishers: Vec<usize> = (0..members.len()).filter(publishes).collect();
         Traffic {
@@ -144,40 +69,36 @@ impl Traffic {
             publishers,
             until_sample: plan.sampled_of,
             accepted: vec![Accepted::default(); plan.channels.len()],
-            encoder: Encoder::new(plan.publishing.publish_form),
+            encoder: Encoder::new(plan.shape.publishing.publish_form),
             floors: Floors::new(&plan, &members, signals.clone()),
             plan,
             signals,
             members,
-            timeline: None,
+            flood,
             delays: Delays::default(),
         }
     }
 
-    /// Counts what never came, by what the publishers of all threads were accepted. After the
-    /// engine has stopped.
-    pub fn conclude(&self, accepted: &[Accepted]) {
-        if self.plan.content == Content::States {
-            let missing =
-                self.signals.finals().map(|last| self.missing(0..self.members.len(), &last));
-            return self.signals.add(Counter::Lost, missing.unwrap_or_default());
-        }
-        for member in &self.members {
-            if let Some(publisher) = &member.publisher {
-                self.signals.add(Counter::Unacknowledged, publisher.unacknowledged());
-            }
-            if let Some(receiver) = &member.receiver {
-                let faults = receiver.faults(&accepted[receiver.channel]);
-                self.signals.add(Counter::Lost, faults.lost);
-                self.signals.add(Counter::Duplicated, faults.duplicated);
-                self.signals.add(Counter::Reordered, faults.reordered);
-            }
-        }
+    pub fn publishers(&self) -> impl Iterator<Item = &Publisher> {
+        self.members.iter().filter_map(|member| member.publisher.as_deref())
     }
 
-    /// Publishes of each publisher that were acknowledged within the measured time.
-    pub fn publishes(&self) -> impl Iterator<Item = u64> {
-        self.members.iter().filter_map(|member| Some(member.publisher.as_ref()?.measured))
+    /// What never came to the receivers of this thread, and which messages came wrongly. Of all
+    /// threads: what each channel accepted, and how much each publisher sent.
+    pub fn faults(&self, accepted: &[Accepted], sent: &[u64]) -> Faults {
+        let mut faults = Faults::default();
+        for member in &self.members {
+            let Some(receiver) = &member.receiver else { continue };
+            if self.plan.content == Content::Messages {
+                faults += receiver.faults(&accepted[member.channel]);
+                continue;
+            }
+            // The last states of publishers.
+            let last = sent.iter().skip(member.channel).step_by(self.plan.channels.len());
+            let is_lost = |&(place, &last): &(usize, &u64)| receiver.sequence(place) < Some(last);
+            faults.lost += last.enumerate().filter(is_lost).count() as u64;
+        }
+        faults
     }
 
     /// Unblocks publishers whose publishes have reached every receiver of every thread.
@@ -196,52 +117,50 @@ impl Traffic {
     }
 
     /// Sends what may be sent, one message per publisher.
-    fn publish(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
-        let mut next = Next::WhenSomethingHappens;
-        if let Drive::Window(_) = self.plan.drive {
+    fn publish(&mut self, now_ns: u64, start_ns: u64, clients: &mut Clients) -> u64 {
+        let mut next_ns = NEVER_NS;
+        let Some(per_second) = self.plan.shape.rate else {
             let mut unblocked = mem::take(&mut self.unblocked);
-            unblocked.retain(|&at| self.publish_due(at, now_ns, ids[at], clients) == Turn::Blocked);
+            unblocked.retain(|&at| self.publish_due(at, now_ns, clients));
             self.unblocked = unblocked;
-            return next;
-        }
+            return next_ns;
+        };
         for index in 0..self.publishers.len() {
             let at = self.publishers[index];
-            let _ = self.publish_due(at, now_ns, ids[at], clients);
-            if let Some(publisher) = &self.members[at].publisher {
-                next = next.sooner(publisher.next_ns().map_or(next, Next::AtNs));
+            if let Some(publisher) = &mut self.members[at].publisher {
+                let phase = publisher.index as f64 / self.plan.shape.publishers as f64;
+                publisher.pace.get_or_insert_with(|| Pace::new(start_ns, per_second, phase));
             }
+            self.publish_due(at, now_ns, clients);
+            let own_ns = self.members[at].publisher.as_ref().and_then(|it| it.next_ns());
+            next_ns = next_ns.min(own_ns.unwrap_or(NEVER_NS));
         }
-        next
+        next_ns
     }
 
-    fn publish_due(
-        &mut self,
-        at: usize,
-        now_ns: u64,
-        id: Option<ClientId>,
-        clients: &mut Clients,
-    ) -> Turn {
-        let (Some(publisher), Some(id)) = (&mut self.members[at].publisher, id) else {
-            return Turn::Done;
-        };
-        if clients.pending(id) > 0 {
-            return Turn::Blocked;
+    /// Must the publisher be asked again before anything happens to it?
+    fn publish_due(&mut self, at: usize, now_ns: u64, clients: &mut Clients) -> bool {
+        let Some(publisher) = &mut self.members[at].publisher else { return false };
+        if clients.pending(at) > 0 {
+            return true;
         }
-        if publisher.is_due(now_ns, self.plan.drive) {
+        if publisher.is_due(now_ns) {
             let (encoder, plan, signals) = (&mut self.encoder, &self.plan, &self.signals);
-            let measures = |due_ns| self.timeline.is_some_and(|timeline| timeline.measures(due_ns));
-            let queued = clients.send(id, |out| {
+            let owed = plan.owed_for(publisher.index);
+            let is_taken = clients.send(at, |out| {
                 publisher.publish_due(now_ns, plan, encoder, out, |intended_ns| {
+                    let is_measured = signals.measures(intended_ns);
                     signals.add(Counter::Published, 1);
-                    signals.add(Counter::PublishedMeasured, u64::from(measures(intended_ns)));
+                    signals.add(Counter::PublishedMeasured, u64::from(is_measured));
+                    signals.add(Counter::Owed, owed);
                 });
             });
-            if queued == Queued::Full {
-                return Turn::Done;
+            if !is_taken {
+                return false;
             }
         }
         // What does not fit into one message goes into another one.
-        if publisher.has_room(self.plan.drive) { Turn::Blocked } else { Turn::Done }
+        publisher.has_room()
     }
 
     /// What matters once every connection has joined, as fast as it can be.
@@ -251,11 +170,13 @@ impl Traffic {
         at: usize,
         deliveries: Deliveries<'_>,
     ) -> Result<(), FrameError> {
-        let Some(receiver) = &mut self.members[at].receiver else { return Ok(()) };
-        self.floors.keep(receiver);
+        let Member { channel, receiver: Some(receiver), .. } = &mut self.members[at] else {
+            return Ok(());
+        };
+        let (channel, before) = (*channel, receiver.serial());
         let (delays, until_sample) = (&mut self.delays[Delay::Delivery], &mut self.until_sample);
         let (mut delivered, mut is_ours) = (0, true);
-        let (sampled_of, timeline) = (self.plan.sampled_of, self.timeline);
+        let (sampled_of, signals) = (self.plan.sampled_of, &self.signals);
         let channels = self.plan.channels.len();
         deliveries.try_each(|delivery| {
             delivered += 1;
@@ -263,35 +184,51 @@ impl Traffic {
             *until_sample -= 1;
             if *until_sample == 0 {
                 *until_sample = sampled_of;
-                is_ours &= sample(delays, now_ns, delivery.data()?, timeline);
+                is_ours &= sample(delays, now_ns, delivery.data()?, signals);
             }
             Ok(())
         })?;
-        self.note_received(at, delivered, is_ours)
+        let after = receiver.serial();
+        self.floors.note(channel, before, after, &self.members);
+        self.note_delivered(delivered);
+        if is_ours { Ok(()) } else { Err(FrameError::Body) }
     }
 
+    /// A message of a server that does not number: its stamp tells where it belongs.
     fn receive_unnumbered(
         &mut self,
         now_ns: u64,
         at: usize,
         payload: &[u8],
     ) -> Result<(), FrameError> {
-        let Some(receiver) = &mut self.members[at].receiver else { return Ok(()) };
-        self.floors.keep(receiver);
-        let mut is_ours = receiver.receive_unnumbered(payload, self.plan.channels.len());
+        let stamp = Stamp::read_json(payload).ok_or(FrameError::Body)?;
+        self.note_stamp(at, &stamp).ok_or(FrameError::Body)?;
         self.until_sample -= 1;
         if self.until_sample == 0 {
             self.until_sample = self.plan.sampled_of;
-            let delays = &mut self.delays[Delay::Delivery];
-            is_ours &= sample(delays, now_ns, payload, self.timeline);
+            sample(&mut self.delays[Delay::Delivery], now_ns, payload, &self.signals);
         }
-        self.note_received(at, 1, is_ours)
+        self.note_delivered(1);
+        Ok(())
     }
 
-    fn note_received(&mut self, at: usize, count: u64, is_ours: bool) -> Result<(), FrameError> {
+    fn note_delivered(&self, count: u64) {
         self.signals.add(Counter::Delivered, count);
-        self.floors.compare(at, &self.members);
-        if is_ours { Ok(()) } else { Err(FrameError::Body) }
+        self.signals.add(Counter::Settled, count);
+    }
+
+    /// A receiver has come further in what one publisher sends. `None`: the stamp is not of a
+    /// publisher that it receives.
+    fn note_stamp(&mut self, at: usize, stamp: &Stamp) -> Option<Arrival> {
+        let publisher = stamp.publisher as usize;
+        let (place, member) = (self.plan.place_of(publisher), &mut self.members[at]);
+        let feed = self.plan.feed(member.channel, publisher);
+        let receiver = member.receiver.as_mut()?;
+        let before = receiver.sequence(place)?;
+        let arrival = receiver.note_stamp(stamp, self.plan.channels.len())?;
+        let after = receiver.sequence(place)?;
+        self.floors.note(feed, before, after, &self.members);
+        Some(arrival)
     }
 
     /// The set of all members of a channel, on the sync wire.
@@ -301,13 +238,13 @@ impl Traffic {
         at: usize,
         mut presence: Presence<'_>,
     ) -> Result<(), FrameError> {
-        let publishers = self.plan.publishers_of(self.members[at].channel());
+        let publishers = self.plan.publishers_of(self.members[at].channel);
         let (mut found, mut is_news) = (0, false);
         while found < publishers {
             let Some(member) = presence.present.next_member()? else { break };
             let Some(stamp) = Stamp::read(member.state) else { continue };
             found += 1;
-            is_news |= self.receive_state(now_ns, at, &stamp) != Arrival::Known;
+            is_news |= self.receive_state(now_ns, at, &stamp);
         }
         self.note_frame(now_ns, is_news);
         Ok(())
@@ -315,41 +252,30 @@ impl Traffic {
 
     /// A frame of which no state was new is a duplicate.
     fn note_frame(&self, now_ns: u64, is_news: bool) {
-        if !is_news && self.timeline.is_some_and(|timeline| timeline.measures(now_ns)) {
+        if !is_news && self.signals.measures(now_ns) {
             self.signals.add(Counter::Duplicated, 1);
         }
     }
 
-    /// [`Arrival::Known`] is what it is of itself, too. Only what was due within the measured time
-    /// is reported.
-    fn receive_state(&mut self, now_ns: u64, at: usize, stamp: &Stamp) -> Arrival {
-        let (publisher, channels) = (stamp.publisher as usize, self.plan.channels.len());
-        let member = &mut self.members[at];
-        let own = member.publisher.as_ref().map(|publisher| publisher.index);
-        let Some(receiver) = &mut member.receiver else { return Arrival::Known };
-        if own == Some(publisher) || publisher % channels != receiver.channel {
-            return Arrival::Known;
-        }
-        let place = self.plan.place_of(publisher);
-        let Some(arrival) = receiver.note(place, stamp.sequence) else { return Arrival::Known };
-        let measured = self.timeline.is_some_and(|timeline| timeline.measures(stamp.intended_ns));
-        match arrival {
-            Arrival::Known => {}
-            Arrival::Reordered => self.signals.add(Counter::Reordered, u64::from(measured)),
-            Arrival::New { conflated } => {
-                self.signals.add(Counter::Delivered, 1);
+    /// Is it another one than before? That of itself is not. Only what was due within the measured
+    /// time is reported.
+    fn receive_state(&mut self, now_ns: u64, at: usize, stamp: &Stamp) -> bool {
+        let measured = self.signals.measures(stamp.intended_ns);
+        match self.note_stamp(at, stamp) {
+            None | Some(Arrival::Known) => return false,
+            Some(Arrival::Older) => self.signals.add(Counter::Reordered, u64::from(measured)),
+            Some(Arrival::New { skipped }) => {
+                self.note_delivered(1);
+                self.signals.add(Counter::Settled, skipped);
                 if measured {
                     self.signals.add(Counter::DeliveredMeasured, 1);
-                    self.signals.add(Counter::Conflated, conflated);
+                    self.signals.add(Counter::Conflated, skipped);
                     let delay_ns = now_ns.saturating_sub(stamp.intended_ns);
                     self.delays[Delay::Update].record(delay_ns);
                 }
-                if self.floors.passes(publisher, stamp.sequence - 1 - conflated, stamp.sequence) {
-                    self.floors.raise(publisher, &self.members);
-                }
             }
         }
-        arrival
+        true
     }
 
     fn note_acknowledged(
@@ -359,68 +285,73 @@ impl Traffic {
         published: Option<(u64, u64)>,
     ) -> Result<(), FrameError> {
         let Some(publisher) = &mut self.members[at].publisher else { return Ok(()) };
-        let done = match published {
-            Some((id, serial)) => publisher.acknowledge(id).inspect(|done| {
-                self.accepted[done.0].note(serial);
-                if self.plan.has_window_of_deliveries() {
-                    publisher.await_delivery(id, serial);
-                    // It may have been delivered first.
-                    let feed = self.plan.feed(done.0, publisher.index);
-                    publisher.note_floor(publisher.turn_of(id), self.signals.floor(feed));
-                }
-            }),
-            None => publisher.acknowledge_oldest().inspect(|done| self.accepted[done.0].count()),
-        };
-        let (_, intended_ns) = done.ok_or(FrameError::Body)?;
-        self.signals.add(Counter::Acknowledged, 1);
-        if let Some(timeline) = self.timeline {
-            publisher.measured += u64::from(timeline.measures(now_ns));
-            if timeline.measures(intended_ns) {
-                let delay_ns = now_ns.saturating_sub(intended_ns);
-                self.delays[Delay::Acknowledgement].record(delay_ns);
-            }
+        let (id, serial) = published.unwrap_or_else(|| (publisher.oldest(), 0));
+        let (channel, intended_ns) = publisher.acknowledge(id).ok_or(FrameError::Body)?;
+        self.accepted[channel].note(serial);
+        if self.plan.is_numbered() && self.plan.has_window_of_deliveries() {
+            publisher.await_delivery(id, serial);
+            // It may have been delivered first.
+            publisher.note_floor(publisher.turn_of(id), self.signals.floor(channel));
         }
-        if matches!(self.plan.drive, Drive::Window(_)) && self.unblocked.last() != Some(&at) {
+        self.signals.add(Counter::Acknowledged, 1);
+        self.signals.add(Counter::Settled, 1);
+        publisher.measured += u64::from(self.signals.measures(now_ns));
+        if self.signals.measures(intended_ns) {
+            let delay_ns = now_ns.saturating_sub(intended_ns);
+            self.delays[Delay::Acknowledgement].record(delay_ns);
+        }
+        if self.plan.shape.rate.is_none() && self.unblocked.last() != Some(&at) {
             self.unblocked.push(at);
         }
         Ok(())
     }
 
-    /// After the run: the last messages settle.
-    fn settle(&self, until_ns: u64) {
-        let publishers =
-            || self.publishers.iter().filter_map(|&at| self.members[at].publisher.as_ref());
-        let is_settled = match self.plan.content {
-            // The conductor compares deliveries: only it sees those of all threads.
-            Content::Messages => publishers().all(|publisher| publisher.unacknowledged() == 0),
-            Content::States => {
-                publishers()
-                    .filter(|publisher| publisher.next_ns().is_none_or(|next| next >= until_ns))
-                    .for_each(|it| self.signals.set_final(it.index, it.sent()));
-                let present = self.floors.receivers();
-                self.signals.finals().is_some_and(|finals| self.missing(present, &finals) == 0)
+    fn receive_event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        event: Event<'_>,
+    ) -> Result<(), FrameError> {
+        match event {
+            Event::Joined => {
+                let is_publisher = u64::from(self.members[at].publisher.is_some());
+                self.signals.add(Counter::PublishersJoined, is_publisher);
+                return Ok(());
             }
-        };
-        self.signals.set(Counter::Settled, u64::from(is_settled));
-    }
-
-    /// How many last states of publishers the members have not received, summed over members.
-    fn missing(&self, members: impl Iterator<Item = usize>, finals: &[u64]) -> u64 {
-        let missing = |at: usize| {
-            let receiver = self.members[at].receiver.as_ref()?;
-            let finals = finals.iter().skip(receiver.channel).step_by(self.plan.channels.len());
-            let pairs = finals.zip(receiver.positions(false));
-            Some(pairs.filter(|(last, newest)| newest < last).count() as u64)
-        };
-        members.filter_map(missing).sum()
+            Event::Pong(stamp) => {
+                if self.plan.measures_pings && self.signals.measures(stamp) {
+                    self.delays[Delay::Ping].record(now_ns.saturating_sub(stamp));
+                }
+                return Ok(());
+            }
+            Event::Other => return Ok(()),
+            Event::Published(_) if self.plan.content == Content::States => return Ok(()),
+            _ => self.signals.add(Counter::Frames, 1),
+        }
+        match event {
+            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries),
+            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload),
+            Event::Published(published) => self.note_acknowledged(now_ns, at, published),
+            Event::Presence(presence) if self.signals.timeline().is_some() => {
+                self.receive_set(now_ns, at, presence)
+            }
+            Event::Member(member) if self.signals.timeline().is_some() => {
+                if let Some(stamp) = Stamp::read_json(member.data) {
+                    let is_news = self.receive_state(now_ns, at, &stamp);
+                    self.note_frame(now_ns, is_news);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 /// Records the delay of a delivery; `false`: it has no stamp.
 #[inline(never)]
-fn sample(delays: &mut Latencies, now_ns: u64, payload: &[u8], timeline: Option<Timeline>) -> bool {
+fn sample(delays: &mut Latencies, now_ns: u64, payload: &[u8], signals: &ThreadSignals) -> bool {
     let Some(stamp) = Stamp::read_json(payload) else { return false };
-    if timeline.is_some_and(|timeline| timeline.measures(stamp.intended_ns)) {
+    if signals.measures(stamp.intended_ns) {
         delays.record(now_ns.saturating_sub(stamp.intended_ns));
     }
     true
@@ -440,9 +371,21 @@ impl Script for Traffic {
         self.members.len()
     }
 
+    /// Pings that are measured are as many as publishes.
+    fn heartbeat_s(&self) -> f64 {
+        match (self.plan.content, self.plan.shape.rate) {
+            (Content::Messages, _) => 0.0,
+            (Content::States, Some(rate)) if self.plan.measures_pings => 1.0 / rate,
+            (Content::States, _) => HEARTBEAT_S,
+        }
+    }
+
     fn target(&self, at: usize) -> Target {
-        let member = &self.members[at];
-        let mut target = self.plan.targets[member.channel()].clone();
+        let member = match (self.members.get(at), &self.flood) {
+            (None, Some(flood)) => return flood.target.clone(),
+            _ => &self.members[at],
+        };
+        let mut target = self.plan.targets[member.channel].clone();
         if let (Content::Messages, Greeting::Foony { client_id, .. }, Some(publisher)) =
             (self.plan.content, &mut target.greeting, &member.publisher)
         {
@@ -453,7 +396,7 @@ impl Script for Traffic {
 
     fn join(&mut self, now_ns: u64, at: usize, out: &mut Out<'_>) -> Joining {
         let member = &self.members[at];
-        let channel = &self.plan.channels[member.channel()];
+        let channel = &self.plan.channels[member.channel];
         match (self.plan.content, &member.publisher) {
             (Content::Messages, Some(_)) => return Joining::Done,
             (Content::Messages, None) => out.join(channel, &[]),
@@ -466,7 +409,7 @@ impl Script for Traffic {
             // joining.
             (Content::States, None) => {
                 let publishers = self.signals.totals()[Counter::PublishersJoined];
-                if publishers < self.plan.publishers as u64 {
+                if publishers < self.plan.shape.publishers as u64 {
                     return Joining::NotYet;
                 }
                 out.watch(channel);
@@ -475,70 +418,47 @@ impl Script for Traffic {
         Joining::Asked
     }
 
-    fn begin(&mut self, timeline: Timeline) {
-        self.timeline = Some(timeline);
-        let Drive::Rate(per_second) = self.plan.drive else { return };
-        for publisher in self.members.iter_mut().filter_map(|it| it.publisher.as_mut()) {
-            let phase = publisher.index as f64 / self.plan.publishers as f64;
-            publisher.set_pace(per_second, phase, timeline);
-        }
-    }
-
-    fn run(&mut self, now_ns: u64, ids: &[Option<ClientId>], clients: &mut Clients) -> Next {
-        let until_ns = self.timeline.map_or(0, |timeline| timeline.until_ns);
+    fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
+        let Some(timeline) = self.signals.timeline() else { return Ok(NEVER_NS) };
         self.release();
-        if now_ns < until_ns {
-            return self.publish(now_ns, ids, clients);
+        let mut next_ns = NEVER_NS;
+        if now_ns < timeline.until_ns {
+            next_ns = self.publish(now_ns, timeline.start_ns, clients);
+        } else {
+            if self.plan.shape.rate.is_some() {
+                // What was due before the end is sent, however late this thread is.
+                self.publish(timeline.until_ns - 1, timeline.start_ns, clients);
+            }
+            let is_over = |next_ns| next_ns >= timeline.until_ns;
+            let is_finished = self.publishers().all(|it| it.next_ns().is_none_or(is_over));
+            self.signals.set(Counter::Finished, u64::from(is_finished));
         }
-        if let Drive::Rate(_) = self.plan.drive {
-            // What was due before the end is sent, however late this thread is.
-            let _ = self.publish(until_ns - 1, ids, clients);
-        }
-        self.settle(until_ns);
-        Next::WhenSomethingHappens
-    }
-
-    fn event(&mut self, now_ns: u64, at: usize, event: Event<'_>) -> Result<(), FrameError> {
-        match event {
-            Event::Joined => {
-                let is_publisher = u64::from(self.members[at].publisher.is_some());
-                self.signals.add(Counter::PublishersJoined, is_publisher);
-                return Ok(());
-            }
-            Event::Pong { stamp } => {
-                let measures = |timeline: Timeline| timeline.measures(stamp);
-                if self.plan.measures_pings && self.timeline.is_some_and(measures) {
-                    self.delays[Delay::Ping].record(now_ns.saturating_sub(stamp));
-                }
-                return Ok(());
-            }
-            Event::Other => return Ok(()),
-            Event::Published(_) if self.plan.content == Content::States => return Ok(()),
-            _ => self.signals.add(Counter::Frames, 1),
-        }
-        match event {
-            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries),
-            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload),
-            Event::Published(published) => self.note_acknowledged(now_ns, at, published),
-            Event::Presence(presence) if self.timeline.is_some() => {
-                self.receive_set(now_ns, at, presence)
-            }
-            Event::Member(member) if self.timeline.is_some() => {
-                if let Some(stamp) = Stamp::read_json(member.data) {
-                    let arrival = self.receive_state(now_ns, at, &stamp);
-                    self.note_frame(now_ns, arrival != Arrival::Known);
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+        // Flooders come last in every turn.
+        match &mut self.flood {
+            Some(flood) => Ok(next_ns.min(flood.run(now_ns, clients)?)),
+            None => Ok(next_ns),
         }
     }
 
-    fn gone(&mut self, at: usize) {
-        if let (Content::States, Some(publisher)) = (self.plan.content, &self.members[at].publisher)
-        {
-            self.signals.set_final(publisher.index, publisher.sent());
+    fn event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        out: &mut Out<'_>,
+        event: Event<'_>,
+    ) -> Result<(), Closed> {
+        match &mut self.flood {
+            Some(flood) if at >= self.members.len() => flood.event(at, out, event),
+            _ => self.receive_event(now_ns, at, event)?,
         }
-        self.floors.remove(at, &self.members);
+        Ok(())
+    }
+
+    fn closed(&mut self, _: u64, at: usize, _: Closed) -> Result<(), Closed> {
+        match &mut self.flood {
+            Some(flood) if at >= self.members.len() => flood.closed(at),
+            _ => self.floors.remove(at, &self.members),
+        }
+        Ok(())
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use super::super::client::Out;
-use super::super::options::WindowCounts;
+use super::super::options::{FanoutOptions, WindowCounts};
 use super::super::stamp::Stamp;
-use super::super::time::{Drive, Pace, Timeline};
+use super::super::time::Pace;
 use super::{Content, Encoder, Plan};
 
 /// Publishes that one publisher may catch up in one turn.
@@ -20,6 +20,8 @@ pub struct Publisher {
     pub index: usize,
     /// Its channels, in turn.
     channels: Vec<usize>,
+    /// Of a closed loop: publishes in flight, and what ends their time.
+    window: Option<u64>,
     counts: WindowCounts,
     sent: u64,
     acknowledged: u64,
@@ -30,18 +32,20 @@ pub struct Publisher {
     delivered: u64,
     /// Intended times from the oldest publish without acknowledgement on.
     waiting: VecDeque<u64>,
-    pace: Option<Pace>,
+    /// Of an open loop that has begun.
+    pub pace: Option<Pace>,
     /// Acknowledged within the measured time.
     pub measured: u64,
 }
 
 impl Publisher {
-    pub fn new(index: usize, channels: Vec<usize>, counts: WindowCounts) -> Self {
+    pub fn new(index: usize, channels: Vec<usize>, shape: &FanoutOptions) -> Self {
         Publisher {
             index,
             undelivered: vec![VecDeque::new(); channels.len()],
             channels,
-            counts,
+            window: shape.window(),
+            counts: shape.publishing.window_counts,
             sent: 0,
             acknowledged: 0,
             delivered: 0,
@@ -51,8 +55,13 @@ impl Publisher {
         }
     }
 
-    pub fn unacknowledged(&self) -> u64 {
+    fn unacknowledged(&self) -> u64 {
         self.sent - self.acknowledged
+    }
+
+    /// Messages without an acknowledgement. States have none.
+    pub fn unanswered(&self) -> u64 {
+        if self.waiting.is_empty() { 0 } else { self.unacknowledged() }
     }
 
     pub fn channels(&self) -> &[usize] {
@@ -89,11 +98,6 @@ impl Publisher {
         self.delivered > before
     }
 
-    /// Begins an open loop.
-    pub fn set_pace(&mut self, per_second: f64, phase: f64, timeline: Timeline) {
-        self.pace = Some(Pace::new(timeline.start_ns, per_second, phase));
-    }
-
     /// When the next publish is due in an open loop.
     pub fn next_ns(&self) -> Option<u64> {
         self.pace.as_ref().map(Pace::next_ns)
@@ -108,29 +112,26 @@ impl Publisher {
         out: &mut Out<'_>,
         mut on_sent: impl FnMut(u64),
     ) {
-        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.payload_bytes.max(1)).max(1) {
-            let Some(intended_ns) = self.take_due(now_ns, plan.drive) else { break };
+        for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.shape.payload.max(1)).max(1) {
+            let Some(intended_ns) = self.take_due(now_ns) else { break };
             self.publish(intended_ns, plan, encoder, out);
             on_sent(intended_ns);
         }
     }
 
-    pub fn is_due(&self, now_ns: u64, drive: Drive) -> bool {
-        match drive {
-            Drive::Window(_) => self.has_room(drive),
-            Drive::Rate(_) => self.next_ns().is_some_and(|next_ns| next_ns <= now_ns),
-        }
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        self.has_room() || self.next_ns().is_some_and(|next_ns| next_ns <= now_ns)
     }
 
-    /// May more be sent at once?
-    pub fn has_room(&self, drive: Drive) -> bool {
-        matches!(drive, Drive::Window(window) if self.in_flight() < window)
+    /// May more be sent at once, in a closed loop?
+    pub fn has_room(&self) -> bool {
+        self.window.is_some_and(|window| self.in_flight() < window)
     }
 
-    fn take_due(&mut self, now_ns: u64, drive: Drive) -> Option<u64> {
-        match drive {
-            Drive::Window(_) => self.has_room(drive).then_some(now_ns),
-            Drive::Rate(_) => self.pace.as_mut()?.take_due(now_ns),
+    fn take_due(&mut self, now_ns: u64) -> Option<u64> {
+        match &mut self.pace {
+            Some(pace) => pace.take_due(now_ns),
+            None => self.has_room().then_some(now_ns),
         }
     }
 
@@ -166,9 +167,9 @@ impl Publisher {
         (self.channels[self.turn_of(id)], sequence)
     }
 
-    /// The server has accepted the oldest publish that it had not accepted before.
-    pub fn acknowledge_oldest(&mut self) -> Option<(usize, u64)> {
-        self.acknowledge(self.acknowledged + 1)
+    /// The publish that a server which answers in order acknowledges next.
+    pub fn oldest(&self) -> u64 {
+        self.acknowledged + 1
     }
 
     /// The server has accepted a publish. Its channel and intended time; `None` when there was
@@ -194,10 +195,16 @@ mod tests {
     use super::super::super::client::{Client, Greeting, Target, Transport};
     use super::super::super::connect::connect;
     use super::*;
-    use crate::bench::options::{Dialect, PublishForm, Publishing};
+    use crate::bench::options::PublishForm;
 
-    fn acks(channels: Vec<usize>) -> Publisher {
-        Publisher::new(0, channels, WindowCounts::Acks)
+    fn publisher(channels: Vec<usize>, window: u64, window_counts: WindowCounts) -> Publisher {
+        let mut shape = FanoutOptions { window, ..FanoutOptions::default() };
+        shape.publishing.window_counts = window_counts;
+        Publisher::new(0, channels, &shape)
+    }
+
+    fn acks(channels: Vec<usize>, window: u64) -> Publisher {
+        publisher(channels, window, WindowCounts::Acks)
     }
 
     /// A client that is not connected; what it sends stays in it.
@@ -209,23 +216,16 @@ mod tests {
         Client::new(connect(address, 0).unwrap(), target, 1)
     }
 
-    fn write(publisher: &mut Publisher, now_ns: u64, drive: Drive) -> u64 {
+    fn write(publisher: &mut Publisher, now_ns: u64) -> u64 {
         let greeting = Greeting::Foony { key: "".into(), client_id: "".into() };
         let target = Target::new(([127, 0, 0, 1], 1).into(), Transport::Ws, "/", greeting);
         let plan = Plan {
             content: Content::Messages,
-            dialect: Dialect::Foony,
-            channels: ["a".into(), "b".into(), "c".into()].into(),
-            targets: [target].into(),
-            publishers: 1,
-            measures_pings: false,
-            drive,
-            payload_bytes: 64,
+            shape: FanoutOptions::default(),
+            channels: vec!["a".into(), "b".into(), "c".into()],
+            targets: vec![target],
             sampled_of: 1,
-            publishing: Publishing {
-                window_counts: WindowCounts::Acks,
-                publish_form: PublishForm::Sdk,
-            },
+            measures_pings: false,
         };
         let mut encoder = Encoder::new(PublishForm::Sdk);
         let mut sent = 0;
@@ -235,21 +235,21 @@ mod tests {
 
     #[test]
     fn without_ids_the_oldest_is_acknowledged() {
-        let mut publisher = acks(vec![0, 2]);
-        assert_eq!(write(&mut publisher, 10, Drive::Window(2)), 2);
-        let acknowledged: Vec<_> = (0..3).map(|_| publisher.acknowledge_oldest()).collect();
+        let mut publisher = acks(vec![0, 2], 2);
+        assert_eq!(write(&mut publisher, 10), 2);
+        let acknowledged: Vec<_> =
+            (0..3).map(|_| publisher.acknowledge(publisher.oldest())).collect();
         assert_eq!(acknowledged, [Some((0, 10)), Some((2, 10)), None]);
         assert_eq!(publisher.unacknowledged(), 0);
     }
 
     #[test]
     fn a_window_is_refilled_by_acknowledgements_in_any_order() {
-        let mut publisher = acks(vec![0, 2]);
-        let window = Drive::Window(3);
-        assert_eq!((write(&mut publisher, 10, window), write(&mut publisher, 11, window)), (3, 0));
+        let mut publisher = acks(vec![0, 2], 3);
+        assert_eq!((write(&mut publisher, 10), write(&mut publisher, 11)), (3, 0));
         assert_eq!(publisher.acknowledge(2), Some((2, 10)));
         assert_eq!(publisher.acknowledge(2), None);
-        assert_eq!(write(&mut publisher, 12, window), 1);
+        assert_eq!(write(&mut publisher, 12), 1);
         assert_eq!(publisher.acknowledge(1), Some((0, 10)));
         assert_eq!(publisher.acknowledge(4), Some((2, 12)));
         assert_eq!((publisher.acknowledge(5), publisher.acknowledge(0)), (None, None));
@@ -260,33 +260,32 @@ mod tests {
 
     #[test]
     fn a_window_of_deliveries_is_refilled_by_what_every_subscriber_has() {
-        let mut publisher = Publisher::new(0, vec![0, 2], WindowCounts::Deliveries);
-        let window = Drive::Window(3);
-        assert_eq!(write(&mut publisher, 10, window), 3);
+        let mut publisher = publisher(vec![0, 2], 3, WindowCounts::Deliveries);
+        assert_eq!(write(&mut publisher, 10), 3);
         for (id, serial) in [(1, 1), (2, 1), (3, 2)] {
             assert!(publisher.acknowledge(id).is_some());
             publisher.await_delivery(id, serial);
         }
-        assert_eq!(write(&mut publisher, 11, window), 0);
+        assert_eq!(write(&mut publisher, 11), 0);
         assert!(!publisher.note_floor(0, 0));
         assert!(publisher.note_floor(1, 1));
         assert!(publisher.note_floor(0, 5));
-        assert_eq!(write(&mut publisher, 12, window), 3);
+        assert_eq!(write(&mut publisher, 12), 3);
     }
 
     #[test]
     fn an_open_loop_does_not_wait() {
-        let mut publisher = acks(vec![0]);
-        let rate = Drive::Rate(1e6);
-        assert_eq!(write(&mut publisher, 10_000, rate), 0);
-        publisher.set_pace(1e6, 0.0, Timeline { start_ns: 0, from_ns: 0, until_ns: 1 });
-        assert_eq!(write(&mut publisher, 2_500, rate), 3);
+        let shape = FanoutOptions { rate: Some(1e6), ..FanoutOptions::default() };
+        let mut publisher = Publisher::new(0, vec![0], &shape);
+        assert_eq!(write(&mut publisher, 10_000), 0);
+        publisher.pace = Some(Pace::new(0, 1e6, 0.0));
+        assert_eq!(write(&mut publisher, 2_500), 3);
         assert_eq!(publisher.next_ns(), Some(3_000));
     }
 
     #[test]
     fn sequences_are_dense_in_every_channel() {
-        let publisher = acks(vec![4, 5]);
+        let publisher = acks(vec![4, 5], 1);
         let places: Vec<_> = (1..=4).map(|id| publisher.place_of(id)).collect();
         assert_eq!(places, [(4, 1), (5, 1), (4, 2), (5, 2)]);
     }

@@ -1,4 +1,34 @@
-//! What one receiver has received, by the serials of its channel: they have no holes.
+//! What one receiver has received of a feed whose messages are numbered without holes: by the
+//! serials of a channel, or by the sequences of one publisher.
+
+use std::ops::AddAssign;
+
+/// How a message, or a state, relates to what came before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Newer; what lies in between was never shown, which presence permits.
+    New { skipped: u64 },
+    /// The last one again.
+    Known,
+    /// Older than what was shown before.
+    Older,
+}
+
+/// What went wrong at receivers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    pub lost: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, other: Faults) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+    }
+}
 
 /// Continuity of serials. A message costs one comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,50 +38,76 @@ pub struct Serials {
     last: u64,
     /// Serials that were jumped over and have not come since.
     missing: u64,
-    pub duplicated: u64,
-    pub reordered: u64,
+    duplicated: u64,
+    reordered: u64,
 }
 
 impl Serials {
+    /// Of a receiver that is to see them all, from 1 on.
+    pub fn from_first() -> Self {
+        Serials { first: 1, ..Serials::default() }
+    }
+
+    /// As if everything had come.
+    pub fn complete() -> Self {
+        Serials { first: 1, last: u64::MAX, ..Serials::default() }
+    }
+
     #[inline]
-    pub fn note(&mut self, serial: u64) {
+    pub fn note(&mut self, serial: u64) -> Arrival {
         if serial == self.last + 1 && self.first != 0 {
             self.last = serial;
-        } else {
-            self.note_odd(serial);
+            return Arrival::New { skipped: 0 };
         }
+        self.note_odd(serial)
     }
 
     #[cold]
-    fn note_odd(&mut self, serial: u64) {
+    fn note_odd(&mut self, serial: u64) -> Arrival {
         if self.first == 0 {
             (self.first, self.last) = (serial, serial);
+            Arrival::New { skipped: 0 }
         } else if serial > self.last {
-            self.missing += serial - self.last - 1;
+            let skipped = serial - self.last - 1;
+            self.missing += skipped;
             self.last = serial;
-        } else if serial == self.last || self.missing == 0 {
+            Arrival::New { skipped }
+        } else if serial == self.last {
             self.duplicated += 1;
+            Arrival::Known
         } else {
-            self.reordered += 1;
-            self.missing -= 1;
+            let was_missing = self.missing > 0;
+            self.missing -= u64::from(was_missing);
+            self.reordered += u64::from(was_missing);
+            self.duplicated += u64::from(!was_missing);
+            Arrival::Older
         }
     }
 
     /// The newest serial; 0 before the first message.
-    pub fn last(&self) -> &u64 {
-        &self.last
+    #[inline]
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Different messages that came, of all from the first on.
+    pub fn received(&self) -> u64 {
+        self.last - self.missing
     }
 
     /// Serials of `accepted` that never came.
     pub fn lost(&self, accepted: &Accepted) -> u64 {
-        if accepted.count == 0 {
-            return 0;
-        }
-        if self.first == 0 {
+        if accepted.count == 0 || self.first == 0 {
             return accepted.count;
         }
         let before = self.first.saturating_sub(accepted.first);
         before + self.missing + accepted.last.saturating_sub(self.last)
+    }
+
+    /// Lost: between the first and the last one.
+    pub fn faults(&self) -> Faults {
+        let Serials { missing, duplicated, reordered, .. } = *self;
+        Faults { lost: missing, duplicated, reordered }
     }
 }
 
@@ -64,23 +120,17 @@ pub struct Accepted {
 }
 
 impl Accepted {
+    /// Serial 0: by a server that does not number.
     pub fn note(&mut self, serial: u64) {
         self.merge(&Accepted { first: serial, last: serial, count: 1 });
     }
 
-    /// One more, by a server that does not number.
-    pub fn count(&mut self) {
-        self.count += 1;
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
-    /// How many never came when `received` did?
-    pub fn missing(&self, received: u64) -> u64 {
-        self.count.saturating_sub(received)
-    }
-
-    /// Has the server numbered none of them?
-    pub fn is_unnumbered(&self) -> bool {
-        self.first == 0
+    pub fn is_numbered(&self) -> bool {
+        self.first > 0
     }
 
     pub fn merge(&mut self, other: &Accepted) {
@@ -94,7 +144,7 @@ impl Accepted {
 
     /// Serials between the first and the last that no publish was given.
     pub fn holes(&self) -> u64 {
-        if self.is_unnumbered() { 0 } else { (self.last - self.first + 1).abs_diff(self.count) }
+        if self.is_numbered() { (self.last - self.first + 1).abs_diff(self.count) } else { 0 }
     }
 }
 
@@ -119,10 +169,31 @@ mod tests {
         assert_eq!(accepted.holes(), 0);
         for (serials, expected) in table {
             let mut received = Serials::default();
-            serials.iter().for_each(|&serial| received.note(serial));
-            let counts = [received.lost(&accepted), received.duplicated, received.reordered];
+            for &serial in serials {
+                received.note(serial);
+            }
+            let Faults { duplicated, reordered, .. } = received.faults();
+            let counts = [received.lost(&accepted), duplicated, reordered];
             assert_eq!(counts, expected, "{serials:?}");
         }
+    }
+
+    #[test]
+    fn arrivals_tell_conflation_from_reordering() {
+        let mut sequences = Serials::from_first();
+        let expected = [
+            (1, Arrival::New { skipped: 0 }),
+            (2, Arrival::New { skipped: 0 }),
+            (2, Arrival::Known),
+            (5, Arrival::New { skipped: 2 }),
+            (4, Arrival::Older),
+            (5, Arrival::Known),
+            (6, Arrival::New { skipped: 0 }),
+        ];
+        for (sequence, arrival) in expected {
+            assert_eq!(sequences.note(sequence), arrival, "{sequence}");
+        }
+        assert_eq!(sequences.last(), 6);
     }
 
     #[test]
@@ -136,9 +207,9 @@ mod tests {
     #[test]
     fn what_is_not_numbered_is_counted() {
         let (mut one, mut other) = (Accepted::default(), Accepted::default());
-        (0..3).for_each(|_| one.count());
-        other.count();
+        (0..3).for_each(|_| one.note(0));
+        other.note(0);
         one.merge(&other);
-        assert_eq!((one.missing(4), one.missing(1), one.holes()), (0, 3, 0));
+        assert_eq!((one.count(), one.is_numbered(), one.holes()), (4, false, 0));
     }
 }

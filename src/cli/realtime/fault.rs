@@ -1,52 +1,33 @@
 //! Why a connection to the server ended, or could not be made.
 
+use derive_more::From;
+
 use crate::cli::failure::Failure;
 use crate::client::protocol::{Awaited, Closed, Refused};
 use crate::error::Retry;
 use crate::wire::foony::ErrorCode;
 
 /// Why there is no connection. The texts are causes, the `why` of an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, From)]
 pub(in crate::cli) enum Fault {
     /// No server answers at the address.
     Unreachable(String),
     /// The socket or this host ended it.
     Lost(String),
     /// The protocol ended it.
+    #[from]
     Closed(Closed),
 }
 
 /// Why a command stopped using a connection before it was done.
-#[derive(Debug)]
+#[derive(Debug, From)]
 pub(in crate::cli) enum Stop {
     /// The connection is over; the command can go on with another one.
+    #[from(Fault, Closed)]
     Fault(Fault),
     /// The request cannot be fulfilled.
+    #[from]
     Failure(Failure),
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Stop::Fault(fault)
-    }
-}
-
-impl From<Closed> for Stop {
-    fn from(closed: Closed) -> Self {
-        Stop::Fault(Fault::Closed(closed))
-    }
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Stop::Failure(failure)
-    }
-}
-
-impl From<Closed> for Fault {
-    fn from(closed: Closed) -> Self {
-        Fault::Closed(closed)
-    }
 }
 
 impl Fault {

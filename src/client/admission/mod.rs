@@ -3,7 +3,7 @@
 //! Handlers run on threads of their own: blocking ones on a small pool, futures on one thread
 //! without a runtime. Nothing here knows deadlines: the server has them, and ignores late answers.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
+#![allow(dead_code, unused_imports)] // Used by the I/O thread, which follows.
 
 mod answer;
 mod futures;

@@ -122,7 +122,10 @@ impl<E> QueueObserver<E> {
     fn take(&self, place: Place) -> Option<(Callback<E>, E)> {
         let mut waiting = self.lock();
         let callback = waiting.callback.clone()?;
-        waiting.places.pop_front_if(|first| *first == place)?;
+        if *waiting.places.front()? != place {
+            return None;
+        }
+        waiting.places.pop_front();
         Some((callback, waiting.events.pop_front()?))
     }
 }

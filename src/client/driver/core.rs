@@ -16,7 +16,7 @@ use crate::client::protocol::{Event, Outbound};
 use crate::client::{ClientError, Result};
 use crate::wire::foony::binary::Deliveries;
 use crate::wire::foony::{
-    self, Action, Auth, Content, Cursor, ErrorCode, Presence, Publish, Request,
+    self, Action, Auth, Content, Cursor, ErrorCode, PeerRequest, Presence, Publish, Request,
 };
 
 /// How long to wait after a server that limits the rate, which does not say.
@@ -105,7 +105,7 @@ impl Core {
     /// ignores the second record.
     pub fn greet(&self, auth: Auth<'_>, out: &mut Outbound) {
         out.auth(auth);
-        out.send(&Request::Peer(self.mirror.peer_update(NOT_ANSWERED)));
+        out.send_peer(&PeerRequest::Update(self.mirror.peer_update(NOT_ANSWERED)));
     }
 
     pub fn is_live(&self) -> bool {
@@ -320,7 +320,7 @@ impl Core {
 
     fn send_peer_update(&mut self, out: &mut Outbound) {
         let mirror = &self.mirror;
-        let id = out.request(|id| Request::Peer(mirror.peer_update(id)));
+        let id = out.peer_request(|id| PeerRequest::Update(mirror.peer_update(id)));
         self.asked.insert(id, Asked::PeerUpdate);
     }
 

@@ -57,6 +57,9 @@ impl Mirror {
             device_name: local.device_name().to_owned().into(),
             os: PresenceOs::local().to_string().into(),
             sdk_version: env!("CARGO_PKG_VERSION").into(),
+            asks_ms: local.asks_ms(),
+            handler: local.handler(),
+            takes_direct: local.takes_direct(),
             metadata: local.metadata_text().as_bytes().to_vec().into(),
         }
     }

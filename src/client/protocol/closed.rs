@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use derive_more::Display;
+
 use crate::error::{FrameError, Retry};
 use crate::wire::foony::ErrorCode;
 
@@ -42,21 +44,23 @@ impl fmt::Display for Refused {
 }
 
 /// What a server did not send in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
 pub enum Awaited {
-    /// The response to the upgrade.
+    #[display("no answer to the upgrade in time")]
     Upgrade,
+    #[display("no greeting in time")]
     Greeting,
     /// The answer to a ping or to a request.
+    #[display("it does not answer")]
     Answer,
 }
 
 /// Why a connection is over. The texts say why, not what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Closed {
-    /// This side closed it.
+    #[display("closed by us")]
     ByUs,
-    /// The server closed it.
+    #[display("it closed the connection{}", ending(*code, reason, error.as_ref()))]
     ByServer {
         /// Of its close frame.
         code: Option<u16>,
@@ -65,6 +69,7 @@ pub enum Closed {
         error: Option<Refused>,
     },
     /// The upgrade was answered with another status than 101.
+    #[display("it answered {}", format!("{status} {reason}").trim_end())]
     Upgrade {
         status: u16,
         /// Its reason phrase, and the first line of its body.
@@ -95,30 +100,20 @@ impl Closed {
     }
 }
 
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Closed::ByUs => f.write_str("closed by us"),
-            Closed::ByServer { code, reason, error } => {
-                let code = code.map(|code| code.to_string()).unwrap_or_default();
-                f.write_str("it closed the connection")?;
-                match format!("{code} {reason}").trim() {
-                    "" => {}
-                    why => write!(f, " ({why})")?,
-                }
-                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
-            }
-            Closed::Upgrade { status, reason } => {
-                write!(f, "it answered {}", format!("{status} {reason}").trim_end())
-            }
-            Closed::Foreign(why) => f.write_str(why),
-            Closed::Refused(refused) => refused.fmt(f),
-            Closed::Broken(error) => error.fmt(f),
-            Closed::Silent(Awaited::Upgrade) => f.write_str("no answer to the upgrade in time"),
-            Closed::Silent(Awaited::Greeting) => f.write_str("no greeting in time"),
-            Closed::Silent(Awaited::Answer) => f.write_str("it does not answer"),
-        }
+impl From<FrameError> for Closed {
+    fn from(error: FrameError) -> Closed {
+        Closed::Broken(error)
     }
+}
+
+/// Why a server closed a connection, as far as it said.
+fn ending(code: Option<u16>, reason: &str, error: Option<&Refused>) -> String {
+    let code = code.map(|code| code.to_string()).unwrap_or_default();
+    let why = match format!("{code} {reason}").trim() {
+        "" => String::new(),
+        why => format!(" ({why})"),
+    };
+    error.map_or(why.clone(), |error| format!("{why}: {error}"))
 }
 
 #[cfg(test)]

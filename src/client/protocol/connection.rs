@@ -300,7 +300,7 @@ impl Connection {
         event: foony::Event<'_>,
         on_event: &mut impl FnMut(&mut Outbound, Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        use foony::Event::{Ack, Connected, Error, Fetched, History};
+        use foony::Event::{Ack, Connected, DirectRefused, Error, Fetched, History};
         match (self.phase, &event) {
             (Phase::Greeted, Error { id: 0, code, message }) => {
                 let refused = Refused::new(Some(*code), message);
@@ -311,7 +311,11 @@ impl Connection {
             }
             (
                 Phase::Greeted,
-                Ack { id, .. } | Error { id, .. } | History { id, .. } | Fetched { id, .. },
+                Ack { id, .. }
+                | Error { id, .. }
+                | History { id, .. }
+                | Fetched { id, .. }
+                | DirectRefused(foony::peer::DirectRefused { id, .. }),
             ) => self.answered(now_ms, *id),
             (Phase::Greeted, _) => {}
             (_, Connected { connection_id, keep_alive_ms, client_id }) => {

@@ -1,6 +1,6 @@
 //! Requests -> masked frames.
 
-use crate::wire::foony::{Auth, Publish, Request, binary};
+use crate::wire::foony::{Auth, PeerRequest, Publish, Request, binary};
 use crate::wire::sync::message::presence::PresenceUpdate;
 use crate::wire::sync::message::session::{Handshake, PingPong};
 use crate::wire::sync::{self, Layout, Message};
@@ -70,12 +70,9 @@ impl Outbound {
     pub fn handshake(&mut self, token: &str) {
         self.send_sync(&Message::Handshake(Handshake {
             jwt_token: token,
-            vector_clock: Default::default(),
-            subscribed_shapes: Vec::new(),
             client_version: concat!("headcount/", env!("CARGO_PKG_VERSION")),
-            lite_id: "",
-            epoch: 0,
             wire_version: 1,
+            ..Handshake::default()
         }));
     }
 
@@ -93,6 +90,19 @@ impl Outbound {
             let appended = binary::append_request(request, out);
             assert!(appended.is_ok(), "a request of the binary protocol: {request:?}");
         });
+    }
+
+    /// Makes a request of the graph extension with the next id, which it returns.
+    pub fn peer_request<'r>(&mut self, request: impl FnOnce(u64) -> PeerRequest<'r>) -> u64 {
+        self.last_id += 1;
+        self.unanswered += 1;
+        self.send_peer(&request(self.last_id));
+        self.last_id
+    }
+
+    /// Sends what is not answered, or with an event of its own.
+    pub fn send_peer(&mut self, request: &PeerRequest<'_>) {
+        self.append_record(|out| binary::append_peer_request(request, out));
     }
 
     /// As [`Outbound::send`], for a publish in the form in which SDKs send theirs, a batch.
@@ -210,7 +220,8 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::websocket::{Event, MessageKind, MessageLimits, Role, decode_all};
+    use crate::wire::websocket::any_split::{Event, decode_all};
+    use crate::wire::websocket::{MessageKind, MessageLimits, Role};
 
     const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 1 << 20, fragments_max: 0 };
 

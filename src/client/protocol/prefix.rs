@@ -32,7 +32,7 @@ pub(super) fn begin(
         return Err(FrameError::WebSocket);
     }
     let frame = &bytes[sync_at..];
-    let message_type = MessageType::from_code(frame[1]).ok_or(FrameError::UnknownType)?;
+    let message_type = MessageType::from_repr(frame[1]).ok_or(FrameError::UnknownType)?;
     if message_type != MessageType::PresenceBroadcast {
         return Err(FrameError::TooLong);
     }
@@ -74,7 +74,7 @@ mod tests {
         let peer = Peer { user_id: "somebody", state: &[7; 64], last_seen_ms: 1 };
         let mut frame = Vec::new();
         append_frame(Header::Ten, MessageType::PresenceBroadcast, &mut frame, |body| {
-            append_presence_broadcast(body, "room", vec![peer; members].into_iter());
+            append_presence_broadcast(body, "room", members, std::iter::repeat_n(peer, members));
         });
         match transport {
             Transport::Tcp => frame,

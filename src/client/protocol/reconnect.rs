@@ -1,27 +1,21 @@
 //! From one connection to the next.
 
-use std::fmt;
 use std::time::Duration;
+
+use derive_more::Debug;
 
 use super::event::Greeted;
 use crate::wire::foony::Auth;
 
 /// What proves who the client is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// `app.keyId:secret`.
+    #[debug("Key(..)")]
     Key(String),
     /// A JWT, which names the client.
+    #[debug("Token(..)")]
     Token(String),
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Credential::Key(_) => "Key(..)",
-            Credential::Token(_) => "Token(..)",
-        })
-    }
 }
 
 /// What identifies a session when it continues on a new connection.

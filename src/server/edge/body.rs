@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn status(read: Result<HeldBody, Refusal>) -> u16 {
-        read.err().map_or(200, |refusal| refusal.status())
+        read.err().map_or(200, |refusal| refusal.status)
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
             for value in values {
                 headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
             }
-            let status = check_coding(&headers).err().map_or(200, |refusal| refusal.status());
+            let status = check_coding(&headers).err().map_or(200, |refusal| refusal.status);
             assert_eq!(status, expected, "{values:?}");
         }
     }

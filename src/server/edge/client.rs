@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use derive_more::TryInto;
 use futures_lite::future;
 
 use super::watch::{WatchItem, WatchedChannels, Watcher};
@@ -24,6 +25,7 @@ use crate::shard::{
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The answer to a call.
+#[derive(TryInto)]
 pub enum Answer {
     Counters(Box<Counters>),
     Members(Vec<MemberView>),
@@ -128,10 +130,9 @@ impl EdgeClient {
     pub async fn counters(&self, shard: ShardId) -> Result<Counters, Unavailable> {
         let from = self.me();
         let envelope = |request| Envelope::Inspect { from, request };
-        match self.request(shard, ANSWER_WITHIN, envelope).await? {
-            Answer::Counters(counters) => Ok(*counters),
-            _ => Err(Unavailable),
-        }
+        self.request::<Box<Counters>>(shard, ANSWER_WITHIN, envelope)
+            .await
+            .map(|counters| *counters)
     }
 
     /// Gets the members of a channel from its owner.
@@ -142,10 +143,7 @@ impl EdgeClient {
     ) -> Result<Vec<MemberView>, Unavailable> {
         let envelope =
             |request| self.command(channel, Command::Members { to: MembersFor::Request(request) });
-        match self.request(owner, ANSWER_WITHIN, envelope).await? {
-            Answer::Members(members) => Ok(members),
-            _ => Err(Unavailable),
-        }
+        self.request(owner, ANSWER_WITHIN, envelope).await
     }
 
     /// Has the owner of a channel execute a command.
@@ -156,10 +154,7 @@ impl EdgeClient {
         command: impl FnOnce(ReplyTo) -> Command,
     ) -> Result<session::Answer, Unavailable> {
         let envelope = |number| self.command(channel, command(ReplyTo::Edge(number)));
-        match self.request(owner, ANSWER_WITHIN, envelope).await? {
-            Answer::Channel(answer) => Ok(answer),
-            _ => Err(Unavailable),
-        }
+        self.request(owner, ANSWER_WITHIN, envelope).await
     }
 
     /// Forwards a request of a long-polling client to the shard that holds its session.
@@ -171,10 +166,7 @@ impl EdgeClient {
     ) -> Result<PollOutcome, Unavailable> {
         let from = self.me();
         let envelope = |number| Envelope::Poll { from, number, request };
-        match self.request(shard, within, envelope).await? {
-            Answer::Polled(outcome) => Ok(outcome),
-            _ => Err(Unavailable),
-        }
+        self.request(shard, within, envelope).await
     }
 
     /// A number that is unique in this process.
@@ -206,12 +198,12 @@ impl EdgeClient {
 
     /// Sends a request and waits for its answer. When the mailbox is full nothing is sent: the
     /// caller can retry, and knows that nothing was done.
-    async fn request(
+    async fn request<T: TryFrom<Answer>>(
         &self,
         shard: ShardId,
         within: Duration,
         envelope: impl FnOnce(u64) -> Envelope,
-    ) -> Result<Answer, Unavailable> {
+    ) -> Result<T, Unavailable> {
         let number = self.number();
         let call =
             Rc::new(PendingCall::Once { answer: RefCell::default(), waker: RefCell::default() });
@@ -221,7 +213,7 @@ impl EdgeClient {
         let answered = poll_fn(|cx| {
             let PendingCall::Once { answer, waker } = &*call else { return Poll::Pending };
             if let Some(answer) = answer.borrow_mut().take() {
-                return Poll::Ready(Ok(answer));
+                return Poll::Ready(answer.try_into().map_err(|_| Unavailable));
             }
             *waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending

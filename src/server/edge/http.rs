@@ -60,7 +60,7 @@ pub async fn serve(
     io: HyperIo,
     idle_timer: Rc<IdleTimer>,
 ) -> Option<UpgradeRequest> {
-    let head_bytes_max = edge.settings.limits.request_head_bytes_max;
+    let head_bytes_max = edge.shared.settings.limits.request_head_bytes_max;
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let requested = Rc::clone(&upgrade);
     let stopping = Rc::clone(&edge);
@@ -140,7 +140,7 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
     }
-    if edge.lifecycle.is_stopping() {
+    if edge.shared.lifecycle.is_stopping() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -187,9 +187,9 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
 fn check_admin(edge: &Edge, route: &Route, headers: &HeaderMap) -> Result<(), Denied> {
     let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
     let host = bytes(HOST).map(|host| str::from_utf8(host).unwrap_or_default());
-    edge.access.check_host(host)?;
-    let keyring = &edge.settings.session.keyring;
-    edge.access.check(route, bytes(AUTHORIZATION), keyring, edge.clock.now().wall_ms)
+    edge.shared.access.check_host(host)?;
+    let keyring = &edge.shared.settings.session.keyring;
+    edge.shared.access.check(route, bytes(AUTHORIZATION), keyring, edge.shared.clock.now().wall_ms)
 }
 
 fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {
@@ -246,8 +246,8 @@ fn page(surface: Surface) -> Response<Body> {
 }
 
 fn readiness(edge: &Edge) -> Response<Body> {
-    let silent = edge.health.silent.load(Ordering::Relaxed);
-    let why_not = match (edge.lifecycle.phase(), silent) {
+    let silent = edge.shared.health.silent.load(Ordering::Relaxed);
+    let why_not = match (edge.shared.lifecycle.phase(), silent) {
         (Phase::Ready, 0) => return text(StatusCode::OK, TEXT, "ready\n"),
         (Phase::Ready, _) => "an executor is stalled\n",
         (Phase::Starting, _) => "starting\n",
@@ -258,21 +258,21 @@ fn readiness(edge: &Edge) -> Response<Body> {
 
 async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
     let mut counters = Vec::new();
-    for shard in 0..edge.settings.router.shards() {
+    for shard in 0..edge.shared.settings.router.shards() {
         match edge.client.counters(ShardId(shard)).await {
             Ok(of_shard) => counters.push(of_shard),
             Err(Unavailable) => return unavailable(),
         }
     }
     let process = Process {
-        ready: edge.lifecycle.is_ready(),
-        silent_executors: edge.health.silent.load(Ordering::Relaxed),
-        executor_stalls: edge.health.stalls.load(Ordering::Relaxed),
+        ready: edge.shared.lifecycle.is_ready(),
+        silent_executors: edge.shared.health.silent.load(Ordering::Relaxed),
+        executor_stalls: edge.shared.health.stalls.load(Ordering::Relaxed),
         uptime_s: edge.started.elapsed().as_secs(),
         http_connections: edge.connections.open(),
         http_refused: edge.connections.refused(),
         http_responses: edge.connections.responses(),
-        log_lines_lost: edge.log.lost(),
+        log_lines_lost: edge.shared.log.lost(),
         refusals: edge.refusals.borrow().clone(),
     };
     let encoded = admin::encode_metrics(&counters, &process, exposition);
@@ -323,7 +323,7 @@ async fn next_lines(edge: &Edge, watch: &mut Watch) -> String {
         None
     };
     let next = futures_lite::future::or(async { Some(watch.next().await) }, keep_alive).await;
-    let now = edge.clock.now();
+    let now = edge.shared.clock.now();
     match next {
         None => "\n".to_string(),
         Some(Next::Restarted) => admin::reset_line(),

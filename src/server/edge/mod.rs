@@ -66,12 +66,9 @@ const FINISH_EVERY: Duration = Duration::from_millis(10);
 /// queue would be reset.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
-/// Arguments of the edge's thread.
-pub struct EdgeParts {
-    pub mailboxes: Mailboxes,
-    pub admin: OwnedFd,
+/// What the edge shares with the other threads of the process.
+pub struct Shared {
     pub settings: Arc<Settings>,
-    pub control: Receiver<Control>,
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
     pub refusal_log: Arc<RefusalLog>,
@@ -86,67 +83,53 @@ pub(super) struct Edge {
     client: EdgeClient,
     connections: Connections,
     bodies: BodyBudget,
-    settings: Arc<Settings>,
-    clock: Clock,
+    shared: Shared,
     started: Instant,
-    budget: Arc<DescriptorBudget>,
     /// Refused credentials of HTTP requests; shards count those of sessions.
     refusals: RefCell<Refusals>,
-    refusal_log: Arc<RefusalLog>,
-    health: Arc<Health>,
-    lifecycle: Arc<Lifecycle>,
-    access: Access,
     stop: Stop,
-    log: LineQueue,
     next_shard: Cell<u16>,
 }
 
 impl Edge {
     /// The key of a channel, and the shard that owns it.
     fn locate(&self, app: &Arc<str>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
-        let key = Arc::new(self.settings.router.key(app, channel));
-        let owner = self.settings.router.shard_of(key.hash);
+        let key = Arc::new(self.shared.settings.router.key(app, channel));
+        let owner = self.shared.settings.router.shard_of(key.hash);
         (key, owner)
     }
 
     /// Counts and logs a refused credential.
     fn count_refusal(&self, cause: CredentialError) {
         self.refusals.borrow_mut().count(cause);
-        self.refusal_log.add(cause, 1);
+        self.shared.refusal_log.add(cause, 1);
     }
 
     /// A shard by round robin, for requests that any of them can serve.
     fn next_shard(&self) -> ShardId {
         let shard = self.next_shard.get();
-        self.next_shard.set((shard + 1) % self.settings.router.shards());
+        self.next_shard.set((shard + 1) % self.shared.settings.router.shards());
         ShardId(shard)
     }
 }
 
-/// Serves until the server drains. Must run inside a glommio executor.
-pub async fn run(parts: EdgeParts) {
+/// Serves until the server drains. Must run inside a glommio executor. `admin`: a listening socket.
+pub async fn run(mailboxes: Mailboxes, admin: OwnedFd, control: Receiver<Control>, shared: Shared) {
     let edge = Rc::new(Edge {
-        client: EdgeClient::new(parts.mailboxes),
+        client: EdgeClient::new(mailboxes),
         connections: Connections::default(),
         bodies: BodyBudget::default(),
-        settings: parts.settings,
-        clock: parts.clock,
+        shared,
         started: Instant::now(),
-        budget: parts.budget,
         refusals: RefCell::default(),
-        refusal_log: parts.refusal_log,
-        health: parts.health,
-        lifecycle: parts.lifecycle,
-        access: parts.access,
         stop: Stop::new(),
-        log: parts.log,
         next_shard: Cell::new(0),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
-    let listener = unsafe { TcpListener::from_raw_fd(parts.admin.into_raw_fd()) };
+    let listener = unsafe { TcpListener::from_raw_fd(admin.into_raw_fd()) };
     glommio::spawn_local(accept_admin(Rc::clone(&edge), listener)).detach();
-    pump(&edge, &parts.control).await;
-    finish(&edge, &parts.control).await;
+    pump(&edge, &control).await;
+    finish(&edge, &control).await;
 }
 
 /// Takes envelopes whenever the edge is woken, until a control message arrives.
@@ -208,7 +191,7 @@ fn adopt_all(edge: &Rc<Edge>) {
 fn adopt(edge: &Rc<Edge>, handoff: Handoff) {
     // SAFETY: the handoff owns the descriptor and gives it up here.
     let stream = unsafe { TcpStream::from_raw_fd(handoff.socket.into_raw_fd()) };
-    let permit = DescriptorPermit(Arc::clone(&edge.budget));
+    let permit = DescriptorPermit(Arc::clone(&edge.shared.budget));
     let Some(counted) = edge.connections.admit(Surface::Public) else { return };
     let served = serve(Rc::clone(edge), Surface::Public, stream, handoff.unread, counted);
     let edge = Rc::clone(edge);

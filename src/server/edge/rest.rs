@@ -33,13 +33,13 @@ pub async fn respond(edge: &Edge, request: Request<Incoming>) -> Reply {
 }
 
 async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusal> {
-    if edge.lifecycle.is_stopping() {
+    if edge.shared.lifecycle.is_stopping() {
         return Err(Refusal::stopping());
     }
     let (head, body) = request.into_parts();
     match rest::route(head.method.as_str(), head.uri.path(), head.uri.query())? {
         Route::Preflight => Ok(Reply::preflight()),
-        Route::Time => Ok(rest::time(edge.clock.now().wall_ms)),
+        Route::Time => Ok(rest::time(edge.shared.clock.now().wall_ms)),
         Route::Publish { channel } => publish(edge, &head, body, &channel).await,
         Route::History { prefix, channel, query } => {
             history(edge, &head, &prefix, &channel, query).await
@@ -52,10 +52,12 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
 
 fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
     let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    let now_wall_ms = edge.clock.now().wall_ms;
-    Caller::identify(&edge.settings.session.keyring, header, now_wall_ms).inspect_err(|refusal| {
-        refusal.cause().into_iter().for_each(|cause| edge.count_refusal(cause));
-    })
+    let now_wall_ms = edge.shared.clock.now().wall_ms;
+    Caller::identify(&edge.shared.settings.session.keyring, header, now_wall_ms).inspect_err(
+        |refusal| {
+            refusal.cause().into_iter().for_each(|cause| edge.count_refusal(cause));
+        },
+    )
 }
 
 async fn publish(
@@ -65,13 +67,13 @@ async fn publish(
     channel: &str,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::Publish, &edge.settings.limits)?;
-    let bytes_max = edge.settings.limits.message_bytes_max;
+    caller.check(channel, Operation::Publish, &edge.shared.settings.limits)?;
+    let bytes_max = edge.shared.settings.limits.message_bytes_max;
     let body = body::read(edge, &head.headers, body, bytes_max).await?;
-    let now = edge.clock.now();
+    let now = edge.shared.clock.now();
     let fresh =
         FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.client.number() as u32 };
-    let bytes_max = edge.settings.limits.publish_bytes_max;
+    let bytes_max = edge.shared.settings.limits.publish_bytes_max;
     let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
@@ -90,7 +92,7 @@ async fn history(
     query: HistoryQuery,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::History, &edge.settings.limits)?;
+    caller.check(channel, Operation::History, &edge.shared.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
     let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let command = |reply_to| match query.direction {
@@ -114,7 +116,7 @@ async fn presence(
     query: &PresenceQuery,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
-    caller.check(channel, Operation::Presence, &edge.settings.limits)?;
+    caller.check(channel, Operation::Presence, &edge.shared.settings.limits)?;
     let (key, owner) = edge.locate(caller.app(), channel);
     Ok(rest::presence(query, &edge.client.members(owner, key).await?))
 }
@@ -127,7 +129,7 @@ async fn request_token(
 ) -> Result<Reply, Refusal> {
     let key = caller(edge, head)?.key_named(key_name)?;
     let body = body::read(edge, &head.headers, body, TOKEN_REQUEST_BYTES_MAX).await?;
-    rest::request_token(key, &body.bytes, edge.clock.now().wall_ms)
+    rest::request_token(key, &body.bytes, edge.shared.clock.now().wall_ms)
 }
 
 fn refused(answer: Answer) -> Refusal {

@@ -62,7 +62,7 @@ impl TurnLoop {
         if receiving || polling || !self.sockets.get_mut(id).is_some_and(|s| s.ended) {
             return Ok(false);
         }
-        self.budget.used.fetch_sub(1, Ordering::Relaxed);
+        self.host.budget.used.fetch_sub(1, Ordering::Relaxed);
         self.sockets.close(id);
         self.shard.handle_released(id);
         Ok(true)

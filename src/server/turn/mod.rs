@@ -71,11 +71,16 @@ pub struct DescriptorBudget {
 pub struct ShardParts {
     pub shard: Shard,
     pub mailboxes: Mailboxes,
+    pub spin: Duration,
+    pub host: Host,
+}
+
+/// What a shard uses of the process that it runs in.
+pub struct Host {
     pub listeners: ShardListeners,
     pub proxies: Arc<Proxies>,
     pub control: Receiver<Control>,
     pub clock: Clock,
-    pub spin: Duration,
     pub budget: Arc<DescriptorBudget>,
     pub refusals: ShardRefusals,
 }
@@ -86,13 +91,8 @@ pub struct TurnLoop {
     ring: Ring,
     sockets: Sockets,
     mailboxes: Mailboxes,
-    listeners: ShardListeners,
-    proxies: Arc<Proxies>,
-    control: Receiver<Control>,
-    clock: Clock,
+    host: Host,
     spin: Spin,
-    budget: Arc<DescriptorBudget>,
-    refusals: ShardRefusals,
     completions: Vec<Completion>,
     /// Receive completions of connections that have had their share of a pass.
     deferred: VecDeque<Completion>,
@@ -201,13 +201,8 @@ impl TurnLoop {
             ring,
             sockets: Sockets::default(),
             mailboxes: parts.mailboxes,
-            listeners: parts.listeners,
-            proxies: parts.proxies,
-            control: parts.control,
-            clock: parts.clock,
+            host: parts.host,
             spin: Spin::new(parts.spin),
-            budget: parts.budget,
-            refusals: parts.refusals,
             completions: Vec::new(),
             deferred: VecDeque::new(),
             rooms: Vec::new(),
@@ -231,7 +226,7 @@ impl TurnLoop {
     /// # Errors
     /// A ring that no longer works; the process cannot go on.
     pub fn run_until_drained(&mut self) -> io::Result<()> {
-        self.run_until(|turns| turns.shard.has_drained() && turns.listeners.are_closed())
+        self.run_until(|turns| turns.shard.has_drained() && turns.host.listeners.are_closed())
     }
 
     /// Takes turns until the end, and until connections that came meanwhile have been told.
@@ -259,11 +254,11 @@ impl TurnLoop {
 
     /// Takes a turn. `Wait::Now` also while there is something to read, or has been.
     fn turn(&mut self) -> io::Result<Wait> {
-        let now = self.clock.now();
+        let now = self.host.clock.now();
         self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
         let wait = shard::turn(self, now)?;
-        self.refusals.note(self.shard.refusals());
+        self.host.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();
         Ok(if self.has_arrived || pending { Wait::Now } else { wait })
@@ -322,7 +317,7 @@ impl TurnLoop {
             let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
             self.open(now, listener, socket)?;
         }
-        if completion.more || self.listeners.are_closed() {
+        if completion.more || self.host.listeners.are_closed() {
             return Ok(());
         }
         if completion.result >= 0 {
@@ -333,17 +328,17 @@ impl TurnLoop {
     }
 
     fn open(&mut self, now: Clocks, listener: Listener, socket: OwnedFd) -> io::Result<()> {
-        if !self.proxies.admit(listener, &socket) {
+        if !self.host.proxies.admit(listener, &socket) {
             self.shard.counters_mut().drop(Dropped::ConnectionUntrusted);
             return Ok(());
         }
-        let full = self.budget.used.load(Ordering::Relaxed) >= self.budget.limit;
+        let full = self.host.budget.used.load(Ordering::Relaxed) >= self.host.budget.limit;
         let id = if full { None } else { self.shard.handle_open(now, listener) };
         let Some(id) = id else {
             self.shard.counters_mut().drop(Dropped::ConnectionLimit);
             return Ok(());
         };
-        self.budget.used.fetch_add(1, Ordering::Relaxed);
+        self.host.budget.used.fetch_add(1, Ordering::Relaxed);
         self.sockets.insert(id, socket);
         self.receive(id)?;
         self.shard.handle_opened(now, id);
@@ -370,7 +365,7 @@ impl TurnLoop {
     }
 
     fn take_control(&mut self, now: Clocks) -> io::Result<()> {
-        while let Ok(control) = self.control.try_recv() {
+        while let Ok(control) = self.host.control.try_recv() {
             match control {
                 Control::End => self.ended = true,
                 Control::Drain => {
@@ -382,7 +377,7 @@ impl TurnLoop {
         }
         if self.close_listeners_ms.is_some_and(|close_ms| close_ms <= now.mono_ms) {
             self.close_listeners_ms = None;
-            for (listener, socket) in self.listeners.close() {
+            for (listener, socket) in self.host.listeners.close() {
                 self.open(now, listener, socket)?;
             }
         }
@@ -446,18 +441,18 @@ impl TurnLoop {
             Listener::Http => Operation::AcceptHttp,
             Listener::SyncTcp => Operation::AcceptSyncTcp,
         };
-        match self.listeners.fd(listener) {
+        match self.host.listeners.fd(listener) {
             Some(fd) => self.ring.accept(fd, operation),
             None => Ok(()),
         }
     }
 
     fn sleep(&mut self, due_ms: Option<u64>) -> io::Result<()> {
-        let timeout = self.sleep_time(self.clock.now(), due_ms);
+        let timeout = self.sleep_time(self.host.clock.now(), due_ms);
         self.mailboxes.endpoint().set_sleeping();
         let awaited = self.mailboxes.is_empty()
             && !self.ring.has_completions()
-            && self.control.is_empty()
+            && self.host.control.is_empty()
             && !timeout.is_zero();
         let slept = if awaited { self.ring.wait(timeout) } else { Ok(()) };
         self.mailboxes.endpoint().set_awake();

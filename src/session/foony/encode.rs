@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use super::super::{Feed, json_state};
-use crate::channel::{
-    Change, ChangeKind, Content, Identity, Member, Members, Message, Part, State,
-};
+use crate::channel::{Change, ChangeKind, Content, Identity, Members, Message, Part, State};
 use crate::ids::Clocks;
 use crate::wire::foony::{self, Action, Coalescer, Delivery, Event, binary, json};
 use crate::wire::websocket::{Opcode, append_frame};
 
-/// PageLimit for one message of usual length, made at once instead of in several steps.
+/// Room for one message of usual length, made at once instead of in several steps.
 const MESSAGE_BYTES_USUAL: usize = 256;
 
 /// How events become bytes on a connection.
@@ -111,14 +109,13 @@ pub fn members(feed: Feed, now: Clocks, channel: &str, members: &Members) -> Arc
     let mut out = Vec::new();
     let Some(form) = Form::of_feed(feed) else { return Arc::default() };
     let mut writer = Writer::new(form, &mut out);
-    members.iter().for_each(|member| writer.event(&present(now, channel, member)));
+    for present in members.iter() {
+        let since_ms = now.wall_ms.saturating_sub(present.age_ms(now));
+        let (identity, state) = (&present.identity, &present.state);
+        let member = member_of(ChangeKind::Enter, since_ms, channel, identity, state);
+        writer.event(&Event::Member(member));
+    }
     out.into()
-}
-
-fn present<'p>(now: Clocks, channel: &'p str, member: &'p Member) -> Event<'p> {
-    let timestamp_ms = now.wall_ms.saturating_sub(member.age_ms(now));
-    let (identity, state) = (&member.identity, &member.state);
-    Event::Member(member_of(ChangeKind::Enter, timestamp_ms, channel, identity, state))
 }
 
 /// A change of a member in the words of this protocol.

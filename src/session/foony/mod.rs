@@ -45,10 +45,10 @@ use super::{
     Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
 };
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation, Origin};
-use crate::channel::{Content, Draft, Identity, JsonState, Part, Position, Resume, State, Storage};
+use crate::channel::{Content, Draft, JsonState, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::{Clocks, ConnectionName, Timestamp};
+use crate::ids::{Clocks, ConnectionName};
 use crate::limits::{Limits, MESSAGE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
 use crate::wire::foony::{
     self, Action, Auth, Cursor, ErrorCode, Event, Grammar, Malformed, Request, binary,
@@ -293,7 +293,7 @@ impl Session {
             keep_alive_ms: cx.limits.keep_alive_ms,
             client_id: (&*bearer.user).into(),
         });
-        self.principal = Some(principal(bearer, connection));
+        self.principal = Some(Principal::new(bearer, connection, Resume::Connection));
         SessionOutput::Greeted(arrival)
     }
 
@@ -512,15 +512,6 @@ fn guest_named_after(connection: &str) -> String {
 
 fn client_named_after(connection: &str) -> String {
     format!("client-{}", &connection[..8])
-}
-
-fn principal(bearer: Bearer, connection: ConnectionName) -> Principal {
-    let resume = Resume::Connection;
-    Principal {
-        identity: Arc::new(Identity { user: bearer.user, connection, resume }),
-        grant: bearer.grant,
-        expires: bearer.expires_at_wall_ms.map(Timestamp::at),
-    }
 }
 
 fn position(cursor: Cursor<'_>) -> Option<Position> {

@@ -45,14 +45,14 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
-    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
+    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, Request,
+    SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::{Clocks, Timestamp};
+use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
@@ -253,12 +253,9 @@ impl Session {
                            or name the page's origin in [auth] origins";
                 return Err(why.into());
             }
-            let name = self.name();
-            let user = format!("anonymous-{}", &name[..8]).into();
-            let resume = resume(DeviceOwner::Anonymous, greeting.lite_id);
-            let identity = Identity { user, connection: name.as_str().into(), resume };
-            let (identity, grant) = (Arc::new(identity), Arc::clone(grant));
-            return Ok(Principal { identity, grant, expires: None });
+            let user = format!("anonymous-{}", &self.name()[..8]).into();
+            let bearer = Bearer { user, grant: Arc::clone(grant), expires_at_wall_ms: None };
+            return Ok(self.principal_of(bearer, resume(DeviceOwner::Anonymous, greeting.lite_id)));
         }
         let token = cx.settings.keyring.verify_token(greeting.jwt_token, cx.now.wall_ms);
         let bearer = token.map_err(|error| invalid_token(cx, error))?;
@@ -266,12 +263,7 @@ impl Session {
     }
 
     fn principal_of(&self, bearer: Bearer, resume: Resume) -> Principal {
-        let connection = self.name().as_str().into();
-        Principal {
-            identity: Arc::new(Identity { user: bearer.user, connection, resume }),
-            grant: bearer.grant,
-            expires: bearer.expires_at_wall_ms.map(Timestamp::at),
-        }
+        Principal::new(bearer, self.name().as_str().into(), resume)
     }
 
     fn accept_greeting(
@@ -284,13 +276,10 @@ impl Session {
         let ack = HandshakeAck {
             success: true,
             session_id: &name,
-            server_clock: Default::default(),
-            error: None,
-            fork_detected: false,
             server_wire_version: greeting.wire_version,
             producer_id: producer_id(&principal.grant.app, greeting.lite_id),
             accepted_epoch: greeting.epoch,
-            delta_signing_key: [0; 32],
+            ..HandshakeAck::default()
         };
         self.reply(out, &Message::HandshakeAck(ack));
         let renewed = self.principal.as_ref().is_some_and(|old| is_same_session(old, &principal));
@@ -315,15 +304,10 @@ impl Session {
     ) -> SessionOutput<'static> {
         let name = self.name();
         let ack = HandshakeAck {
-            success: false,
             session_id: &name,
-            server_clock: Default::default(),
             error: Some(error),
-            fork_detected: false,
             server_wire_version: self.wire_version(),
-            producer_id: 0,
-            accepted_epoch: 0,
-            delta_signing_key: [0; 32],
+            ..HandshakeAck::default()
         };
         self.reply(out, &Message::HandshakeAck(ack));
         match self.principal.take() {
@@ -541,10 +525,10 @@ fn request(channel: &str, request: Request) -> SessionOutput<'_> {
 }
 
 /// The client's rate hint as a pause between presence frames: at least one a second, at most 1,000.
-fn rate_hint(throttle: Throttle) -> RateHint {
+fn rate_hint(throttle: Throttle) -> Option<NonZeroU16> {
     let pause_ms = match throttle.throttle {
         true => 1000 / throttle.suggested_rate.clamp(1, 1000) as u16,
         false => 0,
     };
-    NonZeroU16::new(pause_ms).map_or(RateHint::Unlimited, RateHint::Every)
+    NonZeroU16::new(pause_ms)
 }

@@ -113,7 +113,7 @@ fn append_set(
     });
     append_message(framing, out, |out| {
         append_frame(header, MessageType::PresenceBroadcast, out, |body| {
-            append_presence_broadcast(body, channel, peers);
+            append_presence_broadcast(body, channel, members.len(), peers);
         });
     });
 }

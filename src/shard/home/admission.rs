@@ -63,8 +63,9 @@ fn intake_max(cx: &ShardContext) -> usize {
 /// How much is read from sockets in a pass. What is over it waits for the next one.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadBudget {
-    /// The number of the pass.
-    pub pass: u64,
+    /// The number of the pass, modulo 2^32. A socket that has been idle for exactly so many passes
+    /// is read one pass later.
+    pub pass: u32,
     /// Bytes for each connection.
     share: usize,
     /// Connections and bytes that were read.
@@ -74,9 +75,15 @@ pub struct ReadBudget {
 
 impl ReadBudget {
     /// Each connection's share follows from how many sent in the last pass.
-    fn next_pass(self, pass: u64) -> Self {
+    fn next_pass(self, pass: u32) -> Self {
         let share = (PASS_BYTES / self.connections.max(1)).max(READ_BYTES);
         ReadBudget { pass, share, connections: 0, bytes: 0 }
+    }
+
+    /// So many bytes were read from a connection.
+    pub(in crate::shard) fn note(&mut self, bytes: usize, is_first: bool) {
+        self.bytes += bytes;
+        self.connections += usize::from(is_first);
     }
 
     /// Whether `bytes` are read now from a connection of which `done` were read in this pass.
@@ -93,7 +100,7 @@ impl ReadBudget {
 /// What is carried out in this pass, and which connections wait for their turn.
 #[derive(Debug)]
 pub struct Admission {
-    read: ReadBudget,
+    pub read: ReadBudget,
     /// Bytes of requests carried out in this pass.
     bytes: usize,
     /// The connection at hand stops at so many bytes: they are its share.
@@ -121,7 +128,7 @@ impl Default for Admission {
 
 impl Admission {
     /// Counts from 0 again when a pass has begun.
-    pub(super) fn begin_turn(&mut self, pass: u64) {
+    pub(super) fn begin_turn(&mut self, pass: u32) {
         if self.read.pass != pass {
             (self.read, self.bytes) = (self.read.next_pass(pass), 0);
         }
@@ -150,7 +157,7 @@ impl Admission {
         conn: &ActiveConnection,
         left: usize,
     ) -> bool {
-        let local = cx.outbox.local_len();
+        let local = cx.outbox.local.len();
         let is_congested = conn.is_congested(cx);
         if local >= LOCAL_ENVELOPES_MAX || (is_congested && local > 0) {
             self.paused = Some(conn.id);
@@ -220,21 +227,6 @@ impl Connection {
 }
 
 impl Home {
-    pub fn read_budget(&self) -> ReadBudget {
-        self.admission.read
-    }
-
-    pub fn note_read(&mut self, bytes: usize, is_first: bool) {
-        let read = &mut self.admission.read;
-        read.bytes += bytes;
-        read.connections += usize::from(is_first);
-    }
-
-    /// True while requests of the connection wait for nothing but their turn.
-    pub fn waits_for_turn(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.flags.scheduled)
-    }
-
     /// True while requests or subscribers wait for nothing but their turn.
     pub fn has_backlog(&self) -> bool {
         self.admission.has_scheduled() || !self.sweeps.is_empty()

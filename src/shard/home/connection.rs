@@ -1,5 +1,7 @@
 //! One connection: transport, session, subscriptions, memberships, send queue.
 
+use std::num::NonZeroU16;
+
 use super::admission::Backlog;
 use super::edges::Edges;
 use super::handoff::Move;
@@ -9,19 +11,12 @@ use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription
 use super::write_order::Due;
 use crate::auth::Origin;
 use crate::error::Disconnect;
-use crate::ids::Timestamp;
+use crate::ids::{Listener, Timestamp};
 use crate::limits::Limits;
-use crate::session::{Feed, FeedSet, Framing, RateHint, Session};
+use crate::session::{Feed, FeedSet, Framing, Session};
 use crate::shard::envelope::AnnounceReply;
 use crate::shard::inline_vec::InlineVec;
 use crate::wire::websocket;
-
-/// Where a connection was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    Http,
-    SyncTcp,
-}
 
 /// How bytes become messages.
 #[derive(Debug)]
@@ -97,7 +92,8 @@ pub struct Connection {
     /// two; they fill the cache line.
     pub update_credit: u32,
     pub credit_second: u32,
-    pub rate_hint: RateHint,
+    /// Presence of a channel is sent at most once in so many milliseconds.
+    pub rate_hint: Option<NonZeroU16>,
     pub phase: Phase,
     pub flags: Flags,
 }
@@ -233,7 +229,7 @@ impl Connection {
             cold: None,
             update_credit: 0,
             credit_second: 0,
-            rate_hint: RateHint::Unlimited,
+            rate_hint: None,
             phase: Phase::Open,
             flags: Flags { long_poll, ..Flags::default() },
         }
@@ -333,16 +329,13 @@ impl Connection {
 
     /// When the rate hint next lets presence of a channel through.
     pub fn next_delivery_ms(&self, subscription: &Subscription) -> u64 {
-        match self.rate_hint {
-            RateHint::Unlimited => 0,
-            RateHint::Every(ms) => subscription.delivered_ms() + u64::from(ms.get()),
-        }
+        self.rate_hint.map_or(0, |ms| subscription.delivered_ms() + u64::from(ms.get()))
     }
 
     /// True when the rate hint lets presence of a channel through, which then counts as delivered.
     /// Does not look for the subscription without a rate hint, which is the common case of fan-out.
     pub fn can_deliver(&mut self, now_ms: u64, channel: u32, feed: Feed) -> bool {
-        let RateHint::Every(ms) = self.rate_hint else { return true };
+        let Some(ms) = self.rate_hint else { return true };
         let Some(subscription) = self.subscription_mut(channel, feed) else { return true };
         let due = subscription.delivered_ms() + u64::from(ms.get()) <= now_ms;
         if due {

@@ -1,7 +1,8 @@
 //! The connections of a shard by slot.
 
 use std::hint::black_box;
-use std::ops::{Deref, DerefMut};
+
+use derive_more::{Deref, DerefMut};
 
 use super::connection::{Connection, Phase};
 use crate::ids::ConnId;
@@ -32,24 +33,12 @@ const _: () = assert!(size_of::<Slot>() == 64);
 
 /// The connection that an input is about, taken out of its slot until the input has been handled:
 /// it is looked up once, and the rest of the home can be used meanwhile.
-#[derive(Debug)]
+#[derive(Debug, Deref, DerefMut)]
 pub struct ActiveConnection {
     pub id: ConnId,
+    #[deref]
+    #[deref_mut]
     connection: Connection,
-}
-
-impl Deref for ActiveConnection {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        &self.connection
-    }
-}
-
-impl DerefMut for ActiveConnection {
-    fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.connection
-    }
 }
 
 /// A time in steps of 64 ms, rounded down: a check that is too early is repeated.

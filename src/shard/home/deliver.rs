@@ -14,7 +14,7 @@ use crate::counters::{Conflated, Dropped};
 use crate::error::Disconnect;
 use crate::ids::{ChannelKey, ConnId};
 use crate::policy::SlowConsumer;
-use crate::session::{Feed, FeedKind, FeedSet, RateHint};
+use crate::session::{Feed, FeedKind, FeedSet};
 use crate::shard::context::ShardContext;
 use crate::shard::departures::Departures;
 use crate::shard::envelope::{HomeChannelId, MessageBatch, PresenceTick};
@@ -145,7 +145,7 @@ impl Receiver<'_> {
         let Some(subscription) = self.note_stale() else { return };
         subscription.missed.get_or_insert_with(|| Box::new(Missed::Set));
         let delivered_ms = subscription.delivered_ms();
-        if let RateHint::Every(ms) = rate_hint {
+        if let Some(ms) = rate_hint {
             let due_ms = (delivered_ms + u64::from(ms.get())).max(cx.now.mono_ms + 1);
             set_rate_timer(cx, self.id, self.connection, due_ms);
         }

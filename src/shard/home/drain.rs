@@ -2,9 +2,9 @@
 //! out, and then ends every session.
 
 use super::Home;
-use super::connection::{Listener, Transport};
+use super::connection::Transport;
 use super::connections::ActiveConnection;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, Listener};
 use crate::shard::context::ShardContext;
 use crate::wire::http::HeadError;
 
@@ -55,10 +55,6 @@ impl Home {
     /// True when draining is over: no connection is left.
     pub fn has_drained(&self) -> bool {
         self.drain.stage == Stage::Ended && self.connections.len() == 0
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.drain.is_draining()
     }
 
     /// Ends all sessions once every request has been answered. Call when no connection is checked

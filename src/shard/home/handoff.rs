@@ -3,15 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use super::Home;
-use super::connection::{AuthState, ColdState, Connection, Phase, Transport};
+use super::connection::{AuthState, ColdState, Connection, Flags, Phase, Transport};
 use super::connections::ActiveConnection;
 use super::resume::{register_session, unregister_session};
-use super::send_queue::SendQueue;
 use super::write_order::Due;
-use crate::auth::Origin;
 use crate::counters::Dropped;
 use crate::ids::{ConnId, ShardId, Timestamp};
-use crate::session::{Framing, Input, RateHint, Session};
+use crate::session::{Framing, Input, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
 use crate::wire::http::HeadError;
@@ -25,41 +23,23 @@ pub struct Move {
     pub pending: Vec<u8>,
 }
 
-/// A connection in transit: everything but its place in the tables of a shard.
+/// A connection in transit.
 #[derive(Debug)]
 pub struct Handoff {
     pub socket: OwnedFd,
-    pub transport: Transport,
-    pub session: Session,
+    pub connection: Connection,
     /// Requests that were taken off the stream and not carried out, unmasked.
     pub pending: Vec<u8>,
     /// Bytes received and not parsed.
     pub unread: Vec<u8>,
-    pub unsent: SendQueue,
-    pub rate_hint: RateHint,
-    pub last_message: Timestamp,
-    pub auth: AuthState,
-    /// As in `Flags`.
-    pub max_message_hint: u16,
-    pub origin: Origin,
 }
 
 impl Handoff {
     /// A connection that speaks HTTP, whose next request is in `unread`.
     pub fn of_http(socket: OwnedFd, unread: Vec<u8>, now_ms: u64) -> Self {
-        Handoff {
-            socket,
-            transport: Transport::Http,
-            session: Session::undecided(),
-            pending: Vec::new(),
-            unread,
-            unsent: SendQueue::default(),
-            rate_hint: RateHint::Unlimited,
-            last_message: Timestamp::at(now_ms),
-            auth: AuthState::Pending { since: Timestamp::at(now_ms) },
-            max_message_hint: 0,
-            origin: Origin::default(),
-        }
+        let auth = AuthState::Pending { since: Timestamp::at(now_ms) };
+        let connection = Connection::new(Transport::Http, Session::undecided(), now_ms, auth);
+        Handoff { socket, connection, pending: Vec::new(), unread }
     }
 }
 
@@ -92,23 +72,11 @@ impl Home {
             return Err(socket);
         }
         let Some(mut connection) = self.connections.remove(id) else { return Err(socket) };
-        let ColdState { hand_off, unread, .. } = std::mem::take(connection.cold_mut());
-        let Some(Move { to, pending }) = hand_off else {
+        let cold = connection.take_cold(std::mem::take).unwrap_or_default();
+        let ColdState { hand_off: Some(Move { to, pending }), unread, .. } = cold else {
             panic!("{id:?} moves nowhere");
         };
-        let handoff = Handoff {
-            socket,
-            transport: connection.warm.transport,
-            session: connection.warm.session,
-            pending,
-            unread,
-            unsent: connection.queue,
-            rate_hint: connection.rate_hint,
-            last_message: connection.warm.last_message,
-            auth: connection.warm.auth,
-            max_message_hint: connection.flags.max_message_hint,
-            origin: connection.flags.origin,
-        };
+        let handoff = Handoff { socket, connection, pending, unread };
         cx.counters.handed_off += 1;
         cx.outbox.send(to, Envelope::Adopt(Box::new(handoff)));
         Ok(())
@@ -117,24 +85,22 @@ impl Home {
     /// A connection arrives from another shard, with what it has sent and not been answered. A full
     /// shard answers it and closes it.
     pub fn adopt(&mut self, cx: &mut ShardContext, handoff: Handoff) {
-        let (now_ms, is_full) = (cx.now.mono_ms, self.is_full(cx));
-        let Handoff { transport, session, auth, .. } = handoff;
-        let mut connection = Connection::new(transport, session, now_ms, auth);
-        connection.queue = handoff.unsent;
-        connection.rate_hint = handoff.rate_hint;
-        connection.warm.last_message = handoff.last_message;
-        connection.flags.placement_final = true;
-        connection.flags.max_message_hint = handoff.max_message_hint;
-        connection.flags.origin = handoff.origin;
+        let is_full = self.is_full(cx);
+        let Handoff { socket, mut connection, pending, unread } = handoff;
+        connection.phase = Phase::Open;
+        connection.warm.last_byte = Timestamp::at(cx.now.mono_ms);
+        let Flags { origin, max_message_hint, .. } = connection.flags;
+        connection.flags =
+            Flags { placement_final: true, origin, max_message_hint, ..Flags::default() };
         let id = self.insert(cx, connection);
-        cx.outbox.effect(Effect::Attach { conn: id, socket: handoff.socket });
+        cx.outbox.effect(Effect::Attach { conn: id, socket });
         self.with(cx, id, |home, cx, conn| {
             if is_full {
                 cx.counters.drop(Dropped::ConnectionLimit);
                 return home.refuse(cx, conn, HeadError::ConnectionLimit);
             }
             cx.counters.adopted += 1;
-            home.begin_adopted(cx, conn, handoff.pending, handoff.unread);
+            home.begin_adopted(cx, conn, pending, unread);
         });
     }
 

@@ -4,14 +4,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Home;
-use super::connection::{AuthState, HalfClosed, Listener, Phase, Transport};
+use super::connection::{AuthState, HalfClosed, Phase, Transport};
 use super::connections::ActiveConnection;
 use super::placement::Placed;
 use super::resume::{find_lost, register_session};
 use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::Disconnect;
-use crate::ids::{ConnId, ShardId, Timestamp};
+use crate::ids::{ConnId, Listener, ShardId, Timestamp};
 use crate::session::{Arrival, Framing, Input, Session, SessionContext, SessionOutput, Taken};
 use crate::shard::context::ShardContext;
 use crate::wire::http::{self, HeadError, Parsed};

@@ -128,7 +128,7 @@ impl Home {
     ) {
         let outcome = match request {
             // Not carried out: the client may ask the server that comes next.
-            PollRequest::Connect { .. } | PollRequest::Send { .. } if self.is_draining() => {
+            PollRequest::Connect { .. } | PollRequest::Send { .. } if self.drain.is_draining() => {
                 Some(PollOutcome::Busy)
             }
             PollRequest::Connect { bytes } => Some(self.poll_connect(cx, &bytes)),
@@ -160,10 +160,6 @@ impl Home {
                 home.answer_held(cx, conn);
             });
         }
-    }
-
-    pub fn has_dirty_long_polls(&self) -> bool {
-        !self.outgoing.long_polls.is_empty()
     }
 
     /// A receive request has been held long enough; the client asks again.

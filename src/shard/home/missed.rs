@@ -1,5 +1,6 @@
 //! Subscribers that have missed something: what they are sent instead, once they can take it.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::Home;
@@ -7,10 +8,10 @@ use super::connections::ActiveConnection;
 use super::deliver::Receiver;
 use super::subscription::{Missed, Repair, Subscription};
 use super::write_order::Due;
-use crate::channel::Message;
-use crate::session::{Feed, FeedKind, NO_REQUEST, RateHint};
+use crate::channel::Page;
+use crate::session::{Feed, FeedKind, NO_REQUEST};
 use crate::shard::context::ShardContext;
-use crate::shard::envelope::{Command, Envelope, HomeChannelId, Left, Recipients};
+use crate::shard::envelope::{Command, Envelope, HomeChannelId, Recipients};
 
 impl Home {
     /// Delivers messages that one subscriber has missed.
@@ -19,8 +20,7 @@ impl Home {
         cx: &mut ShardContext,
         to: HomeChannelId,
         conn: &mut ActiveConnection,
-        messages: &[Arc<Message>],
-        left: Left,
+        Page { messages, more }: &Page,
     ) {
         if !self.is_current(to) || !conn.is_open() {
             return;
@@ -29,7 +29,7 @@ impl Home {
         let Some(subscription) = conn.subscription_mut(to.slot, feed) else { return };
         let Some(missed) = &mut subscription.missed else { return };
         match (&mut **missed, messages.last()) {
-            (Missed::Messages { after, repair }, Some(last)) if left == Left::More => {
+            (Missed::Messages { after, repair }, Some(last)) if *more => {
                 (*after, *repair) = (last.serial, Repair::NotRequested);
                 conn.flags.stale = true;
             }
@@ -50,7 +50,7 @@ impl Home {
         &mut self,
         cx: &mut ShardContext,
         conn: &mut ActiveConnection,
-        hint: RateHint,
+        hint: Option<NonZeroU16>,
     ) {
         conn.rate_hint = hint;
         self.refresh_stale(cx, conn);
@@ -72,10 +72,6 @@ impl Home {
                 home.refresh_stale(cx, conn);
             });
         }
-    }
-
-    pub fn has_retries(&self) -> bool {
-        !self.retries.is_empty()
     }
 
     /// Requests of the owners what a subscriber has missed, as far as it can take it and its rate

@@ -33,7 +33,6 @@ mod updates;
 mod write_order;
 
 pub use admission::{READ_BYTES, ReadBudget};
-pub use connection::Listener;
 pub use edges::NotTaken;
 pub use handoff::Handoff;
 pub use long_poll::{PollOutcome, PollRequest, PollSession};
@@ -47,9 +46,9 @@ use super::context::ShardContext;
 use super::envelope::{CloseMode, Effect, Envelope, HomeChannelId, ReplyTo};
 use super::timers::Timer;
 use crate::error::Disconnect;
-use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId, Timestamp};
+use crate::ids::{ChannelKey, ConnAddr, ConnId, Listener, ShardId, Timestamp};
 use crate::session::{Answer, Feed, Session, SessionNames};
-use crate::wire::websocket::{Opcode, append_frame, close_body};
+use crate::wire::websocket::append_close;
 use admission::Admission;
 use channel_entry::HomeChannel;
 use connection::{AuthState, Connection, Phase, Transport};
@@ -63,13 +62,13 @@ use write_order::Due;
 
 #[derive(Debug)]
 pub struct Home {
-    connections: Connections,
-    channels: ChannelTable<HomeChannel>,
-    outgoing: Outgoing,
-    admission: Admission,
+    pub(super) connections: Connections,
+    pub(super) channels: ChannelTable<HomeChannel>,
+    pub(super) outgoing: Outgoing,
+    pub(super) admission: Admission,
     placement: Placement,
     names: SessionNames,
-    drain: Drain,
+    pub(super) drain: Drain,
     /// Announcements sent to owners so far.
     announcements: u32,
     /// Sweeps with something to deliver; each once.
@@ -77,7 +76,7 @@ pub struct Home {
     /// Bytes of snapshots that may still be queued in this turn.
     snapshot_budget: usize,
     /// Connections with something that a full mailbox refused; each once.
-    retries: Vec<ConnId>,
+    pub(super) retries: Vec<ConnId>,
     /// What the session at hand answers.
     reply: Vec<u8>,
     /// A sweep timer is set.
@@ -102,16 +101,6 @@ impl Home {
             reply: Vec::new(),
             sweeping: false,
         }
-    }
-
-    /// Connections, those being closed included.
-    pub fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Channels that connections of this shard subscribe to.
-    pub fn channel_count(&self) -> usize {
-        self.channels.len()
     }
 
     /// Begins a turn. `loads`: the connections of every shard.
@@ -166,16 +155,6 @@ impl Home {
         self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
     }
 
-    /// The socket failed.
-    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId) {
-        self.disconnect_by_id(cx, id, Disconnect::Lost);
-    }
-
-    /// The shell has closed the socket; the connection's slot is free again.
-    pub fn handle_released(&mut self, id: ConnId) {
-        self.connections.remove(id);
-    }
-
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         let Home { connections, outgoing, .. } = self;
@@ -191,20 +170,6 @@ impl Home {
             }
         }
         None
-    }
-
-    /// What waits to be written to a connection.
-    pub fn queue(&self, id: ConnId) -> Option<&SendQueue> {
-        self.connections.get(id).map(|connection| &connection.queue)
-    }
-
-    /// The writing of a turn begins.
-    pub fn begin_writing(&mut self) {
-        self.outgoing.write_order.begin_writing();
-    }
-
-    pub fn write_order(&self) -> &write_order::WriteOrder {
-        &self.outgoing.write_order
     }
 
     /// The socket took `count` bytes of the queue.
@@ -273,10 +238,8 @@ impl Home {
             Envelope::Snapshot { to, snapshot, recipients } => {
                 self.take_snapshot(cx, to, snapshot, recipients);
             }
-            Envelope::CaughtUp { to, conn, messages, left } => {
-                self.with(cx, conn, |home, cx, conn| {
-                    home.deliver_missed(cx, to, conn, &messages, left);
-                });
+            Envelope::CaughtUp { to, conn, page } => {
+                self.with(cx, conn, |home, cx, conn| home.deliver_missed(cx, to, conn, &page));
             }
             Envelope::Admitted { to, conn } => {
                 self.with(cx, conn, |home, _, conn| home.handle_admitted(to, conn));
@@ -389,8 +352,8 @@ impl Home {
         });
         let is_clean = matches!(reason, Disconnect::Clean | Disconnect::Lost);
         if matches!(connection.warm.transport, Transport::WebSocket(_)) && !is_clean {
-            let body = close_body(reason.close_code(), &reason.to_string());
-            connection.queue.append(|out| append_frame(out, Opcode::Close, &body));
+            let text = reason.to_string();
+            connection.queue.append(|out| append_close(out, reason.close_code(), &text));
         }
         connection.warm.session = Session::undecided();
         self.drain.answered(std::mem::take(&mut connection.warm.unanswered));
@@ -404,7 +367,7 @@ impl Home {
     }
 
     /// Ends a session by its connection's id, which is not the connection at hand.
-    fn disconnect_by_id(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
+    pub fn disconnect_by_id(&mut self, cx: &mut ShardContext, id: ConnId, reason: Disconnect) {
         self.with(cx, id, |home, cx, conn| home.disconnect(cx, conn, reason));
     }
 
@@ -433,7 +396,7 @@ mod tests {
     use crate::wire::sync::message::presence::PresenceUpdate;
     use crate::wire::sync::message::session::Handshake;
     use crate::wire::sync::{self, Layout, Message};
-    use crate::wire::websocket::append_masked_frame;
+    use crate::wire::websocket::{Opcode, append_masked_frame};
 
     fn upgrade(path: &str) -> Vec<u8> {
         format!(
@@ -479,7 +442,7 @@ mod tests {
         };
         assert!(matches!(first, Command::Subscribe { .. }), "{first:?}");
         assert!(matches!(second, Command::Announce(_)), "{second:?}");
-        assert_eq!(home.channel_count(), 1);
+        assert_eq!(home.channels.len(), 1);
     }
 
     #[test]
@@ -499,7 +462,7 @@ mod tests {
         send(first, crate::session::PANIC);
         send(other, b"still here");
         let queued = |home: &Home, id| -> Vec<u8> {
-            home.queue(id).unwrap().runs().flatten().copied().collect()
+            home.connections.get(id).unwrap().queue.runs().flatten().copied().collect()
         };
         assert!(queued(&home, other).ends_with(b"still here"));
         assert!(!queued(&home, first).ends_with(b"panic"), "nothing is answered");

@@ -47,7 +47,7 @@ pub enum Due {
 pub struct WriteOrder {
     answers: VecDeque<ConnId>,
     deliveries: VecDeque<ConnId>,
-    pass: u64,
+    pass: u32,
     /// Entries of `deliveries` that belong to this pass; `None` until its first write.
     pass_left: Option<usize>,
     /// Writes of this turn.
@@ -79,12 +79,12 @@ impl WriteOrder {
     /// A turn begins; with it a pass, when the last one is over.
     pub fn begin_turn(&mut self) {
         if self.pass_left == Some(0) || self.deliveries.is_empty() {
-            self.pass += 1;
+            self.pass = self.pass.wrapping_add(1);
             self.pass_left = None;
         }
     }
 
-    pub fn pass(&self) -> u64 {
+    pub fn pass(&self) -> u32 {
         self.pass
     }
 

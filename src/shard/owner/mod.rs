@@ -32,13 +32,13 @@ use retention::Retention;
 
 #[derive(Debug)]
 pub struct Owner {
-    channels: ChannelTable<OwnedChannel>,
-    lost: LostMembers,
-    retention: Retention,
+    pub(super) channels: ChannelTable<OwnedChannel>,
+    pub(super) lost: LostMembers,
+    pub(super) retention: Retention,
     /// Channels to flush this turn; each once.
-    dirty: Vec<u32>,
-    /// Channels some of whose homes missed something; looked at each turn.
-    stale: Vec<u32>,
+    pub(super) dirty: Vec<u32>,
+    /// Channels some of whose homes wait for room in their mailboxes; looked at each turn.
+    pub(super) stale: Vec<u32>,
     snapshots_made: u64,
 }
 
@@ -52,29 +52,6 @@ impl Owner {
             stale: Vec::new(),
             snapshots_made: 0,
         }
-    }
-
-    pub fn channel_count(&self) -> usize {
-        self.channels.len()
-    }
-
-    /// Members whose connection was lost and whose grace runs.
-    pub fn lost_member_count(&self) -> usize {
-        self.lost.len()
-    }
-
-    /// The highest serial that this shard, or an earlier process, has assigned.
-    pub fn highest_serial(&self) -> u64 {
-        self.retention.highest_serial()
-    }
-
-    /// True while some home waits for room in its mailbox.
-    pub fn is_waiting_for_room(&self) -> bool {
-        !self.stale.is_empty()
-    }
-
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
     }
 
     /// Marks channels with homes that missed something for another try.
@@ -309,7 +286,7 @@ mod tests {
             owner.handle_command(&mut cx, SHARD, Arc::clone(&key), leave);
         }
         owner.flush(&mut cx);
-        assert!(ticks(&mut cx).is_empty() && owner.is_waiting_for_room());
+        assert!(ticks(&mut cx).is_empty() && !owner.stale.is_empty());
         set_room(&mut cx, 1 << 20);
         owner.begin_turn();
         owner.flush(&mut cx);

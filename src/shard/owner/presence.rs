@@ -9,14 +9,12 @@ use crate::channel::{Announced, Author, ChangeKind, LeaveReason, ResumeKey, Sess
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
-use crate::policy::SnapshotOnJoin;
 use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{
     AnnounceReply, Announcement, Envelope, PresenceTick, Recipients, ReplyTo, ResumedMembership,
     SessionNotice,
 };
-use crate::shard::outbox::Full;
 use crate::shard::timers::Timer;
 
 impl Owner {
@@ -296,7 +294,7 @@ impl Owner {
                 continue;
             }
             let envelope = Envelope::Presence { to, feeds, tick: Arc::clone(tick) };
-            if let Err(Full(_)) = cx.outbox.try_send(home.shard, envelope) {
+            if cx.outbox.try_send(home.shard, envelope).is_err() {
                 let dropped = home.miss_tick(&tick.changes, departures_max);
                 cx.counters.drop_many(Dropped::EventMailboxFull, 1 + dropped as u32);
                 missed = true;
@@ -348,8 +346,7 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
 
 /// A joiner is sent no set when it is alone, or when the namespace says so.
 fn withholds_set(channel: &OwnedChannel) -> bool {
-    channel.presence.members().len() == 1
-        || channel.policy.snapshot_on_join == SnapshotOnJoin::Withhold
+    channel.presence.members().len() == 1 || !channel.policy.snapshot_on_join
 }
 
 /// Encodes an event for each of the feeds.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::channel_entry::OwnedChannel;
 use super::presence::encode_each;
 use super::{Owner, send_answer};
-use crate::channel::{self, Draft, Message, Page, PageLimit, Position, Replay};
+use crate::channel::{self, Draft, Message, Page, PageLimit, Position};
 use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, Clocks, ConnAddr, ShardId};
 use crate::policy::Policy;
 use crate::session::{Answer, Feed};
 use crate::shard::context::ShardContext;
-use crate::shard::envelope::{Envelope, HomeChannelId, Left, MessageBatch, Replaying, ReplyTo};
+use crate::shard::envelope::{Envelope, HomeChannelId, MessageBatch, Replaying, ReplyTo};
 
 impl Owner {
     pub(super) fn publish(
@@ -75,8 +75,8 @@ impl Owner {
             after.map(|position| self.messages_after(cx, key, position, PageLimit::UNLIMITED));
         let (messages, resumed) = match replayed {
             None => (Vec::new(), None),
-            Some(Replay::AgedOut) => (Vec::new(), Some(false)),
-            Some(Replay::Complete(page)) => match replay {
+            Some(None) => (Vec::new(), Some(false)),
+            Some(Some(page)) => match replay {
                 Replaying::Wanted => (page.messages, Some(true)),
                 Replaying::Needless => (Vec::new(), Some(true)),
             },
@@ -104,10 +104,9 @@ impl Owner {
         after: u64,
         limit: PageLimit,
     ) -> Answer {
-        match self.messages_after(cx, key, &Position::Serial(after), limit) {
-            Replay::AgedOut => Answer::Fetched { messages: Vec::new(), resumed: false },
-            Replay::Complete(page) => Answer::Fetched { messages: page.messages, resumed: true },
-        }
+        let page = self.messages_after(cx, key, &Position::Serial(after), limit);
+        let resumed = page.is_some();
+        Answer::Fetched { messages: page.unwrap_or_default().messages, resumed }
     }
 
     /// Sends one subscriber what was published after a serial, which it had no room for.
@@ -119,13 +118,12 @@ impl Owner {
         home: HomeChannelId,
         after: u64,
     ) {
-        let mut missed = (Vec::new(), Left::Nothing);
+        let mut page = Page::default();
         if let Some(slot) = self.channels.find_key(key) {
             self.catch_home_up(cx, slot, to.shard);
-            missed = self.take_missed(cx, slot, after);
+            page = self.take_missed(cx, slot, after);
         }
-        let (messages, left) = missed;
-        cx.outbox.send(to.shard, Envelope::CaughtUp { to: home, conn: to.conn, messages, left });
+        cx.outbox.send(to.shard, Envelope::CaughtUp { to: home, conn: to.conn, page });
     }
 
     /// Routes what was published since the last time, once per interested shard.
@@ -142,16 +140,16 @@ impl Owner {
         self.repair_missed_messages(cx, slot);
     }
 
-    /// What was published after a position. Pending messages are routed first, so that a subscriber
-    /// which is answered now receives exactly what comes later. Of a channel without messages only
-    /// the head is known, and a position there has missed nothing.
+    /// What was published after a position, if all of it is stored. Pending messages are routed
+    /// first, so that a subscriber which is answered now receives exactly what comes later. Of a
+    /// channel without messages only the head is known, and a position there has missed nothing.
     fn messages_after(
         &mut self,
         cx: &mut ShardContext,
         key: &ChannelKey,
         position: &Position,
         limit: PageLimit,
-    ) -> Replay {
+    ) -> Option<Page> {
         let slot = self.channels.find_key(key);
         if let Some(slot) = slot {
             self.flush_messages(cx, slot);
@@ -162,7 +160,7 @@ impl Owner {
         });
         replay.unwrap_or_else(|| {
             let head = Position::Serial(self.retention.head(key.hash));
-            if *position == head { Replay::Complete(Page::default()) } else { Replay::AgedOut }
+            (*position == head).then(Page::default)
         })
     }
 

@@ -7,12 +7,12 @@ use super::Owner;
 use super::channel_entry::OwnedChannel;
 use super::presence::encode_each;
 use super::publish::make_batch;
-use crate::channel::{Change, ChangeKind, LeaveReason, Message, PageLimit};
+use crate::channel::{Change, ChangeKind, LeaveReason, Page, PageLimit};
 use crate::ids::ShardId;
 use crate::session::{Feed, FeedKind, FeedSet};
 use crate::shard::context::ShardContext;
 use crate::shard::departures::Departures;
-use crate::shard::envelope::{Envelope, Left, MembersFor, PresenceTick};
+use crate::shard::envelope::{Envelope, MembersFor, PresenceTick};
 use crate::shard::outbox::Outbox;
 
 /// Most that is sent at once to a subscriber, or a home, that catches up.
@@ -93,7 +93,7 @@ impl Owner {
             let Some(home) = self.entry(slot).home_mut(shard) else { return true };
             let Some(after) = home.missed_after() else { return true };
             let (to, feeds) = (home.home, home.feeds & Feed::MESSAGES);
-            let (messages, left) = self.take_missed(cx, slot, after);
+            let Page { messages, more } = self.take_missed(cx, slot, after);
             if !feeds.is_empty() && !messages.is_empty() {
                 let batch = Arc::new(make_batch(self.entry(slot), &messages));
                 if !send(&mut cx.outbox, shard, Envelope::Messages { to, feeds, batch }) {
@@ -102,24 +102,18 @@ impl Owner {
             }
             let last = messages.last().map(|message| message.serial);
             if let Some(home) = self.entry(slot).home_mut(shard) {
-                home.set_missed_after(last.filter(|_| left == Left::More));
+                home.set_missed_after(last.filter(|_| more));
             }
         }
     }
 
     /// The next messages after a serial, as far as they are kept; what is not leaves a gap.
-    pub(super) fn take_missed(
-        &mut self,
-        cx: &mut ShardContext,
-        slot: u32,
-        after: u64,
-    ) -> (Vec<Arc<Message>>, Left) {
+    pub(super) fn take_missed(&mut self, cx: &mut ShardContext, slot: u32, after: u64) -> Page {
         let now = cx.now;
         let page = self.with_messages(cx, Some(slot), |messages, policy| {
             messages.following(now, after, CATCH_UP, policy)
         });
-        let page = page.unwrap_or_default();
-        (page.messages, if page.more { Left::More } else { Left::Nothing })
+        page.unwrap_or_default()
     }
 }
 

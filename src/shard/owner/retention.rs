@@ -17,7 +17,7 @@ const CHANNELS_AT_ONCE: u32 = 2_048;
 
 /// Memory for messages, and the heads of channels that were closed.
 #[derive(Debug)]
-pub(super) struct Retention {
+pub struct Retention {
     bytes: u64,
     bytes_max: u64,
     /// Heads by the hash of the channel. At most `heads_max`; with as many they are forgotten, and
@@ -62,7 +62,7 @@ impl Retention {
     }
 
     /// No serial that was assigned by this shard, or by an earlier process, is above it.
-    pub(super) fn highest_serial(&self) -> u64 {
+    pub fn highest_serial(&self) -> u64 {
         self.highest
     }
 

@@ -19,7 +19,6 @@ use crate::limits::Limits;
 use crate::session::{Answer, Feed, FeedKind, FeedSet, Roster, SetTick};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Envelope, HomeChannelId, Recipients, ReplyTo, Snapshot};
-use crate::shard::outbox::Full;
 use crate::shard::timers::Timer;
 
 /// A conflated snapshot is made at most once in so many milliseconds per `presence_burst_bytes_max`
@@ -267,7 +266,7 @@ fn send_to_all(
                 home.clear_snapshot(feed);
                 sent += 1;
             }
-            Err(Full(_)) => cx.counters.drop(Dropped::EventMailboxFull),
+            Err(_) => cx.counters.drop(Dropped::EventMailboxFull),
         }
     }
     sent

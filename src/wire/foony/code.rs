@@ -1,63 +1,50 @@
 //! Error codes (`protocols/foony.md` sections 3.4 and 4).
 
+use strum::{FromRepr, VariantArray};
+
 use crate::error::{FrameError, Reject};
 
-/// The table of codes: name, number, HTTP status of the same error over REST.
-macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal;)*) => {
-        /// Error of a request or a connection.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum ErrorCode {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl ErrorCode {
-            /// Every code, ascending.
-            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
-
-            /// The number on the wire.
-            pub fn code(self) -> u32 {
-                match self {
-                    $(ErrorCode::$name => $code,)*
-                }
-            }
-
-            /// The code with this number, if there is one.
-            pub fn from_code(code: u64) -> Option<ErrorCode> {
-                match code {
-                    $($code => Some(ErrorCode::$name),)*
-                    _ => None,
-                }
-            }
-
-            /// HTTP status over REST (section 1.3).
-            pub fn status(self) -> u16 {
-                match self {
-                    $(ErrorCode::$name => $status,)*
-                }
-            }
-        }
-    };
-}
-
-codes! {
-    BadFrame = 40001, 400;
+/// Error of a request or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromRepr, VariantArray)]
+#[repr(u32)]
+pub enum ErrorCode {
+    BadFrame = 40001,
     /// Stops a client that has only this token or key.
-    BadAuth = 40101, 401;
+    BadAuth = 40101,
     /// As [`ErrorCode::BadAuth`].
-    AuthExpired = 40102, 401;
+    AuthExpired = 40102,
     /// With this and the next two codes a client gives up a channel. With any other code it
     /// suspends the channel until it reconnects.
-    Forbidden = 40300, 403;
+    Forbidden = 40300,
     /// The capability covers the channel, but not this operation.
-    Capability = 40301, 403;
+    Capability = 40301,
     /// The capability does not cover the channel.
-    ChannelDenied = 40302, 403;
-    NotFound = 40400, 404;
-    RateLimited = 42900, 429;
-    Server = 50000, 500;
+    ChannelDenied = 40302,
+    NotFound = 40400,
+    RateLimited = 42900,
+    Server = 50000,
     /// Not ready; retried later.
-    Bootstrap = 50001, 503;
+    Bootstrap = 50001,
+}
+
+impl ErrorCode {
+    /// The number on the wire.
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The code with this number, if there is one.
+    pub fn from_code(code: u64) -> Option<ErrorCode> {
+        ErrorCode::from_repr(u32::try_from(code).ok()?)
+    }
+
+    /// HTTP status over REST (section 1.3).
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorCode::Bootstrap => 503,
+            code => (code as u32 / 100) as u16,
+        }
+    }
 }
 
 impl From<FrameError> for ErrorCode {
@@ -90,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_number_names_its_code_and_begins_with_its_status() {
-        for code in ErrorCode::ALL {
+        for code in ErrorCode::VARIANTS {
             assert_eq!(ErrorCode::from_code(u64::from(code.code())), Some(*code));
             let status = u32::from(code.status());
             assert!(code.code() / 100 == status || *code == ErrorCode::Bootstrap, "{code:?}");

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
-use strum::{EnumString, IntoStaticStr};
+use strum::{EnumString, FromRepr, IntoStaticStr};
 use thiserror::Error;
 
 use super::code::ErrorCode;
@@ -75,21 +75,6 @@ impl Request<'_> {
             | Request::PresenceUnsubscribe { id, .. }
             | Request::History { id, .. }
             | Request::Fetch { id, .. } => *id,
-        }
-    }
-
-    /// The channel of the request, not validated.
-    pub fn channel(&self) -> Option<&str> {
-        match self {
-            Request::Auth(_) | Request::Ping => None,
-            Request::Publish(publish) => Some(&publish.channel),
-            Request::Presence(presence) => Some(&presence.channel),
-            Request::Subscribe { channel, .. }
-            | Request::Unsubscribe { channel, .. }
-            | Request::PresenceSubscribe { channel, .. }
-            | Request::PresenceUnsubscribe { channel, .. }
-            | Request::History { channel, .. }
-            | Request::Fetch { channel, .. } => Some(channel),
         }
     }
 }
@@ -176,13 +161,15 @@ pub struct Message<'a> {
     pub encoding: Cow<'a, str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, Serialize)]
+/// A change of a membership; the numbers are those of binary records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, FromRepr, IntoStaticStr, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
+#[repr(u8)]
 pub enum Action {
-    Enter,
-    Leave,
-    Update,
+    Enter = 1,
+    Leave = 2,
+    Update = 3,
 }
 
 /// A change of the membership of the client itself.

@@ -45,7 +45,7 @@ impl Header {
 
     /// Whether the message is exactly one frame of a known type with this header.
     fn fills(self, message: &[u8]) -> bool {
-        let known = message.get(self.code_at()).copied().and_then(MessageType::from_code);
+        let known = message.get(self.code_at()).copied().and_then(MessageType::from_repr);
         let body_bytes = self.declared_body_bytes(message);
         known.is_some()
             && body_bytes.is_some_and(|n| n.checked_add(self.len_bytes()) == Some(message.len()))
@@ -82,7 +82,7 @@ pub fn detect(first_bytes: &[u8]) -> Detection {
         [] => Detection::NeedMore,
         [first, ..] if first != FORMAT_VERSION => Detection::Neither,
         [_, _, _, _, _, sixth, ..] if HANDSHAKE_BODY_HEADS.contains(&sixth) => Detection::Five,
-        [_, code, _, _, _, _, ..] => match MessageType::from_code(code) {
+        [_, code, _, _, _, _, ..] => match MessageType::from_repr(code) {
             Some(_) => Detection::Ten,
             None => Detection::Neither,
         },
@@ -179,7 +179,7 @@ fn check_version(header: Header, bytes: &[u8]) -> Result<(), FrameError> {
 fn check_frame(header: Header, frame: &[u8]) -> Result<RawFrame<'_>, FrameError> {
     let body = &frame[header.len_bytes()..];
     let message_type =
-        MessageType::from_code(frame[header.code_at()]).ok_or(FrameError::UnknownType)?;
+        MessageType::from_repr(frame[header.code_at()]).ok_or(FrameError::UnknownType)?;
     if header == Header::Ten && u32_at(frame, 6) != Some(crc32c::crc32c(body)) {
         return Err(FrameError::Checksum);
     }

@@ -14,7 +14,6 @@ pub mod layout;
 pub mod message;
 mod present;
 pub mod refusal;
-pub mod stream_id;
 
 pub use frame::{
     Detection, FrameHead, Header, Parsed, RawFrame, append_frame, detect, detect_message,
@@ -28,7 +27,6 @@ pub use message::presence::{
 pub use message::{Direction, Message, MessageType, decode, encode};
 pub use present::Present;
 pub use refusal::{Refusal, refusal};
-pub use stream_id::{Engine, stream_id};
 
 use crate::error::FrameError;
 

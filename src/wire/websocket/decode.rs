@@ -275,7 +275,7 @@ fn is_valid_close_code(code: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::websocket::{Event, check_any_split};
+    use crate::wire::websocket::any_split::{Event, check_any_split, decode_all};
 
     const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 70_000, fragments_max: 4 };
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -442,7 +442,7 @@ mod tests {
     }
 
     fn events_at_once(stream: &[u8]) -> Vec<Event> {
-        crate::wire::websocket::decode_all(Role::Server, &LIMITS, [stream])
+        decode_all(Role::Server, &LIMITS, [stream])
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) struct Length {
 /// # Errors
 /// [`FrameError::WebSocket`]: reserved bits, an unknown opcode, a control frame in fragments.
 pub(super) fn start(byte: u8) -> Result<Start, FrameError> {
-    let opcode = Opcode::from_nibble(byte & 0x0f).ok_or(FrameError::WebSocket)?;
+    let opcode = Opcode::from_repr(byte & 0x0f).ok_or(FrameError::WebSocket)?;
     let position = if byte & FIN == 0 { Position::MoreFollow } else { Position::Last };
     if byte & RESERVED != 0 || (opcode.is_control() && position == Position::MoreFollow) {
         return Err(FrameError::WebSocket);

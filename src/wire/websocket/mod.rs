@@ -6,19 +6,21 @@
 //!
 //! No extensions are negotiated, so reserved bits are always errors.
 
-mod check;
+#[cfg(test)]
+#[path = "../../../tests/any_split/mod.rs"]
+pub(crate) mod any_split;
 mod decode;
 mod encode;
 mod header;
 mod mask;
 mod utf8;
 
-#[doc(hidden)]
-pub use check::{Event, check_any_split, decode_all};
 pub use decode::{Decoded, Decoder, Incoming, MessageLimits, Payload};
 pub use encode::{FrameHeader, append_close, append_frame, append_masked_frame};
 pub use encode::{close_body, enclose_masked, frame_header};
 pub use mask::apply_mask;
+
+use strum::FromRepr;
 
 /// Maximum length of the body of a control frame in bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -43,7 +45,8 @@ pub enum MessageKind {
 }
 
 /// Opcode of a frame (RFC 6455 section 11.8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRepr)]
+#[repr(u8)]
 pub enum Opcode {
     Continuation = 0x0,
     Text = 0x1,
@@ -54,18 +57,6 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    fn from_nibble(nibble: u8) -> Option<Self> {
-        Some(match nibble {
-            0x0 => Opcode::Continuation,
-            0x1 => Opcode::Text,
-            0x2 => Opcode::Binary,
-            0x8 => Opcode::Close,
-            0x9 => Opcode::Ping,
-            0xa => Opcode::Pong,
-            _ => return None,
-        })
-    }
-
     /// Control frames are never fragmented and may occur between the fragments of a message.
     pub fn is_control(self) -> bool {
         self as u8 & 0x8 != 0

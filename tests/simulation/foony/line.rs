@@ -1,7 +1,10 @@
 //! The client's end of one Foony connection: its bytes, and what it heard.
 
+#[path = "../../json_client/mod.rs"]
+mod json_client;
+
 use headcount::wire::foony::{
-    Action, COALESCED_BYTES_MAX, Content, Delivery, Event, Request, binary, json,
+    Action, COALESCED_BYTES_MAX, Content, Delivery, Event, Request, binary,
 };
 use headcount::wire::websocket::{
     Decoder, Incoming, MessageKind, MessageLimits, Opcode, Role, append_masked_frame,
@@ -92,7 +95,7 @@ impl Line {
     pub fn request(&mut self, request: &Request<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.mode {
-            Mode::Json => json::append_request(request, &mut bytes),
+            Mode::Json => json_client::append_request(request, &mut bytes),
             _ => binary::append_request(request, &mut bytes).expect("expressible"),
         }
         match self.mode {
@@ -160,7 +163,7 @@ impl Line {
                     if self.mode == Mode::Json { MessageKind::Text } else { MessageKind::Binary };
                 assert_eq!(kind, expected, "the mode of the client");
                 if self.mode == Mode::Json {
-                    let event = json::decode_event(&payload).expect("an event");
+                    let event = json_client::decode_event(&payload).expect("an event");
                     heard.push((0, understand(event)));
                 } else {
                     let before = heard.len();

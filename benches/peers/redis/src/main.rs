@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
-use headcount::bench::{BenchArgs, Peer, run_against};
+use headcount::bench::{BenchArgs, Peer, run};
 use headcount_peer_redis::Resp;
 
 /// Measure Redis with the load generator of Headcount
@@ -20,7 +20,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { redis, bench } = Arguments::parse();
-    match run_against(bench, Some(Peer { address: redis, protocol: &Resp })) {
+    match run(bench, Some(Peer { address: redis, protocol: &Resp })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

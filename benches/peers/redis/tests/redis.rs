@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use headcount::bench::client::Transport;
 use headcount::bench::options::{
-    ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario, Span, Time,
+    Base, ChurnOptions, Common, Dialect, FanoutOptions, IdleOptions, LatencyOptions, Scenario,
+    Span, Time,
 };
 use headcount::bench::scenarios::{self, Server};
-use headcount::bench::{Addresses, BenchError, LatencySummary, Metric, Progress, Report, Wait};
+use headcount::bench::{
+    Addresses, BenchError, LatencySummary, Metric, Peer, Progress, Report, Wait,
+};
 use headcount_peer_redis::Resp;
 
 const DURATION: Span = Span(Duration::from_millis(500));
@@ -17,25 +20,20 @@ const WARM_UP: Span = Span(Duration::from_millis(100));
 const TIME: Time = Time { duration: DURATION, warm_up: WARM_UP };
 
 /// Sleeping, because the server shares our CPUs.
-fn common() -> Common {
-    Common { transport: Transport::Ws, wait: Wait::Sleep, ..LatencyOptions::default().common }
+fn base() -> Base {
+    let common = LatencyOptions::default().base.common;
+    let common = Common { transport: Transport::Ws, wait: Wait::Sleep, ..common };
+    Base { dialect: Dialect::Peer, time: TIME, common }
 }
 
 fn fanout() -> FanoutOptions {
-    FanoutOptions {
-        subscribers: 5,
-        window: 4,
-        dialect: Dialect::Peer,
-        time: TIME,
-        common: common(),
-        ..FanoutOptions::default()
-    }
+    FanoutOptions { subscribers: 5, window: 4, base: base(), ..FanoutOptions::default() }
 }
 
 fn run(scenario: Scenario, fault: fake_redis::Fault) -> Result<Report, BenchError> {
-    let peer = Some(fake_redis::start(fault));
-    let addresses = Addresses { http: None, sync_tcp: None, peer };
-    let server = Server { addresses, pid: Some(std::process::id()), protocol: Some(&Resp) };
+    let peer = Some(Peer { address: fake_redis::start(fault), protocol: &Resp });
+    let addresses = Addresses::default();
+    let server = Server { addresses, pid: Some(std::process::id()), peer };
     scenarios::run(&scenario, &server, &Progress::hidden())
 }
 
@@ -60,7 +58,7 @@ fn a_redis_is_measured_with_the_same_load() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     for (channels, publishers, threads) in [(1, 1, 1), (1, 3, 2), (6, 2, 1)] {
         let mut options = FanoutOptions { channels, publishers, ..fanout() };
-        options.common.client_cpus = vec![cpu; threads];
+        options.base.common.client_cpus = vec![cpu; threads];
         let report = run(Scenario::Fanout(options), fake_redis::Fault::None).unwrap();
         assert_faultless(&report);
         let (published, delivered) =
@@ -90,11 +88,8 @@ fn what_a_bad_redis_does_is_counted() {
 fn connections_are_weighed_step_by_step() {
     let options = IdleOptions {
         connections: 100,
-        dialect: Dialect::Peer,
-        duration: DURATION,
-        warm_up: WARM_UP,
         heartbeat: Span(Duration::from_millis(100)),
-        common: common(),
+        base: base(),
         ..IdleOptions::default()
     };
     let report = run(Scenario::Idle(options), fake_redis::Fault::None).unwrap();
@@ -110,14 +105,8 @@ fn connections_are_weighed_step_by_step() {
 #[test]
 fn connections_come_and_go() {
     for rate in [None, Some(100.0)] {
-        let options = ChurnOptions {
-            concurrency: 4,
-            dialect: Dialect::Peer,
-            rate,
-            time: TIME,
-            common: common(),
-            ..ChurnOptions::default()
-        };
+        let options =
+            ChurnOptions { concurrency: 4, base: base(), rate, ..ChurnOptions::default() };
         let report = run(Scenario::Churn(options), fake_redis::Fault::None).unwrap();
         assert_eq!(metric(&report, Metric::Disconnected), 0.0, "{}", report.table());
         let per_second = metric(&report, Metric::CyclesPerS);

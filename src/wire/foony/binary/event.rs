@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::field::{
-    Reader, prefixed_bytes, uvarint_bytes, write_bytes, write_messages, write_text, write_uvarint,
-};
+use super::field::{Reader, write_bytes, write_messages, write_text, write_uvarint};
 use super::{
     ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER,
     PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG, append_record, peer,
@@ -68,7 +66,7 @@ fn deliveries<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameError> {
 
 pub(super) fn member_body<'a>(reader: &mut Reader<'a>) -> Result<Member<'a>, FrameError> {
     Ok(Member {
-        action: Action::from_byte(reader.byte()?).unwrap_or(Action::Enter),
+        action: Action::from_repr(reader.byte()?).unwrap_or(Action::Enter),
         timestamp_ms: reader.uvarint()?,
         channel: reader.text()?,
         client_id: reader.text()?,
@@ -192,7 +190,7 @@ fn append_delivery(delivery: &Delivery<'_>, out: &mut Vec<u8>) {
 }
 
 pub(super) fn write_member_body(out: &mut Vec<u8>, member: &Member<'_>) {
-    out.push(member.action.byte());
+    out.push(member.action as u8);
     write_uvarint(out, member.timestamp_ms);
     write_text(out, &member.channel);
     write_text(out, &member.client_id);
@@ -221,25 +219,6 @@ fn write_deliveries(out: &mut Vec<u8>, deliveries: &[Delivery<'_>]) {
             Content::Batch(messages) => write_batch_body(out, delivery, messages),
         }
     }
-}
-
-/// Exact length of a delivery in a history page or fetch reply, in bytes. Pages are limited by it,
-/// since a record cannot be split.
-pub fn delivery_bytes(delivery: &Delivery<'_>) -> usize {
-    let own = [&delivery.channel, &delivery.message_id, &delivery.client_id];
-    let texts: usize = own.iter().map(|text| prefixed_bytes(text.len())).sum();
-    let numbers = uvarint_bytes(delivery.timestamp_ms) + uvarint_bytes(delivery.serial);
-    let count = match &delivery.content {
-        Content::One(_) => 0,
-        Content::Batch(messages) => uvarint_bytes(messages.len() as u64),
-    };
-    let message_bytes = |message: &Message<'_>| {
-        prefixed_bytes(message.name.len())
-            + prefixed_bytes(message.data.len())
-            + prefixed_bytes(message.encoding.len())
-    };
-    let messages: usize = delivery.content.messages().iter().map(message_bytes).sum();
-    1 + texts + numbers + count + messages
 }
 
 fn delivery_flags(delivery: &Delivery<'_>) -> u8 {

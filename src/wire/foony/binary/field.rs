@@ -114,16 +114,6 @@ pub(super) fn write_uvarint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Length of the output of [`write_uvarint`].
-pub(super) fn uvarint_bytes(value: u64) -> usize {
-    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
-}
-
-/// Length of the output of [`write_bytes`] for this many bytes.
-pub(super) fn prefixed_bytes(bytes: usize) -> usize {
-    uvarint_bytes(bytes as u64) + bytes
-}
-
 pub(super) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     write_uvarint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -161,7 +151,6 @@ mod tests {
             write_uvarint(&mut out, value);
             assert_eq!(out, bytes);
             assert_eq!(Reader::new(&out).uvarint(), Ok(value));
-            assert_eq!(uvarint_bytes(value), bytes.len());
         }
         assert_eq!(Reader::new(b"\x80\x00").uvarint(), Ok(0));
         assert_eq!(Reader::new(b"").uvarint(), Err(FrameError::Truncated));

@@ -14,7 +14,7 @@ mod peer;
 mod request;
 
 pub use deliveries::{Delivered, Deliveries};
-pub use event::{append_event, delivery_bytes};
+pub use event::append_event;
 pub use peer::{append_peer_request, is_first_message_of_peer};
 pub use request::{append_batched_publish, append_request};
 

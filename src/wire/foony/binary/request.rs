@@ -90,7 +90,7 @@ fn publish<'a>(reader: &mut Reader<'a>) -> Result<Publish<'a>, FrameError> {
 
 fn presence<'a>(reader: &mut Reader<'a>) -> Result<Presence<'a>, FrameError> {
     Ok(Presence {
-        action: Action::from_byte(reader.byte()?).ok_or(FrameError::Body)?,
+        action: Action::from_repr(reader.byte()?).ok_or(FrameError::Body)?,
         id: reader.uvarint()?,
         channel: reader.text()?,
         data: reader.payload()?,
@@ -200,29 +200,10 @@ fn append_publish_of(
 
 fn append_presence(presence: &Presence<'_>, out: &mut Vec<u8>) {
     append_record(out, PRESENCE, |out| {
-        out.push(presence.action.byte());
+        out.push(presence.action as u8);
         write_uvarint(out, presence.id);
         write_text(out, &presence.channel);
         write_bytes(out, presence.data);
         write_text(out, &presence.encoding);
     });
-}
-
-impl Action {
-    pub(super) fn from_byte(byte: u8) -> Option<Action> {
-        match byte {
-            1 => Some(Action::Enter),
-            2 => Some(Action::Leave),
-            3 => Some(Action::Update),
-            _ => None,
-        }
-    }
-
-    pub(super) fn byte(self) -> u8 {
-        match self {
-            Action::Enter => 1,
-            Action::Leave => 2,
-            Action::Update => 3,
-        }
-    }
 }

@@ -2,92 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::object::{Key, Object};
+use super::object::Key;
 use super::write::{Fields, append_frame, append_object};
-use crate::error::FrameError;
-use crate::wire::foony::{Content, Delivery, ErrorCode, Event, Member};
-
-/// Decodes an event from one text message.
-///
-/// # Errors
-/// As for [`decode_request`](super::decode_request); [`FrameError::Body`] also for unknown error
-/// codes and presence actions.
-pub fn decode_event(text: &[u8]) -> Result<Event<'_>, FrameError> {
-    let text = simdutf8::basic::from_utf8(text).map_err(|_| FrameError::Utf8)?;
-    let object = Object::read(text)?;
-    let frame_type = object.text(Key::Type)?;
-    Ok(match &*frame_type {
-        "connected" => Event::Connected {
-            connection_id: object.text(Key::ConnectionId)?,
-            keep_alive_ms: object.number(Key::KeepAliveMs)?,
-            client_id: object.text(Key::ClientId)?,
-        },
-        "ack" => Event::Ack {
-            id: object.number(Key::Id)?,
-            serial: object.number(Key::Seq)?,
-            resumed: object.flag(Key::Resumed)?,
-        },
-        "msg" if object.has(Key::Bundle) => Event::Bundle(bundle(&object)?),
-        "msg" => Event::Delivery(delivery(&object)?),
-        "presEvt" => Event::Member(member(&object)?),
-        "err" => error(&object)?,
-        "pong" => Event::Pong,
-        "histRes" => Event::History {
-            id: object.number(Key::Id)?,
-            channel: object.text(Key::Channel)?,
-            messages: object.list(Key::Messages, delivery)?,
-            more: object.is_set(Key::More)?,
-        },
-        "fetchRes" => Event::Fetched {
-            id: object.number(Key::Id)?,
-            channel: object.text(Key::Channel)?,
-            messages: object.list(Key::Messages, delivery)?,
-            resumed: object.is_set(Key::Resumed)?,
-        },
-        _ => return Err(FrameError::UnknownType),
-    })
-}
-
-/// The channel is given once, in the bundle.
-fn bundle<'a>(object: &Object<'a>) -> Result<Vec<Delivery<'a>>, FrameError> {
-    let channel = object.text(Key::Channel)?;
-    object
-        .list(Key::Bundle, |object| Ok(Delivery { channel: channel.clone(), ..delivery(object)? }))
-}
-
-fn delivery<'a>(object: &Object<'a>) -> Result<Delivery<'a>, FrameError> {
-    let content = if object.has(Key::Messages) {
-        Content::Batch(object.list(Key::Messages, Object::message)?)
-    } else {
-        Content::One(object.message()?)
-    };
-    Ok(Delivery {
-        channel: object.text(Key::Channel)?,
-        message_id: object.text(Key::MessageId)?,
-        client_id: object.text(Key::ClientId)?,
-        timestamp_ms: object.number(Key::Timestamp)?,
-        serial: object.number(Key::Seq)?,
-        ephemeral: object.is_set(Key::Ephemeral)?,
-        content,
-    })
-}
-
-fn member<'a>(object: &Object<'a>) -> Result<Member<'a>, FrameError> {
-    Ok(Member {
-        action: object.action()?,
-        timestamp_ms: object.number(Key::Timestamp)?,
-        channel: object.text(Key::Channel)?,
-        client_id: object.text(Key::ClientId)?,
-        connection_id: object.text(Key::ConnectionId)?,
-        data: object.payload()?,
-        encoding: object.text(Key::Encoding)?,
-    })
-}
-
-fn error<'a>(object: &Object<'a>) -> Result<Event<'a>, FrameError> {
-    let code = ErrorCode::from_code(object.number(Key::Code)?).ok_or(FrameError::Body)?;
-    Ok(Event::Error { id: object.number(Key::Id)?, code, message: object.text(Key::Message)? })
-}
+use crate::wire::foony::{Content, Delivery, Event, Member};
 
 /// Appends an event as one frame without line feeds.
 pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {

@@ -9,5 +9,5 @@ mod object;
 mod request;
 mod write;
 
-pub use event::{append_event, decode_event};
-pub use request::{append_request, decode_request};
+pub use event::append_event;
+pub use request::decode_request;

@@ -80,10 +80,6 @@ impl<'a> Object<'a> {
         self.values[key as usize].filter(|value| *value != "null")
     }
 
-    pub fn has(&self, key: Key) -> bool {
-        self.present(key).is_some()
-    }
-
     pub fn text(&self, key: Key) -> Result<Cow<'a, str>, FrameError> {
         self.present(key).map_or(Ok(Cow::Borrowed("")), unquote)
     }

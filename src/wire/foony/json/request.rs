@@ -1,7 +1,6 @@
 //! Requests of clients (`protocols/foony.md` sections 2.1 and 2.2).
 
 use super::object::{Key, Object};
-use super::write::{Fields, append_frame};
 use crate::error::FrameError;
 use crate::wire::foony::{Auth, Content, Cursor, Malformed, Presence, Publish, Request};
 
@@ -91,88 +90,4 @@ fn presence<'a>(object: &Object<'a>) -> Result<Presence<'a>, FrameError> {
         data: object.payload()?,
         encoding: object.text(Key::Encoding)?,
     })
-}
-
-/// Appends a request as one frame.
-pub fn append_request(request: &Request<'_>, out: &mut Vec<u8>) {
-    match request {
-        Request::Auth(auth) => append_auth(auth, out),
-        Request::Subscribe { id, channel, cursor } => {
-            append_frame(out, "sub", |fields| {
-                append_id_and_channel(fields, *id, channel);
-                append_cursor(fields, cursor, Key::LastSerial, Key::LastMessageId);
-            });
-        }
-        Request::Unsubscribe { id, channel } => {
-            append_frame(out, "unsub", |fields| append_id_and_channel(fields, *id, channel));
-        }
-        Request::Publish(publish) => append_publish(publish, out),
-        Request::Presence(presence) => append_presence(presence, out),
-        Request::PresenceSubscribe { id, channel } => {
-            append_frame(out, "presSub", |fields| append_id_and_channel(fields, *id, channel));
-        }
-        Request::PresenceUnsubscribe { id, channel } => {
-            append_frame(out, "presUnsub", |fields| append_id_and_channel(fields, *id, channel));
-        }
-        Request::History { id, channel, limit, before } => append_frame(out, "hist", |fields| {
-            append_id_and_channel(fields, *id, channel);
-            fields.put_unless_default(Key::Limit, *limit);
-            append_cursor(fields, before, Key::Before, Key::Start);
-        }),
-        Request::Fetch { id, channel, from_serial } => append_frame(out, "fetch", |fields| {
-            append_id_and_channel(fields, *id, channel);
-            fields.put(Key::FromSerial, *from_serial);
-        }),
-        Request::Ping => append_frame(out, "ping", |_| {}),
-    }
-}
-
-fn append_id_and_channel(fields: &mut Fields<'_>, id: u64, channel: &str) {
-    fields.put(Key::Id, id);
-    fields.put(Key::Channel, channel);
-}
-
-fn append_cursor(fields: &mut Fields<'_>, cursor: &Cursor<'_>, serial: Key, message_id: Key) {
-    match cursor {
-        Cursor::None => {}
-        Cursor::Serial(number) => fields.put(serial, *number),
-        Cursor::MessageId(id) => fields.put(message_id, id),
-    }
-}
-
-fn append_auth(auth: &Auth<'_>, out: &mut Vec<u8>) {
-    append_frame(out, "auth", |fields| {
-        fields.put_unless_default(Key::Token, &*auth.token);
-        fields.put_unless_default(Key::Credential, &*auth.key);
-        fields.put_unless_default(Key::ClientId, &*auth.client_id);
-        fields.put_unless_default(Key::ResumeConnectionId, &*auth.resume_connection_id);
-        fields.put_unless_default(Key::Coalesce, auth.coalesce);
-        fields.put_unless_default(Key::BinaryDelivery, auth.binary_delivery);
-    });
-}
-
-fn append_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
-    append_frame(out, "pub", |fields| {
-        append_id_and_channel(fields, publish.id, &publish.channel);
-        match &publish.content {
-            Content::One(message) => fields.message(message),
-            Content::Batch(messages) => {
-                fields.put(Key::Name, "");
-                fields.payload(b"null");
-                fields.messages(messages);
-            }
-        }
-        fields.put_unless_default(Key::MessageId, &*publish.message_id);
-        fields.put_unless_default(Key::Ephemeral, publish.ephemeral);
-        fields.put_unless_default(Key::TtlMs, publish.ttl_ms);
-    });
-}
-
-fn append_presence(presence: &Presence<'_>, out: &mut Vec<u8>) {
-    append_frame(out, "pres", |fields| {
-        append_id_and_channel(fields, presence.id, &presence.channel);
-        fields.put(Key::Action, presence.action);
-        fields.payload(presence.data);
-        fields.put_unless_default(Key::Encoding, &*presence.encoding);
-    });
 }

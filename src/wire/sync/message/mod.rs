@@ -15,6 +15,7 @@ pub mod session;
 pub mod shape;
 
 use serde::Serialize;
+use strum::{FromRepr, IntoStaticStr, VariantArray};
 
 use crate::error::FrameError;
 use crate::wire::msgpack::Reader;
@@ -35,31 +36,13 @@ pub enum Direction {
 macro_rules! messages {
     ($($code:literal $name:ident($type:ty), $direction:ident, since $since:ident;)*) => {
         /// Frame types, by name (`protocols/nodedb.md` section 2.3).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromRepr, IntoStaticStr, VariantArray)]
         #[repr(u8)]
         pub enum MessageType {
             $($name = $code,)*
         }
 
         impl MessageType {
-            /// All types, by ascending code.
-            pub const ALL: &[MessageType] = &[$(MessageType::$name),*];
-
-            /// The type with this code, if there is one.
-            pub fn from_code(code: u8) -> Option<MessageType> {
-                match code {
-                    $($code => Some(MessageType::$name),)*
-                    _ => None,
-                }
-            }
-
-            /// Name in the protocol documents.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(MessageType::$name => stringify!($name),)*
-                }
-            }
-
             /// Its sender.
             pub fn direction(self) -> Direction {
                 match self {
@@ -242,11 +225,11 @@ mod tests {
 
     #[test]
     fn codes_and_types_are_one_to_one() {
-        assert_eq!(MessageType::ALL.len(), 51);
-        let known = (0..=255).filter_map(MessageType::from_code);
-        assert!(known.eq(MessageType::ALL.iter().copied()));
-        for message_type in MessageType::ALL {
-            assert_eq!(MessageType::from_code(message_type.code()), Some(*message_type));
+        assert_eq!(MessageType::VARIANTS.len(), 51);
+        let known = (0..=255).filter_map(MessageType::from_repr);
+        assert!(known.eq(MessageType::VARIANTS.iter().copied()));
+        for message_type in MessageType::VARIANTS {
+            assert_eq!(MessageType::from_repr(message_type.code()), Some(*message_type));
         }
     }
 

@@ -31,13 +31,14 @@ structs! {
     }
 }
 
-/// Appends the body of a [`PresenceBroadcast`] directly from an iterator over the members.
+/// Appends the body of a [`PresenceBroadcast`] directly from an iterator over its `count` members.
 pub fn append_presence_broadcast<'p>(
     out: &mut Vec<u8>,
     channel: &str,
-    peers: impl ExactSizeIterator<Item = Peer<'p>>,
+    count: usize,
+    peers: impl Iterator<Item = Peer<'p>>,
 ) {
-    append_broadcast_head(out, channel, peers.len());
+    append_broadcast_head(out, channel, count);
     for peer in peers {
         append_peer_head(out, peer.user_id, peer.state);
         append_peer_age(out, peer.last_seen_ms);

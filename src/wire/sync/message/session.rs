@@ -4,6 +4,7 @@ use super::codec::prelude::*;
 
 structs! {
     /// 0x01. The same encoding in every generation.
+    #[derive(Default)]
     pub struct Handshake<'a> {
         /// Empty: an anonymous client.
         jwt_token: &'a str,
@@ -17,6 +18,7 @@ structs! {
     }
 
     /// 0x02.
+    #[derive(Default)]
     pub struct HandshakeAck<'a> {
         success: bool,
         session_id: &'a str,

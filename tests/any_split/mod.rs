@@ -1,7 +1,10 @@
-//! The central property of the decoder, as a function for fuzzers and tests.
+//! The central property of the WebSocket decoder: the output depends on the bytes alone, not on how
+//! they are split into reads.
 
-use super::{Decoder, Incoming, MessageKind, MessageLimits, Role};
-use crate::error::FrameError;
+#![allow(dead_code, reason = "each user takes its part")]
+
+use headcount::error::FrameError;
+use headcount::wire::websocket::{Decoder, Incoming, MessageKind, MessageLimits, Role};
 
 /// Output of a decoder, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
