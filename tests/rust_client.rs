@@ -1,106 +1,20 @@
 //! The Rust client against the real server: channels, members, the presence graph, reconnects.
 #![cfg(feature = "server")]
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use command::headcount;
 use headcount::client::prelude::*;
-use served::Served;
+use peers::{KEY, Server, WITHIN, collected, names, until};
 use tempdir::Dir;
 
 mod command;
+mod peers;
 mod served;
 mod tempdir;
-
-const KEY: &str = "demo.main:sk_main";
-
-/// How long a test waits for something that is expected.
-const WITHIN: Duration = Duration::from_secs(20);
-
-/// A server on ports that stay the same when it is started again.
-struct Server {
-    served: Option<Served>,
-    config: PathBuf,
-    url: String,
-    dir: Dir,
-}
-
-impl Server {
-    fn start(more: &str) -> Server {
-        let dir = Dir::new();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let text = format!(
-            "[cores]\nshards = 2\n[listen]\nhttp = \"127.0.0.1:{port}\"\n\
-             sync_tcp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n\
-             [[auth.key]]\nname = \"demo.main\"\nsecret = \"sk_main\"\n\
-             [[auth.key]]\nname = \"demo.chat\"\nsecret = \"sk_chat\"\n\
-             capability = {{ \"chat:*\" = [\"publish\"] }}\n{more}",
-            dir.path().join("data"),
-        );
-        let config = dir.path().join("headcount.toml");
-        fs::write(&config, text).unwrap();
-        let mut server =
-            Server { served: None, config, url: format!("ws://127.0.0.1:{port}"), dir };
-        server.run();
-        server
-    }
-
-    fn run(&mut self) {
-        let mut command = headcount(&["serve", "--quiet", "--config"]);
-        let command = command.arg(&self.config).stderr(Stdio::piped());
-        self.served = Some(Served::start(command).unwrap());
-    }
-
-    fn kill(&mut self) {
-        self.served = None;
-    }
-
-    fn config(&self, client_id: &str) -> ClientConfig {
-        let backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(200) };
-        ClientConfig::new(&self.url).key(KEY).client_id(client_id).backoff(backoff)
-    }
-
-    fn client(&self, client_id: &str) -> Client {
-        Client::connect(self.config(client_id)).unwrap()
-    }
-
-    fn joined(&self, client_id: &str, channel: &str) -> Client {
-        Client::connect(self.config(client_id).join(channel)).unwrap()
-    }
-}
-
-/// Waits until `condition` holds.
-#[track_caller]
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WITHIN;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// What a callback was called with.
-fn collected<T: Clone + Send + 'static>() -> (impl Fn(&T) + Send + Sync + 'static, mpsc::Receiver<T>)
-{
-    let (sender, receiver) = mpsc::channel();
-    let sender = Mutex::new(sender);
-    (move |value: &T| drop(sender.lock().unwrap().send(value.clone())), receiver)
-}
-
-fn names(client: &Client) -> Vec<String> {
-    let graph = client.presence().graph();
-    let mut names: Vec<String> =
-        graph.remote_peers.iter().filter_map(|peer| peer.client_id().map(str::to_owned)).collect();
-    names.sort();
-    names
-}
 
 #[test]
 fn messages_reach_subscribers_in_order_and_history_has_them() {

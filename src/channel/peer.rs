@@ -20,8 +20,6 @@ pub struct Peer {
     pub metadata: Bytes,
     /// Its client decides who may connect to it.
     pub asks: Option<Asks>,
-    /// Its client takes direct messages.
-    pub takes_direct: bool,
 }
 
 /// How a peer decides who may connect to it.

@@ -1,11 +1,16 @@
 //! Members of channels.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::graph::{JsonObject, key_text};
+use crate::wire::foony::peer::UnadmittedPeer;
 use crate::wire::foony::{self, PeerMember};
+
+/// Longer waits are as good as this one, and would overflow clocks.
+const RETRY_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 
 /// A member of a channel: a session that announces itself there.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +91,17 @@ pub(super) struct MemberPeer {
     pub sdk_version: String,
     pub metadata: Arc<JsonObject>,
     pub identity_metadata: Arc<JsonObject>,
+    /// Peers in the channel that it has not admitted.
+    pub unadmitted: Vec<Unadmitted>,
+}
+
+/// A peer that another one has not admitted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unadmitted {
+    pub key: Vec<u8>,
+    pub reason: String,
+    /// When the other one is asked again.
+    pub again: Instant,
 }
 
 /// How a member reached the server.
@@ -109,6 +125,11 @@ impl Present {
         Present { member, peer: None }
     }
 
+    /// Whether it is a connection of the peer with this key.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.member.peer_key_string.as_deref() == Some(key)
+    }
+
     pub fn of_peer(peer: &PeerMember<'_>) -> Self {
         let mut present = Present::plain(&peer.member);
         present.member.peer_key_string = Some(key_text(peer.key));
@@ -125,8 +146,21 @@ impl Present {
             sdk_version: peer.sdk_version.clone().into_owned(),
             metadata: object(peer.metadata),
             identity_metadata: object(peer.identity_metadata),
+            unadmitted: peer.unadmitted.iter().map(Unadmitted::of).collect(),
         });
         present
+    }
+}
+
+impl Unadmitted {
+    fn of(peer: &UnadmittedPeer<'_>) -> Self {
+        let reason = if peer.is_denied { &*peer.reason } else { "the peer has not decided yet" };
+        let retry_after = Duration::from_millis(peer.retry_after_ms.min(RETRY_MS_MAX));
+        Unadmitted {
+            key: peer.key.to_vec(),
+            reason: reason.to_owned(),
+            again: Instant::now() + retry_after,
+        }
     }
 }
 

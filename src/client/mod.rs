@@ -29,6 +29,7 @@ mod admission;
 mod callbacks;
 mod channel;
 mod config;
+mod direct;
 mod driver;
 mod error;
 mod graph;
@@ -48,12 +49,13 @@ pub use admission::{
 };
 pub use channel::{Channel, MessageStream};
 pub use config::{Backoff, ClientConfig};
+pub use direct::DirectMessage;
 pub use error::{BoxError, ClientError, Result};
 pub use graph::{
     Address, Connection, ConnectionType, GraphDiff, JsonObject, MetadataTrust, Peer, PeerCount,
     PresenceGraph, PresenceOs,
 };
-pub use handles::{MemberObserver, PresenceObserver, StateObserver, Subscription};
+pub use handles::{DirectObserver, MemberObserver, PresenceObserver, StateObserver, Subscription};
 pub use member::{LeaveReason, Member, MemberEvent};
 pub use message::{Delivery, HistoryPage, HistoryQuery, Message, Published};
 pub use pending::Pending;
@@ -66,11 +68,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use callbacks::CallbackThread;
-use channel::ChannelContext;
+use channel::{ChannelContext, json};
 use config::Endpoint;
-use driver::{Attempts, Command, CommandQueue, Driver, QUEUED_MAX};
+use driver::{Attempts, Command, CommandQueue, Driver, Part, QUEUED_MAX};
 use metadata::MetadataStore;
 use presence::LocalPeer;
+use serde::Serialize;
 use state::StateCell;
 use state_dir::device_id;
 
@@ -79,10 +82,11 @@ pub mod prelude {
     pub use super::{
         Address, Backoff, BoxError, Channel, Client, ClientConfig, ClientError, ClientState,
         Connection, ConnectionRequest, ConnectionRequestAuthorization, ConnectionRequestHandler,
-        ConnectionType, Delivery, GraphDiff, GraphStream, HistoryPage, HistoryQuery, IntoOption,
-        JsonObject, LeaveReason, Member, MemberEvent, MemberObserver, Message, MessageStream,
-        MetadataTrust, Peer, PeerCount, Pending, Presence, PresenceGraph, PresenceObserver,
-        PresenceOs, Published, Result, StateObserver, Subscription,
+        ConnectionType, Delivery, DirectMessage, DirectObserver, GraphDiff, GraphStream,
+        HistoryPage, HistoryQuery, IntoOption, JsonObject, LeaveReason, Member, MemberEvent,
+        MemberObserver, Message, MessageStream, MetadataTrust, Peer, PeerCount, Pending, Presence,
+        PresenceGraph, PresenceObserver, PresenceOs, Published, Result, StateObserver,
+        Subscription,
     };
 }
 
@@ -213,6 +217,40 @@ impl Client {
     /// The presence graph; always the same.
     pub fn presence(&self) -> Arc<Presence> {
         Arc::clone(&self.presence)
+    }
+
+    /// Sends a message to one peer. Completes when that peer's client has taken it. Messages to one
+    /// peer arrive in order, at most once; they are not stored.
+    ///
+    /// # Errors
+    /// [`ClientError::Denied`] when the two are not connected, [`ClientError::PeerUnavailable`] when
+    /// they share no channel or nobody takes it; [`ClientError::InvalidJson`],
+    /// [`ClientError::QueueFull`], [`ClientError::Closed`].
+    pub fn send_to(
+        &self,
+        peer_key: &str,
+        name: &str,
+        data: &(impl Serialize + ?Sized),
+    ) -> Pending<()> {
+        let (to, name) = (peer_key.to_owned(), name.to_owned());
+        match json(data) {
+            Ok(data) => {
+                let part = Part { name, data };
+                self.queue.ask(|completer| Command::Direct { to, part, completer })
+            }
+            Err(error) => Pending::ready(Err(error)),
+        }
+    }
+
+    /// Calls `callback` with each message that a peer sends to this client. While there is no such
+    /// callback, senders get [`ClientError::PeerUnavailable`].
+    pub fn on_direct_message(
+        &self,
+        callback: impl Fn(&DirectMessage) + Send + Sync + 'static,
+    ) -> DirectObserver {
+        let (handle, sender) = self.callbacks.register_queue(QUEUED_MAX, callback);
+        self.presence.local().observe_direct(sender);
+        DirectObserver::new(handle)
     }
 
     /// Leaves all channels and closes the connection.

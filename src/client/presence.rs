@@ -1,7 +1,7 @@
 //! The presence graph, as a program uses it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use super::admission::{
     AdmissionHandlers, ConnectionRequest, ConnectionRequestAuthorization, IntoOption,
 };
-use super::callbacks::{CallbackThread, LatestSender};
+use super::callbacks::{CallbackThread, LatestSender, QueueSender};
 use super::channel::json;
+use super::direct::DirectMessage;
 use super::driver::{Command, CommandQueue};
 use super::graph::{Age, GraphDiff, JsonObject, Peer, PeerCount, PresenceGraph, PresenceOs};
 use super::handles::PresenceObserver;
@@ -54,7 +55,7 @@ pub(super) struct LocalPeer {
     /// How many handlers there have been.
     handlers: AtomicU64,
     has_handler: AtomicBool,
-    direct_observers: AtomicUsize,
+    direct: Mutex<Vec<QueueSender<DirectMessage>>>,
 }
 
 impl LocalPeer {
@@ -71,7 +72,7 @@ impl LocalPeer {
             decide_within,
             handlers: AtomicU64::new(0),
             has_handler: AtomicBool::new(false),
-            direct_observers: AtomicUsize::new(0),
+            direct: Mutex::default(),
         }
     }
 
@@ -94,8 +95,16 @@ impl LocalPeer {
         self.handlers.load(Ordering::Relaxed)
     }
 
-    pub fn takes_direct(&self) -> bool {
-        self.direct_observers.load(Ordering::Acquire) > 0
+    pub fn observe_direct(&self, observer: QueueSender<DirectMessage>) {
+        lock(&self.direct).push(observer);
+    }
+
+    /// Queues a direct message for every observer; true if there is one that takes it.
+    pub fn take_direct(&self, message: &DirectMessage) -> bool {
+        let mut observers = lock(&self.direct);
+        observers.retain(|observer| !observer.is_gone());
+        let taken = observers.iter().filter(|o| o.try_send(message.clone()).is_ok());
+        taken.count() > 0
     }
 
     pub fn device(&self) -> [u8; 16] {
@@ -335,6 +344,15 @@ impl Presence {
         self.handlers.set_async(handler);
         self.local.set_handler(true);
         self.queue.submit(Command::PeerChanged);
+    }
+
+    /// The server asks whether a peer may connect.
+    pub(super) fn decide(&self, request: u64, about: ConnectionRequest) {
+        let queue = Arc::clone(&self.queue);
+        self.handlers.submit(about, move |authorization| {
+            let decision = authorization.into_decision();
+            queue.submit(Command::Decide { request, decision });
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

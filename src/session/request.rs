@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::channel::{
-    Denial, Draft, Identity, Message, PEER_KEY_BYTES, Peer, Position, State,
-};
+use crate::channel::{Denial, Draft, Identity, Message, PEER_KEY_BYTES, Peer, Position, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::ChannelKey;
@@ -45,15 +43,9 @@ pub enum SessionOutput<'m> {
     /// The session is this peer of the presence graph from here on, in all its channels.
     PeerChanged(Arc<Peer>),
     /// The client has decided whether a peer may connect to it.
-    Decided {
-        request: u64,
-        decision: Decision,
-    },
+    Decided { request: u64, decision: Decision },
     /// The client has taken a direct message, or not.
-    Took {
-        number: u64,
-        outcome: Outcome,
-    },
+    Took { number: u64, outcome: Outcome },
     /// Send presence of a channel at most once in so many milliseconds; `None`: without limit.
     RateHint(Option<NonZeroU16>),
     /// A request to a channel.

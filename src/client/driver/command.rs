@@ -1,6 +1,7 @@
 //! What the program asks of the I/O thread.
 
 use super::sinks::{DeliverySink, MemberSink};
+use crate::client::admission::Decision;
 use crate::client::handles::Opener;
 use crate::client::member::Member;
 use crate::client::message::{HistoryPage, HistoryQuery, Published};
@@ -55,7 +56,18 @@ pub(crate) enum Command {
         channel: String,
         id: HandleId,
     },
-    /// The own metadata has changed.
+    /// A message to one peer.
+    Direct {
+        to: String,
+        part: Part,
+        completer: Completer<()>,
+    },
+    /// The program has decided whether a peer may connect.
+    Decide {
+        request: u64,
+        decision: Decision,
+    },
+    /// The own metadata, or the connection request handler, has changed.
     PeerChanged,
     /// Completes when the server has the own metadata.
     PeerSynced(Completer<()>),

@@ -2,19 +2,21 @@
 //! confirmed, and what is said again on a new connection. Without I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::command::{Command, HandleId, Part};
 use super::messages::{Fetch, Group, Messages, Phase};
 use super::mirror::Mirror;
 use super::roster::Roster;
-use crate::client::graph::PresenceGraph;
+use crate::client::admission::Decision;
+use crate::client::graph::{PresenceGraph, parse_key};
 use crate::client::member::{LeaveReason, Present};
 use crate::client::message::{HistoryPage, HistoryQuery, Published, messages_of};
 use crate::client::pending::Completer;
 use crate::client::protocol::{Event, Outbound};
 use crate::client::{ClientError, Result};
 use crate::wire::foony::binary::Deliveries;
+use crate::wire::foony::peer::{self, Direct, DirectRefused};
 use crate::wire::foony::{
     self, Action, Auth, Content, Cursor, ErrorCode, PeerRequest, Presence, Publish, Request,
 };
@@ -66,6 +68,7 @@ enum Asked {
     Watch(String),
     Announce(String, Vec<Completer<()>>),
     Leave(String, Completer<()>),
+    Direct(Completer<()>),
     PeerUpdate,
     /// Something was given up.
     Release,
@@ -158,6 +161,10 @@ impl Core {
                         membership.confirmations.extend(completers);
                     }
                 }
+                Asked::Direct(completer) => {
+                    let why = "the connection was lost".to_owned();
+                    completer.complete(Err(ClientError::PeerUnavailable { why }));
+                }
                 _ => {}
             }
         }
@@ -203,7 +210,9 @@ impl Core {
                 }
             }
             Command::PeerSynced(completer) => self.await_synced(completer),
-            Command::History { .. } | Command::Leave { .. } if !self.is_live => {
+            Command::History { .. } | Command::Leave { .. } | Command::Direct { .. }
+                if !self.is_live =>
+            {
                 self.waiting.push(command);
             }
             Command::History { channel, query, completer } => {
@@ -212,6 +221,16 @@ impl Core {
                 let name = (&*channel).into();
                 let id = out.request(|id| Request::History { id, channel: name, limit, before });
                 self.asked.insert(id, Asked::History(channel, query, completer));
+            }
+            Command::Direct { to, part, completer } => {
+                if let Some(out) = out {
+                    self.send_direct(&to, &part, completer, out);
+                }
+            }
+            Command::Decide { request, decision } => {
+                if let Some(out) = out {
+                    out.send_peer(&PeerRequest::Decide { request, decision: wire(&decision) });
+                }
             }
             Command::Close(_) => {}
             command => self.handle_channel_command(command, out),
@@ -256,6 +275,49 @@ impl Core {
         if let Some(out) = out {
             self.settle(&name, out);
         }
+    }
+
+    fn send_direct(&mut self, to: &str, part: &Part, completer: Completer<()>, out: &mut Outbound) {
+        let channel = match self.connected_in(to) {
+            Ok(channel) => channel,
+            Err(error) => return completer.complete(Err(error)),
+        };
+        let (Some(key), data) = (parse_key(to), part.data.as_bytes()) else {
+            let why = "this is no peer key".to_owned();
+            return completer.complete(Err(ClientError::PeerUnavailable { why }));
+        };
+        let name = part.name.as_str().into();
+        let id = out.peer_request(|id| {
+            PeerRequest::Direct(Direct { id, channel: channel.into(), to: &key, name, data })
+        });
+        self.asked.insert(id, Asked::Direct(completer));
+    }
+
+    /// The first channel that this client shares with a peer that it is connected to.
+    fn connected_in(&self, key: &str) -> Result<&str> {
+        let joined = self.channels.iter().filter(|(_, channel)| channel.membership.is_some());
+        let shared = joined.filter_map(|(name, channel)| {
+            Some((name, channel.roster.members().find(|m| m.has_key(key))?.peer.as_ref()?, channel))
+        });
+        let mut last = None;
+        for (name, peer, channel) in shared {
+            let own_key = self.mirror.key();
+            let own = channel.roster.members().filter_map(|present| present.peer.as_ref());
+            let own = own.filter(|own| own.key == own_key).flat_map(|own| &own.unadmitted);
+            let refused = own.filter(|unadmitted| unadmitted.key == peer.key);
+            let refused = refused.chain(peer.unadmitted.iter().filter(|u| u.key == own_key)).next();
+            match refused {
+                None => return Ok(name),
+                Some(refused) => last = Some(refused),
+            }
+        }
+        Err(match last {
+            Some(refused) => ClientError::Denied {
+                reason: refused.reason.clone(),
+                retry_after: refused.again.saturating_duration_since(Instant::now()),
+            },
+            None => ClientError::PeerUnavailable { why: "no channel is shared with it".to_owned() },
+        })
     }
 
     fn announce(&mut self, name: &str, state: Option<String>, completer: Completer<()>) {
@@ -384,6 +446,16 @@ impl Core {
                 let present = Present::of_peer(&peer);
                 self.handle_member(&peer.member.channel, action, reason, present);
             }
+            foony::Event::EdgeRequest(request) => self.mirror.decide(&request),
+            foony::Event::DirectMessage(message) => {
+                let (number, is_taken) = (message.number, self.mirror.take_direct(&message));
+                out.send_peer(&PeerRequest::Took { number, is_taken });
+            }
+            foony::Event::DirectRefused(refused) => {
+                if let Some(Asked::Direct(completer)) = self.asked.remove(&refused.id) {
+                    completer.complete(Err(direct_error(&refused)));
+                }
+            }
             foony::Event::PeerGreeting(greeting) => self.mirror.set_key(greeting.key),
             _ => {}
         }
@@ -415,7 +487,7 @@ impl Core {
                 self.settle(&name, out);
             }
             Asked::Announce(name, confirmations) => self.confirm(&name, confirmations),
-            Asked::Leave(_, completer) => completer.complete(Ok(())),
+            Asked::Leave(_, completer) | Asked::Direct(completer) => completer.complete(Ok(())),
             Asked::PeerUpdate => self.end_peer_update(&Ok(())),
             Asked::Release | Asked::Head(_) | Asked::Fetch(..) | Asked::History(..) => {}
         }
@@ -456,7 +528,9 @@ impl Core {
                 self.settle(&name, out);
             }
             Asked::History(.., completer) => completer.complete(Err(error.clone())),
-            Asked::Leave(_, completer) => completer.complete(Err(error.clone())),
+            Asked::Leave(_, completer) | Asked::Direct(completer) => {
+                completer.complete(Err(error.clone()));
+            }
             Asked::PeerUpdate => self.end_peer_update(&Err(error.clone())),
             Asked::Head(_) | Asked::Release => {}
         }
@@ -595,6 +669,28 @@ fn presence<'a>(id: u64, name: &'a str, action: Action, state: &'a str) -> Prese
 
 fn groups(deliveries: &[foony::Delivery<'_>]) -> Vec<Group> {
     deliveries.iter().map(messages_of).filter(|group| !group.is_empty()).collect()
+}
+
+fn direct_error(refused: &DirectRefused<'_>) -> ClientError {
+    let reason = refused.reason.to_string();
+    match refused.is_denied {
+        true => ClientError::Denied {
+            reason,
+            retry_after: Duration::from_millis(refused.retry_after_ms),
+        },
+        false => ClientError::PeerUnavailable { why: reason },
+    }
+}
+
+/// A decision in the words of the wire.
+fn wire(decision: &Decision) -> peer::Decision<'_> {
+    match decision {
+        Decision::Allow => peer::Decision::Allow,
+        Decision::Deny { reason, retry_after } => peer::Decision::Deny {
+            reason: reason.as_deref().unwrap_or("denied").into(),
+            retry_after_ms: retry_after.map_or(0, |after| (after.as_millis() as u64).max(1)),
+        },
+    }
 }
 
 fn refusal(code: ErrorCode, message: &str) -> ClientError {

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::client::graph::{Connection, ConnectionType, Peer, PresenceGraph, PresenceOs};
+use crate::client::admission::{ConnectionRequest, RequestParts};
+use crate::client::direct::DirectMessage;
+use crate::client::graph::{Connection, ConnectionType, Peer, PresenceGraph, PresenceOs, key_text};
 use crate::client::member::{MemberPeer, Present, Transport};
-use crate::client::presence::LocalPeer;
-use crate::wire::foony::peer::PeerUpdate;
+use crate::client::presence::{LocalPeer, Presence};
+use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate};
 
 /// Up to this many peers, connections among others are listed.
 const FULL_GRAPH_PEERS_MAX: usize = 64;
 
 /// What the graph is made of besides the members.
 pub(super) struct Mirror {
+    presence: Arc<Presence>,
     local: Arc<LocalPeer>,
     /// Of this client; empty until the server has said it.
     key: Vec<u8>,
@@ -27,11 +30,44 @@ struct Node<'m> {
     is_connected: bool,
     transport: Transport,
     channels: BTreeSet<&'m str>,
+    /// Keys of those whom it has not admitted.
+    unadmitted: BTreeSet<&'m [u8]>,
 }
 
 impl Mirror {
-    pub fn new(local: Arc<LocalPeer>) -> Self {
-        Mirror { local, key: Vec::new(), is_changed: false }
+    pub fn new(presence: Arc<Presence>) -> Self {
+        let local = presence.local();
+        Mirror { presence, local, key: Vec::new(), is_changed: false }
+    }
+
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Lets the program decide whether a peer may connect.
+    pub fn decide(&self, request: &EdgeRequest<'_>) {
+        let text = |json: &[u8]| String::from_utf8_lossy(json).into_owned();
+        let about = ConnectionRequest::new(RequestParts {
+            peer_key: request.key.to_vec(),
+            peer_metadata: text(request.metadata),
+            identity_service_metadata: text(request.identity_metadata),
+            connection_type: match request.transport {
+                1 => ConnectionType::WebSocket,
+                2 => ConnectionType::AccessPoint,
+                _ => ConnectionType::Unknown,
+            },
+            channel: request.channel.to_string(),
+        });
+        self.presence.decide(request.request, about);
+    }
+
+    /// Hands a direct message to the program; true if somebody takes it.
+    pub fn take_direct(&self, message: &wire::DirectMessage<'_>) -> bool {
+        self.local.take_direct(&DirectMessage {
+            from_peer_key: key_text(message.from),
+            name: message.name.to_string(),
+            data: serde_json::from_slice(message.data).unwrap_or_default(),
+        })
     }
 
     pub fn set_key(&mut self, key: &[u8]) {
@@ -59,7 +95,6 @@ impl Mirror {
             sdk_version: env!("CARGO_PKG_VERSION").into(),
             asks_ms: local.asks_ms(),
             handler: local.handler(),
-            takes_direct: local.takes_direct(),
             metadata: local.metadata_text().as_bytes().to_vec().into(),
         }
     }
@@ -83,6 +118,9 @@ impl Mirror {
         let mut remote: Vec<Peer> = all.iter().map(|(key, node)| remote_peer(key, node)).collect();
         for (peer, (key, node)) in remote.iter_mut().zip(&all) {
             let Some(own) = &own else { break };
+            if !own.is_connected_to(node) {
+                continue;
+            }
             let edge = Connection::between(&self.key, key, edge_type(own, node));
             local.connections.push(edge.clone());
             peer.connections.push(edge);
@@ -91,6 +129,14 @@ impl Mirror {
             connect_others(&mut remote, &all);
         }
         PresenceGraph::new(local, remote, SystemTime::now())
+    }
+}
+
+impl Node<'_> {
+    /// Whether each has admitted the other.
+    fn is_connected_to(&self, other: &Node<'_>) -> bool {
+        let admits = |a: &Node<'_>, b: &Node<'_>| !a.unadmitted.contains(&*b.peer.key);
+        admits(self, other) && admits(other, self)
     }
 }
 
@@ -106,7 +152,9 @@ fn nodes<'m>(
             is_connected: false,
             transport: peer.transport,
             channels: BTreeSet::new(),
+            unadmitted: BTreeSet::new(),
         });
+        node.unadmitted.extend(peer.unadmitted.iter().map(|unadmitted| &*unadmitted.key));
         node.channels.insert(channel);
         if !peer.is_lost {
             node.is_connected = true;
@@ -132,7 +180,7 @@ fn remote_peer(key: &[u8], node: &Node<'_>) -> Peer {
 fn connect_others(remote: &mut [Peer], all: &[(&[u8], Node<'_>)]) {
     for (at, (key, node)) in all.iter().enumerate() {
         for (other_at, (other_key, other)) in all.iter().enumerate().skip(at + 1) {
-            if node.channels.is_disjoint(&other.channels) {
+            if node.channels.is_disjoint(&other.channels) || !node.is_connected_to(other) {
                 continue;
             }
             let edge = Connection::between(key, other_key, edge_type(node, other));

@@ -89,7 +89,7 @@ impl Driver {
         attempts: Attempts,
     ) -> Self {
         let client_id = config.client_id.clone().unwrap_or_default();
-        let core = Core::new(Mirror::new(presence.local()));
+        let core = Core::new(Mirror::new(Arc::clone(&presence)));
         Driver {
             config,
             endpoint,

@@ -100,7 +100,10 @@ impl Encoder<'_, '_> {
         UnadmittedPeer {
             key: &peer.key,
             is_denied: peer.denial.is_some(),
-            retry_after_ms: peer.denial.as_ref().map_or(0, |denial| retry_after_ms(self.now, denial)),
+            retry_after_ms: peer
+                .denial
+                .as_ref()
+                .map_or(0, |denial| retry_after_ms(self.now, denial)),
             reason: peer.denial.as_ref().map_or("", |denial| &denial.reason).into(),
         }
     }
@@ -130,13 +133,7 @@ pub fn direct_message(number: u64, message: &DirectMessage, out: &mut Vec<u8>) {
 }
 
 /// A direct message was not taken.
-pub fn direct_refused(
-    now: Clocks,
-    id: u64,
-    denial: Option<&Denial>,
-    why: &str,
-    out: &mut Vec<u8>,
-) {
+pub fn direct_refused(now: Clocks, id: u64, denial: Option<&Denial>, why: &str, out: &mut Vec<u8>) {
     Writer::new(Form::Records, out).event(&Event::DirectRefused(foony_peer::DirectRefused {
         id,
         is_denied: denial.is_some(),

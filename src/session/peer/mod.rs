@@ -30,7 +30,7 @@ use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::wire::foony::peer::{
-    Direct, DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
+    DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
 use crate::wire::foony::{
     ErrorCode, Event, PeerGreeting, PeerRequest, PeerUpdate, binary, check_metadata,
@@ -152,7 +152,6 @@ impl Session {
                 timeout_ms: update.asks_ms.clamp(ASKS_MS.0, ASKS_MS.1) as u32,
                 handler: update.handler,
             }),
-            takes_direct: update.takes_direct,
         });
         let device = (&*update.device).into();
         self.known = Some(Box::new(Known { device, peer: Arc::clone(&peer) }));

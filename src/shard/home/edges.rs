@@ -49,10 +49,16 @@ struct Edge {
 #[derive(Clone, Debug)]
 enum EdgeState {
     /// The client is deciding.
-    Asked { request: u64, until_ms: u64 },
+    Asked {
+        request: u64,
+        until_ms: u64,
+    },
     Allowed,
     /// `asked_ms`: when it is asked again.
-    Denied { denial: Denial, asked_ms: u64 },
+    Denied {
+        denial: Denial,
+        asked_ms: u64,
+    },
 }
 
 /// A direct message on its way to a client.
@@ -180,17 +186,13 @@ impl Home {
         request: u64,
         decision: Decision,
     ) {
-        let is_asked = |edge: &&Edge| {
-            matches!(edge.state, EdgeState::Asked { request: asked, .. } if asked == request)
-        };
+        let is_asked = |edge: &&Edge| matches!(edge.state, EdgeState::Asked { request: asked, .. } if asked == request);
         let edges = conn.cold().and_then(|cold| cold.edges.as_ref());
         let key = edges.and_then(|edges| edges.list.iter().find(is_asked)).map(|e| e.about.key);
         let Some(key) = key else { return };
         let state = match decision {
             Decision::Allow => EdgeState::Allowed,
-            Decision::Deny { reason, retry_after_ms } => {
-                self.denied(cx, reason, retry_after_ms)
-            }
+            Decision::Deny { reason, retry_after_ms } => self.denied(cx, reason, retry_after_ms),
         };
         self.decide(cx, conn, &key, state);
         self.set_edge_timer(cx, conn);
@@ -348,12 +350,7 @@ impl Home {
         EdgeState::Denied { asked_ms: denial.until_ms + jitter_ms, denial }
     }
 
-    fn denial(
-        &self,
-        cx: &ShardContext,
-        reason: Arc<str>,
-        retry_after_ms: Option<u64>,
-    ) -> Denial {
+    fn denial(&self, cx: &ShardContext, reason: Arc<str>, retry_after_ms: Option<u64>) -> Denial {
         const RETRY_MS_MAX: u64 = 24 * 3600 * 1000;
         let retry_ms = retry_after_ms.unwrap_or(cx.limits().deny_ttl_ms).min(RETRY_MS_MAX);
         Denial { reason, until_ms: cx.now.mono_ms + retry_ms }

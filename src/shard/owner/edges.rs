@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use super::{Owner, send_answer};
-use crate::channel::{
-    Admissions, ChangeKind, Member, PEER_KEY_BYTES, Peer, Unadmitted, Verdict,
-};
+use crate::channel::{Admissions, ChangeKind, Member, PEER_KEY_BYTES, Peer, Unadmitted, Verdict};
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::{Answer, DirectMessage, EdgeRequest, peer_key_of};
 use crate::shard::context::ShardContext;
@@ -40,10 +38,10 @@ impl Owner {
             .changes()
             .map(|change| Moved {
                 kind: change.kind,
-                key: change.state.peer().map_or_else(
-                    || peer_key_of(&app, &change.identity),
-                    |peer| peer.key,
-                ),
+                key: change
+                    .state
+                    .peer()
+                    .map_or_else(|| peer_key_of(&app, &change.identity), |peer| peer.key),
                 asks: is_asking(change.state.peer()),
             })
             .collect();
@@ -58,8 +56,7 @@ impl Owner {
 
     fn settle_edges_of(&mut self, cx: &mut ShardContext, slot: u32, app: &str, moved: &Moved) {
         let presence = &mut self.entry(slot).presence;
-        let connections =
-            presence.members().iter().filter(|m| key_of(app, m) == moved.key).count();
+        let connections = presence.members().iter().filter(|m| key_of(app, m) == moved.key).count();
         let admissions: &mut Admissions = presence.members_mut().admissions.get_or_insert_default();
         match moved.kind {
             ChangeKind::Leave if connections == 0 => {
@@ -201,12 +198,12 @@ impl Owner {
         let members = channel.presence.members_mut();
         let list = members.admissions.as_mut().and_then(|all| all.get_mut(&asker));
         let Some(list) = list else { return };
+        // A verdict that is known is no change: it would be asked for again, and so on.
+        let Some(at) = list.iter().position(|unadmitted| unadmitted.key == about) else { return };
         match verdict {
-            Verdict::Allowed => list.retain(|unadmitted| unadmitted.key != about),
-            Verdict::Denied(denial) => {
-                let Some(known) = list.iter_mut().find(|known| known.key == about) else { return };
-                known.denial = Some(denial);
-            }
+            Verdict::Allowed => drop(list.remove(at)),
+            Verdict::Denied(denial) if list[at].denial.as_ref() == Some(&denial) => return,
+            Verdict::Denied(denial) => list[at].denial = Some(denial),
         }
         channel.record_peer_change(addr);
         self.mark_dirty(slot);
@@ -242,12 +239,9 @@ impl Owner {
     ) -> Result<ConnAddr, Answer> {
         let slot = self.channels.find_key(key).ok_or_else(|| NotTaken::NotInChannel.answer())?;
         let members = self.entry(slot).presence.members();
-        let is_member = members.find(author).is_some();
-        let named = |m: &&Member| m.state.peer().is_some_and(|peer| peer.key == message.to);
-        let mut recipients = members.iter().filter(named).filter(|m| m.grace_until.is_none());
-        let taking = |m: &&Member| m.state.peer().is_some_and(|peer| peer.takes_direct);
-        let is_there = members.iter().any(|m| named(&m));
-        if !is_member || !is_there {
+        let is_recipient = |m: &&Member| m.state.peer().is_some_and(|peer| peer.key == message.to);
+        let mut recipients = members.iter().filter(is_recipient).peekable();
+        if members.find(author).is_none() || recipients.peek().is_none() {
             return Err(NotTaken::NotInChannel.answer());
         }
         for (asker, about) in [(&message.to, &message.from), (&message.from, &message.to)] {
@@ -256,8 +250,8 @@ impl Owner {
                 return Err(denied(unadmitted));
             }
         }
-        let to = recipients.find(taking).map(|member| member.addr);
-        to.ok_or_else(|| NotTaken::NoObserver.answer())
+        let connected = recipients.find(|member| member.grace_until.is_none());
+        connected.map(|member| member.addr).ok_or_else(|| NotTaken::Gone.answer())
     }
 
     fn admissions(&mut self, slot: u32) -> &mut Admissions {

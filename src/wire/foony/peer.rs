@@ -24,8 +24,6 @@ pub struct PeerUpdate<'a> {
     pub asks_ms: u64,
     /// Tells the deciders of one client apart.
     pub handler: u64,
-    /// The client takes direct messages.
-    pub takes_direct: bool,
     /// A JSON object.
     pub metadata: Cow<'a, [u8]>,
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_messages, write_text, write_uvarint};
 use super::{
-    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER,
-    PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG, append_record, peer,
+    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PEER_DIRECT_MESSAGE,
+    PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG, append_record, peer,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Content, Delivery, ErrorCode, Event, Member, Message};

@@ -19,8 +19,8 @@ pub use peer::{append_peer_request, is_first_message_of_peer};
 pub use request::{append_batched_publish, append_request};
 
 use crate::error::FrameError;
-use crate::wire::foony::{Event, Malformed, Request};
 use crate::wire::foony::peer::PeerRequest;
+use crate::wire::foony::{Event, Malformed, Request};
 use crate::wire::replace;
 use field::{Reader, write_uvarint};
 

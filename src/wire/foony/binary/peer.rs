@@ -98,7 +98,6 @@ fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
         sdk_version: reader.text()?,
         asks_ms: reader.uvarint()?,
         handler: reader.uvarint()?,
-        takes_direct: reader.byte()? != 0,
         metadata: reader.payload()?.into(),
     })
 }
@@ -112,7 +111,6 @@ fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
         write_text(out, &update.sdk_version);
         write_uvarint(out, update.asks_ms);
         write_uvarint(out, update.handler);
-        out.push(u8::from(update.takes_direct));
         write_bytes(out, &update.metadata);
     });
 }
@@ -176,9 +174,7 @@ pub(super) fn append_edge_request(request: &EdgeRequest<'_>, out: &mut Vec<u8>) 
     });
 }
 
-pub(super) fn direct_message<'a>(
-    reader: &mut Reader<'a>,
-) -> Result<DirectMessage<'a>, FrameError> {
+pub(super) fn direct_message<'a>(reader: &mut Reader<'a>) -> Result<DirectMessage<'a>, FrameError> {
     Ok(DirectMessage {
         number: reader.uvarint()?,
         from: reader.bytes()?,
@@ -196,9 +192,7 @@ pub(super) fn append_direct_message(message: &DirectMessage<'_>, out: &mut Vec<u
     });
 }
 
-pub(super) fn direct_refused<'a>(
-    reader: &mut Reader<'a>,
-) -> Result<DirectRefused<'a>, FrameError> {
+pub(super) fn direct_refused<'a>(reader: &mut Reader<'a>) -> Result<DirectRefused<'a>, FrameError> {
     Ok(DirectRefused {
         id: reader.uvarint()?,
         is_denied: reader.byte()? != 0,

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_message, write_messages, write_text, write_uvarint};
 use super::{
-    AUTH, FETCH, HISTORY, PEER_DIRECT, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE, PRESENCE_UNSUBSCRIBE,
-    PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record,
+    AUTH, FETCH, HISTORY, PEER_DIRECT, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE,
+    PRESENCE_UNSUBSCRIBE, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Auth, Content, Cursor, Message, Presence, Publish, Request};
