@@ -55,7 +55,7 @@ pub enum Author {
 pub struct Changes {
     /// In the order in which they happened, with gaps for those that were cancelled out.
     list: Vec<Option<Change>>,
-    cancelled: usize,
+    cancelled: u32,
     /// Index in `list` of the latest change of each connection.
     index: AddrIndex,
     /// A member left and entered again. The change is an update, but the member needs the full set,
@@ -67,7 +67,7 @@ pub struct Changes {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        self.list.len() == self.cancelled
+        self.list.len() == self.cancelled as usize
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Change> {
@@ -128,7 +128,7 @@ impl Changes {
         self.list[at] = None;
         self.index.remove(&addr);
         self.cancelled += 1;
-        if self.cancelled > self.list.len() / 2 {
+        if self.cancelled as usize > self.list.len() / 2 {
             self.close_gaps();
         }
     }

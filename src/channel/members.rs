@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{AddrIndex, Admissions, Identity, PEER_KEY_BYTES, Resume, State, Unadmitted};
+use super::{AddrIndex, Admissions, Identity, PeerKey, Resume, State, Unadmitted};
 use crate::ids::{Clocks, ConnAddr, Timestamp};
 
 /// A member, as the owner of the channel stores it.
@@ -135,8 +135,8 @@ impl Members {
     }
 
     /// Those whom the peer with this key has not admitted.
-    pub fn unadmitted_by(&self, key: &[u8; PEER_KEY_BYTES]) -> &[Unadmitted] {
-        self.admissions.as_ref().and_then(|all| all.get(key)).map_or(&[], |list| list)
+    pub fn unadmitted_by(&self, key: &PeerKey) -> Option<&Unadmitted> {
+        self.admissions.as_ref()?.get(key)
     }
 
     /// Upper bound of the encoded set in bytes.

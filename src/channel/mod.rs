@@ -17,7 +17,7 @@ pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName
 pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
-pub use peer::{Admissions, Asks, Denial, PEER_KEY_BYTES, Peer, Unadmitted, Verdict};
+pub use peer::{Admissions, Asks, Denial, PEER_KEY_BYTES, Peer, PeerKey, Unadmitted, Verdict};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;

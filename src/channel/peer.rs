@@ -8,10 +8,12 @@ use bytes::Bytes;
 /// Bytes of a peer key that is derived.
 pub const PEER_KEY_BYTES: usize = 16;
 
+pub type PeerKey = [u8; PEER_KEY_BYTES];
+
 /// A node of the presence graph. Connections with one key are one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    pub key: [u8; PEER_KEY_BYTES],
+    pub key: PeerKey,
     pub device_name: Box<str>,
     /// In the words of the client.
     pub os: Box<str>,
@@ -31,13 +33,6 @@ pub struct Asks {
     pub handler: u64,
 }
 
-/// A peer that is in a channel with one that asks, and is not connected to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unadmitted {
-    pub key: [u8; PEER_KEY_BYTES],
-    pub denial: Option<Denial>,
-}
-
 /// Why a peer may not connect; without one, it has not been decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -53,9 +48,12 @@ pub enum Verdict {
     Denied(Denial),
 }
 
+/// Peers in a channel that another one has not admitted, with its denial once it has decided.
+pub type Unadmitted = BTreeMap<PeerKey, Option<Denial>>;
+
 /// By the key of each peer that asks: those that it has not admitted. A peer that does not ask
 /// admits everyone.
-pub type Admissions = BTreeMap<[u8; PEER_KEY_BYTES], Vec<Unadmitted>>;
+pub type Admissions = BTreeMap<PeerKey, Unadmitted>;
 
 impl Peer {
     /// What it adds to the size of its member in an encoded set, in bytes.

@@ -91,7 +91,7 @@ impl State {
         }
     }
 
-    /// Upper bound of the MessagePack form, even if it has not been made, and of the peer, in bytes.
+    /// Upper bound in bytes of the MessagePack form, even if it has not been made, and of the peer.
     /// A JSON number of two characters and the comma after it become nine bytes; an encoding adds a
     /// map.
     pub(crate) fn encoded_bytes_max(&self) -> usize {

@@ -9,6 +9,7 @@ use crate::wire::foony;
 /// What a subscription receives.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "gaps are rare")]
 pub enum Delivery {
     /// A message, in the order of the channel.
     Message(Message),

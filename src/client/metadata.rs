@@ -1,11 +1,8 @@
 //! The own peer metadata: checked, kept as it was written, and persisted.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -107,7 +104,8 @@ impl MetadataStore {
     }
 
     /// Sets the JSON of a value.
-    pub(crate) fn set(&self, value: &impl Serialize) -> Result<()> {
+    #[cfg(test)]
+    pub(crate) fn set(&self, value: &impl serde::Serialize) -> Result<()> {
         self.set_text(&serde_json::to_string(value).map_err(|error| invalid(&error))?)
     }
 

@@ -5,7 +5,7 @@
 //!
 //! # fn main() -> Result<()> {
 //! let client = Client::connect(
-//!     ClientConfig::new("ws://127.0.0.1:8080").key("app.kid:secret").client_id("till-1").join("shop"),
+//!     ClientConfig::new("ws://127.0.0.1:7400").key("app.kid:secret").join("shop"),
 //! )?;
 //! client.presence().set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
 //! let _observer = client.presence().observe(|graph| println!("{graph}"));
@@ -223,8 +223,8 @@ impl Client {
     /// peer arrive in order, at most once; they are not stored.
     ///
     /// # Errors
-    /// [`ClientError::Denied`] when the two are not connected, [`ClientError::PeerUnavailable`] when
-    /// they share no channel or nobody takes it; [`ClientError::InvalidJson`],
+    /// [`ClientError::Denied`] when the two are not connected; [`ClientError::PeerUnavailable`]
+    /// when they share no channel or nobody takes it; [`ClientError::InvalidJson`],
     /// [`ClientError::QueueFull`], [`ClientError::Closed`].
     pub fn send_to(
         &self,

@@ -1,7 +1,5 @@
 //! The result of an operation that is under way, without an executor.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

@@ -1,8 +1,6 @@
 //! Small files that outlive the process: below the state directory, for its owner alone, written
 //! as a whole or not at all.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};

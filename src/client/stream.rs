@@ -1,7 +1,5 @@
 //! The bounded queue behind the streams of the public API.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;

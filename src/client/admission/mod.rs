@@ -3,8 +3,6 @@
 //! Handlers run on threads of their own: blocking ones on a small pool, futures on one thread
 //! without a runtime. Nothing here knows deadlines: the server has them, and ignores late answers.
 
-#![allow(dead_code, unused_imports)] // Used by the I/O thread, which follows.
-
 mod answer;
 mod futures;
 mod pool;
@@ -55,9 +53,10 @@ pub struct ConnectionRequestHandler(BlockingHandler);
 
 impl ConnectionRequestHandler {
     /// Wraps a handler. It may block: it runs on a thread for such.
-    pub fn new(
-        handler: impl Fn(ConnectionRequest) -> ConnectionRequestAuthorization + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new<F>(handler: F) -> Self
+    where
+        F: Fn(ConnectionRequest) -> ConnectionRequestAuthorization + Send + Sync + 'static,
+    {
         Self(Arc::new(handler))
     }
 }
@@ -171,6 +170,7 @@ impl AdmissionHandlers {
         self.replace(Some(Handler::Async(Arc::new(start))));
     }
 
+    #[cfg(test)]
     pub(crate) fn is_set(&self) -> bool {
         self.lock().is_some()
     }

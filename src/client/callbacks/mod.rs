@@ -6,8 +6,6 @@
 //!
 //! Lock order: an observer's state, then the schedule.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 mod latest;
 mod panics;
 mod queue;
@@ -92,6 +90,7 @@ impl CallbackThread {
         self.shared.close();
     }
 
+    #[cfg(test)]
     /// Waits until the thread has ended after [`close`](Self::close), for `limit` at most, and
     /// tells whether it has. Does not wait on the thread itself.
     pub(crate) fn wait_ended(&self, limit: Duration) -> bool {

@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+#[cfg(test)]
+use std::time::Duration;
+use std::time::Instant;
 
 use super::Observer;
 use super::panics::{self, PanicLog};
@@ -191,6 +193,7 @@ impl Shared {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn wait_ended(&self, limit: Duration) -> bool {
         let schedule = self.lock();
         if schedule.thread == Some(thread::current().id()) {

@@ -2,21 +2,20 @@
 //! confirmed, and what is said again on a new connection. Without I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::{Command, HandleId, Part};
+use super::direct::{direct_error, wire};
 use super::messages::{Fetch, Group, Messages, Phase};
 use super::mirror::Mirror;
 use super::roster::Roster;
-use crate::client::admission::Decision;
-use crate::client::graph::{PresenceGraph, parse_key};
+use crate::client::graph::PresenceGraph;
 use crate::client::member::{LeaveReason, Present};
 use crate::client::message::{HistoryPage, HistoryQuery, Published, messages_of};
 use crate::client::pending::Completer;
 use crate::client::protocol::{Event, Outbound};
 use crate::client::{ClientError, Result};
 use crate::wire::foony::binary::Deliveries;
-use crate::wire::foony::peer::{self, Direct, DirectRefused};
 use crate::wire::foony::{
     self, Action, Auth, Content, Cursor, ErrorCode, PeerRequest, Presence, Publish, Request,
 };
@@ -29,9 +28,9 @@ const NOT_ANSWERED: u64 = 0;
 
 /// One channel, as far as this client has to do with it.
 #[derive(Default)]
-struct Channel {
+pub(super) struct Channel {
     messages: Messages,
-    roster: Roster,
+    pub roster: Roster,
     membership: Option<Membership>,
 }
 
@@ -57,7 +56,7 @@ struct Publishing {
 }
 
 /// A request that the server has not answered on this connection.
-enum Asked {
+pub(super) enum Asked {
     Publish,
     Subscribe(String),
     /// The newest message of a channel, to know where a subscription began.
@@ -79,7 +78,7 @@ pub(super) struct Core {
     channels: BTreeMap<String, Channel>,
     /// In the order in which they were made.
     publishing: VecDeque<Publishing>,
-    asked: HashMap<u64, Asked>,
+    pub asked: HashMap<u64, Asked>,
     /// Requests that are made once the client is live.
     waiting: Vec<Command>,
     /// Completed when the client is live.
@@ -275,49 +274,6 @@ impl Core {
         if let Some(out) = out {
             self.settle(&name, out);
         }
-    }
-
-    fn send_direct(&mut self, to: &str, part: &Part, completer: Completer<()>, out: &mut Outbound) {
-        let channel = match self.connected_in(to) {
-            Ok(channel) => channel,
-            Err(error) => return completer.complete(Err(error)),
-        };
-        let (Some(key), data) = (parse_key(to), part.data.as_bytes()) else {
-            let why = "this is no peer key".to_owned();
-            return completer.complete(Err(ClientError::PeerUnavailable { why }));
-        };
-        let name = part.name.as_str().into();
-        let id = out.peer_request(|id| {
-            PeerRequest::Direct(Direct { id, channel: channel.into(), to: &key, name, data })
-        });
-        self.asked.insert(id, Asked::Direct(completer));
-    }
-
-    /// The first channel that this client shares with a peer that it is connected to.
-    fn connected_in(&self, key: &str) -> Result<&str> {
-        let joined = self.channels.iter().filter(|(_, channel)| channel.membership.is_some());
-        let shared = joined.filter_map(|(name, channel)| {
-            Some((name, channel.roster.members().find(|m| m.has_key(key))?.peer.as_ref()?, channel))
-        });
-        let mut last = None;
-        for (name, peer, channel) in shared {
-            let own_key = self.mirror.key();
-            let own = channel.roster.members().filter_map(|present| present.peer.as_ref());
-            let own = own.filter(|own| own.key == own_key).flat_map(|own| &own.unadmitted);
-            let refused = own.filter(|unadmitted| unadmitted.key == peer.key);
-            let refused = refused.chain(peer.unadmitted.iter().filter(|u| u.key == own_key)).next();
-            match refused {
-                None => return Ok(name),
-                Some(refused) => last = Some(refused),
-            }
-        }
-        Err(match last {
-            Some(refused) => ClientError::Denied {
-                reason: refused.reason.clone(),
-                retry_after: refused.again.saturating_duration_since(Instant::now()),
-            },
-            None => ClientError::PeerUnavailable { why: "no channel is shared with it".to_owned() },
-        })
     }
 
     fn announce(&mut self, name: &str, state: Option<String>, completer: Completer<()>) {
@@ -602,6 +558,12 @@ impl Core {
         self.mirror.graph(present, self.is_live)
     }
 
+    /// The channels that this client is a member of.
+    pub fn joined(&self) -> impl Iterator<Item = (&str, &Channel)> {
+        let joined = self.channels.iter().filter(|(_, channel)| channel.membership.is_some());
+        joined.map(|(name, channel)| (name.as_str(), channel))
+    }
+
     fn channel(&mut self, name: &str) -> &mut Channel {
         self.channels.entry(name.to_owned()).or_default()
     }
@@ -669,28 +631,6 @@ fn presence<'a>(id: u64, name: &'a str, action: Action, state: &'a str) -> Prese
 
 fn groups(deliveries: &[foony::Delivery<'_>]) -> Vec<Group> {
     deliveries.iter().map(messages_of).filter(|group| !group.is_empty()).collect()
-}
-
-fn direct_error(refused: &DirectRefused<'_>) -> ClientError {
-    let reason = refused.reason.to_string();
-    match refused.is_denied {
-        true => ClientError::Denied {
-            reason,
-            retry_after: Duration::from_millis(refused.retry_after_ms),
-        },
-        false => ClientError::PeerUnavailable { why: reason },
-    }
-}
-
-/// A decision in the words of the wire.
-fn wire(decision: &Decision) -> peer::Decision<'_> {
-    match decision {
-        Decision::Allow => peer::Decision::Allow,
-        Decision::Deny { reason, retry_after } => peer::Decision::Deny {
-            reason: reason.as_deref().unwrap_or("denied").into(),
-            retry_after_ms: retry_after.map_or(0, |after| (after.as_millis() as u64).max(1)),
-        },
-    }
 }
 
 fn refusal(code: ErrorCode, message: &str) -> ClientError {

@@ -159,7 +159,7 @@ impl Messages {
     pub fn fetched(&mut self, groups: Vec<Group>) -> Fetch {
         let before = self.cursor;
         groups.into_iter().for_each(|group| self.deliver_next(group));
-        let held_at = self.held.first().and_then(|group| serial_of(group));
+        let held_at = self.held.first().and_then(serial_of);
         if let (Some(held), Some(cursor)) = (held_at, self.cursor)
             && held > cursor + 1
             && self.cursor > before
@@ -182,7 +182,7 @@ impl Messages {
         let Some(mut replay) = replay_slot.take() else { return Fetch::Nothing };
         let before = replay.after;
         groups.iter().for_each(|group| replay.pass(sink, group));
-        let held_at = replay.held.first().and_then(|group| serial_of(group));
+        let held_at = replay.held.first().and_then(serial_of);
         let head = held_at.map_or(cursor, |serial| serial - 1);
         if replay.after < head && replay.after > before {
             let after = replay.after;

@@ -11,6 +11,9 @@ use crate::client::member::{MemberPeer, Present, Transport};
 use crate::client::presence::{LocalPeer, Presence};
 use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate};
 
+/// Peers that a graph has at most.
+const PEERS_MAX: usize = 10_000;
+
 /// Up to this many peers, connections among others are listed.
 const FULL_GRAPH_PEERS_MAX: usize = 64;
 
@@ -114,7 +117,8 @@ impl Mirror {
             local.identity_service_metadata = Arc::clone(&own.peer.identity_metadata);
             local.set_client_id(Some(own.client_id.to_owned()));
         }
-        let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().collect();
+        let is_truncated = nodes.len() > PEERS_MAX;
+        let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().take(PEERS_MAX).collect();
         let mut remote: Vec<Peer> = all.iter().map(|(key, node)| remote_peer(key, node)).collect();
         for (peer, (key, node)) in remote.iter_mut().zip(&all) {
             let Some(own) = &own else { break };
@@ -128,7 +132,9 @@ impl Mirror {
         if all.len() < FULL_GRAPH_PEERS_MAX {
             connect_others(&mut remote, &all);
         }
-        PresenceGraph::new(local, remote, SystemTime::now())
+        let mut graph = PresenceGraph::new(local, remote, SystemTime::now());
+        graph.set_truncated(is_truncated);
+        graph
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod command;
 mod core;
+mod direct;
 mod messages;
 mod mirror;
 mod queue;

@@ -3,8 +3,6 @@
 //! A graph is a value: the mirror makes a new one for each change, readers keep what they have.
 //! Nothing here knows where the values come from.
 
-#![allow(dead_code)] // Used by the I/O thread, which follows.
-
 mod age;
 mod connection;
 mod diff;

@@ -6,7 +6,7 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, Denial, Identity, LeaveReason, Members, PEER_KEY_BYTES, State, Unadmitted,
+    Change, ChangeKind, Denial, Identity, LeaveReason, Members, PEER_KEY_BYTES, PeerKey, State,
 };
 use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::UnadmittedPeer;
@@ -77,10 +77,8 @@ impl Encoder<'_, '_> {
         let name = &self.key.name;
         let peer = state.peer().map(|peer| &**peer);
         let derived = if peer.is_none() { key_of(&self.key.app, identity) } else { NO_KEY };
-        let unadmitted = match peer.filter(|_| kind != ChangeKind::Leave) {
-            Some(peer) => self.members.unadmitted_by(&peer.key),
-            None => &[],
-        };
+        let asker = peer.filter(|_| kind != ChangeKind::Leave);
+        let unadmitted = asker.and_then(|peer| self.members.unadmitted_by(&peer.key));
         self.writer.event(&Event::PeerMember(Box::new(PeerMember {
             member: member_of(kind, timestamp_ms, name, identity, state),
             is_lost,
@@ -92,19 +90,23 @@ impl Encoder<'_, '_> {
             sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),
             metadata: peer.map_or(b"", |peer| &peer.metadata),
             identity_metadata: b"",
-            unadmitted: unadmitted.iter().map(|peer| self.unadmitted(peer)).collect(),
+            unadmitted: unadmitted
+                .into_iter()
+                .flatten()
+                .map(|peer| self.unadmitted(peer))
+                .collect(),
         })));
     }
 
-    fn unadmitted<'u>(&self, peer: &'u Unadmitted) -> UnadmittedPeer<'u> {
+    fn unadmitted<'u>(
+        &self,
+        (key, denial): (&'u PeerKey, &'u Option<Denial>),
+    ) -> UnadmittedPeer<'u> {
         UnadmittedPeer {
-            key: &peer.key,
-            is_denied: peer.denial.is_some(),
-            retry_after_ms: peer
-                .denial
-                .as_ref()
-                .map_or(0, |denial| retry_after_ms(self.now, denial)),
-            reason: peer.denial.as_ref().map_or("", |denial| &denial.reason).into(),
+            key,
+            is_denied: denial.is_some(),
+            retry_after_ms: denial.as_ref().map_or(0, |denial| retry_after_ms(self.now, denial)),
+            reason: denial.as_ref().map_or("", |denial| &denial.reason).into(),
         }
     }
 }

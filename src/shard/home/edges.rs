@@ -116,7 +116,7 @@ impl Home {
         let channel = Arc::clone(&about.channel);
         let edges = conn.edges_mut();
         if let Some(edge) = edges.find(&about.key) {
-            if !edge.channels.iter().any(|known| *known == channel) {
+            if !edge.channels.contains(&channel) {
                 edge.channels.push(Arc::clone(&channel));
             }
             if let Some(verdict) = edge.verdict() {
@@ -186,7 +186,10 @@ impl Home {
         request: u64,
         decision: Decision,
     ) {
-        let is_asked = |edge: &&Edge| matches!(edge.state, EdgeState::Asked { request: asked, .. } if asked == request);
+        let is_asked = |edge: &&Edge| match edge.state {
+            EdgeState::Asked { request: asked, .. } => asked == request,
+            _ => false,
+        };
         let edges = conn.cold().and_then(|cold| cold.edges.as_ref());
         let key = edges.and_then(|edges| edges.list.iter().find(is_asked)).map(|e| e.about.key);
         let Some(key) = key else { return };

@@ -2,184 +2,56 @@
 //! those that come, and everyone who looks at the presence graph sees whom they have not admitted.
 //! Direct messages between members that are connected.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Owner, send_answer};
-use crate::channel::{Admissions, ChangeKind, Member, PEER_KEY_BYTES, Peer, Unadmitted, Verdict};
+use crate::channel::{
+    Admissions, ChangeKind, Channel, Denial, Member, Members, Peer, PeerKey, Unadmitted, Verdict,
+};
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::{Answer, DirectMessage, EdgeRequest, peer_key_of};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Envelope, ReplyTo};
 use crate::shard::home::NotTaken;
 
-type PeerKey = [u8; PEER_KEY_BYTES];
-
 /// A change of a member that matters to those who decide.
 struct Moved {
     kind: ChangeKind,
     key: PeerKey,
-    asks: bool,
+    is_asking: bool,
+}
+
+/// The admissions of one channel while they are brought up to date.
+struct Edges<'a> {
+    channel: &'a Arc<ChannelKey>,
+    members: &'a Members,
+    /// The connections of each peer.
+    connections: HashMap<PeerKey, Vec<&'a Member>>,
+    admissions: Admissions,
+    /// Peers whose lists have changed.
+    changed: Vec<PeerKey>,
+    to_send: Vec<(ShardId, Envelope)>,
 }
 
 impl Owner {
     /// Brings the admissions of a channel up to date with the changes of its members that are about
     /// to be routed.
     pub(super) fn settle_edges(&mut self, cx: &mut ShardContext, slot: u32) {
-        let channel = &mut self.entry(slot).presence;
-        let is_asking = |peer: Option<&Arc<Peer>>| peer.is_some_and(|peer| peer.asks.is_some());
-        if channel.members().admissions.is_none()
-            && !channel.changes().any(|change| is_asking(change.state.peer()))
-        {
-            return;
-        }
-        let app = Arc::clone(&self.entry(slot).key.app);
-        let channel = &mut self.entry(slot).presence;
-        let moved: Vec<Moved> = channel
-            .changes()
-            .map(|change| Moved {
-                kind: change.kind,
-                key: change
-                    .state
-                    .peer()
-                    .map_or_else(|| peer_key_of(&app, &change.identity), |peer| peer.key),
-                asks: is_asking(change.state.peer()),
-            })
-            .collect();
-        for moved in &moved {
-            self.settle_edges_of(cx, slot, &app, moved);
-        }
-        let admissions = &mut self.entry(slot).presence.members_mut().admissions;
-        if admissions.as_ref().is_some_and(|admissions| admissions.is_empty()) {
-            *admissions = None;
-        }
-    }
-
-    fn settle_edges_of(&mut self, cx: &mut ShardContext, slot: u32, app: &str, moved: &Moved) {
-        let presence = &mut self.entry(slot).presence;
-        let connections = presence.members().iter().filter(|m| key_of(app, m) == moved.key).count();
-        let admissions: &mut Admissions = presence.members_mut().admissions.get_or_insert_default();
-        match moved.kind {
-            ChangeKind::Leave if connections == 0 => {
-                admissions.remove(&moved.key);
-                let mut askers = Vec::new();
-                for (asker, list) in admissions.iter_mut() {
-                    list.retain(|unadmitted| unadmitted.key != moved.key);
-                    askers.push(*asker);
-                }
-                for asker in askers {
-                    self.send_unwanted(cx, slot, app, &asker, moved.key);
-                }
-            }
-            ChangeKind::Leave => {}
-            _ if !moved.asks && admissions.remove(&moved.key).is_some() => {
-                self.show_asker(slot, app, &moved.key);
-            }
-            kind => {
-                if moved.asks && !admissions.contains_key(&moved.key) {
-                    let others = match kind {
-                        ChangeKind::Enter => self.others_in(slot, app, &moved.key),
-                        // Whom it has met before it began to decide, it has admitted.
-                        _ => Vec::new(),
-                    };
-                    self.admissions(slot).insert(moved.key, others);
-                    self.show_asker(slot, app, &moved.key);
-                }
-                if kind == ChangeKind::Enter && connections == 1 {
-                    self.add_to_others(slot, app, &moved.key);
-                }
-                self.ask_about_unadmitted(cx, slot, app, moved);
-            }
-        }
-    }
-
-    /// Everyone in the channel but this peer, not admitted.
-    fn others_in(&mut self, slot: u32, app: &str, own: &PeerKey) -> Vec<Unadmitted> {
-        let members = self.entry(slot).presence.members();
-        let mut others: Vec<PeerKey> =
-            members.iter().map(|m| key_of(app, m)).filter(|key| key != own).collect();
-        others.sort_unstable();
-        others.dedup();
-        others.into_iter().map(|key| Unadmitted { key, denial: None }).collect()
-    }
-
-    /// A new peer is not admitted by those who decide.
-    fn add_to_others(&mut self, slot: u32, app: &str, key: &PeerKey) {
-        let mut askers = Vec::new();
-        for (asker, list) in self.admissions(slot).iter_mut() {
-            if asker != key && !list.iter().any(|unadmitted| unadmitted.key == *key) {
-                list.push(Unadmitted { key: *key, denial: None });
-                askers.push(*asker);
-            }
-        }
-        for asker in askers {
-            self.show_asker(slot, app, &asker);
-        }
-    }
-
-    /// Asks again about whoever is not admitted: the client that was asked may have returned on
-    /// another connection. Its home knows what it has asked already.
-    fn ask_about_unadmitted(&mut self, cx: &mut ShardContext, slot: u32, app: &str, moved: &Moved) {
-        let mut wanted = Vec::new();
-        for (asker, list) in self.admissions(slot).iter() {
-            let about = list.iter().map(|unadmitted| unadmitted.key);
-            let about = about.filter(|key| *asker == moved.key || *key == moved.key);
-            wanted.extend(about.map(|key| (*asker, key)));
-        }
-        for (asker, key) in wanted {
-            self.send_wanted(cx, slot, app, &asker, key);
-        }
-    }
-
-    fn send_wanted(
-        &mut self,
-        cx: &mut ShardContext,
-        slot: u32,
-        app: &str,
-        asker: &PeerKey,
-        key: PeerKey,
-    ) {
         let channel = self.entry(slot);
+        let key = Arc::clone(&channel.key);
+        let Some(moved) = moved(&key.app, &channel.presence) else { return };
+        let admissions = channel.presence.members_mut().admissions.take();
         let members = channel.presence.members();
-        let Some(addr) = members.iter().find(|m| is_asking(m, asker)).map(|m| m.addr) else {
-            return;
-        };
-        let Some(about) = members.iter().find(|m| key_of(app, m) == key) else { return };
-        let about = EdgeRequest {
-            channel: Arc::clone(&channel.key),
-            key,
-            peer: about.state.peer().cloned(),
-            identity: Arc::clone(&about.identity),
-        };
-        let wanted = Envelope::EdgeWanted { conn: addr.conn, about: Box::new(about) };
-        cx.outbox.send(addr.shard, wanted);
-    }
-
-    fn send_unwanted(
-        &mut self,
-        cx: &mut ShardContext,
-        slot: u32,
-        app: &str,
-        asker: &PeerKey,
-        key: PeerKey,
-    ) {
-        self.show_asker(slot, app, asker);
-        let channel = self.entry(slot);
-        let askers = channel.presence.members().iter().filter(|m| is_asking(m, asker));
-        for addr in askers.map(|m| m.addr).collect::<Vec<_>>() {
-            let channel = Arc::clone(&self.entry(slot).key);
-            let unwanted = Envelope::EdgeUnwanted { conn: addr.conn, channel, key };
-            cx.outbox.send(addr.shard, unwanted);
-        }
-    }
-
-    /// Everyone who looks at the graph is sent whom this peer has not admitted.
-    fn show_asker(&mut self, slot: u32, app: &str, asker: &PeerKey) {
-        let channel = self.entry(slot);
-        let members = channel.presence.members();
-        let shown = members.iter().find(|m| key_of(app, m) == *asker).map(|m| m.addr);
-        if let Some(addr) = shown {
-            channel.record_peer_change(addr);
-        }
+        let mut edges = Edges::new(&key, members, admissions.map(|all| *all).unwrap_or_default());
+        moved.iter().for_each(|moved| edges.settle(moved));
+        let Edges { admissions, changed, to_send, connections, .. } = edges;
+        let shown = changed.iter().filter_map(|key| Some(connections.get(key)?.first()?.addr));
+        let shown: Vec<ConnAddr> = shown.collect();
+        channel.presence.members_mut().admissions =
+            (!admissions.is_empty()).then(|| Box::new(admissions));
+        shown.into_iter().for_each(|addr| channel.record_peer_change(addr));
+        to_send.into_iter().for_each(|(to, envelope)| cx.outbox.send(to, envelope));
     }
 
     /// A peer has decided about another one.
@@ -192,18 +64,16 @@ impl Owner {
     ) {
         let Some(slot) = self.channels.find_key(key) else { return };
         let channel = self.entry(slot);
-        let members = channel.presence.members();
-        let asker = members.find(addr).and_then(|m| m.state.peer()).map(|peer| peer.key);
-        let Some(asker) = asker else { return };
         let members = channel.presence.members_mut();
-        let list = members.admissions.as_mut().and_then(|all| all.get_mut(&asker));
-        let Some(list) = list else { return };
+        let asker = members.find(addr).and_then(|m| m.state.peer()).map(|peer| peer.key);
+        let lists = members.admissions.as_mut().zip(asker);
+        let Some(list) = lists.and_then(|(all, asker)| all.get_mut(&asker)) else { return };
         // A verdict that is known is no change: it would be asked for again, and so on.
-        let Some(at) = list.iter().position(|unadmitted| unadmitted.key == about) else { return };
-        match verdict {
-            Verdict::Allowed => drop(list.remove(at)),
-            Verdict::Denied(denial) if list[at].denial.as_ref() == Some(&denial) => return,
-            Verdict::Denied(denial) => list[at].denial = Some(denial),
+        match (list.get_mut(&about), verdict) {
+            (None, _) => return,
+            (Some(_), Verdict::Allowed) => drop(list.remove(&about)),
+            (Some(Some(known)), Verdict::Denied(denial)) if *known == denial => return,
+            (Some(known), Verdict::Denied(denial)) => *known = Some(denial),
         }
         channel.record_peer_change(addr);
         self.mark_dirty(slot);
@@ -219,13 +89,11 @@ impl Owner {
         message: Arc<DirectMessage>,
     ) {
         let ReplyTo::Session { conn, request } = reply_to else { return };
-        let author = ConnAddr { shard: from, conn };
-        match self.recipient(key, author, &message) {
-            Ok(to) => {
-                let channel = Arc::clone(key);
-                let direct =
-                    Envelope::Direct { conn: to.conn, channel, from: author, request, message };
-                cx.outbox.send(to.shard, direct);
+        let from_addr = ConnAddr { shard: from, conn };
+        match self.recipient(key, from_addr, &message) {
+            Ok(ConnAddr { shard, conn }) => {
+                let (channel, from) = (Arc::clone(key), from_addr);
+                cx.outbox.send(shard, Envelope::Direct { conn, channel, from, request, message });
             }
             Err(answer) => send_answer(cx, from, reply_to, key, answer),
         }
@@ -245,29 +113,131 @@ impl Owner {
             return Err(NotTaken::NotInChannel.answer());
         }
         for (asker, about) in [(&message.to, &message.from), (&message.from, &message.to)] {
-            let list = members.unadmitted_by(asker);
-            if let Some(unadmitted) = list.iter().find(|unadmitted| unadmitted.key == *about) {
-                return Err(denied(unadmitted));
+            if let Some(denial) = members.unadmitted_by(asker).and_then(|list| list.get(about)) {
+                return Err(denied(denial.clone()));
             }
         }
         let connected = recipients.find(|member| member.grace_until.is_none());
         connected.map(|member| member.addr).ok_or_else(|| NotTaken::Gone.answer())
     }
+}
 
-    fn admissions(&mut self, slot: u32) -> &mut Admissions {
-        self.entry(slot).presence.members_mut().admissions.get_or_insert_default()
+impl<'a> Edges<'a> {
+    fn new(channel: &'a Arc<ChannelKey>, members: &'a Members, admissions: Admissions) -> Self {
+        let mut connections = HashMap::<PeerKey, Vec<&Member>>::new();
+        for member in members.iter() {
+            connections.entry(key_of(&channel.app, member)).or_default().push(member);
+        }
+        let (changed, to_send) = (Vec::new(), Vec::new());
+        Edges { channel, members, connections, admissions, changed, to_send }
+    }
+
+    fn settle(&mut self, moved: &Moved) {
+        let connections = self.connections.get(&moved.key).map_or(0, Vec::len);
+        match moved.kind {
+            ChangeKind::Leave if connections == 0 => self.remove(&moved.key),
+            ChangeKind::Leave => {}
+            _ if !moved.is_asking => {
+                if self.admissions.remove(&moved.key).is_some() {
+                    self.changed.push(moved.key);
+                }
+                self.add(moved, connections);
+            }
+            kind => {
+                if !self.admissions.contains_key(&moved.key) {
+                    // Whom it has met before it began to decide, it has admitted.
+                    let is_new = kind == ChangeKind::Enter;
+                    let others = if is_new { self.others(&moved.key) } else { Unadmitted::new() };
+                    self.admissions.insert(moved.key, others);
+                    self.changed.push(moved.key);
+                }
+                self.add(moved, connections);
+                let list = self.admissions.get(&moved.key);
+                let about: Vec<PeerKey> = list.into_iter().flatten().map(|(key, _)| *key).collect();
+                about.into_iter().for_each(|key| self.ask(&moved.key, key));
+            }
+        }
+    }
+
+    /// Everyone in the channel but this peer, not admitted.
+    fn others(&self, own: &PeerKey) -> Unadmitted {
+        let others = self.connections.keys().filter(|key| *key != own);
+        others.map(|key| (*key, None)).collect()
+    }
+
+    /// Those who decide are asked about a peer: a new one is not admitted until they have.
+    fn add(&mut self, moved: &Moved, connections: usize) {
+        let is_new = moved.kind == ChangeKind::Enter && connections == 1;
+        let mut askers = Vec::new();
+        for (asker, list) in self.admissions.iter_mut().filter(|(asker, _)| **asker != moved.key) {
+            if is_new && !list.contains_key(&moved.key) {
+                list.insert(moved.key, None);
+                self.changed.push(*asker);
+                askers.push(*asker);
+            }
+        }
+        askers.into_iter().for_each(|asker| self.ask(&asker, moved.key));
+    }
+
+    /// The last connection of a peer has left.
+    fn remove(&mut self, key: &PeerKey) {
+        self.admissions.remove(key);
+        let lists = self.admissions.iter_mut();
+        let askers = lists.filter_map(|(asker, list)| list.remove(key).map(|_| *asker));
+        self.changed.extend(askers);
+        for asker in self.admissions.keys() {
+            let connections = self.connections.get(asker).into_iter().flatten();
+            for addr in connections.filter(|member| is_asking(member)).map(|member| member.addr) {
+                let channel = Arc::clone(self.channel);
+                let unwanted = Envelope::EdgeUnwanted { conn: addr.conn, channel, key: *key };
+                self.to_send.push((addr.shard, unwanted));
+            }
+        }
+    }
+
+    /// Asks the client of a peer about another one, also if it has been asked: it may have returned
+    /// on another connection. Its home knows what it has asked.
+    fn ask(&mut self, asker: &PeerKey, key: PeerKey) {
+        let mut connections = self.connections.get(asker).into_iter().flatten();
+        let Some(asker) = connections.find(|member| is_asking(member)) else { return };
+        let about = self.connections.get(&key).and_then(|members| members.first());
+        let Some(about) = about.and_then(|member| self.members.find(member.addr)) else { return };
+        let about = EdgeRequest {
+            channel: Arc::clone(self.channel),
+            key,
+            peer: about.state.peer().cloned(),
+            identity: Arc::clone(&about.identity),
+        };
+        let ConnAddr { shard, conn } = asker.addr;
+        self.to_send.push((shard, Envelope::EdgeWanted { conn, about: Box::new(about) }));
     }
 }
 
-fn denied(unadmitted: &Unadmitted) -> Answer {
-    let undecided = || crate::channel::Denial { reason: "not decided yet".into(), until_ms: 0 };
-    let denial = unadmitted.denial.clone().unwrap_or_else(undecided);
-    Answer::NotTaken { denial: Some(denial), why: "" }
+/// The changes of a channel in which a peer decides; `None` for any other channel.
+fn moved(app: &str, channel: &Channel) -> Option<Vec<Moved>> {
+    let asks = |peer: Option<&Arc<Peer>>| peer.is_some_and(|peer| peer.asks.is_some());
+    let is_decided = channel.members().admissions.is_some()
+        || channel.changes().any(|change| asks(change.state.peer()));
+    let moved = channel.changes().map(|change| Moved {
+        kind: change.kind,
+        key: match change.state.peer() {
+            Some(peer) => peer.key,
+            None => peer_key_of(app, &change.identity),
+        },
+        is_asking: asks(change.state.peer()),
+    });
+    is_decided.then(|| moved.collect())
 }
 
-fn is_asking(member: &Member, asker: &PeerKey) -> bool {
-    let is_this = |peer: &&Arc<Peer>| peer.key == *asker && peer.asks.is_some();
-    member.grace_until.is_none() && member.state.peer().filter(is_this).is_some()
+fn denied(denial: Option<Denial>) -> Answer {
+    let undecided = || Denial { reason: "not decided yet".into(), until_ms: 0 };
+    Answer::NotTaken { denial: Some(denial.unwrap_or_else(undecided)), why: "" }
+}
+
+/// Whether its client is connected, and decides.
+fn is_asking(member: &Member) -> bool {
+    let asks = member.state.peer().is_some_and(|peer| peer.asks.is_some());
+    asks && member.grace_until.is_none()
 }
 
 fn key_of(app: &str, member: &Member) -> PeerKey {
