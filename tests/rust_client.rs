@@ -196,6 +196,43 @@ fn members_come_change_and_go_with_a_reason() {
 }
 
 #[test]
+fn a_refused_state_leaves_the_member_with_the_accepted_one() {
+    let mut server = Server::start("");
+    let (ann, bob) = (server.client("ann"), server.client("bob"));
+    let room = ann.channel("room");
+    let too_long = "x".repeat(70_000);
+    let refused = room.enter(&too_long).wait().unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { code: 40001, .. }), "{refused}");
+    assert_eq!(bob.channel("room").members().wait().unwrap().len(), 0);
+    room.enter(&1).wait().unwrap();
+    // A newer state decides for itself, whatever becomes of those before it.
+    let updates = [room.update(&too_long), room.update(&2), room.update(&too_long)];
+    let updates = updates.map(|update| update.wait_timeout(WITHIN).is_ok());
+    assert_eq!(updates, [false, true, false]);
+    let states = |client: &Client| -> Vec<Option<serde_json::Value>> {
+        let members = client.channel("room").members().wait_timeout(WITHIN).unwrap();
+        members.into_iter().map(|member| member.state).collect()
+    };
+    assert_eq!(states(&bob), [Some(2.into())]);
+    server.kill();
+    until("ann noticed", || matches!(ann.state(), ClientState::Stale { .. }));
+    let late = room.update(&too_long);
+    server.run();
+    assert!(matches!(late.wait_timeout(WITHIN), Err(ClientError::Refused { .. })));
+    until("ann is back", || states(&bob) == [Some(2.into())]);
+}
+
+#[test]
+fn members_that_are_not_shown_are_refused_each_time() {
+    let server = Server::start("");
+    let client = Client::connect(ClientConfig::new(&server.url).key("demo.chat:sk_chat")).unwrap();
+    for _ in 0..2 {
+        let refused = client.channel("chat:1").members().wait_timeout(WITHIN).unwrap_err();
+        assert!(matches!(refused, ClientError::Refused { code: 40301, .. }), "{refused}");
+    }
+}
+
+#[test]
 fn peers_see_each_other_and_their_metadata() {
     let server = Server::start("");
     let ann = server.joined("ann", "shop");

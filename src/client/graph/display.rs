@@ -47,6 +47,9 @@ fn write_peers(
 fn write_peer(f: &mut fmt::Formatter<'_>, peer: &Peer) -> fmt::Result {
     let key = if peer.key().is_empty() { "(no key yet)" } else { peer.key() };
     write!(f, "{}", key.escape_default())?;
+    if let Some(name) = peer.client_id() {
+        write!(f, " \"{}\" on", name.escape_default())?;
+    }
     if !peer.device_name.is_empty() {
         write!(f, " \"{}\"", peer.device_name.escape_default())?;
     }
@@ -68,6 +71,7 @@ mod tests {
         let edge = |kind| Connection::between(&[7], &[9], kind);
         let mut local = Peer::new(&[7]);
         local.device_name = "till-1".into();
+        local.set_client_id(Some("ann".into()));
         local.os = Some(PresenceOs::Linux);
         local.is_connected_to_ditto_cloud = true;
         local.connections =
@@ -78,7 +82,7 @@ mod tests {
         let mut graph = PresenceGraph::new(local, remote, SystemTime::UNIX_EPOCH);
         graph.set_truncated(true);
         let expected = "\
-pkBw \"till-1\" Linux online
+X
 |-- direct peers: 1
 |   `-- pkCQ offline: AccessPoint, WebSocket
 `-- other peers: 2 (more exist)
