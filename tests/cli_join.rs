@@ -68,9 +68,14 @@ impl Server {
     fn members(&self, channel: &str) -> Vec<(String, Value)> {
         let admin = self.admin();
         let page = printed(&["members", channel, "--app", "demo", "--admin", &admin, "--json"]);
-        let members: Vec<Value> = serde_json::from_str(&page).unwrap();
+        let page: Value = serde_json::from_str(&page).unwrap();
         let name = |member: &Value| member["user"].as_str().unwrap().to_owned();
-        members.iter().map(|member| (name(member), member["state"].clone())).collect()
+        page["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| (name(member), member["state"].clone()))
+            .collect()
     }
 
     #[track_caller]
@@ -245,9 +250,8 @@ fn a_lost_connection_is_made_again_with_the_last_accepted_state() {
 fn what_cannot_be_is_one_line_and_an_exit_code() {
     let server = Server::start();
     let http = server.http.as_str();
-    let join = |rest: &[&str], code| {
-        refusal(&[&["join", "room:1", "--http", http], rest].concat(), code)
-    };
+    let join =
+        |rest: &[&str], code| refusal(&[&["join", "room:1", "--http", http], rest].concat(), code);
     let line = join(&["--as", "alice", "--key", "demo.main:wrong"], 1);
     assert!(line.starts_with(&format!("error: the server at {http} refused the key")), "{line}");
     assert!(line.contains("(40101)"), "{line}");
@@ -258,7 +262,7 @@ fn what_cannot_be_is_one_line_and_an_exit_code() {
     assert!(line.starts_with("error: --state: not JSON: "), "{line}");
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let line = refusal(&["join", "room:1", "--http", &nobody, "--key", KEY], 1);
-    assert!(line.starts_with(&format!("error: no server at {nobody}: ")), "{line}");
+    assert!(line.starts_with(&format!("error: no headcount server at {nobody}: ")), "{line}");
     let graph = ["watch", "--graph", "room:1", "--http", http, "--key"];
     let line = refusal(&[&graph[..], &["demo.main:wrong"]].concat(), 1);
     assert!(line.contains("(40101)"), "{line}");

@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn the_development_key_is_for_this_host_only() {
         let elsewhere = "192.0.2.1:7400".parse().unwrap();
-        let failure = access(&[]).server.development_key(&elsewhere, &Config::default()).unwrap_err();
+        let failure =
+            access(&[]).server.development_key(&elsewhere, &Config::default()).unwrap_err();
         assert!(failure.message().contains("is not on this host"), "{failure:?}");
         let here = "127.0.0.1:7400".parse().unwrap();
         let access = access(&["--data-dir", "/no/such/dir"]);

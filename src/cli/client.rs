@@ -97,7 +97,10 @@ fn failure(what: impl Display, error: &ClientError, address: &str, origin: &str)
         }
         ClientError::Unreachable { why } => {
             let advice = "start one with `headcount serve` or name its http address with --http";
-            Failure::request(format!("no server at {address}"), format!("{why}: {advice}"))
+            Failure::request(
+                format!("no headcount server at {address}"),
+                format!("{why}: {advice}"),
+            )
         }
         ClientError::Timeout => {
             let question = "is this the http address of a headcount server?";
@@ -132,8 +135,8 @@ mod tests {
             ),
             (
                 ClientError::Unreachable { why: "nobody".to_owned() },
-                "no server at a:1: nobody: start one with `headcount serve` or name its http \
-                 address with --http",
+                "no headcount server at a:1: nobody: start one with `headcount serve` or name its \
+                 http address with --http",
             ),
             (
                 ClientError::Timeout,
