@@ -2,9 +2,9 @@
 //!
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
-//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), `join` and
-//! `watch --graph` are programs of the Rust client ([`client`]), every other command asks a server
-//! through its admin address.
+//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), `join`
+//! and `watch --graph` are programs of the Rust client ([`client`]), every other command asks a
+//! server through its admin address.
 
 mod access;
 mod address;

@@ -31,7 +31,7 @@ use crate::client::{Channel, ClientError};
 /// that it leaves.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount join chat:1 --as alice --state '{\"typing\":false}'\n\
-                        Example: while uptime | jq -R .; do sleep 5; done | headcount join hosts:1")]
+                        Example: while date | jq -R .; do sleep 5; done | headcount join hosts:1")]
 pub(super) struct Join {
     /// Name of the channel, for example chat:1
     #[arg(value_parser = NonEmptyStringValueParser::new())]
