@@ -31,7 +31,8 @@
 //! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; `edge` parses plain HTTP |
 //! | `admin`, `rest` | what plain HTTP requests of operators and of applications do |
 //! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, colours and widths of terminals, the load generator |
-//! | [`client`] | the client's half of the protocols, without I/O |
+//! | [`client`] | the Rust client: channels, members and the presence graph on one connection that is made again when it is lost; [`client::protocol`] is the client's half of the protocols, without I/O |
+//! | `docs/protocol.md` | what `foony` has besides the records of its SDKs: the graph extension, for peers of the presence graph |
 //!
 //! Where to look first:
 //!
@@ -39,6 +40,7 @@
 //! |---|---|
 //! | a wrong leave event; a member that stays after its connection has gone | `shard/owner/presence.rs` (graces, ticks), `shard/home/liveness.rs` (expiry), `shard/home/membership.rs`; for one slow watcher only: `shard/departures.rs` |
 //! | a new wire protocol | the docs of [`session`], `session/dialect.rs`; one with a TCP port of its own also needs a listener in `server/listen.rs` |
+//! | a peer that is missing in a graph, or is shown wrongly | `client/driver/mirror.rs` (how the graph is made), `client/driver/roster.rs` (the members of a channel), then the server's side of `docs/protocol.md` |
 //! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
 //! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |

@@ -110,6 +110,43 @@ fn members_come_change_and_go_with_a_reason() {
 }
 
 #[test]
+fn a_refused_state_leaves_the_member_with_the_accepted_one() {
+    let mut server = Server::start("");
+    let (ann, bob) = (server.client("ann"), server.client("bob"));
+    let room = ann.channel("room");
+    let too_long = "x".repeat(70_000);
+    let refused = room.enter(&too_long).wait().unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { code: 40001, .. }), "{refused}");
+    assert_eq!(bob.channel("room").members().wait().unwrap().len(), 0);
+    room.enter(&1).wait().unwrap();
+    // A newer state decides for itself, whatever becomes of those before it.
+    let updates = [room.update(&too_long), room.update(&2), room.update(&too_long)];
+    let updates = updates.map(|update| update.wait_timeout(WITHIN).is_ok());
+    assert_eq!(updates, [false, true, false]);
+    let states = |client: &Client| -> Vec<Option<serde_json::Value>> {
+        let members = client.channel("room").members().wait_timeout(WITHIN).unwrap();
+        members.into_iter().map(|member| member.state).collect()
+    };
+    assert_eq!(states(&bob), [Some(2.into())]);
+    server.kill();
+    until("ann noticed", || matches!(ann.state(), ClientState::Stale { .. }));
+    let late = room.update(&too_long);
+    server.run();
+    assert!(matches!(late.wait_timeout(WITHIN), Err(ClientError::Refused { .. })));
+    until("ann is back", || states(&bob) == [Some(2.into())]);
+}
+
+#[test]
+fn members_that_are_not_shown_are_refused_each_time() {
+    let server = Server::start("");
+    let client = Client::connect(ClientConfig::new(&server.url).key("demo.chat:sk_chat")).unwrap();
+    for _ in 0..2 {
+        let refused = client.channel("chat:1").members().wait_timeout(WITHIN).unwrap_err();
+        assert!(matches!(refused, ClientError::Refused { code: 40301, .. }), "{refused}");
+    }
+}
+
+#[test]
 fn peers_see_each_other_and_their_metadata() {
     let server = Server::start("");
     let ann = server.joined("ann", "shop");
@@ -282,7 +319,7 @@ fn a_closed_client_answers_and_does_nothing() {
     assert_eq!(client.state(), ClientState::Closed { reason: ClientError::Closed });
     assert_eq!(channel.publish("x", &1).wait().map(drop), Err(ClientError::Closed));
     drop(client);
-    assert_eq!(presence.graph().local_peer.device_name.is_empty(), false);
+    assert!(!presence.graph().local_peer.device_name.is_empty());
     assert_eq!(presence.set_peer_metadata_json_str("{}"), Ok(()));
     assert!(presence.register_observer(|_| ()).is_err());
     let _observer = presence.observe(|_| ());
@@ -295,8 +332,9 @@ fn graphs_converge_while_peers_come_and_go() {
     let stay: Vec<Client> = (0..4).map(|n| server.joined(&format!("stay-{n}"), "shop")).collect();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let observer =
-        stay[0].presence().observe(move |_| drop(counted.fetch_add(1, Ordering::SeqCst)));
+    let observer = stay[0].presence().observe(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
     thread::scope(|scope| {
         for part in 0..4 {
             let server = &server;

@@ -16,9 +16,13 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use fake_realtime::{FakeRealtime, KEY};
+use served::Served;
+use tempdir::Dir;
 
 mod command;
 mod fake_realtime;
+mod served;
+mod tempdir;
 
 /// How long a test waits for expected output.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -227,6 +231,36 @@ fn a_terminal_that_takes_no_escapes_is_shown_lines() {
             assert!(!command.shown.contains('\x1b'), "{arguments:?}: {}", command.shown);
         }
     }
+}
+
+#[test]
+fn a_member_and_a_graph_at_a_terminal_end_with_it() {
+    let data = Dir::new();
+    let dir = data.path().to_str().unwrap();
+    let any = ["--http", "--sync-tcp", "--admin"].map(|name| [name, "127.0.0.1:0"]).concat();
+    let serve = [&["serve", "--quiet", "--shards", "1", "--data-dir", dir], &any[..]].concat();
+    let server = Served::start(&mut command::headcount(&serve)).unwrap();
+    let (http, admin) = (server.http.to_string(), server.admin.to_string());
+    let access = ["--http", &http, "--data-dir", dir];
+    let start = |rest: &[&str], variables: &[(&str, &str)]| {
+        let arguments = [rest, &access].concat();
+        AtTerminal::start(&arguments, Session::ControllingTerminal, variables)
+    };
+    let graph = ["watch", "--graph", "room:1"];
+    let mut watch = start(&graph, &[]);
+    assert!(watch.shows("\x1b[2J") && watch.shows("direct peers: 0"), "{}", watch.shown);
+    let mut plain = start(&graph, &[("TERM", "dumb")]);
+    assert!(plain.shows("direct peers: 1"), "{}", plain.shown);
+    assert!(!plain.shown.contains('\x1b'), "{}", plain.shown);
+    let mut join = start(&["join", "room:1", "--as", "alice"], &[]);
+    assert!(join.shows("joined room:1 as alice") && join.shows("Ctrl-C leaves"), "{}", join.shown);
+    assert!(watch.shows("\"alice\" on "), "{}", watch.shown);
+    for (command, name) in [(join, "join"), (plain, "TERM=dumb"), (watch, "watch")] {
+        let status = command.hang_up().unwrap_or_else(|| panic!("{name}: it goes on"));
+        assert_eq!(status.code(), Some(0), "{name}");
+    }
+    let members = command::printed(&["members", "room:1", "--admin", &admin]);
+    assert!(members.contains("0 members"), "{members}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Throughput};
 use headcount::channel::{
-    Channel, Content, Draft, Identity, Messages, Part, Resume, State, Storage,
+    Channel, Content, Draft, Identity, LeaveReason, Messages, Part, Resume, State, Storage,
 };
 use headcount::ids::{Clocks, ConnAddr, ConnId, ShardId};
 use headcount::limits::Limits;
@@ -118,7 +118,7 @@ impl PageLimit {
             self.announce(first + i, &identity);
         }
         for i in 0..TURN {
-            black_box(self.channel.leave(addr(first + i)));
+            black_box(self.channel.leave(addr(first + i), LeaveReason::Left));
         }
         black_box(self.channel.take_changes());
     }

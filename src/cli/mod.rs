@@ -2,15 +2,20 @@
 //!
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
-//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), every
-//! other command asks a server through its admin address.
+//! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), `join`
+//! and `watch --graph` are programs of the Rust client ([`client`]), every other command asks a
+//! server through its admin address.
 
+mod access;
 mod address;
 mod admin_client;
+mod client;
 mod config;
 mod credential;
 mod ending;
 mod failure;
+mod input;
+mod join;
 mod member;
 mod members;
 mod output;
@@ -45,7 +50,8 @@ use failure::Failure;
                   server, 78 the configuration or the host does not allow it.\n\n\
                   Empty environment variables are unset ones. With NO_COLOR or TERM=dumb \
                   nothing but text is written.\n\n\
-                  Example: headcount serve, and in another terminal: headcount watch doc:1"
+                  Example: headcount serve, and in two more terminals: headcount watch doc:1, \
+                  headcount join doc:1 --as alice"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -57,6 +63,7 @@ enum Command {
     Serve(serve::Serve),
     Watch(watch::Watch),
     Members(members::Members),
+    Join(join::Join),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Config(config::Config),
@@ -74,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Members(command) => command.run(),
+        Command::Join(command) => command.run(),
         Command::Publish(command) => command.run(),
         Command::Subscribe(command) => command.run(),
         Command::Config(command) => command.run(),

@@ -28,10 +28,10 @@ pub(super) struct Place {
     /// API key that allows `admin`, `app.keyId:secret`; servers on loopback ask for none
     /// [env: HEADCOUNT_KEY]
     #[arg(long, value_name = "KEY", conflicts_with = "token")]
-    key: Option<String>,
+    pub key: Option<String>,
     /// Admin token of the server instead of a key [env: HEADCOUNT_ADMIN_TOKEN]
     #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
-    token: Option<String>,
+    pub token: Option<String>,
 }
 
 impl Place {

@@ -47,6 +47,10 @@ pub fn text(
     if let Some(key) = development_key {
         let _ = writeln!(
             text,
+            "  be here           headcount join CHANNEL --as NAME --http {http} --key {key}"
+        );
+        let _ = writeln!(
+            text,
             "  @foony/realtime   new Realtime({{ endpoint: 'ws://{http}', key: '{key}' }})"
         );
         let _ = writeln!(

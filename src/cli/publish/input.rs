@@ -1,16 +1,12 @@
 //! Standard input -> messages, on a thread of its own, because reading blocks.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::wire::foony::validate_json;
-
-/// Longest line in bytes. Servers take less.
-const LINE_BYTES_MAX: usize = 1024 * 1024;
+use crate::cli::input::{flaw, read_line};
 
 /// Lines that wait to be published. At this number no more are read.
 const WAITING_MAX: usize = 256;
@@ -44,16 +40,6 @@ impl Encoding {
     }
 }
 
-/// Why a text is not a JSON value, by the rules of the server.
-fn flaw(text: &str) -> Option<String> {
-    if text.is_empty() {
-        return Some("it is empty".to_owned());
-    }
-    let error = validate_json(text.as_bytes()).err()?;
-    let explained = serde_json::from_str::<IgnoredAny>(text).err();
-    Some(explained.map_or_else(|| error.to_string(), |explained| explained.to_string()))
-}
-
 /// One line of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
@@ -77,7 +63,7 @@ fn read_lines(mut input: impl BufRead, encoding: Encoding, lines: &Sender<Line>)
             Ok(None) => return,
             Ok(Some(line)) if encoding.skips(&line) => continue,
             Ok(Some(line)) => encoding.encode(&line),
-            Err(why) => Err(why),
+            Err(error) => Err(error.to_string()),
         };
         let is_last = data.is_err();
         if lines.send(Line { number, data }).is_err() || is_last {
@@ -86,27 +72,12 @@ fn read_lines(mut input: impl BufRead, encoding: Encoding, lines: &Sender<Line>)
     }
 }
 
-/// The next line without its end; `None` when there is none.
-fn read_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
-    let mut line = Vec::new();
-    let mut limited = input.take(LINE_BYTES_MAX as u64 + 1);
-    limited.read_until(b'\n', &mut line).map_err(|error| format!("cannot be read: {error}"))?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let has_end = line.pop_if(|last| *last == b'\n').is_some();
-    if !has_end && line.len() > LINE_BYTES_MAX {
-        return Err(format!("longer than {LINE_BYTES_MAX} bytes"));
-    }
-    line.pop_if(|last| *last == b'\r');
-    String::from_utf8(line).map(Some).map_err(|_| "not UTF-8".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::unbounded;
 
     use super::*;
+    use crate::cli::input::LINE_BYTES_MAX;
 
     fn lines(input: &[u8], encoding: Encoding) -> Vec<Line> {
         let (sender, lines) = unbounded();

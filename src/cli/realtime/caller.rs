@@ -6,10 +6,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::fault::{Fault, Stop};
 use super::session::Session;
-use crate::cli::address::Address;
+use crate::cli::access::Account;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::client::protocol::{Backoff, Credential, Resume};
+use crate::client::protocol::{Backoff, Resume};
 
 /// Between attempts to connect again (`protocols/foony.md` section 6.1).
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -17,11 +17,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// Runs a command on one connection after another.
 #[derive(Debug)]
 pub(in crate::cli) struct Caller {
-    address: Address,
+    account: Account,
     path: String,
-    credential: Credential,
-    /// Source of the credential as messages name it, for example "the key of --key".
-    origin: String,
     resume: Resume,
     backoff: Backoff,
     /// Attempts to connect again since [`Caller::succeeded`].
@@ -33,15 +30,14 @@ impl Caller {
     /// `path`: of the upgrade request. `attempts_max`: attempts to connect again before a lost
     /// connection is an error.
     pub(super) fn new(
-        address: Address,
+        account: Account,
         path: String,
-        (credential, origin): (Credential, String),
         client_id: String,
         attempts_max: u32,
     ) -> Self {
         let resume = Resume { client_id, connection_id: String::new() };
         let backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-        Caller { address, path, credential, origin, resume, backoff, attempts: 0, attempts_max }
+        Caller { account, path, resume, backoff, attempts: 0, attempts_max }
     }
 
     /// Connects and calls `drive` with the connection, again for each connection that is lost,
@@ -94,11 +90,12 @@ impl Caller {
 
     /// A fault as the user of the command sees it.
     pub fn failure(&self, fault: &Fault) -> Failure {
-        let (what, why) = fault.explain(self.address.as_str(), &self.origin);
+        let (what, why) = fault.explain(self.account.address.as_str(), &self.account.origin);
         Failure::request(what, why)
     }
 
     fn connect(&mut self) -> Result<Session, Fault> {
-        Session::open(&self.address, &self.path, &self.credential, &mut self.resume)
+        let Account { address, credential, .. } = &self.account;
+        Session::open(address, &self.path, credential, &mut self.resume)
     }
 }

@@ -1,51 +1,27 @@
-//! Arguments of the realtime commands: server, credential, client id.
-
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+//! Arguments of the realtime commands: access, client id, what to do when the connection is lost.
 
 use clap::Args;
-use clap::builder::{NonEmptyStringValueParser, OsStringValueParser};
+use clap::builder::NonEmptyStringValueParser;
 
 use super::caller::Caller;
-use crate::cli::address::{Address, percent_encoded};
-use crate::cli::config::load;
-use crate::cli::credential::{Arguments, variable};
+use crate::cli::access::Access;
+use crate::cli::address::percent_encoded;
 use crate::cli::failure::Failure;
 use crate::client::protocol::Credential;
-use crate::config::{Config, dev_key};
 
-/// Where to connect, and with which credentials.
+/// Where to connect, with which credential, and as whom.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Login {
-    /// Address of the server for WebSocket and HTTP, HOST:PORT
-    /// [default: that of --config, else 127.0.0.1:7400]
-    #[arg(long, value_name = "ADDR")]
-    http: Option<Address>,
-    /// API key, `app.keyId:secret` [env: HEADCOUNT_KEY]
-    /// [default: on this host, the development key in the data directory]
-    #[arg(long, value_name = "KEY", conflicts_with = "token")]
-    key: Option<String>,
-    /// Bearer token instead of a key, as made by `headcount token` [env: HEADCOUNT_TOKEN]
-    #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
-    token: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Who to be towards others; a token has that in it [default: a name that the server makes]
     #[arg(long, value_name = "NAME", conflicts_with = "token")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     client_id: Option<String>,
-    /// Configuration file of the server, TOML; names its address and its data directory
-    #[arg(long, value_name = "FILE", env = "HEADCOUNT_CONFIG")]
-    config: Option<PathBuf>,
-    /// Data directory of the server, for its development key
-    /// [default: that of --config, else headcount-data]
-    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new())]
-    data_dir: Option<OsString>,
     /// Fail when the connection is lost, instead of connecting again
     #[arg(long)]
     once: bool,
 }
-
-/// A credential, and its source.
-type Found = (Credential, String);
 
 impl Login {
     /// A caller that connects to the core that owns `channel`. `attempts_max`: attempts to connect
@@ -54,128 +30,14 @@ impl Login {
     /// # Errors
     /// No credential, or one that no server would accept.
     pub fn caller(&self, channel: &str, attempts_max: u32) -> Result<Caller, Failure> {
-        let config = || load(self.config.as_deref());
-        let address = match &self.http {
-            Some(address) => address.clone(),
-            None => config()?.listen.http.into(),
-        };
-        let found = match self.given(variable)? {
-            Some(found) => found,
-            None => self.development_key(&address, &config()?)?,
-        };
-        if let ((Credential::Token(_), origin), Some(_)) = (&found, &self.client_id) {
-            let why = format!("{origin} says who you are: leave it out");
+        let account = self.access.account()?;
+        if let (Credential::Token(_), Some(_)) = (&account.credential, &self.client_id) {
+            let why = format!("{} says who you are: leave it out", account.origin);
             return Err(Failure::usage("--client-id", why));
         }
         let path = format!("/?channel={}", percent_encoded(channel));
         let attempts_max = if self.once { 0 } else { attempts_max };
         let client_id = self.client_id.clone().unwrap_or_default();
-        Ok(Caller::new(address, path, found, client_id, attempts_max))
-    }
-
-    fn given(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Found>, Failure> {
-        let (token, key) = (&self.token, &self.key);
-        let arguments = Arguments { token, key, token_variable: "HEADCOUNT_TOKEN" };
-        let found = arguments.credential(variable)?;
-        Ok(found.map(|(credential, origin)| match credential {
-            Credential::Token(_) => (credential, format!("the token of {origin}")),
-            Credential::Key(_) => (credential, format!("the key of {origin}")),
-        }))
-    }
-
-    /// The key that `serve` stores for servers without configured keys, which listen on loopback.
-    /// It is never sent to another machine.
-    fn development_key(&self, address: &Address, config: &Config) -> Result<Found, Failure> {
-        let no_key =
-            |why: &str| Failure::request("no key", format!("{why}: give --key or --token"));
-        if !address.is_loopback() {
-            return Err(no_key(&format!("{address} is not on this host")));
-        }
-        let dir = match &self.data_dir {
-            Some(dir) => Path::new(dir),
-            None if !config.auth.key.is_empty() => {
-                return Err(no_key("the configuration has keys of its own"));
-            }
-            None => config.data.dir.as_path(),
-        };
-        if dir.as_os_str().is_empty() {
-            return Err(no_key("a server without a data directory prints its key at start-up"));
-        }
-        match dev_key::load_kept(dir)? {
-            Some(kept) => {
-                let origin = format!("the development key in {}", dir.display());
-                Ok((Credential::Key(kept.text), origin))
-            }
-            None => {
-                let dir = dir.display();
-                let why = format!("no development key in {dir} (--data-dir names another place)");
-                Err(no_key(&why))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        login: Login,
-    }
-
-    fn login(arguments: &[&str]) -> Login {
-        Line::try_parse_from(std::iter::once(&"publish").chain(arguments)).unwrap().login
-    }
-
-    fn origin(arguments: &[&str], variables: &[(&str, &str)]) -> Option<String> {
-        let env = |name: &str| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
-        };
-        login(arguments).given(env).unwrap().map(|(_, origin)| origin)
-    }
-
-    const KEY: &str = "demo.k:s";
-
-    #[test]
-    fn the_command_line_wins_over_the_environment_and_a_token_over_a_key() {
-        let both = [("HEADCOUNT_KEY", KEY), ("HEADCOUNT_TOKEN", "t")];
-        let key = [("HEADCOUNT_KEY", KEY), ("HEADCOUNT_TOKEN", "")];
-        for (arguments, variables, expected) in [
-            (&["--key", KEY][..], &both[..], Some("the key of --key")),
-            (&["--token", "t"], &both, Some("the token of --token")),
-            (&[], &both, Some("the token of HEADCOUNT_TOKEN")),
-            (&[], &key, Some("the key of HEADCOUNT_KEY")),
-            (&[], &[], None),
-        ] {
-            assert_eq!(origin(arguments, variables).as_deref(), expected);
-        }
-    }
-
-    #[test]
-    fn a_key_that_is_none_is_wrong_usage() {
-        let failure = login(&["--key", "nonsense"]).given(|_| None).unwrap_err();
-        assert!(failure.message().starts_with("--key: "), "{failure:?}");
-    }
-
-    #[test]
-    fn the_development_key_is_for_this_host_only() {
-        let elsewhere = "192.0.2.1:7400".parse().unwrap();
-        let failure = login(&[]).development_key(&elsewhere, &Config::default()).unwrap_err();
-        assert!(failure.message().contains("is not on this host"), "{failure:?}");
-        let here = "127.0.0.1:7400".parse().unwrap();
-        let login = login(&["--data-dir", "/no/such/dir"]);
-        let failure = login.development_key(&here, &Config::default()).unwrap_err();
-        assert!(failure.message().contains("/no/such/dir"), "{failure:?}");
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let credential = login(&["--key", KEY]).given(|_| None).unwrap();
-        assert!(!format!("{credential:?}").contains(KEY));
+        Ok(Caller::new(account, path, client_id, attempts_max))
     }
 }

@@ -1,7 +1,7 @@
 //! The blocking shell of [`crate::client::protocol`].
 //!
 //! ```text
-//!  Login (arguments) -> Caller (server, credential) -> Session (one connection)
+//!  Login (arguments) -> Caller (account, session) -> Session (one connection)
 //!                                                      socket: connects; a thread reads
 //! ```
 //!

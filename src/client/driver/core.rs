@@ -2,6 +2,7 @@
 //! confirmed, and what is said again on a new connection. Without I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, HandleId, Part};
@@ -34,15 +35,38 @@ pub(super) struct Channel {
     membership: Option<Membership>,
 }
 
+/// JSON text; `None` without a state.
+type State = Option<Arc<str>>;
+
 /// What the client announces in a channel.
 #[derive(Default)]
 struct Membership {
-    /// JSON text; `None` without a state.
-    state: Option<String>,
+    state: State,
+    /// The last state that the server has accepted; `None` before the first.
+    accepted: Option<State>,
+    /// It was accepted on this connection.
+    is_accepted_here: bool,
     /// Completed when the server has confirmed the state.
     confirmations: Vec<Completer<()>>,
     /// The state has been sent on this connection.
     is_sent: bool,
+}
+
+impl Channel {
+    /// The server refused a state. The member keeps the last state that was accepted, if that is
+    /// another one; a newer state that is under way decides for itself.
+    fn give_up(&mut self, refused: &State) {
+        let Some(membership) = self.membership.as_mut().filter(|m| m.state == *refused) else {
+            return;
+        };
+        match &membership.accepted {
+            Some(accepted) if accepted != refused => {
+                membership.state = accepted.clone();
+                membership.is_sent = membership.is_accepted_here;
+            }
+            _ => self.membership = None,
+        }
+    }
 }
 
 /// A publish that the server has not acknowledged.
@@ -65,7 +89,7 @@ pub(super) enum Asked {
     Fetch(String, Option<HandleId>),
     History(String, HistoryQuery, Completer<HistoryPage>),
     Watch(String),
-    Announce(String, Vec<Completer<()>>),
+    Announce(String, State, Vec<Completer<()>>),
     Leave(String, Completer<()>),
     Direct(Completer<()>),
     PeerUpdate,
@@ -144,6 +168,7 @@ impl Core {
             channel.roster.disconnect();
             if let Some(membership) = &mut channel.membership {
                 membership.is_sent = false;
+                membership.is_accepted_here = false;
             }
         }
         for (_, asked) in std::mem::take(&mut self.asked) {
@@ -154,7 +179,7 @@ impl Core {
                 Asked::Leave(channel, completer) => {
                     self.waiting.push(Command::Leave { channel, completer });
                 }
-                Asked::Announce(channel, completers) => {
+                Asked::Announce(channel, _, completers) => {
                     let membership = self.channel(&channel).membership.as_mut();
                     if let Some(membership) = membership {
                         membership.confirmations.extend(completers);
@@ -278,8 +303,8 @@ impl Core {
 
     fn announce(&mut self, name: &str, state: Option<String>, completer: Completer<()>) {
         let membership = self.channel(name).membership.get_or_insert_default();
-        if state.is_some() {
-            membership.state = state;
+        if let Some(state) = state {
+            membership.state = Some(state.into());
         }
         membership.confirmations.push(completer);
         membership.is_sent = false;
@@ -325,7 +350,8 @@ impl Core {
             let state = membership.state.as_deref().unwrap_or_default();
             let id = out.request(|id| Request::Presence(presence(id, name, Action::Enter, state)));
             let confirmations = std::mem::take(&mut membership.confirmations);
-            asked.insert(id, Asked::Announce(name.to_owned(), confirmations));
+            let state = membership.state.clone();
+            asked.insert(id, Asked::Announce(name.to_owned(), state, confirmations));
         }
         if !is_watched && !channel.messages.is_wanted() {
             if channel.messages.phase != Phase::Idle {
@@ -442,7 +468,9 @@ impl Core {
                 }
                 self.settle(&name, out);
             }
-            Asked::Announce(name, confirmations) => self.confirm(&name, confirmations),
+            Asked::Announce(name, state, confirmations) => {
+                self.confirm(&name, state, confirmations);
+            }
             Asked::Leave(_, completer) | Asked::Direct(completer) => completer.complete(Ok(())),
             Asked::PeerUpdate => self.end_peer_update(&Ok(())),
             Asked::Release | Asked::Head(_) | Asked::Fetch(..) | Asked::History(..) => {}
@@ -450,8 +478,13 @@ impl Core {
     }
 
     /// A member is confirmed; who joins also waits for the members of the channel.
-    fn confirm(&mut self, name: &str, confirmations: Vec<Completer<()>>) {
-        match self.channels.get_mut(name) {
+    fn confirm(&mut self, name: &str, state: State, confirmations: Vec<Completer<()>>) {
+        let mut channel = self.channels.get_mut(name);
+        if let Some(membership) = channel.as_mut().and_then(|c| c.membership.as_mut()) {
+            membership.accepted = Some(state);
+            membership.is_accepted_here = true;
+        }
+        match channel {
             Some(channel) if channel.roster.phase == Phase::Asked => {
                 channel.roster.joins.extend(confirmations);
             }
@@ -475,9 +508,9 @@ impl Core {
                 self.settle(&name, out);
             }
             Asked::Fetch(name, handle) => self.handle_fetched(&name, handle, Vec::new(), out),
-            Asked::Announce(name, confirmations) => {
+            Asked::Announce(name, state, confirmations) => {
                 if let Some(channel) = self.channels.get_mut(&name) {
-                    channel.membership = None;
+                    channel.give_up(&state);
                 }
                 confirmations.into_iter().for_each(|c| c.complete(Err(error.clone())));
                 self.mirror.mark_changed();

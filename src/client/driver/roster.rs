@@ -58,8 +58,10 @@ impl Roster {
 
     pub fn observe(&mut self, id: HandleId, sink: MemberSink, ready: Opener) {
         let mut observer = Observer { id, sink, ready: Some(ready) };
-        if self.phase == Phase::Live {
-            observer.begin(&self.members);
+        match self.phase {
+            Phase::Live => observer.begin(&self.members),
+            // The answer may be another one by now, and is an answer in any case.
+            Phase::Asked | Phase::Idle => self.is_refused = false,
         }
         self.observers.push(observer);
     }
@@ -71,7 +73,10 @@ impl Roster {
     pub fn query(&mut self, completer: Completer<Vec<Member>>) {
         match self.phase {
             Phase::Live => completer.complete(Ok(list(&self.members))),
-            _ => self.queries.push(completer),
+            Phase::Asked | Phase::Idle => {
+                self.is_refused = false;
+                self.queries.push(completer);
+            }
         }
     }
 

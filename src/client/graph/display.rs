@@ -47,8 +47,11 @@ fn write_peers(
 fn write_peer(f: &mut fmt::Formatter<'_>, peer: &Peer) -> fmt::Result {
     let key = if peer.key().is_empty() { "(no key yet)" } else { peer.key() };
     write!(f, "{}", key.escape_default())?;
-    if !peer.device_name.is_empty() {
-        write!(f, " \"{}\"", peer.device_name.escape_default())?;
+    let device = Some(&*peer.device_name).filter(|device| !device.is_empty());
+    // The device of a member that has told none has the name of the client.
+    let client = peer.client_id().filter(|client| device != Some(client));
+    for (at, name) in [client, device].into_iter().flatten().enumerate() {
+        write!(f, "{} \"{}\"", if at == 0 { "" } else { " on" }, name.escape_default())?;
     }
     if let Some(os) = peer.os {
         write!(f, " {os}")?;
@@ -68,22 +71,28 @@ mod tests {
         let edge = |kind| Connection::between(&[7], &[9], kind);
         let mut local = Peer::new(&[7]);
         local.device_name = "till-1".into();
+        local.set_client_id(Some("ann".into()));
         local.os = Some(PresenceOs::Linux);
         local.is_connected_to_ditto_cloud = true;
         local.connections =
             vec![edge(ConnectionType::AccessPoint), edge(ConnectionType::WebSocket)];
         let mut evil = Peer::new(&[3]);
         evil.device_name = "\u{1b}[2Jk\u{fc}che\n".into();
-        let remote = vec![evil, Peer::new(&[9]), Peer::new(&[4])];
+        let mut unnamed = Peer::new(&[4]);
+        unnamed.set_client_id(Some("bob".into()));
+        let mut foreign = Peer::new(&[9]);
+        foreign.set_client_id(Some("eve".into()));
+        foreign.device_name = "eve".into();
+        let remote = vec![evil, foreign, unnamed];
         let mut graph = PresenceGraph::new(local, remote, SystemTime::UNIX_EPOCH);
         graph.set_truncated(true);
         let expected = "\
-pkBw \"till-1\" Linux online
+pkBw \"ann\" on \"till-1\" Linux online
 |-- direct peers: 1
-|   `-- pkCQ offline: AccessPoint, WebSocket
+|   `-- pkCQ \"eve\" offline: AccessPoint, WebSocket
 `-- other peers: 2 (more exist)
     |-- pkAw \"\\u{1b}[2Jk\\u{fc}che\\n\" offline
-    `-- pkBA offline
+    `-- pkBA \"bob\" offline
 ";
         assert_eq!(graph.to_string(), expected);
     }
