@@ -36,9 +36,10 @@ use crate::terminal;
 /// the stream (exit code 1). It ends with its reader or its terminal, exit code 0.
 ///
 /// With --graph: the presence graph as a client sees it, drawn again after each change, or, where
-/// the output is no terminal, each graph after a blank line. To see it, it joins the channel without
-/// a state, so it is a member too, under a name that the server makes. It connects like `headcount
-/// join`, not to the admin address. Ctrl-C ends it.
+/// the output is no terminal, each graph after a blank line. To see it, it joins the channel
+/// without a state: it is a member too, under a name that the server makes. It connects as
+/// `headcount join` does, and reconnects. It ends with Ctrl-C, SIGTERM, its reader or its terminal,
+/// exit code 0.
 #[derive(Debug, Args)]
 #[command(mut_args(for_graph))]
 #[command(after_help = "Example: headcount watch doc:1\n\
