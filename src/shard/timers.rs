@@ -30,8 +30,8 @@ pub enum Timer {
 }
 
 /// Earliest first. Bounded: one sweep, one flush and one snapshot per channel, two per snapshot
-/// sweep, one grace per loss, one rate per connection, one per deadline of a connection's edges, one
-/// retention.
+/// sweep, one grace per loss, one rate per connection, one per deadline of a connection's edges,
+/// one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,
