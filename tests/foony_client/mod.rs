@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headcount::client::protocol::{self, Closed, Connection, Credential, Dialect, Resume, Upgrade};
-use headcount::wire::foony::{Cursor, Event, Request, binary};
+use headcount::wire::foony::{Cursor, Event, PeerRequest, PeerUpdate, Request, binary};
+use headcount::wire::websocket::{Opcode, append_masked_frame};
 
 use crate::served::Served;
 use crate::tempdir::Dir;
@@ -98,6 +99,7 @@ pub struct Client {
     events: VecDeque<Vec<u8>>,
     closed: Option<Closed>,
     resume: Resume,
+    peer: Option<PeerUpdate<'static>>,
     pub connection_id: String,
     next_id: u64,
     /// Largest WebSocket message received, bytes.
@@ -106,6 +108,20 @@ pub struct Client {
 
 impl Client {
     pub fn connect(server: &Server, client_id: &str, resume: &str) -> Self {
+        Client::connect_as(server, client_id, resume, None)
+    }
+
+    /// A peer of the presence graph.
+    pub fn connect_peer(server: &Server, client_id: &str, peer: PeerUpdate<'static>) -> Self {
+        Client::connect_as(server, client_id, "", Some(peer))
+    }
+
+    fn connect_as(
+        server: &Server,
+        client_id: &str,
+        resume: &str,
+        peer: Option<PeerUpdate<'static>>,
+    ) -> Self {
         let stream = TcpStream::connect(server.http).expect("a connection");
         stream.set_nodelay(true).expect("an option");
         let upgrade = Upgrade::new("x", "/", [7; 16]);
@@ -117,6 +133,7 @@ impl Client {
             events: VecDeque::new(),
             closed: None,
             resume,
+            peer,
             connection_id: String::new(),
             next_id: 1,
             largest_message: 0,
@@ -140,6 +157,20 @@ impl Client {
         self.write();
     }
 
+    /// Sends requests of the graph extension.
+    pub fn send_peer(&mut self, requests: &[PeerRequest<'_>]) {
+        requests.iter().for_each(|request| self.connection.out.send_peer(request));
+        self.write();
+    }
+
+    /// Sends a WebSocket message of any bytes.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.connection
+            .out
+            .send_encoded(|out| append_masked_frame(out, Opcode::Binary, bytes, [1; 4]));
+        self.write();
+    }
+
     /// Sends one request and waits for its answer; whatever else comes is passed over.
     pub fn ask(&mut self, request: impl FnOnce(u64) -> Request<'static>) {
         let id = self.next_id();
@@ -160,7 +191,9 @@ impl Client {
     pub fn until<T>(&mut self, mut visit: impl FnMut(&Event<'_>) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let record = self.next(deadline).expect("more from the server");
+            let record = self
+                .next(deadline)
+                .unwrap_or_else(|| panic!("more from the server, {:?}", self.closed));
             if let Some(found) = visit(&event(&record)) {
                 return found;
             }
@@ -214,12 +247,15 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(_) => return false,
         }
-        let Client { events, resume, connection_id, largest_message, .. } = self;
+        let Client { events, resume, peer, connection_id, largest_message, .. } = self;
         let credential = Credential::Key(KEY.to_owned());
         let used = self.connection.handle_bytes(0, &mut self.unread, |out, event| {
             let mut records = Vec::new();
             match event {
-                protocol::Event::Open => out.auth(resume.auth(&credential)),
+                protocol::Event::Open => {
+                    out.auth(resume.auth(&credential));
+                    peer.iter().for_each(|p| out.send_peer(&PeerRequest::Update(p.clone())));
+                }
                 protocol::Event::Greeted(greeted) => {
                     greeted.connection_id.clone_into(connection_id);
                 }

@@ -26,14 +26,14 @@ use super::{
 };
 use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, Resume};
 use crate::counters::Ignored;
-use crate::error::{Disconnect, FrameError, Reject};
+use crate::error::{Disconnect, Reject};
 use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::wire::foony::peer::{
     DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
 use crate::wire::foony::{
-    ErrorCode, Event, PeerGreeting, PeerRequest, PeerUpdate, binary, check_metadata,
+    ErrorCode, Event, Malformed, PeerGreeting, PeerRequest, PeerUpdate, binary, check_metadata,
     peer as foony_peer,
 };
 
@@ -189,7 +189,7 @@ impl Dialect for Session {
             let bytes = input.bytes.len() - records.rest().len();
             let output = match request {
                 Ok(request) => self.handle_peer(cx, request, out),
-                Err(error) => malformed(error, out),
+                Err(error) => malformed(&error, out),
             };
             return Taken { bytes, output };
         }
@@ -272,10 +272,10 @@ fn refuse(id: u64, reject: Reject, out: &mut Vec<u8>) -> SessionOutput<'static> 
     SessionOutput::Ignored(Ignored::Refused(reject))
 }
 
-fn malformed(error: FrameError, out: &mut Vec<u8>) -> SessionOutput<'static> {
-    let (code, message) = (ErrorCode::BadFrame, error.to_string().into());
-    Writer::new(Form::Records, out).event(&Event::Error { id: NO_REQUEST, code, message });
-    SessionOutput::Ignored(Ignored::Malformed(error))
+fn malformed(malformed: &Malformed, out: &mut Vec<u8>) -> SessionOutput<'static> {
+    let (code, message) = (ErrorCode::BadFrame, malformed.error.to_string().into());
+    Writer::new(Form::Records, out).event(&Event::Error { id: malformed.id, code, message });
+    SessionOutput::Ignored(Ignored::Malformed(malformed.error))
 }
 
 /// The key of a member: the first half of a SHA-256 over the app, the user and the device, each

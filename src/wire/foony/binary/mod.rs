@@ -126,8 +126,10 @@ impl<'a> Record<'a> {
     }
 
     /// Decodes a request of a peer; `None` for any other record.
-    pub fn peer_request(self) -> Option<Result<PeerRequest<'a>, FrameError>> {
-        peer::request(self.bytes)
+    pub fn peer_request(self) -> Option<Result<PeerRequest<'a>, Malformed>> {
+        let id = || request::id(self.bytes).unwrap_or(0);
+        let request = peer::request(self.bytes)?;
+        Some(request.map_err(|error| Malformed { error, id: id() }))
     }
 
     /// Decodes an event. As tolerant as the SDKs: unknown presence actions are read as enter.
