@@ -180,6 +180,17 @@ fn peers_see_each_other_and_their_metadata() {
 }
 
 #[test]
+fn the_graph_has_everyone_when_a_join_is_complete() {
+    let server = Server::start("");
+    let mut clients: Vec<Client> = Vec::new();
+    for n in 0..20 {
+        let client = server.joined(&format!("peer-{n}"), "shop");
+        assert_eq!(client.presence().graph().direct_peers().count(), n);
+        clients.push(client);
+    }
+}
+
+#[test]
 fn others_are_peers_too_and_edges_among_them_are_shown() {
     let server = Server::start("");
     let clients: Vec<Client> = ["a", "b", "c"].map(|name| server.joined(name, "shop")).into();

@@ -110,6 +110,8 @@ pub(super) struct Core {
     /// Completed when the server has what this client says of itself.
     synced: Vec<Completer<()>>,
     is_live: bool,
+    /// Some request to join is confirmed, and not complete.
+    is_joining: bool,
     pub mirror: Mirror,
 }
 
@@ -123,6 +125,7 @@ impl Core {
             ready: Vec::new(),
             synced: Vec::new(),
             is_live: false,
+            is_joining: false,
             mirror,
         }
     }
@@ -207,7 +210,8 @@ impl Core {
             messages.refused(error);
             roster.refused(error);
             let confirmations = membership.map(|m| m.confirmations).unwrap_or_default();
-            confirmations.into_iter().for_each(|c| c.complete(Err(error.clone())));
+            let joins = confirmations.into_iter().chain(roster.joins);
+            joins.for_each(|join| join.complete(Err(error.clone())));
         }
         self.asked.clear();
         self.waiting.clear();
@@ -312,10 +316,10 @@ impl Core {
     }
 
     fn leave(&mut self, name: &str, completer: Completer<()>, out: Option<&mut Outbound>) {
-        let membership = self.channel(name).membership.take();
-        for confirmation in membership.map(|m| m.confirmations).unwrap_or_default() {
-            confirmation.complete(Ok(()));
-        }
+        let channel = self.channel(name);
+        let confirmations = channel.membership.take().map(|m| m.confirmations).unwrap_or_default();
+        let joins = confirmations.into_iter().chain(channel.roster.joins.drain(..));
+        joins.for_each(|join| join.complete(Ok(())));
         self.mirror.mark_changed();
         if let Some(out) = out {
             let id = out.request(|id| Request::Presence(presence(id, name, Action::Leave, "")));
@@ -485,11 +489,26 @@ impl Core {
             membership.is_accepted_here = true;
         }
         match channel {
-            Some(channel) if channel.roster.phase == Phase::Asked => {
+            Some(channel) => {
                 channel.roster.joins.extend(confirmations);
+                self.is_joining = true;
             }
-            _ => confirmations.into_iter().for_each(|c| c.complete(Ok(()))),
+            None => confirmations.into_iter().for_each(|c| c.complete(Ok(()))),
         }
+    }
+
+    /// Completes requests to join: their channels are part of the graph.
+    pub fn complete_joins(&mut self, own_connection: &str) {
+        if !self.is_joining {
+            return;
+        }
+        let mut is_joining = false;
+        for channel in self.channels.values_mut() {
+            let joins = channel.roster.take_joins(own_connection);
+            is_joining |= !channel.roster.joins.is_empty();
+            joins.into_iter().for_each(|join| join.complete(Ok(())));
+        }
+        self.is_joining = is_joining;
     }
 
     fn handle_refusal(&mut self, asked: Asked, id: u64, error: &ClientError, out: &mut Outbound) {

@@ -384,6 +384,9 @@ impl Driver {
             self.presence.publish(graph, self.core.is_live());
             self.graph_made = Some(Instant::now());
         }
+        if !self.core.mirror.is_changed() {
+            self.core.complete_joins(&self.resume.connection_id);
+        }
     }
 
     fn now_ms(&self) -> u64 {

@@ -23,7 +23,8 @@ pub(super) struct Roster {
     arriving: IndexMap<(String, String), Present>,
     observers: Vec<Observer>,
     queries: Vec<Completer<Vec<Member>>>,
-    /// Requests to join, which are complete once the members are known.
+    /// Confirmed requests to join, which are complete once the members are known, this client among
+    /// them.
     pub joins: Vec<Completer<()>>,
 }
 
@@ -44,6 +45,16 @@ impl Roster {
         self.phase = Phase::Idle;
         self.is_refused = false;
         self.arriving.clear();
+    }
+
+    /// Takes the requests to join that are complete. Members without the right to see others are
+    /// members nevertheless.
+    pub fn take_joins(&mut self, own_connection: &str) -> Vec<Completer<()>> {
+        let is_shown = || self.members.keys().any(|(_, connection)| connection == own_connection);
+        match self.is_refused || (self.phase == Phase::Live && is_shown()) {
+            true => std::mem::take(&mut self.joins),
+            false => Vec::new(),
+        }
     }
 
     /// Nobody looks any longer.
@@ -120,7 +131,6 @@ impl Roster {
         for query in self.queries.drain(..) {
             query.complete(Ok(list(&self.members)));
         }
-        self.joins.drain(..).for_each(|join| join.complete(Ok(())));
     }
 
     /// The server does not show the members.
@@ -133,8 +143,6 @@ impl Roster {
         for query in self.queries.drain(..) {
             query.complete(Err(error.clone()));
         }
-        // Members without the right to see others are members nevertheless.
-        self.joins.drain(..).for_each(|join| join.complete(Ok(())));
     }
 }
 
