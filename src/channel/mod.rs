@@ -17,7 +17,9 @@ pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName
 pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
-pub use peer::{Admissions, Asks, Denial, PEER_KEY_BYTES, Peer, PeerKey, Unadmitted, Verdict};
+pub use peer::{
+    Admissions, Asks, EdgeDenial, EdgeVerdict, PEER_KEY_BYTES, Peer, PeerKey, Unadmitted,
+};
 pub use state::{JsonState, State};
 
 use std::sync::Arc;

@@ -35,7 +35,7 @@ pub struct Asks {
 
 /// Why a peer may not connect; without one, it has not been decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
+pub struct EdgeDenial {
     pub reason: Arc<str>,
     /// When it is asked again, on the clock that all shards share.
     pub until_ms: u64,
@@ -43,13 +43,13 @@ pub struct Denial {
 
 /// Whether a peer may connect to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum EdgeVerdict {
     Allowed,
-    Denied(Denial),
+    Denied(EdgeDenial),
 }
 
 /// Peers in a channel that another one has not admitted, with its denial once it has decided.
-pub type Unadmitted = BTreeMap<PeerKey, Option<Denial>>;
+pub type Unadmitted = BTreeMap<PeerKey, Option<EdgeDenial>>;
 
 /// By the key of each peer that asks: those that it has not admitted. A peer that does not ask
 /// admits everyone.

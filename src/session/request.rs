@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::channel::{Denial, Draft, Identity, Message, PEER_KEY_BYTES, Peer, Position, State};
+use crate::channel::{Draft, EdgeDenial, Identity, Message, PEER_KEY_BYTES, Peer, Position, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::ChannelKey;
@@ -169,7 +169,7 @@ pub enum Answer {
     },
     /// A direct message was not taken: the two are not connected, or nobody takes it.
     NotTaken {
-        denial: Option<Denial>,
+        denial: Option<EdgeDenial>,
         why: &'static str,
     },
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
 use crate::channel::{
-    Change, Draft, Identity, LeaveReason, PEER_KEY_BYTES, Page, PageLimit, Position, ResumeKey,
-    State, Verdict,
+    Change, Draft, EdgeVerdict, Identity, LeaveReason, PEER_KEY_BYTES, Page, PageLimit, Position,
+    ResumeKey, State,
 };
 use crate::counters::Counters;
 use crate::error::Reject;
@@ -196,7 +196,7 @@ pub enum Command {
     /// Send all messages after a serial, or as many as there is room for.
     Fetch { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// A member has decided whether a peer may connect to it.
-    Verdict { addr: ConnAddr, about: [u8; PEER_KEY_BYTES], verdict: Verdict },
+    Verdict { addr: ConnAddr, about: [u8; PEER_KEY_BYTES], verdict: EdgeVerdict },
     /// Hand a message to one member.
     Direct { reply_to: ReplyTo, message: Arc<DirectMessage> },
     /// One subscriber has missed the messages after a serial.

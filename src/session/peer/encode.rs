@@ -6,7 +6,7 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, Denial, Identity, LeaveReason, Members, PEER_KEY_BYTES, PeerKey, State,
+    Change, ChangeKind, EdgeDenial, Identity, LeaveReason, Members, PEER_KEY_BYTES, PeerKey, State,
 };
 use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::UnadmittedPeer;
@@ -100,7 +100,7 @@ impl Encoder<'_, '_> {
 
     fn unadmitted<'u>(
         &self,
-        (key, denial): (&'u PeerKey, &'u Option<Denial>),
+        (key, denial): (&'u PeerKey, &'u Option<EdgeDenial>),
     ) -> UnadmittedPeer<'u> {
         UnadmittedPeer {
             key,
@@ -135,7 +135,13 @@ pub fn direct_message(number: u64, message: &DirectMessage, out: &mut Vec<u8>) {
 }
 
 /// A direct message was not taken.
-pub fn direct_refused(now: Clocks, id: u64, denial: Option<&Denial>, why: &str, out: &mut Vec<u8>) {
+pub fn direct_refused(
+    now: Clocks,
+    id: u64,
+    denial: Option<&EdgeDenial>,
+    why: &str,
+    out: &mut Vec<u8>,
+) {
     Writer::new(Form::Records, out).event(&Event::DirectRefused(foony_peer::DirectRefused {
         id,
         is_denied: denial.is_some(),
@@ -144,7 +150,7 @@ pub fn direct_refused(now: Clocks, id: u64, denial: Option<&Denial>, why: &str, 
     }));
 }
 
-fn retry_after_ms(now: Clocks, denial: &Denial) -> u64 {
+fn retry_after_ms(now: Clocks, denial: &EdgeDenial) -> u64 {
     denial.until_ms.saturating_sub(now.mono_ms)
 }
 

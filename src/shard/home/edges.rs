@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Home;
 use super::connection::{Connection, Phase};
 use super::connections::ActiveConnection;
-use crate::channel::{Asks, Denial, PEER_KEY_BYTES, Peer, Verdict};
+use crate::channel::{Asks, EdgeDenial, EdgeVerdict, PEER_KEY_BYTES, Peer};
 use crate::ids::{ChannelKey, ConnAddr, ConnId};
 use crate::session::{Answer, Decision, DirectMessage, EdgeRequest, Outcome};
 use crate::shard::context::ShardContext;
@@ -56,7 +56,7 @@ enum EdgeState {
     Allowed,
     /// `asked_ms`: when it is asked again.
     Denied {
-        denial: Denial,
+        denial: EdgeDenial,
         asked_ms: u64,
     },
 }
@@ -96,11 +96,11 @@ impl Edges {
 }
 
 impl Edge {
-    fn verdict(&self) -> Option<Verdict> {
+    fn verdict(&self) -> Option<EdgeVerdict> {
         match &self.state {
             EdgeState::Asked { .. } => None,
-            EdgeState::Allowed => Some(Verdict::Allowed),
-            EdgeState::Denied { denial, .. } => Some(Verdict::Denied(denial.clone())),
+            EdgeState::Allowed => Some(EdgeVerdict::Allowed),
+            EdgeState::Denied { denial, .. } => Some(EdgeVerdict::Denied(denial.clone())),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Home {
         }
         if edges.list.len() >= EDGES_MAX {
             let denial = self.denial(cx, "too many peers".into(), None);
-            return send_verdict(cx, conn.id, &channel, about.key, Verdict::Denied(denial));
+            return send_verdict(cx, conn.id, &channel, about.key, EdgeVerdict::Denied(denial));
         }
         let (key, channels) = (about.key, vec![channel]);
         edges.list.push(Edge { about, state: EdgeState::Allowed, channels });
@@ -353,10 +353,15 @@ impl Home {
         EdgeState::Denied { asked_ms: denial.until_ms + jitter_ms, denial }
     }
 
-    fn denial(&self, cx: &ShardContext, reason: Arc<str>, retry_after_ms: Option<u64>) -> Denial {
+    fn denial(
+        &self,
+        cx: &ShardContext,
+        reason: Arc<str>,
+        retry_after_ms: Option<u64>,
+    ) -> EdgeDenial {
         const RETRY_MS_MAX: u64 = 24 * 3600 * 1000;
         let retry_ms = retry_after_ms.unwrap_or(cx.limits().deny_ttl_ms).min(RETRY_MS_MAX);
-        Denial { reason, until_ms: cx.now.mono_ms + retry_ms }
+        EdgeDenial { reason, until_ms: cx.now.mono_ms + retry_ms }
     }
 
     fn set_edge_timer(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
@@ -407,7 +412,7 @@ fn send_verdict(
     id: ConnId,
     channel: &Arc<ChannelKey>,
     about: PeerKey,
-    verdict: Verdict,
+    verdict: EdgeVerdict,
 ) {
     let (owner, addr) = (Home::owner_of(cx, channel), Home::addr(cx, id));
     cx.command(owner, Arc::clone(channel), Command::Verdict { addr, about, verdict });

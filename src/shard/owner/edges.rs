@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::{Owner, send_answer};
 use crate::channel::{
-    Admissions, ChangeKind, Channel, Denial, Member, Members, Peer, PeerKey, Unadmitted, Verdict,
+    Admissions, ChangeKind, Channel, EdgeDenial, EdgeVerdict, Member, Members, Peer, PeerKey,
+    Unadmitted,
 };
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::{Answer, DirectMessage, EdgeRequest, peer_key_of};
@@ -60,7 +61,7 @@ impl Owner {
         key: &ChannelKey,
         addr: ConnAddr,
         about: PeerKey,
-        verdict: Verdict,
+        verdict: EdgeVerdict,
     ) {
         let Some(slot) = self.channels.find_key(key) else { return };
         let channel = self.entry(slot);
@@ -71,9 +72,9 @@ impl Owner {
         // A verdict that is known is no change: it would be asked for again, and so on.
         match (list.get_mut(&about), verdict) {
             (None, _) => return,
-            (Some(_), Verdict::Allowed) => drop(list.remove(&about)),
-            (Some(Some(known)), Verdict::Denied(denial)) if *known == denial => return,
-            (Some(known), Verdict::Denied(denial)) => *known = Some(denial),
+            (Some(_), EdgeVerdict::Allowed) => drop(list.remove(&about)),
+            (Some(Some(known)), EdgeVerdict::Denied(denial)) if *known == denial => return,
+            (Some(known), EdgeVerdict::Denied(denial)) => *known = Some(denial),
         }
         channel.record_peer_change(addr);
         self.mark_dirty(slot);
@@ -229,8 +230,8 @@ fn moved(app: &str, channel: &Channel) -> Option<Vec<Moved>> {
     is_decided.then(|| moved.collect())
 }
 
-fn denied(denial: Option<Denial>) -> Answer {
-    let undecided = || Denial { reason: "not decided yet".into(), until_ms: 0 };
+fn denied(denial: Option<EdgeDenial>) -> Answer {
+    let undecided = || EdgeDenial { reason: "not decided yet".into(), until_ms: 0 };
     Answer::NotTaken { denial: Some(denial.unwrap_or_else(undecided)), why: "" }
 }
 
