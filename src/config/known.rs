@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
+    Admin, Admission, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
 };
 use crate::limits::Limits;
 
@@ -24,7 +24,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-fn tables() -> [(&'static str, Keys); 11] {
+fn tables() -> [(&'static str, Keys); 12] {
     [
         ("", keys_of(|d| Config::deserialize(d))),
         ("cores", keys_of(|d| Cores::deserialize(d))),
@@ -33,6 +33,7 @@ fn tables() -> [(&'static str, Keys); 11] {
         ("auth", keys_of(|d| Auth::deserialize(d))),
         ("auth.key", keys_of(|d| KeyEntry::deserialize(d))),
         ("admin", keys_of(|d| Admin::deserialize(d))),
+        ("admission", keys_of(|d| Admission::deserialize(d))),
         ("sync", keys_of(|d| SyncWire::deserialize(d))),
         ("limits", keys_of(|d| Limits::deserialize(d))),
         ("debug", keys_of(|d| Debugging::deserialize(d))),

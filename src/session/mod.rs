@@ -31,9 +31,10 @@ pub use dialect::{Dialect, Feeds, Input, Session, Silences, Taken, Upgraded};
 pub use echo::PANIC;
 pub use feed::{Encoded, Feed, FeedKind, FeedSet};
 pub use foony::secret as connection_secret;
+pub use peer::key_of as peer_key;
 pub use principal::{Principal, SessionNames};
 pub use request::{
-    Answer, Arrival, ChannelRequest, NO_REQUEST, ON_BEHALF, RateHint, Request, Scope,
+    Answer, Arrival, ChannelRequest, Denial, NO_REQUEST, ON_BEHALF, RateHint, Request, Scope,
     SessionOutput, is_silent,
 };
 pub use state::{json_state, message_pack_state};

@@ -28,6 +28,12 @@ impl Principal {
         self.expires.map(Timestamp::ms)
     }
 
+    /// What the operator says of the user, the text of a JSON object, in place of what was said
+    /// before. To be called before anybody else knows the identity.
+    pub fn describe(&mut self, metadata: Arc<str>) {
+        self.identity = Arc::new(self.identity.with_metadata(Some(metadata)));
+    }
+
     /// True without a credential.
     pub fn is_anonymous(&self) -> bool {
         self.grant.key_name.is_none()

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use enumset::EnumSet;
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins};
 use headcount::channel::{self, Content, Part};
 use headcount::ids::{Clocks, ConnId, Router, ShardId};
@@ -324,5 +325,6 @@ fn settings() -> Settings {
         serial_base: 0,
         name_key: 5,
         echo: false,
+        asks: EnumSet::empty(),
     }
 }

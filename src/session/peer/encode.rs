@@ -62,6 +62,7 @@ fn append(
 ) {
     let Shown { member, is_lost, reason } = shown;
     let transport = OVER_WEBSOCKET;
+    let identity_metadata = identity.metadata().map_or(&b""[..], |text| text.as_bytes());
     let peer = match state.peer().map(|peer| &**peer) {
         Some(peer) => PeerMember {
             member,
@@ -73,7 +74,7 @@ fn append(
             os: (&*peer.os).into(),
             sdk_version: (&*peer.sdk_version).into(),
             metadata: &peer.metadata,
-            identity_metadata: b"",
+            identity_metadata,
         },
         None => {
             let derived = key_of(&key.app, identity);
@@ -87,7 +88,7 @@ fn append(
                 os: "".into(),
                 sdk_version: "".into(),
                 metadata: b"",
-                identity_metadata: b"",
+                identity_metadata,
             })));
         }
     };

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::foony::Guests;
 use super::foony::encode::{Form, Writer};
 use super::{
-    Answer, ChannelRequest, Dialect, Feed, Feeds, Input, NO_REQUEST, Principal, Request,
+    Answer, ChannelRequest, Denial, Dialect, Feed, Feeds, Input, NO_REQUEST, Principal, Request,
     SessionContext, SessionOutput, Silences, Taken, foony,
 };
 use crate::channel::{Device, Identity, PEER_KEY_BYTES, Peer, Resume};
@@ -155,6 +155,22 @@ impl Dialect for Session {
         self.foony.principal()
     }
 
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        self.foony.principal_mut()
+    }
+
+    fn deny(&mut self, denial: &Denial, out: &mut Vec<u8>) -> SessionOutput<'static> {
+        self.foony.deny(denial, out)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "peer"
+    }
+
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        self.known.as_ref().map(|known| &known.peer)
+    }
+
     fn feeds(&self) -> Feeds {
         Feeds { presence: Some(Feed::FoonyPeers), ..self.foony.feeds() }
     }
@@ -216,13 +232,11 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
 
 /// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
 /// sessions of a device.
-fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
-    let device = match &identity.resume {
-        Resume::Device(device) => {
-            let Device { id, .. } = &**device;
-            id.as_bytes()
-        }
-        Resume::Connection | Resume::Never => b"",
+pub fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
+    let device = match identity.resume() {
+        Resume::Device(Device { id, .. }) => Some(id),
+        Resume::Connection | Resume::Never => None,
     };
-    derived_key(app, &identity.user, device)
+    let device = device.as_deref().unwrap_or_default();
+    derived_key(app, &identity.user, device.as_bytes())
 }

@@ -23,6 +23,8 @@
 //! | state over `state_bytes_max` | - | kept | `ignored{state_too_large}` |
 //! | more channels than `channels_per_session_max` | - | kept | `ignored{too_many_channels}` |
 //! | channel full | - | kept | `ignored{channel_full}` |
+//! | greeting denied by the admission hook | failed ack, its reason | kept until the greeting deadline | `ignored{denied}` |
+//! | presence denied by the admission hook | - | kept | `ignored{denied}` |
 //! | capability does not cover the channel | - | kept | `ignored{forbidden}` |
 //! | a message that only servers send | - | kept | `ignored{wrong_direction}` |
 //! | document, engine or array push | its terminal ack, rejected | kept | - |
@@ -45,7 +47,7 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
+    Arrival, ChannelRequest, Denial, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
     Request, SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
@@ -135,6 +137,19 @@ impl Dialect for Session {
 
     fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        self.principal.as_mut()
+    }
+
+    fn deny(&mut self, denial: &Denial, out: &mut Vec<u8>) -> SessionOutput<'static> {
+        let reason = Ignored::Refused(Reject::Denied);
+        self.refuse_greeting(out, &denial.to_string(), reason)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "sync"
     }
 
     fn adopt_identity(&mut self, identity: Arc<Identity>) {
@@ -256,7 +271,7 @@ impl Session {
             let name = self.name();
             let user = format!("anonymous-{}", &name[..8]).into();
             let resume = resume(DeviceOwner::Anonymous, greeting.lite_id);
-            let identity = Identity { user, connection: name.as_str().into(), resume };
+            let identity = Identity::new(user, name.as_str().into(), resume);
             let (identity, grant) = (Arc::new(identity), Arc::clone(grant));
             return Ok(Principal { identity, grant, expires: None });
         }
@@ -266,9 +281,9 @@ impl Session {
     }
 
     fn principal_of(&self, bearer: Bearer, resume: Resume) -> Principal {
-        let connection = self.name().as_str().into();
+        let identity = Identity::new(bearer.user, self.name().as_str().into(), resume);
         Principal {
-            identity: Arc::new(Identity { user: bearer.user, connection, resume }),
+            identity: Arc::new(identity.with_metadata(bearer.metadata)),
             grant: bearer.grant,
             expires: bearer.expires_at_wall_ms.map(Timestamp::at),
         }
@@ -298,7 +313,7 @@ impl Session {
             self.renew(principal);
             return SessionOutput::Renewed;
         }
-        let arrival = match principal.identity.resume {
+        let arrival = match principal.identity.resume() {
             Resume::Never => Arrival::New,
             _ => Arrival::Returning,
         };
@@ -518,7 +533,7 @@ fn is_same_session(old: &Principal, new: &Principal) -> bool {
 fn resume(owner: DeviceOwner, lite_id: &str) -> Resume {
     match lite_id {
         "" => Resume::Never,
-        id => Resume::Device(Box::new(Device { id: id.into(), owner })),
+        id => Resume::Device(Device { id: id.into(), owner }),
     }
 }
 
