@@ -203,9 +203,8 @@ fn register_process(registry: &mut Registry, process: &Process) {
 
 fn register_admission(registry: &mut Registry, admission: &AdmissionMetrics) {
     let outcomes = admission.outcomes.into_iter();
-    let outcomes = outcomes.map(|(outcome, count)| {
-        labelled("outcome", <&'static str>::from(outcome), count)
-    });
+    let outcomes =
+        outcomes.map(|(outcome, count)| labelled("outcome", <&'static str>::from(outcome), count));
     let help = "Questions to the admission hook, by outcome";
     register(registry, "admission_requests", help, outcomes);
     let gauges = [

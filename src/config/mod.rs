@@ -26,7 +26,8 @@ pub use dev_key::create_data_dir;
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
     Admin, AdminMetrics, Admission, Auth, Config, Cores, Data, Debugging, IdentityClaim,
-    KeyAlgorithm, KeyEntry, Listen, Namespace, ProxiedListener, SecretText, Shards, SyncWire, TenByteLayout,
+    KeyAlgorithm, KeyEntry, Listen, Namespace, ProxiedListener, SecretText, Shards, SyncWire,
+    TenByteLayout,
 };
 
 /// One line, `what: why`, that says what to do. The command line prints it after `error: ` and

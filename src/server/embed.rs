@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::Banner;
 use super::admission::AdmissionHook;
 use super::line_queue::LineQueue;
 use super::listen::Takeover;
 use super::start::{Addresses, Options, StartError, serve};
-use super::Banner;
 use crate::config::{Config, InsecurePlaintext};
 
 /// What an embedding program takes part in.

@@ -356,14 +356,12 @@ fn start(
     let edge_mailboxes = mailboxes.pop();
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
-        let (control, controlled) = bounded(4);
-        controls.push(control);
         let parts = ShardParts {
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
             listeners,
             proxies: Arc::clone(&proxies),
-            control: controlled,
+            control: new_control(&mut controls),
             clock,
             spin: Duration::from_micros(config.cores.spin_us),
             budget: Arc::clone(&budget),
@@ -372,13 +370,11 @@ fn start(
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
     if let Some(mailboxes) = edge_mailboxes {
-        let (control, controlled) = bounded(4);
-        controls.push(control);
         let parts = EdgeParts {
             mailboxes,
             admin,
             settings,
-            control: controlled,
+            control: new_control(&mut controls),
             clock,
             budget,
             refusal_log,
@@ -405,6 +401,13 @@ fn start(
         data_dir,
     };
     Ok((addresses, running))
+}
+
+/// How an executor is told what to do, and the end that tells it.
+fn new_control(controls: &mut Vec<Sender<Control>>) -> Receiver<Control> {
+    let (control, controlled) = bounded(4);
+    controls.push(control);
+    controlled
 }
 
 /// It watches until the sending end is dropped.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::foony::Guests;
 use super::foony::encode::Form;
 use super::{
-    Answer, Denial, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, peer, sync,
+    Answer, Denial, Feed, Framing, Principal, SessionContext, SessionOutput, echo, foony, peer,
+    sync,
 };
 use crate::channel::{Identity, Peer};
 use crate::error::Disconnect;

@@ -75,7 +75,8 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
         serial_base: 0,
         name_key: seed.rotate_left(17),
         echo: false,
-        asks: EnumSet::empty(),
+        // One run of eight has an admission hook, which allows everything after a while.
+        asks: if seed.is_multiple_of(8) { EnumSet::all() } else { EnumSet::empty() },
     }
 }
 

@@ -22,10 +22,10 @@ type Decided = Result<AdmitAnswer, AdmitError>;
 /// A hook whose decisions may block, each on one thread of a pool.
 ///
 /// ```no_run
-/// use headcount::server::{AdmitAnswer, Blocking};
+/// use headcount::server::{AdmitAnswer, AdmitError, Blocking};
 ///
 /// let hook = Blocking::new(4, |ctx| {
-///     let rules = std::fs::read_to_string("rules").map_err(headcount::server::AdmitError::failed)?;
+///     let rules = std::fs::read_to_string("rules").map_err(AdmitError::failed)?;
 ///     match rules.lines().any(|user| *user == *ctx.client_id) {
 ///         true => Ok(AdmitAnswer::allow()),
 ///         false => Ok(AdmitAnswer::deny("not on the list")),

@@ -104,7 +104,12 @@ pub struct AdmitAnswer {
 impl AdmitAnswer {
     /// It may be done.
     pub fn allow() -> Self {
-        AdmitAnswer { denial: None, retry_after: None, identity_metadata: None, ttl: Duration::ZERO }
+        AdmitAnswer {
+            denial: None,
+            retry_after: None,
+            identity_metadata: None,
+            ttl: Duration::ZERO,
+        }
     }
 
     /// It may not, for this reason, which the client is sent if its protocol has a place for it.

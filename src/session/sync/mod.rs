@@ -47,8 +47,8 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Denial, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, RateHint,
-    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
+    Arrival, ChannelRequest, Denial, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal,
+    RateHint, Request, SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume, State};

@@ -40,8 +40,15 @@ pub struct Asked {
 #[derive(Debug)]
 enum Held {
     /// `answer`: what the session has answered, framed.
-    Greeting { arrival: Arrival, answer: Vec<u8> },
-    Request { id: u64, key: Arc<ChannelKey>, request: Request },
+    Greeting {
+        arrival: Arrival,
+        answer: Vec<u8>,
+    },
+    Request {
+        id: u64,
+        key: Arc<ChannelKey>,
+        request: Request,
+    },
 }
 
 impl Connection {
@@ -105,12 +112,7 @@ impl Home {
     }
 
     /// What a request is to the hook; `None` when it is not its business.
-    fn kind_of(
-        &self,
-        conn: &Connection,
-        key: &ChannelKey,
-        request: &Request,
-    ) -> Option<AdmitKind> {
+    fn kind_of(&self, conn: &Connection, key: &ChannelKey, request: &Request) -> Option<AdmitKind> {
         let slot = self.channels.find_key(key);
         match request {
             Request::Publish(_) => Some(AdmitKind::Publish),
