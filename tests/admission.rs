@@ -415,7 +415,8 @@ fn rest_requests_are_asked_about_too() {
 #[test]
 fn without_an_answer_in_time_a_request_is_denied_or_allowed_as_configured() {
     for (on_timeout, is_allowed) in [("deny", false), ("allow", true)] {
-        let service = Service::start(|asked| (asked["kind"] == "connect").then(|| json!({"allow": true})));
+        let service =
+            Service::start(|asked| (asked["kind"] == "connect").then(|| json!({"allow": true})));
         let more = format!("timeout_ms = 400\non_timeout = {on_timeout:?}");
         let server = Server::start(&service.config(&more));
         let mut client = Client::connect(&server, "ann", "");
