@@ -76,6 +76,8 @@ pub enum Reject {
     Busy,
     #[error("not supported")]
     Unsupported,
+    #[error("denied by the admission hook")]
+    Denied,
 }
 
 /// The reason why a connection was closed.

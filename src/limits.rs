@@ -14,6 +14,10 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Maximum length of a user or client id in bytes. A token with a longer one is refused.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
+/// Maximum length in bytes of what the operator says of a user: a claim of a token, of a key, or of
+/// the admission hook.
+pub const IDENTITY_METADATA_BYTES_MAX: usize = 4096;
+
 /// Maximum size in bytes of a message from an unauthenticated client. A token takes half of it.
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 

@@ -4,10 +4,36 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use derive_more::Display;
+use enumset::EnumSetType;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
+
+/// What the admission hook of a server decides.
+#[derive(Debug, EnumSetType, Hash, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum AdmitKind {
+    /// A client that has shown a valid credential begins a session.
+    Connect,
+    /// A session begins to receive a channel's messages or members, or reads its history.
+    Subscribe,
+    /// A session becomes a member of a channel.
+    Presence,
+    /// A session publishes to a channel.
+    Publish,
+}
+
+/// What becomes of a request when the admission hook gives no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTimeout {
+    #[default]
+    Deny,
+    Allow,
+}
 
 /// What counts as a heartbeat of a member (`protocols/nodedb.md` section 9, decision 12).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

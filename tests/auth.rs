@@ -31,6 +31,29 @@ fn jwks(algorithm: Option<SignatureAlgorithm>) -> Material {
     Material::Jwks { json: fixture("jwks.json"), algorithm }
 }
 
+#[test]
+fn a_claim_says_what_the_operator_says_of_the_user_else_the_key() {
+    let key = Key::from_text("demo.hs:sk_secret", Capability::all()).unwrap();
+    let key = key.with_metadata(Some("{\"of\":\"key\"}".into()));
+    let ring = Keyring::new(vec![key]).unwrap();
+    let about = |ring: &Keyring, changes| {
+        let identity = ring.verify_token(&hs256(payload(changes)), NOW_MS)?;
+        Ok(identity.metadata.map(|text| text.to_string()))
+    };
+    let of_key = Some("{\"of\":\"key\"}".to_owned());
+    assert_eq!(about(&ring, json!({})), Ok(of_key.clone()));
+    assert_eq!(
+        about(&ring, json!({"ism": {"b": 1, "a": [2]}})),
+        Ok(Some(r#"{"b":1,"a":[2]}"#.into()))
+    );
+    assert_eq!(about(&ring, json!({"ism": "text"})), Err(CredentialError::Claims));
+    assert_eq!(about(&ring, json!({"ism": {"a": "x".repeat(4096)}})), Err(CredentialError::Claims));
+    let ring = ring.with_metadata_claim("about");
+    assert_eq!(about(&ring, json!({"ism": "text"})), Ok(of_key));
+    assert_eq!(about(&ring, json!({"about": {}})), Ok(Some("{}".into())));
+    assert_eq!(ring.verify_key("demo.hs:sk_secret").unwrap().metadata().unwrap().len(), 12);
+}
+
 /// One key of each kind; the secret one is limited to `chat:*`.
 fn keyring() -> Keyring {
     let key = |name, material| Key::new(name, material, Capability::all()).unwrap();

@@ -11,7 +11,7 @@ use headcount::config::{
     Anonymous, Config, InsecurePlaintext, SecretText, Shards, TenByteLayout, dev_key,
 };
 use headcount::limits::Limits;
-use headcount::policy::{Durability, Heartbeat, Policy, SlowConsumer};
+use headcount::policy::{Durability, Heartbeat, OnTimeout, Policy, SlowConsumer};
 
 /// The example of the design, all of it.
 const EXAMPLE: &str = r#"
@@ -298,7 +298,27 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         capability = { "chat:*" = ["subscribe", "presence"], "a" = ["*"] }
     "#;
     let odd = "[data]\ndir = \"a \\\"b\\\"\\nc\"\n[[namespace]]\nmatch = \"q\\\"*\"";
-    for text in ["", EXAMPLE, keys, odd, "[[namespace]]\nmatch = \"*\"\nhistory_bytes = 9"] {
+    let admission = r#"
+        [auth]
+        identity_claim = "about"
+        [admission]
+        webhook = "http://127.0.0.1:9000/admit"
+        secret = "sk_main_secret"
+        kinds = ["connect", "publish"]
+        timeout_ms = 500
+        on_timeout = "allow"
+        in_flight_max = 3
+        cache_entries_max = 4
+        breaker_failures = 5
+        breaker_ms = 6
+        [[auth.key]]
+        name = "demo.k"
+        secret = "sk_main_secret"
+        identity_metadata = { role = "editor", levels = [1, 2] }
+    "#;
+    for text in
+        ["", EXAMPLE, keys, admission, odd, "[[namespace]]\nmatch = \"*\"\nhistory_bytes = 9"]
+    {
         let first = config(text);
         let printed = first.print();
         assert!(!printed.contains("sk_main_secret"));
@@ -308,8 +328,11 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         assert_eq!(second.data_dir(), first.data_dir());
         assert_eq!(second.anonymous().0, first.anonymous().0);
         assert_eq!(second.anonymous_app(), first.anonymous_app());
+        assert_eq!(second.auth.identity_claim, first.auth.identity_claim);
+        assert_eq!(format!("{:?}", second.admission), format!("{:?}", first.admission));
         for (again, key) in second.auth.key.iter().zip(&first.auth.key) {
             assert_eq!((&again.name, &again.capability), (&key.name, &key.capability));
+            assert_eq!(again.identity_metadata, key.identity_metadata);
         }
         for channel in ["chat:a", "game", "q\"x"] {
             assert_eq!(
@@ -343,6 +366,33 @@ fn print_shows_every_key_and_no_secret() {
         assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
     }
     assert!(!format!("{:?}", config(EXAMPLE)).contains("sk_main_secret"));
+}
+
+#[test]
+fn the_admission_hook_has_its_keys_and_what_it_lacks_is_named() {
+    let admission = config("").admission;
+    assert_eq!((admission.timeout_ms, admission.on_timeout), (10_000, OnTimeout::Deny));
+    assert_eq!(admission.kinds.len(), 4);
+    let webhook = "webhook = \"http://x/\"\nsecret = \"s\"";
+    assert!(read(&format!("[admission]\n{webhook}")).is_ok());
+    for (keys, named) in [
+        ("webhook = \"http://x/\"", "`secret`"),
+        ("webhook = \"https://x/\"\nsecret = \"s\"", "http://HOST"),
+        ("secret = \"\"", "it is empty"),
+        ("kinds = [\"edge\"]", "edge"),
+        ("on_timeout = \"maybe\"", "maybe"),
+        ("timeout_ms = 60001", "60000"),
+        ("in_flight_max = 0", "1 to 1024"),
+        ("weebhook = \"http://x/\"", "webhook"),
+    ] {
+        let error = read(&format!("[admission]\n{keys}")).unwrap_err();
+        assert!(error.contains(named), "{keys}: {error}");
+    }
+    let long = "x".repeat(4096);
+    let key = format!(
+        "[[auth.key]]\nname = \"a.b\"\nsecret = \"s\"\nidentity_metadata = {{ a = {long:?} }}"
+    );
+    assert!(read(&key).unwrap_err().contains("at most 4096"));
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn addr(slot: u32) -> ConnAddr {
 }
 
 fn who(user: &str) -> Arc<Identity> {
-    Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
+    Arc::new(Identity::new(user.into(), "".into(), Resume::Never))
 }
 
 fn draft(number: u64) -> Draft {

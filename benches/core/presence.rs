@@ -57,11 +57,7 @@ struct Crowd {
 
 impl Crowd {
     fn of(count: u32) -> Self {
-        let who = |i| Identity {
-            user: format!("anonymous-{i:08x}").into(),
-            connection: "".into(),
-            resume: Resume::Never,
-        };
+        let who = |i| Identity::new(format!("anonymous-{i:08x}").into(), "".into(), Resume::Never);
         let mut crowd = Crowd {
             channel: Channel::default(),
             limits: Limits {

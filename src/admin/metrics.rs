@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use enum_map::{Enum, EnumMap};
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use strum::IntoStaticStr;
 
 use super::Exposition;
 use crate::auth::Refusals;
@@ -29,6 +32,47 @@ pub struct Process {
     pub log_lines_lost: u64,
     /// Credentials refused in plain HTTP requests; shards count their own.
     pub refusals: Refusals,
+    pub admission: AdmissionMetrics,
+}
+
+/// What became of a question to the admission hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum AdmissionOutcome {
+    Allow,
+    Deny,
+    Timeout,
+    /// The hook failed.
+    Error,
+    /// Answered as an equal one before.
+    Cached,
+    /// Answered together with an equal one.
+    Coalesced,
+    /// Not asked after failures in a row.
+    BreakerOpen,
+}
+
+/// Counts of the admission hook.
+#[derive(Clone, Debug)]
+pub struct AdmissionMetrics {
+    pub outcomes: EnumMap<AdmissionOutcome, u64>,
+    /// Seconds until the hook answered, failed, or was given up.
+    pub latency: Histogram,
+    /// Different questions that wait for an answer.
+    pub in_flight: u64,
+    /// The hook is not asked after failures in a row.
+    pub is_open: bool,
+}
+
+/// Upper bounds of the latencies that are counted, seconds.
+const LATENCIES_S: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
+
+impl Default for AdmissionMetrics {
+    fn default() -> Self {
+        let latency = Histogram::new(LATENCIES_S);
+        AdmissionMetrics { outcomes: EnumMap::default(), latency, in_flight: 0, is_open: false }
+    }
 }
 
 /// Names and values.
@@ -82,6 +126,7 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
         let counts = by_shard(shards, |c| vec![(Labels::new(), value(c))]);
         register(&mut registry, name, help, counts);
     }
+    register_admission(&mut registry, &process.admission);
     register_reasons(&mut registry, shards);
     let of_shards = shards.iter().map(|counters| &counters.refusals);
     let refusals = of_shards.chain([&process.refusals]).flat_map(Refusals::by_cause);
@@ -156,6 +201,29 @@ fn register_process(registry: &mut Registry, process: &Process) {
     register(registry, "http_responses", "HTTP responses, by status", responses);
 }
 
+fn register_admission(registry: &mut Registry, admission: &AdmissionMetrics) {
+    let outcomes = admission.outcomes.into_iter();
+    let outcomes =
+        outcomes.map(|(outcome, count)| labelled("outcome", <&'static str>::from(outcome), count));
+    let help = "Questions to the admission hook, by outcome";
+    register(registry, "admission_requests", help, outcomes);
+    let gauges = [
+        ("admission_in_flight", "Questions that wait for the admission hook", admission.in_flight),
+        (
+            "admission_breaker_open",
+            "1 while the admission hook is not asked after failures",
+            u64::from(admission.is_open),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value as i64);
+        registry.register(name, help, gauge);
+    }
+    let help = "Time until the admission hook answered";
+    registry.register("admission_latency_seconds", help, admission.latency.clone());
+}
+
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
     let reason = |(reason, count)| labelled("reason", reason, count);
     let ignored = by_shard(shards, |c| c.ignored().map(reason).collect());
@@ -194,6 +262,7 @@ mod tests {
             http_responses: BTreeMap::from([(200, 7), (503, 1)]),
             log_lines_lost: 3,
             refusals,
+            admission: AdmissionMetrics::default(),
         };
         encode(&[Counters::default(), counters], &process, exposition)
     }
@@ -213,6 +282,9 @@ mod tests {
                 _ => {
                     assert!(!line.is_empty() && !line.starts_with('#'), "{line}");
                     let name = line.split(['{', ' ']).next().unwrap();
+                    let parts = ["_bucket", "_sum", "_count"];
+                    let part = parts.iter().find_map(|part| name.strip_suffix(part));
+                    let name = part.unwrap_or(name);
                     if sampled.last() != Some(&name) {
                         sampled.push(name);
                     }

@@ -128,6 +128,7 @@ pub struct Key {
     pub(super) secret: Option<Secret>,
     grant: Arc<Grant>,
     pub(super) rules: TokenRules,
+    metadata: Option<Arc<str>>,
 }
 
 impl Key {
@@ -145,7 +146,8 @@ impl Key {
             key_name: Some(Arc::clone(&name.text)),
             capability: Arc::new(capability),
         });
-        Ok(Key { name, material, secret, grant, rules: TokenRules::default() })
+        let rules = TokenRules::default();
+        Ok(Key { name, material, secret, grant, rules, metadata: None })
     }
 
     /// Reads `app.keyId:secret`, split at the first colon.
@@ -162,6 +164,12 @@ impl Key {
         Key { rules, ..self }
     }
 
+    /// Sets what the operator says of its users, the text of a JSON object. A claim of a token
+    /// replaces it.
+    pub fn with_metadata(self, metadata: Option<Arc<str>>) -> Self {
+        Key { metadata, ..self }
+    }
+
     /// Its name, `app.keyId`.
     pub fn name(&self) -> &str {
         self.name.as_str()
@@ -170,6 +178,16 @@ impl Key {
     /// The app that the key belongs to.
     pub fn app(&self) -> &Arc<str> {
         &self.name.app
+    }
+
+    /// What the key grants, and its app.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What the operator says of its users.
+    pub fn metadata(&self) -> Option<&Arc<str>> {
+        self.metadata.as_ref()
     }
 
     /// What the key grants.
@@ -187,6 +205,7 @@ impl Key {
             user: user_id(user)?,
             grant: Arc::clone(&self.grant),
             expires_at_wall_ms: None,
+            metadata: self.metadata.clone(),
         })
     }
 }

@@ -37,7 +37,13 @@ pub struct Identity {
     /// Expiry, milliseconds since the Unix epoch; `None` for a client that authenticated with a
     /// key.
     pub expires_at_wall_ms: Option<u64>,
+    /// What the operator says of the user, the text of a JSON object: a claim of the token, else of
+    /// the key.
+    pub metadata: Option<Arc<str>>,
 }
+
+/// Name of the claim with the metadata of a user, unless configured.
+pub const METADATA_CLAIM: &str = "ism";
 
 /// The configured keys. Immutable; shards share one.
 pub struct Keyring {
@@ -46,14 +52,19 @@ pub struct Keyring {
     /// By the `kid` of tokens: a key's name, or an id in its JWK set.
     verifiers: HashMap<String, Verifier>,
     decoy: Secret,
+    metadata_claim: Box<str>,
 }
 
 impl Keyring {
     /// # Errors
     /// A key that cannot be used: its name, and why.
     pub fn new(keys: Vec<Key>) -> Result<Self, (String, KeyError)> {
-        let mut ring =
-            Keyring { keys: Vec::new(), verifiers: HashMap::new(), decoy: Secret::decoy() };
+        let mut ring = Keyring {
+            keys: Vec::new(),
+            verifiers: HashMap::new(),
+            decoy: Secret::decoy(),
+            metadata_claim: METADATA_CLAIM.into(),
+        };
         for key in keys {
             let name = key.name().to_owned();
             ring.add(key).map_err(|error| (name, error))?;
@@ -73,6 +84,11 @@ impl Keyring {
         }
         self.keys.push(key);
         Ok(())
+    }
+
+    /// The claim of tokens with the metadata of the user, in place of [`METADATA_CLAIM`].
+    pub fn with_metadata_claim(self, name: &str) -> Self {
+        Keyring { metadata_claim: name.into(), ..self }
     }
 
     /// The keys, in the order of the configuration.
@@ -102,7 +118,10 @@ impl Keyring {
         }
         let kid = header.kid.ok_or(CredentialError::MissingKeyId)?;
         let verifier = self.verifiers.get(&kid).ok_or(CredentialError::UnknownKey)?;
-        admit(&self.keys[verifier.key], verifier.verify(token)?, now_wall_ms)
+        let mut claims = verifier.verify(token)?;
+        let metadata = claims.metadata(&self.metadata_claim)?;
+        let identity = admit(&self.keys[verifier.key], claims, now_wall_ms)?;
+        Ok(Identity { metadata: metadata.or(identity.metadata), ..identity })
     }
 
     /// Verifies a key in its text form `app.keyId:secret`, split at the first colon. An unknown

@@ -15,7 +15,7 @@ mod verifier;
 pub use capability::{CAPABILITY_PATTERNS_MAX, Capability, Denied, Operation};
 pub use error::{CredentialError, KeyError};
 pub use key::{Key, KeyName, Material, SignatureAlgorithm, TokenRules};
-pub use keyring::{Grant, Identity, Keyring, TOKEN_BYTES_MAX};
+pub use keyring::{Grant, Identity, Keyring, METADATA_CLAIM, TOKEN_BYTES_MAX};
 pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};
 pub use origin::{Origin, Origins, is_direct_host, without_port};
 pub use refusals::Refusals;

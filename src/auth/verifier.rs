@@ -1,13 +1,16 @@
 //! Verification of a token's signature and claims, with the algorithm of its key.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation, decode};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{Capability, CredentialError, Key, KeyError, Material, SignatureAlgorithm, TokenRules};
+use crate::limits::IDENTITY_METADATA_BYTES_MAX;
 
 /// Tolerated clock skew of an issuer, milliseconds. Applies to `nbf` and `iat`, not to `exp`.
 const CLOCK_SKEW_MS: u64 = 60_000;
@@ -24,7 +27,7 @@ fn ms_of(numeric_date: f64) -> u64 {
     (numeric_date * 1000.0) as u64
 }
 
-/// The claims that are used; others are ignored.
+/// The claims that are used, and the others, of which one may be the metadata.
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     pub sub: Option<String>,
@@ -32,9 +35,24 @@ pub(super) struct Claims {
     exp: Option<f64>,
     nbf: Option<f64>,
     iat: Option<f64>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 impl Claims {
+    /// Takes out what the operator says of the user: the text of a JSON object.
+    pub fn metadata(&mut self, name: &str) -> Result<Option<Arc<str>>, CredentialError> {
+        let text = match self.others.remove(name) {
+            None => return Ok(None),
+            Some(object @ Value::Object(_)) => object.to_string(),
+            Some(_) => return Err(CredentialError::Claims),
+        };
+        match text.len() {
+            0..=IDENTITY_METADATA_BYTES_MAX => Ok(Some(text.into())),
+            _ => Err(CredentialError::Claims),
+        }
+    }
+
     /// Checks the times against `now_wall_ms` and returns the expiry, milliseconds since the Unix
     /// epoch. A token without expiry could not be revoked, so it is refused.
     pub fn expiry(&self, now_wall_ms: u64) -> Result<u64, CredentialError> {

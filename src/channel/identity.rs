@@ -11,24 +11,41 @@ pub struct Identity {
     pub user: Arc<str>,
     /// Distinguishes the sessions of one user for other members.
     pub connection: ConnectionName,
-    pub resume: Resume,
+    recognition: Recognition,
+    /// `None` when both of its fields are.
+    details: Option<Box<Details>>,
+}
+
+/// How a returning session is recognized, without the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recognition {
+    Never,
+    Connection,
+    Device(DeviceOwner),
+}
+
+/// What few identities have.
+#[derive(Debug, PartialEq, Eq)]
+struct Details {
+    device: Option<Arc<str>>,
+    metadata: Option<Arc<str>>,
 }
 
 const _: () = assert!(size_of::<Identity>() <= 72, "every greeted connection has one");
 
 /// How a returning session is recognized.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
     /// It is not recognized.
     Never,
     /// By the name of its connection, which the session keeps when it returns. At most one session
     /// has it.
     Connection,
-    Device(Box<Device>),
+    Device(Device),
 }
 
 /// A device that a session runs on.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// The device's own stable id (`lite_id`).
     pub id: Arc<str>,
@@ -74,24 +91,70 @@ impl SessionName {
 }
 
 impl Identity {
+    /// An identity about which the operator says nothing.
+    pub fn new(user: Arc<str>, connection: ConnectionName, resume: Resume) -> Self {
+        let (recognition, device) = match resume {
+            Resume::Never => (Recognition::Never, None),
+            Resume::Connection => (Recognition::Connection, None),
+            Resume::Device(Device { id, owner }) => (Recognition::Device(owner), Some(id)),
+        };
+        let details = device.map(|id| Box::new(Details { device: Some(id), metadata: None }));
+        Identity { user, connection, recognition, details }
+    }
+
+    /// The same identity, of which the operator says this: the text of a JSON object.
+    pub fn with_metadata(&self, metadata: Option<Arc<str>>) -> Self {
+        let device = self.device().cloned();
+        let has_details = device.is_some() || metadata.is_some();
+        Identity {
+            user: Arc::clone(&self.user),
+            connection: self.connection,
+            recognition: self.recognition,
+            details: has_details.then(|| Box::new(Details { device, metadata })),
+        }
+    }
+
+    /// What the operator says of the user, the text of a JSON object: the identity service metadata
+    /// of the presence graph.
+    pub fn metadata(&self) -> Option<&Arc<str>> {
+        self.details.as_ref()?.metadata.as_ref()
+    }
+
+    /// How the session is recognized when it returns.
+    pub fn resume(&self) -> Resume {
+        match (self.recognition, self.device()) {
+            (Recognition::Device(owner), Some(id)) => {
+                Resume::Device(Device { id: Arc::clone(id), owner })
+            }
+            (Recognition::Connection, _) => Resume::Connection,
+            (Recognition::Never | Recognition::Device(_), _) => Resume::Never,
+        }
+    }
+
+    fn device(&self) -> Option<&Arc<str>> {
+        self.details.as_ref()?.device.as_ref()
+    }
+
     /// Whether both are the same session, as far as it can be recognized. A resumable session is
     /// recognized by its device, even if its connection name changed. Both must belong to one app.
     pub(crate) fn is_same_session(&self, other: &Identity) -> bool {
-        match (&self.resume, &other.resume) {
-            (Resume::Never, Resume::Never) => self.user == other.user,
+        match (self.recognition, other.recognition) {
+            (Recognition::Never, Recognition::Never) => self.user == other.user,
             _ => self.has_same_resume_key(other),
         }
     }
 
     /// Whether both have the same resume key, or neither has one. Both must belong to one app.
     pub(crate) fn has_same_resume_key(&self, other: &Identity) -> bool {
-        match (&self.resume, &other.resume) {
-            (Resume::Never, Resume::Never) => true,
-            (Resume::Connection, Resume::Connection) => {
+        match (self.recognition, other.recognition) {
+            (Recognition::Never, Recognition::Never) => true,
+            (Recognition::Connection, Recognition::Connection) => {
                 self.connection == other.connection && self.user == other.user
             }
-            (Resume::Device(mine), Resume::Device(theirs)) => {
-                mine == theirs && (mine.owner == DeviceOwner::Anonymous || self.user == other.user)
+            (Recognition::Device(mine), Recognition::Device(theirs)) => {
+                mine == theirs
+                    && self.device() == other.device()
+                    && (mine == DeviceOwner::Anonymous || self.user == other.user)
             }
             _ => false,
         }
@@ -100,18 +163,18 @@ impl Identity {
     /// Whether the session is recognized by the name of its connection. Then there is at most one
     /// such session.
     pub(crate) fn is_named_by_connection(&self) -> bool {
-        self.resume == Resume::Connection
+        self.recognition == Recognition::Connection
     }
 
     /// The key that the session presents when it returns; `None` if it cannot be recognized.
     pub(crate) fn resume_key(&self, app: &Arc<str>) -> Option<ResumeKey> {
         let user = || Some(Arc::clone(&self.user));
-        let (user, session) = match &self.resume {
+        let (user, session) = match self.resume() {
             Resume::Never => return None,
             Resume::Connection => (user(), SessionName::Connection(self.connection)),
             Resume::Device(device) => {
                 let user = if device.owner == DeviceOwner::User { user() } else { None };
-                (user, SessionName::Device(Arc::clone(&device.id)))
+                (user, SessionName::Device(device.id))
             }
         };
         Some(ResumeKey { app: Arc::clone(app), user, session })
@@ -123,11 +186,24 @@ mod tests {
     use super::*;
 
     fn of(user: &str, connection: &str, resume: Resume) -> Identity {
-        Identity { user: user.into(), connection: connection.into(), resume }
+        Identity::new(user.into(), connection.into(), resume)
     }
 
     fn device(user: &str, id: &str, owner: DeviceOwner) -> Identity {
-        of(user, "c", Resume::Device(Box::new(Device { id: id.into(), owner })))
+        of(user, "c", Resume::Device(Device { id: id.into(), owner }))
+    }
+
+    #[test]
+    fn what_the_operator_says_changes_nothing_else() {
+        for resume in [Resume::Never, Resume::Connection] {
+            assert_eq!(of("a", "1", resume.clone()).resume(), resume);
+        }
+        let plain = device("a", "1", DeviceOwner::User);
+        let described = plain.with_metadata(Some("{}".into()));
+        assert_eq!((plain.metadata(), described.metadata().map(|m| &**m)), (None, Some("{}")));
+        assert_eq!(described.resume(), plain.resume());
+        assert!(described.has_same_resume_key(&plain));
+        assert_eq!(described.with_metadata(None), plain);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Member {
 impl Member {
     /// Upper bound of the size of this member in an encoded set, in bytes.
     pub fn encoded_bytes(&self) -> usize {
-        encoded_bytes(&self.identity.user, &self.state)
+        encoded_bytes(&self.identity, &self.state)
     }
 
     /// Milliseconds since the member last announced its state.
@@ -41,8 +41,9 @@ impl Member {
 /// Array header, string and binary headers, and the longest encoding of the age.
 const ENTRY_OVERHEAD_BYTES: usize = 1 + 5 + 5 + 9;
 
-pub(super) fn encoded_bytes(user: &str, state: &State) -> usize {
-    ENTRY_OVERHEAD_BYTES + user.len() + state.encoded_bytes_max()
+pub(super) fn encoded_bytes(identity: &Identity, state: &State) -> usize {
+    let metadata_bytes = identity.metadata().map_or(0, |metadata| metadata.len());
+    ENTRY_OVERHEAD_BYTES + identity.user.len() + metadata_bytes + state.encoded_bytes_max()
 }
 
 /// The table is not compacted for fewer empty rows than this.
@@ -152,7 +153,7 @@ impl Members {
             let lost = &member.identity;
             let is_same = lost.has_same_resume_key(new_session);
             match member.grace_until {
-                Some(_) => lost.resume == Resume::Never || is_same,
+                Some(_) => lost.resume() == Resume::Never || is_same,
                 None => is_same && new_session.is_named_by_connection(),
             }
         };
@@ -322,7 +323,7 @@ mod tests {
     }
 
     fn insert(members: &mut Members, slot: u32, user: &str) {
-        let identity = Identity { user: user.into(), connection: "".into(), resume: Resume::Never };
+        let identity = Identity::new(user.into(), "".into(), Resume::Never);
         let state = State::from_message_pack(Bytes::copy_from_slice(&slot.to_le_bytes()));
         members.insert(NOW, addr(slot), Arc::new(identity), state);
     }

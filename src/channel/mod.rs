@@ -247,7 +247,7 @@ impl Channel {
             return Err(Reject::ChannelFull);
         }
         let freed = replaced.map_or(0, Member::encoded_bytes);
-        let needed = members::encoded_bytes(&identity.user, state);
+        let needed = members::encoded_bytes(identity, state);
         if self.members.encoded_bytes() - freed + needed > limits.presence_set_bytes_max {
             return Err(Reject::ChannelFull);
         }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn who(user: &str) -> Arc<Identity> {
-        Arc::new(Identity { user: user.into(), connection: "".into(), resume: Resume::Never })
+        Arc::new(Identity::new(user.into(), "".into(), Resume::Never))
     }
 
     fn state_of(text: &str) -> State {
@@ -409,8 +409,8 @@ mod tests {
     fn a_lost_device_is_not_replaced_by_another_device_of_its_user() {
         let device = |name: &str| {
             let device = Device { id: name.into(), owner: DeviceOwner::User };
-            let resume = Resume::Device(Box::new(device));
-            Arc::new(Identity { user: "a".into(), connection: "".into(), resume })
+            let resume = Resume::Device(device);
+            Arc::new(Identity::new("a".into(), "".into(), resume))
         };
         for (new_session, expected) in [
             (device("phone"), Announced::TookOver),

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::config::load;
 use super::failure::Failure;
 use crate::config::{Config, InsecurePlaintext, SecretText, Shards};
-use crate::server::{self, Banner, LineQueue, Options, Takeover};
+use crate::server::{self, Banner, Hooks, LineQueue, Options, Takeover};
 
 /// Start a server; runs until SIGTERM, SIGINT or SIGQUIT, then drains
 ///
@@ -69,7 +69,8 @@ impl Serve {
             .map_err(|error| Failure::config("cannot start the log's thread", error))?;
         log_to(&log);
         let options = Options { config, takeover, banner, log: log.clone() };
-        let served = server::run(options)
+        let served = server::stop_on_signals()
+            .and_then(|stop| server::serve(options, Hooks::new(), stop))
             .map_err(|error| Failure::new(&error, error.exit_code()))
             .map_err(|failure| failure.reported(|line| log.push(line)));
         log.flush();

@@ -6,10 +6,11 @@ use derive_more::Display;
 use serde::Serialize;
 use toml::Value;
 
+use super::keys::identity_metadata;
 use super::print::REDACTED;
 use super::schema::{Admin, Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
 use crate::auth::KeyName;
-use crate::limits::SHARDS_MAX;
+use crate::limits::{IDENTITY_METADATA_BYTES_MAX, SHARDS_MAX};
 use crate::policy::{Durability, Policy};
 
 const MIB: i64 = 1024 * 1024;
@@ -77,7 +78,7 @@ type Check = Result<(), String>;
 
 /// Finds the first invalid value.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let checks = [cores, listen, auth, admin, limits, namespaces];
+    let checks = [cores, listen, auth, admin, admission, limits, namespaces];
     checks.into_iter().find_map(|check| check(config).err())
 }
 
@@ -153,6 +154,7 @@ fn auth(config: &Config) -> Result<(), Problem> {
             return Err(place.problem("name", why));
         }
         key_material(place, entry)?;
+        place.require("identity_metadata", key_metadata(entry))?;
     }
     Ok(())
 }
@@ -165,6 +167,44 @@ fn admin(config: &Config) -> Result<(), Problem> {
     }
     let token = token.as_ref().map_or(Ok(()), |token| secret_text(token.expose()));
     place.require("token", token.map_err(str::to_owned))
+}
+
+fn key_metadata(entry: &KeyEntry) -> Check {
+    match (&entry.identity_metadata, identity_metadata(entry)) {
+        (Some(_), None) => Err("it cannot be written as JSON, use texts and numbers".to_owned()),
+        (_, Some(text)) if text.len() > IDENTITY_METADATA_BYTES_MAX => {
+            let bytes = text.len();
+            Err(format!("{bytes} bytes of JSON, use at most {IDENTITY_METADATA_BYTES_MAX}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn admission(config: &Config) -> Result<(), Problem> {
+    let place = Place::table("admission");
+    let admission = &config.admission;
+    let secret = admission.secret.as_ref().map(|secret| secret_text(secret.expose()));
+    place.require("secret", secret.unwrap_or(Ok(())).map_err(str::to_owned))?;
+    if let Some(url) = &admission.webhook {
+        let is_http = url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
+        let why = format!("`{url}` is not supported, use http://HOST:PORT/PATH");
+        place.require("webhook", is_http.then_some(()).ok_or(why))?;
+        if admission.secret.is_none() {
+            return Err(place.problem("webhook", "it needs a `secret` to sign requests with"));
+        }
+    }
+    for (key, value, min, max) in [
+        ("timeout_ms", admission.timeout_ms, 10, 60_000),
+        ("in_flight_max", admission.in_flight_max.into(), 1, 1024),
+        ("cache_entries_max", admission.cache_entries_max.into(), 0, 1_000_000),
+        ("breaker_failures", admission.breaker_failures.into(), 1, 1_000_000),
+        ("breaker_ms", admission.breaker_ms, 1, HOUR_MS as u64),
+    ] {
+        let why = format!("{value} is out of range, use {min} to {max}");
+        let is_within = (min..=max).contains(&value);
+        place.require(key, is_within.then_some(()).ok_or(why))?;
+    }
+    Ok(())
 }
 
 fn secret_text(text: &str) -> Result<(), &'static str> {

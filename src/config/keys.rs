@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dev_key::{self, DevKey};
 use super::schema::{KeyAlgorithm, KeyEntry};
@@ -19,7 +20,9 @@ impl Config {
             keys.push(self.key(entry)?);
         }
         keys.extend(development_key);
-        Keyring::new(keys).map_err(|(name, error)| {
+        let ring = Keyring::new(keys);
+        let ring = ring.map(|ring| ring.with_metadata_claim(&self.auth.identity_claim.0));
+        ring.map_err(|(name, error)| {
             let entry = self.auth.key.iter().find(|entry| entry.name == name);
             let file = entry.and_then(material_file).map(|file| self.beside(file));
             let place = file.map_or_else(String::new, |path| format!(" ({})", path.display()));
@@ -68,7 +71,8 @@ impl Config {
         let what = || format!("config: auth.key `{}`", entry.name);
         let rules = TokenRules { issuer: entry.issuer.clone(), audience: entry.audience.clone() };
         let key = Key::new(&entry.name, self.material(entry)?, entry.capability.clone());
-        Ok(key.map_err(|error| ConfigError::new(what(), error.to_string()))?.with_rules(rules))
+        let key = key.map_err(|error| ConfigError::new(what(), error.to_string()))?;
+        Ok(key.with_rules(rules).with_metadata(identity_metadata(entry)))
     }
 
     fn material(&self, entry: &KeyEntry) -> Result<Material, ConfigError> {
@@ -104,6 +108,12 @@ impl Config {
         let directory = self.origin.as_deref().and_then(Path::parent);
         directory.map_or_else(|| file.to_owned(), |directory| directory.join(file))
     }
+}
+
+/// The text of a JSON object. A valid configuration has one that can be written.
+pub(super) fn identity_metadata(entry: &KeyEntry) -> Option<Arc<str>> {
+    let table = entry.identity_metadata.as_ref()?;
+    serde_json::to_string(table).ok().map(Arc::from)
 }
 
 fn material_file(entry: &KeyEntry) -> Option<&Path> {

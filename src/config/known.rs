@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Admin, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
+    Admin, Admission, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
 };
 use crate::limits::Limits;
 
@@ -22,7 +22,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-fn tables() -> [(&'static str, Keys); 11] {
+fn tables() -> [(&'static str, Keys); 12] {
     [
         ("", serde_introspect::<Config>()),
         ("cores", serde_introspect::<Cores>()),
@@ -31,6 +31,7 @@ fn tables() -> [(&'static str, Keys); 11] {
         ("auth", serde_introspect::<Auth>()),
         ("auth.key", serde_introspect::<KeyEntry>()),
         ("admin", serde_introspect::<Admin>()),
+        ("admission", serde_introspect::<Admission>()),
         ("sync", serde_introspect::<SyncWire>()),
         ("limits", serde_introspect::<Limits>()),
         ("debug", serde_introspect::<Debugging>()),

@@ -25,8 +25,8 @@ use crate::policy::{Policies, Policy};
 pub use dev_key::{create_data_dir, replace_file};
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
-    Admin, Auth, Config, Cores, Data, Debugging, KeyAlgorithm, KeyEntry, Listen, Namespace,
-    SecretText, Shards, SyncWire, TenByteLayout,
+    Admin, Admission, Auth, Config, Cores, Data, Debugging, IdentityClaim, KeyAlgorithm, KeyEntry,
+    Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout,
 };
 
 /// One line, `what: why`, that says what to do. The command line prints it after `error: ` and

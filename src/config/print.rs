@@ -6,7 +6,7 @@ use serde::Serialize;
 use toml::Value;
 
 use super::Anonymous;
-use super::schema::{Admin, Config, KeyEntry};
+use super::schema::{Admin, Admission, Config, KeyEntry};
 use crate::policy::{Pattern, Policy};
 
 /// Printed in place of secrets. Refused as a secret, so that a printed configuration cannot be used
@@ -24,6 +24,7 @@ impl Config {
         page.table("data", &self.data);
         self.print_auth(&mut page);
         self.print_admin(&mut page);
+        self.print_admission(&mut page);
         page.table("sync", &self.sync);
         page.table("limits", &self.limits);
         page.table("debug", &self.debug);
@@ -51,6 +52,7 @@ impl Config {
         page.key("anonymous", &(anonymous == Anonymous::Allowed));
         page.key("anonymous_app", self.anonymous_app());
         page.key("origins", &self.auth.origins);
+        page.key("identity_claim", &self.auth.identity_claim);
         if self.auth.key.is_empty() {
             page.note("no [[auth.key]]: the development key of the data directory is used");
         }
@@ -66,6 +68,20 @@ impl Config {
         page.optional("token_file", token_file, "no file with an admin token");
         page.key("metrics", metrics);
         page.key("hosts", hosts);
+    }
+
+    fn print_admission(&self, page: &mut Page) {
+        let Admission { webhook, secret, kinds, timeout_ms, on_timeout, .. } = &self.admission;
+        page.line("\n[admission]");
+        page.optional("webhook", webhook, "nothing is asked");
+        page.optional("secret", &secret.as_ref().map(|_| REDACTED), "no webhook to sign for");
+        page.key("kinds", kinds);
+        page.key("timeout_ms", timeout_ms);
+        page.key("on_timeout", on_timeout);
+        page.key("in_flight_max", &self.admission.in_flight_max);
+        page.key("cache_entries_max", &self.admission.cache_entries_max);
+        page.key("breaker_failures", &self.admission.breaker_failures);
+        page.key("breaker_ms", &self.admission.breaker_ms);
     }
 
     fn print_namespaces(&self, page: &mut Page) {
@@ -93,6 +109,8 @@ fn print_key(page: &mut Page, entry: &KeyEntry) {
     page.optional("issuer", &entry.issuer, "any issuer");
     page.optional("audience", &entry.audience, "tokens with an audience are refused");
     page.key("capability", &entry.capability);
+    let metadata = &entry.identity_metadata;
+    page.optional("identity_metadata", metadata, "nothing is said of its users");
 }
 
 fn print_namespace(page: &mut Page, pattern: &Pattern, policy: &Policy) {

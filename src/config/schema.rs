@@ -3,14 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use enumset::EnumSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::auth::{Capability, MetricsAccess};
+use crate::auth::{Capability, METADATA_CLAIM, MetricsAccess};
 use crate::ids::Listener;
 use crate::limits::Limits;
-use crate::policy::{Durability, Heartbeat, Pattern, Policy, SlowConsumer};
+use crate::policy::{AdmitKind, Durability, Heartbeat, OnTimeout, Pattern, Policy, SlowConsumer};
 
 /// A configuration; the default is that without a file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -24,6 +25,7 @@ pub struct Config {
     pub data: Data,
     pub auth: Auth,
     pub admin: Admin,
+    pub admission: Admission,
     pub sync: SyncWire,
     pub limits: Limits,
     pub debug: Debugging,
@@ -163,7 +165,60 @@ pub struct Auth {
     pub anonymous_app: Option<String>,
     /// Origins of web pages that may open anonymous sessions, besides those of this machine.
     pub origins: Vec<String>,
+    /// Claim of tokens with what the operator says of the user; a JSON object.
+    pub identity_claim: IdentityClaim,
     pub key: Vec<KeyEntry>,
+}
+
+/// The name of a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IdentityClaim(pub String);
+
+impl Default for IdentityClaim {
+    fn default() -> Self {
+        IdentityClaim(METADATA_CLAIM.to_owned())
+    }
+}
+
+/// `[admission]`: the hook that decides who may connect, subscribe, be present and publish.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admission {
+    /// URL that questions are posted to; `http` only.
+    pub webhook: Option<String>,
+    /// Key of the signature of each request, UTF-8.
+    pub secret: Option<SecretText>,
+    /// What the hook decides; everything else is allowed without it.
+    pub kinds: Vec<AdmitKind>,
+    /// Time for an answer.
+    pub timeout_ms: u64,
+    /// What becomes of a request without an answer.
+    pub on_timeout: OnTimeout,
+    /// Questions of one shard that the hook is asked at the same time; further ones wait.
+    pub in_flight_max: u32,
+    /// Answers that are kept for the time that they say. The oldest are evicted first.
+    pub cache_entries_max: u32,
+    /// Failures in a row after which the hook is not asked for a while.
+    pub breaker_failures: u32,
+    /// How long it is not asked then.
+    pub breaker_ms: u64,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            webhook: None,
+            secret: None,
+            kinds: EnumSet::all().iter().collect(),
+            timeout_ms: 10_000,
+            on_timeout: OnTimeout::Deny,
+            in_flight_max: 16,
+            cache_entries_max: 10_000,
+            breaker_failures: 10,
+            breaker_ms: 5_000,
+        }
+    }
 }
 
 /// Access to the admin address.
@@ -220,6 +275,8 @@ pub struct KeyEntry {
     pub audience: Option<String>,
     #[serde(default = "Capability::all")]
     pub capability: Capability,
+    /// What the operator says of its users, unless a claim of their token does.
+    pub identity_metadata: Option<toml::Table>,
 }
 
 /// Layout of sync frames with the 10-byte header, which does not tell the two apart

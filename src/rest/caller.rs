@@ -65,6 +65,30 @@ impl<'k> Caller<'k> {
         }
     }
 
+    /// The name of the key; `None` for an anonymous credential, of which there is none here.
+    pub fn key_name(&self) -> Option<&Arc<str>> {
+        match self {
+            Caller::Key(key) => key.grant().key_name.as_ref(),
+            Caller::Token(identity) => identity.grant.key_name.as_ref(),
+        }
+    }
+
+    /// The user of a token; empty for a key.
+    pub fn user(&self) -> Arc<str> {
+        match self {
+            Caller::Key(_) => Arc::default(),
+            Caller::Token(identity) => Arc::clone(&identity.user),
+        }
+    }
+
+    /// What the operator says of the user.
+    pub fn metadata(&self) -> Option<&Arc<str>> {
+        match self {
+            Caller::Key(key) => key.metadata(),
+            Caller::Token(identity) => identity.metadata.as_ref(),
+        }
+    }
+
     fn capability(&self) -> &Capability {
         match self {
             Caller::Key(key) => key.capability(),

@@ -53,8 +53,7 @@ mod tests {
     use bytes::Bytes;
 
     fn member(user: &str, connection: &str, state: &'static [u8]) -> MemberView {
-        let identity =
-            Identity { user: user.into(), connection: connection.into(), resume: Resume::Never };
+        let identity = Identity::new(user.into(), connection.into(), Resume::Never);
         MemberView {
             addr: ConnAddr { shard: ShardId(0), conn: ConnId { slot: 1, generation: 1 } },
             identity: Arc::new(identity),

@@ -5,12 +5,15 @@
 //! between the kernel and the pure shards. It must never know protocol bytes.
 //!
 //! Each shard is a pinned glommio executor that runs one turn loop ([`turn`]) over its own io_uring
-//! ([`ring`]); another executor serves plain HTTP ([`edge`]).
+//! ([`ring`]); another executor serves plain HTTP ([`edge`]) and asks the hook that decides who may
+//! do what ([`AdmissionHook`]). [`run`] is the server inside another program.
 
+mod admission;
 mod banner;
 mod clock;
 mod data_dir;
 mod edge;
+mod embed;
 mod lifecycle;
 mod line_queue;
 mod listen;
@@ -24,7 +27,11 @@ mod start;
 mod turn;
 mod watchdog;
 
+pub use admission::{
+    AdmissionHook, AdmitAnswer, AdmitCtx, AdmitError, AdmitFuture, AdmitKind, Blocking,
+};
 pub use banner::Banner;
+pub use embed::{Hooks, Stop, StopHandle, run};
 pub use line_queue::LineQueue;
 pub use listen::Takeover;
-pub use start::{Options, StartError, run};
+pub use start::{Addresses, Options, StartError, serve, stop_on_signals};

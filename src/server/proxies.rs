@@ -23,6 +23,11 @@ impl Proxies {
         Proxies { listeners, trusted }
     }
 
+    /// Whether connections may come through a load balancer.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
     /// Whether an accepted connection may be served. One whose address cannot be read, as after a
     /// reset, may not: the data that it sent before could still be read.
     pub fn admit(&self, listener: Listener, socket: &OwnedFd) -> bool {

@@ -1,6 +1,6 @@
 //! The sockets of a shard's connections: descriptor, armed ring entries, receive budget.
 
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use socket2::SockRef;
@@ -62,6 +62,11 @@ impl Socket {
     /// The descriptor.
     pub fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// The address of the peer, unless the connection has been reset.
+    pub fn peer(&self) -> Option<IpAddr> {
+        Some(SockRef::from(&self.fd).peer_addr().ok()?.as_socket()?.ip())
     }
 
     /// True while an earlier completion has to be read first.

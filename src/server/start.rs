@@ -9,14 +9,19 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use enumset::EnumSet;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::admission::AdmissionHook;
+use super::admission::gate::GateParts;
+use super::admission::webhook::Webhook;
 use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::DataDir;
 use super::edge;
+use super::embed::{Hooks, Stop};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
@@ -28,7 +33,7 @@ use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::admin::{Access, Reach};
 use crate::auth::{Grant, Origins};
-use crate::config::{Anonymous, Config, ConfigError, Shards, TenByteLayout};
+use crate::config::{Anonymous, Config, ConfigError, SecretText, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
@@ -89,7 +94,7 @@ impl StartError {
         }
     }
 
-    fn thread(what: impl Into<String>, why: impl ToString) -> Self {
+    pub(super) fn thread(what: impl Into<String>, why: impl ToString) -> Self {
         StartError::Thread { what: what.into(), why: why.to_string() }
     }
 }
@@ -129,12 +134,11 @@ struct Running {
     data_dir: DataDir,
 }
 
-/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains.
+/// Serves until `stop`, then drains. [`run`](super::run) is for embedding programs.
 ///
 /// # Errors
 /// One line that says why the server cannot start, or what failed while it ran.
-pub fn run(options: Options) -> Result<(), StartError> {
-    let signals = watch_signals()?;
+pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
     let clock = Clock::start();
     probe::check_memlock()?;
     probe::check_io_uring()?;
@@ -144,8 +148,12 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     data_dir.note_serial(data_dir.serial_base());
     let shards = shard_count(&options.config);
-    let settings = Arc::new(settings(&options.config, keyring, shards, data_dir.serial_base())?);
-    let (addresses, running) = start(&options, settings, clock, data_dir)?;
+    let gate = gate_parts(&options.config, hooks.admission, shards)?;
+    let mut settings = settings(&options.config, keyring, shards, data_dir.serial_base())?;
+    if gate.is_some() {
+        settings.asks = options.config.admission.kinds.iter().copied().collect();
+    }
+    let (addresses, running) = start(&options, Arc::new(settings), clock, data_dir, gate)?;
     running.await_start()?;
     running.lifecycle.set(Phase::Ready);
     if options.banner == Banner::Shown {
@@ -153,8 +161,36 @@ pub fn run(options: Options) -> Result<(), StartError> {
         options.log.push(banner::text(&options.config, addresses, shards, key));
         options.log.flush();
     }
-    announce(addresses)?;
-    running.await_end(&signals)
+    match hooks.ready {
+        Some(ready) => ready(addresses),
+        None => announce(addresses)?,
+    }
+    running.await_end(&stop.stops)
+}
+
+/// The hook of the embedding program, or the webhook; `None` without either.
+fn gate_parts(
+    config: &Config,
+    hook: Option<Arc<dyn AdmissionHook>>,
+    shards: u16,
+) -> Result<Option<GateParts>, StartError> {
+    let rules = config.admission.clone();
+    let hook = match (hook, &rules.webhook) {
+        (Some(_), Some(_)) => {
+            let why = "this program decides by itself, leave `webhook` out";
+            return Err(StartError::thread("a second admission hook", why));
+        }
+        (None, Some(url)) => {
+            let secret = rules.secret.as_ref().map(SecretText::expose).unwrap_or_default();
+            let webhook = Webhook::new(url, secret, Duration::from_millis(rules.timeout_ms));
+            let in_flight_max = rules.in_flight_max as usize * (usize::from(shards) + 1);
+            let started = webhook.start(in_flight_max);
+            let started = started.map_err(|error| StartError::thread("the webhook", error))?;
+            Some(Arc::new(started) as Arc<dyn AdmissionHook>)
+        }
+        (hook, None) => hook,
+    };
+    Ok(hook.map(|hook| GateParts { hook, rules }))
 }
 
 /// Prints the ready line. A standard output that does not take it means that nothing waits for it.
@@ -167,18 +203,21 @@ fn announce(addresses: Addresses) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Signals to stop. Every other one that operators and their tools send has no effect: its default
-/// is to end the process on the spot.
-fn watch_signals() -> Result<Receiver<i32>, StartError> {
+/// Stops a server at SIGTERM, SIGINT or SIGQUIT. Every other signal that operators and their tools
+/// send has no effect: its default is to end the process on the spot.
+///
+/// # Errors
+/// The signals cannot be watched.
+pub fn stop_on_signals() -> Result<Stop, StartError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| StartError::thread("the signal handler", error))?;
-    let (sender, receiver) = bounded(4);
+    let (handle, stop) = Stop::new();
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for signal in signals.forever() {
                 match signal {
-                    SIGTERM | SIGINT | SIGQUIT => drop(sender.try_send(signal)),
+                    SIGTERM | SIGINT | SIGQUIT => handle.stop(),
                     SIGHUP => tracing::info!(
                         "SIGHUP is ignored: the configuration is read at start only, restart the \
                          server with --takeover to change it"
@@ -188,7 +227,7 @@ fn watch_signals() -> Result<Receiver<i32>, StartError> {
             }
         })
         .map_err(|error| StartError::thread("the signal thread", error))?;
-    Ok(receiver)
+    Ok(stop)
 }
 
 /// What the configuration promises and this version does not keep.
@@ -250,6 +289,7 @@ fn settings(
         serial_base,
         name_key: word(2),
         echo: config.debug.echo,
+        asks: EnumSet::empty(),
     })
 }
 
@@ -294,6 +334,7 @@ fn start(
     settings: Arc<Settings>,
     clock: Clock,
     data_dir: DataDir,
+    gate: Option<GateParts>,
 ) -> Result<(Addresses, Running), StartError> {
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
@@ -310,8 +351,6 @@ fn start(
     let edge_mailboxes = mailboxes.pop();
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
-        let (control, controlled) = bounded(4);
-        controls.push(control);
         let parts = ShardParts {
             shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
             mailboxes,
@@ -319,7 +358,7 @@ fn start(
             host: Host {
                 listeners,
                 proxies: Arc::clone(&proxies),
-                control: controlled,
+                control: new_control(&mut controls),
                 clock,
                 budget: Arc::clone(&budget),
                 refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
@@ -328,8 +367,7 @@ fn start(
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
     }
     if let Some(mailboxes) = edge_mailboxes {
-        let (control, controlled) = bounded(4);
-        controls.push(control);
+        let control = new_control(&mut controls);
         let state = edge::Shared {
             settings,
             clock,
@@ -340,7 +378,7 @@ fn start(
             access: access(config),
             log: options.log.clone(),
         };
-        handles.push(start_edge(mailboxes, admin, controlled, state, report)?);
+        handles.push(start_edge(mailboxes, admin, control, gate, state, report)?);
     }
     let (watchdog_stop, dead) = start_watchdog(&endpoints, health)?;
     let running = Running {
@@ -357,6 +395,13 @@ fn start(
         data_dir,
     };
     Ok((addresses, running))
+}
+
+/// How an executor is told what to do, and the end that tells it.
+fn new_control(controls: &mut Vec<Sender<Control>>) -> Receiver<Control> {
+    let (control, controlled) = bounded(4);
+    controls.push(control);
+    controlled
 }
 
 /// It watches until the sending end is dropped.
@@ -413,6 +458,7 @@ fn start_edge(
     mailboxes: Mailboxes,
     admin: OwnedFd,
     control: Receiver<Control>,
+    gate: Option<GateParts>,
     state: edge::Shared,
     report: Sender<Report>,
 ) -> Result<ExecutorJoinHandle<()>, StartError> {
@@ -420,7 +466,7 @@ fn start_edge(
         .spawn(move || async move {
             let _ = report.send(Report::Started);
             let mut end = EdgeEnd { report, drained: false };
-            edge::run(mailboxes, admin, control, state).await;
+            edge::run(mailboxes, admin, control, gate, state).await;
             end.drained = true;
         })
         .map_err(|error| StartError::thread("the edge", error))
@@ -462,7 +508,7 @@ impl Running {
     }
 
     /// Waits for a signal to stop or a fault.
-    fn await_end(mut self, signals: &Receiver<i32>) -> Result<(), StartError> {
+    fn await_end(mut self, signals: &Receiver<()>) -> Result<(), StartError> {
         let serials_due = crossbeam_channel::tick(SERIALS_EVERY);
         loop {
             select! {
@@ -484,7 +530,7 @@ impl Running {
 
     /// Not ready, then nothing accepted, what was accepted finished, every session closed. A second
     /// signal or the time limit ends it.
-    fn drain(mut self, signals: &Receiver<i32>) -> Result<(), StartError> {
+    fn drain(mut self, signals: &Receiver<()>) -> Result<(), StartError> {
         tracing::info!("draining");
         self.note_serials();
         self.lifecycle.set(Phase::Leaving);

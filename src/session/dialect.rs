@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::foony::Guests;
 use super::foony::encode::Form;
 use super::{
-    Answer, DirectMessage, EdgeRequest, Feed, Framing, Principal, SessionContext, SessionOutput,
-    echo, foony, peer, sync,
+    Answer, Denial, DirectMessage, EdgeRequest, Feed, Framing, Principal, SessionContext,
+    SessionOutput, echo, foony, peer, sync,
 };
-use crate::channel::Identity;
+use crate::channel::{Identity, Peer};
 use crate::error::Disconnect;
 use crate::ids::Clocks;
 use crate::limits::{Limits, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
@@ -96,6 +96,26 @@ pub trait Dialect: Debug {
 
     /// Who the session is; `None` before its greeting.
     fn principal(&self) -> Option<&Principal> {
+        None
+    }
+
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        None
+    }
+
+    /// The admission hook denies the greeting, which was not answered: the session is
+    /// unauthenticated. Appends the refusal.
+    fn deny(&mut self, _: &Denial, _out: &mut Vec<u8>) -> SessionOutput<'static> {
+        SessionOutput::Close(Disconnect::BadCredentials)
+    }
+
+    /// What the protocol is called towards the admission hook.
+    fn protocol(&self) -> &'static str {
+        "echo"
+    }
+
+    /// What the client has said of itself as a peer of the presence graph.
+    fn peer(&self) -> Option<&Arc<Peer>> {
         None
     }
 

@@ -34,8 +34,8 @@ pub use foony::secret as connection_secret;
 pub use peer::key_of as peer_key_of;
 pub use principal::{Principal, SessionNames};
 pub use request::{
-    Answer, Arrival, ChannelRequest, Decision, DirectMessage, EdgeRequest, NO_REQUEST, ON_BEHALF,
-    Outcome, Request, Scope, SessionOutput, is_silent,
+    Answer, Arrival, ChannelRequest, Decision, Denial, DirectMessage, EdgeRequest, NO_REQUEST,
+    ON_BEHALF, Outcome, Request, Scope, SessionOutput, is_silent,
 };
 pub use state::{json_state, message_pack_state};
 pub use sync::presence::SetTick;

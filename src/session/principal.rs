@@ -21,8 +21,9 @@ const _: () = assert!(size_of::<Principal>() <= 24, "every authenticated connect
 impl Principal {
     /// A user on a connection of this name.
     pub fn new(bearer: auth::Identity, connection: ConnectionName, resume: Resume) -> Self {
+        let identity = Identity::new(bearer.user, connection, resume);
         Principal {
-            identity: Arc::new(Identity { user: bearer.user, connection, resume }),
+            identity: Arc::new(identity.with_metadata(bearer.metadata)),
             grant: bearer.grant,
             expires: bearer.expires_at_wall_ms.map(Timestamp::at),
         }
@@ -35,6 +36,12 @@ impl Principal {
     /// When the token expires, milliseconds since the Unix epoch.
     pub fn expires_wall_ms(&self) -> Option<u64> {
         self.expires.map(Timestamp::ms)
+    }
+
+    /// What the operator says of the user, the text of a JSON object, in place of what was said
+    /// before. To be called before anybody else knows the identity.
+    pub fn describe(&mut self, metadata: Arc<str>) {
+        self.identity = Arc::new(self.identity.with_metadata(Some(metadata)));
     }
 
     /// True without a credential.

@@ -2,6 +2,7 @@
 //! client amounts to.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -149,6 +150,8 @@ pub enum Scope {
 pub enum Answer {
     Done,
     Refused(Reject),
+    /// By the admission hook.
+    Denied(Arc<Denial>),
     /// Serial of the message; 0 when it is not stored.
     Published {
         serial: u64,
@@ -172,6 +175,24 @@ pub enum Answer {
         denial: Option<EdgeDenial>,
         why: &'static str,
     },
+}
+
+/// Why the admission hook denies something. Displayed as clients are told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub reason: Box<str>,
+    /// When the client may try again, if the hook says so.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        match self.retry_after_ms {
+            Some(ms) => write!(f, " (retry after {ms} ms)"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Request {

@@ -90,7 +90,7 @@ mod tests {
     fn change(kind: ChangeKind, user: &str, connection: &str) -> Change {
         let addr = ConnAddr { shard: ShardId(0), conn: ConnId { slot: 0, generation: 0 } };
         let (user, connection) = (user.into(), connection.into());
-        let identity = Arc::new(Identity { user, connection, resume: Resume::Never });
+        let identity = Arc::new(Identity::new(user, connection, Resume::Never));
         let state = State::from_message_pack(bytes::Bytes::new());
         Change { kind, reason: LeaveReason::Left, addr, identity, state }
     }

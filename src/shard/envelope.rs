@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
+use super::question::{Question, Verdict};
 use crate::channel::{
     Change, Draft, EdgeVerdict, Identity, LeaveReason, PEER_KEY_BYTES, Page, PageLimit, Position,
     ResumeKey, State,
@@ -78,6 +79,10 @@ pub enum Envelope {
     ChannelLoad { hash: u64, load: ChannelLoad },
     /// Any -> home: a connection moves here.
     Adopt(Box<Handoff>),
+    /// Home -> edge: may this be done?
+    Ask(Box<Question>),
+    /// Edge -> home: the answer to the question of this number.
+    Verdict { conn: ConnId, number: u64, verdict: Verdict },
     /// Edge -> shard: send your counters.
     Inspect { from: ShardId, request: u64 },
     /// Shard -> edge: the answer to an inspection.

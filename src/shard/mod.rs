@@ -22,6 +22,7 @@
 //! | send queue: socket takes no more | presence: the subscription is stale; the set follows | by contract | `conflated{slow_receiver}` |
 //! | send queue over `send_queue_bytes_max`, answers without flow control | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | the same, with flow control | no further request is carried out before there is room; closed, 1013, when more than `message_bytes_max` of requests wait | close reason | `disconnect{slow}` |
+//! | input of a connection that waits for the admission hook, over `message_bytes_max` | connection closed, 1013 | close reason | `disconnect{slow}` |
 //! | requests of a pass | beyond a sixteenth of a send queue, the rest of messages over 4 KiB waits for the next pass, in turns; not that of a client which has ended its stream | none | - |
 //! | mailbox home -> owner, requests | wait in the outbox, in order; above its bound nothing is read from connections | none | - |
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
@@ -38,6 +39,7 @@ mod home;
 mod inline_vec;
 mod outbox;
 mod owner;
+mod question;
 mod segmented_vec;
 mod session_registry;
 #[cfg(test)]
@@ -55,6 +57,7 @@ pub use home::{
     WRITES_MAX,
 };
 pub use owner::serial_base;
+pub use question::{Question, Verdict};
 #[cfg(feature = "server")]
 pub(crate) use segmented_vec::SegmentedVec;
 pub use turn::{TurnIo, Wait, perform_all, turn};
@@ -63,6 +66,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use context::ShardContext;
+use enumset::EnumSet;
 use home::Home;
 use owner::Owner;
 use session_registry::SessionRegistry;
@@ -73,7 +77,7 @@ use crate::counters::Counters;
 use crate::error::Disconnect;
 use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
-use crate::policy::Policies;
+use crate::policy::{AdmitKind, Policies};
 use crate::session;
 
 /// What all shards of a process agree on. Fixed at start.
@@ -96,6 +100,8 @@ pub struct Settings {
     pub name_key: u64,
     /// The debug endpoint `/echo` is served.
     pub echo: bool,
+    /// What the admission hook decides; nothing without one.
+    pub asks: EnumSet<AdmitKind>,
 }
 
 /// One shard.

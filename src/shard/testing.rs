@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use enumset::EnumSet;
+
 use super::Settings;
 use super::context::ShardContext;
 use super::envelope::{Effect, Envelope};
@@ -34,6 +36,7 @@ pub(super) fn context() -> ShardContext {
         serial_base: 0,
         name_key: 5,
         echo: true,
+        asks: EnumSet::empty(),
     };
     let mut cx = ShardContext::new(ShardId(0), Arc::new(settings));
     cx.now = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use enumset::EnumSet;
 use headcount::auth::{Grant, Keyring, Origins};
 use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
@@ -81,6 +82,7 @@ impl MultiShard {
             serial_base: 0,
             name_key: 5,
             echo: false,
+            asks: EnumSet::empty(),
         });
         let count = usize::from(shards);
         let link = || (0..count).map(|_| VecDeque::new()).collect();

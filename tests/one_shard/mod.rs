@@ -4,16 +4,20 @@
 #[path = "../json_client/mod.rs"]
 pub mod json_client;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use enumset::EnumSet;
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins};
 use headcount::channel::{self, Content, Part};
 use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
-use headcount::policy::Policies;
+use headcount::policy::{AdmitKind, Policies};
 use headcount::session::foony::encode;
 use headcount::session::{self, Feed};
-use headcount::shard::{Effect, Envelope, HomeChannelId, Listener, MessageBatch, Settings, Shard};
+use headcount::shard::{
+    Effect, Envelope, HomeChannelId, Listener, MessageBatch, Question, Settings, Shard, Verdict,
+};
 use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary};
 use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
@@ -60,6 +64,10 @@ pub struct OneShard {
     now: Clocks,
     requests: u64,
     flushing: Vec<(ConnId, usize)>,
+    /// Questions to the admission hook that no test has seen.
+    questions: VecDeque<Question>,
+    /// Connections may be closed by the shard.
+    may_close: bool,
 }
 
 impl OneShard {
@@ -73,10 +81,54 @@ impl OneShard {
         OneShard::with(Settings { proxied, ..settings() })
     }
 
+    /// A shard with an admission hook that decides this.
+    pub fn asking(asks: EnumSet<AdmitKind>) -> Self {
+        let mut shard = OneShard::with(Settings { asks, ..settings() });
+        shard.may_close = true;
+        shard.begin_turn();
+        shard
+    }
+
+    /// The next question to the admission hook.
+    pub fn question(&mut self) -> Option<Question> {
+        self.questions.pop_front()
+    }
+
+    /// The admission hook answers.
+    pub fn decide(&mut self, question: &Question, verdict: Verdict) {
+        let (conn, number) = (question.addr.conn, question.number);
+        let envelope = Envelope::Verdict { conn, number, verdict };
+        self.shard.handle_envelope(self.now, envelope);
+        self.drain();
+        self.end_turn();
+        self.begin_turn();
+    }
+
+    /// The server stops.
+    pub fn begin_drain(&mut self) {
+        self.shard.begin_drain(self.now);
+        self.drain();
+    }
+
+    /// Time passes, and what is due is done.
+    pub fn pass(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        self.shard.handle_timeout(self.now);
+        self.drain();
+    }
+
+    pub fn ignored(&self, label: &str) -> u64 {
+        let counters = self.shard.counters();
+        let found = counters.ignored().find(|(found, _)| *found == label);
+        found.expect("a reason").1
+    }
+
     fn with(settings: Settings) -> Self {
         let shard = Shard::new(ShardId(0), Arc::new(settings));
         let now = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };
-        OneShard { shard, now, requests: 0, flushing: Vec::with_capacity(GATHERED_MAX) }
+        let flushing = Vec::with_capacity(GATHERED_MAX);
+        OneShard { shard, now, requests: 0, flushing, questions: VecDeque::new(), may_close: false }
     }
 
     /// A client whose connection has become a WebSocket, and no more.
@@ -128,7 +180,8 @@ impl OneShard {
         self.say(conn, &Message::PresenceUpdate(PresenceUpdate { channel, state }));
     }
 
-    fn say(&mut self, conn: ConnId, message: &Message<'_>) {
+    /// A client of the sync wire.
+    pub fn say(&mut self, conn: ConnId, message: &Message<'_>) {
         let mut frame = Vec::new();
         sync::append_message(message, Layout::V0_6, &mut frame).expect("expressible");
         self.receive_on(conn, &mut framed(Opcode::Binary, &frame));
@@ -245,8 +298,14 @@ impl OneShard {
     }
 
     fn drain(&mut self) {
-        if let Some(effect) = self.shard.poll_effect() {
-            panic!("nothing leaves this shard but {effect:?}");
+        while let Some(effect) = self.shard.poll_effect() {
+            match effect {
+                Effect::Send { envelope: Envelope::Ask(question), .. } => {
+                    self.questions.push_back(*question);
+                }
+                Effect::Close { .. } if self.may_close => {}
+                effect => panic!("nothing leaves this shard but {effect:?}"),
+            }
         }
     }
 }
@@ -327,5 +386,6 @@ fn settings() -> Settings {
         serial_base: 0,
         name_key: 5,
         echo: false,
+        asks: EnumSet::empty(),
     }
 }

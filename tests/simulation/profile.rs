@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use enumset::EnumSet;
 use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins, mint};
 use headcount::ids::{Router, ShardId};
 use headcount::limits::Limits;
@@ -74,6 +75,8 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
         serial_base: 0,
         name_key: seed.rotate_left(17),
         echo: false,
+        // One run of eight has an admission hook, which allows everything after a while.
+        asks: if seed.is_multiple_of(8) { EnumSet::all() } else { EnumSet::empty() },
     }
 }
 

@@ -10,7 +10,7 @@ use headcount::ids::{Clocks, ConnId, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
     Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollOutcome,
-    PollRequest, ReplyTo, Settings, Shard, TurnIo, Wait, perform_all, turn,
+    PollRequest, ReplyTo, Settings, Shard, TurnIo, Verdict, Wait, perform_all, turn,
 };
 use siphasher::sip::SipHasher13;
 
@@ -424,6 +424,13 @@ impl World {
             }
             Envelope::Polled { number, outcome } => {
                 self.polled.insert(number, (outcome, self.standstills));
+            }
+            Envelope::Ask(question) => {
+                let (addr, number) = (question.addr, question.number);
+                let verdict = Verdict::Allowed { metadata: None };
+                let verdict = Envelope::Verdict { conn: addr.conn, number, verdict };
+                let edge = self.settings.edge.index();
+                self.links[edge][addr.shard.index()].queue.push_back(verdict);
             }
             other => self.edge.push(other),
         }

@@ -18,7 +18,7 @@ use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
 use crate::session;
 use crate::shard::{
-    Command, Envelope, Handoff, MemberView, MembersFor, PollOutcome, PollRequest, ReplyTo,
+    Command, Envelope, Handoff, MemberView, MembersFor, PollOutcome, PollRequest, Question, ReplyTo,
 };
 
 /// How long a shard may take to answer.
@@ -33,6 +33,13 @@ pub enum Answer {
     Polled(PollOutcome),
 }
 
+/// What shards have sent besides answers.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    pub handoffs: Vec<Handoff>,
+    pub questions: Vec<Question>,
+}
+
 /// A shard did not answer in time, or its mailbox is full.
 #[derive(Debug)]
 pub struct Unavailable;
@@ -41,7 +48,8 @@ pub struct Unavailable;
 pub struct EdgeClient {
     mailboxes: RefCell<Mailboxes>,
     /// Envelopes for full mailboxes, by shard; sent before any other. Calls are refused instead, so
-    /// the number of watched channels and of abandoned sessions bounds the backlog.
+    /// the number of watched channels, of abandoned sessions and of connections, each of which has
+    /// one question at most, bounds the backlog.
     backlog: RefCell<Vec<VecDeque<Envelope>>>,
     pub(super) pending: RefCell<HashMap<u64, Rc<PendingCall>>>,
     pub(super) watched: RefCell<WatchedChannels>,
@@ -84,9 +92,9 @@ impl EdgeClient {
         }
     }
 
-    /// Sends the backlog and takes what has arrived. Returns the connections among it.
-    pub fn pump(&self) -> Vec<Handoff> {
-        let mut handoffs = Vec::new();
+    /// Sends the backlog and takes what has arrived. Returns what is not for a caller.
+    pub fn pump(&self) -> Arrived {
+        let mut arrived = Arrived::default();
         self.mailboxes.borrow().endpoint().count_turn();
         self.send_backlog();
         let peers = self.mailboxes.borrow().peers();
@@ -94,14 +102,15 @@ impl EdgeClient {
             loop {
                 let taken = self.mailboxes.borrow_mut().take(peer);
                 match taken {
-                    Some(Envelope::Adopt(handoff)) => handoffs.push(*handoff),
+                    Some(Envelope::Adopt(handoff)) => arrived.handoffs.push(*handoff),
+                    Some(Envelope::Ask(question)) => arrived.questions.push(*question),
                     Some(envelope) => self.take(envelope),
                     None => break,
                 }
             }
         }
         self.mailboxes.borrow_mut().wake_touched();
-        handoffs
+        arrived
     }
 
     /// Waits until the edge is woken, or an envelope arrives.

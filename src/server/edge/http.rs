@@ -274,6 +274,7 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
         http_responses: edge.connections.responses(),
         log_lines_lost: edge.shared.log.lost(),
         refusals: edge.refusals.borrow().clone(),
+        admission: edge.gate.as_ref().map(|gate| gate.metrics()).unwrap_or_default(),
     };
     let encoded = admin::encode_metrics(&counters, &process, exposition);
     text(StatusCode::OK, exposition.content_type(), encoded)

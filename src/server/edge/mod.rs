@@ -12,6 +12,7 @@
 //! | connections | close | - | `http_refused` |
 //! | events of one watcher | drop all, send a snapshot | client: `reset` | - |
 
+mod ask;
 mod body;
 mod client;
 mod connections;
@@ -35,6 +36,7 @@ use crossbeam_channel::Receiver;
 use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
 
+use super::admission::gate::{Gate, GateParts};
 use super::clock::Clock;
 use super::lifecycle::Lifecycle;
 use super::line_queue::LineQueue;
@@ -47,7 +49,7 @@ use crate::auth::{CredentialError, Refusals};
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
 use body::BodyBudget;
-use client::EdgeClient;
+use client::{Arrived, EdgeClient};
 use connections::{Connections, CountGuard, IdleTimer};
 use stop::Stop;
 use upgrade::UpgradeRequest;
@@ -89,6 +91,8 @@ pub(super) struct Edge {
     refusals: RefCell<Refusals>,
     stop: Stop,
     next_shard: Cell<u16>,
+    /// What asks the admission hook; `None` without one.
+    gate: Option<Rc<Gate>>,
 }
 
 impl Edge {
@@ -114,8 +118,16 @@ impl Edge {
 }
 
 /// Serves until the server drains. Must run inside a glommio executor. `admin`: a listening socket.
-pub async fn run(mailboxes: Mailboxes, admin: OwnedFd, control: Receiver<Control>, shared: Shared) {
+pub async fn run(
+    mailboxes: Mailboxes,
+    admin: OwnedFd,
+    control: Receiver<Control>,
+    gate: Option<GateParts>,
+    shared: Shared,
+) {
+    let askers = usize::from(shared.settings.router.shards()) + 1;
     let edge = Rc::new(Edge {
+        gate: gate.map(|gate| Gate::new(gate, askers)),
         client: EdgeClient::new(mailboxes),
         connections: Connections::default(),
         bodies: BodyBudget::default(),
@@ -180,11 +192,11 @@ async fn accept_admin(edge: Rc<Edge>, listener: TcpListener) {
     }
 }
 
-/// Takes envelopes, and serves the connections that arrive with them.
+/// Takes envelopes, serves the connections that arrive with them and asks their questions.
 fn adopt_all(edge: &Rc<Edge>) {
-    for handoff in edge.client.pump() {
-        adopt(edge, handoff);
-    }
+    let Arrived { handoffs, questions } = edge.client.pump();
+    handoffs.into_iter().for_each(|handoff| adopt(edge, handoff));
+    questions.into_iter().for_each(|question| ask::ask(edge, question));
 }
 
 /// Serves a connection whose first request is plain HTTP, as a shard has found.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 
+use super::ask::hook_timeout;
 use super::client::ANSWER_WITHIN;
 use super::{Edge, body};
 use crate::rest::{self, PollRoute, Refusal, Reply};
@@ -48,7 +49,8 @@ pub async fn respond(
 async fn connect(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {
     let mut held = body::read(edge, headers, body, GREETING_BYTES_MAX).await?;
     let ask = PollRequest::Connect { bytes: std::mem::take(&mut held.bytes) };
-    Ok(edge.client.poll(edge.next_shard(), ANSWER_WITHIN, ask).await?)
+    let within = ANSWER_WITHIN + hook_timeout(edge);
+    Ok(edge.client.poll(edge.next_shard(), within, ask).await?)
 }
 
 async fn send(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {

@@ -6,9 +6,10 @@ use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
 use super::client::Unavailable;
-use super::{Edge, body, poll};
+use super::{Edge, ask, body, poll};
 use crate::auth::Operation;
 use crate::channel::{PageLimit, Position};
+use crate::policy::AdmitKind;
 use crate::rest::{
     self, Caller, Direction, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route,
 };
@@ -75,6 +76,7 @@ async fn publish(
         FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.client.number() as u32 };
     let bytes_max = edge.shared.settings.limits.publish_bytes_max;
     let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
+    ask::admit(edge, &caller, AdmitKind::Publish, channel, &draft.client_id).await?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
     let command = |reply_to| Command::Publish { reply_to, draft: Box::new(draft) };
@@ -93,6 +95,7 @@ async fn history(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History, &edge.shared.settings.limits)?;
+    ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
     let (key, owner) = edge.locate(caller.app(), channel);
     let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let command = |reply_to| match query.direction {
@@ -117,6 +120,7 @@ async fn presence(
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::Presence, &edge.shared.settings.limits)?;
+    ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
     let (key, owner) = edge.locate(caller.app(), channel);
     Ok(rest::presence(query, &edge.client.members(owner, key).await?))
 }

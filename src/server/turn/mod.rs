@@ -10,6 +10,7 @@ mod write;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -388,9 +389,20 @@ impl TurnLoop {
         shard::perform_all(self, now)
     }
 
-    fn post(&mut self, to: ShardId, envelope: Envelope) {
+    fn post(&mut self, to: ShardId, mut envelope: Envelope) {
+        if let Envelope::Ask(question) = &mut envelope {
+            question.ip = self.address_of(question.addr.conn);
+        }
         let posted = self.mailboxes.post(to, envelope);
         assert!(posted.is_ok(), "the core sent to shard {to}, whose mailbox it knew to be full");
+    }
+
+    /// Where a connection comes from; `None` where that may be a load balancer.
+    fn address_of(&mut self, id: ConnId) -> Option<IpAddr> {
+        match self.host.proxies.is_empty() {
+            true => self.sockets.get_mut(id)?.peer(),
+            false => None,
+        }
     }
 
     fn begin_detach(&mut self, now: Clocks, id: ConnId) -> io::Result<()> {

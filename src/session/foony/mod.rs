@@ -22,6 +22,8 @@
 //! | presence data above `state_bytes_max` | err `id` 40001 | kept | `ignored{state_too_large}` |
 //! | more channels than `channels_per_session_max` | err `id` 40300 | kept | `ignored{too_many_channels}` |
 //! | channel full | err `id` 40300 | kept | `ignored{channel_full}` |
+//! | connection denied by the admission hook | err 0 40101, its reason | closed 1008 | `disconnect{bad_credentials}`, `ignored{denied}` |
+//! | request denied by the admission hook | err `id` 40300, its reason | kept | `ignored{denied}` |
 //! | presence faster than `updates_per_second_max` | err `id` 42900 | kept | `ignored{busy}` |
 //! | WebSocket message above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
 //! | answers not read, more asked | - | closed 1013 once `message_bytes_max` of requests wait | `disconnect{slow}` |
@@ -41,7 +43,7 @@ pub use self::connection_id::secret;
 use self::encode::{Form, Writer};
 use super::dialect::or_never;
 use super::{
-    Answer, Arrival, ChannelRequest, Dialect, Feeds, Input, NO_REQUEST, Principal,
+    Answer, Arrival, ChannelRequest, Denial, Dialect, Feeds, Input, NO_REQUEST, Principal,
     Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
 };
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation, Origin};
@@ -138,7 +140,11 @@ impl Dialect for Session {
                 let message = reject.to_string().into();
                 out.event(&Event::Error { id, code: ErrorCode::from(*reject), message });
             }
-            Answer::Refused(_) | Answer::NotTaken { .. } => {}
+            Answer::Denied(denial) if !is_silent(id) => {
+                let message = denial.to_string().into();
+                out.event(&Event::Error { id, code: ErrorCode::Forbidden, message });
+            }
+            Answer::Refused(_) | Answer::Denied(_) | Answer::NotTaken { .. } => {}
             Answer::Subscribed { messages, resumed } => {
                 for message in messages {
                     out.event(&Event::Delivery(encode::delivery(channel, message)));
@@ -175,6 +181,21 @@ impl Dialect for Session {
 
     fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        self.principal.as_mut()
+    }
+
+    fn deny(&mut self, denial: &Denial, out: &mut Vec<u8>) -> SessionOutput<'static> {
+        self.principal = None;
+        let (code, message) = (ErrorCode::BadAuth, denial.to_string().into());
+        Writer::new(self.form, out).event(&Event::Error { id: NO_REQUEST, code, message });
+        SessionOutput::Close(Disconnect::BadCredentials)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "foony"
     }
 
     fn feeds(&self) -> Feeds {
@@ -473,7 +494,8 @@ fn identify(
     {
         let user = earlier_name(cx, auth, &grant.app, guest_named_after);
         let user = user.unwrap_or_else(|| guest_named_after(name)).into();
-        return Ok(Bearer { user, grant: Arc::clone(grant), expires_at_wall_ms: None });
+        let grant = Arc::clone(grant);
+        return Ok(Bearer { user, grant, expires_at_wall_ms: None, metadata: None });
     }
     if auth.token.is_empty() {
         let key = keyring.verify_key(&auth.key).map_err(CredentialError::of_key)?;

@@ -89,7 +89,7 @@ impl Encoder<'_, '_> {
             os: peer.map_or("", |peer| &peer.os).into(),
             sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),
             metadata: peer.map_or(b"", |peer| &peer.metadata),
-            identity_metadata: b"",
+            identity_metadata: identity.metadata().map_or(b"", |text| text.as_bytes()),
             unadmitted: unadmitted
                 .into_iter()
                 .flatten()
@@ -120,7 +120,7 @@ pub fn edge_request(request: u64, edge: &EdgeRequest, out: &mut Vec<u8>) {
         key: &edge.key,
         transport: OVER_WEBSOCKET,
         metadata,
-        identity_metadata: b"",
+        identity_metadata: edge.identity.metadata().map_or(b"", |text| text.as_bytes()),
     })));
 }
 

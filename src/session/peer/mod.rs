@@ -21,8 +21,9 @@ use sha2::{Digest, Sha256};
 use super::foony::Guests;
 use super::foony::encode::{Form, Writer};
 use super::{
-    Answer, ChannelRequest, Decision, Dialect, DirectMessage, EdgeRequest, Feed, Feeds, Input,
-    NO_REQUEST, Outcome, Principal, Request, SessionContext, SessionOutput, Silences, Taken, foony,
+    Answer, ChannelRequest, Decision, Denial, Dialect, DirectMessage, EdgeRequest, Feed, Feeds,
+    Input, NO_REQUEST, Outcome, Principal, Request, SessionContext, SessionOutput, Silences, Taken,
+    foony,
 };
 use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, Resume};
 use crate::counters::Ignored;
@@ -222,6 +223,22 @@ impl Dialect for Session {
         self.foony.principal()
     }
 
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        self.foony.principal_mut()
+    }
+
+    fn deny(&mut self, denial: &Denial, out: &mut Vec<u8>) -> SessionOutput<'static> {
+        self.foony.deny(denial, out)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "peer"
+    }
+
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        self.known.as_ref().map(|known| &known.peer)
+    }
+
     fn feeds(&self) -> Feeds {
         Feeds { presence: Some(Feed::FoonyPeers), ..self.foony.feeds() }
     }
@@ -294,12 +311,10 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
 /// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
 /// sessions of a device.
 pub fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
-    let device = match &identity.resume {
-        Resume::Device(device) => {
-            let Device { id, .. } = &**device;
-            id.as_bytes()
-        }
-        Resume::Connection | Resume::Never => b"",
+    let device = match identity.resume() {
+        Resume::Device(Device { id, .. }) => Some(id),
+        Resume::Connection | Resume::Never => None,
     };
-    derived_key(app, &identity.user, device)
+    let device = device.as_deref().unwrap_or_default();
+    derived_key(app, &identity.user, device.as_bytes())
 }

@@ -23,6 +23,8 @@
 //! | state over `state_bytes_max` | - | kept | `ignored{state_too_large}` |
 //! | more channels than `channels_per_session_max` | - | kept | `ignored{too_many_channels}` |
 //! | channel full | - | kept | `ignored{channel_full}` |
+//! | greeting denied by the admission hook | failed ack, its reason | kept until the greeting deadline | `ignored{denied}` |
+//! | presence denied by the admission hook | - | kept | `ignored{denied}` |
 //! | capability does not cover the channel | - | kept | `ignored{forbidden}` |
 //! | a message that only servers send | - | kept | `ignored{wrong_direction}` |
 //! | document, engine or array push | its terminal ack, rejected | kept | - |
@@ -45,8 +47,8 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal, Request,
-    SessionContext, SessionOutput, Silences, Taken, append_message,
+    Arrival, ChannelRequest, Denial, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal,
+    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
@@ -135,6 +137,19 @@ impl Dialect for Session {
 
     fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    fn principal_mut(&mut self) -> Option<&mut Principal> {
+        self.principal.as_mut()
+    }
+
+    fn deny(&mut self, denial: &Denial, out: &mut Vec<u8>) -> SessionOutput<'static> {
+        let reason = Ignored::Refused(Reject::Denied);
+        self.refuse_greeting(out, &denial.to_string(), reason)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "sync"
     }
 
     fn adopt_identity(&mut self, identity: Arc<Identity>) {
@@ -254,7 +269,8 @@ impl Session {
                 return Err(why.into());
             }
             let user = format!("anonymous-{}", &self.name()[..8]).into();
-            let bearer = Bearer { user, grant: Arc::clone(grant), expires_at_wall_ms: None };
+            let grant = Arc::clone(grant);
+            let bearer = Bearer { user, grant, expires_at_wall_ms: None, metadata: None };
             return Ok(self.principal_of(bearer, resume(DeviceOwner::Anonymous, greeting.lite_id)));
         }
         let token = cx.settings.keyring.verify_token(greeting.jwt_token, cx.now.wall_ms);
@@ -287,7 +303,7 @@ impl Session {
             self.renew(principal);
             return SessionOutput::Renewed;
         }
-        let arrival = match principal.identity.resume {
+        let arrival = match principal.identity.resume() {
             Resume::Never => Arrival::New,
             _ => Arrival::Returning,
         };
@@ -502,7 +518,7 @@ fn is_same_session(old: &Principal, new: &Principal) -> bool {
 fn resume(owner: DeviceOwner, lite_id: &str) -> Resume {
     match lite_id {
         "" => Resume::Never,
-        id => Resume::Device(Box::new(Device { id: id.into(), owner })),
+        id => Resume::Device(Device { id: id.into(), owner }),
     }
 }
 

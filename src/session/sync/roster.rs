@@ -119,7 +119,7 @@ mod tests {
 
     fn announce(channel: &mut Channel, now: Clocks, slot: u32, state: State) {
         let user = format!("user{}", slot % 7).into();
-        let who = Arc::new(Identity { user, connection: "".into(), resume: Resume::Never });
+        let who = Arc::new(Identity::new(user, "".into(), Resume::Never));
         channel.announce(now, addr(slot), &who, state, &Limits::default()).unwrap();
     }
 

@@ -111,6 +111,8 @@ pub struct Admission {
     scheduled: VecDeque<ConnId>,
     /// The connection whose requests go on once the envelopes to this very shard were handled.
     paused: Option<ConnId>,
+    /// Questions to the admission hook so far.
+    questions: u64,
 }
 
 impl Default for Admission {
@@ -122,6 +124,7 @@ impl Default for Admission {
             requests: 0,
             scheduled: VecDeque::new(),
             paused: None,
+            questions: 0,
         }
     }
 }
@@ -137,6 +140,12 @@ impl Admission {
     /// Counts the requests of another input.
     pub(super) fn begin_input(&mut self) {
         self.requests = 0;
+    }
+
+    /// The number of another question to the admission hook.
+    pub(super) fn next_question(&mut self) -> u64 {
+        self.questions += 1;
+        self.questions
     }
 
     /// A request of so many bytes was carried out.
@@ -175,7 +184,7 @@ impl Admission {
 
     /// Schedules a backlog, if nothing but its turn is missing.
     pub(super) fn schedule(&mut self, cx: &ShardContext, conn: &mut ActiveConnection) {
-        if conn.backlog().is_none() || conn.is_congested(cx) {
+        if conn.backlog().is_none() || conn.is_congested(cx) || conn.awaits_verdict() {
             return;
         }
         if conn.has_backlog() {
@@ -309,7 +318,8 @@ impl Home {
         let taken = take(&mut self.admission.bytes);
         self.admission.begin_input();
         let goes_on = self.with(cx, id, |home, cx, conn| {
-            let can_go_on = conn.is_open() && conn.has_backlog() && !conn.is_congested(cx);
+            let is_stopped = conn.is_congested(cx) || conn.awaits_verdict();
+            let can_go_on = conn.is_open() && conn.has_backlog() && !is_stopped;
             if can_go_on {
                 home.drain_backlog(cx, conn);
             }
@@ -320,7 +330,8 @@ impl Home {
     }
 
     fn drain_backlog(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
-        if !conn.is_open() || conn.backlog().is_none() || conn.is_congested(cx) {
+        let is_stopped = conn.is_congested(cx) || conn.awaits_verdict();
+        if !conn.is_open() || conn.backlog().is_none() || is_stopped {
             return;
         }
         // It may not have been read since: that is no silence of its own.

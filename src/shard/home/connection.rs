@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use super::admission::Backlog;
 use super::edges::Edges;
 use super::handoff::Move;
+use super::hook::Asked;
 use super::long_poll::LongPoll;
 use super::send_queue::SendQueue;
 use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription};
@@ -123,6 +124,8 @@ pub struct ColdState {
     pub unread: Vec<u8>,
     /// Set while requests wait, or large answers are expected.
     pub backlog: Option<Backlog>,
+    /// Set while the admission hook is asked about the connection.
+    pub asked: Option<Box<Asked>>,
     /// Set while a resume is in progress; until it is over the connection stays here.
     pub resuming: Option<Resuming>,
     /// Set in [`Phase::Moving`].
@@ -148,18 +151,11 @@ pub struct HalfClosed {
 
 impl ColdState {
     fn is_empty(&self) -> bool {
-        let ColdState {
-            unread,
-            backlog,
-            resuming,
-            hand_off,
-            half_closed,
-            held_updates,
-            lapsed,
-            edges,
-        } = self;
+        let ColdState { unread, backlog, asked, resuming, hand_off, half_closed, .. } = self;
+        let ColdState { held_updates, lapsed, edges, .. } = self;
         unread.is_empty()
             && backlog.is_none()
+            && asked.is_none()
             && resuming.is_none()
             && hand_off.is_none()
             && half_closed.is_none()
@@ -298,7 +294,7 @@ impl Connection {
 
     /// True while requests have not been answered, or not even begun.
     pub fn awaits_answers(&self) -> bool {
-        self.is_open() && (self.warm.unanswered > 0 || self.has_backlog())
+        self.is_open() && (self.warm.unanswered > 0 || self.is_held())
     }
 
     /// True when memberships have expired while it was silent.
@@ -320,6 +316,9 @@ impl Connection {
     /// When it is closed unless the session has authenticated.
     pub fn auth_deadline_ms(&self, limits: &Limits) -> Option<u64> {
         let AuthState::Pending { since } = self.warm.auth else { return None };
+        if self.awaits_verdict() {
+            return None;
+        }
         let limit_ms = match self.warm.transport {
             Transport::WebSocket(_) => self.session().greeting_ms(limits)?,
             _ => limits.greeting_ms,

@@ -12,6 +12,7 @@ use super::write_order::Due;
 use crate::counters::Ignored;
 use crate::error::Disconnect;
 use crate::ids::{ConnId, Listener, ShardId, Timestamp};
+use crate::policy::AdmitKind;
 use crate::session::{Arrival, Framing, Input, Session, SessionContext, SessionOutput, Taken};
 use crate::shard::context::ShardContext;
 use crate::wire::http::{self, HeadError, Parsed};
@@ -49,7 +50,7 @@ impl Home {
             Phase::Open if self.drain.is_draining() => return,
             Phase::Open => {}
         }
-        if conn.has_backlog() {
+        if conn.is_held() {
             conn.cold_mut().unread.extend_from_slice(bytes);
             if conn.unread().len() > cx.limits().message_bytes_max {
                 self.disconnect(cx, conn, Disconnect::Slow);
@@ -97,7 +98,7 @@ impl Home {
         bytes: &mut [u8],
     ) -> usize {
         let mut consumed = 0;
-        while consumed < bytes.len() && conn.is_open() && !conn.has_backlog() {
+        while consumed < bytes.len() && conn.is_open() && !conn.is_held() {
             let rest = &mut bytes[consumed..];
             let step = match conn.warm.transport {
                 Transport::Proxied(listener) => self.read_proxy_header(cx, conn, listener, rest),
@@ -318,12 +319,13 @@ impl Home {
                 return rest.len();
             }
             self.admission.note(bytes);
-            if let Placed::Elsewhere(to) = self.take_output(cx, conn, output) {
+            let placed = self.take_output(cx, conn, output);
+            if let Placed::Elsewhere(to) = placed {
                 return self.move_with(cx, conn, to, Input { bytes: rest, ..input });
             }
             rest = &rest[bytes..];
-            if rest.is_empty() {
-                return 0;
+            if rest.is_empty() || placed == Placed::Waiting {
+                return rest.len();
             }
         }
     }
@@ -387,15 +389,29 @@ impl Home {
             return Placed::Here;
         }
         conn.warm.last_message = Timestamp::at(cx.now.mono_ms);
-        self.send_reply(cx, conn);
         cx.counters.messages_in += 1;
+        if let SessionOutput::Greeted(arrival) = output
+            && cx.settings.asks.contains(AdmitKind::Connect)
+        {
+            self.ask_greeting(cx, conn, arrival);
+            return Placed::Waiting;
+        }
+        self.send_reply(cx, conn);
+        let placed = self.apply(cx, conn, output);
+        // A request that moves is counted where it is carried out.
+        cx.counters.messages_in -= u64::from(matches!(placed, Placed::Elsewhere(_)));
+        placed
+    }
+
+    /// Does what a session asks for, whose reply has been sent.
+    pub(super) fn apply(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        output: SessionOutput<'_>,
+    ) -> Placed {
         match output {
-            SessionOutput::Request(request) => {
-                let placed = self.handle_request(cx, conn, request);
-                // A request that moves is counted where it is carried out.
-                cx.counters.messages_in -= u64::from(placed != Placed::Here);
-                return placed;
-            }
+            SessionOutput::Request(request) => return self.handle_request(cx, conn, request),
             SessionOutput::Ignored(reason) => cx.counters.ignore(reason),
             SessionOutput::Greeted(arrival) => self.greeted(cx, conn, arrival),
             SessionOutput::Ungreeted => self.ungreeted(cx, conn),
@@ -415,7 +431,12 @@ impl Home {
     }
 
     /// Memberships under an earlier identity end; those that this one lost come back.
-    fn greeted(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection, arrival: Arrival) {
+    pub(super) fn greeted(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        arrival: Arrival,
+    ) {
         self.leave_all(cx, conn, Disconnect::Clean);
         conn.warm.auth = AuthState::Done { at: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);

@@ -71,6 +71,8 @@ pub enum PollOutcome {
 #[derive(Debug)]
 pub struct LongPoll {
     secret: u64,
+    /// The connect request, while the admission hook is asked about it.
+    connecting: Option<u64>,
     /// The receive request that is held.
     held: Option<Held>,
     /// When the last receive request arrived, or was answered.
@@ -104,6 +106,14 @@ impl Connection {
         }
     }
 
+    /// Takes out the connect request that is not answered yet.
+    fn take_connecting(&mut self) -> Option<u64> {
+        match &mut self.warm.transport {
+            Transport::LongPoll(poll) => poll.connecting.take(),
+            _ => None,
+        }
+    }
+
     /// Takes out the receive request that is held, to answer it.
     fn take_held(&mut self, now_ms: u64) -> Option<Held> {
         match &mut self.warm.transport {
@@ -131,7 +141,7 @@ impl Home {
             PollRequest::Connect { .. } | PollRequest::Send { .. } if self.drain.is_draining() => {
                 Some(PollOutcome::Busy)
             }
-            PollRequest::Connect { bytes } => Some(self.poll_connect(cx, &bytes)),
+            PollRequest::Connect { bytes } => self.poll_connect(cx, number, &bytes),
             PollRequest::Send { session, bytes } => {
                 let sent =
                     self.with_poll(cx, session, |home, cx, conn| home.poll_send(cx, conn, &bytes));
@@ -172,6 +182,10 @@ impl Home {
 
     /// The session is over: a held receive request is answered with the last events.
     pub(super) fn close_long_poll(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
+        if let Some(number) = conn.take_connecting() {
+            let bytes = self.take_queue(cx, conn);
+            answer_poll(cx, number, PollOutcome::Refused { bytes });
+        }
         if let Some(held) = conn.take_held(cx.now.mono_ms) {
             let bytes = self.take_queue(cx, conn);
             let outcome = match bytes.is_empty() {
@@ -182,28 +196,62 @@ impl Home {
         }
     }
 
-    fn poll_connect(&mut self, cx: &mut ShardContext, bytes: &[u8]) -> PollOutcome {
+    /// The answer, unless the admission hook is asked first.
+    fn poll_connect(
+        &mut self,
+        cx: &mut ShardContext,
+        number: u64,
+        bytes: &[u8],
+    ) -> Option<PollOutcome> {
         let name = self.names.next_name();
         let secret = connection_secret(cx.settings.session.connection_key, &name);
-        let poll = LongPoll { secret, held: None, last_receive_ms: cx.now.mono_ms };
+        let last_receive_ms = cx.now.mono_ms;
+        let poll = LongPoll { secret, connecting: None, held: None, last_receive_ms };
         let transport = Transport::LongPoll(Box::new(poll));
         let id = self.open(cx, transport, Session::long_polling());
         let outcome = id.and_then(|id| {
-            self.with(cx, id, |home, cx, conn| home.begin_long_poll(cx, conn, secret, bytes))
+            self.with(cx, id, |home, cx, conn| home.begin_long_poll(cx, conn, number, bytes))
         });
-        outcome.unwrap_or(PollOutcome::Busy)
+        outcome.unwrap_or(Some(PollOutcome::Busy))
     }
 
     fn begin_long_poll(
         &mut self,
         cx: &mut ShardContext,
         conn: &mut ActiveConnection,
-        secret: u64,
+        number: u64,
         bytes: &[u8],
-    ) -> PollOutcome {
+    ) -> Option<PollOutcome> {
         conn.flags.placement_final = true;
         self.admission.begin_input();
         self.act_on_message(cx, conn, input(bytes));
+        if conn.awaits_verdict()
+            && let Transport::LongPoll(poll) = &mut conn.warm.transport
+        {
+            poll.connecting = Some(number);
+            return None;
+        }
+        Some(self.poll_connected(cx, conn))
+    }
+
+    /// The admission hook has decided about a session: its connect request is answered.
+    pub(super) fn answer_poll_connect(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+    ) {
+        if let Some(number) = conn.take_connecting() {
+            let outcome = self.poll_connected(cx, conn);
+            answer_poll(cx, number, outcome);
+        }
+    }
+
+    fn poll_connected(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+    ) -> PollOutcome {
+        let secret = conn.long_poll().map_or(0, |poll| poll.secret);
         if conn.is_open() && conn.session().principal().is_none() {
             // Nothing else than an auth can begin a session.
             self.disconnect(cx, conn, Disconnect::BadCredentials);
@@ -222,7 +270,7 @@ impl Home {
     fn poll_send(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection, bytes: &[u8]) {
         cx.counters.bytes_in += bytes.len() as u64;
         conn.warm.last_byte = Timestamp::at(cx.now.mono_ms);
-        match conn.has_backlog() {
+        match conn.is_held() {
             true => self.defer(cx, conn, bytes),
             false => {
                 self.admission.begin_input();

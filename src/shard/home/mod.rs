@@ -13,6 +13,7 @@ mod deliver;
 mod drain;
 mod edges;
 mod handoff;
+mod hook;
 mod input;
 mod interest;
 mod liveness;
@@ -272,6 +273,9 @@ impl Home {
                 self.deliver_direct(cx, conn, channel, (from, request), &message);
             }
             Envelope::Adopt(handoff) => self.adopt(cx, *handoff),
+            Envelope::Verdict { conn, number, verdict } => {
+                self.handle_verdict(cx, conn, number, verdict);
+            }
             Envelope::Poll { from, number, request } => {
                 self.handle_poll(cx, from, number, request);
             }
@@ -348,7 +352,8 @@ impl Home {
         let connection = &mut **conn;
         connection.queue.append(|out| connection.warm.session.farewell(reason, out));
         connection.take_cold(|cold| {
-            (cold.unread, cold.backlog, cold.half_closed) = (Vec::new(), None, None);
+            (cold.unread, cold.backlog) = (Vec::new(), None);
+            (cold.half_closed, cold.asked) = (None, None);
         });
         let is_clean = matches!(reason, Disconnect::Clean | Disconnect::Lost);
         if matches!(connection.warm.transport, Transport::WebSocket(_)) && !is_clean {

@@ -10,10 +10,12 @@ use crate::limits::Limits;
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{ChannelLoad, Envelope};
 
-/// Whether a request was carried out here, or the connection takes it to another shard.
+/// Whether a request was carried out here, or what becomes of it instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     Here,
+    /// It is held here until the admission hook has decided, and with it what follows.
+    Waiting,
     Elsewhere(ShardId),
 }
 

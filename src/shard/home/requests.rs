@@ -73,10 +73,7 @@ impl Home {
             conn.warm.unanswered += 1;
             self.drain.requested();
         }
-        if let Err(reject) = self.carry_out(cx, conn, id, key, request) {
-            self.answer(cx, conn, id, &channel, &Answer::Refused(reject));
-        }
-        Placed::Here
+        self.begin_request(cx, conn, id, key, request)
     }
 
     /// The outcome of a request that an owner has carried out, or refused.
@@ -165,7 +162,7 @@ impl Home {
     ///
     /// # Errors
     /// Why it is refused here; that is the answer then.
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         cx: &mut ShardContext,
         conn: &mut ActiveConnection,

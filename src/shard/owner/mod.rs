@@ -248,7 +248,7 @@ mod tests {
     /// A session of its user announces itself; `connection` tells the sessions apart.
     fn announce(slot: u32, user: &str) -> Command {
         let connection = format!("{slot:016x}").as_str().into();
-        let identity = Identity { user: user.into(), connection, resume: Resume::Connection };
+        let identity = Identity::new(user.into(), connection, Resume::Connection);
         Command::Announce(Box::new(Announcement {
             addr: addr(slot),
             home: HOME,

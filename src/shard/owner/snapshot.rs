@@ -283,7 +283,7 @@ mod tests {
 
     /// One member, alone in the channel.
     fn enter(channel: &mut OwnedChannel, user: &str) {
-        let identity = Identity { user: user.into(), connection: "".into(), resume: Resume::Never };
+        let identity = Identity::new(user.into(), "".into(), Resume::Never);
         let addr = ConnAddr { shard: ShardId(0), conn: ConnId { slot: 1, generation: 1 } };
         let (identity, state) = (Arc::new(identity), State::from_message_pack(vec![1].into()));
         let entered = channel.presence.announce(NOW, addr, &identity, state, &Limits::default());

@@ -58,7 +58,7 @@ impl From<Reject> for ErrorCode {
         match reject {
             Reject::Unauthenticated | Reject::BadToken => ErrorCode::BadAuth,
             Reject::TokenExpired => ErrorCode::AuthExpired,
-            Reject::Forbidden | Reject::TooManyChannels | Reject::ChannelFull => {
+            Reject::Forbidden | Reject::TooManyChannels | Reject::ChannelFull | Reject::Denied => {
                 ErrorCode::Forbidden
             }
             Reject::ChannelName

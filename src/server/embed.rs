@@ -1,0 +1,116 @@
+//! The server inside another program.
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::Banner;
+use super::admission::AdmissionHook;
+use super::line_queue::LineQueue;
+use super::listen::Takeover;
+use super::start::{Addresses, Options, StartError, serve};
+use crate::config::{Config, InsecurePlaintext};
+
+/// What an embedding program takes part in.
+#[derive(Default)]
+pub struct Hooks {
+    pub(super) admission: Option<Arc<dyn AdmissionHook>>,
+    pub(super) ready: Option<Box<dyn FnOnce(Addresses) + Send>>,
+}
+
+impl Hooks {
+    /// None.
+    pub fn new() -> Self {
+        Hooks::default()
+    }
+
+    /// Decides who may connect, subscribe, be present and publish, by the rules of `[admission]`:
+    /// `kinds`, `timeout_ms`, `on_timeout` and so on. Excludes a `webhook` there.
+    pub fn admission(self, hook: impl AdmissionHook + 'static) -> Self {
+        Hooks { admission: Some(Arc::new(hook)), ..self }
+    }
+
+    /// Is called once, when the server is ready, with its addresses: port 0 is resolved.
+    pub fn on_ready(self, ready: impl FnOnce(Addresses) + Send + 'static) -> Self {
+        Hooks { ready: Some(Box::new(ready)), ..self }
+    }
+}
+
+/// When a server stops.
+#[derive(Debug)]
+pub struct Stop {
+    pub(super) stops: Receiver<()>,
+    /// Without a handle nothing is received, which is not the same as an end.
+    _handle: StopHandle,
+}
+
+/// Stops a server.
+#[derive(Clone, Debug)]
+pub struct StopHandle(Sender<()>);
+
+impl Stop {
+    /// A server stops when its handle says so. Dropping the handle does not stop it.
+    pub fn new() -> (StopHandle, Stop) {
+        let (sender, stops) = bounded(4);
+        let handle = StopHandle(sender);
+        (handle.clone(), Stop { stops, _handle: handle })
+    }
+}
+
+impl StopHandle {
+    /// The server drains: requests in progress are answered, sessions are closed. A second call
+    /// ends it without that.
+    pub fn stop(&self) {
+        // Full: it has been told often enough.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Serves in this process until `stop`, then drains. Blocks the calling thread; shards run on
+/// threads of their own. Signals are left to the program.
+///
+/// The configuration is as in the file; TLS is not built in, and that traffic beyond loopback is
+/// not encrypted is for the caller to judge ([`Config::check_exposure`]).
+///
+/// ```no_run
+/// use headcount::config::Config;
+/// use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Hooks, Stop};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut config = Config::default();
+/// config.listen.http = "127.0.0.1:0".parse()?;
+///
+/// // Decided on one of four threads, as if it asked a database.
+/// let hook = Blocking::new(4, |ctx| match (ctx.kind, ctx.channel.as_deref()) {
+///     (AdmitKind::Publish, Some("announcements")) if &*ctx.client_id != "editor" => {
+///         Ok(AdmitAnswer::deny("only the editor publishes here"))
+///     }
+///     _ => Ok(AdmitAnswer::allow()),
+/// })?;
+///
+/// let (handle, stop) = Stop::new();
+/// let hooks = Hooks::new()
+///     .admission(hook)
+///     .on_ready(|addresses| eprintln!("ready on {}", addresses.http));
+/// let server = std::thread::spawn(move || server::run(config, hooks, stop));
+///
+/// // ... later:
+/// handle.stop();
+/// server.join().expect("no panic")?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// One line that says why the server cannot start, or what failed while it ran.
+pub fn run(config: Config, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
+    config.check()?;
+    config.check_exposure(InsecurePlaintext::Allowed)?;
+    let log = LineQueue::start("log", io::stderr())
+        .map_err(|error| StartError::thread("the log", error))?;
+    let options = Options { config, takeover: Takeover::Refused, banner: Banner::Hidden, log };
+    // The ready line is for those who start a process.
+    let ready = hooks.ready.or_else(|| Some(Box::new(|_| {})));
+    serve(options, Hooks { ready, ..hooks }, stop)
+}
