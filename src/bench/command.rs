@@ -117,7 +117,6 @@ fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Resul
         print(&series::line(&report, reports.is_empty()))?;
         reports.push(report);
     }
-    print(&series::fall(&reports))?;
     scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
 }
 

@@ -51,7 +51,7 @@ pub use engine::Wait;
 pub use error::BenchError;
 pub use latencies::{Latencies, LatencySummary};
 pub use machine::Machine;
-pub use metric::{Better, Metric, Unit};
+pub use metric::{Better, Metric};
 pub use options::{Addresses, FloodKind};
 pub use peer::Peer;
 pub use plot::plot;

@@ -4,12 +4,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::BenchError;
-use super::metric::{Metric, Unit};
+use super::metric::Metric;
 use super::plot::Chart;
 use super::report::{Report, show};
-
-/// Share of the time that either end waited for a CPU, from which a window says little.
-const DISTURBED_PERCENT: f64 = 15.0;
 
 const HEAD: &str =
     " window      delivered   per read     p50, us     p99, us   server CPU    per one  faults\n";
@@ -35,35 +32,23 @@ pub fn line(report: &Report, first: bool) -> String {
     let number = |metric: Metric| report.get(metric).unwrap_or_default();
     let delay = report.latencies.first();
     let faults = [Metric::Lost, Metric::Duplicated, Metric::Reordered, Metric::Disconnected];
-    let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent].map(number);
-    let disturbed = waited.into_iter().fold(0.0, f64::max) > DISTURBED_PERCENT;
     let _ = writeln!(
         text,
-        "{:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}{}",
+        "{:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}",
         report.scenario.shape().window,
-        show(number(Metric::DeliveredPerS), Unit::PerSecond),
+        show(number(Metric::DeliveredPerS), "/s"),
         number(Metric::DeliveredPerRead),
         delay.map_or(0.0, |delay| delay.p50_us),
         delay.map_or(0.0, |delay| delay.p99_us),
-        show(number(Metric::ServerCpuPercent), Unit::Percent),
-        show(number(Metric::ServerNsPerDelivery), Unit::Nanoseconds),
+        show(number(Metric::ServerCpuPercent), "%"),
+        show(number(Metric::ServerNsPerDelivery), "ns"),
         faults.into_iter().map(number).sum::<f64>(),
-        if disturbed { "  disturbed" } else { "" },
     );
     text
 }
 
-/// The deepest fall of deliveries from one window to the next: a cliff shows here.
-pub fn fall(reports: &[Report]) -> String {
-    let rate = |report: &Report| report.get(Metric::DeliveredPerS);
-    let rates: Vec<f64> = reports.iter().filter_map(rate).collect();
-    let fall = |pair: &[f64]| 100.0 * (1.0 - pair[1] / pair[0].max(f64::MIN_POSITIVE));
-    let deepest = rates.windows(2).map(fall).fold(0.0, f64::max);
-    format!("deepest fall from one window to the next: {deepest:.0} %\n")
-}
-
 fn heading(report: &Report) -> String {
-    format!("{}: {}", report.scenario.name(), report.scenario.summary("window"))
+    format!("{}: {}", report.scenario.name(), report.scenario.summary())
 }
 
 /// Draws deliveries per second against the window, both logarithmic.
@@ -81,7 +66,7 @@ pub fn plot(reports: &[Report], path: &Path) -> Result<(), BenchError> {
         x_name: "publishes in flight per publisher",
         x_label: |window| format!("{:.0}", window.exp2()),
         y_name: "deliveries per second",
-        y_label: |rate| show(rate, Unit::PerSecond),
+        y_label: |rate| show(rate, "/s"),
         curves: vec![("delivered", points.iter().copied().filter(|it| it.1 > 0.0).collect())],
     };
     chart.draw(path)

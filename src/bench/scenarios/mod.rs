@@ -13,14 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::client::{Greeting, Target, Transport};
 use super::error::BenchError;
 use super::machine::{self, Machine};
-use super::options::{
-    Addresses, ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts,
-};
+use super::options::{Addresses, Common, Dialect, PresenceOptions, Scenario, WindowCounts};
 use super::peer::Peer;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::signals::Signals;
-use super::stamp::{JSON_STAMP_BYTES, STAMP_BYTES};
+use super::stamp::STAMP_BYTES;
 use super::workers::Run;
 
 /// The server that is measured.
@@ -71,10 +69,7 @@ impl Server {
                 (address, Transport::Tcp, Greeting::Peer(protocol))
             }
         };
-        let path = match (common.channel_hint, channel) {
-            (ChannelHint::Url, Some(channel)) => format!("/?channel={channel}"),
-            _ => "/".to_owned(),
-        };
+        let path = channel.map_or("/".to_owned(), |channel| format!("/?channel={channel}"));
         Ok(Target::new(address, transport, &path, greeting))
     }
 }
@@ -100,9 +95,7 @@ pub fn run(
             joins::joins(o, *joiners, &run)
         }
         _ => traffic::traffic(scenario, &run),
-    };
-    progress.done();
-    let findings = findings?;
+    }?;
     Ok(Report {
         format: RECORD_FORMAT,
         scenario: scenario.clone(),
@@ -122,8 +115,6 @@ pub fn run(
 fn check(scenario: &Scenario) -> Result<(), BenchError> {
     let (o, dialect) = (scenario.shape(), scenario.base().dialect);
     let pace = o.rate.unwrap_or(o.window as f64);
-    // A stamp has to fit, in JSON where the protocol demands that.
-    let bytes_min = if dialect == Dialect::Sync { STAMP_BYTES } else { JSON_STAMP_BYTES };
     let size = if let Scenario::Fanout(_) = scenario { "--payload" } else { "--state-bytes" };
     let counts_acks = o.publishing.window_counts == WindowCounts::Acks;
     let problem = match scenario {
@@ -144,7 +135,7 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
             "every count must be 1 or more".to_owned()
         }
         _ if !(pace.is_finite() && pace > 0.0) => "--rate and --window must be above 0".to_owned(),
-        _ if o.payload < bytes_min => format!("{size} must be {bytes_min} or more"),
+        _ if o.payload < STAMP_BYTES => format!("{size} must be {STAMP_BYTES} or more"),
         _ => return Ok(()),
     };
     Err(BenchError::Options(problem))

@@ -201,7 +201,7 @@ impl Traffic {
         at: usize,
         payload: &[u8],
     ) -> Result<(), FrameError> {
-        let stamp = Stamp::read_json(payload).ok_or(FrameError::Body)?;
+        let stamp = Stamp::read(payload).ok_or(FrameError::Body)?;
         self.note_stamp(at, &stamp).ok_or(FrameError::Body)?;
         self.until_sample -= 1;
         if self.until_sample == 0 {
@@ -336,7 +336,7 @@ impl Traffic {
                 self.receive_set(now_ns, at, presence)
             }
             Event::Member(member) if self.signals.timeline().is_some() => {
-                if let Some(stamp) = Stamp::read_json(member.data) {
+                if let Some(stamp) = Stamp::read(member.data) {
                     let is_news = self.receive_state(now_ns, at, &stamp);
                     self.note_frame(now_ns, is_news);
                 }
@@ -350,7 +350,7 @@ impl Traffic {
 /// Records the delay of a delivery; `false`: it has no stamp.
 #[inline(never)]
 fn sample(delays: &mut Latencies, now_ns: u64, payload: &[u8], signals: &ThreadSignals) -> bool {
-    let Some(stamp) = Stamp::read_json(payload) else { return false };
+    let Some(stamp) = Stamp::read(payload) else { return false };
     if signals.measures(stamp.intended_ns) {
         delays.record(now_ns.saturating_sub(stamp.intended_ns));
     }
@@ -403,7 +403,8 @@ impl Script for Traffic {
             (Content::States, Some(publisher)) => {
                 let publisher = publisher.index as u32;
                 let announcement = Stamp { publisher, sequence: 0, intended_ns: now_ns };
-                out.enter(channel, self.encoder.stamp(&announcement, &self.plan));
+                announcement.write(&mut self.encoder.payload, self.plan.shape.payload);
+                out.enter(channel, &self.encoder.payload);
             }
             // Publishers first: receivers find them at the front of a set, which has the order of
             // joining.

@@ -140,10 +140,10 @@ impl Publisher {
         let channel = &plan.channels[channel];
         self.sent += 1;
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
-        let payload = encoder.stamp(&stamp, plan);
+        stamp.write(&mut encoder.payload, plan.shape.payload);
         match plan.content {
             Content::States => {
-                out.update(channel, payload);
+                out.update(channel, &encoder.payload);
                 out.end_message();
             }
             Content::Messages => {

@@ -37,7 +37,7 @@ impl Receiver {
         if self.sequences.is_empty() {
             return Ok(true);
         }
-        let stamp = Stamp::read_json(delivery.data()?);
+        let stamp = Stamp::read(delivery.data()?);
         Ok(stamp.and_then(|stamp| self.note_stamp(&stamp, channels)).is_some())
     }
 
@@ -87,8 +87,8 @@ mod tests {
         for &(publisher, sequence) in messages {
             let mut payload = Vec::new();
             let stamp = Stamp { publisher, sequence, intended_ns: 0 };
-            stamp.write_json(&mut payload, 64);
-            assert!(receiver.note_stamp(&Stamp::read_json(&payload).unwrap(), 1).is_some());
+            stamp.write(&mut payload, 64);
+            assert!(receiver.note_stamp(&Stamp::read(&payload).unwrap(), 1).is_some());
         }
         let Faults { lost, duplicated, reordered } = receiver.faults(&accepted);
         [lost, duplicated, reordered]
