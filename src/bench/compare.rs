@@ -93,7 +93,8 @@ pub fn compare(before: &[Report], after: &[Report]) -> Result<Comparison, BenchE
     let numbers = |side: &[Report]| side.iter().map(Report::numbers).collect::<Vec<_>>();
     let sides = [numbers(before), numbers(after)];
     let row = |(name, _, better): &(String, f64, Better)| {
-        let of = |run: &Vec<(String, f64, Better)>| run.iter().find(|it| it.0 == *name).map(|it| it.1);
+        let of =
+            |run: &Vec<(String, f64, Better)>| run.iter().find(|it| it.0 == *name).map(|it| it.1);
         // Not every run of both sides may have the number.
         let spread = |side: &[_]| Spread::of(side.iter().map(of).collect::<Option<_>>()?);
         let (before, after) = (spread(&sides[0])?, spread(&sides[1])?);

@@ -62,8 +62,8 @@ pub trait Script: Send + 'static {
         Ok(NEVER_NS)
     }
 
-    /// One frame came: of those that are there before the run, anything but openings, greetings and
-    /// refusals. What is written to `out` leaves within this turn. An error ends the connection.
+    /// One frame came; refusals of those that are there before the run end them instead. What is
+    /// written to `out` leaves within this turn. An error ends the connection.
     fn event(
         &mut self,
         _now_ns: u64,
@@ -186,14 +186,13 @@ impl<S: Script> Stage<S> {
         out: &mut Out<'_>,
         event: Event<'_>,
     ) -> Result<(), Closed> {
-        if at < self.steps.len() {
-            match event {
-                Event::Open => return Ok(self.take(at, Step::Opened, Counter::Opened)),
-                Event::Greeted => return Ok(self.take(at, Step::Greeted, Counter::Greeted)),
-                Event::Refused(refused) => return Err(Closed::Refused(refused)),
-                Event::Joined => self.take(at, Step::Joined, Counter::Joined),
-                _ => {}
-            }
+        match event {
+            _ if at >= self.steps.len() => {}
+            Event::Open => self.take(at, Step::Opened, Counter::Opened),
+            Event::Greeted => self.take(at, Step::Greeted, Counter::Greeted),
+            Event::Joined => self.take(at, Step::Joined, Counter::Joined),
+            Event::Refused(refused) => return Err(Closed::Refused(refused)),
+            _ => {}
         }
         self.script.event(now_ns, at, out, event)
     }

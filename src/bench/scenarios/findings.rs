@@ -113,43 +113,43 @@ impl Findings {
         self.latencies.extend(measured.map(summary));
     }
 
-    /// Notes when less than what was asked was done, both per second, or when the generator may be
-    /// what limited a closed loop.
+    /// Notes when less than what was asked was done, both per second.
     pub(super) fn note_pace(&mut self, asked: Option<f64>, done: f64, what: &str) {
-        let is_busy = self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT);
-        match asked {
-            Some(asked) if done < asked * RATE_REACHED => {
-                self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
-            }
-            None if is_busy => {
-                self.note(
-                    "the generator was busy all the time: the server may be faster than this",
-                );
-            }
-            _ => {}
+        if let Some(asked) = asked.filter(|asked| done < asked * RATE_REACHED) {
+            self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
         }
     }
 
     fn note_circumstances(&mut self, run: &Run<'_>) {
-        if run.server.pid.is_none() {
-            self.note("the server's CPU and memory were not measured; name its process with --pid");
-        }
-        let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent];
-        if waited.into_iter().any(|metric| self.get(metric) > Some(WAITED_SUSPECT_PERCENT)) {
-            self.note("something else took CPUs from this run: repeat it on a quiet machine");
-        }
-        if self.get(Metric::GeneratorTurnP999Us) > Some(TURN_SUSPECT_US) {
-            self.note("turns of the generator were long: tails may be its own or the machine's");
-        }
+        let common = run.common;
+        let exceeds = |metric, limit| self.get(metric) > Some(limit);
+        let waited = exceeds(Metric::ServerWaitedPercent, WAITED_SUSPECT_PERCENT)
+            || exceeds(Metric::GeneratorWaitedPercent, WAITED_SUSPECT_PERCENT);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if run.common.wait == Wait::Spin && run.common.threads() >= cpus {
-            self.note(
-                "the generator spins on every CPU and takes them from the server: use \
-                 --wait sleep",
-            );
-        }
-        if run.common.client_cpus.iter().any(|cpu| run.common.server_cpus.contains(cpu)) {
-            self.note("server and generator share a CPU");
-        }
+        let circumstances = [
+            (
+                run.server.pid.is_none(),
+                "the server's CPU and memory were not measured; name its process with --pid",
+            ),
+            (
+                exceeds(Metric::GeneratorBusyPercent, BUSY_SUSPECT_PERCENT),
+                "the generator was busy all the time: the server may be faster than this",
+            ),
+            (waited, "something else took CPUs from this run: repeat it on a quiet machine"),
+            (
+                exceeds(Metric::GeneratorTurnP999Us, TURN_SUSPECT_US),
+                "turns of the generator were long: tails may be its own or the machine's",
+            ),
+            (
+                common.wait == Wait::Spin && common.threads() >= cpus,
+                "the generator spins on every CPU and takes them from the server: use --wait sleep",
+            ),
+            (
+                common.client_cpus.iter().any(|cpu| common.server_cpus.contains(cpu)),
+                "server and generator share a CPU",
+            ),
+        ];
+        let noted = circumstances.into_iter().filter(|(applies, _)| *applies);
+        self.notes.extend(noted.map(|(_, note)| note.to_owned()));
     }
 }

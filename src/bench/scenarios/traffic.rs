@@ -46,7 +46,7 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
     let outcome = Outcome::of(&scripts, o);
     let (sent, what) = match content {
         Content::States => (add_states(&mut findings, o, mixed.is_some()), "updates"),
-        Content::Messages => (add_messages(&mut findings, &scripts, &outcome), "publishes"),
+        Content::Messages => (add_messages(&mut findings, &scripts), "publishes"),
     };
     let Faults { lost, duplicated, reordered } = outcome.faults;
     findings.set(Metric::Lost, (lost + outcome.unacknowledged) as f64);
@@ -69,8 +69,6 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
 struct Outcome {
     faults: Faults,
     unacknowledged: u64,
-    /// Serials between those of publishes that belong to none.
-    holes: u64,
 }
 
 impl Outcome {
@@ -85,7 +83,6 @@ impl Outcome {
         let mut outcome = Outcome {
             faults: Faults::default(),
             unacknowledged: publishers.map(Publisher::unanswered).sum(),
-            holes: accepted.iter().map(Accepted::holes).sum(),
         };
         scripts.iter().for_each(|script| outcome.faults += script.faults(&accepted, &sent));
         outcome
@@ -166,14 +163,11 @@ fn add_states(findings: &mut Findings, o: &FanoutOptions, is_mixed: bool) -> f64
         let delivered = findings.window.count(Counter::Delivered);
         findings.set_cpu_per(Metric::ServerNsPerDelivery, delivered);
     }
-    if o.spread == Spread::All && o.channels > o.publishers {
-        findings.note("a member publishes to its own channel only: the other channels were quiet");
-    }
     sent
 }
 
 /// Returns the publishes sent per second.
-fn add_messages(findings: &mut Findings, scripts: &[Traffic], outcome: &Outcome) -> f64 {
+fn add_messages(findings: &mut Findings, scripts: &[Traffic]) -> f64 {
     findings.set_rate(Metric::PublishesPerS, Counter::Acknowledged);
     findings.set_rate(Metric::DeliveredPerS, Counter::Delivered);
     findings.set_rate(Metric::ReadsPerS, Counter::Reads);
@@ -188,13 +182,6 @@ fn add_messages(findings: &mut Findings, scripts: &[Traffic], outcome: &Outcome)
     let user_share = findings.window.cpu.and_then(|cpu| cpu.user_share);
     if let Some((ns, share)) = findings.get(Metric::ServerNsPerDelivery).zip(user_share) {
         findings.set(Metric::ServerUserNsPerDelivery, ns * share);
-    }
-    let Outcome { unacknowledged, holes, .. } = outcome;
-    if *unacknowledged > 0 {
-        findings.note(format!("{unacknowledged} publishes were never acknowledged"));
-    }
-    if *holes > 0 {
-        findings.note(format!("{holes} serials between acknowledged ones belong to no publish"));
     }
     findings.window.per_second(Counter::Published)
 }

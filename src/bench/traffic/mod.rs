@@ -324,7 +324,7 @@ impl Traffic {
                 }
                 return Ok(());
             }
-            Event::Other => return Ok(()),
+            Event::Open | Event::Greeted | Event::Other => return Ok(()),
             Event::Published(_) if self.plan.content == Content::States => return Ok(()),
             _ => self.signals.add(Counter::Frames, 1),
         }

@@ -141,11 +141,6 @@ impl Accepted {
         let last = self.last.max(other.last);
         *self = Accepted { first, last, count: self.count + other.count };
     }
-
-    /// Serials between the first and the last that no publish was given.
-    pub fn holes(&self) -> u64 {
-        if self.is_numbered() { (self.last - self.first + 1).abs_diff(self.count) } else { 0 }
-    }
 }
 
 #[cfg(test)]
@@ -166,7 +161,6 @@ mod tests {
         ];
         let mut accepted = Accepted::default();
         (5..=10).rev().for_each(|serial| accepted.note(serial));
-        assert_eq!(accepted.holes(), 0);
         for (serials, expected) in table {
             let mut received = Serials::default();
             for &serial in serials {
@@ -197,19 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn serials_that_no_publish_was_given_are_holes() {
-        let mut accepted = Accepted::default();
-        assert_eq!((accepted.holes(), Serials::default().lost(&accepted)), (0, 0));
-        [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
-        assert_eq!(accepted.holes(), 2);
-    }
-
-    #[test]
     fn what_is_not_numbered_is_counted() {
         let (mut one, mut other) = (Accepted::default(), Accepted::default());
         (0..3).for_each(|_| one.note(0));
         other.note(0);
         one.merge(&other);
-        assert_eq!((one.count(), one.is_numbered(), one.holes()), (4, false, 0));
+        assert_eq!((one.count(), one.is_numbered()), (4, false));
     }
 }
