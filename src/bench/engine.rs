@@ -183,35 +183,31 @@ impl Clients {
 /// Adds up what the generator itself needs within the measured time.
 #[derive(Default)]
 struct Meter {
-    /// The time, and how long the thread had waited for its CPU, when measuring began.
+    /// While measuring: when it began, and how long the thread had waited for its CPU by then.
     began: Option<(u64, u64)>,
-    is_over: bool,
     /// Length of turns in which something happened: delays up to these are our own.
     turns: Latencies,
 }
 
 impl Meter {
     fn look(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        let Some(timeline) = signals.timeline() else { return };
-        if self.began.is_none() && now_ns >= timeline.from_ns {
-            self.began = Some((now_ns, this_thread_waited_ns()));
-        }
-        if now_ns >= timeline.until_ns {
+        if !signals.measures(now_ns) {
             self.end(now_ns, signals);
+        } else if self.began.is_none() {
+            self.began = Some((now_ns, this_thread_waited_ns()));
         }
     }
 
     /// A turn in which something happened.
     fn add(&mut self, took_ns: u64, signals: &ThreadSignals) {
-        if self.began.is_some() && !self.is_over {
+        if self.began.is_some() {
             signals.add(Counter::BusyNs, took_ns);
             self.turns.record(took_ns);
         }
     }
 
     fn end(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        if let (Some((began_ns, waited_ns)), false) = (self.began, self.is_over) {
-            self.is_over = true;
+        if let Some((began_ns, waited_ns)) = self.began.take() {
             signals.set(Counter::TotalNs, now_ns - began_ns);
             signals.set(Counter::WaitedNs, this_thread_waited_ns() - waited_ns);
         }

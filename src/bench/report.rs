@@ -97,7 +97,7 @@ impl Report {
         let scenario = self.scenario.name();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{scenario}: {}", self.scenario.summary());
-        let _ = writeln!(text, "measured {:.1} s on {}", self.measured_s, self.place());
+        let _ = writeln!(text, "measured {:.1} s", self.measured_s);
         self.append_latencies(&mut text);
         text.push('\n');
         for (metric, value) in &self.metrics {
@@ -123,18 +123,6 @@ impl Report {
             });
             let _ = writeln!(text, " {:>10}", l.count);
         }
-    }
-
-    fn place(&self) -> String {
-        let unknown = || "unknown".to_owned();
-        format!(
-            "{} ({} CPUs, Linux {}), headcount {}{}",
-            self.machine.cpu_model.clone().unwrap_or_else(unknown),
-            self.machine.cpus,
-            self.machine.kernel.clone().unwrap_or_else(unknown),
-            self.version,
-            self.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default(),
-        )
     }
 }
 

@@ -9,12 +9,6 @@ use super::super::process::resident_bytes;
 use super::super::signals::{Counter, Totals};
 use super::super::workers::{Run, Window};
 
-/// Busy share of the generator in percent from which it is suspected to be the bottleneck.
-const BUSY_SUSPECT_PERCENT: f64 = 90.0;
-/// Share of the time in percent that threads waited for a CPU, from which a run is suspect.
-const WAITED_SUSPECT_PERCENT: f64 = 3.0;
-/// Length of the generator's turns in microseconds from which delays are suspected to be its own.
-const TURN_SUSPECT_US: f64 = 2_000.0;
 /// Share of the asked rate below which a note reports that it was not reached.
 const RATE_REACHED: f64 = 0.98;
 
@@ -122,34 +116,15 @@ impl Findings {
 
     fn note_circumstances(&mut self, run: &Run<'_>) {
         let common = run.common;
-        let exceeds = |metric, limit| self.get(metric) > Some(limit);
-        let waited = exceeds(Metric::ServerWaitedPercent, WAITED_SUSPECT_PERCENT)
-            || exceeds(Metric::GeneratorWaitedPercent, WAITED_SUSPECT_PERCENT);
+        if run.server.pid.is_none() {
+            self.note("the server's CPU and memory were not measured; name its process with --pid");
+        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let circumstances = [
-            (
-                run.server.pid.is_none(),
-                "the server's CPU and memory were not measured; name its process with --pid",
-            ),
-            (
-                exceeds(Metric::GeneratorBusyPercent, BUSY_SUSPECT_PERCENT),
-                "the generator was busy all the time: the server may be faster than this",
-            ),
-            (waited, "something else took CPUs from this run: repeat it on a quiet machine"),
-            (
-                exceeds(Metric::GeneratorTurnP999Us, TURN_SUSPECT_US),
-                "turns of the generator were long: tails may be its own or the machine's",
-            ),
-            (
-                common.wait == Wait::Spin && common.threads() >= cpus,
-                "the generator spins on every CPU and takes them from the server: use --wait sleep",
-            ),
-            (
-                common.client_cpus.iter().any(|cpu| common.server_cpus.contains(cpu)),
-                "server and generator share a CPU",
-            ),
-        ];
-        let noted = circumstances.into_iter().filter(|(applies, _)| *applies);
-        self.notes.extend(noted.map(|(_, note)| note.to_owned()));
+        if common.wait == Wait::Spin && common.threads() >= cpus {
+            self.note("the generator spins on every CPU of the server: use --wait sleep");
+        }
+        if common.client_cpus.iter().any(|cpu| common.server_cpus.contains(cpu)) {
+            self.note("server and generator share a CPU");
+        }
     }
 }

@@ -77,7 +77,7 @@ impl Outcome {
         let mut sent = vec![0; o.publishers];
         for script in scripts {
             accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
-            script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent());
+            script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent);
         }
         let publishers = scripts.iter().flat_map(Traffic::publishers);
         let mut outcome = Outcome {
@@ -211,7 +211,7 @@ mod tests {
             measures_pings: false,
         };
         let members = members(&plan);
-        members.iter().filter_map(|it| Some(it.publisher.as_ref()?.channels().to_vec())).collect()
+        members.iter().filter_map(|it| Some(it.publisher.as_ref()?.channels.clone())).collect()
     }
 
     #[test]

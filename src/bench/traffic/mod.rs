@@ -103,7 +103,7 @@ impl Traffic {
 
     /// Unblocks publishers whose publishes have reached every receiver of every thread.
     fn release(&mut self) {
-        self.floors.note_rises();
+        self.floors.note_others();
         while let Some(feed) = self.floors.risen.pop() {
             let floor = self.signals.floor(feed);
             for &(at, turn) in &self.floors.publishers[feed] {
@@ -146,14 +146,8 @@ impl Traffic {
         }
         if publisher.is_due(now_ns) {
             let (encoder, plan, signals) = (&mut self.encoder, &self.plan, &self.signals);
-            let owed = plan.owed_for(publisher.index);
             let is_taken = clients.send(at, |out| {
-                publisher.publish_due(now_ns, plan, encoder, out, |intended_ns| {
-                    let is_measured = signals.measures(intended_ns);
-                    signals.add(Counter::Published, 1);
-                    signals.add(Counter::PublishedMeasured, u64::from(is_measured));
-                    signals.add(Counter::Owed, owed);
-                });
+                publisher.publish_due(now_ns, plan, encoder, out, signals);
             });
             if !is_taken {
                 return false;
