@@ -78,14 +78,7 @@ pub fn run(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
             if peer.is_some() {
                 scenario.base_mut().dialect = Dialect::Peer;
             }
-            let windows = match &mut *scenario {
-                Scenario::Fanout(options) => mem::take(&mut options.windows),
-                _ => Vec::new(),
-            };
-            match windows.is_empty() {
-                true => measure(*scenario, peer),
-                false => curve(windows, *scenario, peer),
-            }
+            measure(*scenario, peer)
         }
     }
 }
@@ -94,30 +87,37 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
     paths.iter().map(|path| Report::load(path)).collect()
 }
 
+/// One run, or one per window of --windows.
 fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
-    let report = play(&mut scenario, peer)?;
-    print(&report.table())?;
-    let place = &scenario.base().common.place;
-    if let Some(path) = &place.record {
-        report.record(path)?;
+    let windows = match &mut scenario {
+        Scenario::Fanout(options) => mem::take(&mut options.windows),
+        _ => Vec::new(),
+    };
+    let Place { record, plot: chart, .. } = scenario.base().common.place.clone();
+    if windows.is_empty() {
+        let report = measure_once(&mut scenario, peer, record)?;
+        return chart.map_or(Ok(()), |path| plot(&report, &path));
     }
-    place.plot.as_ref().map_or(Ok(()), |path| plot(&report, path))
-}
-
-/// One run per window.
-fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
     let mut reports = Vec::new();
     for window in windows {
-        let Scenario::Fanout(options) = &mut scenario else { break };
-        options.window = window;
-        let report = play(&mut scenario, peer)?;
-        if let Some(path) = &scenario.base().common.place.record {
-            report.record(&series::path_of(path, window))?;
+        if let Scenario::Fanout(options) = &mut scenario {
+            options.window = window;
         }
-        print(&series::line(&report, reports.is_empty()))?;
-        reports.push(report);
+        let record = record.as_ref().map(|path| series::path_of(path, window));
+        reports.push(measure_once(&mut scenario, peer, record)?);
     }
-    scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
+    chart.map_or(Ok(()), |path| series::plot(&reports, &path))
+}
+
+fn measure_once(
+    scenario: &mut Scenario,
+    peer: Option<Peer>,
+    record: Option<PathBuf>,
+) -> Result<Report, BenchError> {
+    let report = play(scenario, peer)?;
+    print(&report.table())?;
+    record.map_or(Ok(()), |path| report.record(&path))?;
+    Ok(report)
 }
 
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {

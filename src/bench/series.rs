@@ -1,15 +1,11 @@
 //! The same load at several windows: does the server fall off anywhere?
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::BenchError;
 use super::metric::Metric;
 use super::plot::Chart;
 use super::report::{Report, show};
-
-const HEAD: &str =
-    " window      delivered   per read     p50, us     p99, us   server CPU    per one  faults\n";
 
 /// Where the record of one window goes: `a.json` is `a-w32.json` for window 32.
 pub fn path_of(path: &Path, window: u64) -> PathBuf {
@@ -19,36 +15,6 @@ pub fn path_of(path: &Path, window: u64) -> PathBuf {
         name = format!("{name}.{}", extension.to_string_lossy());
     }
     path.with_file_name(name)
-}
-
-/// A line of a table, with the head of the table before the first one.
-pub fn line(report: &Report, first: bool) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    if first {
-        let _ = writeln!(text, "{}", heading(report));
-        text.push_str(HEAD);
-    }
-    let number = |metric: Metric| report.get(metric).unwrap_or_default();
-    let delay = report.latencies.first();
-    let faults = [Metric::Lost, Metric::Duplicated, Metric::Reordered, Metric::Disconnected];
-    let _ = writeln!(
-        text,
-        "{:>7} {:>14} {:>10.1} {:>11.1} {:>11.1} {:>12} {:>10} {:>7}",
-        report.scenario.shape().window,
-        show(number(Metric::DeliveredPerS), "/s"),
-        number(Metric::DeliveredPerRead),
-        delay.map_or(0.0, |delay| delay.p50_us),
-        delay.map_or(0.0, |delay| delay.p99_us),
-        show(number(Metric::ServerCpuPercent), "%"),
-        show(number(Metric::ServerNsPerDelivery), "ns"),
-        faults.into_iter().map(number).sum::<f64>(),
-    );
-    text
-}
-
-fn heading(report: &Report) -> String {
-    format!("{}: {}", report.scenario.name(), report.scenario.summary())
 }
 
 /// Draws deliveries per second against the window, both logarithmic.
@@ -61,7 +27,7 @@ pub fn plot(reports: &[Report], path: &Path) -> Result<(), BenchError> {
     let windows = || points.iter().map(|point| point.0);
     let most = windows().fold(1.0, f64::max);
     let chart = Chart {
-        caption: reports.first().map(heading).unwrap_or_default(),
+        caption: "deliveries by window".to_owned(),
         x_range: windows().fold(most - 1.0, f64::min)..most,
         x_name: "publishes in flight per publisher",
         x_label: |window| format!("{:.0}", window.exp2()),

@@ -6,7 +6,6 @@ mod idle;
 mod joins;
 mod traffic;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,16 +39,13 @@ impl Server {
         channel: Option<&str>,
     ) -> Result<Target, BenchError> {
         let refused = |why: &str| BenchError::Options(why.to_owned());
-        let at = |address: Option<SocketAddr>, option| {
-            let why = format!("what is asked for needs a server's {option} ADDR");
-            address.ok_or_else(|| refused(&why))
-        };
-        let Addresses { http, sync_tcp } = self.addresses;
+        let http = self.addresses.http.ok_or_else(|| refused("this needs a server's --http ADDR"));
         let (address, transport, greeting) = match (dialect, common.transport) {
             (Dialect::Sync, transport) => {
+                let why = "--transport tcp needs a server's --sync-tcp ADDR";
                 let address = match transport {
-                    Transport::Tcp => at(sync_tcp, "--sync-tcp")?,
-                    Transport::Ws => at(http, "--http")?,
+                    Transport::Tcp => self.addresses.sync_tcp.ok_or_else(|| refused(why))?,
+                    Transport::Ws => http?,
                 };
                 let token = common.token.as_deref().unwrap_or_default().into();
                 (address, transport, Greeting::Sync { token })
@@ -60,8 +56,7 @@ impl Server {
             (Dialect::Foony, transport) => {
                 let why = "the Foony protocol needs --key app.keyId:secret of that server";
                 let key = common.key.as_deref().ok_or_else(|| refused(why))?.into();
-                let client_id = "s".into();
-                (at(http, "--http")?, transport, Greeting::Foony { key, client_id })
+                (http?, transport, Greeting::Foony { key, client_id: "s".into() })
             }
             (Dialect::Peer, _) => {
                 let why = "no protocol of a peer is known to this program";
