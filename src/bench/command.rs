@@ -12,11 +12,10 @@ use super::interrupt;
 use super::launch::{self, Launched};
 use super::options::{Addresses, Dialect, Place, Scenario};
 use super::peer::Peer;
-use super::plot::plot;
+use super::plot::{plot, plot_windows};
 use super::progress::Progress;
-use super::report::Report;
+use super::report::{Report, path_of};
 use super::scenarios::{self, Server};
-use super::series;
 
 /// Measure a server, or compare earlier measurements
 ///
@@ -103,10 +102,10 @@ fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError>
         if let Scenario::Fanout(options) = &mut scenario {
             options.window = window;
         }
-        let record = record.as_ref().map(|path| series::path_of(path, window));
+        let record = record.as_ref().map(|path| path_of(path, window));
         reports.push(measure_once(&mut scenario, peer, record)?);
     }
-    chart.map_or(Ok(()), |path| series::plot(&reports, &path))
+    chart.map_or(Ok(()), |path| plot_windows(&reports, &path))
 }
 
 fn measure_once(
@@ -132,7 +131,7 @@ fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchErro
         let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);
         interrupt::check()?;
         let started = launched.insert(started?);
-        (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
+        (server.addresses, server.pid) = (started.addresses, Some(started.child.id()));
     }
     let mut report = scenarios::run(scenario, &server, &Progress::on_standard_error())?;
     report.config = launched.map(|launched| launched.shown_config.clone());

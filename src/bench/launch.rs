@@ -23,7 +23,7 @@ const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 
 /// A server that ends with this value.
 pub struct Launched {
-    child: Child,
+    pub child: Child,
     /// Its configuration, with its key: removed after it has ended.
     _config: NamedTempFile,
     pub addresses: Addresses,
@@ -65,10 +65,6 @@ impl Launched {
         };
         launched.addresses = await_ready(&mut launched.child).map_err(failed)?;
         Ok(launched)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 

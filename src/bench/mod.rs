@@ -38,7 +38,6 @@ mod process;
 mod progress;
 mod report;
 pub mod scenarios;
-pub mod series;
 mod signals;
 mod stage;
 mod stamp;

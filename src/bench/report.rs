@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,16 @@ impl Report {
     }
 }
 
+/// Where the record of one window goes: `a.json` is `a-w32.json` for window 32.
+pub fn path_of(path: &Path, window: u64) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name = format!("{stem}-w{window}");
+    if let Some(extension) = path.extension() {
+        name = format!("{name}.{}", extension.to_string_lossy());
+    }
+    path.with_file_name(name)
+}
+
 /// A number with its unit, short.
 pub fn show(value: f64, unit: &str) -> String {
     match unit {
@@ -151,6 +161,13 @@ fn scaled(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_window_has_a_record_of_its_own() {
+        let of = |path: &str| path_of(Path::new(path), 32).to_string_lossy().into_owned();
+        assert_eq!(of("out/a.json"), "out/a-w32.json");
+        assert_eq!(of("a"), "a-w32");
+    }
 
     #[test]
     fn numbers_are_short_and_have_units() {

@@ -143,10 +143,6 @@ fn since_1970() -> Duration {
 /// Names of channels that no earlier run on the same server had. They are short: some protocols
 /// send them with every message.
 fn fresh_channels(count: usize) -> Vec<Arc<str>> {
-    let (mut left, mut run) = (since_1970().as_millis() as u64, String::new());
-    while left > 0 {
-        run.extend(char::from_digit((left % 36) as u32, 36));
-        left /= 36;
-    }
-    (0..count).map(|index| format!("{run}-{index}").into()).collect()
+    let run = since_1970().as_millis() as u32;
+    (0..count).map(|index| format!("{run:08x}-{index}").into()).collect()
 }

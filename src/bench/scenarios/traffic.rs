@@ -43,13 +43,12 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
 
     let mut findings = Findings::of(window, &turns, run);
     findings.add_delays(scripts.iter().map(|script| &script.delays));
-    let outcome = Outcome::of(&scripts, o);
     let (sent, what) = match content {
         Content::States => (add_states(&mut findings, o, mixed.is_some()), "updates"),
         Content::Messages => (add_messages(&mut findings, &scripts), "publishes"),
     };
-    let Faults { lost, duplicated, reordered } = outcome.faults;
-    findings.set(Metric::Lost, (lost + outcome.unacknowledged) as f64);
+    let Faults { lost, duplicated, reordered } = faults(&scripts, o);
+    findings.set(Metric::Lost, lost as f64);
     let duplicated = findings.totals[Counter::Duplicated] + duplicated;
     let reordered = findings.totals[Counter::Reordered] + reordered;
     findings.set(Metric::Duplicated, duplicated as f64);
@@ -65,28 +64,19 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
     Ok(findings)
 }
 
-/// What became of what was published.
-struct Outcome {
-    faults: Faults,
-    unacknowledged: u64,
-}
-
-impl Outcome {
-    fn of(scripts: &[Traffic], o: &FanoutOptions) -> Outcome {
-        let mut accepted = vec![Accepted::default(); o.channels];
-        let mut sent = vec![0; o.publishers];
-        for script in scripts {
-            accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
-            script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent);
-        }
-        let publishers = scripts.iter().flat_map(Traffic::publishers);
-        let mut outcome = Outcome {
-            faults: Faults::default(),
-            unacknowledged: publishers.map(Publisher::unanswered).sum(),
-        };
-        scripts.iter().for_each(|script| outcome.faults += script.faults(&accepted, &sent));
-        outcome
+/// What became of what was published. Lost is what was never acknowledged, too.
+fn faults(scripts: &[Traffic], o: &FanoutOptions) -> Faults {
+    let mut accepted = vec![Accepted::default(); o.channels];
+    let mut sent = vec![0; o.publishers];
+    for script in scripts {
+        accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
+        script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent);
     }
+    let mut faults = Faults::default();
+    scripts.iter().for_each(|script| faults += script.faults(&accepted, &sent));
+    let publishers = scripts.iter().flat_map(Traffic::publishers);
+    faults.lost += publishers.map(Publisher::unanswered).sum::<u64>();
+    faults
 }
 
 fn plan(scenario: &Scenario, run: &Run<'_>) -> Result<Plan, BenchError> {
