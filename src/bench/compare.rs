@@ -121,19 +121,15 @@ impl Comparison {
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let mut line = |cells: [&str; 4], verdict: &str| {
-            let [name, before, after, ratio] = cells;
-            let _ = writeln!(text, "  {name:<32} {before:>30} {after:>30} {ratio:>7} {verdict}");
-        };
-        line(["median (min..max)", "before", "after", "ratio"], "");
+        let _ = writeln!(
+            text,
+            "  {:<32} {:>30} {:>30}   ratio",
+            "median (min..max)", "before", "after"
+        );
         for Row { name, before, after, verdict } in &self.rows {
-            // Nothing is a multiple of 0.
-            let ratio = match before.median {
-                0.0 => "-".to_owned(),
-                median => format!("{:.3}", after.median / median),
-            };
-            let cells = [name, &before.to_string(), &after.to_string(), &ratio];
-            line(cells.map(String::as_str), &verdict.to_string());
+            let ratio = after.median / before.median;
+            let (before, after) = (before.to_string(), after.to_string());
+            let _ = writeln!(text, "  {name:<32} {before:>30} {after:>30} {ratio:>7.3} {verdict}");
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "\nwarning: {warning}");

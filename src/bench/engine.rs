@@ -84,11 +84,6 @@ pub struct Clients {
 }
 
 impl Clients {
-    fn new(registry: Registry, in_turn: bool) -> Self {
-        let (slots, dirty, ready) = (Vec::new(), Vec::new(), EnumMap::default());
-        Clients { registry, slots, dirty, ready, opened: 0, in_turn, watched: 0 }
-    }
-
     /// Begins to connect, in place of a connection with this number that has ended. The stage
     /// receives [`Event::Open`](super::client::Event) or that it is closed.
     pub fn open(&mut self, at: usize, target: &Target, lane: Lane) -> Result<(), BenchError> {
@@ -228,10 +223,18 @@ pub struct Engine<S> {
 impl<S: Script> Engine<S> {
     pub fn new(script: S, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let registry = poll.registry().try_clone()?;
+        let clients = Clients {
+            registry: poll.registry().try_clone()?,
+            slots: Vec::new(),
+            dirty: Vec::new(),
+            ready: EnumMap::default(),
+            opened: 0,
+            in_turn: S::IN_TURN && wait == Wait::Spin,
+            watched: 0,
+        };
         Ok(Engine {
             poll,
-            clients: Clients::new(registry, S::IN_TURN && wait == Wait::Spin),
+            clients,
             scratch: Vec::new(),
             stage: Stage::new(script, signals.clone()),
             clock,

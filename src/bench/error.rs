@@ -14,8 +14,8 @@ pub enum BenchError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("{address}: a connection ended before the measurement: {closed}")]
     Ended { address: SocketAddr, closed: Closed },
-    #[error("{what}: not done within {seconds} s: {progress}")]
-    Timeout { what: &'static str, seconds: u64, progress: String },
+    #[error("{what}: stuck at {reached} of {count}")]
+    Timeout { what: &'static str, reached: u64, count: u64 },
     #[error("options: {0}")]
     Options(String),
     #[error("start the server: {0}")]

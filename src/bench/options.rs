@@ -144,7 +144,6 @@ pub struct Publishing {
     pub publish_form: PublishForm,
 }
 
-/// Delay of updates at a fixed rate.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyOptions {
     /// Members that publish.
@@ -170,7 +169,6 @@ pub struct LatencyOptions {
     pub base: Base,
 }
 
-/// Messages, or presence updates, to all subscribers of their channels.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[command(mut_arg("dialect", |dialect| dialect.default_value("foony")))]
 pub struct FanoutOptions {
@@ -209,7 +207,6 @@ pub struct FanoutOptions {
     pub base: Base,
 }
 
-/// As many updates as the slowest receiver permits.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PresenceOptions {
     /// Members that publish.
@@ -244,7 +241,6 @@ pub struct PresenceOptions {
     pub base: Base,
 }
 
-/// Connections that do nothing.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[command(mut_arg("warm_up", |warm_up| warm_up.default_value("2s")))]
 pub struct IdleOptions {
@@ -278,7 +274,6 @@ impl IdleOptions {
     }
 }
 
-/// Connections that come and go: connect, greet, enter or subscribe to a channel, close.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChurnOptions {
     /// Connections at once, each in a channel of its own.
@@ -316,7 +311,6 @@ pub enum Leave {
     HangUp,
 }
 
-/// Polite clients beside flooders.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixedOptions {
     /// Polite members of one channel; each updates and pings. On the Foony protocol, as many

@@ -212,6 +212,6 @@ impl<S: Script> Stage<S> {
 
     fn fail(&mut self, at: usize, closed: Closed) {
         let address = self.script.target(at).address;
-        self.failure.get_or_insert_with(|| BenchError::Ended { address, closed });
+        self.failure.get_or_insert(BenchError::Ended { address, closed });
     }
 }

@@ -109,9 +109,7 @@ impl<S: Script> Workers<'_, S> {
             let left = |totals: &Totals| count.saturating_sub(totals[counter]);
             let stuck = self.wait(Duration::MAX, STUCK_AFTER, left)?;
             if stuck > 0 {
-                let (seconds, progress) =
-                    (STUCK_AFTER.as_secs(), format!("stuck at {} of {count}", count - stuck));
-                return Err(BenchError::Timeout { what, seconds, progress });
+                return Err(BenchError::Timeout { what, reached: count - stuck, count });
             }
         }
         Ok(())

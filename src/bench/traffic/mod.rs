@@ -322,22 +322,21 @@ impl Traffic {
             Event::Published(_) if self.plan.content == Content::States => return Ok(()),
             _ => self.signals.add(Counter::Frames, 1),
         }
+        let has_begun = self.signals.timeline().is_some();
         match event {
-            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries),
-            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload),
-            Event::Published(published) => self.note_acknowledged(now_ns, at, published),
-            Event::Presence(presence) if self.signals.timeline().is_some() => {
-                self.receive_set(now_ns, at, presence)
-            }
-            Event::Member(member) if self.signals.timeline().is_some() => {
+            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries)?,
+            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload)?,
+            Event::Published(published) => self.note_acknowledged(now_ns, at, published)?,
+            Event::Presence(presence) if has_begun => self.receive_set(now_ns, at, presence)?,
+            Event::Member(member) if has_begun => {
                 if let Some(stamp) = Stamp::read(member.data) {
                     let is_news = self.receive_state(now_ns, at, &stamp);
                     self.note_frame(now_ns, is_news);
                 }
-                Ok(())
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 }
 
