@@ -302,7 +302,7 @@ impl Client {
         self.connection.out.is_closing()
     }
 
-    /// Writes what waits, as far as the socket takes it; one that is still connecting takes nothing.
+    /// Writes what waits, as far as the socket takes it; while it connects it takes nothing.
     pub fn write(
         &mut self,
         mut on_event: impl FnMut(&mut Out<'_>, Event<'_>) -> Result<(), Closed>,

@@ -7,7 +7,7 @@ const INTENDED_DIGITS: usize = 14;
 /// Smallest stamp in bytes.
 pub const STAMP_BYTES: usize = 2 + PUBLISHER_DIGITS + SEQUENCE_DIGITS + INTENDED_DIGITS;
 
-/// Travels inside a published state or message, as a JSON string: some protocols carry nothing else.
+/// Travels inside a published state or message, as JSON, which some protocols demand.
 ///
 /// ```text
 /// '"' | 6 hex digits publisher | 12 sequence | 14 intended send time, ns | padding | '"'

@@ -161,8 +161,8 @@ impl<S: Script> Workers<'_, S> {
         Ok((scripts, turns))
     }
 
-    /// Waits until nothing is left, `limit` is over, or what is left has not changed for `patience`.
-    /// Returns what is left.
+    /// Waits until nothing is left, `limit` is over, or what is left has not changed for
+    /// `patience`. Returns what is left.
     fn wait(
         &mut self,
         limit: Duration,
