@@ -6,7 +6,7 @@
 //! schedules, stamps, statistics.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
@@ -262,8 +262,8 @@ pub struct Client {
     target: Target,
     /// Bytes of a frame that is not complete.
     held: Vec<u8>,
-    /// Must it not be read or written before the socket is connected?
-    is_connecting: bool,
+    /// Is there no upgrade whose answer opens it?
+    opens_itself: bool,
     /// Bytes received so far.
     pub bytes_in: u64,
 }
@@ -282,9 +282,7 @@ impl Client {
         Client {
             stream,
             connection: Box::new(connection),
-            // An upgrade request waits for the socket, and its answer says as much as another
-            // system call would.
-            is_connecting: target.transport == Transport::Tcp,
+            opens_itself: target.transport == Transport::Tcp,
             target,
             held: Vec::new(),
             bytes_in: 0,
@@ -304,24 +302,15 @@ impl Client {
         self.connection.out.is_closing()
     }
 
-    /// Does it wait until the socket is writable?
-    pub fn is_blocked(&self) -> bool {
-        self.is_connecting || self.pending_bytes() > 0
-    }
-
-    /// Takes the connection a step further once the socket is writable, then writes what waits.
+    /// Writes what waits, as far as the socket takes it; while it connects it takes nothing.
     pub fn write(
         &mut self,
-        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>) -> Result<(), Closed>,
     ) -> Result<(), Closed> {
-        if self.is_connecting {
-            if !self.is_connected().map_err(broken_off)? {
-                return Ok(());
-            }
-            self.is_connecting = false;
-            on_event(&mut self.out(), Event::Open);
+        if mem::take(&mut self.opens_itself) {
+            on_event(&mut self.out(), Event::Open)?;
             if matches!(self.target.greeting, Greeting::Peer(_)) {
-                on_event(&mut self.out(), Event::Greeted);
+                on_event(&mut self.out(), Event::Greeted)?;
             }
         }
         self.flush()?;
@@ -330,16 +319,6 @@ impl Client {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Ok(())
-    }
-
-    fn is_connected(&self) -> io::Result<bool> {
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotConnected => {
-                self.stream.take_error()?.map_or(Ok(false), Err)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     fn flush(&mut self) -> Result<(), Closed> {
@@ -364,11 +343,8 @@ impl Client {
         &mut self,
         scratch: &mut Vec<u8>,
         budget: usize,
-        on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+        on_event: impl FnMut(&mut Out<'_>, Event<'_>) -> Result<(), Closed>,
     ) -> Result<bool, Closed> {
-        if self.is_connecting {
-            return Ok(false);
-        }
         if self.connection.skipping() > 0 {
             return self.drop_rest();
         }
@@ -396,18 +372,21 @@ impl Client {
     fn take(
         &mut self,
         bytes: &mut [u8],
-        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>),
+        mut on_event: impl FnMut(&mut Out<'_>, Event<'_>) -> Result<(), Closed>,
     ) -> Result<(), Closed> {
         let greeting = &self.target.greeting;
         let used = if let Greeting::Peer(protocol) = greeting {
-            protocol.read(bytes, &mut |reply| {
-                let out = &mut self.connection.out;
-                on_event(&mut Out { out, greeting }, Event::of_peer(reply));
-            })?
+            let mut handled = Ok(());
+            let used = protocol.read(bytes, &mut |reply| {
+                if handled.is_ok() {
+                    let out = &mut self.connection.out;
+                    handled = on_event(&mut Out { out, greeting }, Event::of_peer(reply));
+                }
+            })?;
+            handled.map(|()| used)?
         } else {
             let handled = self.connection.handle_bytes(0, bytes, |out, event| {
-                on_event(&mut Out { out, greeting }, Event::of(event));
-                Ok::<(), Closed>(())
+                on_event(&mut Out { out, greeting }, Event::of(event))
             });
             handled.inspect_err(|_| {
                 // An answer to a close, if that can still be sent.

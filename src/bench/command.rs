@@ -12,11 +12,10 @@ use super::interrupt;
 use super::launch::{self, Launched};
 use super::options::{Addresses, Dialect, Place, Scenario};
 use super::peer::Peer;
-use super::plot::plot;
+use super::plot::{plot, plot_windows};
 use super::progress::Progress;
-use super::report::Report;
+use super::report::{Report, path_of};
 use super::scenarios::{self, Server};
-use super::series;
 
 /// Measure a server, or compare earlier measurements
 ///
@@ -78,14 +77,7 @@ pub fn run(args: BenchArgs, peer: Option<Peer>) -> Result<(), BenchError> {
             if peer.is_some() {
                 scenario.base_mut().dialect = Dialect::Peer;
             }
-            let windows = match &mut *scenario {
-                Scenario::Fanout(options) => mem::take(&mut options.windows),
-                _ => Vec::new(),
-            };
-            match windows.is_empty() {
-                true => measure(*scenario, peer),
-                false => curve(windows, *scenario, peer),
-            }
+            measure(*scenario, peer)
         }
     }
 }
@@ -94,31 +86,37 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
     paths.iter().map(|path| Report::load(path)).collect()
 }
 
+/// One run, or one per window of --windows.
 fn measure(mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
-    let report = play(&mut scenario, peer)?;
-    print(&report.table())?;
-    let place = &scenario.base().common.place;
-    if let Some(path) = &place.record {
-        report.record(path)?;
+    let windows = match &mut scenario {
+        Scenario::Fanout(options) => mem::take(&mut options.windows),
+        _ => Vec::new(),
+    };
+    let Place { record, plot: chart, .. } = scenario.base().common.place.clone();
+    if windows.is_empty() {
+        let report = measure_once(&mut scenario, peer, record)?;
+        return chart.map_or(Ok(()), |path| plot(&report, &path));
     }
-    place.plot.as_ref().map_or(Ok(()), |path| plot(&report, path))
-}
-
-/// One run per window.
-fn curve(windows: Vec<u64>, mut scenario: Scenario, peer: Option<Peer>) -> Result<(), BenchError> {
     let mut reports = Vec::new();
     for window in windows {
-        let Scenario::Fanout(options) = &mut scenario else { break };
-        options.window = window;
-        let report = play(&mut scenario, peer)?;
-        if let Some(path) = &scenario.base().common.place.record {
-            report.record(&series::path_of(path, window))?;
+        if let Scenario::Fanout(options) = &mut scenario {
+            options.window = window;
         }
-        print(&series::line(&report, reports.is_empty()))?;
-        reports.push(report);
+        let record = record.as_ref().map(|path| path_of(path, window));
+        reports.push(measure_once(&mut scenario, peer, record)?);
     }
-    print(&series::fall(&reports))?;
-    scenario.base().common.place.plot.as_ref().map_or(Ok(()), |path| series::plot(&reports, path))
+    chart.map_or(Ok(()), |path| plot_windows(&reports, &path))
+}
+
+fn measure_once(
+    scenario: &mut Scenario,
+    peer: Option<Peer>,
+    record: Option<PathBuf>,
+) -> Result<Report, BenchError> {
+    let report = play(scenario, peer)?;
+    print(&report.table())?;
+    record.map_or(Ok(()), |path| report.record(&path))?;
+    Ok(report)
 }
 
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
@@ -133,7 +131,7 @@ fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchErro
         let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);
         interrupt::check()?;
         let started = launched.insert(started?);
-        (server.addresses, server.pid) = (started.addresses, Some(started.pid()));
+        (server.addresses, server.pid) = (started.addresses, Some(started.child.id()));
     }
     let mut report = scenarios::run(scenario, &server, &Progress::on_standard_error())?;
     report.config = launched.map(|launched| launched.shown_config.clone());

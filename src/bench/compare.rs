@@ -5,8 +5,7 @@ use std::fmt::{self, Write};
 use strum::Display;
 
 use super::error::BenchError;
-use super::latencies::LatencySummary;
-use super::metric::{Better, Metric};
+use super::metric::Better;
 use super::report::Report;
 
 /// Two medians nearer than this are equal: no run here repeats itself better.
@@ -91,43 +90,18 @@ pub fn compare(before: &[Report], after: &[Report]) -> Result<Comparison, BenchE
     if all().any(|report| report.machine != first.machine) {
         warnings.push("the runs were made on different machines".to_owned());
     }
-    let mut rows = Vec::new();
-    for latency in &first.latencies {
-        rows.extend(latency_rows(&latency.name, before, after));
-    }
-    for &metric in Metric::ALL {
-        let (label, _, better) = metric.facts();
-        rows.extend(row(label.to_owned(), better, before, after, |report| report.get(metric)));
-    }
-    Ok(Comparison { rows, warnings })
-}
-
-fn latency_rows(name: &str, before: &[Report], after: &[Report]) -> Vec<Row> {
-    type Percentile = fn(&LatencySummary) -> f64;
-    let percentiles: [(&str, Percentile); 4] = [
-        ("p50", |latency| latency.p50_us),
-        ("p99", |latency| latency.p99_us),
-        ("p99.9", |latency| latency.p99_9_us),
-        ("max", |latency| latency.max_us),
-    ];
-    let row = |(label, of): (&str, Percentile)| {
-        let of = |report: &Report| report.latencies.iter().find(|it| it.name == name).map(of);
-        row(format!("{name} {label}, us"), Better::Lower, before, after, of)
+    let numbers = |side: &[Report]| side.iter().map(Report::numbers).collect::<Vec<_>>();
+    let sides = [numbers(before), numbers(after)];
+    let row = |(name, _, better): &(String, f64, Better)| {
+        let of =
+            |run: &Vec<(String, f64, Better)>| run.iter().find(|it| it.0 == *name).map(|it| it.1);
+        // Not every run of both sides may have the number.
+        let spread = |side: &[_]| Spread::of(side.iter().map(of).collect::<Option<_>>()?);
+        let (before, after) = (spread(&sides[0])?, spread(&sides[1])?);
+        let verdict = judge(*better, before, after);
+        Some(Row { name: name.clone(), before, after, verdict })
     };
-    percentiles.into_iter().filter_map(row).collect()
-}
-
-/// `None` when not every run of both sides has the number.
-fn row(
-    name: String,
-    better: Better,
-    before: &[Report],
-    after: &[Report],
-    of: impl Fn(&Report) -> Option<f64>,
-) -> Option<Row> {
-    let spread = |side: &[Report]| Spread::of(side.iter().map(&of).collect::<Option<_>>()?);
-    let (before, after) = (spread(before)?, spread(after)?);
-    Some(Row { name, before, after, verdict: judge(better, before, after) })
+    Ok(Comparison { rows: sides[0][0].iter().filter_map(row).collect(), warnings })
 }
 
 fn judge(better: Better, before: Spread, after: Spread) -> Verdict {
@@ -147,19 +121,15 @@ impl Comparison {
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let mut line = |cells: [&str; 4], verdict: &str| {
-            let [name, before, after, ratio] = cells;
-            let _ = writeln!(text, "  {name:<32} {before:>30} {after:>30} {ratio:>7} {verdict}");
-        };
-        line(["median (min..max)", "before", "after", "ratio"], "");
+        let _ = writeln!(
+            text,
+            "  {:<32} {:>30} {:>30}   ratio",
+            "median (min..max)", "before", "after"
+        );
         for Row { name, before, after, verdict } in &self.rows {
-            // Nothing is a multiple of 0.
-            let ratio = match before.median {
-                0.0 => "-".to_owned(),
-                median => format!("{:.3}", after.median / median),
-            };
-            let cells = [name, &before.to_string(), &after.to_string(), &ratio];
-            line(cells.map(String::as_str), &verdict.to_string());
+            let ratio = after.median / before.median;
+            let (before, after) = (before.to_string(), after.to_string());
+            let _ = writeln!(text, "  {name:<32} {before:>30} {after:>30} {ratio:>7.3} {verdict}");
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "\nwarning: {warning}");

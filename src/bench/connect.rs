@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mio::net::TcpStream;
@@ -42,10 +41,10 @@ fn source_of(server: SocketAddr, number: u32) -> Option<Ipv4Addr> {
 /// One after the other, whatever the source address: the same pair comes again late.
 fn next_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
-    // Another run, of another process, begins elsewhere.
-    static FROM: LazyLock<u32> = LazyLock::new(|| std::process::id().wrapping_mul(257));
     let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
-    FIRST_PORT + (FROM.wrapping_add(taken) % PORTS) as u16
+    // Another run, of another process, begins elsewhere.
+    let from = std::process::id().wrapping_mul(257);
+    FIRST_PORT + (from.wrapping_add(taken) % PORTS) as u16
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -63,10 +63,8 @@ struct Slot {
     ready: bool,
     /// Is it in the list of connections to be written?
     dirty: bool,
-    /// Is it in the line of those that are read in turn?
-    in_line: bool,
-    /// What the kernel is asked to report about it.
-    interest: Option<Interest>,
+    /// Does the kernel report on it?
+    watched: bool,
     /// The server writes nothing more: read to the end, also after a short read.
     read_closed: bool,
 }
@@ -76,21 +74,16 @@ pub struct Clients {
     registry: Registry,
     slots: Vec<Slot>,
     dirty: Vec<usize>,
+    /// Connections to be read; one that has ended may still be here.
+    ready: EnumMap<Lane, VecDeque<usize>>,
     opened: u32,
     /// Are those that can be written read in turn?
     in_turn: bool,
-    /// Those that are; one that has ended may still be here.
-    line: VecDeque<usize>,
     /// Those that the kernel reports on.
     watched: usize,
 }
 
 impl Clients {
-    fn new(registry: Registry, in_turn: bool) -> Self {
-        let (slots, dirty, line) = (Vec::new(), Vec::new(), VecDeque::new());
-        Clients { registry, slots, dirty, opened: 0, in_turn, line, watched: 0 }
-    }
-
     /// Begins to connect, in place of a connection with this number that has ended. The stage
     /// receives [`Event::Open`](super::client::Event) or that it is closed.
     pub fn open(&mut self, at: usize, target: &Target, lane: Lane) -> Result<(), BenchError> {
@@ -138,13 +131,13 @@ impl Clients {
         is_taken
     }
 
-    /// Closes the socket, whatever waits for it. The stage is not told.
-    pub fn hang_up(&mut self, at: usize) {
+    /// Closes the socket, whatever waits for it.
+    fn hang_up(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         slot.client = None;
         slot.read_closed = false;
         // The end of the stream is the end of its registration.
-        self.watched -= usize::from(slot.interest.take().is_some());
+        self.watched -= usize::from(mem::take(&mut slot.watched));
     }
 
     fn mark(&mut self, at: usize) {
@@ -153,37 +146,31 @@ impl Clients {
         }
     }
 
-    /// Asks the kernel to report when a connection can be read, unless it is read in turn, and,
-    /// once it could not be written, when that is possible.
+    /// Asks the kernel to report when a connection can be read or, once it could not be, written;
+    /// one that can be written may be read in turn instead.
     fn watch(&mut self, at: usize) -> io::Result<()> {
-        let Slot { client: Some(client), interest, .. } = &mut self.slots[at] else {
+        let Slot { client: Some(client), watched, .. } = &mut self.slots[at] else {
             return Ok(());
         };
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let wanted = if client.is_blocked() { both } else { Interest::READABLE };
-        match *interest {
-            None if self.in_turn && wanted == Interest::READABLE => {
-                self.line_up(at);
-                return Ok(());
-            }
-            None => {
-                self.registry.register(&mut client.stream, Token(at), wanted)?;
-                self.watched += 1;
-            }
-            Some(Interest::READABLE) if wanted == both => {
-                self.registry.reregister(&mut client.stream, Token(at), both)?;
-            }
-            Some(_) => return Ok(()),
+        if *watched {
+            return Ok(());
         }
-        *interest = Some(wanted);
+        if self.in_turn && client.pending_bytes() == 0 {
+            self.queue(at);
+            return Ok(());
+        }
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut client.stream, Token(at), both)?;
+        *watched = true;
+        self.watched += 1;
         Ok(())
     }
 
-    /// It is read after all others in the line.
-    fn line_up(&mut self, at: usize) {
+    /// It is read after all others.
+    fn queue(&mut self, at: usize) {
         let slot = &mut self.slots[at];
-        if slot.client.is_some() && !mem::replace(&mut slot.in_line, true) {
-            self.line.push_back(at);
+        if !mem::replace(&mut slot.ready, true) {
+            self.ready[slot.lane].push_back(at);
         }
     }
 }
@@ -191,35 +178,31 @@ impl Clients {
 /// Adds up what the generator itself needs within the measured time.
 #[derive(Default)]
 struct Meter {
-    /// The time, and how long the thread had waited for its CPU, when measuring began.
+    /// While measuring: when it began, and how long the thread had waited for its CPU by then.
     began: Option<(u64, u64)>,
-    is_over: bool,
     /// Length of turns in which something happened: delays up to these are our own.
     turns: Latencies,
 }
 
 impl Meter {
     fn look(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        let Some(timeline) = signals.timeline() else { return };
-        if self.began.is_none() && now_ns >= timeline.from_ns {
-            self.began = Some((now_ns, this_thread_waited_ns()));
-        }
-        if now_ns >= timeline.until_ns {
+        if !signals.measures(now_ns) {
             self.end(now_ns, signals);
+        } else if self.began.is_none() {
+            self.began = Some((now_ns, this_thread_waited_ns()));
         }
     }
 
     /// A turn in which something happened.
     fn add(&mut self, took_ns: u64, signals: &ThreadSignals) {
-        if self.began.is_some() && !self.is_over {
+        if self.began.is_some() {
             signals.add(Counter::BusyNs, took_ns);
             self.turns.record(took_ns);
         }
     }
 
     fn end(&mut self, now_ns: u64, signals: &ThreadSignals) {
-        if let (Some((began_ns, waited_ns)), false) = (self.began, self.is_over) {
-            self.is_over = true;
+        if let Some((began_ns, waited_ns)) = self.began.take() {
             signals.set(Counter::TotalNs, now_ns - began_ns);
             signals.set(Counter::WaitedNs, this_thread_waited_ns() - waited_ns);
         }
@@ -230,8 +213,6 @@ impl Meter {
 pub struct Engine<S> {
     poll: Poll,
     clients: Clients,
-    /// Connections that can be read.
-    ready: EnumMap<Lane, VecDeque<usize>>,
     scratch: Vec<u8>,
     stage: Stage<S>,
     clock: Clock,
@@ -242,11 +223,18 @@ pub struct Engine<S> {
 impl<S: Script> Engine<S> {
     pub fn new(script: S, clock: Clock, wait: Wait, signals: ThreadSignals) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let registry = poll.registry().try_clone()?;
+        let clients = Clients {
+            registry: poll.registry().try_clone()?,
+            slots: Vec::new(),
+            dirty: Vec::new(),
+            ready: EnumMap::default(),
+            opened: 0,
+            in_turn: S::IN_TURN && wait == Wait::Spin,
+            watched: 0,
+        };
         Ok(Engine {
             poll,
-            clients: Clients::new(registry, S::IN_TURN && wait == Wait::Spin),
-            ready: EnumMap::default(),
+            clients,
             scratch: Vec::new(),
             stage: Stage::new(script, signals.clone()),
             clock,
@@ -268,7 +256,7 @@ impl<S: Script> Engine<S> {
                 Wait::Spin if !events.is_empty() => asked_ns,
                 _ => self.clock.now_ns(),
             };
-            let happened = self.note(&events) | self.read_ready() | self.read_line();
+            let happened = self.note(&events) | self.read_ready();
             let now_ns = self.clock.now_ns();
             meter.look(now_ns, &self.signals);
             next_ns = self.stage.turn(now_ns, &mut self.clients)?;
@@ -285,7 +273,7 @@ impl<S: Script> Engine<S> {
             events.clear();
             return Ok(());
         }
-        let work_left = self.ready.values().any(|queue| !queue.is_empty());
+        let work_left = self.clients.ready.values().any(|queue| !queue.is_empty());
         // epoll counts whole milliseconds; the rest is spun.
         let is_idle = !work_left && Duration::from_nanos(left_ns) > SLEEP_MAX;
         let timeout = if self.wait == Wait::Sleep && is_idle { SLEEP_MAX } else { Duration::ZERO };
@@ -299,54 +287,42 @@ impl<S: Script> Engine<S> {
     fn note(&mut self, events: &Events) -> bool {
         for event in events {
             let Token(at) = event.token();
-            if event.is_writable() {
+            // The kernel reports it with whatever else it reports.
+            if event.is_writable() && self.clients.pending(at) > 0 {
                 self.write(at);
             }
             let slot = &mut self.clients.slots[at];
             let is_at_end = event.is_read_closed() || event.is_error();
             slot.read_closed |= is_at_end && slot.client.is_some();
             if event.is_readable() || is_at_end {
-                self.queue(at);
+                self.clients.queue(at);
             }
         }
         !events.is_empty()
     }
 
-    fn queue(&mut self, at: usize) {
-        let slot = &mut self.clients.slots[at];
-        if !mem::replace(&mut slot.ready, true) {
-            self.ready[slot.lane].push_back(at);
-        }
-    }
-
+    /// Reads those that can be read. Those that are read in turn are answered in the order in which
+    /// they wait, about.
     fn read_ready(&mut self) -> bool {
-        let foreground = self.ready[Lane::Foreground].len();
-        let background = self.ready[Lane::Background].len().min(1);
-        for (lane, count) in [(Lane::Foreground, foreground), (Lane::Background, background)] {
-            for _ in 0..count {
-                let at = self.ready[lane].pop_front();
-                at.map(|at| self.read(at));
-            }
-        }
-        foreground + background > 0
-    }
-
-    /// Answers come in the order in which they are waited for, about.
-    fn read_line(&mut self) -> bool {
+        let foreground = self.clients.ready[Lane::Foreground].len();
+        let lanes = [
+            (Lane::Foreground, foreground.min(self.stage.script.events_max())),
+            (Lane::Background, 1),
+        ];
         let (mut happened, mut unanswered) = (false, 0);
-        for _ in 0..self.clients.line.len().min(self.stage.script.events_max()) {
-            let Some(at) = self.clients.line.pop_front() else { break };
-            self.clients.slots[at].in_line = false;
-            if !self.clients.is_open(at) {
-                continue;
-            }
-            let came = self.read(at);
-            // Unless it has ended.
-            self.clients.line_up(at);
-            happened |= came;
-            unanswered += usize::from(!came);
-            if unanswered == UNANSWERED_PER_TURN {
-                break;
+        for (lane, count) in lanes {
+            for _ in 0..count {
+                let Some(at) = self.clients.ready[lane].pop_front() else { break };
+                self.clients.slots[at].ready = false;
+                if !self.clients.is_open(at) {
+                    continue;
+                }
+                let came = self.read(at);
+                happened |= came;
+                unanswered += usize::from(!came);
+                if self.clients.in_turn && unanswered == UNANSWERED_PER_TURN {
+                    break;
+                }
             }
         }
         happened
@@ -355,7 +331,6 @@ impl<S: Script> Engine<S> {
     /// Reads once; false when there was nothing.
     fn read(&mut self, at: usize) -> bool {
         let slot = &mut self.clients.slots[at];
-        slot.ready = false;
         let Some(client) = &mut slot.client else { return false };
         let budget = match slot.lane {
             Lane::Foreground => FOREGROUND_READ_BYTES,
@@ -365,22 +340,22 @@ impl<S: Script> Engine<S> {
         let mut read_ns = None;
         let more = client.read(&mut self.scratch, budget, |out, event| {
             let read_ns = *read_ns.get_or_insert_with(|| clock.now_ns());
-            stage.event(read_ns, at, out, event);
+            stage.event(read_ns, at, out, event)
         });
         let received = client.bytes_in - before;
         self.signals.add(Counter::BytesIn, received);
         self.signals.add(Counter::Reads, 1);
         let answers = client.pending_bytes() > 0 || client.is_closing();
-        let read_closed = slot.read_closed;
+        let reads_on = slot.read_closed || self.clients.in_turn;
         if answers {
             self.clients.mark(at);
         }
         match more {
             Err(closed) => self.end(at, closed),
-            Ok(more) if more || read_closed => self.queue(at),
-            Ok(_) => return received > 0,
+            Ok(more) if more || reads_on => self.clients.queue(at),
+            Ok(_) => {}
         }
-        true
+        received > 0 || !self.clients.is_open(at)
     }
 
     fn write(&mut self, at: usize) {

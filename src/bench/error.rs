@@ -12,12 +12,10 @@ use crate::client::protocol::Closed;
 pub enum BenchError {
     #[error("connect to {address}: {source} (open files: see `ulimit -n`)")]
     Connect { address: SocketAddr, source: io::Error },
-    #[error("{address}: the server refused the handshake: {reason}")]
-    Refused { address: SocketAddr, reason: String },
     #[error("{address}: a connection ended before the measurement: {closed}")]
     Ended { address: SocketAddr, closed: Closed },
-    #[error("{what}: not done within {seconds} s: {progress}")]
-    Timeout { what: &'static str, seconds: u64, progress: String },
+    #[error("{what}: stuck at {reached} of {count}")]
+    Timeout { what: &'static str, reached: u64, count: u64 },
     #[error("options: {0}")]
     Options(String),
     #[error("start the server: {0}")]
@@ -37,15 +35,5 @@ pub enum BenchError {
 impl BenchError {
     pub(super) fn file(path: &Path, why: impl ToString) -> BenchError {
         BenchError::File { path: path.to_owned(), why: why.to_string() }
-    }
-
-    /// A connection ended that should not have.
-    pub(super) fn of_end(address: SocketAddr, closed: Closed) -> BenchError {
-        match closed {
-            Closed::Refused(refused) => {
-                BenchError::Refused { address, reason: refused.to_string() }
-            }
-            closed => BenchError::Ended { address, closed },
-        }
     }
 }

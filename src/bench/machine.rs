@@ -24,7 +24,7 @@ pub struct Machine {
 impl Machine {
     pub fn this() -> Machine {
         Machine {
-            cpu_model: cpu_model(),
+            cpu_model: CpuInfo::current().ok().and_then(|cpu| cpu.model_name(0).map(str::to_owned)),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: Meminfo::current().ok().map(|memory| memory.mem_total),
             kernel: word("/proc/sys/kernel/osrelease"),
@@ -36,10 +36,6 @@ impl Machine {
 
 fn word(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
-fn cpu_model() -> Option<String> {
-    CpuInfo::current().ok()?.model_name(0).map(str::to_owned)
 }
 
 /// The commit that this program was built from, as far as the folder of its binary tells:

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -13,16 +12,6 @@ use super::client::Transport;
 use super::engine::Wait;
 pub use super::time::Span;
 pub use super::traffic::{PublishForm, Spread, WindowCounts};
-
-/// May the URL of a WebSocket name the channel, so that its shard takes the connection at once?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChannelHint {
-    /// `/?channel=NAME`.
-    Url,
-    /// The server learns it from the first update.
-    None,
-}
 
 /// What clients speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -77,9 +66,6 @@ pub struct Common {
     /// What the load generator does while nothing is due.
     #[arg(long, value_enum, default_value = "spin")]
     pub wait: Wait,
-    /// How the server learns which channel a WebSocket is for.
-    #[arg(long, value_enum, default_value = "url")]
-    pub channel_hint: ChannelHint,
     #[command(flatten)]
     #[serde(skip)]
     pub place: Place,
@@ -158,7 +144,6 @@ pub struct Publishing {
     pub publish_form: PublishForm,
 }
 
-/// Delay of updates at a fixed rate.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyOptions {
     /// Members that publish.
@@ -176,7 +161,7 @@ pub struct LatencyOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub publishing: Publishing,
-    /// Size of a published state in bytes, 24 or more; 34 or more for messages.
+    /// Size of a published state in bytes, 34 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     #[command(flatten)]
@@ -184,7 +169,6 @@ pub struct LatencyOptions {
     pub base: Base,
 }
 
-/// Messages, or presence updates, to all subscribers of their channels.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[command(mut_arg("dialect", |dialect| dialect.default_value("foony")))]
 pub struct FanoutOptions {
@@ -223,7 +207,6 @@ pub struct FanoutOptions {
     pub base: Base,
 }
 
-/// As many updates as the slowest receiver permits.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PresenceOptions {
     /// Members that publish.
@@ -249,9 +232,8 @@ pub struct PresenceOptions {
     pub joins: Option<usize>,
     /// Time from the first to the last join.
     #[arg(long, default_value = "1s", value_name = "TIME", requires = "joins")]
-    #[serde(default = "one_second")]
     pub within: Span,
-    /// Size of a published state in bytes, 24 or more.
+    /// Size of a published state in bytes, 34 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     #[command(flatten)]
@@ -259,12 +241,6 @@ pub struct PresenceOptions {
     pub base: Base,
 }
 
-/// What records from before the option leave out.
-fn one_second() -> Span {
-    Span(Duration::from_secs(1))
-}
-
-/// Connections that do nothing.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[command(mut_arg("warm_up", |warm_up| warm_up.default_value("2s")))]
 pub struct IdleOptions {
@@ -298,7 +274,6 @@ impl IdleOptions {
     }
 }
 
-/// Connections that come and go: connect, greet, enter or subscribe to a channel, close.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChurnOptions {
     /// Connections at once, each in a channel of its own.
@@ -336,7 +311,6 @@ pub enum Leave {
     HangUp,
 }
 
-/// Polite clients beside flooders.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixedOptions {
     /// Polite members of one channel; each updates and pings. On the Foony protocol, as many
@@ -352,7 +326,7 @@ pub struct MixedOptions {
     /// What flooders send.
     #[arg(long, value_enum, default_value = "pings")]
     pub flood: FloodKind,
-    /// Size of a published state in bytes, 24 or more.
+    /// Size of a published state in bytes, 34 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub state_bytes: usize,
     #[command(flatten)]
@@ -469,17 +443,12 @@ impl Scenario {
         }
     }
 
-    /// Its own options but one, in words.
-    pub fn summary(&self, except: &str) -> String {
+    /// Its own options, in words.
+    pub fn summary(&self) -> String {
         let record = serde_json::to_value(self).unwrap_or_default();
         let own = record["options"].as_object().into_iter().flatten();
-        let shown =
-            own.filter(|(name, value)| *name != except && !value.is_null() && !value.is_object());
-        let words = shown.map(|(name, value)| match value.as_str() {
-            Some(word) => format!("{name} {word}"),
-            None => format!("{name} {value}"),
-        });
-        words.collect::<Vec<_>>().join(", ")
+        let shown = own.filter(|(_, value)| !value.is_null() && !value.is_object());
+        shown.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -8,7 +8,8 @@ use plotters::prelude::*;
 
 use super::error::BenchError;
 use super::latencies::Latencies;
-use super::report::Report;
+use super::metric::Metric;
+use super::report::{Report, show};
 
 const SIZE: (u32, u32) = (900, 520);
 const COLOURS: [RGBColor; 3] = [BLUE, RED, GREEN];
@@ -18,19 +19,19 @@ const POINTS_PER_NINE: usize = 20;
 const NINES_MAX: usize = 5;
 
 /// Curves by name. Their vertical axis is logarithmic, between powers of ten.
-pub(super) struct Chart<'a> {
-    pub caption: String,
-    pub x_range: Range<f64>,
-    pub x_name: &'a str,
-    pub x_label: fn(f64) -> String,
-    pub y_name: &'a str,
-    pub y_label: fn(f64) -> String,
-    pub curves: Vec<(&'a str, Vec<(f64, f64)>)>,
+struct Chart<'a> {
+    caption: String,
+    x_range: Range<f64>,
+    x_name: &'a str,
+    x_label: fn(f64) -> String,
+    y_name: &'a str,
+    y_label: fn(f64) -> String,
+    curves: Vec<(&'a str, Vec<(f64, f64)>)>,
 }
 
 impl Chart<'_> {
     /// Replaces the file.
-    pub fn draw(&self, path: &Path) -> Result<(), BenchError> {
+    fn draw(&self, path: &Path) -> Result<(), BenchError> {
         self.try_draw(path).map_err(|error| BenchError::file(path, error))
     }
 
@@ -107,6 +108,27 @@ fn curve(latencies: &Latencies) -> Vec<(f64, f64)> {
     let steps = (nines_known * POINTS_PER_NINE as f64) as usize;
     let nines = (0..=steps).map(|step| step as f64 / POINTS_PER_NINE as f64);
     nines.map(|nines| (nines, latencies.at_us(percentile(nines)))).collect()
+}
+
+/// Draws deliveries per second against the window, both logarithmic.
+pub fn plot_windows(reports: &[Report], path: &Path) -> Result<(), BenchError> {
+    let point = |report: &Report| {
+        let window = report.scenario.shape().window as f64;
+        Some((window.log2(), report.get(Metric::DeliveredPerS)?))
+    };
+    let points: Vec<(f64, f64)> = reports.iter().filter_map(point).collect();
+    let windows = || points.iter().map(|point| point.0);
+    let most = windows().fold(1.0, f64::max);
+    let chart = Chart {
+        caption: "deliveries by window".to_owned(),
+        x_range: windows().fold(most - 1.0, f64::min)..most,
+        x_name: "publishes in flight per publisher",
+        x_label: |window| format!("{:.0}", window.exp2()),
+        y_name: "deliveries per second",
+        y_label: |rate| show(rate, "/s"),
+        curves: vec![("delivered", points.iter().copied().filter(|it| it.1 > 0.0).collect())],
+    };
+    chart.draw(path)
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use procfs::process::{Process, Schedstat};
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// CPU time of a process at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct CpuTime {
     /// Of the process, to a tick of the clock: 10 ms.
     user_ns: u64,
     system_ns: u64,
-    /// Each living thread, exact. The sum of what they ran is the time of the process, only finer,
-    /// as long as no thread ends.
-    threads: BTreeMap<i32, ThreadTime>,
+    /// Of each living thread, exact. The sum of what they ran is the time of the process, only
+    /// finer, as long as no thread ends.
+    threads: BTreeMap<i32, Schedstat>,
 }
 
 /// CPU time between two moments.
@@ -26,13 +26,6 @@ pub struct CpuUse {
     pub waited_ns: Option<u64>,
     /// Share of the time that was spent outside the kernel, 0 to 1; `None` when there was none.
     pub user_share: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ThreadTime {
-    ran_ns: u64,
-    /// Ready to run while something else had the CPU.
-    waited_ns: u64,
 }
 
 /// Time that the calling thread was ready to run while something else had its CPU.
@@ -52,21 +45,17 @@ impl CpuTime {
 
     /// What was spent since an earlier moment.
     pub fn since(&self, earlier: &CpuTime) -> CpuUse {
-        let is_exact = self.has_all_threads_of(earlier);
-        let sum = |time: &CpuTime, of: fn(&ThreadTime) -> u64| time.threads.values().map(of).sum();
-        let grew = |of| u64::saturating_sub(sum(self, of), sum(earlier, of));
+        let all_live = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
+        let is_exact = all_live && !earlier.threads.is_empty();
+        let sum = |time: &CpuTime, of: fn(&Schedstat) -> u64| time.threads.values().map(of).sum();
+        let grew = |of: fn(&Schedstat) -> u64| u64::saturating_sub(sum(self, of), sum(earlier, of));
         let user_ns = self.user_ns.saturating_sub(earlier.user_ns);
         let both_ns = user_ns + self.system_ns.saturating_sub(earlier.system_ns);
         CpuUse {
-            ns: if is_exact { grew(|thread| thread.ran_ns) } else { both_ns },
-            waited_ns: is_exact.then(|| grew(|thread| thread.waited_ns)),
+            ns: if is_exact { grew(|thread| thread.sum_exec_runtime) } else { both_ns },
+            waited_ns: is_exact.then(|| grew(|thread| thread.run_delay)),
             user_share: (both_ns > 0).then(|| user_ns as f64 / both_ns as f64),
         }
-    }
-
-    fn has_all_threads_of(&self, earlier: &CpuTime) -> bool {
-        let all_live = earlier.threads.keys().all(|tid| self.threads.contains_key(tid));
-        all_live && !earlier.threads.is_empty()
     }
 }
 
@@ -74,12 +63,10 @@ fn process(pid: u32) -> Option<Process> {
     Process::new(i32::try_from(pid).ok()?).ok()
 }
 
-fn threads(process: &Process) -> Option<BTreeMap<i32, ThreadTime>> {
+fn threads(process: &Process) -> Option<BTreeMap<i32, Schedstat>> {
     let tasks = process.tasks().ok()?.map(|task| {
         let task = task.ok()?;
-        let stat = task.schedstat().ok()?;
-        let time = ThreadTime { ran_ns: stat.sum_exec_runtime, waited_ns: stat.run_delay };
-        Some((task.tid, time))
+        Some((task.tid, task.schedstat().ok()?))
     });
     tasks.collect()
 }
@@ -107,13 +94,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_ended_makes_the_coarse_clock_count() {
+        let schedstat =
+            |ran_ns| Schedstat { sum_exec_runtime: ran_ns, run_delay: 2 * ran_ns, pcount: 0 };
         let time = |user_ns, threads: &[(i32, u64)]| CpuTime {
             user_ns,
             system_ns: 0,
-            threads: threads
-                .iter()
-                .map(|&(tid, ran_ns)| (tid, ThreadTime { ran_ns, waited_ns: 2 * ran_ns }))
-                .collect(),
+            threads: threads.iter().map(|&(tid, ran_ns)| (tid, schedstat(ran_ns))).collect(),
         };
         let before = time(10, &[(1, 5), (2, 4)]);
         let (later, ended) = (time(20, &[(1, 6), (2, 9), (3, 2)]), time(20, &[(1, 6), (3, 2)]));
@@ -131,6 +117,6 @@ mod tests {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
         assert!(resident_bytes(std::process::id()).unwrap() > 100 * 1024);
-        assert_eq!(CpuTime::of(u32::MAX), None);
+        assert!(CpuTime::of(u32::MAX).is_none());
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::BenchError;
 use super::latencies::LatencySummary;
 use super::machine::Machine;
-use super::metric::{Metric, Unit};
+use super::metric::{Better, Metric};
 use super::options::Scenario;
 
 /// Layout of a record; raised when a reader of the old one would go wrong.
@@ -75,13 +75,29 @@ impl Report {
         self.metrics.get(&metric).copied()
     }
 
+    /// What a comparison shows: names of numbers, and which way is better.
+    pub fn numbers(&self) -> Vec<(String, f64, Better)> {
+        let mut numbers = Vec::new();
+        for l in &self.latencies {
+            let delays =
+                [("p50", l.p50_us), ("p99", l.p99_us), ("p99.9", l.p99_9_us), ("max", l.max_us)];
+            let named = |(of, us)| (format!("{} {of}, us", l.name), us, Better::Lower);
+            numbers.extend(delays.map(named));
+        }
+        for (metric, value) in &self.metrics {
+            let (label, _, better) = metric.facts();
+            numbers.push((label.to_owned(), *value, better));
+        }
+        numbers
+    }
+
     /// For people, about 80 columns wide.
     pub fn table(&self) -> String {
         let mut text = String::new();
         let scenario = self.scenario.name();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary(""));
-        let _ = writeln!(text, "measured {:.1} s on {}", self.measured_s, self.place());
+        let _ = writeln!(text, "{scenario}: {}", self.scenario.summary());
+        let _ = writeln!(text, "measured {:.1} s", self.measured_s);
         self.append_latencies(&mut text);
         text.push('\n');
         for (metric, value) in &self.metrics {
@@ -108,32 +124,26 @@ impl Report {
             let _ = writeln!(text, " {:>10}", l.count);
         }
     }
+}
 
-    fn place(&self) -> String {
-        let unknown = || "unknown".to_owned();
-        format!(
-            "{} ({} CPUs, Linux {}), headcount {}{}",
-            self.machine.cpu_model.clone().unwrap_or_else(unknown),
-            self.machine.cpus,
-            self.machine.kernel.clone().unwrap_or_else(unknown),
-            self.version,
-            self.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default(),
-        )
+/// Where the record of one window goes: `a.json` is `a-w32.json` for window 32.
+pub fn path_of(path: &Path, window: u64) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name = format!("{stem}-w{window}");
+    if let Some(extension) = path.extension() {
+        name = format!("{name}.{}", extension.to_string_lossy());
     }
+    path.with_file_name(name)
 }
 
 /// A number with its unit, short.
-pub fn show(value: f64, unit: Unit) -> String {
+pub fn show(value: f64, unit: &str) -> String {
     match unit {
-        Unit::PerSecond => format!("{}/s", scaled(value)),
-        Unit::BytesPerSecond => format!("{}B/s", scaled(value)),
-        Unit::Count => format!("{value:.0}"),
-        Unit::Ratio => format!("{value:.1}"),
-        Unit::Percent => format!("{value:.1} %"),
-        Unit::Milliseconds => format!("{value:.1} ms"),
-        Unit::Nanoseconds => format!("{value:.0} ns"),
-        Unit::Microseconds => format!("{value:.1} us"),
-        Unit::Bytes => format!("{}B", scaled(value)),
+        "/s" | "B" | "B/s" => format!("{}{unit}", scaled(value)),
+        "" if value.fract() == 0.0 => format!("{value}"),
+        "" => format!("{value:.1}"),
+        "ns" => format!("{value:.0} ns"),
+        _ => format!("{value:.1} {unit}"),
     }
 }
 
@@ -153,14 +163,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_window_has_a_record_of_its_own() {
+        let of = |path: &str| path_of(Path::new(path), 32).to_string_lossy().into_owned();
+        assert_eq!(of("out/a.json"), "out/a-w32.json");
+        assert_eq!(of("a"), "a-w32");
+    }
+
+    #[test]
     fn numbers_are_short_and_have_units() {
         let table = [
-            (show(12_345_678.0, Unit::PerSecond), "12.35 M/s"),
-            (show(999.6, Unit::PerSecond), "1000 /s"),
-            (show(72_400.0, Unit::Bytes), "72.4 kB"),
-            (show(0.0, Unit::Count), "0"),
-            (show(99.96, Unit::Percent), "100.0 %"),
-            (show(2_270.4, Unit::Nanoseconds), "2270 ns"),
+            (show(12_345_678.0, "/s"), "12.35 M/s"),
+            (show(999.6, "/s"), "1000 /s"),
+            (show(72_400.0, "B"), "72.4 kB"),
+            (show(0.0, ""), "0"),
+            (show(99.96, "%"), "100.0 %"),
+            (show(2_270.4, "ns"), "2270 ns"),
         ];
         for (shown, expected) in table {
             assert_eq!(shown, expected);

@@ -86,8 +86,6 @@ pub struct Signals {
     timeline: OnceLock<Timeline>,
     /// By feed, then thread: what all receivers of that thread have seen of it.
     floors: Vec<Vec<AtomicU64>>,
-    /// How often a floor was set.
-    rises: AtomicU64,
 }
 
 impl Signals {
@@ -99,7 +97,6 @@ impl Signals {
             allowed: AtomicU8::new(Step::Created as u8),
             timeline: OnceLock::new(),
             floors: (0..feeds).map(floors).collect(),
-            rises: AtomicU64::new(0),
         }
     }
 
@@ -135,11 +132,6 @@ impl Signals {
     #[inline]
     pub fn measures(&self, at_ns: u64) -> bool {
         self.timeline.get().is_some_and(|timeline| timeline.measures(at_ns))
-    }
-
-    /// Changes whenever a floor is set.
-    pub fn rises(&self) -> u64 {
-        self.rises.load(Ordering::Acquire)
     }
 
     /// The position up to which every receiver has seen a feed: the messages of a channel, or those
@@ -180,7 +172,6 @@ impl ThreadSignals {
 
     pub fn set_floor(&self, feed: usize, position: u64) {
         self.signals.floors[feed][self.thread].store(position, Ordering::Release);
-        self.signals.rises.fetch_add(1, Ordering::Release);
     }
 }
 

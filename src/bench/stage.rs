@@ -62,8 +62,8 @@ pub trait Script: Send + 'static {
         Ok(NEVER_NS)
     }
 
-    /// One frame came: of those that are there before the run, anything but openings, greetings and
-    /// refusals. What is written to `out` leaves within this turn. An error ends the run.
+    /// One frame came; refusals of those that are there before the run end them instead. What is
+    /// written to `out` leaves within this turn. An error ends the connection.
     fn event(
         &mut self,
         _now_ns: u64,
@@ -74,7 +74,7 @@ pub trait Script: Send + 'static {
         Ok(())
     }
 
-    /// The connection ended in the middle of the run. An error ends that, too.
+    /// The connection ended in the middle of the run. An error ends the run.
     fn closed(&mut self, _now_ns: u64, _at: usize, _closed: Closed) -> Result<(), Closed> {
         Ok(())
     }
@@ -178,24 +178,29 @@ impl<S: Script> Stage<S> {
         pace.next_ns()
     }
 
-    pub fn event(&mut self, now_ns: u64, at: usize, out: &mut Out<'_>, event: Event<'_>) {
-        if at < self.steps.len() {
-            match event {
-                Event::Open => return self.take(at, Step::Opened, Counter::Opened),
-                Event::Greeted => return self.take(at, Step::Greeted, Counter::Greeted),
-                Event::Refused(refused) => return self.fail(at, Closed::Refused(refused)),
-                Event::Joined => self.take(at, Step::Joined, Counter::Joined),
-                _ => {}
-            }
+    /// An error ends the connection.
+    pub fn event(
+        &mut self,
+        now_ns: u64,
+        at: usize,
+        out: &mut Out<'_>,
+        event: Event<'_>,
+    ) -> Result<(), Closed> {
+        match event {
+            _ if at >= self.steps.len() => {}
+            Event::Open => self.take(at, Step::Opened, Counter::Opened),
+            Event::Greeted => self.take(at, Step::Greeted, Counter::Greeted),
+            Event::Joined => self.take(at, Step::Joined, Counter::Joined),
+            Event::Refused(refused) => return Err(Closed::Refused(refused)),
+            _ => {}
         }
-        if let Err(closed) = self.script.event(now_ns, at, out, event) {
-            self.fail(at, closed);
-        }
+        self.script.event(now_ns, at, out, event)
     }
 
     pub fn closed(&mut self, now_ns: u64, at: usize, closed: Closed) {
+        let is_passing = matches!(closed, Closed::ByServer { .. });
         if at < self.steps.len() {
-            if self.signals.timeline().is_none() || matches!(closed, Closed::Refused(_)) {
+            if self.signals.timeline().is_none() || !is_passing {
                 return self.fail(at, closed);
             }
             self.signals.add(Counter::Disconnected, 1);
@@ -207,6 +212,6 @@ impl<S: Script> Stage<S> {
 
     fn fail(&mut self, at: usize, closed: Closed) {
         let address = self.script.target(at).address;
-        self.failure.get_or_insert_with(|| BenchError::of_end(address, closed));
+        self.failure.get_or_insert(BenchError::Ended { address, closed });
     }
 }

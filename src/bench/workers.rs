@@ -51,25 +51,6 @@ impl Window {
     }
 }
 
-/// How long a number has not moved.
-struct Stall {
-    seen: u64,
-    since: Instant,
-}
-
-impl Stall {
-    fn begin() -> Self {
-        Stall { seen: 0, since: Instant::now() }
-    }
-
-    fn lasts(&mut self, number: u64) -> Duration {
-        if number != self.seen {
-            *self = Stall { seen: number, since: Instant::now() };
-        }
-        self.since.elapsed()
-    }
-}
-
 /// What a scenario is run with.
 pub struct Run<'a> {
     pub common: &'a Common,
@@ -120,55 +101,37 @@ impl<S: Script> Workers<'_, S> {
             ("greeting", Step::Greeted, Counter::Greeted),
             ("joining", Step::Joined, Counter::Joined),
         ];
+        let count = self.connections as u64;
         for (what, step, counter) in steps {
             before();
             self.run.signals.allow(step);
-            self.reach(what, counter)?;
+            self.run.progress.stage(format_args!("{what} {count}"));
+            let left = |totals: &Totals| count.saturating_sub(totals[counter]);
+            let stuck = self.wait(Duration::MAX, STUCK_AFTER, left)?;
+            if stuck > 0 {
+                return Err(BenchError::Timeout { what, reached: count - stuck, count });
+            }
         }
         Ok(())
     }
 
-    /// Waits until every connection has been counted.
-    fn reach(&mut self, what: &'static str, counter: Counter) -> Result<(), BenchError> {
-        let count = self.connections as u64;
-        self.run.progress.stage(what, count);
-        let mut stall = Stall::begin();
-        loop {
-            let reached = self.run.signals.totals()[counter];
-            self.run.progress.at(reached);
-            if reached >= count {
-                return Ok(());
-            }
-            if stall.lasts(reached) > STUCK_AFTER {
-                let progress = format!("stuck at {reached} of {count}");
-                return Err(BenchError::Timeout { what, seconds: STUCK_AFTER.as_secs(), progress });
-            }
-            self.look(LOOK_EVERY)?;
-        }
-    }
-
     /// Lets the run begin and measures it, until so many receivers are complete if that is sooner.
     pub fn measure(&mut self, time: Time, complete: Option<u64>) -> Result<Window, BenchError> {
-        let (warm_up, duration) = (time.warm_up.0, time.duration.0);
-        let (run, begins) = (self.run, Instant::now() + LEAD);
-        let start_ns = self.clock.now_ns() + nanos(LEAD);
-        let from_ns = start_ns + nanos(warm_up);
-        let until_ns = from_ns + nanos(duration);
-        run.signals.begin(Timeline { start_ns, from_ns, until_ns });
-        if !warm_up.is_zero() {
-            run.progress.stage("warming up", 0);
-            self.wait(begins + warm_up, |_| false)?;
+        let (run, Time { warm_up, duration }) = (self.run, time);
+        let (begins, start_ns) = (Instant::now() + LEAD, self.clock.now_ns() + nanos(LEAD));
+        let from_ns = start_ns + nanos(warm_up.0);
+        run.signals.begin(Timeline { start_ns, from_ns, until_ns: from_ns + nanos(duration.0) });
+        if !warm_up.0.is_zero() {
+            run.progress.stage("warming up");
+            self.wait(time_until(begins + warm_up.0), Duration::MAX, |_| 1)?;
         }
         let server_cpu = || run.server.pid.and_then(CpuTime::of);
         let look = || (Instant::now(), run.signals.totals(), server_cpu());
-        let done = |t: &Totals| t[Counter::Delivered] + t[Counter::Cycles] + t[Counter::Complete];
         let (from, before, cpu_before) = look();
-        run.progress.stage("measuring", duration.as_secs());
-        self.wait(begins + warm_up + duration, |totals| {
-            run.progress.rate(from.elapsed(), done(totals) - done(&before));
-            run.progress.at(from.elapsed().as_secs());
-            complete.is_some_and(|count| totals[Counter::Complete] >= count)
-        })?;
+        run.progress.stage(format_args!("measuring {duration}"));
+        let complete = complete.unwrap_or(u64::MAX);
+        let left = |totals: &Totals| complete.saturating_sub(totals[Counter::Complete]);
+        self.wait(time_until(begins + warm_up.0 + duration.0), Duration::MAX, left)?;
         let (until, after, cpu_after) = look();
         let cpu = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
         Ok(Window { seconds: (until - from).as_secs_f64(), cpu, before, after })
@@ -177,13 +140,13 @@ impl<S: Script> Workers<'_, S> {
     /// Waits until every thread asks for nothing more and everything has come. What does not come
     /// in time is lost.
     pub fn settle(&mut self) -> Result<(), BenchError> {
-        self.run.progress.stage("settling", 0);
-        let (threads, mut stall) = (self.threads.len() as u64, Stall::begin());
-        self.wait(Instant::now() + SETTLE_WITHIN_MAX, |totals| {
-            let settled = totals[Counter::Settled];
-            stall.lasts(settled) > SETTLE_WITHIN
-                || totals[Counter::Finished] >= threads && settled >= totals[Counter::Owed]
+        self.run.progress.stage("settling");
+        let threads = self.threads.len() as u64;
+        self.wait(SETTLE_WITHIN_MAX, SETTLE_WITHIN, |totals| {
+            let busy = threads.saturating_sub(totals[Counter::Finished]);
+            totals[Counter::Owed].saturating_sub(totals[Counter::Settled]).max(busy)
         })
+        .map(|_lost| ())
     }
 
     /// Ends the threads and gives their scripts, and how long their turns took.
@@ -198,30 +161,37 @@ impl<S: Script> Workers<'_, S> {
         Ok((scripts, turns))
     }
 
+    /// Waits until nothing is left, `limit` is over, or what is left has not changed for
+    /// `patience`. Returns what is left.
     fn wait(
         &mut self,
-        deadline: Instant,
-        mut is_done: impl FnMut(&Totals) -> bool,
-    ) -> Result<(), BenchError> {
+        limit: Duration,
+        patience: Duration,
+        left: impl Fn(&Totals) -> u64,
+    ) -> Result<u64, BenchError> {
+        let began = Instant::now();
+        let (mut seen, mut since) = (0, began);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || is_done(&self.run.signals.totals()) {
-                return Ok(());
+            let left = left(&self.run.signals.totals());
+            if left != seen {
+                (seen, since) = (left, Instant::now());
             }
-            self.look(left.min(LOOK_EVERY))?;
+            let time_left = limit.saturating_sub(began.elapsed());
+            if left == 0 || time_left.is_zero() || since.elapsed() > patience {
+                return Ok(left);
+            }
+            thread::sleep(time_left.min(LOOK_EVERY));
+            interrupt::check()?;
+            if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+                join(ended, self.threads.swap_remove(ended))?;
+                return Err(io::Error::other("a thread ended early; this is a bug").into());
+            }
         }
     }
+}
 
-    /// Sleeps a little; fails if a thread did, or on a signal to end.
-    fn look(&mut self, pause: Duration) -> Result<(), BenchError> {
-        thread::sleep(pause);
-        interrupt::check()?;
-        let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) else {
-            return Ok(());
-        };
-        join(ended, self.threads.swap_remove(ended)).map(|_| ())?;
-        Err(io::Error::other("a thread ended early; this is a bug").into())
-    }
+fn time_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 /// Whatever ends the conductor ends its threads.

@@ -1,6 +1,5 @@
 //! `churn`: connections that come, join and go, again and again.
 
-use std::mem;
 use std::sync::Arc;
 
 use super::super::client::{Closed, Event, Out, Target};
@@ -45,8 +44,6 @@ struct Churn {
     signals: ThreadSignals,
     places: Vec<Place>,
     empty: Vec<usize>,
-    /// Places whose connections are to be closed without a word.
-    hanging_up: Vec<usize>,
     pace: Option<Pace>,
     failures: u64,
     delays: Delays,
@@ -98,10 +95,6 @@ impl Script for Churn {
     }
 
     fn run(&mut self, now_ns: u64, clients: &mut Clients) -> Result<u64, BenchError> {
-        for at in mem::take(&mut self.hanging_up) {
-            clients.hang_up(at);
-            self.leave(now_ns, at);
-        }
         let timeline = self.signals.timeline();
         let Some(timeline) = timeline.filter(|timeline| now_ns < timeline.until_ns) else {
             self.signals.set(Counter::Finished, 1);
@@ -135,7 +128,7 @@ impl Script for Churn {
                 self.places[at].awaits = Awaited::End;
                 match self.options.leave {
                     Leave::Goodbye => out.close(),
-                    Leave::HangUp => self.hanging_up.push(at),
+                    Leave::HangUp => return Err(Closed::ByUs),
                 }
                 false
             }
@@ -149,7 +142,6 @@ impl Script for Churn {
     }
 
     fn closed(&mut self, now_ns: u64, at: usize, closed: Closed) -> Result<(), Closed> {
-        self.hanging_up.retain(|&other| other != at);
         self.leave(now_ns, at);
         // Broken bytes and refusals come again.
         let is_passing = matches!(closed, Closed::ByServer { .. });
@@ -174,7 +166,6 @@ pub(super) fn churn(o: &ChurnOptions, run: &Run<'_>) -> Result<Findings, BenchEr
         places: vec![Place { began_ns: 0, awaits: Awaited::End }; channels.len()],
         empty: (0..channels.len()).collect(),
         channels,
-        hanging_up: Vec::new(),
         pace: None,
         failures: 0,
         delays: Delays::default(),

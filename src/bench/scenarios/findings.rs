@@ -9,12 +9,6 @@ use super::super::process::resident_bytes;
 use super::super::signals::{Counter, Totals};
 use super::super::workers::{Run, Window};
 
-/// Busy share of the generator in percent from which it is suspected to be the bottleneck.
-const BUSY_SUSPECT_PERCENT: f64 = 90.0;
-/// Share of the time in percent that threads waited for a CPU, from which a run is suspect.
-const WAITED_SUSPECT_PERCENT: f64 = 3.0;
-/// Length of the generator's turns in microseconds from which delays are suspected to be its own.
-const TURN_SUSPECT_US: f64 = 2_000.0;
 /// Share of the asked rate below which a note reports that it was not reached.
 const RATE_REACHED: f64 = 0.98;
 
@@ -113,42 +107,23 @@ impl Findings {
         self.latencies.extend(measured.map(summary));
     }
 
-    /// Notes when less than what was asked was done, both per second, or when the generator may be
-    /// what limited a closed loop.
+    /// Notes when less than what was asked was done, both per second.
     pub(super) fn note_pace(&mut self, asked: Option<f64>, done: f64, what: &str) {
-        let is_busy = self.get(Metric::GeneratorBusyPercent) > Some(BUSY_SUSPECT_PERCENT);
-        match asked {
-            Some(asked) if done < asked * RATE_REACHED => {
-                self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
-            }
-            None if is_busy => {
-                self.note(
-                    "the generator was busy all the time: the server may be faster than this",
-                );
-            }
-            _ => {}
+        if let Some(asked) = asked.filter(|asked| done < asked * RATE_REACHED) {
+            self.note(format!("{done:.0} of {asked:.0} {what}/s were reached: overload"));
         }
     }
 
     fn note_circumstances(&mut self, run: &Run<'_>) {
+        let common = run.common;
         if run.server.pid.is_none() {
             self.note("the server's CPU and memory were not measured; name its process with --pid");
         }
-        let waited = [Metric::ServerWaitedPercent, Metric::GeneratorWaitedPercent];
-        if waited.into_iter().any(|metric| self.get(metric) > Some(WAITED_SUSPECT_PERCENT)) {
-            self.note("something else took CPUs from this run: repeat it on a quiet machine");
-        }
-        if self.get(Metric::GeneratorTurnP999Us) > Some(TURN_SUSPECT_US) {
-            self.note("turns of the generator were long: tails may be its own or the machine's");
-        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if run.common.wait == Wait::Spin && run.common.threads() >= cpus {
-            self.note(
-                "the generator spins on every CPU and takes them from the server: use \
-                 --wait sleep",
-            );
+        if common.wait == Wait::Spin && common.threads() >= cpus {
+            self.note("the generator spins on every CPU of the server: use --wait sleep");
         }
-        if run.common.client_cpus.iter().any(|cpu| run.common.server_cpus.contains(cpu)) {
+        if common.client_cpus.iter().any(|cpu| common.server_cpus.contains(cpu)) {
             self.note("server and generator share a CPU");
         }
     }

@@ -196,7 +196,6 @@ pub(super) fn joins(
     let (scripts, turns) = workers.finish()?;
     let mut findings = Findings::of(window, &turns, run);
     add(&mut findings, &scripts, joiners);
-    findings.note_pace(None, 0.0, "joins");
     Ok(findings)
 }
 

@@ -6,21 +6,18 @@ mod idle;
 mod joins;
 mod traffic;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Greeting, Target, Transport};
 use super::error::BenchError;
 use super::machine::{self, Machine};
-use super::options::{
-    Addresses, ChannelHint, Common, Dialect, PresenceOptions, Scenario, WindowCounts,
-};
+use super::options::{Addresses, Common, Dialect, PresenceOptions, Scenario, WindowCounts};
 use super::peer::Peer;
 use super::progress::Progress;
 use super::report::{RECORD_FORMAT, Report};
 use super::signals::Signals;
-use super::stamp::{JSON_STAMP_BYTES, STAMP_BYTES};
+use super::stamp::STAMP_BYTES;
 use super::workers::Run;
 
 /// The server that is measured.
@@ -42,16 +39,13 @@ impl Server {
         channel: Option<&str>,
     ) -> Result<Target, BenchError> {
         let refused = |why: &str| BenchError::Options(why.to_owned());
-        let at = |address: Option<SocketAddr>, option| {
-            let why = format!("what is asked for needs a server's {option} ADDR");
-            address.ok_or_else(|| refused(&why))
-        };
-        let Addresses { http, sync_tcp } = self.addresses;
+        let http = self.addresses.http.ok_or_else(|| refused("this needs a server's --http ADDR"));
         let (address, transport, greeting) = match (dialect, common.transport) {
             (Dialect::Sync, transport) => {
+                let why = "--transport tcp needs a server's --sync-tcp ADDR";
                 let address = match transport {
-                    Transport::Tcp => at(sync_tcp, "--sync-tcp")?,
-                    Transport::Ws => at(http, "--http")?,
+                    Transport::Tcp => self.addresses.sync_tcp.ok_or_else(|| refused(why))?,
+                    Transport::Ws => http?,
                 };
                 let token = common.token.as_deref().unwrap_or_default().into();
                 (address, transport, Greeting::Sync { token })
@@ -62,8 +56,7 @@ impl Server {
             (Dialect::Foony, transport) => {
                 let why = "the Foony protocol needs --key app.keyId:secret of that server";
                 let key = common.key.as_deref().ok_or_else(|| refused(why))?.into();
-                let client_id = "s".into();
-                (at(http, "--http")?, transport, Greeting::Foony { key, client_id })
+                (http?, transport, Greeting::Foony { key, client_id: "s".into() })
             }
             (Dialect::Peer, _) => {
                 let why = "no protocol of a peer is known to this program";
@@ -71,10 +64,7 @@ impl Server {
                 (address, Transport::Tcp, Greeting::Peer(protocol))
             }
         };
-        let path = match (common.channel_hint, channel) {
-            (ChannelHint::Url, Some(channel)) => format!("/?channel={channel}"),
-            _ => "/".to_owned(),
-        };
+        let path = channel.map_or("/".to_owned(), |channel| format!("/?channel={channel}"));
         Ok(Target::new(address, transport, &path, greeting))
     }
 }
@@ -100,9 +90,7 @@ pub fn run(
             joins::joins(o, *joiners, &run)
         }
         _ => traffic::traffic(scenario, &run),
-    };
-    progress.done();
-    let findings = findings?;
+    }?;
     Ok(Report {
         format: RECORD_FORMAT,
         scenario: scenario.clone(),
@@ -122,8 +110,6 @@ pub fn run(
 fn check(scenario: &Scenario) -> Result<(), BenchError> {
     let (o, dialect) = (scenario.shape(), scenario.base().dialect);
     let pace = o.rate.unwrap_or(o.window as f64);
-    // A stamp has to fit, in JSON where the protocol demands that.
-    let bytes_min = if dialect == Dialect::Sync { STAMP_BYTES } else { JSON_STAMP_BYTES };
     let size = if let Scenario::Fanout(_) = scenario { "--payload" } else { "--state-bytes" };
     let counts_acks = o.publishing.window_counts == WindowCounts::Acks;
     let problem = match scenario {
@@ -144,7 +130,7 @@ fn check(scenario: &Scenario) -> Result<(), BenchError> {
             "every count must be 1 or more".to_owned()
         }
         _ if !(pace.is_finite() && pace > 0.0) => "--rate and --window must be above 0".to_owned(),
-        _ if o.payload < bytes_min => format!("{size} must be {bytes_min} or more"),
+        _ if o.payload < STAMP_BYTES => format!("{size} must be {STAMP_BYTES} or more"),
         _ => return Ok(()),
     };
     Err(BenchError::Options(problem))
@@ -157,10 +143,6 @@ fn since_1970() -> Duration {
 /// Names of channels that no earlier run on the same server had. They are short: some protocols
 /// send them with every message.
 fn fresh_channels(count: usize) -> Vec<Arc<str>> {
-    let (mut left, mut run) = (since_1970().as_millis() as u64, String::new());
-    while left > 0 {
-        run.extend(char::from_digit((left % 36) as u32, 36));
-        left /= 36;
-    }
-    (0..count).map(|index| format!("{run}-{index}").into()).collect()
+    let run = since_1970().as_millis() as u32;
+    (0..count).map(|index| format!("{run:08x}-{index}").into()).collect()
 }

@@ -43,13 +43,12 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
 
     let mut findings = Findings::of(window, &turns, run);
     findings.add_delays(scripts.iter().map(|script| &script.delays));
-    let outcome = Outcome::of(&scripts, o);
     let (sent, what) = match content {
         Content::States => (add_states(&mut findings, o, mixed.is_some()), "updates"),
-        Content::Messages => (add_messages(&mut findings, &scripts, &outcome), "publishes"),
+        Content::Messages => (add_messages(&mut findings, &scripts), "publishes"),
     };
-    let Faults { lost, duplicated, reordered } = outcome.faults;
-    findings.set(Metric::Lost, (lost + outcome.unacknowledged) as f64);
+    let Faults { lost, duplicated, reordered } = faults(&scripts, o);
+    findings.set(Metric::Lost, lost as f64);
     let duplicated = findings.totals[Counter::Duplicated] + duplicated;
     let reordered = findings.totals[Counter::Reordered] + reordered;
     findings.set(Metric::Duplicated, duplicated as f64);
@@ -65,31 +64,19 @@ pub(super) fn traffic(scenario: &Scenario, run: &Run<'_>) -> Result<Findings, Be
     Ok(findings)
 }
 
-/// What became of what was published.
-struct Outcome {
-    faults: Faults,
-    unacknowledged: u64,
-    /// Serials between those of publishes that belong to none.
-    holes: u64,
-}
-
-impl Outcome {
-    fn of(scripts: &[Traffic], o: &FanoutOptions) -> Outcome {
-        let mut accepted = vec![Accepted::default(); o.channels];
-        let mut sent = vec![0; o.publishers];
-        for script in scripts {
-            accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
-            script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent());
-        }
-        let publishers = scripts.iter().flat_map(Traffic::publishers);
-        let mut outcome = Outcome {
-            faults: Faults::default(),
-            unacknowledged: publishers.map(Publisher::unanswered).sum(),
-            holes: accepted.iter().map(Accepted::holes).sum(),
-        };
-        scripts.iter().for_each(|script| outcome.faults += script.faults(&accepted, &sent));
-        outcome
+/// What became of what was published. Lost is what was never acknowledged, too.
+fn faults(scripts: &[Traffic], o: &FanoutOptions) -> Faults {
+    let mut accepted = vec![Accepted::default(); o.channels];
+    let mut sent = vec![0; o.publishers];
+    for script in scripts {
+        accepted.iter_mut().zip(&script.accepted).for_each(|(all, own)| all.merge(own));
+        script.publishers().for_each(|publisher| sent[publisher.index] = publisher.sent);
     }
+    let mut faults = Faults::default();
+    scripts.iter().for_each(|script| faults += script.faults(&accepted, &sent));
+    let publishers = scripts.iter().flat_map(Traffic::publishers);
+    faults.lost += publishers.map(Publisher::unanswered).sum::<u64>();
+    faults
 }
 
 fn plan(scenario: &Scenario, run: &Run<'_>) -> Result<Plan, BenchError> {
@@ -166,14 +153,11 @@ fn add_states(findings: &mut Findings, o: &FanoutOptions, is_mixed: bool) -> f64
         let delivered = findings.window.count(Counter::Delivered);
         findings.set_cpu_per(Metric::ServerNsPerDelivery, delivered);
     }
-    if o.spread == Spread::All && o.channels > o.publishers {
-        findings.note("a member publishes to its own channel only: the other channels were quiet");
-    }
     sent
 }
 
 /// Returns the publishes sent per second.
-fn add_messages(findings: &mut Findings, scripts: &[Traffic], outcome: &Outcome) -> f64 {
+fn add_messages(findings: &mut Findings, scripts: &[Traffic]) -> f64 {
     findings.set_rate(Metric::PublishesPerS, Counter::Acknowledged);
     findings.set_rate(Metric::DeliveredPerS, Counter::Delivered);
     findings.set_rate(Metric::ReadsPerS, Counter::Reads);
@@ -188,13 +172,6 @@ fn add_messages(findings: &mut Findings, scripts: &[Traffic], outcome: &Outcome)
     let user_share = findings.window.cpu.and_then(|cpu| cpu.user_share);
     if let Some((ns, share)) = findings.get(Metric::ServerNsPerDelivery).zip(user_share) {
         findings.set(Metric::ServerUserNsPerDelivery, ns * share);
-    }
-    let Outcome { unacknowledged, holes, .. } = outcome;
-    if *unacknowledged > 0 {
-        findings.note(format!("{unacknowledged} publishes were never acknowledged"));
-    }
-    if *holes > 0 {
-        findings.note(format!("{holes} serials between acknowledged ones belong to no publish"));
     }
     findings.window.per_second(Counter::Published)
 }
@@ -224,7 +201,7 @@ mod tests {
             measures_pings: false,
         };
         let members = members(&plan);
-        members.iter().filter_map(|it| Some(it.publisher.as_ref()?.channels().to_vec())).collect()
+        members.iter().filter_map(|it| Some(it.publisher.as_ref()?.channels.clone())).collect()
     }
 
     #[test]

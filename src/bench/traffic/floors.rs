@@ -42,7 +42,6 @@ pub struct Floors {
     pub publishers: Vec<Vec<(usize, usize)>>,
     /// Feeds whose floor rose since the last turn.
     pub risen: Vec<usize>,
-    rises_seen: u64,
 }
 
 impl Floors {
@@ -55,14 +54,13 @@ impl Floors {
             windows: vec![Window::default(); feeds],
             publishers: vec![Vec::new(); feeds],
             risen: Vec::new(),
-            rises_seen: 0,
         };
         for (at, member) in members.iter().enumerate().filter(|_| feeds > 0) {
             if member.receiver.is_some() {
                 floors.receivers[member.channel].push(at);
             }
             let Some(publisher) = &member.publisher else { continue };
-            for (turn, &channel) in publisher.channels().iter().enumerate() {
+            for (turn, &channel) in publisher.channels.iter().enumerate() {
                 floors.publishers[plan.feed(channel, publisher.index)].push((at, turn));
             }
         }
@@ -96,13 +94,11 @@ impl Floors {
     }
 
     /// Takes all feeds for risen when another thread may have raised one.
-    pub fn note_rises(&mut self) {
-        let rises = self.signals.rises();
-        if self.signals.threads() > 1 && rises != self.rises_seen {
+    pub fn note_others(&mut self) {
+        if self.signals.threads() > 1 {
             self.risen.clear();
             self.risen.extend(0..self.publishers.len());
         }
-        self.rises_seen = rises;
     }
 }
 

@@ -103,7 +103,7 @@ impl Traffic {
 
     /// Unblocks publishers whose publishes have reached every receiver of every thread.
     fn release(&mut self) {
-        self.floors.note_rises();
+        self.floors.note_others();
         while let Some(feed) = self.floors.risen.pop() {
             let floor = self.signals.floor(feed);
             for &(at, turn) in &self.floors.publishers[feed] {
@@ -146,14 +146,8 @@ impl Traffic {
         }
         if publisher.is_due(now_ns) {
             let (encoder, plan, signals) = (&mut self.encoder, &self.plan, &self.signals);
-            let owed = plan.owed_for(publisher.index);
             let is_taken = clients.send(at, |out| {
-                publisher.publish_due(now_ns, plan, encoder, out, |intended_ns| {
-                    let is_measured = signals.measures(intended_ns);
-                    signals.add(Counter::Published, 1);
-                    signals.add(Counter::PublishedMeasured, u64::from(is_measured));
-                    signals.add(Counter::Owed, owed);
-                });
+                publisher.publish_due(now_ns, plan, encoder, out, signals);
             });
             if !is_taken {
                 return false;
@@ -201,7 +195,7 @@ impl Traffic {
         at: usize,
         payload: &[u8],
     ) -> Result<(), FrameError> {
-        let stamp = Stamp::read_json(payload).ok_or(FrameError::Body)?;
+        let stamp = Stamp::read(payload).ok_or(FrameError::Body)?;
         self.note_stamp(at, &stamp).ok_or(FrameError::Body)?;
         self.until_sample -= 1;
         if self.until_sample == 0 {
@@ -324,33 +318,32 @@ impl Traffic {
                 }
                 return Ok(());
             }
-            Event::Other => return Ok(()),
+            Event::Open | Event::Greeted | Event::Other => return Ok(()),
             Event::Published(_) if self.plan.content == Content::States => return Ok(()),
             _ => self.signals.add(Counter::Frames, 1),
         }
+        let has_begun = self.signals.timeline().is_some();
         match event {
-            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries),
-            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload),
-            Event::Published(published) => self.note_acknowledged(now_ns, at, published),
-            Event::Presence(presence) if self.signals.timeline().is_some() => {
-                self.receive_set(now_ns, at, presence)
-            }
-            Event::Member(member) if self.signals.timeline().is_some() => {
-                if let Some(stamp) = Stamp::read_json(member.data) {
+            Event::Messages(deliveries) => self.receive(now_ns, at, deliveries)?,
+            Event::Unnumbered(payload) => self.receive_unnumbered(now_ns, at, payload)?,
+            Event::Published(published) => self.note_acknowledged(now_ns, at, published)?,
+            Event::Presence(presence) if has_begun => self.receive_set(now_ns, at, presence)?,
+            Event::Member(member) if has_begun => {
+                if let Some(stamp) = Stamp::read(member.data) {
                     let is_news = self.receive_state(now_ns, at, &stamp);
                     self.note_frame(now_ns, is_news);
                 }
-                Ok(())
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 }
 
 /// Records the delay of a delivery; `false`: it has no stamp.
 #[inline(never)]
 fn sample(delays: &mut Latencies, now_ns: u64, payload: &[u8], signals: &ThreadSignals) -> bool {
-    let Some(stamp) = Stamp::read_json(payload) else { return false };
+    let Some(stamp) = Stamp::read(payload) else { return false };
     if signals.measures(stamp.intended_ns) {
         delays.record(now_ns.saturating_sub(stamp.intended_ns));
     }
@@ -403,7 +396,8 @@ impl Script for Traffic {
             (Content::States, Some(publisher)) => {
                 let publisher = publisher.index as u32;
                 let announcement = Stamp { publisher, sequence: 0, intended_ns: now_ns };
-                out.enter(channel, self.encoder.stamp(&announcement, &self.plan));
+                announcement.write(&mut self.encoder.payload, self.plan.shape.payload);
+                out.enter(channel, &self.encoder.payload);
             }
             // Publishers first: receivers find them at the front of a set, which has the order of
             // joining.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::super::client::Out;
 use super::super::options::{FanoutOptions, WindowCounts};
+use super::super::signals::{Counter, ThreadSignals};
 use super::super::stamp::Stamp;
 use super::super::time::Pace;
 use super::{Content, Encoder, Plan};
@@ -19,11 +20,11 @@ pub struct Publisher {
     /// Among the publishers of the run.
     pub index: usize,
     /// Its channels, in turn.
-    channels: Vec<usize>,
+    pub channels: Vec<usize>,
     /// Of a closed loop: publishes in flight, and what ends their time.
     window: Option<u64>,
     counts: WindowCounts,
-    sent: u64,
+    pub sent: u64,
     acknowledged: u64,
     /// By channel of its own, in a window of deliveries: positions of what was sent and is not
     /// known to have reached every receiver.
@@ -64,19 +65,11 @@ impl Publisher {
         if self.waiting.is_empty() { 0 } else { self.unacknowledged() }
     }
 
-    pub fn channels(&self) -> &[usize] {
-        &self.channels
-    }
-
     fn in_flight(&self) -> u64 {
         match self.counts {
             WindowCounts::Acks => self.unacknowledged(),
             WindowCounts::Deliveries => self.sent - self.delivered,
         }
-    }
-
-    pub fn sent(&self) -> u64 {
-        self.sent
     }
 
     /// In a window of deliveries: a publish has this position in its feed, which is its serial, or
@@ -103,19 +96,21 @@ impl Publisher {
         self.pace.as_ref().map(Pace::next_ns)
     }
 
-    /// Sends all publishes that may be sent, and reports when each was due.
+    /// Sends all publishes that may be sent.
     pub fn publish_due(
         &mut self,
         now_ns: u64,
         plan: &Plan,
         encoder: &mut Encoder,
         out: &mut Out<'_>,
-        mut on_sent: impl FnMut(u64),
+        signals: &ThreadSignals,
     ) {
         for _ in 0..CATCH_UP_MAX.min(BYTES_PER_TURN / plan.shape.payload.max(1)).max(1) {
             let Some(intended_ns) = self.take_due(now_ns) else { break };
             self.publish(intended_ns, plan, encoder, out);
-            on_sent(intended_ns);
+            signals.add(Counter::Published, 1);
+            signals.add(Counter::PublishedMeasured, u64::from(signals.measures(intended_ns)));
+            signals.add(Counter::Owed, plan.owed_for(self.index));
         }
     }
 
@@ -140,10 +135,10 @@ impl Publisher {
         let channel = &plan.channels[channel];
         self.sent += 1;
         let stamp = Stamp { publisher: self.index as u32, sequence, intended_ns };
-        let payload = encoder.stamp(&stamp, plan);
+        stamp.write(&mut encoder.payload, plan.shape.payload);
         match plan.content {
             Content::States => {
-                out.update(channel, payload);
+                out.update(channel, &encoder.payload);
                 out.end_message();
             }
             Content::Messages => {
@@ -193,7 +188,10 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::super::super::client::{Client, Greeting, Target, Transport};
+    use std::sync::Arc;
+
     use super::super::super::connect::connect;
+    use super::super::super::signals::Signals;
     use super::*;
     use crate::bench::options::PublishForm;
 
@@ -228,9 +226,9 @@ mod tests {
             measures_pings: false,
         };
         let mut encoder = Encoder::new(PublishForm::Sdk);
-        let mut sent = 0;
-        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out(), |_| sent += 1);
-        sent
+        let signals = ThreadSignals::of(&Arc::new(Signals::new(1, 1)), 0);
+        publisher.publish_due(now_ns, &plan, &mut encoder, &mut client().out(), &signals);
+        signals.totals()[Counter::Published]
     }
 
     #[test]

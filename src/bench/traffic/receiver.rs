@@ -37,7 +37,7 @@ impl Receiver {
         if self.sequences.is_empty() {
             return Ok(true);
         }
-        let stamp = Stamp::read_json(delivery.data()?);
+        let stamp = Stamp::read(delivery.data()?);
         Ok(stamp.and_then(|stamp| self.note_stamp(&stamp, channels)).is_some())
     }
 
@@ -45,18 +45,18 @@ impl Receiver {
     /// it is the receiver itself.
     pub fn note_stamp(&mut self, stamp: &Stamp, channels: usize) -> Option<Arrival> {
         let sequences = self.sequences.get_mut(stamp.publisher as usize / channels)?;
-        (sequences.last() < u64::MAX).then(|| sequences.note(stamp.sequence))
+        (sequences.last < u64::MAX).then(|| sequences.note(stamp.sequence))
     }
 
     /// The newest serial.
     #[inline]
     pub fn serial(&self) -> u64 {
-        self.serials.last()
+        self.serials.last
     }
 
     /// A witness's: the newest sequence of a publisher of its channel.
     pub fn sequence(&self, place: usize) -> Option<u64> {
-        self.sequences.get(place).map(Serials::last)
+        self.sequences.get(place).map(|sequences| sequences.last)
     }
 
     /// What is wrong once every message must have come, by what the channel accepted.
@@ -64,12 +64,12 @@ impl Receiver {
         let received: u64 = self.sequences.iter().map(Serials::received).sum();
         let lost = match accepted.is_numbered() || self.sequences.is_empty() {
             true => self.serials.lost(accepted),
-            false => accepted.count().saturating_sub(received),
+            false => accepted.count.saturating_sub(received),
         };
-        let mut faults = self.serials.faults();
-        self.sequences.iter().for_each(|sequences| faults += sequences.faults());
+        let mut faults = self.serials.faults;
+        self.sequences.iter().for_each(|sequences| faults += sequences.faults);
         // What a witness misses of both is the same.
-        let missed = faults.lost - self.serials.faults().lost;
+        let missed = faults.lost - self.serials.faults.lost;
         Faults { lost: lost.max(missed), ..faults }
     }
 }
@@ -87,8 +87,8 @@ mod tests {
         for &(publisher, sequence) in messages {
             let mut payload = Vec::new();
             let stamp = Stamp { publisher, sequence, intended_ns: 0 };
-            stamp.write_json(&mut payload, 64);
-            assert!(receiver.note_stamp(&Stamp::read_json(&payload).unwrap(), 1).is_some());
+            stamp.write(&mut payload, 64);
+            assert!(receiver.note_stamp(&Stamp::read(&payload).unwrap(), 1).is_some());
         }
         let Faults { lost, duplicated, reordered } = receiver.faults(&accepted);
         [lost, duplicated, reordered]

@@ -33,13 +33,11 @@ impl AddAssign for Faults {
 /// Continuity of serials. A message costs one comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Serials {
-    /// 0 before the first message.
+    /// 0 before the first message, as is the newest.
     first: u64,
-    last: u64,
-    /// Serials that were jumped over and have not come since.
-    missing: u64,
-    duplicated: u64,
-    reordered: u64,
+    pub last: u64,
+    /// Lost: jumped over, and not come since.
+    pub faults: Faults,
 }
 
 impl Serials {
@@ -69,30 +67,24 @@ impl Serials {
             Arrival::New { skipped: 0 }
         } else if serial > self.last {
             let skipped = serial - self.last - 1;
-            self.missing += skipped;
+            self.faults.lost += skipped;
             self.last = serial;
             Arrival::New { skipped }
         } else if serial == self.last {
-            self.duplicated += 1;
+            self.faults.duplicated += 1;
             Arrival::Known
         } else {
-            let was_missing = self.missing > 0;
-            self.missing -= u64::from(was_missing);
-            self.reordered += u64::from(was_missing);
-            self.duplicated += u64::from(!was_missing);
+            let was_missing = self.faults.lost > 0;
+            self.faults.lost -= u64::from(was_missing);
+            self.faults.reordered += u64::from(was_missing);
+            self.faults.duplicated += u64::from(!was_missing);
             Arrival::Older
         }
     }
 
-    /// The newest serial; 0 before the first message.
-    #[inline]
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
     /// Different messages that came, of all from the first on.
     pub fn received(&self) -> u64 {
-        self.last - self.missing
+        self.last - self.faults.lost
     }
 
     /// Serials of `accepted` that never came.
@@ -101,13 +93,7 @@ impl Serials {
             return accepted.count;
         }
         let before = self.first.saturating_sub(accepted.first);
-        before + self.missing + accepted.last.saturating_sub(self.last)
-    }
-
-    /// Lost: between the first and the last one.
-    pub fn faults(&self) -> Faults {
-        let Serials { missing, duplicated, reordered, .. } = *self;
-        Faults { lost: missing, duplicated, reordered }
+        before + self.faults.lost + accepted.last.saturating_sub(self.last)
     }
 }
 
@@ -116,17 +102,13 @@ impl Serials {
 pub struct Accepted {
     first: u64,
     last: u64,
-    count: u64,
+    pub count: u64,
 }
 
 impl Accepted {
     /// Serial 0: by a server that does not number.
     pub fn note(&mut self, serial: u64) {
         self.merge(&Accepted { first: serial, last: serial, count: 1 });
-    }
-
-    pub fn count(&self) -> u64 {
-        self.count
     }
 
     pub fn is_numbered(&self) -> bool {
@@ -140,11 +122,6 @@ impl Accepted {
         let first = if self.count == 0 { other.first } else { self.first.min(other.first) };
         let last = self.last.max(other.last);
         *self = Accepted { first, last, count: self.count + other.count };
-    }
-
-    /// Serials between the first and the last that no publish was given.
-    pub fn holes(&self) -> u64 {
-        if self.is_numbered() { (self.last - self.first + 1).abs_diff(self.count) } else { 0 }
     }
 }
 
@@ -166,13 +143,12 @@ mod tests {
         ];
         let mut accepted = Accepted::default();
         (5..=10).rev().for_each(|serial| accepted.note(serial));
-        assert_eq!(accepted.holes(), 0);
         for (serials, expected) in table {
             let mut received = Serials::default();
             for &serial in serials {
                 received.note(serial);
             }
-            let Faults { duplicated, reordered, .. } = received.faults();
+            let Faults { duplicated, reordered, .. } = received.faults;
             let counts = [received.lost(&accepted), duplicated, reordered];
             assert_eq!(counts, expected, "{serials:?}");
         }
@@ -193,15 +169,7 @@ mod tests {
         for (sequence, arrival) in expected {
             assert_eq!(sequences.note(sequence), arrival, "{sequence}");
         }
-        assert_eq!(sequences.last(), 6);
-    }
-
-    #[test]
-    fn serials_that_no_publish_was_given_are_holes() {
-        let mut accepted = Accepted::default();
-        assert_eq!((accepted.holes(), Serials::default().lost(&accepted)), (0, 0));
-        [3, 4, 7].iter().for_each(|&serial| accepted.note(serial));
-        assert_eq!(accepted.holes(), 2);
+        assert_eq!(sequences.last, 6);
     }
 
     #[test]
@@ -210,6 +178,6 @@ mod tests {
         (0..3).for_each(|_| one.note(0));
         other.note(0);
         one.merge(&other);
-        assert_eq!((one.count(), one.is_numbered(), one.holes()), (4, false, 0));
+        assert_eq!((one.count, one.is_numbered()), (4, false));
     }
 }
