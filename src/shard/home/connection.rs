@@ -144,7 +144,7 @@ pub struct ColdState {
 /// The end of a stream whose requests are still being answered.
 #[derive(Clone, Copy, Debug)]
 pub struct HalfClosed {
-    /// Why the connection ends once they have been.
+    /// Why the connection ends when they have not been in time.
     pub reason: Disconnect,
     /// When it ends in any case.
     pub until: Timestamp,
