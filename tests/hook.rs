@@ -319,6 +319,12 @@ fn a_stream_that_ends_while_its_input_waits_ends_cleanly() {
         shard.decide(&asked, allowed());
     }
     assert_eq!((shard.disconnected("clean"), shard.disconnected("lost")), (1, 0));
+
+    let conn = shard.open_tcp();
+    shard.receive_on(conn, &mut bytes);
+    shard.end(conn);
+    shard.fail(conn);
+    assert_eq!((shard.disconnected("clean"), shard.disconnected("lost")), (2, 0), "it is closed");
 }
 
 #[test]

@@ -120,6 +120,12 @@ impl OneShard {
         self.shard.handle_open(self.now, Listener::SyncTcp).expect("room")
     }
 
+    /// The socket of a client fails.
+    pub fn fail(&mut self, conn: ConnId) {
+        self.shard.handle_lost(self.now, conn);
+        self.drain();
+    }
+
     /// Connections that ended for a reason.
     pub fn disconnected(&self, label: &str) -> u64 {
         let counters = self.shard.counters();

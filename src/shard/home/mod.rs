@@ -165,9 +165,10 @@ impl Home {
         self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
     }
 
-    /// The socket failed.
+    /// The socket failed. The end of the stream before that, if there was one, is the reason.
     pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId) {
-        self.disconnect_by_id(cx, id, Disconnect::Lost);
+        let half_closed = self.connections.get(id).and_then(Connection::half_closed);
+        self.disconnect_by_id(cx, id, half_closed.map_or(Disconnect::Lost, |half| half.reason));
     }
 
     /// The shell has closed the socket; the connection's slot is free again.
