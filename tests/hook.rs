@@ -11,6 +11,7 @@ use headcount::session::Denial;
 use headcount::shard::{Question, Verdict};
 use headcount::wire::foony::{Action, Auth, Cursor, Event, Presence, Request, binary};
 use headcount::wire::sync::message::Map;
+use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Header, Layout, Message};
 use headcount::wire::websocket::{Decoder, Incoming, MessageLimits, Opcode, Role};
@@ -298,6 +299,32 @@ fn a_connection_that_has_ended_needs_no_verdict() {
     assert!(told(&mut shard, client).iter().any(|told| told.contains("1013")), "too much waits");
     shard.decide(&asked, allowed());
     assert_eq!(told(&mut shard, client), [""; 0]);
+}
+
+#[test]
+fn a_stream_that_ends_while_its_input_waits_ends_cleanly() {
+    let mut shard = OneShard::asking(EnumSet::all());
+    let conn = shard.open_tcp();
+    let mut bytes = Vec::new();
+    sync::append_message(&greeting(), Layout::V0_6, &mut bytes).unwrap();
+    for channel in ["room:1", "room:2"] {
+        let update = PresenceUpdate { channel, state: &[1] };
+        sync::append_message(&Message::PresenceUpdate(update), Layout::V0_6, &mut bytes).unwrap();
+    }
+    shard.receive_on(conn, &mut bytes);
+    shard.end(conn);
+    for kind in [AdmitKind::Connect, AdmitKind::Presence, AdmitKind::Presence] {
+        assert_eq!(shard.disconnected("clean"), 0);
+        let asked = question(&mut shard, kind);
+        shard.decide(&asked, allowed());
+    }
+    assert_eq!((shard.disconnected("clean"), shard.disconnected("lost")), (1, 0));
+
+    let conn = shard.open_tcp();
+    shard.receive_on(conn, &mut bytes);
+    shard.end(conn);
+    shard.fail(conn);
+    assert_eq!((shard.disconnected("clean"), shard.disconnected("lost")), (2, 0), "it is closed");
 }
 
 #[test]

@@ -74,7 +74,6 @@ use timers::Timer;
 
 use crate::auth::Refusals;
 use crate::counters::Counters;
-use crate::error::Disconnect;
 use crate::ids::{Clocks, ConnId, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::{AdmitKind, Policies};
@@ -231,7 +230,7 @@ impl Shard {
     /// The socket failed.
     pub fn handle_lost(&mut self, now: Clocks, id: ConnId) {
         self.begin_input(now);
-        self.home.disconnect_by_id(&mut self.cx, id, Disconnect::Lost);
+        self.home.handle_lost(&mut self.cx, id);
         self.finish_input();
     }
 

@@ -118,6 +118,24 @@ impl OneShard {
         self.drain();
     }
 
+    /// A client that has connected over TCP.
+    pub fn open_tcp(&mut self) -> ConnId {
+        self.shard.handle_open(self.now, Listener::SyncTcp).expect("room")
+    }
+
+    /// The socket of a client fails.
+    pub fn fail(&mut self, conn: ConnId) {
+        self.shard.handle_lost(self.now, conn);
+        self.drain();
+    }
+
+    /// Connections that ended for a reason.
+    pub fn disconnected(&self, label: &str) -> u64 {
+        let counters = self.shard.counters();
+        let found = counters.disconnects().find(|(found, _)| *found == label);
+        found.expect("a reason").1
+    }
+
     pub fn ignored(&self, label: &str) -> u64 {
         let counters = self.shard.counters();
         let found = counters.ignored().find(|(found, _)| *found == label);

@@ -34,8 +34,8 @@ use crate::shard::Verdict;
 ///
 /// It is called on an executor that serves many other requests, so it must return at once: what
 /// takes time belongs into the future, and what blocks into a [`Blocking`] hook. A hook that
-/// panics, fails or gives no answer within `timeout_ms` of `[admission]` denies, unless `on_timeout`
-/// says otherwise.
+/// panics, fails or gives no answer within `timeout_ms` of `[admission]` denies, unless
+/// `on_timeout` says otherwise.
 ///
 /// ```
 /// use headcount::server::{AdmissionHook, AdmitAnswer, AdmitCtx, AdmitFuture, AdmitKind};

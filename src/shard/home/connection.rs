@@ -143,7 +143,7 @@ pub struct ColdState {
 /// The end of a stream whose requests are still being answered.
 #[derive(Clone, Copy, Debug)]
 pub struct HalfClosed {
-    /// Why the connection ends once they have been.
+    /// Why the connection ends when they have not been in time.
     pub reason: Disconnect,
     /// When it ends in any case.
     pub until: Timestamp,
@@ -373,12 +373,12 @@ impl Connection {
         self.warm.subscriptions.iter().filter(|s| kind.contains(s.feed())).count()
     }
 
-    /// Why the connection ends with its byte stream: raw TCP has no other goodbye.
+    /// Why the connection ends with its byte stream: raw TCP has no other goodbye. What waits for
+    /// the admission hook was whole, as far as is known.
     pub fn end_of_stream(&self) -> Disconnect {
+        let is_whole = self.unread().is_empty() || self.awaits_verdict();
         match self.warm.transport {
-            Transport::Stream | Transport::Proxied(_) if self.unread().is_empty() => {
-                Disconnect::Clean
-            }
+            Transport::Stream | Transport::Proxied(_) if is_whole => Disconnect::Clean,
             Transport::Http => Disconnect::Clean,
             _ => Disconnect::Lost,
         }

@@ -156,6 +156,12 @@ impl Home {
         self.with(cx, id, |home, cx, conn| home.refuse_if_drained(cx, conn));
     }
 
+    /// The socket failed. The end of the stream before that, if there was one, is the reason.
+    pub fn handle_lost(&mut self, cx: &mut ShardContext, id: ConnId) {
+        let half_closed = self.connections.get(id).and_then(|connection| connection.half_closed());
+        self.disconnect_by_id(cx, id, half_closed.map_or(Disconnect::Lost, |half| half.reason));
+    }
+
     /// The next connection with bytes to write. Its queue stays as it is until `handle_written`.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         let Home { connections, outgoing, .. } = self;

@@ -130,10 +130,9 @@ impl Home {
 
     /// Ends a connection whose peer has sent its last byte and received all its answers.
     pub(super) fn end_if_answered(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
-        if let Some(half_closed) = conn.half_closed()
-            && !conn.awaits_answers()
-        {
-            self.disconnect(cx, conn, half_closed.reason);
+        if conn.half_closed().is_some() && !conn.awaits_answers() {
+            // Not the reason at the end of the stream, when whole messages may have been unread.
+            self.disconnect(cx, conn, conn.end_of_stream());
         }
     }
 
