@@ -1,13 +1,15 @@
 //! The Rust client against the real server: channels, members, the presence graph, reconnects.
 #![cfg(feature = "server")]
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use headcount::client::prelude::*;
+use headcount::client::protocol::Connection;
 use peers::{KEY, Server, WITHIN, collected, names, until};
 use tempdir::Dir;
 
@@ -207,6 +209,25 @@ fn others_are_peers_too_and_edges_among_them_are_shown() {
     let other_key = other.presence().graph().local_peer.key().to_owned();
     assert_eq!(graph.peer(&other_key).unwrap().connections.len(), 1);
     drop(clients);
+}
+
+#[test]
+fn devices_of_the_sync_protocol_are_peers_with_what_is_known_of_them() {
+    let server = Server::start("[auth]\nanonymous = true\nanonymous_app = \"demo\"\n");
+    let ann = server.joined("ann", "shop");
+    let mut device = TcpStream::connect(server.sync_tcp()).unwrap();
+    let mut out = Connection::stream(0).out;
+    out.handshake("");
+    out.update("shop", b"\x01");
+    device.write_all(out.pending()).unwrap();
+    until("ann sees the device", || names(&ann).len() == 1);
+    let graph = ann.presence().graph();
+    let peer = &graph.remote_peers[0];
+    assert!(peer.client_id().unwrap().starts_with("anonymous-"));
+    assert_eq!((peer.os, peer.peer_metadata.len()), (Some(PresenceOs::Generic), 0));
+    assert_eq!(peer.connections[0].connection_type, ConnectionType::AccessPoint);
+    let members = ann.channel("shop").members().wait().unwrap();
+    assert!(members.iter().any(|member| member.state == Some(1.into())));
 }
 
 #[test]

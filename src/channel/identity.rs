@@ -11,9 +11,20 @@ pub struct Identity {
     pub user: Arc<str>,
     /// Distinguishes the sessions of one user for other members.
     pub connection: ConnectionName,
+    pub link: Link,
     recognition: Recognition,
     /// `None` when both of its fields are.
     details: Option<Box<Details>>,
+}
+
+/// How a session reached the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// Over WebSocket, or requests of HTTP.
+    #[default]
+    Web,
+    /// Over TCP alone.
+    Tcp,
 }
 
 /// How a returning session is recognized, without the device.
@@ -99,7 +110,12 @@ impl Identity {
             Resume::Device(Device { id, owner }) => (Recognition::Device(owner), Some(id)),
         };
         let details = device.map(|id| Box::new(Details { device: Some(id), metadata: None }));
-        Identity { user, connection, recognition, details }
+        Identity { user, connection, link: Link::default(), recognition, details }
+    }
+
+    /// The same identity, of a session that came this way.
+    pub fn over(self, link: Link) -> Self {
+        Identity { link, ..self }
     }
 
     /// The same identity, of which the operator says this: the text of a JSON object.
@@ -109,6 +125,7 @@ impl Identity {
         Identity {
             user: Arc::clone(&self.user),
             connection: self.connection,
+            link: self.link,
             recognition: self.recognition,
             details: has_details.then(|| Box::new(Details { device, metadata })),
         }

@@ -13,7 +13,7 @@ mod peer;
 mod state;
 
 pub use changes::{Author, Change, ChangeKind, Changes, LeaveReason};
-pub use identity::{Device, DeviceOwner, Identity, Resume, ResumeKey, SessionName};
+pub use identity::{Device, DeviceOwner, Identity, Link, Resume, ResumeKey, SessionName};
 pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::{self, Grant};
-use crate::channel::{Identity, Resume, ResumeKey};
+use crate::channel::{Identity, Link, Resume, ResumeKey};
 use crate::ids::{ConnectionName, Timestamp};
 
 /// Who an authenticated session is.
@@ -20,8 +20,13 @@ const _: () = assert!(size_of::<Principal>() <= 24, "every authenticated connect
 
 impl Principal {
     /// A user on a connection of this name.
-    pub fn new(bearer: auth::Identity, connection: ConnectionName, resume: Resume) -> Self {
-        let identity = Identity::new(bearer.user, connection, resume);
+    pub fn new(
+        bearer: auth::Identity,
+        connection: ConnectionName,
+        resume: Resume,
+        link: Link,
+    ) -> Self {
+        let identity = Identity::new(bearer.user, connection, resume).over(link);
         Principal {
             identity: Arc::new(identity.with_metadata(bearer.metadata)),
             grant: bearer.grant,

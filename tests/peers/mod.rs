@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Mutex, mpsc};
@@ -52,6 +52,10 @@ impl Server {
         let mut command = headcount(&["serve", "--quiet", "--config"]);
         let command = command.arg(&self.config).stderr(Stdio::inherit());
         self.served = Some(Served::start(command).unwrap());
+    }
+
+    pub fn sync_tcp(&self) -> SocketAddr {
+        self.served.as_ref().unwrap().sync_tcp
     }
 
     pub fn kill(&mut self) {

@@ -47,7 +47,7 @@ use super::{
     Request as Asked, Scope, SessionContext, SessionOutput, Silences, Taken, is_silent,
 };
 use crate::auth::{CredentialError, Denied, Identity as Bearer, Operation, Origin};
-use crate::channel::{Content, Draft, JsonState, Part, Position, Resume, State, Storage};
+use crate::channel::{Content, Draft, JsonState, Link, Part, Position, Resume, State, Storage};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::{Clocks, ConnectionName};
@@ -314,7 +314,7 @@ impl Session {
             keep_alive_ms: cx.limits.keep_alive_ms,
             client_id: (&*bearer.user).into(),
         });
-        self.principal = Some(Principal::new(bearer, connection, Resume::Connection));
+        self.principal = Some(Principal::new(bearer, connection, Resume::Connection, Link::Web));
         SessionOutput::Greeted(arrival)
     }
 

@@ -6,7 +6,8 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, EdgeDenial, Identity, LeaveReason, Members, PEER_KEY_BYTES, PeerKey, State,
+    Change, ChangeKind, EdgeDenial, Identity, LeaveReason, Link, Members, PEER_KEY_BYTES, PeerKey,
+    State,
 };
 use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::UnadmittedPeer;
@@ -14,9 +15,6 @@ use crate::wire::foony::{Event, PeerMember, peer as foony_peer};
 
 /// In place of a key that is not needed.
 const NO_KEY: [u8; PEER_KEY_BYTES] = [0; PEER_KEY_BYTES];
-
-/// How a member reached the server.
-const OVER_WEBSOCKET: u8 = 1;
 
 /// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
@@ -83,7 +81,7 @@ impl Encoder<'_, '_> {
             member: member_of(kind, timestamp_ms, name, identity, state),
             is_lost,
             reason,
-            transport: OVER_WEBSOCKET,
+            transport: transport_code(identity.link),
             key: peer.map_or(&derived, |peer| &peer.key),
             device_name: peer.map_or(&*identity.user, |peer| &peer.device_name).into(),
             os: peer.map_or("", |peer| &peer.os).into(),
@@ -118,7 +116,7 @@ pub fn edge_request(request: u64, edge: &EdgeRequest, out: &mut Vec<u8>) {
         request,
         channel: (&*edge.channel.name).into(),
         key: &edge.key,
-        transport: OVER_WEBSOCKET,
+        transport: transport_code(edge.identity.link),
         metadata,
         identity_metadata: edge.identity.metadata().map_or(b"", |text| text.as_bytes()),
     })));
@@ -152,6 +150,13 @@ pub fn direct_refused(
 
 fn retry_after_ms(now: Clocks, denial: &EdgeDenial) -> u64 {
     denial.until_ms.saturating_sub(now.mono_ms)
+}
+
+fn transport_code(link: Link) -> u8 {
+    match link {
+        Link::Web => 1,
+        Link::Tcp => 2,
+    }
 }
 
 fn reason_code(reason: LeaveReason) -> u8 {

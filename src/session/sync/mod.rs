@@ -51,7 +51,7 @@ use super::{
     Request, SessionContext, SessionOutput, Silences, Taken, append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
-use crate::channel::{Device, DeviceOwner, Identity, Resume, State};
+use crate::channel::{Device, DeviceOwner, Identity, Link, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Clocks;
@@ -279,7 +279,11 @@ impl Session {
     }
 
     fn principal_of(&self, bearer: Bearer, resume: Resume) -> Principal {
-        Principal::new(bearer, self.name().as_str().into(), resume)
+        let link = match self.framing {
+            Framing::WebSocket => Link::Web,
+            Framing::Stream => Link::Tcp,
+        };
+        Principal::new(bearer, self.name().as_str().into(), resume, link)
     }
 
     fn accept_greeting(
