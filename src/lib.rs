@@ -46,6 +46,7 @@
 //! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
 //! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |
+//! | a request that the admission hook holds up, or denies | `shard/home/hook.rs` (what waits), `server/admission/gate.rs` (how it is asked), `server/edge/ask.rs` |
 //! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
 //! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!
@@ -77,6 +78,7 @@
 //! | mailbox, envelope | bounded queue from one shard to another, and its item |
 //! | effect | what the core asks of the shell: send, close, detach, attach |
 //! | send queue | bounded output of a connection |
+//! | question, verdict | what a home asks the admission hook of the server about a request that it holds, and the answer |
 //! | conflation | replacing a value by a newer one; presence is conflated, messages are not |
 //! | slow consumer | a connection whose send queue is full: presence is conflated; messages are sent again later as far as they are kept, else there is a gap, or the connection is closed |
 //! | grace | time between the loss of a connection and the leave of its members, in which the session can resume; begun and ended by the owner |

@@ -614,9 +614,8 @@ fn a_program_decides_by_itself_and_stops_its_server() {
     });
     let (handle, stop) = Stop::new();
     let (sender, ready) = mpsc::channel();
-    let hooks = Hooks::new().admission(hook.unwrap()).on_ready(move |addresses| {
-        let _ = sender.send(addresses);
-    });
+    let hooks =
+        Hooks::new().admission(hook.unwrap()).on_ready(move |addresses| _ = sender.send(addresses));
     let server = thread::spawn(move || server::run(config, hooks, stop));
     let url = format!("ws://{}", ready.recv_timeout(WITHIN).unwrap().http);
     let config = |client| graph::ClientConfig::new(&url).key(KEY).client_id(client);

@@ -5,6 +5,8 @@
 //! from that connection waits behind it, in order, within the bounds of its input: a connection
 //! with more than `message_bytes_max` unread is closed as slow. Others are not affected. The edge
 //! answers every question, in time; what a connection asked for that has ended is not carried out.
+//! A socket that fails meanwhile is lost, although a Close of the client may be what waits: its
+//! members keep their places for the grace.
 //!
 //! Not asked about: what gives something up; the state of a session that is a member already;
 //! reading a channel that the session subscribes to; members that a session gets back.
