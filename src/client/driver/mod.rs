@@ -203,7 +203,6 @@ impl Driver {
                 return self.ended(&closed);
             }
             if self.core.is_live() {
-                self.attempts = Attempts::Unlimited;
                 backoff.reset();
             }
         }
@@ -226,11 +225,12 @@ impl Driver {
             }
         }
         let now_ms = self.now_ms();
-        let Driver { core, resume, state, .. } = self;
+        let Driver { core, resume, state, attempts, .. } = self;
         let used = connection.handle_bytes(now_ms, unread, |out, event| {
             match event {
                 Event::Open => core.greet(resume.auth(credential), out),
                 Event::Greeted(greeted) => {
+                    *attempts = Attempts::Unlimited;
                     resume.adopt(&greeted);
                     state.set_client_id(&resume.client_id);
                     state.set(ClientState::Live);
