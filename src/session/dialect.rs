@@ -184,7 +184,8 @@ pub enum Session {
     Undecided(Undecided),
     Sync(sync::Session),
     Foony(foony::Session),
-    Peer(peer::Session),
+    /// Larger than the others, of which there are more.
+    Peer(Box<peer::Session>),
     Echo(echo::Session),
 }
 
@@ -273,7 +274,7 @@ impl Session {
             (_, Framing::WebSocket, MessageKind::Binary)
                 if binary::is_first_message_of_peer(bytes) =>
             {
-                return Ok(Some(Session::Peer(peer::Session::new())));
+                return Ok(Some(Session::Peer(Box::new(peer::Session::new()))));
             }
             (_, Framing::WebSocket, MessageKind::Binary) if binary::is_first_message(bytes) => {
                 return Ok(Some(Session::Foony(foony::Session::new(
@@ -298,7 +299,7 @@ impl Deref for Session {
             Session::Undecided(undecided) => undecided,
             Session::Sync(session) => session,
             Session::Foony(session) => session,
-            Session::Peer(session) => session,
+            Session::Peer(session) => &**session,
             Session::Echo(session) => session,
         }
     }
@@ -310,7 +311,7 @@ impl DerefMut for Session {
             Session::Undecided(undecided) => undecided,
             Session::Sync(session) => session,
             Session::Foony(session) => session,
-            Session::Peer(session) => session,
+            Session::Peer(session) => &mut **session,
             Session::Echo(session) => session,
         }
     }
