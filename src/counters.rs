@@ -20,6 +20,10 @@ pub enum Ignored {
     Text,
     /// A valid request for something that this server does not implement.
     NothingToDo,
+    /// An answer to what the client was not asked, or not any longer.
+    NotAsked,
+    /// A message to one peer that nobody took; its author is told why.
+    NotTaken,
 }
 
 impl Ignored {
@@ -31,6 +35,8 @@ impl Ignored {
             Ignored::WrongDirection => "wrong_direction",
             Ignored::Text => "text_message",
             Ignored::NothingToDo => "nothing_to_do",
+            Ignored::NotAsked => "not_asked",
+            Ignored::NotTaken => "not_taken",
         }
     }
 }
@@ -190,7 +196,7 @@ mod tests {
             assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{labels:?}");
             labels.len()
         };
-        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 26);
+        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 28);
         assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
         assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
         assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 8);
@@ -208,7 +214,7 @@ mod tests {
              malformed_fragments malformed_protocol unauthenticated bad_token token_expired \
              forbidden channel_name state_too_large message_too_large too_many_channels \
              channel_full server_full busy unsupported denied wrong_direction \
-             text_message nothing_to_do"
+             text_message nothing_to_do not_asked not_taken"
         );
         let labels: Vec<_> = counters.conflated().map(|(label, _)| label).collect();
         assert_eq!(labels.join(" "), "slow_receiver throttled update_rate interval large_set");

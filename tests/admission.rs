@@ -16,7 +16,6 @@ use headcount::client::prelude as graph;
 use headcount::config::Config;
 use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Hooks, Stop};
 use headcount::wire::foony::{Auth, Content, Cursor, Event, Publish, Request, binary};
-use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Header, Layout, Message, Parsed};
@@ -189,12 +188,9 @@ impl SyncClient {
     fn greet(&mut self) -> Option<String> {
         self.send(&Message::Handshake(Handshake {
             jwt_token: "",
-            vector_clock: Map::default(),
-            subscribed_shapes: Vec::new(),
             client_version: "test",
-            lite_id: "",
-            epoch: 0,
             wire_version: 1,
+            ..Handshake::default()
         }));
         loop {
             let parsed = sync::parse(Header::Ten, &self.unread, 1 << 20).unwrap();

@@ -10,7 +10,6 @@ use headcount::policy::AdmitKind;
 use headcount::session::Denial;
 use headcount::shard::{Question, Verdict};
 use headcount::wire::foony::{Action, Auth, Cursor, Event, Presence, Request, binary};
-use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Header, Layout, Message};
@@ -109,12 +108,9 @@ fn presence(id: u64, action: Action) -> Request<'static> {
 fn greeting() -> Message<'static> {
     Message::Handshake(Handshake {
         jwt_token: "",
-        vector_clock: Map::default(),
-        subscribed_shapes: Vec::new(),
         client_version: "test",
-        lite_id: "",
-        epoch: 0,
         wire_version: 1,
+        ..Handshake::default()
     })
 }
 

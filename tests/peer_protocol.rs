@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use foony_client::{Client, Server};
-use headcount::wire::foony::peer::{Decision, Direct, METADATA_DEPTH_MAX};
+use headcount::limits::VALUE_DEPTH_MAX;
+use headcount::wire::foony::peer::{Decision, Direct};
 use headcount::wire::foony::{Action, Event, PeerRequest, PeerUpdate, Presence, Request, binary};
 
 mod foony_client;
@@ -113,7 +114,7 @@ fn a_peer_is_greeted_with_its_key_and_sent_more_about_members() {
     let mut seen = Vec::new();
     ann.until(|event| match event {
         Event::PeerMember(peer) => {
-            assert_eq!((peer.is_lost, peer.reason, peer.transport), (false, 0, 1));
+            assert_eq!((peer.is_lost, peer.reason, peer.transport as u8), (false, 0, 1));
             let metadata = String::from_utf8(peer.metadata.to_vec()).unwrap();
             seen.push((peer.member.client_id.to_string(), peer.device_name.to_string(), metadata));
             None
@@ -152,8 +153,7 @@ fn bad_input_is_answered_and_harms_nobody() {
     let mut ann = Client::connect_peer(&server, "ann", update(0, "{}"));
     ann.until(|event| matches!(event, Event::PeerGreeting(_)).then_some(()));
     enter(&mut ann, "shop");
-    let deep =
-        format!("{{\"a\":{}{}}}", "[".repeat(METADATA_DEPTH_MAX), "]".repeat(METADATA_DEPTH_MAX));
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(VALUE_DEPTH_MAX), "]".repeat(VALUE_DEPTH_MAX));
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(4096));
     let refused = [
         update(10, &deep),

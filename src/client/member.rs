@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::graph::{JsonObject, key_text};
-use crate::wire::foony::peer::UnadmittedPeer;
+use super::graph::JsonObject;
+use crate::wire::foony::peer::{Transport, UnadmittedPeer, key_text};
 use crate::wire::foony::{self, PeerMember};
 
 /// Longer waits are as good as this one, and would overflow clocks.
@@ -104,14 +104,6 @@ pub(super) struct Unadmitted {
     pub again: Instant,
 }
 
-/// How a member reached the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
-    WebSocket,
-    Tcp,
-    Unknown,
-}
-
 impl Present {
     /// A member of a server without the graph extension.
     pub fn plain(member: &foony::Member<'_>) -> Self {
@@ -136,11 +128,7 @@ impl Present {
         present.peer = Some(MemberPeer {
             key: peer.key.to_vec(),
             is_lost: peer.is_lost,
-            transport: match peer.transport {
-                1 => Transport::WebSocket,
-                2 => Transport::Tcp,
-                _ => Transport::Unknown,
-            },
+            transport: peer.transport,
             device_name: peer.device_name.clone().into_owned(),
             os: peer.os.clone().into_owned(),
             sdk_version: peer.sdk_version.clone().into_owned(),

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::state_dir::{self, Content};
 use super::{ClientError, JsonObject, Result};
+use crate::limits::VALUE_DEPTH_MAX;
+use crate::wire::foony::json_depth;
 
 /// Bytes of the JSON text.
 pub(crate) const SIZE_MAX: usize = 4096;
-/// Levels of arrays and objects, the outermost one included.
-pub(crate) const DEPTH_MAX: usize = 64;
 
 const FILE: &str = "peer_metadata.json";
 const EMPTY: &str = "{}";
@@ -22,8 +22,8 @@ pub(crate) fn check(text: &str) -> Result<JsonObject> {
     if text.len() > SIZE_MAX {
         return Err(ClientError::SizeLimitExceeded { limit: SIZE_MAX, got: text.len() });
     }
-    if depth(text) > DEPTH_MAX {
-        return Err(ClientError::DepthLimitExceeded { limit: DEPTH_MAX });
+    if json_depth(text.as_bytes()) > VALUE_DEPTH_MAX {
+        return Err(ClientError::DepthLimitExceeded { limit: VALUE_DEPTH_MAX });
     }
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
@@ -34,27 +34,6 @@ pub(crate) fn check(text: &str) -> Result<JsonObject> {
 
 fn invalid(error: &serde_json::Error) -> ClientError {
     ClientError::InvalidJson { why: error.to_string() }
-}
-
-/// The deepest nesting of brackets outside strings. For what is no JSON, any number.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut is_in_string, mut is_escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if is_in_string => is_escaped = true,
-            b'"' => is_in_string = !is_in_string,
-            _ if is_in_string => {}
-            b'[' | b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// The current metadata. Getters do not wait for a setter that writes to disk.
@@ -193,7 +172,7 @@ mod tests {
             ("]]]]{", 1),
         ];
         for (text, expected) in table {
-            assert_eq!(depth(text), expected, "{text}");
+            assert_eq!(json_depth(text.as_bytes()), expected, "{text}");
         }
     }
 

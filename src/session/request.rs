@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::channel::{Draft, EdgeDenial, Identity, Message, PEER_KEY_BYTES, Peer, Position, State};
+use crate::channel::{Draft, EdgeDenial, Identity, Message, Peer, PeerKey, Position, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::ChannelKey;
@@ -85,8 +85,8 @@ pub enum Outcome {
 /// A message to one peer in a channel that the sender is a member of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectMessage {
-    pub to: [u8; PEER_KEY_BYTES],
-    pub from: [u8; PEER_KEY_BYTES],
+    pub to: PeerKey,
+    pub from: PeerKey,
     pub name: Box<str>,
     /// JSON text.
     pub data: Bytes,
@@ -96,7 +96,7 @@ pub struct DirectMessage {
 #[derive(Clone, Debug)]
 pub struct EdgeRequest {
     pub channel: Arc<ChannelKey>,
-    pub key: [u8; PEER_KEY_BYTES],
+    pub key: PeerKey,
     /// `None` for a member that has not said.
     pub peer: Option<Arc<Peer>>,
     pub identity: Arc<Identity>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::home::{Handoff, PollOutcome, PollRequest};
 use super::question::{Question, Verdict};
 use crate::channel::{
-    Change, Draft, EdgeVerdict, Identity, LeaveReason, PEER_KEY_BYTES, Page, PageLimit, Position,
+    Change, Draft, EdgeVerdict, Identity, LeaveReason, Page, PageLimit, PeerKey, Position,
     ResumeKey, State,
 };
 use crate::counters::Counters;
@@ -65,7 +65,7 @@ pub enum Envelope {
     /// Owner -> home: a client has to decide whether a peer may connect to it.
     EdgeWanted { conn: ConnId, about: Box<EdgeRequest> },
     /// Owner -> home: that peer is no longer in the channel.
-    EdgeUnwanted { conn: ConnId, channel: Arc<ChannelKey>, key: [u8; PEER_KEY_BYTES] },
+    EdgeUnwanted { conn: ConnId, channel: Arc<ChannelKey>, key: PeerKey },
     /// Owner -> home: a direct message to a client; the author receives its answer.
     Direct {
         conn: ConnId,
@@ -201,7 +201,7 @@ pub enum Command {
     /// Send all messages after a serial, or as many as there is room for.
     Fetch { reply_to: ReplyTo, after: u64, limit: PageLimit },
     /// A member has decided whether a peer may connect to it.
-    Verdict { addr: ConnAddr, about: [u8; PEER_KEY_BYTES], verdict: EdgeVerdict },
+    Verdict { addr: ConnAddr, about: PeerKey, verdict: EdgeVerdict },
     /// Hand a message to one member.
     Direct { reply_to: ReplyTo, message: Arc<DirectMessage> },
     /// One subscriber has missed the messages after a serial.

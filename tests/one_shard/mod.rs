@@ -19,7 +19,6 @@ use headcount::shard::{
     Effect, Envelope, HomeChannelId, Listener, MessageBatch, Question, Settings, Shard, Verdict,
 };
 use headcount::wire::foony::{self, Auth, Cursor, Publish, Request, binary};
-use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Layout, Message};
@@ -182,12 +181,9 @@ impl OneShard {
         let conn = self.open();
         let handshake = Handshake {
             jwt_token: "",
-            vector_clock: Map::default(),
-            subscribed_shapes: Vec::new(),
             client_version: "test",
-            lite_id: "",
-            epoch: 0,
             wire_version: 1,
+            ..Handshake::default()
         };
         self.say(conn, &Message::Handshake(handshake));
         conn

@@ -199,7 +199,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
-    use super::super::tests::{Answers, SOON, number, reason};
+    use super::super::tests::{Answers, SOON, expect_panic, number, reason};
     use super::super::{AdmissionHandlers, ConnectionRequest};
     use super::*;
 
@@ -291,9 +291,7 @@ mod tests {
         });
         for number in 0..2 {
             answers.submit(&handlers, number);
-            let (reason, retry_after) = reason(answers.next().1);
-            assert!(reason.contains("panicked") && !reason.contains("test"), "{reason}");
-            assert_eq!(retry_after, None);
+            expect_panic(&answers);
         }
         answers.submit(&handlers, 2);
         assert_eq!(answers.next(), (2, Authorization::Allow));

@@ -255,6 +255,13 @@ pub(super) mod tests {
         }
     }
 
+    /// The next answer is that a handler panicked, in no words of its own.
+    pub(super) fn expect_panic(answers: &Answers) {
+        let (reason, retry_after) = reason(answers.next().1);
+        assert!(reason.contains("panicked") && !reason.contains("test"), "{reason}");
+        assert_eq!(retry_after, None);
+    }
+
     pub(super) fn reason(answer: Authorization) -> (String, Option<Duration>) {
         match answer.into_decision() {
             Decision::Allow => panic!("allowed"),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::client::graph::key_text;
 use crate::client::{ConnectionType, JsonObject, Result, metadata};
+use crate::wire::foony::peer::key_text;
 
 /// A peer that wants to be connected to this client. Cheap to clone.
 #[derive(Clone)]

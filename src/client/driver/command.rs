@@ -7,7 +7,7 @@ use crate::client::member::Member;
 use crate::client::message::{HistoryPage, HistoryQuery, Published};
 use crate::client::pending::Completer;
 
-/// One request of the program. All but the last four wait until the client is live.
+/// One request of the program. What is to be sent waits until the client is live.
 pub(crate) enum Command {
     Publish {
         channel: String,

@@ -97,7 +97,7 @@ pub(super) enum Asked {
     Release,
 }
 
-/// See the module.
+/// The state of a client across its connections.
 pub(super) struct Core {
     channels: BTreeMap<String, Channel>,
     /// In the order in which they were made.
@@ -130,8 +130,8 @@ impl Core {
         }
     }
 
-    /// Says who the client is, in one message. The program of a server without the graph extension
-    /// ignores the second record.
+    /// Says who the client is, in one message. A server without the graph extension ignores the
+    /// second record.
     pub fn greet(&self, auth: Auth<'_>, out: &mut Outbound) {
         out.auth(auth);
         out.send_peer(&PeerRequest::Update(self.mirror.peer_update(NOT_ANSWERED)));
@@ -603,17 +603,15 @@ impl Core {
 
     /// The presence graph: the members of the channels that this client is a member of.
     pub fn graph(&mut self) -> PresenceGraph {
-        let joined = self.channels.iter().filter(|(_, channel)| channel.membership.is_some());
-        let present = joined.flat_map(|(name, channel)| {
-            channel.roster.members().map(|present| (name.as_str(), present))
+        let present = joined(&self.channels).flat_map(|(name, channel)| {
+            channel.roster.members().map(move |present| (name, present))
         });
         self.mirror.graph(present, self.is_live)
     }
 
     /// The channels that this client is a member of.
     pub fn joined(&self) -> impl Iterator<Item = (&str, &Channel)> {
-        let joined = self.channels.iter().filter(|(_, channel)| channel.membership.is_some());
-        joined.map(|(name, channel)| (name.as_str(), channel))
+        joined(&self.channels)
     }
 
     fn channel(&mut self, name: &str) -> &mut Channel {
@@ -646,6 +644,11 @@ impl Part {
         let (name, data) = (self.name.as_str().into(), self.data.as_bytes());
         foony::Message { name, data, encoding: "".into() }
     }
+}
+
+fn joined(channels: &BTreeMap<String, Channel>) -> impl Iterator<Item = (&str, &Channel)> {
+    let joined = channels.iter().filter(|(_, channel)| channel.membership.is_some());
+    joined.map(|(name, channel)| (name.as_str(), channel))
 }
 
 /// Subscribes after the cursor. A channel that had no messages has no cursor on the wire: what came

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use super::command::Part;
 use super::core::{Asked, Core};
 use crate::client::admission::Decision;
-use crate::client::graph::parse_key;
 use crate::client::pending::Completer;
 use crate::client::protocol::Outbound;
 use crate::client::{ClientError, Result};
 use crate::wire::foony::PeerRequest;
-use crate::wire::foony::peer::{self, Direct, DirectRefused};
+use crate::wire::foony::peer::{self, Direct, DirectRefused, parse_key};
 
 impl Core {
     /// Sends a message to a peer, in a channel that is shared with it.

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use crate::client::admission::{ConnectionRequest, RequestParts};
 use crate::client::direct::DirectMessage;
-use crate::client::graph::{Connection, ConnectionType, Peer, PresenceGraph, PresenceOs, key_text};
-use crate::client::member::{MemberPeer, Present, Transport};
+use crate::client::graph::{Connection, ConnectionType, Peer, PresenceGraph, PresenceOs};
+use crate::client::member::{MemberPeer, Present};
 use crate::client::presence::{LocalPeer, Presence};
-use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate};
+use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate, Transport, key_text};
 
 /// Peers that a graph has at most.
 const PEERS_MAX: usize = 10_000;
@@ -54,11 +54,7 @@ impl Mirror {
             peer_key: request.key.to_vec(),
             peer_metadata: text(request.metadata),
             identity_service_metadata: text(request.identity_metadata),
-            connection_type: match request.transport {
-                1 => ConnectionType::WebSocket,
-                2 => ConnectionType::AccessPoint,
-                _ => ConnectionType::Unknown,
-            },
+            connection_type: connection_type(Transport::WebSocket, request.transport),
             channel: request.channel.to_string(),
         });
         self.presence.decide(request.request, about);
@@ -125,7 +121,8 @@ impl Mirror {
             if !own.is_connected_to(node) {
                 continue;
             }
-            let edge = Connection::between(&self.key, key, edge_type(own, node));
+            let edge =
+                Connection::between(&self.key, key, connection_type(own.transport, node.transport));
             local.connections.push(edge.clone());
             peer.connections.push(edge);
         }
@@ -189,7 +186,11 @@ fn connect_others(remote: &mut [Peer], all: &[(&[u8], Node<'_>)]) {
             if node.channels.is_disjoint(&other.channels) || !node.is_connected_to(other) {
                 continue;
             }
-            let edge = Connection::between(key, other_key, edge_type(node, other));
+            let edge = Connection::between(
+                key,
+                other_key,
+                connection_type(node.transport, other.transport),
+            );
             remote[at].connections.push(edge.clone());
             remote[other_at].connections.push(edge);
         }
@@ -197,8 +198,8 @@ fn connect_others(remote: &mut [Peer], all: &[(&[u8], Node<'_>)]) {
 }
 
 /// The type of a connection, the same from both ends.
-fn edge_type(a: &Node<'_>, b: &Node<'_>) -> ConnectionType {
-    match (a.transport, b.transport) {
+fn connection_type(a: Transport, b: Transport) -> ConnectionType {
+    match (a, b) {
         (Transport::WebSocket, Transport::WebSocket) => ConnectionType::WebSocket,
         (Transport::Tcp, _) | (_, Transport::Tcp) => ConnectionType::AccessPoint,
         _ => ConnectionType::Unknown,

@@ -77,7 +77,12 @@ impl CommandQueue {
     /// Queues a command, unless the client is closed.
     pub fn submit(&self, command: Command) {
         let mut state = self.lock();
-        if !state.is_closed {
+        // However often the metadata is set: the I/O thread reads the newest.
+        let is_repeated = matches!(
+            (&command, state.waiting.back()),
+            (Command::PeerChanged, Some(Command::PeerChanged))
+        );
+        if !state.is_closed && !is_repeated {
             state.waiting.push_back(command);
             drop(state);
             self.ring();
@@ -120,5 +125,31 @@ impl CommandQueue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_is_set_again_and_again_waits_once() {
+        let queue = CommandQueue::new().expect("descriptors");
+        (0..100).for_each(|_| queue.submit(Command::PeerChanged));
+        drop(queue.ask(Command::Ready));
+        queue.submit(Command::PeerChanged);
+        assert_eq!(queue.take(0).len(), 3);
+        queue.submit(Command::PeerChanged);
+        assert_eq!(queue.take(0).len(), 1);
+    }
+
+    #[test]
+    fn operations_are_bounded_and_a_closed_queue_refuses() {
+        let queue = CommandQueue::new().expect("descriptors");
+        assert!(queue.take(OPERATIONS_MAX).is_empty());
+        assert_eq!(queue.ask(Command::Ready).wait(), Err(ClientError::QueueFull));
+        assert!(queue.take(0).is_empty());
+        assert!(queue.close().is_empty());
+        assert_eq!(queue.ask(Command::Ready).wait(), Err(ClientError::Closed));
     }
 }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Address, Age, Connection, ConnectionType, JsonObject, MetadataTrust, Peer, PresenceGraph,
-    PresenceOs, key_text, parse_key,
+    PresenceOs,
 };
+use crate::wire::foony::peer::{key_text, parse_key};
 
 impl Serialize for ConnectionType {
     /// Clients of Ditto 4 and 5.0 fail on names that they do not know.

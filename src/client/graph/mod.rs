@@ -8,7 +8,6 @@ mod connection;
 mod diff;
 mod display;
 mod json;
-mod key;
 mod peer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,7 +16,6 @@ use std::time::{Duration, SystemTime};
 pub(crate) use age::Age;
 pub use connection::{Connection, ConnectionType};
 pub use diff::GraphDiff;
-pub(crate) use key::{key_text, parse_key};
 pub use peer::{Address, MetadataTrust, Peer, PresenceOs};
 
 /// A JSON object, such as peer metadata.
@@ -165,6 +163,7 @@ impl PartialEq for PresenceGraph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::foony::peer::key_text;
 
     fn peer(key: u8, neighbours: &[(u8, ConnectionType)]) -> Peer {
         let mut peer = Peer::new(&[key]);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, JsonObject, key_text};
+use super::{Connection, JsonObject};
+use crate::wire::foony::peer::key_text;
 
 /// The address of a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -78,10 +78,9 @@ impl Outbound {
 
     /// Makes a request with the next id, which it returns. The server has to answer it in time.
     pub fn request<'r>(&mut self, request: impl FnOnce(u64) -> Request<'r>) -> u64 {
-        self.last_id += 1;
-        self.unanswered += 1;
-        self.send(&request(self.last_id));
-        self.last_id
+        let id = self.next_id();
+        self.send(&request(id));
+        id
     }
 
     /// Sends a request with an id of the program's own, which watches for the answer itself.
@@ -94,9 +93,14 @@ impl Outbound {
 
     /// Makes a request of the graph extension with the next id, which it returns.
     pub fn peer_request<'r>(&mut self, request: impl FnOnce(u64) -> PeerRequest<'r>) -> u64 {
+        let id = self.next_id();
+        self.send_peer(&request(id));
+        id
+    }
+
+    fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.unanswered += 1;
-        self.send_peer(&request(self.last_id));
         self.last_id
     }
 

@@ -5,9 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-
 use super::Edge;
 use crate::policy::AdmitKind;
 use crate::rest::{Caller, Refusal};
@@ -15,6 +12,7 @@ use crate::server::admission::{AdmitAnswer, AdmitCtx};
 use crate::session::{Framing, peer_key_of};
 use crate::shard::{Envelope, Question, Verdict};
 use crate::wire::foony::ErrorCode;
+use crate::wire::foony::peer::key_text;
 
 /// How peers reached the server, in the words of the presence graph.
 const OVER_WEBSOCKET: &str = "WebSocket";
@@ -88,7 +86,7 @@ fn context(question: Question) -> AdmitCtx {
         key_name: grant.key_name.clone(),
         client_id: Arc::clone(&identity.user),
         channel: channel.map(|channel| (&*channel.name).into()),
-        peer_key: key.map(|key| format!("pk{}", STANDARD_NO_PAD.encode(key)).into()),
+        peer_key: key.map(|key| key_text(&key).into()),
         metadata: peer.map(|peer| peer.metadata.clone()).unwrap_or_default(),
         identity_metadata: identity.metadata().cloned(),
         ip: ip.map(|ip: IpAddr| ip.to_canonical()),

@@ -10,11 +10,11 @@ use crate::channel::{
     State,
 };
 use crate::ids::{ChannelKey, Clocks};
-use crate::wire::foony::peer::UnadmittedPeer;
+use crate::wire::foony::peer::{Transport, UnadmittedPeer};
 use crate::wire::foony::{Event, PeerMember, peer as foony_peer};
 
 /// In place of a key that is not needed.
-const NO_KEY: [u8; PEER_KEY_BYTES] = [0; PEER_KEY_BYTES];
+const NO_KEY: PeerKey = [0; PEER_KEY_BYTES];
 
 /// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
@@ -81,7 +81,7 @@ impl Encoder<'_, '_> {
             member: member_of(kind, timestamp_ms, name, identity, state),
             is_lost,
             reason,
-            transport: transport_code(identity.link),
+            transport: transport(identity.link),
             key: peer.map_or(&derived, |peer| &peer.key),
             device_name: peer.map_or(&*identity.user, |peer| &peer.device_name).into(),
             os: peer.map_or("", |peer| &peer.os).into(),
@@ -116,7 +116,7 @@ pub fn edge_request(request: u64, edge: &EdgeRequest, out: &mut Vec<u8>) {
         request,
         channel: (&*edge.channel.name).into(),
         key: &edge.key,
-        transport: transport_code(edge.identity.link),
+        transport: transport(edge.identity.link),
         metadata,
         identity_metadata: edge.identity.metadata().map_or(b"", |text| text.as_bytes()),
     })));
@@ -152,10 +152,10 @@ fn retry_after_ms(now: Clocks, denial: &EdgeDenial) -> u64 {
     denial.until_ms.saturating_sub(now.mono_ms)
 }
 
-fn transport_code(link: Link) -> u8 {
+fn transport(link: Link) -> Transport {
     match link {
-        Link::Web => 1,
-        Link::Tcp => 2,
+        Link::Web => Transport::WebSocket,
+        Link::Tcp => Transport::Tcp,
     }
 }
 

@@ -1,15 +1,8 @@
 //! A session of a peer of the presence graph: the binary protocol of Foony, on which the client
 //! says more of itself and is sent more about members (`docs/protocol.md`).
 //!
-//! What a client can do wrong with the records of the extension, in addition to the table of
-//! [`foony`](super::foony):
-//!
-//! | input | answer | connection | counter |
-//! |---|---|---|---|
-//! | update of a client that was no peer from its greeting on | err `id` 40001 | kept | `ignored{unsupported}` |
-//! | update with another device than the first one | err `id` 40001 | kept | `ignored{unsupported}` |
-//! | metadata that is no JSON object, or nested deeper than 64 | err `id` 40001 | kept | `ignored{malformed_body}` |
-//! | metadata above `peer_metadata_bytes_max`, other fields above their limits | err `id` 40001 | kept | `ignored{state_too_large}` |
+//! What a client can do wrong with the records of the extension is in a table there, in addition to
+//! that of [`foony`](super::foony).
 
 pub mod encode;
 
@@ -25,7 +18,7 @@ use super::{
     Input, NO_REQUEST, Outcome, Principal, Request, SessionContext, SessionOutput, Silences, Taken,
     foony,
 };
-use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, Resume};
+use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, PeerKey, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::Clocks;
@@ -34,8 +27,7 @@ use crate::wire::foony::peer::{
     DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
 use crate::wire::foony::{
-    ErrorCode, Event, Malformed, PeerGreeting, PeerRequest, PeerUpdate, binary, check_metadata,
-    peer as foony_peer,
+    ErrorCode, Event, Malformed, PeerGreeting, PeerRequest, PeerUpdate, binary, peer as foony_peer,
 };
 
 /// Limits of the time that a client may take to decide who may connect to it, milliseconds.
@@ -140,9 +132,7 @@ impl Session {
         if self.known.as_deref().is_some_and(is_other) {
             return Err(Reject::Unsupported);
         }
-        check_lengths(update)?;
-        check_metadata(&update.metadata, cx.limits.peer_metadata_bytes_max)
-            .map_err(|_| Reject::StateTooLarge)?;
+        check_lengths(update, cx.limits)?;
         let peer = Arc::new(Peer {
             key: derived_key(&principal.grant.app, &principal.identity.user, &update.device),
             device_name: (&*update.device_name).into(),
@@ -270,8 +260,9 @@ fn decision(decision: foony_peer::Decision<'_>) -> Decision {
     }
 }
 
-fn check_lengths(update: &PeerUpdate<'_>) -> Result<(), Reject> {
+fn check_lengths(update: &PeerUpdate<'_>, limits: &Limits) -> Result<(), Reject> {
     let lengths = [
+        (update.metadata.len(), limits.peer_metadata_bytes_max),
         (update.device.len(), DEVICE_BYTES_MAX),
         (update.device_name.len(), DEVICE_NAME_BYTES_MAX),
         (update.os.len(), OS_BYTES_MAX),
@@ -297,7 +288,7 @@ fn malformed(malformed: &Malformed, out: &mut Vec<u8>) -> SessionOutput<'static>
 
 /// The key of a member: the first half of a SHA-256 over the app, the user and the device, each
 /// with its length before it. It is the same on every server.
-fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
+fn derived_key(app: &str, user: &str, device: &[u8]) -> PeerKey {
     let mut hash = Sha256::new_with_prefix("headcount peer key 1");
     for part in [app.as_bytes(), user.as_bytes(), device] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -310,7 +301,7 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> [u8; PEER_KEY_BYTES] {
 
 /// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
 /// sessions of a device.
-pub fn key_of(app: &str, identity: &Identity) -> [u8; PEER_KEY_BYTES] {
+pub fn key_of(app: &str, identity: &Identity) -> PeerKey {
     let device = match identity.resume() {
         Resume::Device(Device { id, .. }) => Some(id),
         Resume::Connection | Resume::Never => None,

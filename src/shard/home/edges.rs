@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::Home;
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
 use super::connections::ActiveConnection;
-use crate::channel::{Asks, EdgeDenial, EdgeVerdict, PEER_KEY_BYTES, Peer};
+use crate::channel::{Asks, EdgeDenial, EdgeVerdict, Peer, PeerKey};
+use crate::counters::Ignored;
 use crate::ids::{ChannelKey, ConnAddr, ConnId};
 use crate::session::{Answer, Decision, DirectMessage, EdgeRequest, Outcome};
 use crate::shard::context::ShardContext;
@@ -23,8 +24,6 @@ const DIRECT_MAX: usize = 1024;
 
 /// How long a client may leave a direct message.
 const DIRECT_MS: u64 = 10_000;
-
-type PeerKey = [u8; PEER_KEY_BYTES];
 
 /// What a connection has to decide, and has been handed.
 #[derive(Debug, Default)]
@@ -192,7 +191,7 @@ impl Home {
         };
         let edges = conn.cold().and_then(|cold| cold.edges.as_ref());
         let key = edges.and_then(|edges| edges.list.iter().find(is_asked)).map(|e| e.about.key);
-        let Some(key) = key else { return };
+        let Some(key) = key else { return cx.counters.ignore(Ignored::NotAsked) };
         let state = match decision {
             Decision::Allow => EdgeState::Allowed,
             Decision::Deny { reason, retry_after_ms } => self.denied(cx, reason, retry_after_ms),
@@ -258,11 +257,12 @@ impl Home {
         (from, request): (ConnAddr, u64),
         message: &DirectMessage,
     ) {
-        let until_ms = cx.now.mono_ms + DIRECT_MS;
-        let edges = conn.edges_mut();
-        if edges.direct.len() >= DIRECT_MAX || conn.phase != Phase::Open {
+        let waiting =
+            conn.cold().and_then(|cold| cold.edges.as_ref()).map_or(0, |e| e.direct.len());
+        if waiting >= DIRECT_MAX || !conn.is_open() {
             return answer_direct(cx, &channel, from, request, NotTaken::Busy.answer());
         }
+        let until_ms = cx.now.mono_ms + DIRECT_MS;
         let edges = conn.edges_mut();
         let number = edges.next_request();
         edges.direct.push(Handed { number, from, request, channel, until_ms });
@@ -285,7 +285,9 @@ impl Home {
             let at = edges.direct.iter().position(|handed| handed.number == number)?;
             Some(edges.direct.remove(at))
         });
-        let Some(Some(Handed { from, request, channel, .. })) = handed else { return };
+        let Some(Some(Handed { from, request, channel, .. })) = handed else {
+            return cx.counters.ignore(Ignored::NotAsked);
+        };
         let answer = match outcome {
             Outcome::Taken => Answer::Done,
             Outcome::NotTaken => NotTaken::NoObserver.answer(),

@@ -111,8 +111,10 @@ impl Home {
         channel: &str,
         answer: &Answer,
     ) {
-        if let Answer::Refused(reject) = answer {
-            cx.counters.ignore(Ignored::Refused(*reject));
+        match answer {
+            Answer::Refused(reject) => cx.counters.ignore(Ignored::Refused(*reject)),
+            Answer::NotTaken { .. } => cx.counters.ignore(Ignored::NotTaken),
+            _ => {}
         }
         if !conn.is_open() {
             return;

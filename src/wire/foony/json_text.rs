@@ -63,23 +63,25 @@ fn frame_error(error: serde_json::Error) -> FrameError {
 fn is_too_deep(text: &[u8]) -> bool {
     // Most texts have fewer containers in all, which is counted many bytes at a time.
     let opened = text.iter().filter(|&&byte| byte == b'[' || byte == b'{').count();
-    if opened <= VALUE_DEPTH_MAX {
-        return false;
-    }
-    let (mut depth, mut at) = (0_usize, 0);
+    opened > VALUE_DEPTH_MAX && json_depth(text) > VALUE_DEPTH_MAX
+}
+
+/// Most containers within each other, the outermost one included. Exact for valid JSON.
+pub fn json_depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
     while let Some(byte) = text.get(at) {
         match byte {
             b'"' => at = string_end(text, at + 1),
-            b'[' | b'{' => depth += 1,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > VALUE_DEPTH_MAX {
-            return true;
-        }
         at += 1;
     }
-    false
+    deepest
 }
 
 /// Where the string ends that begins here: at its closing quote.

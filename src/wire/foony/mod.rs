@@ -21,8 +21,8 @@ mod value;
 pub use channel_name::{Grammar, check_channel_name};
 pub use coalesce::{COALESCED_BYTES_MAX, Coalescer};
 pub use code::ErrorCode;
-pub use json_text::validate_json;
-pub use peer::{PeerGreeting, PeerMember, PeerRequest, PeerUpdate, check_metadata};
+pub use json_text::{json_depth, validate_json};
+pub use peer::{PeerGreeting, PeerMember, PeerRequest, PeerUpdate};
 pub use value::{
     Action, Auth, Content, Cursor, Delivery, Event, Malformed, Member, Message, Presence, Publish,
     Request,

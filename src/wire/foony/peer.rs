@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-use thiserror::Error;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use strum::FromRepr;
 
 use super::Member;
 
@@ -74,8 +75,7 @@ pub struct EdgeRequest<'a> {
     /// The first that both share.
     pub channel: Cow<'a, str>,
     pub key: &'a [u8],
-    /// As in [`PeerMember`].
-    pub transport: u8,
+    pub transport: Transport,
     pub metadata: &'a [u8],
     pub identity_metadata: &'a [u8],
 }
@@ -124,8 +124,7 @@ pub struct PeerMember<'a> {
     /// 3 it gave no sign of life, 4 it was removed.
     pub reason: u8,
     pub key: &'a [u8],
-    /// How it reached the server: 0 not known, 1 over WebSocket or HTTP, 2 over TCP.
-    pub transport: u8,
+    pub transport: Transport,
     pub device_name: Cow<'a, str>,
     pub os: Cow<'a, str>,
     pub sdk_version: Cow<'a, str>,
@@ -147,56 +146,60 @@ pub struct UnadmittedPeer<'a> {
     pub reason: Cow<'a, str>,
 }
 
-/// Most arrays and objects within each other in metadata, the outermost one included.
-pub const METADATA_DEPTH_MAX: usize = 64;
-
-/// Why text is not the metadata of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum MetadataError {
-    #[error("{got} bytes of metadata, more than {limit}")]
-    TooLarge { limit: usize, got: usize },
-    #[error("metadata nested deeper than {METADATA_DEPTH_MAX}")]
-    TooDeep,
-    #[error("metadata is not JSON: {0}")]
-    InvalidJson(String),
-    #[error("metadata is not a JSON object")]
-    NotAnObject,
+/// How a member reached the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRepr)]
+#[repr(u8)]
+pub enum Transport {
+    /// Also what a newer server says.
+    #[default]
+    Unknown,
+    /// Over WebSocket or requests of HTTP.
+    WebSocket,
+    Tcp,
 }
 
-/// Checks the metadata of a peer, in the order of the errors.
-///
-/// # Errors
-/// The first reason for which it is refused.
-pub fn check_metadata(text: &[u8], bytes_max: usize) -> Result<(), MetadataError> {
-    if text.len() > bytes_max {
-        return Err(MetadataError::TooLarge { limit: bytes_max, got: text.len() });
+const KEY_PREFIX: &str = "pk";
+
+/// The text of a peer's key: `pk` and its bytes in unpadded base64. A key that is not known yet has
+/// no bytes and no text.
+pub fn key_text(key: &[u8]) -> String {
+    if key.is_empty() {
+        return String::new();
     }
-    if depth(text) > METADATA_DEPTH_MAX {
-        return Err(MetadataError::TooDeep);
-    }
-    match serde_json::from_slice::<Value>(text) {
-        Ok(Value::Object(_)) => Ok(()),
-        Ok(_) => Err(MetadataError::NotAnObject),
-        Err(error) => Err(MetadataError::InvalidJson(error.to_string())),
-    }
+    let mut text = String::from(KEY_PREFIX);
+    STANDARD_NO_PAD.encode_string(key, &mut text);
+    text
 }
 
-/// Most arrays and objects within each other, whether or not the text is JSON.
-fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
+/// The bytes of a peer's key; `None` for what is not the text of any.
+pub fn parse_key(text: &str) -> Option<Vec<u8>> {
+    let key = STANDARD_NO_PAD.decode(text.strip_prefix(KEY_PREFIX)?).ok()?;
+    (!key.is_empty()).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_texts_are_one_to_one() {
+        let table: [(&[u8], &str); 4] = [
+            (&[7], "pkBw"),
+            (&[9], "pkCQ"),
+            (&[0xff, 0xfe, 0xfb], "pk//77"),
+            (&[0; 16], "pkAAAAAAAAAAAAAAAAAAAAAA"),
+        ];
+        for (key, text) in table {
+            assert_eq!(key_text(key), text);
+            assert_eq!(parse_key(text).as_deref(), Some(key));
+        }
+        assert_eq!(key_text(&[]), "");
+    }
+
+    #[test]
+    fn other_texts_are_no_keys() {
+        for text in ["", "pk", "Bw", "PKBw", "pkBw==", "pkBx", "pk_-77", "pkB", "pk B"] {
+            assert_eq!(parse_key(text), None, "{text}");
         }
     }
-    deepest
 }

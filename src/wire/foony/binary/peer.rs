@@ -9,7 +9,7 @@ use super::{
 use crate::error::FrameError;
 use crate::wire::foony::peer::{
     Decision, Direct, DirectMessage, DirectRefused, EdgeRequest, PeerGreeting, PeerMember,
-    PeerRequest, PeerUpdate, UnadmittedPeer,
+    PeerRequest, PeerUpdate, Transport, UnadmittedPeer,
 };
 
 const IS_LOST: u8 = 1;
@@ -34,6 +34,19 @@ pub(super) fn request<'a>(record: &'a [u8]) -> Option<Result<PeerRequest<'a>, Fr
         PEER_TOOK => Some(took(reader)),
         _ => None,
     }
+}
+
+/// A JSON object; its syntax and depth are those of any payload.
+fn object<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], FrameError> {
+    let payload = reader.payload()?;
+    match payload.trim_ascii_start().first() {
+        Some(b'{') => Ok(payload),
+        _ => Err(FrameError::Body),
+    }
+}
+
+fn transport(reader: &mut Reader<'_>) -> Result<Transport, FrameError> {
+    Ok(Transport::from_repr(reader.byte()?).unwrap_or_default())
 }
 
 fn decide<'a>(reader: &mut Reader<'a>) -> Result<PeerRequest<'a>, FrameError> {
@@ -98,7 +111,7 @@ fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
         sdk_version: reader.text()?,
         asks_ms: reader.uvarint()?,
         handler: reader.uvarint()?,
-        metadata: reader.payload()?.into(),
+        metadata: object(reader)?.into(),
     })
 }
 
@@ -127,11 +140,11 @@ pub(super) fn append_greeting(greeting: &PeerGreeting<'_>, out: &mut Vec<u8>) {
 }
 
 pub(super) fn member<'a>(reader: &mut Reader<'a>) -> Result<PeerMember<'a>, FrameError> {
-    let (flags, reason, transport) = (reader.byte()?, reader.byte()?, reader.byte()?);
+    let (flags, reason) = (reader.byte()?, reader.byte()?);
     Ok(PeerMember {
         is_lost: flags & IS_LOST != 0,
         reason,
-        transport,
+        transport: transport(reader)?,
         member: member_body(reader)?,
         key: reader.bytes()?,
         device_name: reader.text()?,
@@ -157,7 +170,7 @@ pub(super) fn edge_request<'a>(reader: &mut Reader<'a>) -> Result<EdgeRequest<'a
         request: reader.uvarint()?,
         channel: reader.text()?,
         key: reader.bytes()?,
-        transport: reader.byte()?,
+        transport: transport(reader)?,
         metadata: reader.payload()?,
         identity_metadata: reader.payload()?,
     })
@@ -168,7 +181,7 @@ pub(super) fn append_edge_request(request: &EdgeRequest<'_>, out: &mut Vec<u8>) 
         write_uvarint(out, request.request);
         write_text(out, &request.channel);
         write_bytes(out, request.key);
-        out.push(request.transport);
+        out.push(request.transport as u8);
         write_bytes(out, request.metadata);
         write_bytes(out, request.identity_metadata);
     });
@@ -214,7 +227,7 @@ pub(super) fn append_member(peer: &PeerMember<'_>, out: &mut Vec<u8>) {
     append_record(out, PEER_MEMBER, |out| {
         out.push(if peer.is_lost { IS_LOST } else { 0 });
         out.push(peer.reason);
-        out.push(peer.transport);
+        out.push(peer.transport as u8);
         write_member_body(out, &peer.member);
         write_bytes(out, peer.key);
         write_text(out, &peer.device_name);
