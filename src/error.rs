@@ -76,6 +76,10 @@ pub enum Reject {
     Busy,
     #[error("not supported")]
     Unsupported,
+    #[error("the signature does not fit")]
+    BadSignature,
+    #[error("a newer version has been accepted")]
+    Replayed,
     #[error("denied by the admission hook")]
     Denied,
 }

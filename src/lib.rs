@@ -20,7 +20,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`ids`], [`limits`], [`error`], [`counters`] | names, limits, errors (of a frame, of a request, of a connection), counters |
+//! | [`ids`], [`limits`], [`error`], [`counters`], [`signature`] | names, limits, errors (of a frame, of a request, of a connection), counters, signatures of peers |
 //! | [`wire`] | bytes <=> messages: HTTP upgrade, WebSocket, and two application protocols: `sync` (NodeDB) and `foony` (Foony Realtime) |
 //! | [`auth`], [`policy`] | who may do what; how the channels of a namespace behave |
 //! | [`session`] | one connection's protocol state, and all that differs between protocols: greeting, requests, keep-alive |
@@ -120,6 +120,7 @@ pub mod server;
 pub mod session;
 #[cfg(feature = "server")]
 pub mod shard;
+pub mod signature;
 #[cfg(feature = "server")]
 mod terminal;
 pub mod wire;

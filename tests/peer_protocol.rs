@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use foony_client::{Client, Server};
 use headcount::limits::VALUE_DEPTH_MAX;
+use headcount::signature::{MetadataSignature, ProvenKey};
 use headcount::wire::foony::peer::{Decision, Direct};
 use headcount::wire::foony::{Action, Event, PeerRequest, PeerUpdate, Presence, Request, binary};
 
@@ -25,6 +27,34 @@ fn update(id: u64, metadata: &str) -> PeerUpdate<'static> {
         metadata: Cow::Owned(metadata.as_bytes().to_vec()),
         ..PeerUpdate::default()
     }
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn signed(
+    key: &SigningKey,
+    nonce: &[u8],
+    id: u64,
+    version: u64,
+    metadata: &str,
+) -> PeerUpdate<'static> {
+    PeerUpdate {
+        key: Some(Box::new(ProvenKey::new(key, nonce))),
+        signature: Some(Box::new(MetadataSignature::new(key, version, 1, metadata.as_bytes()))),
+        ..update(id, metadata)
+    }
+}
+
+/// A peer that has been greeted, and what it has to sign.
+fn greeted(server: &Server, name: &str) -> (Client, Vec<u8>) {
+    let mut client = Client::connect_peer(server, name, update(0, "{}"));
+    let nonce = client.until(|event| match event {
+        Event::PeerGreeting(greeting) => Some(greeting.nonce.to_vec()),
+        _ => None,
+    });
+    (client, nonce)
 }
 
 fn enter(client: &mut Client, channel: &'static str) {
@@ -53,6 +83,7 @@ fn is_silent(client: &mut Client) -> bool {
 fn every_record_reads_back_as_it_was_written() {
     let requests = [
         PeerRequest::Update(PeerUpdate { asks_ms: 300, handler: 7, ..update(5, "{}") }),
+        PeerRequest::Update(signed(&key(1), &[7; 32], 6, 300, "{}")),
         PeerRequest::Decide { request: 3, decision: Decision::Allow },
         PeerRequest::Decide {
             request: u64::MAX,
@@ -74,7 +105,8 @@ fn every_record_reads_back_as_it_was_written() {
         let record = binary::records(&bytes).next().unwrap().unwrap();
         assert_eq!(record.peer_request().unwrap().as_ref(), Ok(request));
         for cut in 1..record.bytes().len() {
-            let mut message = vec![cut as u8];
+            // Its length as a `uvarint` of two bytes.
+            let mut message = vec![cut as u8 | 0x80, (cut >> 7) as u8];
             message.extend_from_slice(&record.bytes()[..cut]);
             let cut_record = binary::records(&message).next().unwrap().unwrap();
             assert!(cut_record.peer_request().unwrap().is_err(), "{request:?} of {cut} bytes");
@@ -86,7 +118,7 @@ fn every_record_reads_back_as_it_was_written() {
 fn golden_bytes() {
     let mut bytes = Vec::new();
     binary::append_peer_request(&PeerRequest::Update(update(0, "{}")), &mut bytes);
-    let expected = b"\x1b\x40\x00\x06device\x04till\x05Linux\x011\x00\x00\x02{}";
+    let expected = b"\x1d\x40\x00\x06device\x04till\x05Linux\x011\x00\x00\x02{}\x00\x00";
     assert_eq!(bytes, expected);
     bytes.clear();
     binary::append_peer_request(&PeerRequest::Took { number: 300, is_taken: true }, &mut bytes);
@@ -200,6 +232,87 @@ fn bad_input_is_answered_and_harms_nobody() {
     assert_eq!(code_of(&mut ann, 22), 40001);
     // Everything else goes on.
     enter(&mut ann, "office");
+}
+
+#[test]
+fn a_client_that_proves_its_key_is_the_peer_with_that_key() {
+    let server = Server::start("");
+    let (mut ann, nonce) = greeted(&server, "ann");
+    assert_eq!(nonce.len(), 32);
+    ann.send_peer(&[PeerRequest::Update(signed(&key(1), &nonce, 8, 5, r#"{"role":"till"}"#))]);
+    ann.until(|event| matches!(event, Event::Ack { id: 8, .. }).then_some(()));
+    enter(&mut ann, "shop");
+    let id = ann.next_id();
+    ann.send(&[Request::PresenceSubscribe { id, channel: "shop".into() }]);
+    ann.until(|event| match event {
+        Event::PeerMember(peer) => {
+            assert_eq!(peer.key, key(1).verifying_key().as_bytes());
+            let signature = peer.signature.unwrap();
+            assert_eq!((signature.version, signature.issued_ms), (5, 1));
+            assert!(signature.is_valid(peer.key, peer.metadata));
+            Some(())
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn what_is_forged_replayed_or_stripped_is_refused() {
+    let server = Server::start("");
+    let early = signed(&key(1), &[0; 32], 0, 5, "{}");
+    let mut eve = Client::connect_peer(&server, "eve", early);
+    assert_eq!(code_of(&mut eve, 0), 40001);
+    let (mut eve, nonce) = greeted(&server, "eve");
+    let (_, other_nonce) = greeted(&server, "other");
+    assert_ne!(nonce, other_nonce);
+    let good = signed(&key(1), &nonce, 30, 5, "{}");
+    let refused = [
+        // Proven to another connection; the key of another; metadata of another, changed, unsigned.
+        signed(&key(1), &other_nonce, 10, 5, "{}"),
+        PeerUpdate {
+            key: Some(Box::new(ProvenKey {
+                public: key(2).verifying_key().to_bytes(),
+                ..ProvenKey::new(&key(1), &nonce)
+            })),
+            id: 11,
+            ..good.clone()
+        },
+        PeerUpdate {
+            signature: signed(&key(2), &nonce, 0, 5, "{}").signature,
+            id: 12,
+            ..good.clone()
+        },
+        PeerUpdate { metadata: b"{ }".into(), id: 13, ..good.clone() },
+        PeerUpdate { signature: None, id: 14, ..good.clone() },
+        PeerUpdate { key: None, id: 15, ..good.clone() },
+    ];
+    for update in refused {
+        let id = update.id;
+        eve.send_peer(&[PeerRequest::Update(update)]);
+        assert_eq!(code_of(&mut eve, id), 40001, "request {id}");
+    }
+    eve.send_peer(&[PeerRequest::Update(good)]);
+    eve.until(|event| matches!(event, Event::Ack { id: 30, .. }).then_some(()));
+    enter(&mut eve, "shop");
+    let refused = [
+        signed(&key(1), &nonce, 40, 4, "{}"),
+        signed(&key(2), &nonce, 41, 6, "{}"),
+        update(42, "{}"),
+    ];
+    for update in refused {
+        let id = update.id;
+        eve.send_peer(&[PeerRequest::Update(update)]);
+        assert_eq!(code_of(&mut eve, id), 40001, "request {id}");
+    }
+    let (mut bob, nonce) = greeted(&server, "bob");
+    enter(&mut bob, "shop");
+    // A member does not become another peer.
+    bob.send_peer(&[PeerRequest::Update(signed(&key(3), &nonce, 50, 1, "{}"))]);
+    assert_eq!(code_of(&mut bob, 50), 40001);
+    for (reason, count) in [("bad_signature", 8), ("replayed", 1), ("unsupported", 2)] {
+        let counted = server.counter("headcount_ignored", &format!("\"{reason}\""));
+        assert_eq!(counted, count, "{reason}");
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use headcount::client::prelude::*;
 use headcount::client::protocol::Connection;
 use peers::{KEY, Server, WITHIN, collected, names, until};
+use serde_json::{Value, json};
 use tempdir::Dir;
 
 mod command;
@@ -85,18 +86,18 @@ fn members_come_change_and_go_with_a_reason() {
     let server = Server::start("[[namespace]]\nmatch = \"*\"\npresence_grace_ms = 300\n");
     let (ann, bob) = (server.client("ann"), server.client("bob"));
     let (callback, events) = collected();
-    ann.channel("room").enter(&serde_json::json!({"mood": "fine"})).wait().unwrap();
+    ann.channel("room").enter(&json!({"mood": "fine"})).wait().unwrap();
     let observer = bob.channel("room").observe_members(callback);
     observer.ready().wait_timeout(WITHIN).unwrap();
     let next = || events.recv_timeout(WITHIN).unwrap();
     let MemberEvent::Present(present) = next() else { panic!("present first") };
     assert_eq!(present.len(), 1);
     assert_eq!(present[0].client_id, "ann");
-    assert_eq!(present[0].state, Some(serde_json::json!({"mood": "fine"})));
+    assert_eq!(present[0].state, Some(json!({"mood": "fine"})));
     assert!(present[0].peer_key_string.as_ref().is_some_and(|key| key.starts_with("pk")));
     ann.channel("room").update(&1).wait().unwrap();
     let MemberEvent::Update(member) = next() else { panic!("an update") };
-    assert_eq!(member.state, Some(serde_json::json!(1)));
+    assert_eq!(member.state, Some(json!(1)));
     bob.channel("room").join().wait().unwrap();
     let MemberEvent::Enter(member) = next() else { panic!("an enter") };
     assert_eq!((member.client_id.as_str(), member.state), ("bob", None));
@@ -152,7 +153,7 @@ fn members_that_are_not_shown_are_refused_each_time() {
 fn peers_see_each_other_and_their_metadata() {
     let server = Server::start("");
     let ann = server.joined("ann", "shop");
-    ann.presence().set_peer_metadata(&serde_json::json!({"role": "till"})).unwrap();
+    ann.presence().set_peer_metadata(&json!({"role": "till"})).unwrap();
     let (callback, graphs) = collected();
     let _observer = ann.presence().observe(callback);
     assert_eq!(graphs.recv_timeout(WITHIN).unwrap().remote_peers.len(), 0);
@@ -373,7 +374,7 @@ fn graphs_converge_while_peers_come_and_go() {
             scope.spawn(move || {
                 for n in 0..PEERS / 4 {
                     let client = server.joined(&format!("come-{part}-{n}"), "shop");
-                    client.presence().set_peer_metadata(&serde_json::json!({"n": n})).unwrap();
+                    client.presence().set_peer_metadata(&json!({"n": n})).unwrap();
                 }
             });
         }
@@ -405,4 +406,68 @@ fn everything_is_allowed_in_callbacks() {
     });
     assert_eq!(waiting.recv_timeout(WITHIN).unwrap(), 1);
     drop(observer);
+}
+
+/// Trust and metadata of the peer with this client id, as another client sees it.
+fn trust_in(client: &Client, client_id: &str) -> Option<(MetadataTrust, Option<Value>)> {
+    let graph = client.presence().graph();
+    let peer = graph.remote_peers.iter().find(|peer| peer.client_id() == Some(client_id))?;
+    Some((peer.metadata_trust(), peer.peer_metadata.get("n").cloned()))
+}
+
+#[test]
+fn signed_metadata_is_verified_and_its_key_outlives_the_client() {
+    let mut server = Server::start("");
+    let state = Dir::new();
+    let config = server.config("ann").state_dir(state.path()).sign_metadata().join("shop");
+    let signer = || Client::connect(config.clone());
+    let ann = signer().unwrap();
+    let bob = server.joined("bob", "shop");
+    ann.presence().set_peer_metadata(&json!({"n": 1})).unwrap();
+    ann.presence().peer_metadata_synced().wait_timeout(WITHIN).unwrap();
+    let verified = |n: u64| Some((MetadataTrust::Verified, Some(json!(n))));
+    until("verified metadata", || trust_in(&bob, "ann") == verified(1));
+    let key = ann.presence().graph().local_peer.key().to_owned();
+    assert_eq!(key.len(), 2 + 43, "a public key");
+    assert!(bob.presence().graph().is_direct(&key));
+    assert_eq!(ann.presence().graph().local_peer.metadata_trust(), MetadataTrust::Verified);
+    until("an unsigned peer", || trust_in(&ann, "bob") == Some((MetadataTrust::Unsigned, None)));
+    // Another run of the program, and another of the server.
+    drop(ann);
+    let ann = signer().unwrap();
+    until("verified metadata again", || trust_in(&bob, "ann") == verified(1));
+    assert_eq!(ann.presence().graph().local_peer.key(), key);
+    // A new server has other nonces.
+    server.kill();
+    server.run();
+    ann.presence().set_peer_metadata(&json!({"n": 2})).unwrap();
+    until("verified metadata after a restart", || trust_in(&bob, "ann") == verified(2));
+    let (taken, received) = collected();
+    let _observer = bob.on_direct_message(taken);
+    let bob_key = bob.presence().graph().local_peer.key().to_owned();
+    ann.send_to(&bob_key, "hi", &1).wait_timeout(WITHIN).unwrap();
+    assert_eq!(received.recv_timeout(WITHIN).unwrap().from_peer_key, key);
+}
+
+#[test]
+fn metadata_that_a_server_finds_too_large_is_reported() {
+    let server = Server::start("[limits]\npeer_metadata_bytes_max = 16\n");
+    let state = Dir::new();
+    let config = || server.config("ann").state_dir(state.path());
+    let ann = Client::connect(config()).unwrap();
+    let large = json!({"a": "more than sixteen bytes"});
+    ann.presence().set_peer_metadata(&large).unwrap();
+    let got = large.to_string().len();
+    let is_refused = |ann: &Client| match ann.presence().peer_metadata_synced().wait_timeout(WITHIN)
+    {
+        Err(ClientError::SizeLimitExceeded { limit: 16, got: found, .. }) => found == got,
+        _ => false,
+    };
+    assert!(is_refused(&ann));
+    // Also when it is said as soon as the server has greeted.
+    drop(ann);
+    let ann = Client::connect_lazy(config()).unwrap();
+    assert!(is_refused(&ann));
+    ann.presence().set_peer_metadata(&json!({"a": 1})).unwrap();
+    assert_eq!(ann.presence().peer_metadata_synced().wait_timeout(WITHIN), Ok(()));
 }

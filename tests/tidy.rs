@@ -39,6 +39,7 @@ const SHELLS: &[&str] = &[
     "src/client/member.rs",
     "src/client/mod.rs",
     "src/client/presence.rs",
+    "src/client/signing.rs",
 ];
 
 /// Code that only the named folders may contain.

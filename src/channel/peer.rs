@@ -1,14 +1,44 @@
 //! What a member says of itself in all channels: the device that it runs on, and its metadata.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Bytes of a peer key that is derived.
-pub const PEER_KEY_BYTES: usize = 16;
+use crate::error::Reject;
+use crate::signature::{MetadataSignature, PUBLIC_KEY_BYTES};
 
-pub type PeerKey = [u8; PEER_KEY_BYTES];
+/// The name of a peer in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerKey {
+    /// Of its app, user and device.
+    Derived([u8; DERIVED_KEY_BYTES]),
+    /// The public key of a client that signs, which holds the secret one.
+    Public([u8; PUBLIC_KEY_BYTES]),
+}
+
+pub const DERIVED_KEY_BYTES: usize = 16;
+
+impl Deref for PeerKey {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            PeerKey::Derived(key) => key,
+            PeerKey::Public(key) => key,
+        }
+    }
+}
+
+impl TryFrom<&[u8]> for PeerKey {
+    type Error = Reject;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Reject> {
+        let derived = bytes.try_into().map(PeerKey::Derived);
+        derived.or_else(|_| bytes.try_into().map(PeerKey::Public)).map_err(|_| Reject::Unsupported)
+    }
+}
 
 /// A node of the presence graph. Connections with one key are one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +50,8 @@ pub struct Peer {
     pub sdk_version: Box<str>,
     /// A JSON object as the client wrote it; checked.
     pub metadata: Bytes,
+    /// Of `metadata`, by a peer whose key is public; checked.
+    pub signature: Option<Box<MetadataSignature>>,
     /// Its client decides who may connect to it.
     pub asks: Option<Asks>,
 }
@@ -60,7 +92,7 @@ impl Peer {
     pub fn encoded_bytes(&self) -> usize {
         const LENGTHS_BYTES: usize = 5 * 5;
         LENGTHS_BYTES
-            + PEER_KEY_BYTES
+            + self.key.len()
             + self.device_name.len()
             + self.os.len()
             + self.sdk_version.len()

@@ -162,7 +162,11 @@ impl ClientConfig {
         self
     }
 
-    /// Signs the peer metadata with an Ed25519 key.
+    /// Signs the peer metadata, with an Ed25519 key that is kept in the state directory; without
+    /// one, for the life of the client. The public key becomes the key of this peer. Others see
+    /// with [`Peer::metadata_trust`](crate::client::Peer::metadata_trust) that the metadata is what
+    /// this client has signed last. A server without the presence graph does not greet such a
+    /// client.
     pub fn sign_metadata(mut self) -> Self {
         self.signs_metadata = true;
         self

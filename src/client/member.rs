@@ -90,6 +90,8 @@ pub(super) struct MemberPeer {
     pub os: String,
     pub sdk_version: String,
     pub metadata: Arc<JsonObject>,
+    /// Version of the metadata, if the peer with this key has signed it.
+    pub signed_version: Option<u64>,
     pub identity_metadata: Arc<JsonObject>,
     /// Peers in the channel that it has not admitted.
     pub unadmitted: Vec<Unadmitted>,
@@ -133,6 +135,10 @@ impl Present {
             os: peer.os.clone().into_owned(),
             sdk_version: peer.sdk_version.clone().into_owned(),
             metadata: object(peer.metadata),
+            signed_version: peer
+                .signature
+                .filter(|signature| signature.is_valid(peer.key, peer.metadata))
+                .map(|signature| signature.version),
             identity_metadata: object(peer.identity_metadata),
             unadmitted: peer.unadmitted.iter().map(Unadmitted::of).collect(),
         });

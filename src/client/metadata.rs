@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ed25519_dalek::SigningKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::signing::Signer;
 use super::state_dir::{self, Content};
 use super::{ClientError, JsonObject, Result};
 use crate::limits::VALUE_DEPTH_MAX;
+use crate::signature::{MetadataSignature, ProvenKey};
 use crate::wire::foony::json_depth;
 
 /// Bytes of the JSON text.
@@ -38,27 +41,40 @@ fn invalid(error: &serde_json::Error) -> ClientError {
 
 /// The current metadata. Getters do not wait for a setter that writes to disk.
 pub(crate) struct MetadataStore {
-    /// Where it is persisted, if it is. Locked by a setter from the write on until the value is
-    /// current, so that file and value have the same order.
-    file: Mutex<Option<PathBuf>>,
+    /// Locked by a setter from the signature on until the value is current, so that versions, file
+    /// and value have the same order.
+    writer: Mutex<Writer>,
     current: Mutex<Current>,
+    /// Set if the metadata is signed.
+    key: Option<SigningKey>,
+}
+
+struct Writer {
+    /// Where the text is persisted, if it is.
+    file: Option<PathBuf>,
+    signer: Option<Signer>,
 }
 
 #[derive(Clone)]
 struct Current {
     text: Arc<str>,
     object: Arc<JsonObject>,
+    signature: Option<MetadataSignature>,
 }
 
 impl MetadataStore {
     /// Reads what is persisted. A damaged or oversized file counts as `{}`, with a warning.
+    /// `signer`: if the metadata is signed.
     ///
     /// # Errors
     ///
-    /// The directory cannot be made, or the file cannot be read.
-    pub(crate) fn open(state_dir: Option<&Path>) -> std::io::Result<Self> {
+    /// The directory cannot be made, or a file cannot be read or written.
+    pub(crate) fn open(
+        state_dir: Option<&Path>,
+        mut signer: Option<Signer>,
+    ) -> std::io::Result<Self> {
         let file = state_dir.map(|dir| dir.join(FILE));
-        let mut current = Current { text: EMPTY.into(), object: Arc::default() };
+        let mut current = Current { text: EMPTY.into(), object: Arc::default(), signature: None };
         if let (Some(dir), Some(file)) = (state_dir, &file) {
             state_dir::create(dir)?;
             match parse(state_dir::read(file, SIZE_MAX)?) {
@@ -67,18 +83,22 @@ impl MetadataStore {
                 Err(why) => state_dir::warn(file, &format!("{why}; counts as {{}}")),
             }
         }
-        Ok(Self { file: Mutex::new(file), current: Mutex::new(current) })
+        let text = &current.text;
+        current.signature = signer.as_mut().map(|signer| signer.sign(text)).transpose()?;
+        let key = signer.as_ref().map(|signer| signer.key().clone());
+        let (writer, current) = (Mutex::new(Writer { file, signer }), Mutex::new(current));
+        Ok(Self { writer, current, key })
     }
 
     /// Sets the text, which is kept verbatim. An error changes nothing.
     pub(crate) fn set_text(&self, text: &str) -> Result<()> {
-        let current = Current { object: Arc::new(check(text)?), text: text.into() };
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = file.as_deref() {
-            state_dir::write(file, text.as_bytes())
-                .map_err(|error| ClientError::Io { why: format!("{}: {error}", file.display()) })?;
-        }
-        *self.lock() = current;
+        let object = Arc::new(check(text)?);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let signature = writer.write(text).map_err(|error| {
+            let why = format!("the peer metadata cannot be persisted: {error}");
+            ClientError::Io { why }
+        })?;
+        *self.lock() = Current { text: text.into(), object, signature };
         Ok(())
     }
 
@@ -90,6 +110,21 @@ impl MetadataStore {
 
     pub(crate) fn text(&self) -> Arc<str> {
         self.lock().text.clone()
+    }
+
+    /// The text with its signature, if it is signed.
+    pub(crate) fn signed_text(&self) -> (Arc<str>, Option<MetadataSignature>) {
+        let current = self.lock();
+        (current.text.clone(), current.signature)
+    }
+
+    /// Proves to a server that this client holds the key that it signs with.
+    pub(crate) fn prove(&self, nonce: &[u8]) -> Option<ProvenKey> {
+        self.key.as_ref().map(|key| ProvenKey::new(key, nonce))
+    }
+
+    pub(crate) fn is_signed(&self) -> bool {
+        self.key.is_some()
     }
 
     /// The same `Arc` until the text changes.
@@ -106,6 +141,17 @@ impl MetadataStore {
     }
 }
 
+impl Writer {
+    /// Signs and persists a text.
+    fn write(&mut self, text: &str) -> std::io::Result<Option<MetadataSignature>> {
+        let signature = self.signer.as_mut().map(|signer| signer.sign(text)).transpose()?;
+        if let Some(file) = &self.file {
+            state_dir::write(file, text.as_bytes())?;
+        }
+        Ok(signature)
+    }
+}
+
 /// A JSON text as a type of the application.
 pub(crate) fn serde<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| invalid(&error))
@@ -119,7 +165,7 @@ fn parse(content: Content) -> std::result::Result<Option<Current>, String> {
     };
     let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
     let object = Arc::new(check(&text).map_err(|error| error.to_string())?);
-    Ok(Some(Current { text: text.into(), object }))
+    Ok(Some(Current { text: text.into(), object, signature: None }))
 }
 
 #[cfg(test)]
@@ -178,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_text_is_given_back_verbatim_and_a_refused_one_changes_nothing() {
-        let store = MetadataStore::open(None).expect("a store");
+        let store = MetadataStore::open(None, None).expect("a store");
         assert_eq!(&*store.text(), "{}");
         let text = "{ \"b\" : 1.0,\n\"a\":2 }";
         store.set_text(text).expect("set");
@@ -192,7 +238,7 @@ mod tests {
 
     #[test]
     fn values_of_the_application_go_in_and_out() {
-        let store = MetadataStore::open(None).expect("a store");
+        let store = MetadataStore::open(None, None).expect("a store");
         let value = BTreeMap::from([("role".to_string(), "till".to_string())]);
         store.set(&value).expect("set");
         assert_eq!(&*store.text(), r#"{"role":"till"}"#);
@@ -207,10 +253,10 @@ mod tests {
     fn the_text_outlives_the_store_in_a_file_for_its_owner() {
         let scratch = Scratch::new("metadata");
         let dir = scratch.dir();
-        let store = MetadataStore::open(Some(&dir)).expect("a store");
+        let store = MetadataStore::open(Some(&dir), None).expect("a store");
         store.set_text("{\"a\": 1}").expect("set");
         store.set_text("{\"a\":  2}").expect("set");
-        assert_eq!(&*MetadataStore::open(Some(&dir)).expect("a store").text(), "{\"a\":  2}");
+        assert_eq!(&*MetadataStore::open(Some(&dir), None).expect("a store").text(), "{\"a\":  2}");
         assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
         assert_eq!(names(&dir), [FILE]);
     }
@@ -223,10 +269,13 @@ mod tests {
         let large = padded(4097);
         for damaged in [&b"{\"a\":"[..], b"\xff", b"[1]", b"", large.as_bytes()] {
             fs::write(dir.join(FILE), damaged).expect("written");
-            let store = MetadataStore::open(Some(&dir)).expect("a store");
+            let store = MetadataStore::open(Some(&dir), None).expect("a store");
             assert_eq!(&*store.text(), "{}");
             store.set_text("{\"b\":1}").expect("set");
-            assert_eq!(&*MetadataStore::open(Some(&dir)).expect("a store").text(), "{\"b\":1}");
+            assert_eq!(
+                &*MetadataStore::open(Some(&dir), None).expect("a store").text(),
+                "{\"b\":1}"
+            );
         }
     }
 
@@ -234,7 +283,7 @@ mod tests {
     fn a_value_that_cannot_be_persisted_is_not_set() {
         let scratch = Scratch::new("metadata-unwritable");
         let dir = scratch.dir();
-        let store = MetadataStore::open(Some(&dir)).expect("a store");
+        let store = MetadataStore::open(Some(&dir), None).expect("a store");
         fs::remove_dir_all(&dir).expect("removed");
         assert!(matches!(store.set_text("{\"a\":1}"), Err(ClientError::Io { .. })));
         assert_eq!(&*store.text(), "{}");

@@ -40,6 +40,7 @@ mod metadata;
 mod pending;
 mod presence;
 pub mod protocol;
+mod signing;
 mod state;
 mod state_dir;
 mod stream;
@@ -74,6 +75,7 @@ use driver::{Attempts, Command, CommandQueue, Driver, Part, QUEUED_MAX};
 use metadata::MetadataStore;
 use presence::LocalPeer;
 use serde::Serialize;
+use signing::Signer;
 use state::StateCell;
 use state_dir::device_id;
 
@@ -132,9 +134,6 @@ impl Client {
 
     fn start(config: ClientConfig, attempts: Attempts) -> Result<(Client, Vec<Pending<()>>)> {
         let endpoint = config.endpoint()?;
-        if config.signs_metadata {
-            return Err(ClientError::Config { why: "signed metadata is not supported".into() });
-        }
         let client = Client::prepare(&config).map_err(|error| match error.downcast() {
             Ok(error) => *error,
             Err(error) => ClientError::Io { why: error.to_string() },
@@ -147,7 +146,8 @@ impl Client {
 
     fn prepare(config: &ClientConfig) -> std::result::Result<Client, BoxError> {
         let state_dir = config.state_dir.as_deref();
-        let metadata = MetadataStore::open(state_dir)?;
+        let signer = config.signs_metadata.then(|| Signer::open(state_dir)).transpose()?;
+        let metadata = MetadataStore::open(state_dir, signer)?;
         let device_name = config.device_name.clone().unwrap_or_else(host_name);
         let within = config.connection_request_timeout;
         let local = LocalPeer::new(device_id(state_dir)?, device_name, metadata, within);

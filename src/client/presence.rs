@@ -17,7 +17,9 @@ use super::callbacks::{CallbackThread, LatestSender, QueueSender};
 use super::channel::json;
 use super::direct::DirectMessage;
 use super::driver::{Command, CommandQueue};
-use super::graph::{Age, GraphDiff, JsonObject, Peer, PeerCount, PresenceGraph, PresenceOs};
+use super::graph::{
+    Age, GraphDiff, JsonObject, MetadataTrust, Peer, PeerCount, PresenceGraph, PresenceOs,
+};
 use super::handles::PresenceObserver;
 use super::metadata::MetadataStore;
 use super::pending::Pending;
@@ -115,8 +117,8 @@ impl LocalPeer {
         &self.device_name
     }
 
-    pub fn metadata_text(&self) -> Arc<str> {
-        self.metadata.text()
+    pub fn metadata(&self) -> &MetadataStore {
+        &self.metadata
     }
 
     /// The peer as others see it, without connections. `key`: empty while it is not known.
@@ -127,6 +129,9 @@ impl LocalPeer {
         peer.is_compatible = Some(true);
         peer.ditto_sdk_version = Some(env!("CARGO_PKG_VERSION").to_owned());
         peer.peer_metadata = self.metadata.object();
+        if self.metadata.is_signed() {
+            peer.set_metadata_trust(MetadataTrust::Verified);
+        }
         peer
     }
 }

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const DEVICE_ID_FILE: &str = "device_id";
-/// The text of an id is 32 hexadecimal digits and the end of the line.
-const DEVICE_ID_TEXT_BYTES: usize = 33;
 
 /// Makes the directory, with those above it that are missing.
 pub(crate) fn create(dir: &Path) -> io::Result<()> {
@@ -86,42 +84,65 @@ pub(crate) fn warn(path: &Path, why: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// The random id of this device, the same for all clients with this state directory. Without one,
-/// a new id each time. A damaged file is replaced, with a warning.
+/// The random id of this device, the same for all clients with this state directory.
+///
+/// # Errors
+///
+/// As [`random_bytes`].
 pub(crate) fn device_id(state_dir: Option<&Path>) -> io::Result<[u8; 16]> {
-    let Some(dir) = state_dir else { return random_id() };
+    random_bytes(state_dir, DEVICE_ID_FILE)
+}
+
+/// Random bytes, the same for all clients with this state directory. Without one, new ones each
+/// time. A damaged file is replaced, with a warning.
+///
+/// # Errors
+///
+/// The directory or the file cannot be made or read, or the kernel has no random bytes.
+pub(crate) fn random_bytes<const N: usize>(
+    state_dir: Option<&Path>,
+    file: &str,
+) -> io::Result<[u8; N]> {
+    let Some(dir) = state_dir else { return random() };
     create(dir)?;
-    let path = dir.join(DEVICE_ID_FILE);
-    match read(&path, DEVICE_ID_TEXT_BYTES)? {
-        Content::Missing => write_new(&path, id_text(random_id()?).as_bytes())?,
-        content => match parse_id(&content) {
-            Some(id) => return Ok(id),
+    let path = dir.join(file);
+    // Hexadecimal digits and the end of the line.
+    let text_bytes = 2 * N + 1;
+    match read(&path, text_bytes)? {
+        Content::Missing => write_new(&path, text(random::<N>()?).as_bytes())?,
+        content => match parse(&content) {
+            Some(bytes) => return Ok(bytes),
             None => {
-                warn(&path, "damaged, replaced by a new device id");
-                write(&path, id_text(random_id()?).as_bytes())?;
+                warn(&path, "damaged, replaced by a new one");
+                write(&path, text(random::<N>()?).as_bytes())?;
             }
         },
     }
     // Another process may have been first.
-    parse_id(&read(&path, DEVICE_ID_TEXT_BYTES)?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the device id was changed"))
+    parse(&read(&path, text_bytes)?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{file} was changed")))
 }
 
-fn random_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(id)
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
 }
 
-fn id_text(id: [u8; 16]) -> String {
-    format!("{:032x}\n", u128::from_be_bytes(id))
+fn text<const N: usize>(bytes: [u8; N]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits + "\n"
 }
 
-fn parse_id(content: &Content) -> Option<[u8; 16]> {
-    let Content::Bytes(bytes) = content else { return None };
-    let digits = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
-    let is_id = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    Some(u128::from_str_radix(digits, 16).ok().filter(|_| is_id)?.to_be_bytes())
+fn parse<const N: usize>(content: &Content) -> Option<[u8; N]> {
+    let Content::Bytes(text) = content else { return None };
+    let digits = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
+    let is_whole = digits.len() == 2 * N && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let mut bytes = [0; N];
+    for (byte, at) in bytes.iter_mut().zip((0..digits.len()).step_by(2)) {
+        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+    }
+    is_whole.then_some(bytes)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::command::{Command, HandleId, Part};
+use super::command::{Command, HandleId};
 use super::direct::{direct_error, wire};
 use super::messages::{Fetch, Group, Messages, Phase};
 use super::mirror::Mirror;
+use super::publishing::Publishing;
 use super::roster::Roster;
 use crate::client::graph::PresenceGraph;
 use crate::client::member::{LeaveReason, Present};
@@ -17,9 +18,7 @@ use crate::client::pending::Completer;
 use crate::client::protocol::{Event, Outbound};
 use crate::client::{ClientError, Result};
 use crate::wire::foony::binary::Deliveries;
-use crate::wire::foony::{
-    self, Action, Auth, Content, Cursor, ErrorCode, PeerRequest, Presence, Publish, Request,
-};
+use crate::wire::foony::{self, Action, Auth, Cursor, ErrorCode, PeerRequest, Presence, Request};
 
 /// How long to wait after a server that limits the rate, which does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -69,16 +68,6 @@ impl Channel {
     }
 }
 
-/// A publish that the server has not acknowledged.
-struct Publishing {
-    channel: String,
-    message_id: String,
-    parts: Vec<Part>,
-    completer: Completer<Published>,
-    /// Its request on this connection.
-    request: u64,
-}
-
 /// A request that the server has not answered on this connection.
 pub(super) enum Asked {
     Publish,
@@ -109,6 +98,9 @@ pub(super) struct Core {
     ready: Vec<Completer<()>>,
     /// Completed when the server has what this client says of itself.
     synced: Vec<Completer<()>>,
+    /// The server of this connection has refused what this client says of itself.
+    update_refused: Option<ClientError>,
+    is_greeted: bool,
     is_live: bool,
     /// Some request to join is confirmed, and not complete.
     is_joining: bool,
@@ -124,6 +116,8 @@ impl Core {
             waiting: Vec::new(),
             ready: Vec::new(),
             synced: Vec::new(),
+            update_refused: None,
+            is_greeted: false,
             is_live: false,
             is_joining: false,
             mirror,
@@ -134,7 +128,7 @@ impl Core {
     /// second record.
     pub fn greet(&self, auth: Auth<'_>, out: &mut Outbound) {
         out.auth(auth);
-        out.send_peer(&PeerRequest::Update(self.mirror.peer_update(NOT_ANSWERED)));
+        out.send_peer(&PeerRequest::Update(self.mirror.first_update(NOT_ANSWERED)));
     }
 
     pub fn is_live(&self) -> bool {
@@ -146,9 +140,23 @@ impl Core {
         self.publishing.len() + self.asked.len() + self.waiting.len()
     }
 
-    /// The server has greeted: everything is asked for again.
-    pub fn handle_greeted(&mut self, out: &mut Outbound) {
+    /// The server has greeted.
+    pub fn handle_greeted(&mut self) {
+        self.is_greeted = true;
+    }
+
+    /// Whether everything that the server has to say first has been said.
+    pub fn can_begin(&self) -> bool {
+        self.is_greeted && !self.is_live && !self.mirror.awaits_greeting()
+    }
+
+    /// Asks for everything again.
+    pub fn begin(&mut self, out: &mut Outbound) {
         self.is_live = true;
+        self.update_refused = None;
+        if self.mirror.has_more_to_say() {
+            self.send_peer_update(out);
+        }
         for name in self.channels.keys().cloned().collect::<Vec<_>>() {
             self.settle(&name, out);
         }
@@ -160,12 +168,16 @@ impl Core {
             self.handle_command(command, Some(out));
         }
         self.ready.drain(..).for_each(|ready| ready.complete(Ok(())));
-        self.synced.drain(..).for_each(|synced| synced.complete(Ok(())));
+        if !self.is_update_pending() {
+            self.synced.drain(..).for_each(|synced| synced.complete(Ok(())));
+        }
     }
 
     /// The connection is lost. What was not answered is asked again on the next one.
     pub fn handle_disconnected(&mut self) {
         self.is_live = false;
+        self.is_greeted = false;
+        self.mirror.handle_disconnected();
         for channel in self.channels.values_mut() {
             channel.messages.disconnect();
             channel.roster.disconnect();
@@ -373,11 +385,14 @@ impl Core {
     }
 
     fn await_synced(&mut self, completer: Completer<()>) {
-        let is_pending = self.asked.values().any(|asked| matches!(asked, Asked::PeerUpdate));
-        match self.is_live && !is_pending {
-            true => completer.complete(Ok(())),
+        match self.is_live && !self.is_update_pending() {
+            true => completer.complete(self.update_refused.clone().map_or(Ok(()), Err)),
             false => self.synced.push(completer),
         }
+    }
+
+    fn is_update_pending(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked, Asked::PeerUpdate))
     }
 
     /// What the server sent after its greeting.
@@ -442,7 +457,7 @@ impl Core {
                     completer.complete(Err(direct_error(&refused)));
                 }
             }
-            foony::Event::PeerGreeting(greeting) => self.mirror.set_key(greeting.key),
+            foony::Event::PeerGreeting(greeting) => self.mirror.handle_greeting(&greeting),
             _ => {}
         }
     }
@@ -552,8 +567,9 @@ impl Core {
     }
 
     fn end_peer_update(&mut self, outcome: &Result<()>) {
-        let is_last = !self.asked.values().any(|asked| matches!(asked, Asked::PeerUpdate));
-        if is_last {
+        if !self.is_update_pending() {
+            let outcome = outcome.as_ref().copied().map_err(|error| self.mirror.refusal(error));
+            self.update_refused = outcome.clone().err();
             self.synced.drain(..).for_each(|synced| synced.complete(outcome.clone()));
         }
     }
@@ -616,33 +632,6 @@ impl Core {
 
     fn channel(&mut self, name: &str) -> &mut Channel {
         self.channels.entry(name.to_owned()).or_default()
-    }
-}
-
-impl Publishing {
-    fn send(&self, out: &mut Outbound) -> u64 {
-        let content = match &*self.parts {
-            [only] => Content::One(only.message()),
-            parts => Content::Batch(parts.iter().map(Part::message).collect()),
-        };
-        out.request(|id| {
-            let (channel, message_id) = ((&*self.channel).into(), (&*self.message_id).into());
-            Request::Publish(Publish {
-                id,
-                channel,
-                message_id,
-                ephemeral: false,
-                ttl_ms: 0,
-                content,
-            })
-        })
-    }
-}
-
-impl Part {
-    fn message(&self) -> foony::Message<'_> {
-        let (name, data) = (self.name.as_str().into(), self.data.as_bytes());
-        foony::Message { name, data, encoding: "".into() }
     }
 }
 

@@ -4,15 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use indexmap::IndexMap;
+
+use crate::client::ClientError;
 use crate::client::admission::{ConnectionRequest, RequestParts};
 use crate::client::direct::DirectMessage;
-use crate::client::graph::{Connection, ConnectionType, Peer, PresenceGraph, PresenceOs};
+use crate::client::graph::{
+    Connection, ConnectionType, MetadataTrust, Peer, PresenceGraph, PresenceOs,
+};
 use crate::client::member::{MemberPeer, Present};
 use crate::client::presence::{LocalPeer, Presence};
+use crate::signature::{PUBLIC_KEY_BYTES, ProvenKey};
+use crate::wire::foony::PeerGreeting;
 use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate, Transport, key_text};
+
+/// What the first update says.
+const NO_METADATA: &str = "{}";
 
 /// Peers that a graph has at most.
 const PEERS_MAX: usize = 10_000;
+
+/// Peers whose newest version is remembered.
+const VERSIONS_MAX: usize = 2 * PEERS_MAX;
 
 /// Up to this many peers, connections among others are listed.
 const FULL_GRAPH_PEERS_MAX: usize = 64;
@@ -23,6 +36,13 @@ pub(super) struct Mirror {
     local: Arc<LocalPeer>,
     /// Of this client; empty until the server has said it.
     key: Vec<u8>,
+    /// Proves to the server of this connection that this client holds its key; only of a client
+    /// that signs.
+    proven: Option<ProvenKey>,
+    /// What the server of this connection takes.
+    metadata_bytes_max: usize,
+    /// The newest version of each peer's metadata that this client has seen.
+    newest: IndexMap<Vec<u8>, u64>,
     is_changed: bool,
 }
 
@@ -40,7 +60,15 @@ struct Node<'m> {
 impl Mirror {
     pub fn new(presence: Arc<Presence>) -> Self {
         let local = presence.local();
-        Mirror { presence, local, key: Vec::new(), is_changed: false }
+        Mirror {
+            presence,
+            local,
+            key: Vec::new(),
+            proven: None,
+            metadata_bytes_max: usize::MAX,
+            newest: IndexMap::new(),
+            is_changed: false,
+        }
     }
 
     pub fn key(&self) -> &[u8] {
@@ -69,9 +97,40 @@ impl Mirror {
         })
     }
 
-    pub fn set_key(&mut self, key: &[u8]) {
+    /// The server has greeted a peer.
+    pub fn handle_greeting(&mut self, greeting: &PeerGreeting<'_>) {
+        self.proven = self.local.metadata().prove(greeting.nonce);
+        let key = self.proven.as_ref().map_or(greeting.key, |proven| &proven.public);
         self.key = key.to_vec();
+        self.metadata_bytes_max = greeting.metadata_bytes_max.try_into().unwrap_or(usize::MAX);
         self.is_changed = true;
+    }
+
+    pub fn handle_disconnected(&mut self) {
+        self.proven = None;
+        self.metadata_bytes_max = usize::MAX;
+    }
+
+    /// Whether the server lacks its greeting of a peer, without which a client that signs cannot
+    /// say who it is.
+    pub fn awaits_greeting(&self) -> bool {
+        self.local.metadata().is_signed() && self.proven.is_none()
+    }
+
+    /// Whether the first update has not said everything.
+    pub fn has_more_to_say(&self) -> bool {
+        self.proven.is_some() || *self.local.metadata().text() != *NO_METADATA
+    }
+
+    /// Why the server refused an update, as precisely as it is known here.
+    pub fn refusal(&self, error: &ClientError) -> ClientError {
+        let (limit, got) = (self.metadata_bytes_max, self.local.metadata().text().len());
+        match error {
+            ClientError::Refused { .. } if got > limit => {
+                ClientError::SizeLimitExceeded { limit, got }
+            }
+            error => error.clone(),
+        }
     }
 
     /// The graph may differ from the last one.
@@ -83,9 +142,16 @@ impl Mirror {
         self.is_changed
     }
 
+    /// What the client says of itself before the server has said what it takes.
+    pub fn first_update(&self, id: u64) -> PeerUpdate<'static> {
+        let metadata = NO_METADATA.as_bytes().into();
+        PeerUpdate { metadata, key: None, signature: None, ..self.peer_update(id) }
+    }
+
     /// What the client says of itself.
     pub fn peer_update(&self, id: u64) -> PeerUpdate<'static> {
         let local = &self.local;
+        let (metadata, signature) = local.metadata().signed_text();
         PeerUpdate {
             id,
             device: local.device().to_vec().into(),
@@ -94,7 +160,9 @@ impl Mirror {
             sdk_version: env!("CARGO_PKG_VERSION").into(),
             asks_ms: local.asks_ms(),
             handler: local.handler(),
-            metadata: local.metadata_text().as_bytes().to_vec().into(),
+            metadata: metadata.as_bytes().to_vec().into(),
+            key: self.proven.map(Box::new),
+            signature: signature.map(Box::new),
         }
     }
 
@@ -116,6 +184,9 @@ impl Mirror {
         let is_truncated = nodes.len() > PEERS_MAX;
         let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().take(PEERS_MAX).collect();
         let mut remote: Vec<Peer> = all.iter().map(|(key, node)| remote_peer(key, node)).collect();
+        for (peer, (_, node)) in remote.iter_mut().zip(&all) {
+            peer.set_metadata_trust(self.trust(node.peer));
+        }
         for (peer, (key, node)) in remote.iter_mut().zip(&all) {
             let Some(own) = &own else { break };
             if !own.is_connected_to(node) {
@@ -132,6 +203,25 @@ impl Mirror {
         let mut graph = PresenceGraph::new(local, remote, SystemTime::now());
         graph.set_truncated(is_truncated);
         graph
+    }
+
+    /// How far the metadata of a peer can be trusted. Remembers its version.
+    fn trust(&mut self, peer: &MemberPeer) -> MetadataTrust {
+        if peer.key.len() != PUBLIC_KEY_BYTES {
+            return MetadataTrust::Unsigned;
+        }
+        let Some(version) = peer.signed_version else { return MetadataTrust::Stripped };
+        match self.newest.get_mut(&peer.key) {
+            Some(newest) if version < *newest => return MetadataTrust::Replayed,
+            Some(newest) => *newest = version,
+            None => {
+                if self.newest.len() == VERSIONS_MAX {
+                    self.newest.swap_remove_index(0);
+                }
+                self.newest.insert(peer.key.clone(), version);
+            }
+        }
+        MetadataTrust::Verified
     }
 }
 
@@ -159,7 +249,9 @@ fn nodes<'m>(
         });
         node.unadmitted.extend(peer.unadmitted.iter().map(|unadmitted| &*unadmitted.key));
         node.channels.insert(channel);
-        if !peer.is_lost {
+        // Of several connections that sign, the one with the newest version speaks.
+        let is_newest = peer.signed_version >= node.peer.signed_version;
+        if !peer.is_lost && (is_newest || !node.is_connected) {
             node.is_connected = true;
             node.peer = peer;
         }
@@ -203,5 +295,79 @@ fn connection_type(a: Transport, b: Transport) -> ConnectionType {
         (Transport::WebSocket, Transport::WebSocket) => ConnectionType::WebSocket,
         (Transport::Tcp, _) | (_, Transport::Tcp) => ConnectionType::AccessPoint,
         _ => ConnectionType::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::client::callbacks::CallbackThread;
+    use crate::client::driver::CommandQueue;
+    use crate::client::metadata::MetadataStore;
+    use crate::signature::MetadataSignature;
+    use crate::wire::foony::{Action, Member, PeerMember};
+
+    fn mirror() -> Mirror {
+        let metadata = MetadataStore::open(None, None).expect("a store");
+        let local = LocalPeer::new([0; 16], String::new(), metadata, Duration::ZERO);
+        let callbacks = CallbackThread::start("test").expect("a thread");
+        let queue = CommandQueue::new().expect("descriptors");
+        let presence = Presence::new(local, Duration::ZERO, callbacks, Arc::new(queue));
+        Mirror::new(Arc::new(presence))
+    }
+
+    /// The trust in a peer that is shown with this key and signature.
+    fn trust(mirror: &mut Mirror, key: &[u8], signature: Option<MetadataSignature>) -> String {
+        let member = Member {
+            action: Action::Enter,
+            timestamp_ms: 0,
+            channel: "shop".into(),
+            client_id: "ann".into(),
+            connection_id: "1".into(),
+            data: b"",
+            encoding: "".into(),
+        };
+        let present = Present::of_peer(&PeerMember {
+            member,
+            is_lost: false,
+            reason: 0,
+            key,
+            transport: Transport::WebSocket,
+            device_name: "".into(),
+            os: "".into(),
+            sdk_version: "".into(),
+            metadata: b"{}",
+            signature,
+            identity_metadata: b"",
+            unadmitted: Vec::new(),
+        });
+        let graph = mirror.graph([("shop", &present)].into_iter(), true);
+        format!("{:?}", graph.remote_peers[0].metadata_trust())
+    }
+
+    #[test]
+    fn metadata_is_trusted_if_its_signature_is_valid_and_none_newer_was_seen() {
+        let mut mirror = mirror();
+        let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let public = key.verifying_key().to_bytes();
+        let signed = |version| Some(MetadataSignature::new(&key, version, 1, b"{}"));
+        let forged = Some(MetadataSignature::new(&other, 9, 1, b"{}"));
+        for (key, signature, expected) in [
+            (&public[..], signed(5), "Verified"),
+            (&public, signed(7), "Verified"),
+            (&public, signed(7), "Verified"),
+            (&public, signed(6), "Replayed"),
+            (&public, None, "Stripped"),
+            (&public, forged, "Stripped"),
+            (&public, signed(8), "Verified"),
+            (&public[..16], None, "Unsigned"),
+            (&public[..16], signed(9), "Unsigned"),
+        ] {
+            assert_eq!(trust(&mut mirror, key, signature), expected, "{signature:?}");
+        }
     }
 }

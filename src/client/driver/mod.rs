@@ -12,6 +12,7 @@ mod core;
 mod direct;
 mod messages;
 mod mirror;
+mod publishing;
 mod queue;
 mod roster;
 mod sinks;
@@ -233,10 +234,13 @@ impl Driver {
                     *attempts = Attempts::Unlimited;
                     resume.adopt(&greeted);
                     state.set_client_id(&resume.client_id);
-                    state.set(ClientState::Live);
-                    core.handle_greeted(out);
+                    core.handle_greeted();
                 }
                 event => core.handle_event(event, out),
+            }
+            if core.can_begin() {
+                state.set(ClientState::Live);
+                core.begin(out);
             }
             Ok::<(), Closed>(())
         });

@@ -156,7 +156,6 @@ impl Peer {
         self.client_id = client_id;
     }
 
-    #[cfg(test)]
     pub(crate) fn set_metadata_trust(&mut self, metadata_trust: MetadataTrust) {
         self.metadata_trust = metadata_trust;
     }

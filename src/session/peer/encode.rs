@@ -6,15 +6,15 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, EdgeDenial, Identity, LeaveReason, Link, Members, PEER_KEY_BYTES, PeerKey,
-    State,
+    Change, ChangeKind, DERIVED_KEY_BYTES, EdgeDenial, Identity, LeaveReason, Link, Members,
+    PeerKey, State,
 };
 use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::{Transport, UnadmittedPeer};
 use crate::wire::foony::{Event, PeerMember, peer as foony_peer};
 
 /// In place of a key that is not needed.
-const NO_KEY: PeerKey = [0; PEER_KEY_BYTES];
+const NO_KEY: PeerKey = PeerKey::Derived([0; DERIVED_KEY_BYTES]);
 
 /// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
@@ -87,6 +87,7 @@ impl Encoder<'_, '_> {
             os: peer.map_or("", |peer| &peer.os).into(),
             sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),
             metadata: peer.map_or(b"", |peer| &peer.metadata),
+            signature: peer.and_then(|peer| peer.signature.as_deref().copied()),
             identity_metadata: identity.metadata().map_or(b"", |text| text.as_bytes()),
             unadmitted: unadmitted
                 .into_iter()

@@ -18,11 +18,12 @@ use super::{
     Input, NO_REQUEST, Outcome, Principal, Request, SessionContext, SessionOutput, Silences, Taken,
     foony,
 };
-use crate::channel::{Asks, Device, Identity, PEER_KEY_BYTES, Peer, PeerKey, Resume};
+use crate::channel::{Asks, DERIVED_KEY_BYTES, Device, Identity, Peer, PeerKey, Resume};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
 use crate::ids::Clocks;
 use crate::limits::Limits;
+use crate::signature::NONCE_BYTES;
 use crate::wire::foony::peer::{
     DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
@@ -49,6 +50,10 @@ const _: () = assert!(size_of::<Session>() <= 40, "part of every connection");
 #[derive(Debug)]
 struct Known {
     device: Box<[u8]>,
+    /// What a client that signs has to sign, to prove that it holds its key.
+    nonce: [u8; NONCE_BYTES],
+    /// It has announced itself in a channel. Its key does not change any more.
+    is_member: bool,
     peer: Arc<Peer>,
 }
 
@@ -60,7 +65,7 @@ impl Session {
 
     fn handle_peer(
         &mut self,
-        cx: &SessionContext<'_>,
+        cx: &mut SessionContext<'_>,
         request: PeerRequest<'_>,
         out: &mut Vec<u8>,
     ) -> SessionOutput<'static> {
@@ -86,7 +91,7 @@ impl Session {
         direct: &Direct<'_>,
     ) -> Result<ChannelRequest<'static>, Reject> {
         let known = self.known.as_ref().ok_or(Reject::Unauthenticated)?;
-        let to = direct.to.try_into().map_err(|_| Reject::Unsupported)?;
+        let to = direct.to.try_into()?;
         if direct.name.len() + direct.data.len() > cx.limits.publish_bytes_max {
             return Err(Reject::MessageTooLarge);
         }
@@ -102,21 +107,21 @@ impl Session {
 
     fn update(
         &mut self,
-        cx: &SessionContext<'_>,
+        cx: &mut SessionContext<'_>,
         update: &PeerUpdate<'_>,
         out: &mut Vec<u8>,
     ) -> SessionOutput<'static> {
         match self.accept(cx, update) {
-            Ok(peer) => {
+            Ok(Known { peer, nonce, .. }) => {
                 let out = &mut Writer::new(Form::Records, out);
                 if update.id == NO_REQUEST {
                     let metadata_bytes_max = cx.limits.peer_metadata_bytes_max as u64;
-                    let key = &peer.key;
-                    out.event(&Event::PeerGreeting(PeerGreeting { key, metadata_bytes_max }));
+                    let greeting = PeerGreeting { key: &peer.key, metadata_bytes_max, nonce };
+                    out.event(&Event::PeerGreeting(greeting));
                 } else {
                     out.event(&Event::Ack { id: update.id, serial: 0, resumed: None });
                 }
-                SessionOutput::PeerChanged(peer)
+                SessionOutput::PeerChanged(Arc::clone(peer))
             }
             Err(reject) => refuse(update.id, reject, out),
         }
@@ -124,17 +129,22 @@ impl Session {
 
     fn accept(
         &mut self,
-        cx: &SessionContext<'_>,
+        cx: &mut SessionContext<'_>,
         update: &PeerUpdate<'_>,
-    ) -> Result<Arc<Peer>, Reject> {
+    ) -> Result<&Known, Reject> {
         let principal = self.foony.principal().ok_or(Reject::Unauthenticated)?;
-        let is_other = |known: &Known| *known.device != *update.device;
-        if self.known.as_deref().is_some_and(is_other) {
+        let known = self.known.as_deref();
+        if known.is_some_and(|known| *known.device != *update.device) {
             return Err(Reject::Unsupported);
         }
         check_lengths(update, cx.limits)?;
+        check_signatures(update, known)?;
         let peer = Arc::new(Peer {
-            key: derived_key(&principal.grant.app, &principal.identity.user, &update.device),
+            key: match &update.key {
+                Some(key) => PeerKey::Public(key.public),
+                None => derived_key(&principal.grant.app, &principal.identity.user, &update.device),
+            },
+            signature: update.signature.clone(),
             device_name: (&*update.device_name).into(),
             os: (&*update.os).into(),
             sdk_version: (&*update.sdk_version).into(),
@@ -144,17 +154,21 @@ impl Session {
                 handler: update.handler,
             }),
         });
-        let device = (&*update.device).into();
-        self.known = Some(Box::new(Known { device, peer: Arc::clone(&peer) }));
-        Ok(peer)
+        let known = self.known.get_or_insert_with(|| {
+            let (device, nonce) = ((&*update.device).into(), nonce(cx));
+            Box::new(Known { device, nonce, is_member: false, peer: Arc::clone(&peer) })
+        });
+        known.peer = peer;
+        Ok(known)
     }
 
     /// A member of this session is this peer.
-    fn with_peer<'m>(&self, output: SessionOutput<'m>) -> SessionOutput<'m> {
-        match (output, &self.known) {
+    fn with_peer<'m>(&mut self, output: SessionOutput<'m>) -> SessionOutput<'m> {
+        match (output, &mut self.known) {
             (SessionOutput::Request(ChannelRequest { id, channel, request }), Some(known)) => {
                 let request = match request {
                     Request::Announce(state) => {
+                        known.is_member = true;
                         Request::Announce(state.of_peer(Arc::clone(&known.peer)))
                     }
                     request => request,
@@ -274,6 +288,38 @@ fn check_lengths(update: &PeerUpdate<'_>, limits: &Limits) -> Result<(), Reject>
     }
 }
 
+/// The client holds the key that it names, which is the same from its first membership on; and it
+/// has signed this metadata, later than any before. `known`: before this update.
+fn check_signatures(update: &PeerUpdate<'_>, known: Option<&Known>) -> Result<(), Reject> {
+    let (Some(key), Some(signature)) = (&update.key, &update.signature) else {
+        let has_signed = known.is_some_and(|known| known.peer.signature.is_some());
+        let is_unsigned = update.key.is_none() && update.signature.is_none() && !has_signed;
+        return if is_unsigned { Ok(()) } else { Err(Reject::BadSignature) };
+    };
+    let known = known.ok_or(Reject::BadSignature)?;
+    let is_proven = known.peer.key == PeerKey::Public(key.public);
+    if !is_proven && (known.is_member || known.peer.signature.is_some()) {
+        return Err(Reject::Unsupported);
+    }
+    if !is_proven && !key.is_proven(&known.nonce)
+        || !signature.is_valid(&key.public, &update.metadata)
+    {
+        return Err(Reject::BadSignature);
+    }
+    let newest = known.peer.signature.as_ref().map_or(0, |signature| signature.version);
+    if signature.version < newest { Err(Reject::Replayed) } else { Ok(()) }
+}
+
+/// What a client that signs has to sign: known to nobody before, and not used again.
+fn nonce(cx: &mut SessionContext<'_>) -> [u8; NONCE_BYTES] {
+    let (a, b) = cx.settings.connection_key;
+    let mut hash = Sha256::new_with_prefix("headcount peer nonce 1");
+    for part in [a, b, cx.names.next_number(), cx.now.wall_ms] {
+        hash.update(part.to_be_bytes());
+    }
+    hash.finalize().into()
+}
+
 fn refuse(id: u64, reject: Reject, out: &mut Vec<u8>) -> SessionOutput<'static> {
     let (code, message) = (ErrorCode::from(reject), reject.to_string().into());
     Writer::new(Form::Records, out).event(&Event::Error { id, code, message });
@@ -294,9 +340,9 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> PeerKey {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut key = [0; PEER_KEY_BYTES];
-    key.copy_from_slice(&hash.finalize()[..PEER_KEY_BYTES]);
-    key
+    let mut key = [0; DERIVED_KEY_BYTES];
+    key.copy_from_slice(&hash.finalize()[..DERIVED_KEY_BYTES]);
+    PeerKey::Derived(key)
 }
 
 /// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the

@@ -64,7 +64,9 @@ impl From<Reject> for ErrorCode {
             Reject::ChannelName
             | Reject::StateTooLarge
             | Reject::MessageTooLarge
-            | Reject::Unsupported => ErrorCode::BadFrame,
+            | Reject::Unsupported
+            | Reject::BadSignature
+            | Reject::Replayed => ErrorCode::BadFrame,
             Reject::ServerFull => ErrorCode::Bootstrap,
             Reject::Busy => ErrorCode::RateLimited,
         }

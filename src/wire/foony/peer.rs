@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use strum::FromRepr;
 
 use super::Member;
+use crate::signature::{MetadataSignature, ProvenKey};
 
 /// What a client says of itself. Behind the greeting, in the same message, it makes the client a
 /// peer; later it replaces what was said.
@@ -27,6 +28,10 @@ pub struct PeerUpdate<'a> {
     pub handler: u64,
     /// A JSON object.
     pub metadata: Cow<'a, [u8]>,
+    /// Of a client that signs; its key as a peer from here on.
+    pub key: Option<Box<ProvenKey>>,
+    /// Of `metadata`, by `key`.
+    pub signature: Option<Box<MetadataSignature>>,
 }
 
 /// What peers ask of the server besides the requests of the protocol.
@@ -111,6 +116,8 @@ pub struct PeerGreeting<'a> {
     /// Of the client itself.
     pub key: &'a [u8],
     pub metadata_bytes_max: u64,
+    /// What a client that signs has to sign.
+    pub nonce: &'a [u8],
 }
 
 /// What happened to a member of a channel, as peers are sent it.
@@ -130,6 +137,8 @@ pub struct PeerMember<'a> {
     pub sdk_version: Cow<'a, str>,
     /// A JSON object, or nothing.
     pub metadata: &'a [u8],
+    /// Of `metadata`, by the peer.
+    pub signature: Option<MetadataSignature>,
     /// A JSON object, or nothing.
     pub identity_metadata: &'a [u8],
     /// Peers in the channel that it has not admitted.

@@ -7,6 +7,7 @@ use super::{
     PEER_GREETING, PEER_MEMBER, PEER_TOOK, PEER_UPDATE, append_record, records,
 };
 use crate::error::FrameError;
+use crate::signature::{MetadataSignature, ProvenKey};
 use crate::wire::foony::peer::{
     Decision, Direct, DirectMessage, DirectRefused, EdgeRequest, PeerGreeting, PeerMember,
     PeerRequest, PeerUpdate, Transport, UnadmittedPeer,
@@ -112,7 +113,47 @@ fn update<'a>(reader: &mut Reader<'a>) -> Result<PeerUpdate<'a>, FrameError> {
         asks_ms: reader.uvarint()?,
         handler: reader.uvarint()?,
         metadata: object(reader)?.into(),
+        key: proven_key(reader)?.map(Box::new),
+        signature: signature(reader)?.map(Box::new),
     })
+}
+
+/// So many bytes.
+fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], FrameError> {
+    bytes.try_into().map_err(|_| FrameError::Body)
+}
+
+fn proven_key(reader: &mut Reader<'_>) -> Result<Option<ProvenKey>, FrameError> {
+    match reader.bytes()? {
+        [] => Ok(None),
+        public => Ok(Some(ProvenKey { public: array(public)?, proof: array(reader.bytes()?)? })),
+    }
+}
+
+fn signature(reader: &mut Reader<'_>) -> Result<Option<MetadataSignature>, FrameError> {
+    match reader.bytes()? {
+        [] => Ok(None),
+        bytes => Ok(Some(MetadataSignature {
+            bytes: array(bytes)?,
+            version: reader.uvarint()?,
+            issued_ms: reader.uvarint()?,
+        })),
+    }
+}
+
+fn write_proven_key(out: &mut Vec<u8>, key: Option<&ProvenKey>) {
+    let Some(ProvenKey { public, proof }) = key else { return write_bytes(out, &[]) };
+    write_bytes(out, public);
+    write_bytes(out, proof);
+}
+
+fn write_signature(out: &mut Vec<u8>, signature: Option<&MetadataSignature>) {
+    let Some(MetadataSignature { bytes, version, issued_ms }) = signature else {
+        return write_bytes(out, &[]);
+    };
+    write_bytes(out, bytes);
+    write_uvarint(out, *version);
+    write_uvarint(out, *issued_ms);
 }
 
 fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
@@ -125,17 +166,21 @@ fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
         write_uvarint(out, update.asks_ms);
         write_uvarint(out, update.handler);
         write_bytes(out, &update.metadata);
+        write_proven_key(out, update.key.as_deref());
+        write_signature(out, update.signature.as_deref());
     });
 }
 
 pub(super) fn greeting<'a>(reader: &mut Reader<'a>) -> Result<PeerGreeting<'a>, FrameError> {
-    Ok(PeerGreeting { key: reader.bytes()?, metadata_bytes_max: reader.uvarint()? })
+    let (key, metadata_bytes_max) = (reader.bytes()?, reader.uvarint()?);
+    Ok(PeerGreeting { key, metadata_bytes_max, nonce: reader.bytes()? })
 }
 
 pub(super) fn append_greeting(greeting: &PeerGreeting<'_>, out: &mut Vec<u8>) {
     append_record(out, PEER_GREETING, |out| {
         write_bytes(out, greeting.key);
         write_uvarint(out, greeting.metadata_bytes_max);
+        write_bytes(out, greeting.nonce);
     });
 }
 
@@ -151,6 +196,7 @@ pub(super) fn member<'a>(reader: &mut Reader<'a>) -> Result<PeerMember<'a>, Fram
         os: reader.text()?,
         sdk_version: reader.text()?,
         metadata: reader.payload()?,
+        signature: signature(reader)?,
         identity_metadata: reader.payload()?,
         unadmitted: reader.list(unadmitted)?,
     })
@@ -234,6 +280,7 @@ pub(super) fn append_member(peer: &PeerMember<'_>, out: &mut Vec<u8>) {
         write_text(out, &peer.os);
         write_text(out, &peer.sdk_version);
         write_bytes(out, peer.metadata);
+        write_signature(out, peer.signature.as_ref());
         write_bytes(out, peer.identity_metadata);
         write_uvarint(out, peer.unadmitted.len() as u64);
         for unadmitted in &peer.unadmitted {
