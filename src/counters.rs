@@ -117,6 +117,7 @@ pub struct Counters {
     pub subscriptions: u64,
     pub expired_members: u64,
     pub resumed_members: u64,
+    pub peer_checks: u64,
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
     pub refusals: Refusals,

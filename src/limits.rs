@@ -95,6 +95,9 @@ pub struct Limits {
     /// How long a peer that another one has denied waits before it is asked about again, unless the
     /// denial says, milliseconds.
     pub deny_ttl_ms: u64,
+    /// How long after a change the members of a channel are compared with the copies that peers of
+    /// the presence graph have, milliseconds.
+    pub peer_digest_ms: u64,
     /// Largest metadata of a peer of the presence graph in bytes.
     pub peer_metadata_bytes_max: usize,
     /// Maximum connections per shard. Above it new ones are refused on accept. Connections that
@@ -150,6 +153,7 @@ impl Default for Limits {
             presence_burst_bytes_max: 1024 * 1024,
             updates_per_second_max: 10_000,
             deny_ttl_ms: 30_000,
+            peer_digest_ms: 10_000,
             peer_metadata_bytes_max: 4096,
             connections_per_shard_max: 1_000_000,
             home_subscribers_max: 5_000,

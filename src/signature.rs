@@ -1,5 +1,5 @@
-//! Ed25519 signatures of the graph extension (`docs/protocol.md`): of a peer's metadata by the peer,
-//! and the proof that a client holds the key that it names.
+//! Ed25519 signatures of the graph extension (`docs/protocol.md`): of a peer's metadata by the
+//! peer, and the proof that a client holds the key that it names.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use foony_client::{Client, Server};
 use headcount::limits::VALUE_DEPTH_MAX;
 use headcount::signature::{MetadataSignature, ProvenKey};
-use headcount::wire::foony::peer::{Decision, Direct};
+use headcount::wire::foony::peer::{Check, Decision, Direct};
 use headcount::wire::foony::{Action, Event, PeerRequest, PeerUpdate, Presence, Request, binary};
 
 mod foony_client;
@@ -98,6 +98,7 @@ fn every_record_reads_back_as_it_was_written() {
         }),
         PeerRequest::Took { number: 300, is_taken: true },
         PeerRequest::Took { number: 0, is_taken: false },
+        PeerRequest::Check(Check { id: 9, channel: "shop".into(), buckets: vec![1, u128::MAX] }),
     ];
     for request in &requests {
         let mut bytes = Vec::new();
@@ -254,6 +255,56 @@ fn a_client_that_proves_its_key_is_the_peer_with_that_key() {
         }
         _ => None,
     });
+}
+
+#[test]
+fn a_check_is_answered_with_the_members_that_differ() {
+    let server = Server::start("");
+    let (mut ann, _) = greeted(&server, "ann");
+    enter(&mut ann, "shop");
+    let check = |id, buckets| PeerRequest::Check(Check { id, channel: "shop".into(), buckets });
+    ann.send_peer(&[check(50, vec![])]);
+    assert_eq!(code_of(&mut ann, 50), 40001, "only of a channel whose members it is sent");
+    let id = ann.next_id();
+    ann.send(&[Request::PresenceSubscribe { id, channel: "shop".into() }]);
+    let mut hash = 0;
+    let (epoch, version) = ann.until(|event| match event {
+        Event::PeerMember(peer) => {
+            hash = binary::member_hash(peer);
+            None
+        }
+        Event::MembersDigest(digest) => {
+            assert!(digest.has_all && !digest.is_answer && digest.buckets.is_empty());
+            assert_eq!(digest.count, 1);
+            Some((digest.epoch, digest.version))
+        }
+        _ => None,
+    });
+    ann.until(|event| matches!(event, Event::Ack { id: acked, .. } if *acked == id).then_some(()));
+    for (buckets, expected) in
+        [(vec![], 0), (vec![hash], 0), (vec![hash ^ 1], 1), (vec![hash, 0], 1)]
+    {
+        ann.send_peer(&[check(60, buckets)]);
+        let mut members = 0;
+        ann.until(|event| match event {
+            Event::MembersDigest(digest) => {
+                assert!(digest.is_answer && !digest.has_all);
+                assert_eq!((digest.epoch, digest.version), (epoch, version));
+                assert_eq!(digest.buckets, [hash]);
+                None
+            }
+            Event::PeerMember(peer) => {
+                members += 1;
+                assert_eq!(binary::member_hash(peer), hash);
+                None
+            }
+            Event::Ack { id: 60, .. } => Some(()),
+            _ => None,
+        });
+        assert_eq!(members, expected);
+    }
+    ann.send_peer(&[check(61, vec![0; 257])]);
+    assert_eq!(code_of(&mut ann, 61), 40001);
 }
 
 #[test]

@@ -88,7 +88,7 @@ const GAUGES: [Column; 4] = [
     ("subscriptions", "Subscriptions of local connections", |c| c.subscriptions),
 ];
 
-const COUNTERS: [Column; 16] = [
+const COUNTERS: [Column; 17] = [
     ("accepted", "Connections accepted", |c| c.accepted),
     ("adopted", "Connections taken over from other shards", |c| c.adopted),
     ("handed_off", "Connections handed to other shards or the edge", |c| c.handed_off),
@@ -105,6 +105,9 @@ const COUNTERS: [Column; 16] = [
     ("deliveries", "Presence deliveries queued to connections", |c| c.deliveries),
     ("expired_members", "Members removed by timeout", |c| c.expired_members),
     ("resumed_members", "Members resumed within their grace", |c| c.resumed_members),
+    ("peer_checks", "Copies of members that peers had compared, because a digest differed", |c| {
+        c.peer_checks
+    }),
     ("receive_buffers_exhausted", "Receives that found no free buffer", |c| {
         c.receive_buffers_exhausted
     }),

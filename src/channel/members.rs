@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{AddrIndex, Admissions, Identity, PeerKey, Resume, State, Unadmitted};
+use super::{AddrIndex, Graph, Identity, PeerKey, Resume, State, Unadmitted};
 use crate::ids::{Clocks, ConnAddr, Timestamp};
 
 /// A member, as the owner of the channel stores it.
@@ -68,8 +68,8 @@ pub struct Members {
     joined: u64,
     versions: u64,
     bytes: usize,
-    /// Set while a peer among them asks who may connect to it.
-    pub(crate) admissions: Option<Box<Admissions>>,
+    /// Set once somebody looks at the presence graph.
+    pub(crate) graph: Option<Box<Graph>>,
 }
 
 /// Row numbers.
@@ -137,7 +137,12 @@ impl Members {
 
     /// Those whom the peer with this key has not admitted.
     pub fn unadmitted_by(&self, key: &PeerKey) -> Option<&Unadmitted> {
-        self.admissions.as_ref()?.get(key)
+        self.graph.as_ref()?.admissions.get(key)
+    }
+
+    pub(crate) fn graph_mut(&mut self, now: Clocks) -> &mut Graph {
+        let new = || Box::new(Graph { epoch: now.wall_ms, ..Graph::default() });
+        self.graph.get_or_insert_with(new)
     }
 
     /// Upper bound of the encoded set in bytes.

@@ -18,7 +18,7 @@ pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
 pub use messages::{Draft, Messages, Published, Storage};
 pub use peer::{
-    Admissions, Asks, DERIVED_KEY_BYTES, EdgeDenial, EdgeVerdict, Peer, PeerKey, Unadmitted,
+    Admissions, Asks, DERIVED_KEY_BYTES, EdgeDenial, EdgeVerdict, Graph, Peer, PeerKey, Unadmitted,
 };
 pub use state::{JsonState, State};
 

@@ -87,6 +87,22 @@ pub type Unadmitted = BTreeMap<PeerKey, Option<EdgeDenial>>;
 /// admits everyone.
 pub type Admissions = BTreeMap<PeerKey, Unadmitted>;
 
+/// What a channel knows of the presence graph besides its members, from the first subscriber that
+/// looks at the graph on.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// Tells the histories of a channel apart: it knows nothing of members before the last time
+    /// that it was empty.
+    pub epoch: u64,
+    /// Grows by one with each tick.
+    pub version: u64,
+    /// The next tick has the digests of all members, or a tick without changes if none comes.
+    pub is_digest_due: bool,
+    /// A timer is set for that.
+    pub is_digest_timed: bool,
+    pub admissions: Admissions,
+}
+
 impl Peer {
     /// What it adds to the size of its member in an encoded set, in bytes.
     pub fn encoded_bytes(&self) -> usize {

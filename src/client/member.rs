@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::graph::JsonObject;
+use crate::wire::foony::binary::member_hash;
 use crate::wire::foony::peer::{Transport, UnadmittedPeer, key_text};
 use crate::wire::foony::{self, PeerMember};
 
@@ -84,6 +85,8 @@ pub(super) struct Present {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct MemberPeer {
     pub key: Vec<u8>,
+    /// Of all that follows, and of the member.
+    pub hash: u128,
     pub is_lost: bool,
     pub transport: Transport,
     pub device_name: String,
@@ -129,6 +132,7 @@ impl Present {
         present.member.peer_key_string = Some(key_text(peer.key));
         present.peer = Some(MemberPeer {
             key: peer.key.to_vec(),
+            hash: member_hash(peer),
             is_lost: peer.is_lost,
             transport: peer.transport,
             device_name: peer.device_name.clone().into_owned(),

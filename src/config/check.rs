@@ -253,7 +253,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-const LIMIT_BOUNDS: [Bound; 27] = [
+const LIMIT_BOUNDS: [Bound; 28] = [
     ("request_head_bytes_max", 4096, MIB),
     ("message_bytes_max", 1024, 16 * MIB),
     ("fragments_max", 1, 65_536),
@@ -271,6 +271,7 @@ const LIMIT_BOUNDS: [Bound; 27] = [
     ("presence_burst_bytes_max", 1024, 1024 * MIB),
     ("updates_per_second_max", 1, 10_000_000),
     ("deny_ttl_ms", 100, 86_400_000),
+    ("peer_digest_ms", 10, HOUR_MS),
     ("peer_metadata_bytes_max", 2, 64 * 1024),
     ("connections_per_shard_max", 1, 16_000_000),
     ("home_subscribers_max", 1, 16_000_000),

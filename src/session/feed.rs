@@ -133,6 +133,7 @@ impl Feed {
     ) -> Arc<[u8]> {
         match self.kind() {
             FeedKind::Sets => sync::tick(self, now, &key.name, members, tick),
+            _ if self == Feed::FoonyPeers => peer::tick(now, key, members, changes),
             FeedKind::Changes => self.encode_changes(now, key, members, changes),
             FeedKind::Messages => Arc::default(),
         }

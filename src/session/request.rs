@@ -136,6 +136,8 @@ pub enum Request {
     },
     /// Hand a message to one member.
     Direct(Arc<DirectMessage>),
+    /// Send the members whose digests are others than these.
+    Check(Box<[u128]>),
 }
 
 /// What a subscription brings.
@@ -170,6 +172,8 @@ pub enum Answer {
         messages: Vec<Arc<Message>>,
         resumed: bool,
     },
+    /// Members, framed for the feed of peers.
+    Checked(Arc<[u8]>),
     /// A direct message was not taken: the two are not connected, or nobody takes it.
     NotTaken {
         denial: Option<EdgeDenial>,

@@ -204,6 +204,8 @@ pub enum Command {
     Verdict { addr: ConnAddr, about: PeerKey, verdict: EdgeVerdict },
     /// Hand a message to one member.
     Direct { reply_to: ReplyTo, message: Arc<DirectMessage> },
+    /// Send the members that differ from a copy with these digests.
+    Check { reply_to: ReplyTo, copy: Box<[u128]> },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
 }

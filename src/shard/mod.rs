@@ -249,6 +249,7 @@ impl Shard {
             match timer {
                 Timer::Flush { .. }
                 | Timer::Snapshot { .. }
+                | Timer::Digest { .. }
                 | Timer::Grace { .. }
                 | Timer::Retention => self.owner.handle_timer(&mut self.cx, timer),
                 Timer::Sweep

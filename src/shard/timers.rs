@@ -13,6 +13,8 @@ pub enum Timer {
     Sweep,
     /// Flush the changes of this owned channel.
     Flush { slot: u32, generation: u32 },
+    /// Send the digest of the members of this owned channel.
+    Digest { slot: u32, generation: u32 },
     /// Make the snapshot of this owned channel that subscribers wait for.
     Snapshot { slot: u32, generation: u32 },
     /// Continue a paused snapshot sweep of this home's channel.
@@ -29,9 +31,9 @@ pub enum Timer {
     Retention,
 }
 
-/// Earliest first. Bounded: one sweep, one flush and one snapshot per channel, two per snapshot
-/// sweep, one grace per loss, one rate per connection, one per deadline of a connection's edges,
-/// one retention.
+/// Earliest first. Bounded: one sweep, one flush, one digest and one snapshot per channel, two per
+/// snapshot sweep, one grace per loss, one rate per connection, one per deadline of a connection's
+/// edges, one retention.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

@@ -78,6 +78,8 @@ pub(super) enum Asked {
     Fetch(String, Option<HandleId>),
     History(String, HistoryQuery, Completer<HistoryPage>),
     Watch(String),
+    /// To compare the members of a channel.
+    Check(String),
     Announce(String, State, Vec<Completer<()>>),
     Leave(String, Completer<()>),
     Direct(Completer<()>),
@@ -457,6 +459,7 @@ impl Core {
                     completer.complete(Err(direct_error(&refused)));
                 }
             }
+            foony::Event::MembersDigest(digest) => self.handle_digest(&digest, out),
             foony::Event::PeerGreeting(greeting) => self.mirror.handle_greeting(&greeting),
             _ => {}
         }
@@ -487,6 +490,7 @@ impl Core {
                 }
                 self.settle(&name, out);
             }
+            Asked::Check(name) => self.end_check(&name),
             Asked::Announce(name, state, confirmations) => {
                 self.confirm(&name, state, confirmations);
             }
@@ -541,6 +545,7 @@ impl Core {
                 }
                 self.settle(&name, out);
             }
+            Asked::Check(name) => self.give_up_check(&name),
             Asked::Fetch(name, handle) => self.handle_fetched(&name, handle, Vec::new(), out),
             Asked::Announce(name, state, confirmations) => {
                 if let Some(channel) = self.channels.get_mut(&name) {
@@ -628,6 +633,10 @@ impl Core {
     /// The channels that this client is a member of.
     pub fn joined(&self) -> impl Iterator<Item = (&str, &Channel)> {
         joined(&self.channels)
+    }
+
+    pub fn channel_mut(&mut self, name: &str) -> Option<&mut Channel> {
+        self.channels.get_mut(name)
     }
 
     fn channel(&mut self, name: &str) -> &mut Channel {

@@ -9,6 +9,7 @@
 
 mod command;
 mod core;
+mod digest;
 mod direct;
 mod messages;
 mod mirror;

@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 
 use super::command::HandleId;
+use super::digest::Comparison;
 use super::messages::Phase;
 use super::sinks::MemberSink;
 use crate::client::handles::Opener;
@@ -18,14 +19,16 @@ pub(super) struct Roster {
     /// The server does not show them on this connection.
     pub is_refused: bool,
     /// By client and connection, in the order in which they were first seen.
-    members: IndexMap<(String, String), Present>,
-    /// What has arrived of everyone who is present, until all of it has.
-    arriving: IndexMap<(String, String), Present>,
+    pub members: IndexMap<(String, String), Present>,
+    /// What has arrived of everyone who is present, or of those whom this copy has wrong, until all
+    /// of it has.
+    pub arriving: IndexMap<(String, String), Present>,
     observers: Vec<Observer>,
     queries: Vec<Completer<Vec<Member>>>,
     /// Confirmed requests to join, which are complete once the members are known, this client among
     /// them.
     pub joins: Vec<Completer<()>>,
+    pub comparison: Comparison,
 }
 
 struct Observer {
@@ -45,6 +48,7 @@ impl Roster {
         self.phase = Phase::Idle;
         self.is_refused = false;
         self.arriving.clear();
+        self.comparison = Comparison::default();
     }
 
     /// Takes the requests to join that are complete. Members without the right to see others are
@@ -93,14 +97,20 @@ impl Roster {
 
     /// An event of the server.
     pub fn handle(&mut self, action: Action, reason: LeaveReason, present: Present) {
-        let key = (present.member.client_id.clone(), present.member.connection_id.clone());
-        if self.phase != Phase::Live {
+        if self.phase != Phase::Live || self.comparison.is_repairing() {
+            let key = key_of(&present);
             match action {
                 Action::Leave => drop(self.arriving.shift_remove(&key)),
                 Action::Enter | Action::Update => drop(self.arriving.insert(key, present)),
             }
             return;
         }
+        self.apply(action, reason, present);
+    }
+
+    /// Changes the copy, and tells the observers if that is news.
+    pub fn apply(&mut self, action: Action, reason: LeaveReason, present: Present) {
+        let key = key_of(&present);
         let event = match action {
             Action::Leave => self.members.shift_remove(&key).map(|gone| {
                 // The server may not have kept the last state.
@@ -160,6 +170,10 @@ impl Observer {
             ready.complete(result);
         }
     }
+}
+
+fn key_of(present: &Present) -> (String, String) {
+    (present.member.client_id.clone(), present.member.connection_id.clone())
 }
 
 fn list(members: &IndexMap<(String, String), Present>) -> Vec<Member> {

@@ -144,7 +144,10 @@ impl Dialect for Session {
                 let message = denial.to_string().into();
                 out.event(&Event::Error { id, code: ErrorCode::Forbidden, message });
             }
-            Answer::Refused(_) | Answer::Denied(_) | Answer::NotTaken { .. } => {}
+            Answer::Refused(_)
+            | Answer::Denied(_)
+            | Answer::NotTaken { .. }
+            | Answer::Checked(_) => {}
             Answer::Subscribed { messages, resumed } => {
                 for message in messages {
                     out.event(&Event::Delivery(encode::delivery(channel, message)));

@@ -6,49 +6,66 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, DERIVED_KEY_BYTES, EdgeDenial, Identity, LeaveReason, Link, Members,
-    PeerKey, State,
+    Change, ChangeKind, DERIVED_KEY_BYTES, EdgeDenial, Identity, LeaveReason, Link, Member,
+    Members, PeerKey, State,
 };
 use crate::ids::{ChannelKey, Clocks};
-use crate::wire::foony::peer::{Transport, UnadmittedPeer};
-use crate::wire::foony::{Event, PeerMember, peer as foony_peer};
+use crate::wire::foony::peer::{MembersDigest, Transport, UnadmittedPeer};
+use crate::wire::foony::{self, Event, PeerMember, binary, peer as foony_peer};
 
 /// In place of a key that is not needed.
 const NO_KEY: PeerKey = PeerKey::Derived([0; DERIVED_KEY_BYTES]);
 
 /// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
-    let mut out = Vec::new();
-    let mut encoder = Encoder { now, key, members, writer: Writer::new(Form::Records, &mut out) };
-    for change in changes {
-        let is_gone = change.kind == ChangeKind::Leave;
-        let present = members.find(change.addr).filter(|_| !is_gone);
-        encoder.append(&Shown {
-            kind: change.kind,
-            reason: if is_gone { reason_code(change.reason) } else { 0 },
-            is_lost: present.is_some_and(|member| member.grace_until.is_some()),
-            timestamp_ms: now.wall_ms,
-            identity: &change.identity,
-            state: &change.state,
-        });
-    }
-    out.into()
+    encode(now, key, members, |encoder| encoder.changes(changes))
+}
+
+/// The same as a tick of the channel: with what the members are after it.
+pub fn tick(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
+    encode(now, key, members, |encoder| {
+        encoder.changes(changes);
+        let is_due = members.graph.as_ref().is_some_and(|graph| graph.is_digest_due);
+        let buckets = if is_due { encoder.buckets() } else { Vec::new() };
+        encoder.digest(|digest| MembersDigest { buckets, ..digest });
+    })
 }
 
 /// Everyone who is present.
 pub fn members(now: Clocks, key: &ChannelKey, members: &Members) -> Arc<[u8]> {
+    encode(now, key, members, |encoder| {
+        members.iter().for_each(|member| encoder.member(&Shown::present(now, member)));
+        encoder.digest(|digest| MembersDigest { has_all: true, ..digest });
+    })
+}
+
+/// What differs from a copy of the members with these digests; without any, the digests.
+pub fn check(now: Clocks, key: &ChannelKey, members: &Members, copy: &[u128]) -> Arc<[u8]> {
+    encode(now, key, members, |encoder| {
+        let buckets = encoder.buckets();
+        let is_other: Vec<bool> = match copy.len() == buckets.len() {
+            true => copy.iter().zip(&buckets).map(|(copy, bucket)| copy != bucket).collect(),
+            false => vec![!copy.is_empty(); buckets.len()],
+        };
+        encoder.digest(|digest| MembersDigest { is_answer: true, buckets, ..digest });
+        for member in members.iter() {
+            let Identity { user, connection, .. } = &*member.identity;
+            if is_other[binary::bucket_of(user, connection, is_other.len())] {
+                encoder.member(&Shown::present(now, member));
+            }
+        }
+    })
+}
+
+fn encode(
+    now: Clocks,
+    key: &ChannelKey,
+    members: &Members,
+    encode: impl FnOnce(&mut Encoder<'_, '_>),
+) -> Arc<[u8]> {
     let mut out = Vec::new();
-    let mut encoder = Encoder { now, key, members, writer: Writer::new(Form::Records, &mut out) };
-    for member in members.iter() {
-        encoder.append(&Shown {
-            kind: ChangeKind::Enter,
-            reason: 0,
-            is_lost: member.grace_until.is_some(),
-            timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
-            identity: &member.identity,
-            state: &member.state,
-        });
-    }
+    let view = View { now, key, members };
+    encode(&mut Encoder { view, writer: Writer::new(Form::Records, &mut out) });
     out.into()
 }
 
@@ -62,27 +79,109 @@ struct Shown<'m> {
     state: &'m State,
 }
 
-struct Encoder<'e, 'o> {
+impl<'m> Shown<'m> {
+    fn present(now: Clocks, member: &'m Member) -> Self {
+        Shown {
+            kind: ChangeKind::Enter,
+            reason: 0,
+            is_lost: member.grace_until.is_some(),
+            timestamp_ms: now.wall_ms.saturating_sub(member.age_ms(now)),
+            identity: &member.identity,
+            state: &member.state,
+        }
+    }
+}
+
+/// The channel whose members are shown.
+#[derive(Clone, Copy)]
+struct View<'m> {
     now: Clocks,
-    key: &'e ChannelKey,
-    members: &'e Members,
+    key: &'m ChannelKey,
+    members: &'m Members,
+}
+
+struct Encoder<'e, 'o> {
+    view: View<'e>,
     writer: Writer<'o>,
 }
 
 impl Encoder<'_, '_> {
-    fn append(&mut self, shown: &Shown<'_>) {
+    fn changes(&mut self, changes: &[Change]) {
+        let View { now, members, .. } = self.view;
+        for change in changes {
+            let is_gone = change.kind == ChangeKind::Leave;
+            let present = members.find(change.addr).filter(|_| !is_gone);
+            self.member(&Shown {
+                kind: change.kind,
+                reason: if is_gone { reason_code(change.reason) } else { 0 },
+                is_lost: present.is_some_and(|member| member.grace_until.is_some()),
+                timestamp_ms: now.wall_ms,
+                identity: &change.identity,
+                state: &change.state,
+            });
+        }
+    }
+
+    fn member(&mut self, shown: &Shown<'_>) {
+        let derived = self.view.derived_key(shown);
+        let record = Box::new(self.view.record(shown, &derived));
+        self.writer.event(&Event::PeerMember(record));
+    }
+
+    /// What the members are after the records before it; `complete` adds to it.
+    fn digest(&mut self, complete: impl FnOnce(MembersDigest<'_>) -> MembersDigest<'_>) {
+        let View { key, members, .. } = self.view;
+        let graph = members.graph.as_deref();
+        self.writer.event(&Event::MembersDigest(complete(MembersDigest {
+            has_all: false,
+            is_answer: false,
+            channel: (&*key.name).into(),
+            epoch: graph.map_or(0, |graph| graph.epoch),
+            version: graph.map_or(0, |graph| graph.version),
+            count: members.len() as u64,
+            buckets: Vec::new(),
+        })));
+    }
+
+    /// The digests of all members.
+    fn buckets(&self) -> Vec<u128> {
+        let View { now, members, .. } = self.view;
+        let mut buckets = vec![0u128; binary::buckets_for(members.len())];
+        for member in members.iter() {
+            let shown = Shown::present(now, member);
+            let derived = self.view.derived_key(&shown);
+            let record = self.view.record(&shown, &derived);
+            let foony::Member { client_id, connection_id, .. } = &record.member;
+            let bucket = binary::bucket_of(client_id, connection_id, buckets.len());
+            buckets[bucket] = buckets[bucket].wrapping_add(binary::member_hash(&record));
+        }
+        buckets
+    }
+}
+
+impl<'m> View<'m> {
+    /// The key of a member that is no peer.
+    fn derived_key(self, shown: &Shown<'_>) -> PeerKey {
+        match shown.state.peer() {
+            Some(_) => NO_KEY,
+            None => key_of(&self.key.app, shown.identity),
+        }
+    }
+
+    fn record<'s>(self, shown: &Shown<'s>, derived: &'s PeerKey) -> PeerMember<'s>
+    where
+        'm: 's,
+    {
         let Shown { kind, reason, is_lost, timestamp_ms, identity, state } = *shown;
-        let name = &self.key.name;
         let peer = state.peer().map(|peer| &**peer);
-        let derived = if peer.is_none() { key_of(&self.key.app, identity) } else { NO_KEY };
         let asker = peer.filter(|_| kind != ChangeKind::Leave);
         let unadmitted = asker.and_then(|peer| self.members.unadmitted_by(&peer.key));
-        self.writer.event(&Event::PeerMember(Box::new(PeerMember {
-            member: member_of(kind, timestamp_ms, name, identity, state),
+        PeerMember {
+            member: member_of(kind, timestamp_ms, &self.key.name, identity, state),
             is_lost,
             reason,
             transport: transport(identity.link),
-            key: peer.map_or(&derived, |peer| &peer.key),
+            key: peer.map_or(derived, |peer| &peer.key),
             device_name: peer.map_or(&*identity.user, |peer| &peer.device_name).into(),
             os: peer.map_or("", |peer| &peer.os).into(),
             sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),
@@ -92,21 +191,21 @@ impl Encoder<'_, '_> {
             unadmitted: unadmitted
                 .into_iter()
                 .flatten()
-                .map(|peer| self.unadmitted(peer))
+                .map(|peer| unadmitted_peer(self.now, peer))
                 .collect(),
-        })));
-    }
-
-    fn unadmitted<'u>(
-        &self,
-        (key, denial): (&'u PeerKey, &'u Option<EdgeDenial>),
-    ) -> UnadmittedPeer<'u> {
-        UnadmittedPeer {
-            key,
-            is_denied: denial.is_some(),
-            retry_after_ms: denial.as_ref().map_or(0, |denial| retry_after_ms(self.now, denial)),
-            reason: denial.as_ref().map_or("", |denial| &denial.reason).into(),
         }
+    }
+}
+
+fn unadmitted_peer<'u>(
+    now: Clocks,
+    (key, denial): (&'u PeerKey, &'u Option<EdgeDenial>),
+) -> UnadmittedPeer<'u> {
+    UnadmittedPeer {
+        key,
+        is_denied: denial.is_some(),
+        retry_after_ms: denial.as_ref().map_or(0, |denial| retry_after_ms(now, denial)),
+        reason: denial.as_ref().map_or("", |denial| &denial.reason).into(),
     }
 }
 

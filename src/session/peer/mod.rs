@@ -25,7 +25,7 @@ use crate::ids::Clocks;
 use crate::limits::Limits;
 use crate::signature::NONCE_BYTES;
 use crate::wire::foony::peer::{
-    DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
+    Check, DEVICE_BYTES_MAX, DEVICE_NAME_BYTES_MAX, Direct, OS_BYTES_MAX, SDK_VERSION_BYTES_MAX,
 };
 use crate::wire::foony::{
     ErrorCode, Event, Malformed, PeerGreeting, PeerRequest, PeerUpdate, binary, peer as foony_peer,
@@ -78,6 +78,11 @@ impl Session {
                 Ok(request) => SessionOutput::Request(request),
                 Err(reject) => refuse(direct.id, reject, out),
             },
+            PeerRequest::Check(Check { id, channel, buckets }) => {
+                let (channel, request) = (channel.into_owned().into(), buckets.into_boxed_slice());
+                let request = Request::Check(request);
+                SessionOutput::Request(ChannelRequest { id, channel, request })
+            }
             PeerRequest::Took { number, is_taken } => {
                 let outcome = if is_taken { Outcome::Taken } else { Outcome::NotTaken };
                 SessionOutput::Took { number, outcome }
@@ -206,6 +211,10 @@ impl Dialect for Session {
         match answer {
             Answer::NotTaken { denial, why } => {
                 encode::direct_refused(now, id, denial.as_ref(), why, out);
+            }
+            Answer::Checked(members) => {
+                out.extend_from_slice(members);
+                self.foony.answer(now, id, channel, &Answer::Done, out);
             }
             answer => self.foony.answer(now, id, channel, answer, out),
         }

@@ -132,8 +132,12 @@ impl Home {
                 };
                 (!slot.is_some_and(is_to)).then_some(AdmitKind::Subscribe)
             }
-            // Only between members, whom the hook has admitted.
-            Request::Unsubscribe | Request::Unwatch | Request::Leave | Request::Direct(_) => None,
+            // The last two only of members and subscribers, whom the hook has admitted.
+            Request::Unsubscribe
+            | Request::Unwatch
+            | Request::Leave
+            | Request::Direct(_)
+            | Request::Check(_) => None,
         }
     }
 

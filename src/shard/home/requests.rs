@@ -183,6 +183,14 @@ impl Home {
             Request::Direct(message) => {
                 cx.command(owner, key, Command::Direct { reply_to, message });
             }
+            Request::Check(copy) => {
+                let slot = self.channels.find_key(&key);
+                if !slot.is_some_and(|slot| conn.is_subscribed(slot, Feed::FoonyPeers)) {
+                    return Err(Reject::Unsupported);
+                }
+                conn.expect_large_answer(id);
+                cx.command(owner, key, Command::Check { reply_to, copy });
+            }
             Request::Fetch { after } => {
                 let limit = page_limit(conn, usize::MAX, FETCH_BYTES_MAX);
                 conn.expect_large_answer(id);

@@ -42,15 +42,15 @@ impl Owner {
         let channel = self.entry(slot);
         let key = Arc::clone(&channel.key);
         let Some(moved) = moved(&key.app, &channel.presence) else { return };
-        let admissions = channel.presence.members_mut().admissions.take();
+        let graph = channel.presence.members_mut().graph_mut(cx.now);
+        let admissions = std::mem::take(&mut graph.admissions);
         let members = channel.presence.members();
-        let mut edges = Edges::new(&key, members, admissions.map(|all| *all).unwrap_or_default());
+        let mut edges = Edges::new(&key, members, admissions);
         moved.iter().for_each(|moved| edges.settle(moved));
         let Edges { admissions, changed, to_send, connections, .. } = edges;
         let shown = changed.iter().filter_map(|key| Some(connections.get(key)?.first()?.addr));
         let shown: Vec<ConnAddr> = shown.collect();
-        channel.presence.members_mut().admissions =
-            (!admissions.is_empty()).then(|| Box::new(admissions));
+        channel.presence.members_mut().graph_mut(cx.now).admissions = admissions;
         shown.into_iter().for_each(|addr| channel.record_peer_change(addr));
         to_send.into_iter().for_each(|(to, envelope)| cx.outbox.send(to, envelope));
     }
@@ -67,8 +67,9 @@ impl Owner {
         let channel = self.entry(slot);
         let members = channel.presence.members_mut();
         let asker = members.find(addr).and_then(|m| m.state.peer()).map(|peer| peer.key);
-        let lists = members.admissions.as_mut().zip(asker);
-        let Some(list) = lists.and_then(|(all, asker)| all.get_mut(&asker)) else { return };
+        let lists = members.graph.as_mut().zip(asker);
+        let list = lists.and_then(|(graph, asker)| graph.admissions.get_mut(&asker));
+        let Some(list) = list else { return };
         // A verdict that is known is no change: it would be asked for again, and so on.
         match (list.get_mut(&about), verdict) {
             (None, _) => return,
@@ -217,7 +218,8 @@ impl<'a> Edges<'a> {
 /// The changes of a channel in which a peer decides; `None` for any other channel.
 fn moved(app: &str, channel: &Channel) -> Option<Vec<Moved>> {
     let asks = |peer: Option<&Arc<Peer>>| peer.is_some_and(|peer| peer.asks.is_some());
-    let is_decided = channel.members().admissions.is_some()
+    let graph = channel.members().graph.as_ref();
+    let is_decided = graph.is_some_and(|graph| !graph.admissions.is_empty())
         || channel.changes().any(|change| asks(change.state.peer()));
     let moved = channel.changes().map(|change| Moved {
         kind: change.kind,

@@ -6,6 +6,7 @@
 //! Must never know connections, sessions, dialects.
 
 mod channel_entry;
+mod digest;
 mod edges;
 mod home_subscription;
 mod lost_members;
@@ -110,6 +111,7 @@ impl Owner {
             Command::Direct { reply_to, message } => {
                 self.send_direct(cx, &key, from, reply_to, message);
             }
+            Command::Check { reply_to, copy } => self.check(cx, from, &key, reply_to, &copy),
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);
             }
@@ -131,6 +133,7 @@ impl Owner {
                     self.mark_dirty(slot);
                 }
             }
+            Timer::Digest { slot, generation } => self.digest_due(cx, slot, generation),
             Timer::Grace { grace } => self.end_grace(cx, grace),
             Timer::Retention => self.retain(cx),
             _ => debug_assert!(false, "{timer:?} is for the home"),

@@ -252,6 +252,7 @@ impl Owner {
         self.entry(slot).update_conflation(cx.limits());
         self.repair_stale_homes(cx, slot);
         self.flush_changes(cx, slot);
+        self.flush_digest(cx, slot);
         self.flush_snapshots(cx, slot);
     }
 
@@ -277,7 +278,12 @@ impl Owner {
         if channel.is_snapshot_pending() {
             cx.counters.conflate(Conflated::LargeSet);
         }
+        let is_numbered = channel.number_tick(cx);
         let tick = Arc::new(make_tick(cx, channel));
+        if is_numbered {
+            channel.presence.members_mut().graph_mut(cx.now).is_digest_due = false;
+            self.time_digest(cx, slot);
+        }
         if !tick.is_empty() {
             cx.counters.presence_ticks += 1;
             self.route_tick(cx, slot, &tick);

@@ -127,8 +127,10 @@ fn make_repair(
 ) -> PresenceTick {
     let (key, members) = (&channel.key, channel.presence.members());
     let mut changes = Vec::new();
+    let mut departed = 0;
     if !feeds.is_disjoint(Feed::PRESENCE_CHANGES) {
         changes.extend(departures.into_changes());
+        departed = changes.len();
         changes.extend(members.iter().map(|member| Change {
             kind: ChangeKind::Enter,
             reason: LeaveReason::default(),
@@ -139,7 +141,10 @@ fn make_repair(
     }
     let encoded = encode_each(feeds, |feed| match feed.kind() {
         FeedKind::Sets => feed.encode_members(cx.now, key, members),
-        _ => feed.encode_changes(cx.now, key, members, &changes),
+        _ => {
+            let left = feed.encode_changes(cx.now, key, members, &changes[..departed]);
+            [&*left, &*feed.encode_members(cx.now, key, members)].concat().into()
+        }
     });
     PresenceTick { changes, encoded, except: None }
 }

@@ -215,6 +215,9 @@ impl Owner {
         if channel.presence.has_changes() {
             channel.presence.set_snapshot_sent();
         }
+        if feeds.contains(Feed::FoonyPeers) && !channel.presence.members().is_empty() {
+            channel.presence.members_mut().graph_mut(cx.now);
+        }
         let Some(snapshots) = &mut channel.snapshots else { return };
         snapshots.made = Some(Timestamp::at(cx.now.mono_ms));
         let (key, members) = (&channel.key, channel.presence.members());

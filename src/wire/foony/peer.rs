@@ -49,6 +49,34 @@ pub enum PeerRequest<'a> {
         number: u64,
         is_taken: bool,
     },
+    Check(Check<'a>),
+}
+
+/// Asks for what differs from the client's copy of the members of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check<'a> {
+    pub id: u64,
+    pub channel: Cow<'a, str>,
+    /// Of the copy, as many as in the [`MembersDigest`]; none to ask for one with all of them.
+    pub buckets: Vec<u128>,
+}
+
+/// What the members of a channel are after the records before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersDigest<'a> {
+    /// Everyone who is present was sent before it.
+    pub has_all: bool,
+    /// It answers a [`Check`], and the members of the buckets that differ follow.
+    pub is_answer: bool,
+    pub channel: Cow<'a, str>,
+    /// Of several histories of one channel.
+    pub epoch: u64,
+    /// Grows by one with all that is sent at once.
+    pub version: u64,
+    /// Members.
+    pub count: u64,
+    /// Their digests; not with every one.
+    pub buckets: Vec<u128>,
 }
 
 /// Whether a peer may connect.

@@ -10,7 +10,9 @@ use strum::{EnumString, FromRepr, IntoStaticStr};
 use thiserror::Error;
 
 use super::code::ErrorCode;
-use super::peer::{DirectMessage, DirectRefused, EdgeRequest, PeerGreeting, PeerMember};
+use super::peer::{
+    DirectMessage, DirectRefused, EdgeRequest, MembersDigest, PeerGreeting, PeerMember,
+};
 use crate::error::FrameError;
 
 /// A malformed request.
@@ -233,6 +235,7 @@ pub enum Event<'a> {
     DirectMessage(DirectMessage<'a>),
     /// Of the graph extension.
     DirectRefused(DirectRefused<'a>),
+    MembersDigest(MembersDigest<'a>),
 }
 
 /// A stored or ephemeral publish with its server timestamp.

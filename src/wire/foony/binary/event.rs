@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_messages, write_text, write_uvarint};
 use super::{
-    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PEER_DIRECT_MESSAGE,
-    PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG, append_record, peer,
+    ACK, BATCH, CONNECTED, DELIVERIES, ERROR, FETCHED, HISTORY_PAGE, MEMBER, PEER_DIGEST,
+    PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PONG,
+    append_record, digest, peer,
 };
 use crate::error::FrameError;
 use crate::wire::foony::{Action, Content, Delivery, ErrorCode, Event, Member, Message};
@@ -45,6 +46,7 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Event<'a>, FrameErro
         PEER_MEMBER => Event::PeerMember(Box::new(peer::member(reader)?)),
         PEER_EDGE_REQUEST => Event::EdgeRequest(Box::new(peer::edge_request(reader)?)),
         PEER_DIRECT_MESSAGE => Event::DirectMessage(peer::direct_message(reader)?),
+        PEER_DIGEST => Event::MembersDigest(digest::digest(reader)?),
         PEER_DIRECT_REFUSED => Event::DirectRefused(peer::direct_refused(reader)?),
         _ => return Err(FrameError::UnknownType),
     })
@@ -147,6 +149,7 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
         Event::PeerMember(member) => peer::append_member(member, out),
         Event::EdgeRequest(request) => peer::append_edge_request(request, out),
         Event::DirectMessage(message) => peer::append_direct_message(message, out),
+        Event::MembersDigest(members) => digest::append_digest(members, out),
         Event::DirectRefused(refused) => peer::append_direct_refused(refused, out),
         Event::Error { id, code, message } => append_record(out, ERROR, |out| {
             write_uvarint(out, *id);

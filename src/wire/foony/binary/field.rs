@@ -27,6 +27,13 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
+    /// Eight bytes, big-endian.
+    pub fn word(&mut self) -> Result<u64, FrameError> {
+        let (word, rest) = self.rest.split_first_chunk().ok_or(FrameError::Truncated)?;
+        self.rest = rest;
+        Ok(u64::from_be_bytes(*word))
+    }
+
     /// Unsigned LEB128 of at most 64 bits; longer encodings than necessary are accepted. Nearly all
     /// lengths and counts take one byte.
     #[inline]

@@ -8,12 +8,14 @@
 //! Invariant: the encoding is byte for byte that of the SDKs and the hosted service.
 
 mod deliveries;
+mod digest;
 mod event;
 mod field;
 mod peer;
 mod request;
 
 pub use deliveries::{Delivered, Deliveries};
+pub use digest::{bucket_of, buckets_for, member_hash};
 pub use event::append_event;
 pub use peer::{append_peer_request, is_first_message_of_peer};
 pub use request::{append_batched_publish, append_request};
@@ -53,6 +55,8 @@ const PEER_TOOK: u8 = 69;
 const PEER_EDGE_REQUEST: u8 = 70;
 const PEER_DIRECT_MESSAGE: u8 = 71;
 const PEER_DIRECT_REFUSED: u8 = 72;
+const PEER_DIGEST: u8 = 73;
+const PEER_CHECK: u8 = 74;
 
 /// The records of one message, in order.
 pub fn records(message: &[u8]) -> Records<'_> {
@@ -109,7 +113,11 @@ impl<'a> Record<'a> {
     /// Whether clients never send this type of record. Such records are skipped; they have no
     /// request id.
     pub fn is_unknown(self) -> bool {
-        !matches!(self.bytes.first(), Some(&(AUTH..=PING | PEER_UPDATE | PEER_DECIDE..=PEER_TOOK)))
+        const KNOWN_TO_PEERS: [u8; 2] = [PEER_UPDATE, PEER_CHECK];
+        match self.bytes.first() {
+            Some(AUTH..=PING | PEER_DECIDE..=PEER_TOOK) => false,
+            opcode => !opcode.is_some_and(|opcode| KNOWN_TO_PEERS.contains(opcode)),
+        }
     }
 
     /// Decodes a request. Bytes after the last field are ignored, as in the SDKs.

@@ -1,10 +1,11 @@
-//! Records of the graph extension, opcodes 64 to 72 (`docs/protocol.md`).
+//! Records of the graph extension, opcodes 64 to 74 (`docs/protocol.md`).
 
 use super::event::{member_body, write_member_body};
 use super::field::{Reader, write_bytes, write_text, write_uvarint};
 use super::{
-    PEER_DECIDE, PEER_DIRECT, PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED, PEER_EDGE_REQUEST,
-    PEER_GREETING, PEER_MEMBER, PEER_TOOK, PEER_UPDATE, append_record, records,
+    PEER_CHECK, PEER_DECIDE, PEER_DIRECT, PEER_DIRECT_MESSAGE, PEER_DIRECT_REFUSED,
+    PEER_EDGE_REQUEST, PEER_GREETING, PEER_MEMBER, PEER_TOOK, PEER_UPDATE, append_record, digest,
+    records,
 };
 use crate::error::FrameError;
 use crate::signature::{MetadataSignature, ProvenKey};
@@ -33,6 +34,7 @@ pub(super) fn request<'a>(record: &'a [u8]) -> Option<Result<PeerRequest<'a>, Fr
         PEER_DECIDE => Some(decide(reader)),
         PEER_DIRECT => Some(direct(reader).map(PeerRequest::Direct)),
         PEER_TOOK => Some(took(reader)),
+        PEER_CHECK => Some(digest::check(reader).map(PeerRequest::Check)),
         _ => None,
     }
 }
@@ -96,6 +98,7 @@ pub fn append_peer_request(request: &PeerRequest<'_>, out: &mut Vec<u8>) {
             write_text(out, &direct.name);
             write_bytes(out, direct.data);
         }),
+        PeerRequest::Check(check) => digest::append_check(check, out),
         PeerRequest::Took { number, is_taken } => append_record(out, PEER_TOOK, |out| {
             write_uvarint(out, *number);
             out.push(u8::from(*is_taken));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::field::{Reader, write_bytes, write_message, write_messages, write_text, write_uvarint};
 use super::{
-    AUTH, FETCH, HISTORY, PEER_DIRECT, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE,
+    AUTH, FETCH, HISTORY, PEER_CHECK, PEER_DIRECT, PEER_UPDATE, PING, PRESENCE, PRESENCE_SUBSCRIBE,
     PRESENCE_UNSUBSCRIBE, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, append_record,
 };
 use crate::error::FrameError;
@@ -57,7 +57,7 @@ pub(super) fn id(record: &[u8]) -> Option<u64> {
             reader.byte().ok()?;
         }
         SUBSCRIBE | UNSUBSCRIBE | PRESENCE_SUBSCRIBE | PRESENCE_UNSUBSCRIBE | HISTORY | FETCH
-        | PEER_UPDATE | PEER_DIRECT => {}
+        | PEER_UPDATE | PEER_DIRECT | PEER_CHECK => {}
         _ => return None,
     }
     reader.uvarint().ok()

@@ -37,6 +37,7 @@ pub fn append_event(event: &Event<'_>, out: &mut Vec<u8>) {
         | Event::PeerMember(_)
         | Event::EdgeRequest(_)
         | Event::DirectMessage(_)
+        | Event::MembersDigest(_)
         | Event::DirectRefused(_) => {}
         Event::History { id, channel, messages, more } => append_frame(out, "histRes", |fields| {
             page(fields, *id, channel, messages);

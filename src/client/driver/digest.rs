@@ -1,0 +1,129 @@
+//! The copy of a channel's members compared with what the server says of them; what differs is
+//! asked for.
+
+use super::core::{Asked, Core};
+use super::messages::Phase;
+use super::roster::Roster;
+use crate::client::member::LeaveReason;
+use crate::client::protocol::Outbound;
+use crate::wire::foony::peer::{Check, MembersDigest};
+use crate::wire::foony::{Action, PeerRequest, binary};
+
+/// How far the copy is known to be right.
+#[derive(Default)]
+pub(super) struct Comparison {
+    /// Epoch and version of the last digest; `None` before the first, and of an empty channel,
+    /// after which another history may begin.
+    seen: Option<(u64, u64)>,
+    /// Digests that the server was asked to compare with its own, and has not.
+    asked: Option<Vec<u128>>,
+    /// Buckets whose members are arriving again.
+    repaired: Option<Vec<bool>>,
+}
+
+impl Comparison {
+    /// Whether members that arrive are an answer.
+    pub fn is_repairing(&self) -> bool {
+        self.repaired.is_some()
+    }
+}
+
+impl Core {
+    pub fn handle_digest(&mut self, digest: &MembersDigest<'_>, out: &mut Outbound) {
+        let name = &digest.channel;
+        let Some(channel) = self.channel_mut(name) else { return };
+        let Some(buckets) = channel.roster.handle_digest(digest) else { return };
+        let request = Check { id: 0, channel: (&**name).into(), buckets };
+        let id = out.peer_request(|id| PeerRequest::Check(Check { id, ..request }));
+        self.asked.insert(id, Asked::Check(name.clone().into_owned()));
+    }
+
+    /// The server has answered a check.
+    pub fn end_check(&mut self, name: &str) {
+        if let Some(channel) = self.channel_mut(name) {
+            channel.roster.end_check();
+            self.mirror.mark_changed();
+        }
+    }
+
+    /// The server does not compare: the next digest asks again.
+    pub fn give_up_check(&mut self, name: &str) {
+        if let Some(channel) = self.channel_mut(name) {
+            channel.roster.comparison.asked = None;
+        }
+    }
+}
+
+impl Roster {
+    /// What the members are after what has arrived. Returns the digests of the copy if the server
+    /// is to compare them; empty ones to ask for its own.
+    fn handle_digest(&mut self, digest: &MembersDigest<'_>) -> Option<Vec<u128>> {
+        let seen = Some((digest.epoch, digest.version)).filter(|_| digest.count > 0);
+        let last = std::mem::replace(&mut self.comparison.seen, seen);
+        if self.phase != Phase::Live {
+            return None;
+        }
+        if digest.is_answer {
+            let asked = self.comparison.asked.take()?;
+            return self.handle_answer(asked, digest);
+        }
+        if self.comparison.asked.is_some() {
+            return None;
+        }
+        let follows = |(epoch, version): (u64, u64)| {
+            epoch == digest.epoch && digest.version.wrapping_sub(version) <= 1
+        };
+        let is_whole = digest.has_all || last.is_none_or(follows);
+        let buckets = self.buckets(digest.buckets.len());
+        let question = match buckets == digest.buckets {
+            false => buckets,
+            true if is_whole && digest.count == self.members.len() as u64 => return None,
+            true => Vec::new(),
+        };
+        self.comparison.asked = Some(question.clone());
+        Some(question)
+    }
+
+    fn handle_answer(&mut self, asked: Vec<u128>, digest: &MembersDigest<'_>) -> Option<Vec<u128>> {
+        if asked.is_empty() {
+            let buckets = self.buckets(digest.buckets.len());
+            self.comparison.asked = Some(buckets.clone()).filter(|own| *own != digest.buckets);
+            return self.comparison.asked.clone();
+        }
+        let other = asked.iter().zip(&digest.buckets).map(|(asked, bucket)| asked != bucket);
+        self.comparison.repaired = Some(match asked.len() == digest.buckets.len() {
+            true => other.collect(),
+            false => vec![true; digest.buckets.len()],
+        });
+        None
+    }
+
+    /// The members of the buckets that differ have arrived.
+    pub fn end_check(&mut self) {
+        let Some(repaired) = self.comparison.repaired.take() else { return };
+        let arrived = std::mem::take(&mut self.arriving);
+        let is_gone = |(key, _): &(&(String, String), _)| {
+            let bucket = binary::bucket_of(&key.0, &key.1, repaired.len());
+            repaired.get(bucket) == Some(&true) && !arrived.contains_key(*key)
+        };
+        let gone = self.members.iter().filter(is_gone).map(|(_, present)| present.clone());
+        for present in gone.collect::<Vec<_>>() {
+            self.apply(Action::Leave, LeaveReason::Unknown, present);
+        }
+        for (_, present) in arrived {
+            self.apply(Action::Enter, LeaveReason::Unknown, present);
+        }
+    }
+
+    /// The digests of the copy.
+    fn buckets(&self, count: usize) -> Vec<u128> {
+        let mut buckets = vec![0u128; count];
+        for ((client_id, connection_id), present) in &self.members {
+            let bucket = buckets.get_mut(binary::bucket_of(client_id, connection_id, count));
+            if let (Some(bucket), Some(peer)) = (bucket, &present.peer) {
+                *bucket = bucket.wrapping_add(peer.hash);
+            }
+        }
+        buckets
+    }
+}
