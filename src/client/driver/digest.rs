@@ -60,20 +60,18 @@ impl Roster {
     fn handle_digest(&mut self, digest: &MembersDigest<'_>) -> Option<Vec<u128>> {
         let seen = Some((digest.epoch, digest.version)).filter(|_| digest.count > 0);
         let last = std::mem::replace(&mut self.comparison.seen, seen);
-        if self.phase != Phase::Live {
-            return None;
-        }
-        if digest.is_answer {
+        if self.phase == Phase::Live && digest.is_answer {
             let asked = self.comparison.asked.take()?;
             return self.handle_answer(asked, digest);
         }
-        if self.comparison.asked.is_some() {
+        // A snapshot may be ahead of changes that are still to come.
+        if self.phase != Phase::Live || digest.has_all || self.comparison.asked.is_some() {
             return None;
         }
         let follows = |(epoch, version): (u64, u64)| {
             epoch == digest.epoch && digest.version.wrapping_sub(version) <= 1
         };
-        let is_whole = digest.has_all || last.is_none_or(follows);
+        let is_whole = last.is_none_or(follows);
         let buckets = self.buckets(digest.buckets.len());
         let question = match buckets == digest.buckets {
             false => buckets,

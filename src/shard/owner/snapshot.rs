@@ -216,8 +216,9 @@ impl Owner {
             channel.presence.set_snapshot_sent();
         }
         if feeds.contains(Feed::FoonyPeers) && !channel.presence.members().is_empty() {
-            channel.presence.members_mut().graph_mut(cx.now);
+            self.time_digest(cx, slot);
         }
+        let channel = self.entry(slot);
         let Some(snapshots) = &mut channel.snapshots else { return };
         snapshots.made = Some(Timestamp::at(cx.now.mono_ms));
         let (key, members) = (&channel.key, channel.presence.members());

@@ -472,6 +472,7 @@ impl Run {
             room.watches.clear();
             room.watched = false;
             room.view.clear();
+            room.copy = Default::default();
             room.leaves.clear();
             room.healing = false;
         }
@@ -499,12 +500,12 @@ impl Run {
         self.world.note(|| format!("client {id} reads again"));
     }
 
-    fn number(&mut self, id: usize) -> u64 {
+    pub fn number(&mut self, id: usize) -> u64 {
         self.clients[id].requests += 1;
         self.clients[id].requests
     }
 
-    fn expect(&mut self, id: usize, request: u64, asked: Asked) {
+    pub fn expect(&mut self, id: usize, request: u64, asked: Asked) {
         self.clients[id].asked.insert(request, asked);
     }
 

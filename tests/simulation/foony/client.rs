@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::line::Mode;
 use super::link::Link;
+use super::peer::Copy;
 
 /// What a request was, until it is answered.
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub enum Asked {
         channel: &'static str,
         from: u64,
         heal: bool,
+    },
+    /// A peer has its copy of the members compared.
+    Check {
+        channel: &'static str,
     },
     /// Something that is refused.
     Nonsense,
@@ -137,6 +142,8 @@ pub struct PageLimit {
     /// How often this connection was told that a connection id has left.
     pub leaves: BTreeMap<String, u32>,
     pub own: Own,
+    /// Of a peer.
+    pub copy: Copy,
 }
 
 impl PageLimit {

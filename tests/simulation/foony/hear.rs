@@ -53,7 +53,7 @@ impl Run {
             eprintln!("  client {id} hears {heard:?} (made after {made_after})");
         }
         match heard {
-            Heard::Switched | Heard::Pong | Heard::Close(_) => {}
+            Heard::Switched | Heard::Pong | Heard::PeerGreeting | Heard::Close(_) => {}
             Heard::HttpError(head) => assert!(head.starts_with("HTTP/1.1 408 "), "{head}"),
             Heard::WebSocketPing(body) => self.pong(id, &body),
             Heard::Connected { connection, client } => self.connected(id, connection, client),
@@ -61,7 +61,9 @@ impl Run {
                 self.acknowledged(id, request, serial, resumed);
             }
             Heard::Message(message) => self.hear_message(id, &message),
+            Heard::Member(member) if self.loses(id, &member) => {}
             Heard::Member(member) => self.hear_member(id, made_after, member),
+            Heard::Digest(digest) => self.hear_digest(id, &digest),
             Heard::Error { id: 0, .. } => {
                 assert!(!self.clients[id].is_ready(), "client {id} hears {heard:?}");
             }
@@ -133,6 +135,7 @@ impl Run {
                     room.watched = true;
                 }
             }
+            Asked::Check { channel } => self.copy_checked(id, channel),
             Asked::Unwatch { channel } => self.unwatched(id, request, channel),
             asked => panic!("{asked:?} of client {id} is acknowledged"),
         }
@@ -157,6 +160,7 @@ impl Run {
             let subscribes = |s: &Segment| matches!(s, Segment::Subscribed { .. });
             room.watched = is_json && room.stream.iter().any(subscribes);
             room.view.clear();
+            room.copy = Default::default();
         }
     }
 
@@ -322,7 +326,9 @@ impl Run {
     }
 
     fn hear_member(&mut self, id: usize, made_after: u64, member: MemberSeen) {
-        let MemberSeen { action, channel: name, client: user, connection, data, encoding } = member;
+        self.copy_member(id, &member);
+        let MemberSeen { action, channel: name, client: user, connection, data, encoding, .. } =
+            member;
         let channel = self.channel_of(&name);
         let app = self.clients[id].app;
         assert_eq!(encoding, "");
@@ -375,7 +381,7 @@ impl Run {
         );
     }
 
-    fn channel_of(&self, name: &str) -> &'static str {
+    pub fn channel_of(&self, name: &str) -> &'static str {
         CHANNELS.iter().find(|channel| **channel == name).expect("a channel of the run")
     }
 

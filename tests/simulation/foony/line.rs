@@ -4,11 +4,14 @@
 mod json_client;
 
 use headcount::wire::foony::{
-    Action, COALESCED_BYTES_MAX, Content, Delivery, Event, Request, binary,
+    Action, COALESCED_BYTES_MAX, Content, Delivery, Event, Member, PeerRequest, PeerUpdate,
+    Request, binary,
 };
 use headcount::wire::websocket::{
     Decoder, Incoming, MessageKind, MessageLimits, Opcode, Role, append_masked_frame,
 };
+
+use super::peer::{Digest, hash_of};
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 16 << 20, fragments_max: 1024 };
 
@@ -20,6 +23,8 @@ pub enum Mode {
     Go,
     Json,
     LongPoll,
+    /// Binary, and a peer of the presence graph.
+    Peer,
 }
 
 /// A message as it was delivered, replayed or listed.
@@ -44,6 +49,8 @@ pub struct MemberSeen {
     pub connection: String,
     pub data: String,
     pub encoding: String,
+    /// As peers hear of it: what it adds to the digest of its bucket.
+    pub hash: Option<u128>,
 }
 
 /// One thing the server said.
@@ -57,6 +64,8 @@ pub enum Heard {
     Member(MemberSeen),
     Error { id: u64, code: u32 },
     Pong,
+    PeerGreeting,
+    Digest(Digest),
     History { id: u64, channel: String, messages: Vec<Received>, more: bool },
     Fetched { id: u64, channel: String, messages: Vec<Received>, resumed: bool },
     WebSocketPing(Vec<u8>),
@@ -98,11 +107,26 @@ impl Line {
             Mode::Json => json_client::append_request(request, &mut bytes),
             _ => binary::append_request(request, &mut bytes).expect("expressible"),
         }
+        if let (Mode::Peer, Request::Auth(_)) = (self.mode, request) {
+            let update = PeerUpdate {
+                device: b"device".into(),
+                device_name: "a device".into(),
+                metadata: b"{}".into(),
+                ..PeerUpdate::default()
+            };
+            binary::append_peer_request(&PeerRequest::Update(update), &mut bytes);
+        }
         match self.mode {
             Mode::LongPoll => bytes,
             Mode::Json => self.websocket(Opcode::Text, &bytes),
-            Mode::Binary | Mode::Go => self.websocket(Opcode::Binary, &bytes),
+            Mode::Binary | Mode::Go | Mode::Peer => self.websocket(Opcode::Binary, &bytes),
         }
+    }
+
+    pub fn peer_request(&mut self, request: &PeerRequest<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        binary::append_peer_request(request, &mut bytes);
+        self.websocket(Opcode::Binary, &bytes)
     }
 
     pub fn websocket(&mut self, opcode: Opcode, body: &[u8]) -> Vec<u8> {
@@ -208,22 +232,21 @@ fn understand(event: Event<'_>) -> Heard {
         Event::Ack { id, serial, resumed } => Heard::Ack { id, serial, resumed },
         Event::Delivery(delivery) => Heard::Message(received(delivery)),
         Event::Bundle(_) => panic!("the server makes no bundles"),
-        Event::Member(member) => Heard::Member(MemberSeen {
-            action: member.action,
-            channel: member.channel.into_owned(),
-            client: member.client_id.into_owned(),
-            connection: member.connection_id.into_owned(),
-            data: text(member.data),
-            encoding: member.encoding.into_owned(),
+        Event::Member(member) => Heard::Member(seen(&member, None)),
+        Event::PeerMember(peer) => Heard::Member(seen(&peer.member, Some(hash_of(&peer)))),
+        Event::PeerGreeting(_) => Heard::PeerGreeting,
+        Event::MembersDigest(digest) => Heard::Digest(Digest {
+            channel: digest.channel.into_owned(),
+            has_all: digest.has_all,
+            is_answer: digest.is_answer,
+            version: (digest.epoch, digest.version),
+            count: digest.count,
+            buckets: digest.buckets,
         }),
         Event::Error { id, code, .. } => Heard::Error { id, code: code.code() },
         Event::Pong => Heard::Pong,
-        Event::PeerGreeting(_)
-        | Event::PeerMember(_)
-        | Event::EdgeRequest(_)
-        | Event::DirectMessage(_)
-        | Event::DirectRefused(_) => {
-            panic!("not for clients that are no peers")
+        Event::EdgeRequest(_) | Event::DirectMessage(_) | Event::DirectRefused(_) => {
+            panic!("nobody decides, and nobody sends direct messages")
         }
         Event::History { id, channel, messages, more } => {
             let messages = messages.into_iter().map(received).collect();
@@ -233,6 +256,18 @@ fn understand(event: Event<'_>) -> Heard {
             let messages = messages.into_iter().map(received).collect();
             Heard::Fetched { id, channel: channel.into_owned(), messages, resumed }
         }
+    }
+}
+
+fn seen(member: &Member<'_>, hash: Option<u128>) -> MemberSeen {
+    MemberSeen {
+        action: member.action,
+        channel: member.channel.clone().into_owned(),
+        client: member.client_id.clone().into_owned(),
+        connection: member.connection_id.clone().into_owned(),
+        data: text(member.data),
+        encoding: member.encoding.clone().into_owned(),
+        hash,
     }
 }
 

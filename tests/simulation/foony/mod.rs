@@ -8,6 +8,7 @@ pub mod ghost;
 pub mod hear;
 pub mod line;
 pub mod link;
+pub mod peer;
 pub mod profile;
 pub mod run;
 pub mod sync_member;

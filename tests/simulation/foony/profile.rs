@@ -60,6 +60,7 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
         ping_after_ms: *rng.pick(&[0, 700]),
         idle_ms: 0,
         sweep_ms: *rng.pick(&[50, 200]),
+        peer_digest_ms: 150,
         ..Limits::default()
     };
     let policies = random_policies(rng, &profile);

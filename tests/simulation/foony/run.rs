@@ -35,6 +35,7 @@ pub struct Run {
     /// How often each connection id has asked to enter each channel.
     pub enters: BTreeMap<(String, String), u32>,
     pub rng: Rng,
+    pub is_coming_to_rest: bool,
     step: Arc<AtomicU64>,
 }
 
@@ -54,7 +55,7 @@ impl Run {
         }
         let members = (0..profile.sync_members).map(|id| SyncMember::new(&mut rng, id)).collect();
         let (ghost, enters) = (Ghost::default(), BTreeMap::new());
-        Run { world, profile, clients, members, ghost, enters, rng, step }
+        Run { world, profile, clients, members, ghost, enters, rng, is_coming_to_rest: false, step }
     }
 
     /// Hashes every effect and every written byte.
@@ -196,6 +197,7 @@ impl Run {
 
     fn come_to_rest(&mut self) {
         self.world.note(|| "coming to rest".into());
+        self.is_coming_to_rest = true;
         self.forget_old_sockets();
         for id in 0..self.clients.len() {
             self.unstall(id);
@@ -320,11 +322,13 @@ fn is_busy(client: &Client) -> bool {
 fn random_client(rng: &mut Rng, id: usize, others: &[Client]) -> Client {
     let app = if rng.percent(80) { APPS[0] } else { APPS[1] };
     let user = format!("u{}", rng.below(4));
+    let mode = *rng.pick(&[Mode::Binary, Mode::Binary, Mode::Go, Mode::Json, Mode::LongPoll]);
     Client {
         id,
         app,
         by_token: rng.percent(30),
-        mode: *rng.pick(&[Mode::Binary, Mode::Binary, Mode::Go, Mode::Json, Mode::LongPoll]),
+        // Every other one.
+        mode: if mode == Mode::Binary && id % 2 == 1 { Mode::Peer } else { mode },
         link: None,
         connection: None,
         requests: 0,
