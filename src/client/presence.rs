@@ -208,7 +208,8 @@ impl Presence {
         self: &Arc<Self>,
         callback: impl Fn(&PresenceGraph) + Send + Sync + 'static,
     ) -> Result<PresenceObserver> {
-        match self.lock().is_closed {
+        let is_closed = self.lock().is_closed;
+        match is_closed {
             true => Err(ClientError::Closed),
             false => Ok(self.observe(callback)),
         }
