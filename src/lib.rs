@@ -1,5 +1,10 @@
 //! Headcount: a self-hosted presence and realtime-channel server.
 //!
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "This documentation is that of the feature `client`: begin with [`client`]. Modules of \
+           the server are named below and not part of it.\n"
+)]
 //! ```text
 //!  bytes in -> wire -> session -> home -> envelope -> owner -> envelope -> home -> bytes out
 //!              \______ pure: no clock, no socket, no thread, no glommio ______/
@@ -85,6 +90,8 @@
 //! | handoff | the move of a connection to another shard, and the connection in transit |
 
 #![forbid(unsafe_op_in_unsafe_fn)]
+// The code map links to modules of the server; `client` checks its own links.
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 // What unit tests share with those in `tests` names the crate.
 #[cfg(test)]
