@@ -282,13 +282,18 @@ impl ClientConfig {
         self
     }
 
-    /// Signs the peer metadata with an Ed25519 key. Not supported by this version: making the
-    /// client fails with [`ClientError::Config`].
+    /// Signs the peer metadata, with an Ed25519 key that is kept in the state directory; without
+    /// one, for the life of the client. The public key becomes the key of this peer. Others see
+    /// with [`Peer::metadata_trust`](crate::client::Peer::metadata_trust) that the metadata is what
+    /// this client has signed last. A server without the presence graph does not greet such a
+    /// client.
     ///
     /// ```
     /// # use headcount::client::prelude::*;
-    /// let signing = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9").sign_metadata());
-    /// assert!(matches!(signing, Err(ClientError::Config { .. })));
+    /// let config = ClientConfig::new("ws://127.0.0.1:7400")
+    ///     .state_dir("/var/lib/till")
+    ///     .sign_metadata();
+    /// # let _ = config;
     /// ```
     pub fn sign_metadata(mut self) -> Self {
         self.signs_metadata = true;
