@@ -315,9 +315,9 @@ fn what_is_asked_while_there_is_no_connection_is_done_in_order() {
 ///
 /// Fault: metadata, or another handler, that is set between `Core::greet` and the greeting of the
 /// server is not sent: `Command::PeerChanged` finds no connection that is live, and
-/// `Core::handle_greeted` does not make up for it.
+/// `Core::handle_greeted` does not make up for it. Commit f0ab931 of main mends it.
 #[test]
-#[ignore = "a fault of src/client/driver/core.rs that is not mended yet"]
+#[ignore = "a fault of src/client/driver/core.rs that f0ab931 mends"]
 fn what_a_client_says_while_it_is_greeted_is_not_lost() {
     let server = Server::start("");
     let bob = server.joined("bob", "shop");
@@ -460,5 +460,36 @@ fn a_client_is_closed_in_time_whatever_its_connection_does() {
         assert!(matches!(pending.wait_timeout(WITHIN), Ok(_) | Err(ClientError::Closed)));
         drop(proxy);
         until("ann is gone", || names(&bob).is_empty());
+    }
+}
+
+/// A connection moves to the shard of its first channel, here to another one for about half of the
+/// channels; what its client has said of a handler goes with it.
+#[test]
+fn a_handler_is_asked_in_every_channel_also_after_a_reconnect() {
+    let server = Server::start("");
+    for n in 0..12 {
+        let (channel, proxy) = (format!("channel-{n}"), Proxy::start(address(&server)));
+        let carol = Client::connect(config(&proxy, "carol")).expect("connected");
+        let (asked, questions) = mpsc::channel();
+        carol.presence().set_connection_request_handler(move |request: ConnectionRequest| {
+            asked.send(request.peer_key_string().to_owned()).expect("the test waits");
+            ConnectionRequestAuthorization::deny_with("no", Duration::from_secs(60))
+        });
+        carol.presence().peer_metadata_synced().wait_timeout(WITHIN).expect("synced");
+        carol.channel(&channel).join().wait_timeout(WITHIN).expect("joined");
+        for name in ["before", "after"] {
+            let peer = server.joined(name, &channel);
+            let key = peer.presence().graph().local_peer.key().to_owned();
+            let is_asked = |asked: String| asked == key;
+            let question = || questions.recv_timeout(Duration::from_secs(5));
+            // On another connection, carol is asked about those again who are still there.
+            while !question().map(is_asked).unwrap_or_else(|_| panic!("{channel}: {name}")) {}
+            until("both know it", || peer.presence().graph().remote_peers.len() == 1);
+            assert_eq!(peer.presence().graph().direct_peers().count(), 0, "{channel}: {name}");
+            drop(peer);
+            proxy.cut();
+            until("carol is back", || carol.state() == ClientState::Live);
+        }
     }
 }
