@@ -1,5 +1,11 @@
 //! Headcount: a self-hosted presence and realtime-channel server.
 //!
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "This documentation is that of the feature `client`: begin with [`client`].\n\n\
+           <details><summary>The architecture of the server</summary>"
+)]
+//!
 //! ```text
 //!  bytes in -> wire -> session -> home -> envelope -> owner -> envelope -> home -> bytes out
 //!              \______ pure: no clock, no socket, no thread, no glommio ______/
@@ -83,8 +89,10 @@
 //! | slow consumer | a connection whose send queue is full: presence is conflated; messages are sent again later as far as they are kept, else there is a gap, or the connection is closed |
 //! | grace | time between the loss of a connection and the leave of its members, in which the session can resume; begun and ended by the owner |
 //! | handoff | the move of a connection to another shard, and the connection in transit |
-
+#![cfg_attr(not(feature = "server"), doc = "\n</details>")]
 #![forbid(unsafe_op_in_unsafe_fn)]
+// The code map links to modules of the server; `client` checks its own links.
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 // What unit tests share with those in `tests` names the crate.
 #[cfg(test)]

@@ -19,6 +19,17 @@ use super::stream::EventQueue;
 use super::{ClientError, Result};
 
 /// A named stream of messages with a set of members. Cheap to clone; does not keep the client open.
+///
+/// ```no_run
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+/// let shop = client.channel("shop");
+/// let subscription = shop.subscribe(|delivery| println!("{delivery:?}"));
+/// subscription.ready().wait()?;
+/// shop.enter(&"open").wait()?;
+/// shop.publish("sold", &"apple").wait()?;
+/// # Ok::<(), ClientError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Channel {
     name: Arc<str>,
@@ -50,15 +61,33 @@ impl Channel {
     }
 
     /// The channel's name.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// assert_eq!(client.channel("shop").name(), "shop");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Publishes one message. It is sent again on the next connection if the server has not
-    /// acknowledged it, and accepted once.
+    /// Publishes one message: an event name, and any data as JSON. The client sends it again on the
+    /// next connection if the server has not acknowledged it, and the server accepts it once.
+    /// Messages of one client keep their order.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let shop = client.channel("shop");
+    /// let published = shop.publish("sold", &["apple", "pear"]).wait()?;
+    /// println!("accepted as number {}", published.serial);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ClientError::InvalidJson`], [`ClientError::Refused`], [`ClientError::QueueFull`],
+    /// [`ClientError::InvalidJson`], [`ClientError::RateLimited`], [`ClientError::Refused`],
+    /// [`ClientError::QueueFull`], [`ClientError::Io`] without random bytes for its id,
     /// [`ClientError::Closed`].
     pub fn publish(&self, name: &str, data: &(impl Serialize + ?Sized)) -> Pending<Published> {
         match part(name, data) {
@@ -68,6 +97,15 @@ impl Channel {
     }
 
     /// Publishes several messages as one: all or none of them are accepted, under one serial.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let shop = client.channel("shop");
+    /// let batch = shop.publish_batch([("sold", "apple"), ("sold", "pear")]).wait()?;
+    /// println!("both have serial {}", batch.serial);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Channel::publish`]; [`ClientError::Config`] without messages.
@@ -102,12 +140,37 @@ impl Channel {
     /// Calls `callback` with each message from now on, once [`Subscription::ready`].
     ///
     /// After a lost connection it goes on where it was. What the server does not have any more is a
-    /// [`Delivery::Gap`].
+    /// [`Delivery::Gap`]. So are the oldest deliveries when more than 1,024 wait for the callback.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let subscription = client.channel("shop").subscribe(|delivery| match delivery {
+    ///     Delivery::Message(message) => println!("{}: {}", message.name, message.data),
+    ///     Delivery::Gap { from, to } => println!("serials {from} to {to} are lost"),
+    ///     _ => {}
+    /// });
+    /// subscription.ready().wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn subscribe(&self, callback: impl Fn(&Delivery) + Send + Sync + 'static) -> Subscription {
         self.subscribe_after(None, callback)
     }
 
-    /// Calls `callback` with each message after a serial, then with each new one.
+    /// Calls `callback` with each message after a serial, then with each new one. What the server
+    /// does not have any more is a [`Delivery::Gap`].
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// # fn load() -> u64 { 41 }
+    /// let last_seen: u64 = load();
+    /// let subscription = client.channel("shop").subscribe_from(last_seen, |delivery| {
+    ///     println!("{delivery:?}");
+    /// });
+    /// # drop(subscription);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn subscribe_from(
         &self,
         after_serial: u64,
@@ -126,7 +189,22 @@ impl Channel {
         Subscription::new(handle, gate, interest)
     }
 
-    /// The messages from now on, once [`MessageStream::ready`], as a stream.
+    /// The messages from now on, once [`MessageStream::ready`], as a stream for any executor. Of
+    /// more than 1,024 that wait, the oldest become a [`Delivery::Gap`].
+    ///
+    /// ```no_run
+    /// use futures_lite::StreamExt;
+    /// use headcount::client::prelude::*;
+    ///
+    /// # async fn print(client: Client) -> Result<()> {
+    /// let mut messages = client.channel("shop").messages();
+    /// messages.ready().await?;
+    /// while let Some(delivery) = messages.next().await {
+    ///     println!("{delivery:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn messages(&self) -> MessageStream {
         let (sender, events) = EventQueue::new(QUEUED_MAX);
         let (interest, gate) = self.begin_messages(None, DeliverySink::Stream(sender));
@@ -143,6 +221,18 @@ impl Channel {
 
     /// A page of the past, oldest message first.
     ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let page = client.channel("shop").history(HistoryQuery::default().limit(20)).wait()?;
+    /// page.messages.iter().for_each(|message| println!("{}", message.data));
+    /// if let Some(older) = page.next {
+    ///     let page = client.channel("shop").history(older).wait()?;
+    /// #   let _ = page;
+    /// }
+    /// # Ok::<(), ClientError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::Refused`], [`ClientError::QueueFull`], [`ClientError::Closed`].
     pub fn history(&self, query: HistoryQuery) -> Pending<HistoryPage> {
@@ -151,14 +241,35 @@ impl Channel {
     }
 
     /// Becomes a member without a state: the channel's members are peers of the presence graph.
+    /// After a lost connection the client becomes a member again. Completes when the members of the
+    /// channel are in the graph.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// client.channel("shop").join().wait()?;
+    /// // Whoever was in the channel is in the graph.
+    /// println!("{}", client.presence().graph());
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ClientError::Refused`], [`ClientError::QueueFull`], [`ClientError::Closed`].
+    /// [`ClientError::RateLimited`], [`ClientError::Refused`], [`ClientError::QueueFull`],
+    /// [`ClientError::Closed`].
     pub fn join(&self) -> Pending<()> {
         self.announce(None)
     }
 
-    /// Becomes a member with a state.
+    /// Becomes a member with a state: any JSON, which members and observers of the channel see.
+    /// After a lost connection the client enters again with the newest state.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// # use serde_json::json;
+    /// client.channel("shop").enter(&json!({"till": 3, "open": true})).wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Channel::join`]; [`ClientError::InvalidJson`].
@@ -169,7 +280,17 @@ impl Channel {
         }
     }
 
-    /// Replaces the state, or becomes a member with it.
+    /// Replaces the state, or becomes a member with it. A refused state leaves the member with the
+    /// last one that was accepted.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let shop = client.channel("shop");
+    /// shop.enter(&"open").wait()?;
+    /// shop.update(&"closed").wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Channel::enter`].
@@ -182,7 +303,17 @@ impl Channel {
         self.context.queue.ask(|completer| Command::Announce { channel, state, completer })
     }
 
-    /// Is no member any longer, however it became one.
+    /// Ends the membership, whether [`Channel::join`], [`Channel::enter`] or [`Channel::update`]
+    /// began it. Subscriptions go on.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let shop = client.channel("shop");
+    /// shop.join().wait()?;
+    /// shop.leave().wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Channel::join`].
@@ -191,7 +322,16 @@ impl Channel {
         self.context.queue.ask(|completer| Command::Leave { channel, completer })
     }
 
-    /// Everyone who is present.
+    /// Everyone who is present, this client too if it is a member.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// for member in client.channel("shop").members().wait()? {
+    ///     println!("{} {:?}", member.client_id, member.state);
+    /// }
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Channel::join`].
@@ -200,7 +340,22 @@ impl Channel {
         self.context.queue.ask(|completer| Command::Members { channel, completer })
     }
 
-    /// Calls `callback` with everyone who is present, then with each change.
+    /// Calls `callback` with everyone who is present, then with each change. It does not make this
+    /// client a member. After a lost connection, or when more than 1,024 events wait for the
+    /// callback, it begins again with everyone who is present.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let observer = client.channel("shop").observe_members(|event| match event {
+    ///     MemberEvent::Present(members) => println!("{} are here", members.len()),
+    ///     MemberEvent::Enter(member) => println!("{} comes", member.client_id),
+    ///     MemberEvent::Leave { member, .. } => println!("{} goes", member.client_id),
+    ///     _ => {}
+    /// });
+    /// observer.ready().wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn observe_members(
         &self,
         callback: impl Fn(&MemberEvent) + Send + Sync + 'static,
@@ -216,6 +371,18 @@ impl Channel {
 }
 
 /// The messages of a channel. Ends when the client is closed.
+///
+/// ```no_run
+/// use futures_lite::StreamExt;
+/// use headcount::client::prelude::*;
+///
+/// # async fn first(client: Client) -> Option<Delivery> {
+/// let mut messages = client.channel("shop").messages();
+/// messages.ready().await.ok()?;
+/// let first = messages.next().await;
+/// # first
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MessageStream {
     events: EventQueue<Delivery>,

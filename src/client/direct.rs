@@ -3,6 +3,15 @@
 use serde_json::Value;
 
 /// A message that another peer sent to this client alone.
+///
+/// ```
+/// use headcount::client::DirectMessage;
+///
+/// fn print(message: &DirectMessage) {
+///     println!("{} from {}: {}", message.name, message.from_peer_key, message.data);
+/// }
+/// # let _ = print;
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DirectMessage {

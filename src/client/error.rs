@@ -3,9 +3,28 @@
 use std::time::Duration;
 
 /// The result of an operation of a client.
+///
+/// ```
+/// use headcount::client::{Client, ClientConfig, Result};
+///
+/// fn lazy(url: &str) -> Result<Client> {
+///     Client::connect_lazy(ClientConfig::new(url))
+/// }
+/// assert!(lazy("no URL").is_err());
+/// ```
 pub type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 /// Any error, as the closures of an application return it.
+///
+/// ```
+/// use headcount::client::{BoxError, ClientConfig};
+///
+/// fn token() -> Result<String, BoxError> {
+///     Ok(std::fs::read_to_string("/run/secrets/headcount-jwt")?.trim().to_owned())
+/// }
+/// let config = ClientConfig::new("ws://127.0.0.1:7400").token_provider(token);
+/// # let _ = config;
+/// ```
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an operation failed. One type for all of them, so that `?` works across the API.

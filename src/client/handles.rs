@@ -41,15 +41,42 @@ macro_rules! handle {
 
 handle! {
     /// Keeps a callback of [`Client::on_state`](super::Client::on_state) registered.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.on_state(|state| println!("{state:?}"));
+    /// observer.cancel();
+    /// assert!(observer.is_cancelled());
+    /// # Ok::<(), ClientError>(())
+    /// ```
     StateObserver
 }
 handle! {
     /// Keeps a callback of [`Client::on_direct_message`](super::Client::on_direct_message)
     /// registered.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.on_direct_message(|message| println!("{}", message.data));
+    /// observer.cancel();
+    /// assert!(observer.is_cancelled());
+    /// # Ok::<(), ClientError>(())
+    /// ```
     DirectObserver
 }
 handle! {
     /// Keeps a callback of the presence graph registered.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let presence = client.presence();
+    /// let observer = presence.observe(|graph| println!("{graph}"));
+    /// drop(observer); // From here on the callback is not called.
+    /// # Ok::<(), ClientError>(())
+    /// ```
     PresenceObserver
 }
 
@@ -98,10 +125,31 @@ macro_rules! channel_handle {
 
 channel_handle! {
     /// Keeps the callback of a subscription registered.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let subscription = client.channel("shop").subscribe(|delivery| println!("{delivery:?}"));
+    /// subscription.ready().wait()?;
+    /// // Messages that are published from here on are received, until the end:
+    /// subscription.cancel();
+    /// assert!(subscription.is_cancelled());
+    /// # Ok::<(), ClientError>(())
+    /// ```
     Subscription
 }
 channel_handle! {
     /// Keeps a callback for members registered.
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let observer = client.channel("shop").observe_members(|event| println!("{event:?}"));
+    /// observer.ready().wait()?;
+    /// // `MemberEvent::Present` is on its way to the callback.
+    /// observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     MemberObserver
 }
 

@@ -14,6 +14,16 @@ use crate::wire::foony::{self, PeerMember};
 const RETRY_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 
 /// A member of a channel: a session that announces itself there.
+///
+/// ```
+/// use headcount::client::Member;
+///
+/// fn mood(member: &Member) -> &str {
+///     let state = member.state.as_ref();
+///     state.and_then(|state| state["mood"].as_str()).unwrap_or("unknown")
+/// }
+/// # let _ = mood;
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Member {
@@ -28,6 +38,20 @@ pub struct Member {
 }
 
 /// What happened to the members of a channel.
+///
+/// ```
+/// use headcount::client::MemberEvent;
+///
+/// fn show(event: &MemberEvent) -> String {
+///     match event {
+///         MemberEvent::Present(members) => format!("{} are here", members.len()),
+///         MemberEvent::Enter(member) => format!("{} comes", member.client_id),
+///         MemberEvent::Leave { member, .. } => format!("{} goes", member.client_id),
+///         _ => String::new(),
+///     }
+/// }
+/// assert_eq!(show(&MemberEvent::Present(Vec::new())), "0 are here");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum MemberEvent {
@@ -47,6 +71,15 @@ pub enum MemberEvent {
 }
 
 /// Why a member is gone.
+///
+/// ```
+/// use headcount::client::LeaveReason;
+///
+/// fn may_return(reason: LeaveReason) -> bool {
+///     matches!(reason, LeaveReason::Lost | LeaveReason::TimedOut)
+/// }
+/// assert!(!may_return(LeaveReason::Left));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaveReason {

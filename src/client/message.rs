@@ -7,6 +7,19 @@ use serde_json::Value;
 use crate::wire::foony;
 
 /// What a subscription receives.
+///
+/// ```
+/// use headcount::client::Delivery;
+///
+/// fn show(delivery: &Delivery) -> String {
+///     match delivery {
+///         Delivery::Message(message) => format!("{}: {}", message.client_id, message.data),
+///         Delivery::Gap { from, to } => format!("{} messages are lost", to - from + 1),
+///         _ => String::new(),
+///     }
+/// }
+/// assert_eq!(show(&Delivery::Gap { from: 3, to: 5 }), "3 messages are lost");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "gaps are rare")]
@@ -24,6 +37,22 @@ pub enum Delivery {
 }
 
 /// A message of a channel.
+///
+/// ```
+/// use headcount::client::Message;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Sale {
+///     price: u64,
+/// }
+///
+/// fn sale(message: &Message) -> Option<Sale> {
+///     (message.name == "sold").then(|| Sale::deserialize(&message.data).ok())?
+/// }
+/// # let _ = |sale: Sale| sale.price;
+/// # let _ = sale;
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
@@ -46,6 +75,14 @@ pub struct Message {
 }
 
 /// What a publish became.
+///
+/// ```no_run
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+/// let published = client.channel("shop").publish("sold", &3).wait()?;
+/// println!("message {} has serial {}", published.message_id, published.serial);
+/// # Ok::<(), ClientError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
@@ -72,12 +109,26 @@ pub struct HistoryQuery {
 
 impl HistoryQuery {
     /// At most this many messages; by default as many as the server chooses.
+    ///
+    /// ```
+    /// use headcount::client::HistoryQuery;
+    ///
+    /// let newest_20 = HistoryQuery::default().limit(20);
+    /// # assert_ne!(newest_20, HistoryQuery::default());
+    /// ```
     pub fn limit(mut self, messages: u64) -> Self {
         self.limit = messages;
         self
     }
 
     /// Only messages with a lower serial; by default the newest.
+    ///
+    /// ```
+    /// use headcount::client::HistoryQuery;
+    ///
+    /// let up_to_serial_999 = HistoryQuery::default().before(1000);
+    /// # assert_ne!(up_to_serial_999, HistoryQuery::default());
+    /// ```
     pub fn before(mut self, serial: u64) -> Self {
         self.before = serial;
         self
@@ -85,6 +136,18 @@ impl HistoryQuery {
 }
 
 /// A page of the past.
+///
+/// ```no_run
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+/// let mut query = Some(HistoryQuery::default());
+/// while let Some(page) = query.take() {
+///     let page = client.channel("shop").history(page).wait()?;
+///     page.messages.iter().rev().for_each(|message| println!("{}", message.data));
+///     query = page.next;
+/// }
+/// # Ok::<(), ClientError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HistoryPage {

@@ -25,6 +25,8 @@
 //! [`protocol`] is the client's half of the wire as a state machine, for programs that bring their
 //! own I/O.
 
+#![warn(rustdoc::broken_intra_doc_links)]
+
 mod admission;
 mod callbacks;
 mod channel;
@@ -95,7 +97,20 @@ pub mod prelude {
 /// How long dropping a client waits for its connection to be closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-/// A connection to a server, made again whenever it is lost. Dropping it closes it.
+/// A connection to a server, made again whenever it is lost. Dropping it closes it, and waits at
+/// most 1 s for that.
+///
+/// Not `Clone`: threads share it in an [`Arc`].
+///
+/// ```
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+/// assert_eq!(client.state(), ClientState::Connecting);
+/// let shop = client.channel("shop");
+/// let graph = client.presence().graph();
+/// assert_eq!((shop.name(), graph.remote_peers.len()), ("shop", 0));
+/// # Ok::<(), ClientError>(())
+/// ```
 pub struct Client {
     queue: Arc<CommandQueue>,
     state: Arc<StateCell>,
@@ -106,8 +121,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and waits until the server has greeted and the client has joined the channels of
-    /// the configuration. One attempt.
+    /// Connects, and blocks until the server has greeted and the client has joined the channels of
+    /// the configuration; for the [`connect_timeout`](ClientConfig::connect_timeout) at most. One
+    /// attempt. Async code uses [`Client::connect_lazy`] and awaits [`Client::ready`].
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// let config = ClientConfig::new("ws://127.0.0.1:7400").key("app.kid:secret").join("shop");
+    /// let client = Client::connect(config)?;
+    /// assert_eq!(client.state(), ClientState::Live);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Config`], [`ClientError::Io`], [`ClientError::Unreachable`],
@@ -124,7 +148,16 @@ impl Client {
         Ok(client)
     }
 
-    /// Returns at once, and connects in the background until it succeeds.
+    /// Returns at once, and connects in the background until it succeeds or the client is closed.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// // Nothing listens there yet.
+    /// let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9").join("shop"))?;
+    /// assert_eq!(client.state(), ClientState::Connecting);
+    /// assert_eq!(client.presence().graph().remote_peers.len(), 0);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Config`], [`ClientError::Io`].
@@ -178,10 +211,21 @@ impl Client {
         Ok(())
     }
 
-    /// Completes when the client is live.
+    /// Completes when the client is live; at once if it is.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// use std::time::Duration;
+    ///
+    /// let ready = client.ready().wait_timeout(Duration::from_millis(20));
+    /// assert_eq!(ready, Err(ClientError::Timeout));
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
-    /// Why it is closed.
+    /// The reason for which the client is closed: [`ClientError::Unauthorized`],
+    /// [`ClientError::Closed`]; [`ClientError::QueueFull`].
     pub fn ready(&self) -> Pending<()> {
         match self.state() {
             ClientState::Closed { reason } => Pending::ready(Err(reason)),
@@ -190,11 +234,34 @@ impl Client {
     }
 
     /// Whether the client is connected.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let status = match client.state() {
+    ///     ClientState::Live => "online".to_owned(),
+    ///     ClientState::Closed { reason } => format!("closed: {reason}"),
+    ///     _ => "connecting".to_owned(),
+    /// };
+    /// assert_eq!(status, "connecting");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn state(&self) -> ClientState {
         self.state.state()
     }
 
-    /// Calls `callback` with the state, and with each later one.
+    /// Calls `callback` with the state, and with each later one. While 1,024 of them wait for the
+    /// callback, the latest replaces the one before it.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let (sender, states) = std::sync::mpsc::channel();
+    /// let observer = client.on_state(move |state| drop(sender.send(state.clone())));
+    /// assert_eq!(states.recv(), Ok(ClientState::Connecting));
+    /// # observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn on_state(
         &self,
         callback: impl Fn(&ClientState) + Send + Sync + 'static,
@@ -204,27 +271,67 @@ impl Client {
         StateObserver::new(handle)
     }
 
-    /// The name of the client for others; `None` until it is known.
+    /// The name of the client for others; `None` until it is known, which is before the first
+    /// greeting if the server chooses it.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// let config = ClientConfig::new("ws://127.0.0.1:9").client_id("till-1");
+    /// let client = Client::connect_lazy(config)?;
+    /// assert_eq!(client.client_id().as_deref(), Some("till-1"));
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn client_id(&self) -> Option<String> {
         self.state.client_id()
     }
 
-    /// A channel of the server. Asks the server for nothing.
+    /// A channel of the server. Sends no request. The server checks the name with the first
+    /// operation.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let shop = client.channel("shop");
+    /// assert_eq!(shop.name(), "shop");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn channel(&self, name: impl Into<String>) -> Channel {
         Channel::new(name.into().into(), Arc::clone(&self.channels))
     }
 
     /// The presence graph; always the same.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let presence = client.presence();
+    /// presence.set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+    /// assert_eq!(presence.graph().local_peer.peer_metadata["role"], "till");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn presence(&self) -> Arc<Presence> {
         Arc::clone(&self.presence)
     }
 
     /// Sends a message to one peer. Completes when that peer's client has taken it. Messages to one
-    /// peer arrive in order, at most once; they are not stored.
+    /// peer arrive in order, at most once; they are not stored. `peer_key` is [`Peer::key`].
+    ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// for peer in client.presence().graph().direct_peers() {
+    ///     match client.send_to(peer.key(), "greet", "hello").wait() {
+    ///         Err(ClientError::PeerUnavailable { .. }) => println!("{peer:?} is gone"),
+    ///         sent => sent?,
+    ///     }
+    /// }
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Denied`] when the two are not connected; [`ClientError::PeerUnavailable`]
-    /// when they share no channel or nobody takes it; [`ClientError::InvalidJson`],
+    /// when they share no channel, nobody takes it, or the connection is lost before the answer;
+    /// [`ClientError::RateLimited`], [`ClientError::Refused`], [`ClientError::InvalidJson`],
     /// [`ClientError::QueueFull`], [`ClientError::Closed`].
     pub fn send_to(
         &self,
@@ -243,7 +350,17 @@ impl Client {
     }
 
     /// Calls `callback` with each message that a peer sends to this client. While there is no such
-    /// callback, senders get [`ClientError::PeerUnavailable`].
+    /// callback, or 1,024 messages wait for it, senders get [`ClientError::PeerUnavailable`].
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.on_direct_message(|message| {
+    ///     println!("{} from {}: {}", message.name, message.from_peer_key, message.data);
+    /// });
+    /// # observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn on_direct_message(
         &self,
         callback: impl Fn(&DirectMessage) + Send + Sync + 'static,
@@ -253,7 +370,18 @@ impl Client {
         DirectObserver::new(handle)
     }
 
-    /// Leaves all channels and closes the connection.
+    /// Leaves all channels and closes the connection. Later operations fail with
+    /// [`ClientError::Closed`]; the graph, the getters and the state keep their last values. May be
+    /// called again.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// client.close().wait()?;
+    /// assert_eq!(client.state(), ClientState::Closed { reason: ClientError::Closed });
+    /// assert_eq!(client.channel("shop").join().wait(), Err(ClientError::Closed));
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// None.

@@ -13,6 +13,18 @@ use super::{ClientError, Result};
 ///
 /// The operation starts when the method that gave this value is called. Dropping the value cancels
 /// nothing. A poll after the result has been given out yields [`ClientError::Closed`].
+///
+/// ```
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+/// use std::time::Duration;
+///
+/// let joined = client.channel("shop").join();
+/// // There is no server: the request is sent once there is one.
+/// assert_eq!(joined.wait_timeout(Duration::from_millis(10)), Err(ClientError::Timeout));
+/// futures_lite::future::block_on(client.close())?;
+/// # Ok::<(), ClientError>(())
+/// ```
 pub struct Pending<T> {
     slot: Arc<Slot<T>>,
 }
@@ -88,6 +100,14 @@ impl<T> Pending<T> {
     ///
     /// Allowed inside callbacks: the results come from another thread. Async code awaits instead.
     ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// let published = client.channel("shop").publish("sold", &"apple").wait()?;
+    /// # let _ = published;
+    /// # Ok::<(), ClientError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The operation's.
@@ -102,6 +122,18 @@ impl<T> Pending<T> {
     }
 
     /// Blocks until the operation is over, for `limit` at most.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// # use std::time::Duration;
+    /// let members = client.channel("shop").members();
+    /// match members.wait_timeout(Duration::from_millis(10)) {
+    ///     Ok(members) => println!("{} are here", members.len()),
+    ///     Err(error) => assert_eq!(error, ClientError::Timeout),
+    /// }
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -29,6 +29,19 @@ use super::{ClientError, Result};
 /// The presence graph: who shares channels with this client, and what each says of itself.
 ///
 /// It is a copy that the client keeps up to date, and can be read at any time.
+///
+/// ```
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+/// let presence = client.presence();
+/// presence.set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+/// let observer = presence.observe(|graph| println!("{graph}"));
+/// for peer in presence.graph().direct_peers() {
+///     println!("{} {:?}", peer.device_name, peer.peer_metadata.get("role"));
+/// }
+/// # observer.cancel();
+/// # Ok::<(), ClientError>(())
+/// ```
 pub struct Presence {
     local: Arc<LocalPeer>,
     interval: Duration,
@@ -185,19 +198,46 @@ impl Presence {
         self.lock().graph.remote_peers.len()
     }
 
-    /// A copy of the graph. Never blocks on the network; also before the first connection, and
-    /// after the client was closed.
+    /// A copy of the graph; takes time in proportion to its peers. Never blocks on the network;
+    /// also before the first connection, and after the client was closed.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let graph = client.presence().graph();
+    /// assert!(!graph.local_peer.is_connected_to_ditto_cloud);
+    /// println!("{graph}");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn graph(&self) -> PresenceGraph {
         self.graph_arc().read()
     }
 
-    /// The graph, shared.
+    /// The graph, shared instead of copied.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let graph = client.presence().graph_arc();
+    /// assert_eq!(graph.remote_peers.len(), 0);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn graph_arc(&self) -> Arc<PresenceGraph> {
         Arc::clone(&self.lock().graph)
     }
 
     /// Calls `callback` with the graph, and with a new one after each change; the latest, when
     /// several come within the client's graph interval. A closed client calls it once.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.presence().observe(|graph| {
+    ///     println!("{} of {} peers", graph.direct_peers().count(), graph.remote_peers.len());
+    /// });
+    /// # observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn observe(
         self: &Arc<Self>,
         callback: impl Fn(&PresenceGraph) + Send + Sync + 'static,
@@ -205,7 +245,18 @@ impl Presence {
         self.observe_latest(move |graph: &Arc<PresenceGraph>| callback(graph))
     }
 
-    /// As [`Presence::observe`].
+    /// As [`Presence::observe`], but not after the client was closed.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.presence().register_observer(|graph| println!("{graph}"))?;
+    /// # observer.cancel();
+    /// client.close().wait()?;
+    /// let late = client.presence().register_observer(|graph| println!("{graph}"));
+    /// assert!(matches!(late, Err(ClientError::Closed)));
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -213,7 +264,8 @@ impl Presence {
         self: &Arc<Self>,
         callback: impl Fn(&PresenceGraph) + Send + Sync + 'static,
     ) -> Result<PresenceObserver> {
-        match self.lock().is_closed {
+        let is_closed = self.lock().is_closed;
+        match is_closed {
             true => Err(ClientError::Closed),
             false => Ok(self.observe(callback)),
         }
@@ -221,6 +273,17 @@ impl Presence {
 
     /// Calls `callback` with what changed; at first, with everything. Applied in order, the
     /// differences give the graph.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let observer = client.presence().observe_diff(|diff| {
+    ///     diff.joined.iter().for_each(|peer| println!("+ {}", peer.key()));
+    ///     diff.left.iter().for_each(|peer| println!("- {}", peer.key()));
+    /// });
+    /// # observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn observe_diff(
         self: &Arc<Self>,
         callback: impl Fn(&GraphDiff) + Send + Sync + 'static,
@@ -234,8 +297,19 @@ impl Presence {
         })
     }
 
-    /// Calls `callback` with the number of peers that this client is connected to, and again
-    /// whenever it falls below `min` or reaches it.
+    /// Calls `callback` with the number of peers that this client is connected to, at once, and
+    /// again whenever it falls below `min` or reaches it.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let (sender, counts) = std::sync::mpsc::channel();
+    /// let observer = client.presence().expect_peers(2, move |count| drop(sender.send(*count)));
+    /// let first = counts.recv().expect("one call at once");
+    /// assert_eq!((first.min, first.direct, first.met), (2, 0, false));
+    /// # observer.cancel();
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn expect_peers(
         self: &Arc<Self>,
         min: usize,
@@ -265,6 +339,17 @@ impl Presence {
 
     /// The graph, and each later one; when the program is slow, only the latest. Ends when the
     /// client is closed.
+    ///
+    /// ```
+    /// use futures_lite::{StreamExt, future::block_on};
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    ///
+    /// let mut graphs = client.presence().graph_stream();
+    /// let graph = block_on(graphs.next()).expect("the current graph at once");
+    /// assert_eq!(graph.remote_peers.len(), 0);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn graph_stream(&self) -> GraphStream {
         let (sender, events) = EventQueue::latest();
         let mut shared = self.lock();
@@ -275,7 +360,20 @@ impl Presence {
         GraphStream { events }
     }
 
-    /// Replaces what this client says of itself. It does not wait for the server.
+    /// Replaces what this client says of itself: a JSON object of at most 4,096 bytes and 64
+    /// levels. It does not wait for the server, which gets the newest value, also on a later
+    /// connection. A closed client ignores it.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// # use serde_json::json;
+    /// let presence = client.presence();
+    /// presence.set_peer_metadata(&json!({"role": "till", "floor": 2}))?;
+    /// assert_eq!(presence.set_peer_metadata(&[1, 2]), Err(ClientError::NotAMap));
+    /// assert_eq!(presence.peer_metadata()["floor"], 2);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::SizeLimitExceeded`], [`ClientError::DepthLimitExceeded`],
@@ -286,6 +384,15 @@ impl Presence {
     }
 
     /// As [`Presence::set_peer_metadata`], from JSON text, which is kept as it is.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let presence = client.presence();
+    /// presence.set_peer_metadata_json_str(r#"{ "role": "till" }"#)?;
+    /// assert_eq!(presence.peer_metadata_json_str(), r#"{ "role": "till" }"#);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// As there.
@@ -304,33 +411,89 @@ impl Presence {
 
     /// Completes when the server has the newest metadata.
     ///
+    /// ```no_run
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect(ClientConfig::new("ws://127.0.0.1:7400"))?;
+    /// client.presence().set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+    /// client.presence().peer_metadata_synced().wait()?;
+    /// # Ok::<(), ClientError>(())
+    /// ```
+    ///
     /// # Errors
-    /// Why the server refused it.
+    /// [`ClientError::Refused`] or [`ClientError::RateLimited`] when the server refused it;
+    /// [`ClientError::QueueFull`], [`ClientError::Closed`].
     pub fn peer_metadata_synced(&self) -> Pending<()> {
         self.queue.ask(Command::PeerSynced)
     }
 
-    /// What this client says of itself.
+    /// What this client says of itself; empty until it is set.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// assert!(client.presence().peer_metadata().is_empty());
+    /// client.presence().set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+    /// assert_eq!(client.presence().peer_metadata()["role"], "till");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn peer_metadata(&self) -> Arc<JsonObject> {
         self.local.metadata.object()
     }
 
-    /// The metadata as it was set.
+    /// The metadata as it was set; `{}` before.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// assert_eq!(client.presence().peer_metadata_json_str(), "{}");
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn peer_metadata_json_str(&self) -> String {
         self.local.metadata.text().to_string()
     }
 
     /// The metadata as a type of the program.
     ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// #[derive(serde::Deserialize)]
+    /// struct Till {
+    ///     role: String,
+    /// }
+    ///
+    /// client.presence().set_peer_metadata_json_str(r#"{"role":"till"}"#)?;
+    /// let till: Till = client.presence().peer_metadata_serde()?;
+    /// assert_eq!(till.role, "till");
+    /// # Ok::<(), ClientError>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`ClientError::InvalidJson`].
+    /// [`ClientError::InvalidJson`] when it is no such type.
     pub fn peer_metadata_serde<T: DeserializeOwned>(&self) -> Result<T> {
         self.local.metadata.serde()
     }
 
-    /// Decides who may connect to this client; `None` allows everyone.
+    /// Decides who may connect to this client; `None` allows everyone. The handler may block: 8 run
+    /// at a time, and 64 requests wait; more are denied for 1 s.
     ///
-    /// A request without an answer in time is denied, and so is one whose handler panics.
+    /// A request without an answer within the
+    /// [`connection_request_timeout`](super::ClientConfig::connection_request_timeout) is denied,
+    /// and so is one whose handler panics. Peers that are connected already stay so.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// let presence = client.presence();
+    /// presence.set_connection_request_handler(|request: ConnectionRequest| {
+    ///     match request.peer_metadata().get("role") {
+    ///         Some(role) if role == "till" => ConnectionRequestAuthorization::Allow,
+    ///         _ => ConnectionRequestAuthorization::Deny,
+    ///     }
+    /// });
+    /// presence.set_connection_request_handler(None);
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn set_connection_request_handler(&self, handler: impl IntoOption) {
         let handler = handler.into_option();
         let is_there = handler.is_some();
@@ -339,7 +502,21 @@ impl Presence {
         self.queue.submit(Command::PeerChanged);
     }
 
-    /// As [`Presence::set_connection_request_handler`], with futures, which run side by side.
+    /// As [`Presence::set_connection_request_handler`], with futures, which run side by side, 1,024
+    /// at a time. One thread of the client polls them, outside of any runtime.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// # async fn is_known(key: String) -> bool { !key.is_empty() }
+    /// client.presence().set_connection_request_handler_async(|request| async move {
+    ///     match is_known(request.peer_key_string().to_owned()).await {
+    ///         true => ConnectionRequestAuthorization::Allow,
+    ///         false => ConnectionRequestAuthorization::Deny,
+    ///     }
+    /// });
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn set_connection_request_handler_async<Fut>(
         &self,
         handler: impl Fn(ConnectionRequest) -> Fut + Send + Sync + 'static,
@@ -386,7 +563,22 @@ impl Shared {
     }
 }
 
-/// The graph as a stream: the current one first, then the latest after each change.
+/// The graph as a stream: the current one first, then the latest after each change. Ends when the
+/// client is closed.
+///
+/// ```
+/// use futures_lite::{StreamExt, future::block_on};
+/// # use headcount::client::prelude::*;
+/// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+///
+/// let mut graphs = client.presence().graph_stream();
+/// assert!(block_on(graphs.next()).is_some());
+/// client.close().wait()?;
+/// while let Some(graph) = block_on(graphs.next()) {
+///     println!("{graph}");
+/// }
+/// # Ok::<(), ClientError>(())
+/// ```
 #[derive(Debug)]
 pub struct GraphStream {
     events: EventQueue<Arc<PresenceGraph>>,

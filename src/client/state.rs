@@ -7,6 +7,22 @@ use super::ClientError;
 use super::callbacks::QueueSender;
 
 /// Whether a client is connected.
+///
+/// [`ClientState::Connecting`], then [`ClientState::Live`] and [`ClientState::Stale`] in turn,
+/// until [`ClientState::Closed`].
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use headcount::client::ClientState;
+///
+/// fn is_lost_for_long(state: &ClientState) -> bool {
+///     let ClientState::Stale { since } = state else { return false };
+///     since.elapsed().is_ok_and(|elapsed| elapsed > Duration::from_secs(30))
+/// }
+/// assert!(is_lost_for_long(&ClientState::Stale { since: SystemTime::UNIX_EPOCH }));
+/// assert!(!is_lost_for_long(&ClientState::Live));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ClientState {

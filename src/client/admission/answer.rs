@@ -34,7 +34,19 @@ impl ConnectionRequestAuthorization {
     /// The peer may not connect; the server asks again after its `deny_ttl`.
     pub const Deny: Self = Self(Decision::Deny { reason: None, retry_after: None });
 
-    /// The peer may not connect. It is told the reason; the server asks again after this time.
+    /// The peer may not connect. It is told the reason; the server asks again after this time, in
+    /// milliseconds on the wire, 1 ms at least.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use headcount::client::{ConnectionRequest, ConnectionRequestAuthorization};
+    ///
+    /// fn decide(_: ConnectionRequest) -> ConnectionRequestAuthorization {
+    ///     ConnectionRequestAuthorization::deny_with("closed until 8", Duration::from_secs(3600))
+    /// }
+    /// # let _ = decide;
+    /// ```
     pub fn deny_with(reason: impl Into<String>, retry_after: Duration) -> Self {
         Self(Decision::Deny { reason: Some(reason.into()), retry_after: Some(retry_after) })
     }

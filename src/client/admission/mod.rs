@@ -53,6 +53,15 @@ pub struct ConnectionRequestHandler(BlockingHandler);
 
 impl ConnectionRequestHandler {
     /// Wraps a handler. It may block: it runs on a thread for such.
+    ///
+    /// ```
+    /// use headcount::client::prelude::*;
+    ///
+    /// let is_open = true;
+    /// let deny_all = ConnectionRequestHandler::new(|_| ConnectionRequestAuthorization::Deny);
+    /// let handler_or_none = (!is_open).then_some(deny_all);
+    /// # assert!(handler_or_none.is_none());
+    /// ```
     pub fn new<F>(handler: F) -> Self
     where
         F: Fn(ConnectionRequest) -> ConnectionRequestAuthorization + Send + Sync + 'static,
@@ -89,6 +98,13 @@ mod sealed {
 /// ```
 pub trait IntoOption: sealed::Sealed {
     /// The handler, if there is one.
+    ///
+    /// ```
+    /// use headcount::client::{ConnectionRequest, ConnectionRequestAuthorization, IntoOption};
+    ///
+    /// let handler = |_: ConnectionRequest| ConnectionRequestAuthorization::Allow;
+    /// assert!(handler.into_option().is_some());
+    /// ```
     fn into_option(self) -> Option<ConnectionRequestHandler>;
 }
 

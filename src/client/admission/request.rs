@@ -9,6 +9,19 @@ use crate::client::{ConnectionType, JsonObject, Result, metadata};
 use crate::wire::foony::peer::key_text;
 
 /// A peer that wants to be connected to this client. Cheap to clone.
+///
+/// ```
+/// use headcount::client::{ConnectionRequest, ConnectionRequestAuthorization};
+///
+/// fn decide(request: ConnectionRequest) -> ConnectionRequestAuthorization {
+///     println!("{} in {}", request.peer_key_string(), request.channel());
+///     match request.identity_service_metadata().get("site") {
+///         Some(site) if *site == 3 => ConnectionRequestAuthorization::Allow,
+///         _ => ConnectionRequestAuthorization::Deny,
+///     }
+/// }
+/// # let _ = decide;
+/// ```
 #[derive(Clone)]
 pub struct ConnectionRequest(Arc<Content>);
 
@@ -68,6 +81,15 @@ impl ConnectionRequest {
     }
 
     /// What the peer says of itself; empty when it says nothing.
+    ///
+    /// ```
+    /// use headcount::client::ConnectionRequest;
+    ///
+    /// fn is_till(request: &ConnectionRequest) -> bool {
+    ///     request.peer_metadata().get("role").is_some_and(|role| role == "till")
+    /// }
+    /// # let _ = is_till;
+    /// ```
     pub fn peer_metadata(&self) -> Arc<JsonObject> {
         self.0.peer_metadata.object.clone()
     }
@@ -79,14 +101,38 @@ impl ConnectionRequest {
 
     /// What the peer says of itself, as a type of the application.
     ///
+    /// ```
+    /// use headcount::client::ConnectionRequest;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Till {
+    ///     floor: u8,
+    /// }
+    ///
+    /// fn is_upstairs(request: &ConnectionRequest) -> bool {
+    ///     request.peer_metadata_serde::<Till>().is_ok_and(|till| till.floor > 0)
+    /// }
+    /// # let _ = is_upstairs;
+    /// ```
+    ///
     /// # Errors
     ///
-    /// `InvalidJson` when the metadata is no such type.
+    /// [`ClientError::InvalidJson`](crate::client::ClientError::InvalidJson) when the metadata is
+    /// no such type.
     pub fn peer_metadata_serde<T: DeserializeOwned>(&self) -> Result<T> {
         metadata::serde(&self.0.peer_metadata.text)
     }
 
     /// What the server's operator says of the peer; empty when it says nothing.
+    ///
+    /// ```
+    /// use headcount::client::ConnectionRequest;
+    ///
+    /// fn is_of_site(request: &ConnectionRequest, site: u64) -> bool {
+    ///     request.identity_service_metadata().get("site").is_some_and(|of| *of == site)
+    /// }
+    /// # let _ = is_of_site;
+    /// ```
     pub fn identity_service_metadata(&self) -> Arc<JsonObject> {
         self.0.identity_service_metadata.object.clone()
     }
@@ -98,14 +144,38 @@ impl ConnectionRequest {
 
     /// What the server's operator says of the peer, as a type of the application.
     ///
+    /// ```
+    /// use headcount::client::ConnectionRequest;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Identity {
+    ///     site: u64,
+    /// }
+    ///
+    /// fn site(request: &ConnectionRequest) -> Option<u64> {
+    ///     request.identity_service_metadata_serde::<Identity>().ok().map(|identity| identity.site)
+    /// }
+    /// # let _ = site;
+    /// ```
+    ///
     /// # Errors
     ///
-    /// `InvalidJson` when the metadata is no such type.
+    /// [`ClientError::InvalidJson`](crate::client::ClientError::InvalidJson) when the metadata is
+    /// no such type.
     pub fn identity_service_metadata_serde<T: DeserializeOwned>(&self) -> Result<T> {
         metadata::serde(&self.0.identity_service_metadata.text)
     }
 
     /// The type of the connection that would be made.
+    ///
+    /// ```
+    /// use headcount::client::{ConnectionRequest, ConnectionType};
+    ///
+    /// fn is_by_websocket(request: &ConnectionRequest) -> bool {
+    ///     request.connection_type() == ConnectionType::WebSocket
+    /// }
+    /// # let _ = is_by_websocket;
+    /// ```
     pub fn connection_type(&self) -> ConnectionType {
         self.0.connection_type
     }

@@ -7,6 +7,14 @@ use std::hash::{Hash, Hasher};
 use crate::wire::foony::peer::key_text;
 
 /// How two peers are connected. Types of newer servers are read as `Unknown`.
+///
+/// ```
+/// use headcount::client::ConnectionType;
+///
+/// assert_eq!(ConnectionType::WebSocket.to_string(), "WebSocket");
+/// assert_eq!(serde_json::from_str::<ConnectionType>("\"Laser\"")?, ConnectionType::Unknown);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ConnectionType {
@@ -49,6 +57,15 @@ impl fmt::Display for ConnectionType {
 }
 
 /// A connection of two peers, the same value at both ends. Compared by `id` alone.
+///
+/// ```
+/// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+/// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+/// let connection = &graph.local_peer.connections[0];
+/// assert_eq!(connection.id, "pkBw<->pkCQ:WebSocket");
+/// assert_eq!((connection.peer1(), connection.peer2()), ("pkBw", "pkCQ"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Connection {

@@ -11,6 +11,18 @@ use super::{Connection, Peer, PresenceGraph};
 /// `edges_added`. Each connection is listed once, though it is in two peers. Peers and connections
 /// are in the order of their graph.
 ///
+/// ```
+/// use headcount::client::GraphDiff;
+///
+/// fn print(diff: &GraphDiff) {
+///     diff.joined.iter().for_each(|peer| println!("+ {}", peer.device_name));
+///     diff.left.iter().for_each(|peer| println!("- {}", peer.device_name));
+///     diff.edges_added.iter().for_each(|edge| println!("+ {}", edge.id));
+///     println!("{} peers", diff.graph.remote_peers.len());
+/// }
+/// # let _ = print;
+/// ```
+///
 /// [`graph`]: Self::graph
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

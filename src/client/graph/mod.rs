@@ -19,6 +19,14 @@ pub use diff::GraphDiff;
 pub use peer::{Address, MetadataTrust, Peer, PresenceOs};
 
 /// A JSON object, such as peer metadata.
+///
+/// ```
+/// use headcount::client::JsonObject;
+///
+/// let metadata: JsonObject = serde_json::from_str(r#"{"role": "till"}"#)?;
+/// assert_eq!(metadata["role"], "till");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// Everyone the client knows of, at one time.
@@ -50,6 +58,16 @@ pub struct PresenceGraph {
 }
 
 /// How many direct peers there are, as `expect_peers` reports it.
+///
+/// ```
+/// use headcount::client::PeerCount;
+///
+/// fn show(count: &PeerCount) -> String {
+///     let met = if count.met { "enough" } else { "too few" };
+///     format!("{} of {} peers, {met}", count.direct, count.min)
+/// }
+/// # let _ = show;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCount {
@@ -87,6 +105,14 @@ impl PresenceGraph {
     }
 
     /// The peer with this key, the local one included. Looks at each peer.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// assert_eq!(graph.peer("pkCQ").map(|peer| &*peer.device_name), Some("kitchen"));
+    /// assert!(graph.peer("pkAA").is_none());
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn peer(&self, key: &str) -> Option<&Peer> {
         self.peers().find(|peer| peer.key() == key)
     }
@@ -111,11 +137,28 @@ impl PresenceGraph {
     }
 
     /// Whether the peer with this key is connected to this client.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// assert!(graph.is_direct("pkCQ"));
+    /// assert!(!graph.is_direct(graph.local_peer.key()));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn is_direct(&self, key: &str) -> bool {
         self.neighbours().any(|neighbour| neighbour == key)
     }
 
-    /// The connections of the local peer.
+    /// The connections of the local peer, by type.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// for (connection_type, connections) in graph.connections_by_type() {
+    ///     println!("{connection_type}: {}", connections.len());
+    /// }
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn connections_by_type(&self) -> BTreeMap<ConnectionType, Vec<&Connection>> {
         let mut by_type: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for connection in &self.local_peer.connections {
@@ -127,16 +170,45 @@ impl PresenceGraph {
     /// Until when this graph is known to be in step with the server: while connected the time of
     /// this call, else the time at which the connection was lost; before the first connection the
     /// time at which the client was made.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// # use std::time::SystemTime;
+    /// // Never connected: as old as the client.
+    /// assert!(client.presence().graph().as_of() <= SystemTime::now());
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn as_of(&self) -> SystemTime {
         self.age.as_of()
     }
 
     /// The time since [`as_of`](Self::as_of); zero when the clock was set back.
+    ///
+    /// ```
+    /// # use headcount::client::prelude::*;
+    /// # let client = Client::connect_lazy(ClientConfig::new("ws://127.0.0.1:9"))?;
+    /// use std::time::Duration;
+    ///
+    /// let graph = client.presence().graph();
+    /// if graph.staleness() > Duration::from_secs(60) {
+    ///     println!("the graph may be out of date");
+    /// }
+    /// # Ok::<(), ClientError>(())
+    /// ```
     pub fn staleness(&self) -> Duration {
         self.age.staleness()
     }
 
     /// Whether the server left peers out, because there are more than it lists.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// let more = if graph.is_truncated() { " or more" } else { "" };
+    /// println!("{}{more} peers", graph.remote_peers.len());
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn is_truncated(&self) -> bool {
         self.is_truncated
     }

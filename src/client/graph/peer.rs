@@ -9,6 +9,14 @@ use super::{Connection, JsonObject};
 use crate::wire::foony::peer::key_text;
 
 /// The address of a peer.
+///
+/// ```
+/// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+/// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+/// let address = &graph.local_peer.address;
+/// assert_eq!(address.pubkey, graph.local_peer.peer_key);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
     /// Bytes of the peer's key.
@@ -90,6 +98,15 @@ impl fmt::Display for PresenceOs {
 }
 
 /// How far the metadata of a peer can be trusted, as this client judges it.
+///
+/// ```
+/// use headcount::client::{MetadataTrust, Peer};
+///
+/// fn is_forged(peer: &Peer) -> bool {
+///     matches!(peer.metadata_trust(), MetadataTrust::Stripped | MetadataTrust::Replayed)
+/// }
+/// # let _ = is_forged;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MetadataTrust {
     /// The peer does not sign.
@@ -103,6 +120,16 @@ pub enum MetadataTrust {
 }
 
 /// Someone in the graph: all clients with one key.
+///
+/// ```
+/// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+/// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+/// let peer = &graph.remote_peers[0];
+/// assert_eq!((peer.key(), &*peer.device_name), ("pkCQ", "kitchen"));
+/// assert_eq!(peer.peer_metadata["role"], "oven");
+/// assert!(!peer.is_connected_to_ditto_server());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Peer {
@@ -160,7 +187,16 @@ impl Peer {
         self.metadata_trust = metadata_trust;
     }
 
-    /// The text of the key: `pk` and the base64 of its bytes.
+    /// The text of the key: `pk` and the base64 of its bytes. Empty for the local peer before the
+    /// first greeting; it does not change after.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// let peer = graph.peer("pkCQ").expect("it is there");
+    /// assert_eq!((peer.key(), &*peer.peer_key), ("pkCQ", &[9][..]));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn key(&self) -> &str {
         &self.peer_key_string
     }
@@ -171,6 +207,14 @@ impl Peer {
     }
 
     /// The id under which the peer is a member of channels, if it is known.
+    ///
+    /// ```
+    /// # let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/graph.json"));
+    /// # let graph: headcount::client::PresenceGraph = serde_json::from_str(text)?;
+    /// let peer = &graph.remote_peers[0];
+    /// println!("{}", peer.client_id().unwrap_or(&peer.device_name));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }

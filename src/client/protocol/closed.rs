@@ -11,6 +11,15 @@ use crate::wire::foony::ErrorCode;
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// The server's refusal of a request or of a connection, in its own words.
+///
+/// ```
+/// use headcount::client::protocol::Refused;
+/// use headcount::wire::foony::ErrorCode;
+///
+/// let refused = Refused::new(Some(ErrorCode::RateLimited), "slow down");
+/// assert!(refused.is_temporary() && !refused.is_about_credentials());
+/// assert!(refused.to_string().starts_with("slow down ("));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// `None` on the sync wire, which has no codes.
@@ -19,7 +28,13 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Keeps the beginning of a message that is longer than people read.
+    /// Keeps the first 1,000 characters of the message.
+    ///
+    /// ```
+    /// use headcount::client::protocol::Refused;
+    ///
+    /// assert_eq!(Refused::new(None, "no such token").to_string(), "no such token");
+    /// ```
     pub fn new(code: Option<ErrorCode>, message: &str) -> Self {
         Refused { code, message: message.chars().take(MESSAGE_CHARS_MAX).collect() }
     }
@@ -44,6 +59,12 @@ impl fmt::Display for Refused {
 }
 
 /// What a server did not send in time.
+///
+/// ```
+/// use headcount::client::protocol::Awaited;
+///
+/// assert_eq!(Awaited::Greeting.to_string(), "no greeting in time");
+/// ```
 #[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
 pub enum Awaited {
     #[display("no answer to the upgrade in time")]
@@ -56,6 +77,15 @@ pub enum Awaited {
 }
 
 /// Why a connection is over. The texts say why, not what.
+///
+/// ```
+/// use headcount::client::protocol::{Awaited, Closed};
+/// use headcount::error::Retry;
+///
+/// let closed = Closed::Silent(Awaited::Answer);
+/// assert_eq!(format!("lost: {closed}"), "lost: it does not answer");
+/// assert_eq!(closed.retry(), Retry::Later);
+/// ```
 #[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Closed {
     #[display("closed by us")]
@@ -86,6 +116,15 @@ pub enum Closed {
 
 impl Closed {
     /// When a new connection, to a server that was there before, may do better.
+    ///
+    /// ```
+    /// use headcount::client::protocol::Closed;
+    /// use headcount::error::Retry;
+    ///
+    /// let unavailable = Closed::Upgrade { status: 503, reason: "Service Unavailable".to_owned() };
+    /// assert_eq!(unavailable.retry(), Retry::Later);
+    /// assert_eq!(Closed::ByUs.retry(), Retry::Never);
+    /// ```
     pub fn retry(&self) -> Retry {
         match self {
             Closed::ByServer { .. } | Closed::Silent(_) => Retry::Later,

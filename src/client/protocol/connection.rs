@@ -23,6 +23,14 @@ const LIMITS: MessageLimits =
 const SYNC_PING_MS: u64 = 30_000;
 
 /// What a client speaks.
+///
+/// ```
+/// use headcount::client::protocol::{Connection, Dialect, Upgrade};
+///
+/// let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+/// let mut foony = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+/// # assert!(foony.out.pending_bytes() > 0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// The binary protocol of Foony, over WebSocket.
@@ -32,6 +40,14 @@ pub enum Dialect {
 }
 
 /// How much of what arrives is read.
+///
+/// ```
+/// # use headcount::client::protocol::Connection;
+/// # let mut connection = Connection::stream(0);
+/// use headcount::client::protocol::Look;
+///
+/// connection.set_look(Look::Beginnings);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// Every frame whole.
@@ -54,6 +70,37 @@ enum Phase {
 
 /// The state of one connection. It owns no received bytes: what was not consumed the caller
 /// presents again, with more behind it.
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// use std::net::TcpStream;
+///
+/// use headcount::client::protocol::{Closed, Connection, Dialect, Event, Upgrade};
+/// # use headcount::client::protocol::{Credential, Resume};
+/// # fn main() -> std::io::Result<()> {
+/// # let (nonce, mask_seed, now_ms) = ([7; 16], 1, || 0);
+/// # let (resume, key) = (Resume::default(), Credential::Key("app.kid:secret".to_owned()));
+///
+/// let upgrade = Upgrade::new("127.0.0.1:7400", "/", nonce);
+/// let mut connection = Connection::websocket(now_ms(), Dialect::Foony, &upgrade, mask_seed);
+/// let (mut socket, mut unread) = (TcpStream::connect("127.0.0.1:7400")?, Vec::new());
+/// loop {
+///     let sent = socket.write(connection.out.pending())?;
+///     connection.out.written(sent);
+///     let mut chunk = [0; 4096];
+///     let bytes = socket.read(&mut chunk)?;
+///     unread.extend_from_slice(&chunk[..bytes]);
+///     let used = connection.handle_bytes(now_ms(), &mut unread, |out, event| {
+///         match event {
+///             Event::Open => out.auth(resume.auth(&key)),
+///             event => println!("{event:?}"),
+///         }
+///         Ok::<(), Closed>(())
+///     });
+///     unread.drain(..used.map_err(|closed| std::io::Error::other(closed.to_string()))?);
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     /// What waits to be sent, and where requests are made.
@@ -72,6 +119,14 @@ pub struct Connection {
 impl Connection {
     /// A connection whose socket is about to be connected: the upgrade request waits in `out`.
     /// `mask_seed`: random bits, from which the masks of frames are made.
+    ///
+    /// ```
+    /// use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    ///
+    /// let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// assert!(connection.out.pending().starts_with(b"GET / HTTP/1.1"));
+    /// ```
     pub fn websocket(now_ms: u64, dialect: Dialect, upgrade: &Upgrade, mask_seed: u64) -> Self {
         let out = Outbound::new(Transport::WebSocket, mask_seed, upgrade.request().as_bytes());
         let phase = Phase::Upgrading { nonce: upgrade.nonce() };
@@ -79,6 +134,15 @@ impl Connection {
     }
 
     /// The sync wire over TCP. There is no [`Event::Open`]: the program may greet at once.
+    ///
+    /// ```
+    /// use headcount::client::protocol::Connection;
+    ///
+    /// let mut connection = Connection::stream(0);
+    /// connection.out.handshake("");
+    /// connection.out.update("shop", b"open");
+    /// assert!(connection.out.pending_bytes() > 0);
+    /// ```
     pub fn stream(now_ms: u64) -> Self {
         let out = Outbound::new(Transport::Tcp, 0, b"");
         let keep_alive = KeepAlive::new(now_ms, Owed::Greeting);
@@ -99,11 +163,28 @@ impl Connection {
     }
 
     /// Sets how much of what arrives is read.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// use headcount::client::protocol::Look;
+    ///
+    /// connection.set_look(Look::Beginnings);
+    /// ```
     pub fn set_look(&mut self, look: Look) {
         self.look = look;
     }
 
     /// Closes the connection. The server has half a second to close it too.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// connection.close(1_000, "done");
+    /// assert!(connection.out.is_closing());
+    /// assert_eq!(connection.poll_timeout(1_000), Some(1_500));
+    /// ```
     pub fn close(&mut self, now_ms: u64, reason: &str) {
         self.out.close(reason);
         self.keep_alive.owe(now_ms, Owed::Close);
@@ -111,6 +192,20 @@ impl Connection {
 
     /// Takes bytes from the server: those that were not consumed by the last call, then new ones.
     /// Returns how many were consumed. `on_event` may make requests.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::client::protocol::{Closed, Event};
+    ///
+    /// let mut refusal = *b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+    /// let closed = connection.handle_bytes(20, &mut refusal, |_, event| match event {
+    ///     Event::Open => unreachable!("it was refused"),
+    ///     _ => Ok::<(), Closed>(()),
+    /// });
+    /// assert!(matches!(closed, Err(Closed::Upgrade { status: 403, .. })));
+    /// ```
     ///
     /// # Errors
     /// [`Closed`], or what `on_event` returns. The connection is over, apart from what waits in
@@ -154,18 +249,44 @@ impl Connection {
 
     /// Bytes to come that are not looked at. The shell may drop them without reading
     /// (`MSG_TRUNC`), and report that with [`Connection::skipped`].
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// use headcount::client::protocol::Look;
+    ///
+    /// connection.set_look(Look::Beginnings);
+    /// // A large presence frame has not begun, so that every byte counts.
+    /// assert_eq!(connection.skipping(), 0);
+    /// ```
     pub fn skipping(&self) -> usize {
         self.skipping
     }
 
     /// Counts up to `bytes` of [`Connection::skipping`] as dropped; returns how many.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// let dropped = connection.skipped(4096);
+    /// assert_eq!(dropped, 0);
+    /// ```
     pub fn skipped(&mut self, bytes: usize) -> usize {
         let skipped = self.skipping.min(bytes);
         self.skipping -= skipped;
         skipped
     }
 
-    /// The server ended the stream; `unread` was not consumed.
+    /// The server ended the stream; `unread` was not consumed. Returns why the connection is over.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::client::protocol::{Awaited, Closed};
+    ///
+    /// assert_eq!(connection.handle_end(b""), Closed::Silent(Awaited::Upgrade));
+    /// ```
     pub fn handle_end(&mut self, unread: &[u8]) -> Closed {
         match self.phase {
             _ if self.out.is_closing() => Closed::ByUs,
@@ -176,13 +297,29 @@ impl Connection {
         }
     }
 
-    /// When [`Connection::handle_timeout`] is to be called if nothing arrives before. To be asked
-    /// whenever the shell is about to wait.
+    /// When [`Connection::handle_timeout`] is to be called if nothing arrives before, in
+    /// milliseconds of the caller's clock. To be asked whenever the shell is about to wait.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// // The server has 10 s to greet.
+    /// assert_eq!(connection.poll_timeout(3), Some(10_000));
+    /// ```
     pub fn poll_timeout(&mut self, now_ms: u64) -> Option<u64> {
         self.keep_alive.next_ms(now_ms, self.out.unanswered)
     }
 
     /// Pings when that is due. What has arrived is handled first: it may be what was late.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// use headcount::client::protocol::{Awaited, Closed};
+    ///
+    /// assert_eq!(connection.handle_timeout(9_999), Ok(()));
+    /// assert_eq!(connection.handle_timeout(10_000), Err(Closed::Silent(Awaited::Greeting)));
+    /// ```
     ///
     /// # Errors
     /// [`Closed::Silent`], or [`Closed::ByUs`] when the server does not answer a close.

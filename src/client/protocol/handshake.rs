@@ -15,6 +15,16 @@ const BODY_BYTES_MAX: usize = 1024;
 const LINE_CHARS_MAX: usize = 200;
 
 /// What a client sends first. Connections may share one.
+///
+/// ```
+/// use headcount::client::protocol::{Connection, Dialect, Upgrade};
+///
+/// let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+/// for mask_seed in 1..=2 {
+///     let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, mask_seed);
+///     assert!(connection.out.pending().starts_with(b"GET / HTTP/1.1"));
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     request: String,
@@ -31,6 +41,14 @@ pub(super) enum Rest {
 impl Upgrade {
     /// Asks `host` (with its port) for a WebSocket at `path`, which begins with a slash, has its
     /// query, and is encoded as in a URL. `nonce`: 16 random bytes.
+    ///
+    /// ```
+    /// use headcount::client::protocol::Upgrade;
+    ///
+    /// let nonce = [7; 16]; // 16 random bytes.
+    /// let upgrade = Upgrade::new("realtime.example:80", "/?channel=chat%3A1", nonce);
+    /// # let _ = upgrade;
+    /// ```
     pub fn new(host: &str, path: &str, nonce: [u8; 16]) -> Self {
         let key = STANDARD.encode(nonce);
         let request = format!(

@@ -27,6 +27,15 @@ pub(super) enum Transport {
 /// [`Outbound::pending_bytes`] wait.
 ///
 /// Foony requests that are made before the shell asks for [`Outbound::pending`] share a message.
+///
+/// ```
+/// # use headcount::client::protocol::Connection;
+/// # let mut connection = Connection::stream(0);
+/// connection.out.handshake("");
+/// let bytes = connection.out.pending().len();
+/// connection.out.written(bytes);
+/// assert_eq!(connection.out.pending_bytes(), 0);
+/// ```
 #[derive(Debug)]
 pub struct Outbound {
     transport: Transport,
@@ -62,11 +71,27 @@ impl Outbound {
     }
 
     /// Greets a Foony server.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::client::protocol::{Credential, Resume};
+    ///
+    /// let key = Credential::Key("app.kid:secret".to_owned());
+    /// connection.out.auth(Resume::default().auth(&key));
+    /// ```
     pub fn auth(&mut self, auth: Auth<'_>) {
         self.send(&Request::Auth(auth));
     }
 
     /// Greets on the sync wire; with an empty token, anonymously.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// connection.out.handshake("header.claims.signature");
+    /// ```
     pub fn handshake(&mut self, token: &str) {
         self.send_sync(&Message::Handshake(Handshake {
             jwt_token: token,
@@ -76,7 +101,21 @@ impl Outbound {
         }));
     }
 
-    /// Makes a request with the next id, which it returns. The server has to answer it in time.
+    /// Makes a request with the next id, which it returns. The server has 15 s to answer it.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::wire::foony::{Cursor, Request};
+    ///
+    /// let id = connection.out.request(|id| Request::Subscribe {
+    ///     id,
+    ///     channel: "shop".into(),
+    ///     cursor: Cursor::None,
+    /// });
+    /// assert_eq!(id, 1);
+    /// ```
     pub fn request<'r>(&mut self, request: impl FnOnce(u64) -> Request<'r>) -> u64 {
         let id = self.next_id();
         self.send(&request(id));
@@ -84,6 +123,15 @@ impl Outbound {
     }
 
     /// Sends a request with an id of the program's own, which watches for the answer itself.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::wire::foony::Request;
+    ///
+    /// connection.out.send(&Request::Ping);
+    /// ```
     pub fn send(&mut self, request: &Request<'_>) {
         self.append_record(|out| {
             let appended = binary::append_request(request, out);
@@ -92,6 +140,21 @@ impl Outbound {
     }
 
     /// Makes a request of the graph extension with the next id, which it returns.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::wire::foony::PeerRequest;
+    /// use headcount::wire::foony::peer::Direct;
+    ///
+    /// let to = [9]; // The peer's key.
+    /// let id = connection.out.peer_request(|id| {
+    ///     let (channel, name) = ("shop".into(), "greet".into());
+    ///     PeerRequest::Direct(Direct { id, channel, to: &to, name, data: b"1" })
+    /// });
+    /// # assert_eq!(id, 1);
+    /// ```
     pub fn peer_request<'r>(&mut self, request: impl FnOnce(u64) -> PeerRequest<'r>) -> u64 {
         let id = self.next_id();
         self.send_peer(&request(id));
@@ -105,16 +168,51 @@ impl Outbound {
     }
 
     /// Sends what is not answered, or with an event of its own.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::wire::foony::PeerRequest;
+    ///
+    /// connection.out.send_peer(&PeerRequest::Took { number: 1, is_taken: true });
+    /// ```
     pub fn send_peer(&mut self, request: &PeerRequest<'_>) {
         self.append_record(|out| binary::append_peer_request(request, out));
     }
 
     /// As [`Outbound::send`], for a publish in the form in which SDKs send theirs, a batch.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use headcount::wire::foony::{Content, Message, Publish};
+    ///
+    /// let message = Message { name: "sold".into(), data: b"1", encoding: "".into() };
+    /// connection.out.send_batched(&Publish {
+    ///     id: 1,
+    ///     channel: "shop".into(),
+    ///     message_id: "m-1".into(),
+    ///     ephemeral: false,
+    ///     ttl_ms: 0,
+    ///     content: Content::One(message),
+    /// });
+    /// ```
     pub fn send_batched(&mut self, publish: &Publish<'_>) {
         self.append_record(|out| binary::append_batched_publish(publish, out));
     }
 
     /// Sends a message on the sync wire.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// use headcount::wire::sync::Message;
+    /// use headcount::wire::sync::message::session::PingPong;
+    ///
+    /// connection.out.send_sync(&Message::PingPong(PingPong { timestamp_ms: 7, is_pong: false }));
+    /// ```
     pub fn send_sync(&mut self, message: &Message<'_>) {
         if self.is_closing {
             return;
@@ -128,6 +226,14 @@ impl Outbound {
     }
 
     /// Sends what the program has encoded itself, over TCP.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// # let frame = [0; 10];
+    /// connection.out.send_encoded(|bytes| bytes.extend_from_slice(&frame));
+    /// assert_eq!(connection.out.pending(), frame);
+    /// ```
     pub fn send_encoded(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_closing {
             append(&mut self.bytes);
@@ -135,16 +241,36 @@ impl Outbound {
     }
 
     /// Enters a channel, or replaces the own state in it, on the sync wire.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// connection.out.update("shop", b"\x01"); // A MessagePack value.
+    /// ```
     pub fn update(&mut self, channel: &str, state: &[u8]) {
         self.send_sync(&Message::PresenceUpdate(PresenceUpdate { channel, state }));
     }
 
     /// Asks for a pong that echoes `stamp`, on the sync wire.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// connection.out.ping(1_700_000_000_000);
+    /// ```
     pub fn ping(&mut self, stamp: u64) {
         self.send_sync(&Message::PingPong(PingPong { timestamp_ms: stamp, is_pong: false }));
     }
 
     /// Closes the connection; nothing is sent after it. Over TCP the shell ends the stream.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::Connection;
+    /// # let mut connection = Connection::stream(0);
+    /// connection.out.close("done");
+    /// connection.out.handshake("");
+    /// assert_eq!(connection.out.pending_bytes(), 0);
+    /// ```
     pub fn close(&mut self, reason: &str) {
         if !self.is_closing && self.transport == Transport::WebSocket {
             self.append_frame(Opcode::Close, &close_body(CLOSE_NORMAL, reason));
@@ -152,6 +278,7 @@ impl Outbound {
         self.is_closing = true;
     }
 
+    /// Whether [`Outbound::close`] was called.
     pub fn is_closing(&self) -> bool {
         self.is_closing
     }
@@ -162,12 +289,36 @@ impl Outbound {
     }
 
     /// The bytes to send. The shell reports with [`Outbound::written`] how many it has sent.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// use std::io::Write;
+    ///
+    /// # let mut socket = Vec::new();
+    /// let sent = socket.write(connection.out.pending())?;
+    /// connection.out.written(sent);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn pending(&mut self) -> &[u8] {
         self.complete_message();
         &self.bytes[self.written..]
     }
 
     /// The first bytes of [`Outbound::pending`] were sent.
+    ///
+    /// # Panics
+    /// When more bytes are reported than were pending.
+    ///
+    /// ```
+    /// # use headcount::client::protocol::{Connection, Dialect, Upgrade};
+    /// # let upgrade = Upgrade::new("127.0.0.1:7400", "/", [7; 16]);
+    /// # let mut connection = Connection::websocket(0, Dialect::Foony, &upgrade, 1);
+    /// let all = connection.out.pending_bytes();
+    /// connection.out.written(all - 1);
+    /// assert_eq!(connection.out.pending(), b"\n");
+    /// ```
     pub fn written(&mut self, bytes: usize) {
         self.written += bytes;
         assert!(self.written <= self.bytes.len(), "{bytes} bytes were not pending");

@@ -8,6 +8,13 @@ use super::event::Greeted;
 use crate::wire::foony::Auth;
 
 /// What proves who the client is.
+///
+/// ```
+/// use headcount::client::protocol::Credential;
+///
+/// let key = Credential::Key("app.kid:secret".to_owned());
+/// assert_eq!(format!("{key:?}"), "Key(..)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// `app.keyId:secret`.
@@ -19,6 +26,16 @@ pub enum Credential {
 }
 
 /// What identifies a session when it continues on a new connection.
+///
+/// ```
+/// use headcount::client::protocol::{Credential, Greeted, Resume};
+///
+/// let mut resume = Resume::default();
+/// resume.adopt(&Greeted { connection_id: "c-1", client_id: "till-1", keep_alive_ms: 0 });
+/// // On the next connection:
+/// let key = Credential::Key("app.kid:secret".to_owned());
+/// assert_eq!(resume.auth(&key).resume_connection_id, "c-1");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
     /// Empty: the server chooses, once. It is kept then, because the server recognises a repeated
@@ -30,6 +47,14 @@ pub struct Resume {
 
 impl Resume {
     /// The Foony greeting.
+    ///
+    /// ```
+    /// use headcount::client::protocol::{Credential, Resume};
+    ///
+    /// let token = Credential::Token("header.claims.signature".to_owned());
+    /// let resume = Resume::default();
+    /// assert_eq!(resume.auth(&token).token, "header.claims.signature");
+    /// ```
     pub fn auth<'a>(&'a self, credential: &'a Credential) -> Auth<'a> {
         let resumed =
             Auth { resume_connection_id: (&*self.connection_id).into(), ..Auth::default() };
@@ -42,6 +67,14 @@ impl Resume {
     }
 
     /// Adopts what the server assigned.
+    ///
+    /// ```
+    /// use headcount::client::protocol::{Greeted, Resume};
+    ///
+    /// let mut resume = Resume::default();
+    /// resume.adopt(&Greeted { connection_id: "c-1", client_id: "till-1", keep_alive_ms: 0 });
+    /// assert_eq!((&*resume.connection_id, &*resume.client_id), ("c-1", "till-1"));
+    /// ```
     pub fn adopt(&mut self, greeted: &Greeted<'_>) {
         greeted.connection_id.clone_into(&mut self.connection_id);
         greeted.client_id.clone_into(&mut self.client_id);
@@ -49,6 +82,16 @@ impl Resume {
 }
 
 /// How long to wait before the next attempt: twice as long each time, up to a maximum.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use headcount::client::protocol::Backoff;
+///
+/// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+/// let waits = [(); 3].map(|()| backoff.wait(u32::MAX).as_millis());
+/// assert_eq!(waits, [100, 200, 400]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -57,12 +100,24 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Waits of up to `first`, doubling to `max`.
     pub fn new(first: Duration, max: Duration) -> Self {
         Backoff { first, max, next: first }
     }
 
     /// The wait before the next attempt: a part of the whole, `random` of 2^32 of it, so that
     /// clients that lost the same server do not come back together. [`u32::MAX`] waits all of it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use headcount::client::protocol::Backoff;
+    ///
+    /// # let random = || 1 << 31;
+    /// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    /// let wait: Duration = backoff.wait(random());
+    /// assert!(wait <= Duration::from_millis(100));
+    /// ```
     pub fn wait(&mut self, random: u32) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.max);
@@ -72,7 +127,16 @@ impl Backoff {
         }
     }
 
-    /// The last attempt was successful.
+    /// The last attempt was successful: waits begin with the first one again.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use headcount::client::protocol::Backoff;
+    /// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    /// backoff.wait(u32::MAX);
+    /// backoff.reset();
+    /// assert_eq!(backoff.wait(u32::MAX), Duration::from_millis(100));
+    /// ```
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -152,6 +152,20 @@ impl Home {
         });
     }
 
+    /// A connection has arrived from another shard with what its client decides about. Without it
+    /// every peer would be admitted.
+    pub(super) fn adopt_edges(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        edges: Option<Box<Edges>>,
+    ) {
+        let Some(mut edges) = edges.filter(|edges| !edges.is_empty()) else { return };
+        edges.timed_ms = None;
+        conn.cold_mut().edges = Some(edges);
+        self.set_edge_timer(cx, conn);
+    }
+
     /// The client is another peer, or decides in another way. What it has admitted stays.
     pub(super) fn set_asks(
         &mut self,

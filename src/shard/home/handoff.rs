@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use super::Home;
 use super::connection::{AuthState, ColdState, Connection, Flags, Phase, Transport};
 use super::connections::ActiveConnection;
+use super::edges::Edges;
 use super::resume::{register_session, unregister_session};
 use super::write_order::Due;
 use crate::counters::Dropped;
@@ -32,6 +33,8 @@ pub struct Handoff {
     pub pending: Vec<u8>,
     /// Bytes received and not parsed.
     pub unread: Vec<u8>,
+    /// What its client decides about, if it does.
+    pub edges: Option<Box<Edges>>,
 }
 
 impl Handoff {
@@ -39,7 +42,7 @@ impl Handoff {
     pub fn of_http(socket: OwnedFd, unread: Vec<u8>, now_ms: u64) -> Self {
         let auth = AuthState::Pending { since: Timestamp::at(now_ms) };
         let connection = Connection::new(Transport::Http, Session::undecided(), now_ms, auth);
-        Handoff { socket, connection, pending: Vec::new(), unread }
+        Handoff { socket, connection, pending: Vec::new(), unread, edges: None }
     }
 }
 
@@ -73,10 +76,10 @@ impl Home {
         }
         let Some(mut connection) = self.connections.remove(id) else { return Err(socket) };
         let cold = connection.take_cold(std::mem::take).unwrap_or_default();
-        let ColdState { hand_off: Some(Move { to, pending }), unread, .. } = cold else {
+        let ColdState { hand_off: Some(Move { to, pending }), unread, edges, .. } = cold else {
             panic!("{id:?} moves nowhere");
         };
-        let handoff = Handoff { socket, connection, pending, unread };
+        let handoff = Handoff { socket, connection, pending, unread, edges };
         cx.counters.handed_off += 1;
         cx.outbox.send(to, Envelope::Adopt(Box::new(handoff)));
         Ok(())
@@ -86,7 +89,7 @@ impl Home {
     /// shard answers it and closes it.
     pub fn adopt(&mut self, cx: &mut ShardContext, handoff: Handoff) {
         let is_full = self.is_full(cx);
-        let Handoff { socket, mut connection, pending, unread } = handoff;
+        let Handoff { socket, mut connection, pending, unread, edges } = handoff;
         connection.phase = Phase::Open;
         connection.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         let Flags { origin, max_message_hint, .. } = connection.flags;
@@ -100,6 +103,7 @@ impl Home {
                 return home.refuse(cx, conn, HeadError::ConnectionLimit);
             }
             cx.counters.adopted += 1;
+            home.adopt_edges(cx, conn, edges);
             home.begin_adopted(cx, conn, pending, unread);
         });
     }
