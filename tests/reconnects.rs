@@ -232,7 +232,6 @@ fn a_subscription_misses_nothing_wherever_its_first_connection_is_cut() {
 /// known yet (`Asked::Head`). When the connection is lost between the two answers, the client
 /// subscribes again without a cursor: what was published meanwhile is lost, without a gap.
 #[test]
-#[ignore = "a fault of src/client/driver/messages.rs that is not mended yet"]
 fn a_ready_subscription_misses_nothing_wherever_its_first_connection_is_cut() {
     cut_subscriptions(When::Ready);
 }
@@ -294,7 +293,6 @@ fn a_member_is_there_once_wherever_its_next_connection_is_cut() {
 /// the leave that came first is done last: the client is no member, and what waits for the enter
 /// hangs. The same happens to a leave and an enter that were sent and not answered.
 #[test]
-#[ignore = "a fault of src/client/driver/core.rs that is not mended yet"]
 fn what_is_asked_while_there_is_no_connection_is_done_in_order() {
     let server = Server::start("");
     let (ann, bob) = (Site::start(&server, "ann"), server.joined("bob", "shop"));
@@ -315,7 +313,6 @@ fn what_is_asked_while_there_is_no_connection_is_done_in_order() {
 /// been sent. An enter that was sent and not answered is confirmed after the leave: `Core::confirm`
 /// lets it wait until the channel shows this client, which it never does.
 #[test]
-#[ignore = "a fault of src/client/driver/core.rs that is not mended yet"]
 fn an_enter_that_is_followed_by_a_leave_ends() {
     let server = Server::start("");
     let ann = server.client("ann");
@@ -332,7 +329,6 @@ fn an_enter_that_is_followed_by_a_leave_ends() {
 /// server is not sent: `Command::PeerChanged` finds no connection that is live, and
 /// `Core::handle_greeted` does not make up for it. Commit f0ab931 of main mends it.
 #[test]
-#[ignore = "a fault of src/client/driver/core.rs that f0ab931 mends"]
 fn what_a_client_says_while_it_is_greeted_is_not_lost() {
     let server = Server::start("");
     let bob = server.joined("bob", "shop");
@@ -370,7 +366,6 @@ fn what_a_client_says_while_it_is_greeted_is_not_lost() {
 /// Fault: `Command::Decide` carries the number of a request, which counts per connection, and is
 /// sent on whatever connection there is: the decision about ann is taken for that about mallory.
 #[test]
-#[ignore = "a fault of src/client/driver/core.rs that is not mended yet: admits the wrong peer"]
 fn a_decision_about_one_peer_is_none_about_another_after_a_reconnect() {
     let server = Server::start("");
     let proxy = Proxy::start(address(&server));

@@ -529,11 +529,11 @@ impl Presence {
     }
 
     /// The server asks whether a peer may connect.
-    pub(super) fn decide(&self, request: u64, about: ConnectionRequest) {
+    pub(super) fn decide(&self, connection: u64, request: u64, about: ConnectionRequest) {
         let queue = Arc::clone(&self.queue);
         self.handlers.submit(about, move |authorization| {
             let decision = authorization.into_decision();
-            queue.submit(Command::Decide { request, decision });
+            queue.submit(Command::Decide { connection, request, decision });
         });
     }
 

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     },
     /// The program has decided whether a peer may connect.
     Decide {
+        /// The connection whose request it is, since requests are numbered per connection.
+        connection: u64,
         request: u64,
         decision: Decision,
     },

@@ -2,11 +2,11 @@
 //! confirmed, and what is said again on a new connection. Without I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, HandleId};
 use super::direct::{direct_error, wire};
+use super::membership::{Membership, State};
 use super::messages::{Fetch, Group, Messages, Phase};
 use super::mirror::Mirror;
 use super::publishing::Publishing;
@@ -31,41 +31,7 @@ const NOT_ANSWERED: u64 = 0;
 pub(super) struct Channel {
     messages: Messages,
     pub roster: Roster,
-    membership: Option<Membership>,
-}
-
-/// JSON text; `None` without a state.
-type State = Option<Arc<str>>;
-
-/// What the client announces in a channel.
-#[derive(Default)]
-struct Membership {
-    state: State,
-    /// The last state that the server has accepted; `None` before the first.
-    accepted: Option<State>,
-    /// It was accepted on this connection.
-    is_accepted_here: bool,
-    /// Completed when the server has confirmed the state.
-    confirmations: Vec<Completer<()>>,
-    /// The state has been sent on this connection.
-    is_sent: bool,
-}
-
-impl Channel {
-    /// The server refused a state. The member keeps the last state that was accepted, if that is
-    /// another one; a newer state that is under way decides for itself.
-    fn give_up(&mut self, refused: &State) {
-        let Some(membership) = self.membership.as_mut().filter(|m| m.state == *refused) else {
-            return;
-        };
-        match &membership.accepted {
-            Some(accepted) if accepted != refused => {
-                membership.state = accepted.clone();
-                membership.is_sent = membership.is_accepted_here;
-            }
-            _ => self.membership = None,
-        }
-    }
+    pub membership: Option<Membership>,
 }
 
 /// A request that the server has not answered on this connection.
@@ -90,12 +56,12 @@ pub(super) enum Asked {
 
 /// The state of a client across its connections.
 pub(super) struct Core {
-    channels: BTreeMap<String, Channel>,
+    pub channels: BTreeMap<String, Channel>,
     /// In the order in which they were made.
     publishing: VecDeque<Publishing>,
     pub asked: HashMap<u64, Asked>,
     /// Requests that are made once the client is live.
-    waiting: Vec<Command>,
+    pub waiting: Vec<Command>,
     /// Completed when the client is live.
     ready: Vec<Completer<()>>,
     /// Completed when the server has what this client says of itself.
@@ -105,7 +71,7 @@ pub(super) struct Core {
     is_greeted: bool,
     is_live: bool,
     /// Some request to join is confirmed, and not complete.
-    is_joining: bool,
+    pub is_joining: bool,
     pub mirror: Mirror,
 }
 
@@ -167,7 +133,13 @@ impl Core {
             self.asked.insert(publishing.request, Asked::Publish);
         }
         for command in std::mem::take(&mut self.waiting) {
-            self.handle_command(command, Some(out));
+            match command {
+                // What was announced since has been sent.
+                Command::Leave { channel, completer } if self.is_member(&channel) => {
+                    completer.complete(Ok(()));
+                }
+                command => self.handle_command(command, Some(out)),
+            }
         }
         self.ready.drain(..).for_each(|ready| ready.complete(Ok(())));
         if !self.is_update_pending() {
@@ -252,9 +224,7 @@ impl Core {
                 }
             }
             Command::PeerSynced(completer) => self.await_synced(completer),
-            Command::History { .. } | Command::Leave { .. } | Command::Direct { .. }
-                if !self.is_live =>
-            {
+            Command::History { .. } | Command::Direct { .. } if !self.is_live => {
                 self.waiting.push(command);
             }
             Command::History { channel, query, completer } => {
@@ -269,8 +239,8 @@ impl Core {
                     self.send_direct(&to, &part, completer, out);
                 }
             }
-            Command::Decide { request, decision } => {
-                if let Some(out) = out {
+            Command::Decide { connection, request, decision } => {
+                if let Some(out) = out.filter(|_| connection == self.mirror.connection()) {
                     out.send_peer(&PeerRequest::Decide { request, decision: wire(&decision) });
                 }
             }
@@ -316,28 +286,6 @@ impl Core {
         };
         if let Some(out) = out {
             self.settle(&name, out);
-        }
-    }
-
-    fn announce(&mut self, name: &str, state: Option<String>, completer: Completer<()>) {
-        let membership = self.channel(name).membership.get_or_insert_default();
-        if let Some(state) = state {
-            membership.state = Some(state.into());
-        }
-        membership.confirmations.push(completer);
-        membership.is_sent = false;
-        self.mirror.mark_changed();
-    }
-
-    fn leave(&mut self, name: &str, completer: Completer<()>, out: Option<&mut Outbound>) {
-        let channel = self.channel(name);
-        let confirmations = channel.membership.take().map(|m| m.confirmations).unwrap_or_default();
-        let joins = confirmations.into_iter().chain(channel.roster.joins.drain(..));
-        joins.for_each(|join| join.complete(Ok(())));
-        self.mirror.mark_changed();
-        if let Some(out) = out {
-            let id = out.request(|id| Request::Presence(presence(id, name, Action::Leave, "")));
-            self.asked.insert(id, Asked::Leave(name.to_owned(), completer));
         }
     }
 
@@ -500,36 +448,6 @@ impl Core {
         }
     }
 
-    /// A member is confirmed; who joins also waits for the members of the channel.
-    fn confirm(&mut self, name: &str, state: State, confirmations: Vec<Completer<()>>) {
-        let mut channel = self.channels.get_mut(name);
-        if let Some(membership) = channel.as_mut().and_then(|c| c.membership.as_mut()) {
-            membership.accepted = Some(state);
-            membership.is_accepted_here = true;
-        }
-        match channel {
-            Some(channel) => {
-                channel.roster.joins.extend(confirmations);
-                self.is_joining = true;
-            }
-            None => confirmations.into_iter().for_each(|c| c.complete(Ok(()))),
-        }
-    }
-
-    /// Completes requests to join: their channels are part of the graph.
-    pub fn complete_joins(&mut self, own_connection: &str) {
-        if !self.is_joining {
-            return;
-        }
-        let mut is_joining = false;
-        for channel in self.channels.values_mut() {
-            let joins = channel.roster.take_joins(own_connection);
-            is_joining |= !channel.roster.joins.is_empty();
-            joins.into_iter().for_each(|join| join.complete(Ok(())));
-        }
-        self.is_joining = is_joining;
-    }
-
     fn handle_refusal(&mut self, asked: Asked, id: u64, error: &ClientError, out: &mut Outbound) {
         match asked {
             Asked::Publish => self.end_publish(id, Err(error.clone())),
@@ -560,7 +478,12 @@ impl Core {
                 completer.complete(Err(error.clone()));
             }
             Asked::PeerUpdate => self.end_peer_update(&Err(error.clone())),
-            Asked::Head(_) | Asked::Release => {}
+            Asked::Head(name) => {
+                if let Some(channel) = self.channels.get_mut(&name) {
+                    channel.messages.head_refused();
+                }
+            }
+            Asked::Release => {}
         }
     }
 
@@ -639,7 +562,7 @@ impl Core {
         self.channels.get_mut(name)
     }
 
-    fn channel(&mut self, name: &str) -> &mut Channel {
+    pub fn channel(&mut self, name: &str) -> &mut Channel {
         self.channels.entry(name.to_owned()).or_default()
     }
 }
@@ -678,7 +601,7 @@ fn subscribe(
     }
 }
 
-fn presence<'a>(id: u64, name: &'a str, action: Action, state: &'a str) -> Presence<'a> {
+pub(super) fn presence<'a>(id: u64, name: &'a str, action: Action, state: &'a str) -> Presence<'a> {
     Presence { id, channel: name.into(), action, data: state.as_bytes(), encoding: "".into() }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Messages {
     subscriptions: Vec<Subscription>,
     /// The last serial seen; 0 in a channel known to have none; `None` while nothing is known.
     pub cursor: Option<u64>,
+    /// The newest serial was asked for, and refused.
+    is_headless: bool,
     pub phase: Phase,
     /// The messages after the cursor are being fetched.
     is_fetching: bool,
@@ -68,6 +70,7 @@ impl Messages {
     pub fn disconnect(&mut self) {
         self.phase = Phase::Idle;
         self.is_fetching = false;
+        self.is_headless = false;
         self.held.clear();
         for subscription in &mut self.subscriptions {
             if let Some(replay) = &mut subscription.replay {
@@ -85,7 +88,7 @@ impl Messages {
         ready: Opener,
     ) -> Fetch {
         let mut subscription = Subscription { id, sink, ready: Some(ready), replay: None };
-        if self.phase == Phase::Live {
+        if self.is_anchored() {
             subscription.become_ready(&Ok(()));
         }
         let mut fetch = Fetch::Nothing;
@@ -109,7 +112,7 @@ impl Messages {
     /// The server has answered the request to subscribe. Returns what to fetch again.
     pub fn subscribed(&mut self) -> Vec<Fetch> {
         self.phase = Phase::Live;
-        self.subscriptions.iter_mut().for_each(|s| s.become_ready(&Ok(())));
+        self.become_ready();
         let replays = self.subscriptions.iter().filter_map(|subscription| {
             let replay = subscription.replay.as_ref()?;
             Some(Fetch::For(subscription.id, replay.after))
@@ -132,12 +135,31 @@ impl Messages {
     /// The newest serial of the channel when the subscription began; 0 if it has none.
     pub fn note_head(&mut self, serial: u64) {
         self.cursor.get_or_insert(serial);
+        self.become_ready();
+    }
+
+    /// The server does not say the newest serial: the first message that comes does.
+    pub fn head_refused(&mut self) {
+        self.is_headless = true;
+        self.become_ready();
+    }
+
+    /// Nothing from here on is lost with the connection.
+    fn is_anchored(&self) -> bool {
+        self.phase == Phase::Live && (self.cursor.is_some() || self.is_headless)
+    }
+
+    fn become_ready(&mut self) {
+        if self.is_anchored() {
+            self.subscriptions.iter_mut().for_each(|s| s.become_ready(&Ok(())));
+        }
     }
 
     /// One delivery of the server.
     pub fn handle(&mut self, group: Group) -> Fetch {
         let (Some(serial), Some(cursor)) = (serial_of(&group), self.cursor) else {
             self.cursor = serial_of(&group).or(self.cursor);
+            self.become_ready();
             self.deliver(&group);
             return Fetch::Nothing;
         };

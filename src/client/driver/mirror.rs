@@ -43,6 +43,8 @@ pub(super) struct Mirror {
     metadata_bytes_max: usize,
     /// The newest version of each peer's metadata that this client has seen.
     newest: IndexMap<Vec<u8>, u64>,
+    /// Tells the connections of this client apart.
+    connection: u64,
     is_changed: bool,
 }
 
@@ -67,12 +69,17 @@ impl Mirror {
             proven: None,
             metadata_bytes_max: usize::MAX,
             newest: IndexMap::new(),
+            connection: 0,
             is_changed: false,
         }
     }
 
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    pub fn connection(&self) -> u64 {
+        self.connection
     }
 
     /// Lets the program decide whether a peer may connect.
@@ -85,7 +92,7 @@ impl Mirror {
             connection_type: connection_type(Transport::WebSocket, request.transport),
             channel: request.channel.to_string(),
         });
-        self.presence.decide(request.request, about);
+        self.presence.decide(self.connection, request.request, about);
     }
 
     /// Hands a direct message to the program; true if somebody takes it.
@@ -107,6 +114,7 @@ impl Mirror {
     }
 
     pub fn handle_disconnected(&mut self) {
+        self.connection += 1;
         self.proven = None;
         self.metadata_bytes_max = usize::MAX;
     }

@@ -11,6 +11,7 @@ mod command;
 mod core;
 mod digest;
 mod direct;
+mod membership;
 mod messages;
 mod mirror;
 mod publishing;
