@@ -92,14 +92,9 @@ pub struct Limits {
     /// Maximum presence updates per second that one connection sends to owners. Faster updates are
     /// conflated to the latest state per channel, which is delivered in the next second.
     pub updates_per_second_max: u32,
-    /// How long a peer that another one has denied waits before it is asked about again, unless the
-    /// denial says, milliseconds.
-    pub deny_ttl_ms: u64,
     /// How long after a change the members of a channel are compared with the copies that peers of
     /// the presence graph have, milliseconds.
     pub peer_digest_ms: u64,
-    /// Largest metadata of a peer of the presence graph in bytes.
-    pub peer_metadata_bytes_max: usize,
     /// Maximum connections per shard. Above it new ones are refused on accept. Connections that
     /// move to the shard are answered (HTTP 503, WebSocket close 1013) and closed. All are counted.
     pub connections_per_shard_max: u32,
@@ -152,9 +147,7 @@ impl Default for Limits {
             presence_set_bytes_max: 8 * 1024 * 1024,
             presence_burst_bytes_max: 1024 * 1024,
             updates_per_second_max: 10_000,
-            deny_ttl_ms: 30_000,
             peer_digest_ms: 10_000,
-            peer_metadata_bytes_max: 4096,
             connections_per_shard_max: 1_000_000,
             home_subscribers_max: 5_000,
             home_overload_percent: 30,

@@ -99,6 +99,13 @@ pub struct Policy {
     pub history_bytes: u64,
     pub durability: Durability,
     pub slow_consumer: SlowConsumer,
+    /// Peers that a graph has at most. The largest one of all namespaces counts.
+    pub graph_max_peers: u32,
+    /// Largest metadata of a peer that is a member, bytes.
+    pub peer_metadata_max_bytes: u32,
+    /// How long a peer that another one has denied waits before it is asked about again, unless the
+    /// denial says, milliseconds. Of two peers in several channels, the first one counts.
+    pub deny_ttl_ms: u64,
 }
 
 impl Policy {
@@ -124,6 +131,9 @@ impl Default for Policy {
             history_bytes: 1024 * 1024,
             durability: Durability::default(),
             slow_consumer: SlowConsumer::default(),
+            graph_max_peers: 10_000,
+            peer_metadata_max_bytes: 4096,
+            deny_ttl_ms: 30_000,
         }
     }
 }
@@ -186,6 +196,15 @@ impl Policies {
     /// The policy of the first namespace that matches the channel.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
         self.rule_for(channel).map_or(&self.default, |rule| &self.rules[rule].1)
+    }
+
+    /// The most that any channel allows.
+    pub fn most(&self, allowed: impl Fn(&Policy) -> u32) -> u32 {
+        let is_catch_all = |(pattern, _): &(Pattern, _)| pattern.matches("");
+        let has_others = !self.rules.iter().any(is_catch_all);
+        let policies = self.rules.iter().map(|(_, policy)| policy);
+        let policies = policies.chain(has_others.then_some(&self.default));
+        policies.map(|policy| allowed(policy)).max().unwrap_or_default()
     }
 
     /// Index of that namespace; `None` if the default applies.

@@ -113,6 +113,9 @@ fn every_key_reaches_its_value() {
         history_bytes = 5
         durability = "none"
         slow_consumer = "close"
+        graph_max_peers = 6
+        peer_metadata_max_bytes = 7
+        deny_ttl_ms = 800
         "#,
     );
     assert_eq!(config.sync.ten_byte_layout, TenByteLayout::V04);
@@ -131,6 +134,9 @@ fn every_key_reaches_its_value() {
         history_bytes: 5,
         durability: Durability::None,
         slow_consumer: SlowConsumer::Close,
+        graph_max_peers: 6,
+        peer_metadata_max_bytes: 7,
+        deny_ttl_ms: 800,
     };
     assert_eq!(**config.policies().for_channel("abc"), expected);
 }

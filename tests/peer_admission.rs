@@ -194,3 +194,23 @@ impl Gate {
         shared.1.take().into_iter().for_each(std::task::Waker::wake);
     }
 }
+
+#[test]
+fn a_plain_denial_lasts_as_long_as_the_namespace_says() {
+    let server = Server::start("[[namespace]]\nmatch = \"shop:*\"\ndeny_ttl_ms = 400\n");
+    let ann = server.joined("ann", "shop:1");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    ann.presence().set_connection_request_handler(move |_: ConnectionRequest| {
+        match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::Deny,
+            _ => Answer::Allow,
+        }
+    });
+    ann.presence().peer_metadata_synced().wait_timeout(WITHIN).unwrap();
+    let began = Instant::now();
+    let bob = server.joined("bob", "shop:1");
+    until("they are connected", || are_connected(&ann, &bob));
+    assert!((400..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}

@@ -451,7 +451,7 @@ fn signed_metadata_is_verified_and_its_key_outlives_the_client() {
 
 #[test]
 fn metadata_that_a_server_finds_too_large_is_reported() {
-    let server = Server::start("[limits]\npeer_metadata_bytes_max = 16\n");
+    let server = Server::start("[[namespace]]\nmatch = \"*\"\npeer_metadata_max_bytes = 16\n");
     let state = Dir::new();
     let config = || server.config("ann").state_dir(state.path());
     let ann = Client::connect(config()).unwrap();
@@ -470,4 +470,27 @@ fn metadata_that_a_server_finds_too_large_is_reported() {
     assert!(is_refused(&ann));
     ann.presence().set_peer_metadata(&json!({"a": 1})).unwrap();
     assert_eq!(ann.presence().peer_metadata_synced().wait_timeout(WITHIN), Ok(()));
+}
+
+#[test]
+fn a_namespace_limits_the_peers_of_a_graph_and_their_metadata() {
+    let server = Server::start(
+        "[[namespace]]\nmatch = \"small:*\"\npeer_metadata_max_bytes = 20\n\
+         [[namespace]]\nmatch = \"*\"\ngraph_max_peers = 10001\n",
+    );
+    let ann = server.client("ann");
+    ann.presence().set_peer_metadata(&json!({"a": "more than twenty bytes"})).unwrap();
+    ann.presence().peer_metadata_synced().wait_timeout(WITHIN).unwrap();
+    ann.channel("large").join().wait_timeout(WITHIN).unwrap();
+    let refused = ann.channel("small:1").join().wait_timeout(WITHIN);
+    assert!(matches!(refused, Err(ClientError::Refused { code: 40001, .. })), "{refused:?}");
+    let server = Server::start("[[namespace]]\nmatch = \"*\"\ngraph_max_peers = 2\n");
+    let ann = server.joined("ann", "shop");
+    let others: Vec<Client> = ["b", "c"].map(|name| server.joined(name, "shop")).into();
+    until("both others", || names(&ann).len() == 2);
+    assert!(!ann.presence().graph().is_truncated());
+    let _third = server.joined("d", "shop");
+    until("a truncated graph", || ann.presence().graph().is_truncated());
+    assert_eq!(ann.presence().graph().remote_peers.len(), 2);
+    drop(others);
 }

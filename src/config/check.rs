@@ -253,7 +253,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-const LIMIT_BOUNDS: [Bound; 28] = [
+const LIMIT_BOUNDS: [Bound; 26] = [
     ("request_head_bytes_max", 4096, MIB),
     ("message_bytes_max", 1024, 16 * MIB),
     ("fragments_max", 1, 65_536),
@@ -270,9 +270,7 @@ const LIMIT_BOUNDS: [Bound; 28] = [
     ("presence_set_bytes_max", 1024, 15 * MIB),
     ("presence_burst_bytes_max", 1024, 1024 * MIB),
     ("updates_per_second_max", 1, 10_000_000),
-    ("deny_ttl_ms", 100, 86_400_000),
     ("peer_digest_ms", 10, HOUR_MS),
-    ("peer_metadata_bytes_max", 2, 64 * 1024),
     ("connections_per_shard_max", 1, 16_000_000),
     ("home_subscribers_max", 1, 16_000_000),
     ("home_overload_percent", 0, 10_000),
@@ -312,13 +310,16 @@ fn reachable(config: &Config, index: usize, namespace: &Namespace) -> Check {
     }
 }
 
-const POLICY_BOUNDS: [Bound; 6] = [
+const POLICY_BOUNDS: [Bound; 9] = [
     ("presence_ttl_ms", 100, DAY_MS),
     ("presence_grace_ms", 0, HOUR_MS),
     ("presence_interval_ms", 0, 60_000),
     ("history_messages", 0, 10_000_000),
     ("history_age_s", 0, 10 * 366 * 86_400),
     ("history_bytes", 0, 64 * 1024 * MIB),
+    ("graph_max_peers", 1, 1_000_000),
+    ("peer_metadata_max_bytes", 2, 64 * 1024),
+    ("deny_ttl_ms", 100, DAY_MS),
 ];
 
 #[cfg(test)]

@@ -322,6 +322,9 @@ pub struct Namespace {
     pub history_bytes: Option<u64>,
     pub durability: Option<Durability>,
     pub slow_consumer: Option<SlowConsumer>,
+    pub graph_max_peers: Option<u32>,
+    pub peer_metadata_max_bytes: Option<u32>,
+    pub deny_ttl_ms: Option<u64>,
 }
 
 fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Error> {
@@ -343,6 +346,11 @@ impl Namespace {
             history_bytes: self.history_bytes.unwrap_or(base.history_bytes),
             durability: self.durability.unwrap_or(base.durability),
             slow_consumer: self.slow_consumer.unwrap_or(base.slow_consumer),
+            graph_max_peers: self.graph_max_peers.unwrap_or(base.graph_max_peers),
+            peer_metadata_max_bytes: self
+                .peer_metadata_max_bytes
+                .unwrap_or(base.peer_metadata_max_bytes),
+            deny_ttl_ms: self.deny_ttl_ms.unwrap_or(base.deny_ttl_ms),
         }
     }
 }

@@ -272,18 +272,21 @@ fn settings(
         TenByteLayout::V04 => Layout::V0_4,
         TenByteLayout::V06 => Layout::V0_6,
     };
+    let policies = config.policies();
     Ok(Settings {
         router: Router::new((word(0), word(1)), shards),
         edge: ShardId(shards),
         limits: config.limits.clone(),
-        policies: config.policies(),
         session: session::Settings {
             keyring,
             anonymous,
             origins: Origins::new(config.auth.origins.clone()),
             ten_byte_layout,
             connection_key: (word(3), word(4)),
+            peer_metadata_bytes_max: policies.most(|policy| policy.peer_metadata_max_bytes),
+            graph_peers_max: policies.most(|policy| policy.graph_max_peers),
         },
+        policies,
         proxied: config.listen.proxy_protocol.clone(),
         hint_app,
         serial_base,

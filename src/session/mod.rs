@@ -82,6 +82,10 @@ pub struct Settings {
     pub ten_byte_layout: Layout,
     /// Secret and random per process: proves that this process named a connection.
     pub connection_key: (u64, u64),
+    /// The most metadata that a peer may have in any channel, bytes.
+    pub peer_metadata_bytes_max: u32,
+    /// Peers that a presence graph has at most.
+    pub graph_peers_max: u32,
 }
 
 /// What a session receives besides the message.

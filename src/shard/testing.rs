@@ -30,6 +30,8 @@ pub(super) fn context() -> ShardContext {
             origins: Origins::default(),
             ten_byte_layout: Layout::V0_6,
             connection_key: (3, 4),
+            peer_metadata_bytes_max: 4096,
+            graph_peers_max: 10_000,
         },
         proxied: Vec::new(),
         hint_app: APP.into(),

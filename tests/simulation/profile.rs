@@ -69,6 +69,8 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
             origins: Origins::default(),
             ten_byte_layout: Layout::V0_6,
             connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
+            peer_metadata_bytes_max: 4096,
+            graph_peers_max: 10_000,
         },
         proxied: Vec::new(),
         hint_app: APPS[0].into(),

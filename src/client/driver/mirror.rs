@@ -21,11 +21,11 @@ use crate::wire::foony::peer::{self as wire, EdgeRequest, PeerUpdate, Transport,
 /// What the first update says.
 const NO_METADATA: &str = "{}";
 
-/// Peers that a graph has at most.
+/// Peers that a graph has at most, unless the server says.
 const PEERS_MAX: usize = 10_000;
 
 /// Peers whose newest version is remembered.
-const VERSIONS_MAX: usize = 2 * PEERS_MAX;
+const VERSIONS_MAX: usize = 20_000;
 
 /// Up to this many peers, connections among others are listed.
 const FULL_GRAPH_PEERS_MAX: usize = 64;
@@ -41,6 +41,8 @@ pub(super) struct Mirror {
     proven: Option<ProvenKey>,
     /// What the server of this connection takes.
     metadata_bytes_max: usize,
+    /// Peers that a graph has at most.
+    peers_max: usize,
     /// The newest version of each peer's metadata that this client has seen.
     newest: IndexMap<Vec<u8>, u64>,
     /// Tells the connections of this client apart.
@@ -68,6 +70,7 @@ impl Mirror {
             key: Vec::new(),
             proven: None,
             metadata_bytes_max: usize::MAX,
+            peers_max: PEERS_MAX,
             newest: IndexMap::new(),
             connection: 0,
             is_changed: false,
@@ -110,6 +113,7 @@ impl Mirror {
         let key = self.proven.as_ref().map_or(greeting.key, |proven| &proven.public);
         self.key = key.to_vec();
         self.metadata_bytes_max = greeting.metadata_bytes_max.try_into().unwrap_or(usize::MAX);
+        self.peers_max = greeting.peers_max.try_into().unwrap_or(usize::MAX);
         self.is_changed = true;
     }
 
@@ -189,8 +193,8 @@ impl Mirror {
             local.identity_service_metadata = Arc::clone(&own.peer.identity_metadata);
             local.set_client_id(Some(own.client_id.to_owned()));
         }
-        let is_truncated = nodes.len() > PEERS_MAX;
-        let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().take(PEERS_MAX).collect();
+        let is_truncated = nodes.len() > self.peers_max;
+        let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().take(self.peers_max).collect();
         let mut remote: Vec<Peer> = all.iter().map(|(key, node)| remote_peer(key, node)).collect();
         for (peer, (_, node)) in remote.iter_mut().zip(&all) {
             peer.set_metadata_trust(self.trust(node.peer));

@@ -120,9 +120,12 @@ impl Session {
             Ok(Known { peer, nonce, .. }) => {
                 let out = &mut Writer::new(Form::Records, out);
                 if update.id == NO_REQUEST {
-                    let metadata_bytes_max = cx.limits.peer_metadata_bytes_max as u64;
-                    let greeting = PeerGreeting { key: &peer.key, metadata_bytes_max, nonce };
-                    out.event(&Event::PeerGreeting(greeting));
+                    out.event(&Event::PeerGreeting(PeerGreeting {
+                        key: &peer.key,
+                        metadata_bytes_max: cx.settings.peer_metadata_bytes_max.into(),
+                        peers_max: cx.settings.graph_peers_max.into(),
+                        nonce,
+                    }));
                 } else {
                     out.event(&Event::Ack { id: update.id, serial: 0, resumed: None });
                 }
@@ -142,7 +145,7 @@ impl Session {
         if known.is_some_and(|known| *known.device != *update.device) {
             return Err(Reject::Unsupported);
         }
-        check_lengths(update, cx.limits)?;
+        check_lengths(update, cx.settings.peer_metadata_bytes_max)?;
         check_signatures(update, known)?;
         let peer = Arc::new(Peer {
             key: match &update.key {
@@ -283,9 +286,9 @@ fn decision(decision: foony_peer::Decision<'_>) -> Decision {
     }
 }
 
-fn check_lengths(update: &PeerUpdate<'_>, limits: &Limits) -> Result<(), Reject> {
+fn check_lengths(update: &PeerUpdate<'_>, metadata_bytes_max: u32) -> Result<(), Reject> {
     let lengths = [
-        (update.metadata.len(), limits.peer_metadata_bytes_max),
+        (update.metadata.len(), metadata_bytes_max as usize),
         (update.device.len(), DEVICE_BYTES_MAX),
         (update.device_name.len(), DEVICE_NAME_BYTES_MAX),
         (update.os.len(), OS_BYTES_MAX),

@@ -124,7 +124,7 @@ impl Home {
             return;
         }
         if edges.list.len() >= EDGES_MAX {
-            let denial = self.denial(cx, "too many peers".into(), None);
+            let denial = self.denial(cx, &channel, "too many peers".into(), None);
             return send_verdict(cx, conn.id, &channel, about.key, EdgeVerdict::Denied(denial));
         }
         let (key, channels) = (about.key, vec![channel]);
@@ -204,11 +204,14 @@ impl Home {
             _ => false,
         };
         let edges = conn.cold().and_then(|cold| cold.edges.as_ref());
-        let key = edges.and_then(|edges| edges.list.iter().find(is_asked)).map(|e| e.about.key);
-        let Some(key) = key else { return cx.counters.ignore(Ignored::NotAsked) };
+        let edge = edges.and_then(|edges| edges.list.iter().find(is_asked));
+        let asked = edge.map(|edge| (edge.about.key, Arc::clone(&edge.about.channel)));
+        let Some((key, channel)) = asked else { return cx.counters.ignore(Ignored::NotAsked) };
         let state = match decision {
             Decision::Allow => EdgeState::Allowed,
-            Decision::Deny { reason, retry_after_ms } => self.denied(cx, reason, retry_after_ms),
+            Decision::Deny { reason, retry_after_ms } => {
+                self.denied(cx, &channel, reason, retry_after_ms)
+            }
         };
         self.decide(cx, conn, &key, state);
         self.set_edge_timer(cx, conn);
@@ -328,7 +331,7 @@ impl Home {
         for edge in &edges.list {
             match edge.state {
                 EdgeState::Asked { until_ms, .. } if until_ms <= now_ms => {
-                    late.push(edge.about.key);
+                    late.push((edge.about.key, Arc::clone(&edge.about.channel)));
                 }
                 EdgeState::Denied { asked_ms, .. } if asked_ms <= now_ms => {
                     again.push(edge.about.key);
@@ -343,8 +346,8 @@ impl Home {
             .filter(|handed| handed.until_ms <= now_ms)
             .map(|handed| handed.number)
             .collect();
-        for key in late {
-            let state = self.denied(cx, "no answer in time".into(), None);
+        for (key, channel) in late {
+            let state = self.denied(cx, &channel, "no answer in time".into(), None);
             self.decide(cx, conn, &key, state);
         }
         for key in again {
@@ -359,10 +362,11 @@ impl Home {
     fn denied(
         &mut self,
         cx: &ShardContext,
+        channel: &ChannelKey,
         reason: Arc<str>,
         retry_after_ms: Option<u64>,
     ) -> EdgeState {
-        let denial = self.denial(cx, reason, retry_after_ms);
+        let denial = self.denial(cx, channel, reason, retry_after_ms);
         // Up to a quarter later, so that those who were denied together do not come back together.
         let wait_ms = denial.until_ms - cx.now.mono_ms;
         let jitter_ms = self.names.next_number() % (wait_ms / 4 + 1);
@@ -372,11 +376,13 @@ impl Home {
     fn denial(
         &self,
         cx: &ShardContext,
+        channel: &ChannelKey,
         reason: Arc<str>,
         retry_after_ms: Option<u64>,
     ) -> EdgeDenial {
         const RETRY_MS_MAX: u64 = 24 * 3600 * 1000;
-        let retry_ms = retry_after_ms.unwrap_or(cx.limits().deny_ttl_ms).min(RETRY_MS_MAX);
+        let policy = cx.settings.policies.for_channel(&channel.name);
+        let retry_ms = retry_after_ms.unwrap_or(policy.deny_ttl_ms).min(RETRY_MS_MAX);
         EdgeDenial { reason, until_ms: cx.now.mono_ms + retry_ms }
     }
 

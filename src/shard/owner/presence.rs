@@ -121,7 +121,12 @@ impl Owner {
             Err(reject) => return refuse_announcement(cx, key, &new, reject),
         };
         self.resume_entering(cx, slot, &new);
-        let presence = &mut self.entry(slot).presence;
+        let channel = self.entry(slot);
+        let metadata_bytes = new.state.peer().map_or(0, |peer| peer.metadata.len());
+        if metadata_bytes > channel.policy.peer_metadata_max_bytes as usize {
+            return self.answer_announcement(cx, slot, key, &new, Err(Reject::StateTooLarge));
+        }
+        let presence = &mut channel.presence;
         if presence.remove_other_session(new.addr, &new.identity).is_some() {
             cx.counters.members -= 1;
         }

@@ -144,6 +144,8 @@ pub struct PeerGreeting<'a> {
     /// Of the client itself.
     pub key: &'a [u8],
     pub metadata_bytes_max: u64,
+    /// Peers that a graph has at most.
+    pub peers_max: u64,
     /// What a client that signs has to sign.
     pub nonce: &'a [u8],
 }

@@ -175,14 +175,19 @@ fn append_update(update: &PeerUpdate<'_>, out: &mut Vec<u8>) {
 }
 
 pub(super) fn greeting<'a>(reader: &mut Reader<'a>) -> Result<PeerGreeting<'a>, FrameError> {
-    let (key, metadata_bytes_max) = (reader.bytes()?, reader.uvarint()?);
-    Ok(PeerGreeting { key, metadata_bytes_max, nonce: reader.bytes()? })
+    Ok(PeerGreeting {
+        key: reader.bytes()?,
+        metadata_bytes_max: reader.uvarint()?,
+        peers_max: reader.uvarint()?,
+        nonce: reader.bytes()?,
+    })
 }
 
 pub(super) fn append_greeting(greeting: &PeerGreeting<'_>, out: &mut Vec<u8>) {
     append_record(out, PEER_GREETING, |out| {
         write_bytes(out, greeting.key);
         write_uvarint(out, greeting.metadata_bytes_max);
+        write_uvarint(out, greeting.peers_max);
         write_bytes(out, greeting.nonce);
     });
 }
