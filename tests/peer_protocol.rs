@@ -291,6 +291,7 @@ fn a_check_is_answered_with_the_members_that_differ() {
                 assert!(digest.is_answer && !digest.has_all);
                 assert_eq!((digest.epoch, digest.version), (epoch, version));
                 assert_eq!(digest.buckets, [hash]);
+                assert_eq!(digest.repaired.len() as u64, expected);
                 None
             }
             Event::PeerMember(peer) => {
@@ -355,6 +356,11 @@ fn what_is_forged_replayed_or_stripped_is_refused() {
         eve.send_peer(&[PeerRequest::Update(update)]);
         assert_eq!(code_of(&mut eve, id), 40001, "request {id}");
     }
+    // What has been verified is not verified again; of the rest a second has so many.
+    for _ in 0..2 {
+        eve.send_peer(&[PeerRequest::Update(signed(&key(1), &nonce, 43, 5, "{}"))]);
+        eve.until(|event| matches!(event, Event::Ack { id: 43, .. }).then_some(()));
+    }
     let (mut bob, nonce) = greeted(&server, "bob");
     enter(&mut bob, "shop");
     // A member does not become another peer.
@@ -364,6 +370,28 @@ fn what_is_forged_replayed_or_stripped_is_refused() {
         let counted = server.counter("headcount_ignored", &format!("\"{reason}\""));
         assert_eq!(counted, count, "{reason}");
     }
+}
+
+#[test]
+fn a_flood_of_signed_updates_is_refused() {
+    let server = Server::start("");
+    let (mut eve, nonce) = greeted(&server, "eve");
+    let mut refused = 0;
+    for version in 0..500 {
+        let update = signed(&key(1), &nonce, 1_000 + version, version, "{}");
+        eve.send_peer(&[PeerRequest::Update(update)]);
+        eve.until(|event| match event {
+            Event::Error { code, .. } => {
+                assert_eq!(code.code(), 42900);
+                refused += 1;
+                Some(())
+            }
+            Event::Ack { id, .. } => (*id == 1_000 + version).then_some(()),
+            _ => None,
+        });
+    }
+    // Each second has 200, and this takes less than two.
+    assert!(refused > 0 && server.counter("headcount_ignored", "\"busy\"") == refused, "{refused}");
 }
 
 fn hex(bytes: &[u8]) -> String {

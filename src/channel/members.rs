@@ -68,7 +68,7 @@ pub struct Members {
     joined: u64,
     versions: u64,
     bytes: usize,
-    /// Set once somebody looks at the presence graph.
+    /// Set once a peer looks at the presence graph, or decides about others.
     pub(crate) graph: Option<Box<Graph>>,
 }
 

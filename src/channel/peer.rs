@@ -87,8 +87,8 @@ pub type Unadmitted = BTreeMap<PeerKey, Option<EdgeDenial>>;
 /// admits everyone.
 pub type Admissions = BTreeMap<PeerKey, Unadmitted>;
 
-/// What a channel knows of the presence graph besides its members, from the first subscriber that
-/// looks at the graph on.
+/// What a channel knows of the presence graph besides its members, once a peer looks at it or
+/// decides about others, until it is empty.
 #[derive(Debug, Default)]
 pub struct Graph {
     /// Tells the histories of a channel apart: it knows nothing of members before the last time
@@ -98,12 +98,18 @@ pub struct Graph {
     pub version: u64,
     /// The next tick has the digests of all members, or a tick without changes if none comes.
     pub is_digest_due: bool,
-    /// A timer is set for that.
-    pub is_digest_timed: bool,
+    /// Those digests, until the members change.
+    pub digests: Option<Vec<u128>>,
     pub admissions: Admissions,
 }
 
 impl Peer {
+    /// The same with the metadata of another value.
+    pub fn with_metadata_of(&self, other: &Peer) -> Peer {
+        let (metadata, signature) = (other.metadata.clone(), other.signature.clone());
+        Peer { metadata, signature, ..self.clone() }
+    }
+
     /// What it adds to the size of its member in an encoded set, in bytes.
     pub fn encoded_bytes(&self) -> usize {
         const LENGTHS_BYTES: usize = 5 * 5;

@@ -160,22 +160,25 @@ impl Present {
         self.member.peer_key_string.as_deref() == Some(key)
     }
 
-    pub fn of_peer(peer: &PeerMember<'_>) -> Self {
+    /// `known`: what is known of this member; a signature is not verified twice.
+    pub fn of_peer(peer: &PeerMember<'_>, known: Option<&MemberPeer>) -> Self {
+        let hash = member_hash(peer);
+        let known = known.filter(|known| known.hash == hash);
         let mut present = Present::plain(&peer.member);
         present.member.peer_key_string = Some(key_text(peer.key));
         present.peer = Some(MemberPeer {
             key: peer.key.to_vec(),
-            hash: member_hash(peer),
+            hash,
             is_lost: peer.is_lost,
             transport: peer.transport,
             device_name: peer.device_name.clone().into_owned(),
             os: peer.os.clone().into_owned(),
             sdk_version: peer.sdk_version.clone().into_owned(),
             metadata: object(peer.metadata),
-            signed_version: peer
-                .signature
-                .filter(|signature| signature.is_valid(peer.key, peer.metadata))
-                .map(|signature| signature.version),
+            signed_version: match known {
+                Some(known) => known.signed_version,
+                None => signed_version(peer),
+            },
             identity_metadata: object(peer.identity_metadata),
             unadmitted: peer.unadmitted.iter().map(Unadmitted::of).collect(),
         });
@@ -193,6 +196,12 @@ impl Unadmitted {
             again: Instant::now() + retry_after,
         }
     }
+}
+
+/// The version of the metadata, if the peer has signed it.
+fn signed_version(peer: &PeerMember<'_>) -> Option<u64> {
+    let signature = peer.signature?;
+    signature.is_valid(peer.key, peer.metadata).then_some(signature.version)
 }
 
 /// What is no object counts as an empty one.

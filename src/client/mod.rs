@@ -81,6 +81,8 @@ use signing::Signer;
 use state::StateCell;
 use state_dir::device_id;
 
+use crate::wire::foony::peer::DEVICE_NAME_BYTES_MAX;
+
 /// Everything that a program needs: `use headcount::client::prelude::*`.
 pub mod prelude {
     pub use super::{
@@ -182,6 +184,10 @@ impl Client {
         let signer = config.signs_metadata.then(|| Signer::open(state_dir)).transpose()?;
         let metadata = MetadataStore::open(state_dir, signer)?;
         let device_name = config.device_name.clone().unwrap_or_else(host_name);
+        if device_name.len() > DEVICE_NAME_BYTES_MAX {
+            let why = format!("a device name has at most {DEVICE_NAME_BYTES_MAX} bytes");
+            return Err(Box::new(ClientError::Config { why }));
+        }
         let within = config.connection_request_timeout;
         let local = LocalPeer::new(device_id(state_dir)?, device_name, metadata, within);
         let queue = Arc::new(CommandQueue::new()?);

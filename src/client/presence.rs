@@ -397,11 +397,11 @@ impl Presence {
     /// # Errors
     /// As there.
     pub fn set_peer_metadata_json_str(&self, text: &str) -> Result<()> {
-        let mut shared = self.lock();
-        if shared.is_closed {
+        if self.lock().is_closed {
             return Ok(());
         }
         self.local.metadata.set_text(text)?;
+        let mut shared = self.lock();
         let graph = (*shared.graph).clone();
         shared.publish(&self.local, graph);
         drop(shared);

@@ -31,7 +31,7 @@ pub use dialect::{Dialect, Feeds, Input, Session, Silences, Taken, Upgraded};
 pub use echo::PANIC;
 pub use feed::{Encoded, Feed, FeedKind, FeedSet};
 pub use foony::secret as connection_secret;
-pub use peer::encode::check as check_members;
+pub use peer::encode::{differing as members_that_differ, digests as members_digests};
 pub use peer::key_of as peer_key_of;
 pub use principal::{Principal, SessionNames};
 pub use request::{

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::command::{Command, HandleId};
 use super::direct::{direct_error, wire};
-use super::membership::{Membership, State};
+use super::membership::{Announced, Membership};
 use super::messages::{Fetch, Group, Messages, Phase};
 use super::mirror::Mirror;
 use super::publishing::Publishing;
@@ -46,7 +46,7 @@ pub(super) enum Asked {
     Watch(String),
     /// To compare the members of a channel.
     Check(String),
-    Announce(String, State, Vec<Completer<()>>),
+    Announce(Announced),
     Leave(String, Completer<()>),
     Direct(Completer<()>),
     PeerUpdate,
@@ -72,6 +72,10 @@ pub(super) struct Core {
     is_live: bool,
     /// Some request to join is confirmed, and not complete.
     pub is_joining: bool,
+    /// Memberships so far.
+    pub memberships: u64,
+    /// Why the server does not take this client for a peer.
+    refused: Option<String>,
     pub mirror: Mirror,
 }
 
@@ -88,6 +92,8 @@ impl Core {
             is_greeted: false,
             is_live: false,
             is_joining: false,
+            memberships: 0,
+            refused: None,
             mirror,
         }
     }
@@ -116,6 +122,11 @@ impl Core {
     /// Whether everything that the server has to say first has been said.
     pub fn can_begin(&self) -> bool {
         self.is_greeted && !self.is_live && !self.mirror.awaits_greeting()
+    }
+
+    /// Why the client cannot begin on this connection.
+    pub fn take_refusal(&mut self) -> Option<ClientError> {
+        self.refused.take().map(|why| ClientError::Unreachable { why })
     }
 
     /// Asks for everything again.
@@ -168,12 +179,7 @@ impl Core {
                 Asked::Leave(channel, completer) => {
                     self.waiting.push(Command::Leave { channel, completer });
                 }
-                Asked::Announce(channel, _, completers) => {
-                    let membership = self.channel(&channel).membership.as_mut();
-                    if let Some(membership) = membership {
-                        membership.confirmations.extend(completers);
-                    }
-                }
+                Asked::Announce(announced) => self.announce_again(announced),
                 Asked::Direct(completer) => {
                     let why = "the connection was lost".to_owned();
                     completer.complete(Err(ClientError::PeerUnavailable { why }));
@@ -290,7 +296,7 @@ impl Core {
     }
 
     /// Asks the server for what is wanted of a channel, and gives up what is not.
-    fn settle(&mut self, name: &str, out: &mut Outbound) {
+    pub fn settle(&mut self, name: &str, out: &mut Outbound) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         let asked = &mut self.asked;
         if channel.messages.is_wanted() && channel.messages.phase == Phase::Idle {
@@ -311,14 +317,9 @@ impl Core {
             }
             _ => {}
         }
-        if let Some(membership) = channel.membership.as_mut().filter(|m| !m.is_sent) {
-            membership.is_sent = true;
-            let state = membership.state.as_deref().unwrap_or_default();
-            let id = out.request(|id| Request::Presence(presence(id, name, Action::Enter, state)));
-            let confirmations = std::mem::take(&mut membership.confirmations);
-            let state = membership.state.clone();
-            asked.insert(id, Asked::Announce(name.to_owned(), state, confirmations));
-        }
+        self.send_state(name, out);
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let asked = &mut self.asked;
         if !is_watched && !channel.messages.is_wanted() {
             if channel.messages.phase != Phase::Idle {
                 let id = out.request(|id| Request::Unsubscribe { id, channel: name.into() });
@@ -374,6 +375,9 @@ impl Core {
                     self.handle_ack(asked, id, serial, out);
                 }
             }
+            foony::Event::Error { id: NOT_ANSWERED, message, .. } if !self.is_live => {
+                self.refused = Some(message.into_owned());
+            }
             foony::Event::Error { id, code, message } => {
                 if let Some(asked) = self.asked.remove(&id) {
                     self.handle_refusal(asked, id, &refusal(code, &message), out);
@@ -394,7 +398,9 @@ impl Core {
             }
             foony::Event::PeerMember(peer) => {
                 let (action, reason) = (peer.member.action, LeaveReason::of_code(peer.reason));
-                let present = Present::of_peer(&peer);
+                let channel = self.channels.get(&*peer.member.channel);
+                let known = channel.and_then(|channel| channel.roster.find(&peer.member));
+                let present = Present::of_peer(&peer, known);
                 self.handle_member(&peer.member.channel, action, reason, present);
             }
             foony::Event::EdgeRequest(request) => self.mirror.decide(&request),
@@ -438,10 +444,8 @@ impl Core {
                 }
                 self.settle(&name, out);
             }
-            Asked::Check(name) => self.end_check(&name),
-            Asked::Announce(name, state, confirmations) => {
-                self.confirm(&name, state, confirmations);
-            }
+            Asked::Check(name) => self.end_check(&name, out),
+            Asked::Announce(announced) => self.confirm(announced),
             Asked::Leave(_, completer) | Asked::Direct(completer) => completer.complete(Ok(())),
             Asked::PeerUpdate => self.end_peer_update(&Ok(())),
             Asked::Release | Asked::Head(_) | Asked::Fetch(..) | Asked::History(..) => {}
@@ -465,14 +469,7 @@ impl Core {
             }
             Asked::Check(name) => self.give_up_check(&name),
             Asked::Fetch(name, handle) => self.handle_fetched(&name, handle, Vec::new(), out),
-            Asked::Announce(name, state, confirmations) => {
-                if let Some(channel) = self.channels.get_mut(&name) {
-                    channel.give_up(&state);
-                }
-                confirmations.into_iter().for_each(|c| c.complete(Err(error.clone())));
-                self.mirror.mark_changed();
-                self.settle(&name, out);
-            }
+            Asked::Announce(announced) => self.give_up(announced, error, out),
             Asked::History(.., completer) => completer.complete(Err(error.clone())),
             Asked::Leave(_, completer) | Asked::Direct(completer) => {
                 completer.complete(Err(error.clone()));

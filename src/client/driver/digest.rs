@@ -17,14 +17,27 @@ pub(super) struct Comparison {
     seen: Option<(u64, u64)>,
     /// Digests that the server was asked to compare with its own, and has not.
     asked: Option<Vec<u128>>,
-    /// Buckets whose members are arriving again.
-    repaired: Option<Vec<bool>>,
+    repair: Option<Repair>,
+}
+
+/// Some of the members are arriving again.
+struct Repair {
+    /// By bucket, whether those of it are.
+    is_repaired: Vec<bool>,
+    /// Digests of the server.
+    target: Vec<u128>,
+    /// Buckets that differed before.
+    different: usize,
 }
 
 impl Comparison {
-    /// Whether members that arrive are an answer.
-    pub fn is_repairing(&self) -> bool {
-        self.repaired.is_some()
+    /// Whether a member that arrives, or leaves, is part of a repair.
+    pub fn repairs(&self, (client_id, connection_id): &(String, String)) -> bool {
+        self.repair.as_ref().is_some_and(|repair| {
+            let count = repair.is_repaired.len();
+            let bucket = binary::bucket_of(client_id, connection_id, count);
+            repair.is_repaired.get(bucket) == Some(&true)
+        })
     }
 }
 
@@ -32,17 +45,24 @@ impl Core {
     pub fn handle_digest(&mut self, digest: &MembersDigest<'_>, out: &mut Outbound) {
         let name = &digest.channel;
         let Some(channel) = self.channel_mut(name) else { return };
-        let Some(buckets) = channel.roster.handle_digest(digest) else { return };
-        let request = Check { id: 0, channel: (&**name).into(), buckets };
-        let id = out.peer_request(|id| PeerRequest::Check(Check { id, ..request }));
-        self.asked.insert(id, Asked::Check(name.clone().into_owned()));
+        if let Some(buckets) = channel.roster.handle_digest(digest) {
+            self.check(name, buckets, out);
+        }
+    }
+
+    fn check(&mut self, name: &str, buckets: Vec<u128>, out: &mut Outbound) {
+        let id =
+            out.peer_request(|id| PeerRequest::Check(Check { id, channel: name.into(), buckets }));
+        self.asked.insert(id, Asked::Check(name.to_owned()));
     }
 
     /// The server has answered a check.
-    pub fn end_check(&mut self, name: &str) {
-        if let Some(channel) = self.channel_mut(name) {
-            channel.roster.end_check();
-            self.mirror.mark_changed();
+    pub fn end_check(&mut self, name: &str, out: &mut Outbound) {
+        let Some(channel) = self.channel_mut(name) else { return };
+        let question = channel.roster.end_check();
+        self.mirror.mark_changed();
+        if let Some(buckets) = question {
+            self.check(name, buckets, out);
         }
     }
 
@@ -64,8 +84,10 @@ impl Roster {
             let asked = self.comparison.asked.take()?;
             return self.handle_answer(asked, digest);
         }
+        let Comparison { asked, repair, .. } = &self.comparison;
+        let is_under_way = asked.is_some() || repair.is_some();
         // A snapshot may be ahead of changes that are still to come.
-        if self.phase != Phase::Live || digest.has_all || self.comparison.asked.is_some() {
+        if self.phase != Phase::Live || digest.has_all || is_under_way {
             return None;
         }
         let follows = |(epoch, version): (u64, u64)| {
@@ -88,21 +110,25 @@ impl Roster {
             self.comparison.asked = Some(buckets.clone()).filter(|own| *own != digest.buckets);
             return self.comparison.asked.clone();
         }
-        let other = asked.iter().zip(&digest.buckets).map(|(asked, bucket)| asked != bucket);
-        self.comparison.repaired = Some(match asked.len() == digest.buckets.len() {
-            true => other.collect(),
-            false => vec![true; digest.buckets.len()],
-        });
+        let mut is_repaired = vec![false; digest.buckets.len()];
+        for bucket in &digest.repaired {
+            let bucket = usize::try_from(*bucket).ok().and_then(|at| is_repaired.get_mut(at));
+            bucket.into_iter().for_each(|bucket| *bucket = true);
+        }
+        let target = digest.buckets.clone();
+        let different = self.different(&target);
+        self.comparison.repair = Some(Repair { is_repaired, target, different });
         None
     }
 
-    /// The members of the buckets that differ have arrived.
-    pub fn end_check(&mut self) {
-        let Some(repaired) = self.comparison.repaired.take() else { return };
+    /// The members of the repaired buckets have arrived. Returns the digests of the copy if more
+    /// is to be repaired.
+    pub fn end_check(&mut self) -> Option<Vec<u128>> {
+        let Repair { is_repaired, target, different } = self.comparison.repair.take()?;
         let arrived = std::mem::take(&mut self.arriving);
         let is_gone = |(key, _): &(&(String, String), _)| {
-            let bucket = binary::bucket_of(&key.0, &key.1, repaired.len());
-            repaired.get(bucket) == Some(&true) && !arrived.contains_key(*key)
+            let bucket = binary::bucket_of(&key.0, &key.1, is_repaired.len());
+            is_repaired.get(bucket) == Some(&true) && !arrived.contains_key(*key)
         };
         let gone = self.members.iter().filter(is_gone).map(|(_, present)| present.clone());
         for present in gone.collect::<Vec<_>>() {
@@ -111,6 +137,16 @@ impl Roster {
         for (_, present) in arrived {
             self.apply(Action::Enter, LeaveReason::Unknown, present);
         }
+        // What does not get better with this answer does not with the next one.
+        let has_more = (1..different).contains(&self.different(&target));
+        self.comparison.asked = has_more.then(|| self.buckets(target.len()));
+        self.comparison.asked.clone()
+    }
+
+    /// Buckets whose digests are others.
+    fn different(&self, target: &[u128]) -> usize {
+        let own = self.buckets(target.len());
+        own.iter().zip(target).filter(|(own, target)| own != target).count()
     }
 
     /// The digests of the copy.

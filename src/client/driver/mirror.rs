@@ -24,7 +24,8 @@ const NO_METADATA: &str = "{}";
 /// Peers that a graph has at most, unless the server says.
 const PEERS_MAX: usize = 10_000;
 
-/// Peers whose newest version is remembered.
+/// Peers whose newest version is remembered: those that were seen first are forgotten first, and
+/// a value of theirs that is replayed later counts as verified.
 const VERSIONS_MAX: usize = 20_000;
 
 /// Up to this many peers, connections among others are listed.
@@ -228,7 +229,7 @@ impl Mirror {
             Some(newest) => *newest = version,
             None => {
                 if self.newest.len() == VERSIONS_MAX {
-                    self.newest.swap_remove_index(0);
+                    self.newest.shift_remove_index(0);
                 }
                 self.newest.insert(peer.key.clone(), version);
             }
@@ -343,7 +344,7 @@ mod tests {
             data: b"",
             encoding: "".into(),
         };
-        let present = Present::of_peer(&PeerMember {
+        let peer = PeerMember {
             member,
             is_lost: false,
             reason: 0,
@@ -356,7 +357,8 @@ mod tests {
             signature,
             identity_metadata: b"",
             unadmitted: Vec::new(),
-        });
+        };
+        let present = Present::of_peer(&peer, None);
         let graph = mirror.graph([("shop", &present)].into_iter(), true);
         format!("{:?}", graph.remote_peers[0].metadata_trust())
     }

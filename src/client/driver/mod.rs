@@ -249,7 +249,7 @@ impl Driver {
         match used {
             Ok(used) => {
                 unread.drain(..used);
-                Ok(())
+                self.core.take_refusal().map_or(Ok(()), |why| Err(Ended::Lost(why)))
             }
             Err(closed) => Err(self.ended(&closed)),
         }

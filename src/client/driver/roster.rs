@@ -7,10 +7,10 @@ use super::digest::Comparison;
 use super::messages::Phase;
 use super::sinks::MemberSink;
 use crate::client::handles::Opener;
-use crate::client::member::{LeaveReason, Member, MemberEvent, Present};
+use crate::client::member::{LeaveReason, Member, MemberEvent, MemberPeer, Present};
 use crate::client::pending::Completer;
 use crate::client::{ClientError, Result};
-use crate::wire::foony::Action;
+use crate::wire::foony::{self, Action};
 
 /// The members of a channel, and everyone here who wants to know them.
 #[derive(Default)]
@@ -67,6 +67,12 @@ impl Roster {
         self.members.clear();
     }
 
+    /// What is known of a member.
+    pub fn find(&self, member: &foony::Member<'_>) -> Option<&MemberPeer> {
+        let key = (member.client_id.to_string(), member.connection_id.to_string());
+        self.members.get(&key)?.peer.as_ref()
+    }
+
     pub fn members(&self) -> impl Iterator<Item = &Present> {
         self.members.values()
     }
@@ -97,8 +103,8 @@ impl Roster {
 
     /// An event of the server.
     pub fn handle(&mut self, action: Action, reason: LeaveReason, present: Present) {
-        if self.phase != Phase::Live || self.comparison.is_repairing() {
-            let key = key_of(&present);
+        let key = key_of(&present);
+        if self.phase != Phase::Live || self.comparison.repairs(&key) {
             match action {
                 Action::Leave => drop(self.arriving.shift_remove(&key)),
                 Action::Enter | Action::Update => drop(self.arriving.insert(key, present)),

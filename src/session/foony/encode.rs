@@ -61,6 +61,11 @@ impl<'o> Writer<'o> {
         Writer { form, coalescer: Coalescer::default(), out }
     }
 
+    /// Bytes of the output.
+    pub fn output_bytes(&self) -> usize {
+        self.out.len()
+    }
+
     pub fn event(&mut self, event: &Event<'_>) {
         match self.form {
             Form::Records => {

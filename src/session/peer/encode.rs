@@ -13,6 +13,9 @@ use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::{MembersDigest, Transport, UnadmittedPeer};
 use crate::wire::foony::{self, Event, PeerMember, binary, peer as foony_peer};
 
+/// The answer to a check ends with the bucket that exceeds it, bytes.
+const CHECKED_BYTES_MAX: usize = 256 * 1024;
+
 /// In place of a key that is not needed.
 const NO_KEY: PeerKey = PeerKey::Derived([0; DERIVED_KEY_BYTES]);
 
@@ -25,8 +28,8 @@ pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Chan
 pub fn tick(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
     encode(now, key, members, |encoder| {
         encoder.changes(changes);
-        let is_due = members.graph.as_ref().is_some_and(|graph| graph.is_digest_due);
-        let buckets = if is_due { encoder.buckets() } else { Vec::new() };
+        let graph = members.graph.as_ref().filter(|graph| graph.is_digest_due);
+        let buckets = graph.and_then(|graph| graph.digests.clone()).unwrap_or_default();
         encoder.digest(|digest| MembersDigest { buckets, ..digest });
     })
 }
@@ -39,22 +42,36 @@ pub fn members(now: Clocks, key: &ChannelKey, members: &Members) -> Arc<[u8]> {
     })
 }
 
-/// What differs from a copy of the members with these digests; without any, the digests.
-pub fn check(now: Clocks, key: &ChannelKey, members: &Members, copy: &[u128]) -> Arc<[u8]> {
-    encode(now, key, members, |encoder| {
-        let buckets = encoder.buckets();
-        let is_other: Vec<bool> = match copy.len() == buckets.len() {
-            true => copy.iter().zip(&buckets).map(|(copy, bucket)| copy != bucket).collect(),
-            false => vec![!copy.is_empty(); buckets.len()],
-        };
-        encoder.digest(|digest| MembersDigest { is_answer: true, buckets, ..digest });
-        for member in members.iter() {
-            let Identity { user, connection, .. } = &*member.identity;
-            if is_other[binary::bucket_of(user, connection, is_other.len())] {
-                encoder.member(&Shown::present(now, member));
-            }
+/// The digests of all members.
+pub fn digests(now: Clocks, key: &ChannelKey, members: &Members) -> Vec<u128> {
+    View { now, key, members }.digests()
+}
+
+/// What differs from a copy of the members with these digests, as much as an answer may have;
+/// without any, the digests.
+pub fn differing(now: Clocks, key: &ChannelKey, members: &Members, copy: &[u128]) -> Arc<[u8]> {
+    let view = View { now, key, members };
+    let known = members.graph.as_ref().and_then(|graph| graph.digests.clone());
+    let buckets = known.unwrap_or_else(|| view.digests());
+    let mut of_bucket: Vec<Vec<&Member>> = vec![Vec::new(); buckets.len()];
+    for member in members.iter() {
+        let Identity { user, connection, .. } = &*member.identity;
+        of_bucket[binary::bucket_of(user, connection, buckets.len())].push(member);
+    }
+    let (mut body, mut repaired) = (Vec::new(), Vec::new());
+    let mut encoder = Encoder { view, writer: Writer::new(Form::Records, &mut body) };
+    for (bucket, members) in of_bucket.iter().enumerate() {
+        let is_same =
+            copy.is_empty() || copy.len() == buckets.len() && copy[bucket] == buckets[bucket];
+        if !is_same && encoder.writer.output_bytes() < CHECKED_BYTES_MAX {
+            members.iter().for_each(|member| encoder.member(&Shown::present(now, member)));
+            repaired.push(bucket as u64);
         }
-    })
+    }
+    let head = encode(now, key, members, |encoder| {
+        encoder.digest(|digest| MembersDigest { is_answer: true, buckets, repaired, ..digest });
+    });
+    [&*head, &body].concat().into()
 }
 
 fn encode(
@@ -140,26 +157,25 @@ impl Encoder<'_, '_> {
             version: graph.map_or(0, |graph| graph.version),
             count: members.len() as u64,
             buckets: Vec::new(),
+            repaired: Vec::new(),
         })));
     }
+}
 
-    /// The digests of all members.
-    fn buckets(&self) -> Vec<u128> {
-        let View { now, members, .. } = self.view;
-        let mut buckets = vec![0u128; binary::buckets_for(members.len())];
-        for member in members.iter() {
-            let shown = Shown::present(now, member);
-            let derived = self.view.derived_key(&shown);
-            let record = self.view.record(&shown, &derived);
+impl<'m> View<'m> {
+    fn digests(self) -> Vec<u128> {
+        let mut buckets = vec![0u128; binary::buckets_for(self.members.len())];
+        for member in self.members.iter() {
+            let shown = Shown::present(self.now, member);
+            let derived = self.derived_key(&shown);
+            let record = self.record(&shown, &derived);
             let foony::Member { client_id, connection_id, .. } = &record.member;
             let bucket = binary::bucket_of(client_id, connection_id, buckets.len());
             buckets[bucket] = buckets[bucket].wrapping_add(binary::member_hash(&record));
         }
         buckets
     }
-}
 
-impl<'m> View<'m> {
     /// The key of a member that is no peer.
     fn derived_key(self, shown: &Shown<'_>) -> PeerKey {
         match shown.state.peer() {

@@ -26,6 +26,8 @@ pub struct OwnedChannel {
     pub dirty: bool,
     /// A flush timer is set.
     pub timed: bool,
+    /// A timer is set for the digests of the members.
+    pub digest_timed: bool,
     /// When changes were last flushed; `None` before the first time.
     pub flushed: Option<Timestamp>,
     /// Set while subscribers wait for a snapshot, and while snapshots are conflated.
@@ -91,6 +93,7 @@ impl OwnedChannel {
             homes: InlineVec::None,
             dirty: false,
             timed: false,
+            digest_timed: false,
             flushed: None,
             snapshots: None,
         }
@@ -113,11 +116,18 @@ impl OwnedChannel {
 
     /// True without members, subscribers and changes to flush.
     pub fn is_unused_but_for_messages(&self) -> bool {
-        let is_idle = !self.dirty && !self.timed;
+        let is_idle = !self.dirty && !self.timed && !self.digest_timed;
         self.presence.members().is_empty() && self.homes.is_empty() && is_idle
     }
 
     pub fn subscribe(&mut self, shard: ShardId, feed: Feed, home: HomeChannelId) {
+        if feed == Feed::FoonyPeers
+            && !self.presence.members().is_empty()
+            && let Some(graph) = &mut self.presence.members_mut().graph
+        {
+            // Without a subscriber, not every change was recorded.
+            graph.digests = None;
+        }
         match self.home_mut(shard) {
             Some(known) => {
                 known.home = home;

@@ -111,7 +111,7 @@ impl Owner {
             Command::Direct { reply_to, message } => {
                 self.send_direct(cx, &key, from, reply_to, message);
             }
-            Command::Check { reply_to, copy } => self.check(cx, from, &key, reply_to, &copy),
+            Command::Check { reply_to, copy } => self.check(cx, from, &key, reply_to, copy),
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);
             }
@@ -232,7 +232,9 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::channel::{ChangeKind, Identity, LeaveReason, Resume, State};
+    use crate::channel::{
+        Asks, ChangeKind, DERIVED_KEY_BYTES, Identity, LeaveReason, Peer, PeerKey, Resume, State,
+    };
     use crate::ids::ConnId;
     use crate::session::{Feed, NO_REQUEST};
     use crate::shard::envelope::{
@@ -301,6 +303,37 @@ mod tests {
         assert_eq!(left.len(), SESSIONS as usize / 2);
         assert_eq!(kind_of(ChangeKind::Leave).count(), SESSIONS as usize / 2, "each once");
         assert_eq!(kind_of(ChangeKind::Enter).count(), SESSIONS as usize / 2);
+    }
+
+    #[test]
+    fn a_refused_member_leaves_no_channel_and_a_member_keeps_the_metadata_it_had() {
+        let (mut cx, key_of) = (context(), |cx: &ShardContext| key(cx, "room:1"));
+        let (mut owner, key) = (Owner::new(&cx), key_of(&cx));
+        let announce = |metadata: usize, asks| {
+            let Command::Announce(mut new) = announce(0, "ann") else { panic!("an announcement") };
+            new.state = new.state.of_peer(Arc::new(Peer {
+                key: PeerKey::Derived([1; DERIVED_KEY_BYTES]),
+                device_name: "".into(),
+                os: "".into(),
+                sdk_version: "".into(),
+                metadata: vec![b' '; metadata].into(),
+                signature: None,
+                asks,
+            }));
+            Command::Announce(new)
+        };
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), announce(4097, None));
+        owner.flush(&mut cx);
+        assert_eq!(owner.channels.len(), 0);
+        let refused = |envelope| matches!(envelope, Envelope::Refused { .. });
+        assert_eq!(sent(&mut cx).into_iter().filter_map(|e| refused(e).then_some(())).count(), 1);
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), announce(7, None));
+        let asks = Some(Asks { timeout_ms: 100, handler: 1 });
+        owner.handle_command(&mut cx, SHARD, Arc::clone(&key), announce(4097, asks));
+        let slot = owner.channels.find_key(&key).expect("a channel");
+        let member = owner.entry(slot).presence.members().find(addr(0)).expect("a member");
+        let peer = member.state.peer().expect("a peer");
+        assert_eq!((peer.metadata.len(), peer.asks), (7, asks));
     }
 
     #[test]

@@ -114,19 +114,15 @@ impl Owner {
         &mut self,
         cx: &mut ShardContext,
         key: &Arc<ChannelKey>,
-        new: Announcement,
+        mut new: Announcement,
     ) {
-        let slot = match self.open(cx, key) {
+        let opened = self.fit_metadata(cx, key, &mut new).and_then(|()| self.open(cx, key));
+        let slot = match opened {
             Ok(slot) => slot,
             Err(reject) => return refuse_announcement(cx, key, &new, reject),
         };
         self.resume_entering(cx, slot, &new);
-        let channel = self.entry(slot);
-        let metadata_bytes = new.state.peer().map_or(0, |peer| peer.metadata.len());
-        if metadata_bytes > channel.policy.peer_metadata_max_bytes as usize {
-            return self.answer_announcement(cx, slot, key, &new, Err(Reject::StateTooLarge));
-        }
-        let presence = &mut channel.presence;
+        let presence = &mut self.entry(slot).presence;
         if presence.remove_other_session(new.addr, &new.identity).is_some() {
             cx.counters.members -= 1;
         }
@@ -148,6 +144,27 @@ impl Owner {
         }
         self.mark_dirty(slot);
         self.answer_announcement(cx, slot, key, &new, done);
+    }
+
+    /// A namespace may allow less metadata than the session that took it: a member keeps what it
+    /// had, anyone else is refused.
+    fn fit_metadata(
+        &mut self,
+        cx: &ShardContext,
+        key: &ChannelKey,
+        new: &mut Announcement,
+    ) -> Result<(), Reject> {
+        let Some(peer) = new.state.peer() else { return Ok(()) };
+        let policy = cx.settings.policies.for_channel(&key.name);
+        if peer.metadata.len() <= policy.peer_metadata_max_bytes as usize {
+            return Ok(());
+        }
+        let slot = self.channels.find_key(key);
+        let member = slot.and_then(|slot| self.entry(slot).presence.members().find(new.addr));
+        let known = member.and_then(|member| member.state.peer()).ok_or(Reject::StateTooLarge)?;
+        let peer = Arc::new(peer.with_metadata_of(known));
+        new.state = new.state.clone().of_peer(peer);
+        Ok(())
     }
 
     fn answer_announcement(
@@ -283,12 +300,9 @@ impl Owner {
         if channel.is_snapshot_pending() {
             cx.counters.conflate(Conflated::LargeSet);
         }
-        let is_numbered = channel.number_tick(cx);
-        let tick = Arc::new(make_tick(cx, channel));
-        if is_numbered {
-            channel.presence.members_mut().graph_mut(cx.now).is_digest_due = false;
-            self.time_digest(cx, slot);
-        }
+        self.number_tick(cx, slot);
+        let tick = Arc::new(make_tick(cx, self.entry(slot)));
+        self.end_tick(slot);
         if !tick.is_empty() {
             cx.counters.presence_ticks += 1;
             self.route_tick(cx, slot, &tick);

@@ -50,8 +50,11 @@ impl Owner {
         }
         let tick = Arc::new(make_repair(cx, channel, feeds, departures));
         cx.outbox.send(shard, Envelope::Presence { to, feeds, tick });
+        let key = Arc::clone(&channel.key);
+        if feeds.contains(Feed::FoonyPeers) {
+            self.time_digest(cx, slot);
+        }
         if feeds.contains(Feed::Changes) {
-            let key = Arc::clone(&channel.key);
             self.send_members(cx, &key, shard, MembersFor::Watcher(to));
         }
     }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::channel_entry::OwnedChannel;
+use super::digest::Check;
 use super::home_subscription::HomeSubscription;
 use super::{Owner, send_answer};
 use crate::counters::Dropped;
@@ -45,6 +46,8 @@ pub struct SnapshotState {
     /// those who have missed one. Bounded by [`REQUESTS_MAX`] for sets, and for changes by the
     /// large answers that a connection may have in progress.
     requests: Vec<SnapshotRequest>,
+    /// Peers whose copies of the members are compared at the next flush; bounded as `requests`.
+    pub checks: Vec<Check>,
 }
 
 impl SnapshotState {
@@ -173,7 +176,9 @@ impl Owner {
         }
         self.make_snapshots_if_due(cx, slot);
         let channel = self.entry(slot);
-        if !channel.is_large(cx.limits()) && channel.pending_feeds().is_empty() {
+        let has_checks = channel.snapshots.as_ref().is_some_and(|s| !s.checks.is_empty());
+        let is_pending = has_checks || !channel.pending_feeds().is_empty();
+        if !channel.is_large(cx.limits()) && !is_pending {
             channel.snapshots = None;
         }
     }
@@ -215,7 +220,7 @@ impl Owner {
         if channel.presence.has_changes() {
             channel.presence.set_snapshot_sent();
         }
-        if feeds.contains(Feed::FoonyPeers) && !channel.presence.members().is_empty() {
+        if feeds.contains(Feed::FoonyPeers) {
             self.time_digest(cx, slot);
         }
         let channel = self.entry(slot);

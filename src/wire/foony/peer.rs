@@ -66,7 +66,7 @@ pub struct Check<'a> {
 pub struct MembersDigest<'a> {
     /// Everyone who is present was sent before it.
     pub has_all: bool,
-    /// It answers a [`Check`], and the members of the buckets that differ follow.
+    /// It answers a [`Check`].
     pub is_answer: bool,
     pub channel: Cow<'a, str>,
     /// Of several histories of one channel.
@@ -77,6 +77,8 @@ pub struct MembersDigest<'a> {
     pub count: u64,
     /// Their digests; not with every one.
     pub buckets: Vec<u128>,
+    /// Of an answer: numbers of the buckets whose members follow.
+    pub repaired: Vec<u64>,
 }
 
 /// Whether a peer may connect.

@@ -242,6 +242,7 @@ fn understand(event: Event<'_>) -> Heard {
             version: (digest.epoch, digest.version),
             count: digest.count,
             buckets: digest.buckets,
+            repaired: digest.repaired,
         }),
         Event::Error { id, code, .. } => Heard::Error { id, code: code.code() },
         Event::Pong => Heard::Pong,

@@ -24,6 +24,7 @@ pub struct Digest {
     pub version: (u64, u64),
     pub count: u64,
     pub buckets: Vec<u128>,
+    pub repaired: Vec<u64>,
 }
 
 /// The copy of the members of one channel.
@@ -36,8 +37,8 @@ pub struct Copy {
     is_wrong: bool,
     /// Digests that the server compares.
     asked: Option<Vec<u128>>,
-    /// Buckets that it sends again, and who of them has arrived.
-    repaired: Option<(Vec<bool>, BTreeSet<Name>)>,
+    /// Buckets that it sends again of so many, and who of them has arrived.
+    repaired: Option<(Vec<u64>, usize, BTreeSet<Name>)>,
 }
 
 /// What a member adds to the digest of its bucket.
@@ -76,7 +77,7 @@ impl Run {
         let channel = self.channel_of(&member.channel);
         let copy = &mut self.clients[id].room(channel).copy;
         let name = (member.client.clone(), member.connection.clone());
-        if let Some((_, arrived)) = &mut copy.repaired {
+        if let Some((.., arrived)) = &mut copy.repaired {
             arrived.insert(name.clone());
         }
         match member.action {
@@ -135,20 +136,21 @@ impl Run {
                 false => self.check_copy(id, channel, buckets),
             };
         }
-        let is_other = match asked.len() == digest.buckets.len() {
-            true => asked.iter().zip(&digest.buckets).map(|(a, b)| a != b).collect(),
-            false => vec![true; digest.buckets.len()],
-        };
-        copy.repaired = Some((is_other, BTreeSet::new()));
+        // Few enough members for one answer.
+        let different = asked.iter().zip(&digest.buckets).filter(|(a, b)| a != b).count();
+        let is_counted = asked.len() == digest.buckets.len();
+        let expected = if is_counted { different } else { digest.buckets.len() };
+        assert_eq!(digest.repaired.len(), expected, "{asked:?}: {digest:?}");
+        copy.repaired = Some((digest.repaired.clone(), digest.buckets.len(), BTreeSet::new()));
     }
 
     /// All of an answer has arrived: of the buckets in it, nobody else is present.
     pub fn copy_checked(&mut self, id: usize, channel: &'static str) {
         let room = self.clients[id].room(channel);
-        let Some((is_other, arrived)) = room.copy.repaired.take() else { return };
+        let Some((repaired, count, arrived)) = room.copy.repaired.take() else { return };
         let remains = |name: &Name| {
-            let bucket = binary::bucket_of(&name.0, &name.1, is_other.len());
-            !is_other.get(bucket).copied().unwrap_or_default() || arrived.contains(name)
+            let bucket = binary::bucket_of(&name.0, &name.1, count);
+            !repaired.contains(&(bucket as u64)) || arrived.contains(name)
         };
         room.copy.hashes.retain(|name, _| remains(name));
         room.view.retain(|name, _| remains(name));

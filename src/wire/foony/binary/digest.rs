@@ -97,6 +97,7 @@ pub(super) fn digest<'a>(reader: &mut Reader<'a>) -> Result<MembersDigest<'a>, F
         version: reader.uvarint()?,
         count: reader.uvarint()?,
         buckets: buckets(reader)?,
+        repaired: reader.list(Reader::uvarint)?,
     })
 }
 
@@ -109,5 +110,7 @@ pub(super) fn append_digest(digest: &MembersDigest<'_>, out: &mut Vec<u8>) {
             write_uvarint(out, number);
         }
         write_buckets(out, &digest.buckets);
+        write_uvarint(out, digest.repaired.len() as u64);
+        digest.repaired.iter().for_each(|bucket| write_uvarint(out, *bucket));
     });
 }

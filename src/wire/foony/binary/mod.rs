@@ -113,11 +113,9 @@ impl<'a> Record<'a> {
     /// Whether clients never send this type of record. Such records are skipped; they have no
     /// request id.
     pub fn is_unknown(self) -> bool {
-        const KNOWN_TO_PEERS: [u8; 2] = [PEER_UPDATE, PEER_CHECK];
-        match self.bytes.first() {
-            Some(AUTH..=PING | PEER_DECIDE..=PEER_TOOK) => false,
-            opcode => !opcode.is_some_and(|opcode| KNOWN_TO_PEERS.contains(opcode)),
-        }
+        let opcode = self.bytes.first().copied().unwrap_or_default();
+        let is_of_peer = matches!(opcode, PEER_UPDATE | PEER_DECIDE..=PEER_TOOK | PEER_CHECK);
+        !is_of_peer && !matches!(opcode, AUTH..=PING)
     }
 
     /// Decodes a request. Bytes after the last field are ignored, as in the SDKs.
