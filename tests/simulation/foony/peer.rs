@@ -33,6 +33,8 @@ pub struct Copy {
     pub hashes: BTreeMap<Name, u128>,
     /// Epoch and version of the last digest, unless nobody was present.
     version: Option<(u64, u64)>,
+    /// Members came since the last digest.
+    has_changed: bool,
     /// Something was lost here, and not mended.
     is_wrong: bool,
     /// Digests that the server compares.
@@ -67,7 +69,9 @@ impl Run {
         if is_lost {
             let channel = self.channel_of(&member.channel);
             self.world.note(|| format!("client {id} does not hear {member:?}"));
-            self.clients[id].room(channel).copy.is_wrong = true;
+            let copy = &mut self.clients[id].room(channel).copy;
+            copy.is_wrong = true;
+            copy.has_changed |= copy.repaired.is_none();
         }
         is_lost
     }
@@ -77,8 +81,9 @@ impl Run {
         let channel = self.channel_of(&member.channel);
         let copy = &mut self.clients[id].room(channel).copy;
         let name = (member.client.clone(), member.connection.clone());
-        if let Some((.., arrived)) = &mut copy.repaired {
-            arrived.insert(name.clone());
+        match &mut copy.repaired {
+            Some((.., arrived)) => drop(arrived.insert(name.clone())),
+            None => copy.has_changed = true,
         }
         match member.action {
             Action::Leave => drop(copy.hashes.remove(&name)),
@@ -93,6 +98,7 @@ impl Run {
         let copy = &mut room.copy;
         let version = Some(digest.version).filter(|_| digest.count > 0);
         let last = std::mem::replace(&mut copy.version, version);
+        let has_changed = std::mem::take(&mut copy.has_changed);
         if digest.is_answer {
             return self.hear_answer(id, channel, digest);
         }
@@ -101,7 +107,7 @@ impl Run {
             return;
         }
         if let Some((epoch, number)) = last {
-            let follows = digest.version.0 == epoch && digest.version.1 - number <= 1;
+            let follows = digest.version == (epoch, number + u64::from(has_changed));
             assert!(follows, "client {id} in {channel}: {last:?}, then {digest:?}");
         }
         let count = copy.hashes.len() as u64;
