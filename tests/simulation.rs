@@ -63,6 +63,11 @@
 //! | the head of a closed channel is forgotten | 5 f | 2 |
 //! | too many heads are forgotten without a base above them | never: too few channels | 1 |
 //! | a log that is opened again begins at 1 | 5 f | 1 |
+//! | digests of members are not made anew after a tick | 24 f | - |
+//! | no digest follows a snapshot | 24 f | - |
+//! | no digest follows a tick | 534 f | - |
+//! | a tick of peers has the version of the one before | 24 f | - |
+//! | a check is answered before changes that are still to come | 910 f | - |
 
 mod fake_sockets;
 #[path = "simulation/mod.rs"]
