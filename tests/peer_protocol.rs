@@ -12,6 +12,7 @@ use headcount::wire::foony::peer::{Check, Decision, Direct};
 use headcount::wire::foony::{Action, Event, PeerRequest, PeerUpdate, Presence, Request, binary};
 
 mod foony_client;
+mod golden;
 mod served;
 mod tempdir;
 
@@ -116,14 +117,30 @@ fn every_record_reads_back_as_it_was_written() {
 }
 
 #[test]
-fn golden_bytes() {
-    let mut bytes = Vec::new();
-    binary::append_peer_request(&PeerRequest::Update(update(0, "{}")), &mut bytes);
-    let expected = b"\x1d\x40\x00\x06device\x04till\x05Linux\x011\x00\x00\x02{}\x00\x00";
-    assert_eq!(bytes, expected);
-    bytes.clear();
-    binary::append_peer_request(&PeerRequest::Took { number: 300, is_taken: true }, &mut bytes);
-    assert_eq!(bytes, [4, 69, 0xac, 2, 1]);
+fn every_vector_decodes_to_its_value_and_encodes_to_its_bytes() {
+    for line in golden::lines("graph.jsonl", 20) {
+        let (bytes, value) = (golden::hex(golden::text(&line, "hex")), &line["value"]);
+        let record = binary::records(&bytes).next().unwrap().unwrap();
+        let mut again = Vec::new();
+        let found = if golden::text(&line, "dir") == "c2s" {
+            let request = record.peer_request().unwrap().unwrap();
+            binary::append_peer_request(&request, &mut again);
+            format!("{request:?}")
+        } else {
+            let event = record.event().unwrap();
+            if let Event::PeerMember(peer) = &event {
+                let hash = format!("{:032x}", binary::member_hash(peer));
+                assert_eq!(golden::text(&line, "hash"), hash, "{}", line["name"]);
+                let (client_id, connection_id) = (&*peer.member.client_id, "c1");
+                let bucket = binary::bucket_of(client_id, connection_id, 7);
+                assert_eq!(line["bucket_of_7"], bucket, "{}", line["name"]);
+            }
+            binary::append_event(&event, &mut again);
+            format!("{event:?}")
+        };
+        assert_eq!(again, bytes, "{}", line["name"]);
+        assert_eq!(*value, found, "{}", line["name"]);
+    }
 }
 
 #[test]
