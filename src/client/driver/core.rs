@@ -564,7 +564,7 @@ impl Core {
     }
 }
 
-fn joined(channels: &BTreeMap<String, Channel>) -> impl Iterator<Item = (&str, &Channel)> {
+fn joined(channels: &BTreeMap<String, Channel>) -> impl Iterator<Item = (&str, &Channel)> + Clone {
     let joined = channels.iter().filter(|(_, channel)| channel.membership.is_some());
     joined.map(|(name, channel)| (name.as_str(), channel))
 }

@@ -152,6 +152,9 @@ impl Roster {
     /// The digests of the copy.
     fn buckets(&self, count: usize) -> Vec<u128> {
         let mut buckets = vec![0u128; count];
+        if count == 0 {
+            return buckets;
+        }
         for ((client_id, connection_id), present) in &self.members {
             let bucket = buckets.get_mut(binary::bucket_of(client_id, connection_id, count));
             if let (Some(bucket), Some(peer)) = (bucket, &present.peer) {

@@ -57,7 +57,6 @@ struct Node<'m> {
     client_id: &'m str,
     is_connected: bool,
     transport: Transport,
-    channels: BTreeSet<&'m str>,
     /// Keys of those whom it has not admitted.
     unadmitted: BTreeSet<&'m [u8]>,
 }
@@ -182,11 +181,11 @@ impl Mirror {
     /// The graph as it is now.
     pub fn graph<'m>(
         &mut self,
-        present: impl Iterator<Item = (&'m str, &'m Present)>,
+        present: impl Iterator<Item = (&'m str, &'m Present)> + Clone,
         is_live: bool,
     ) -> PresenceGraph {
         self.is_changed = false;
-        let mut nodes = nodes(present);
+        let mut nodes = nodes(present.clone().map(|(_, present)| present));
         let own = nodes.remove(&*self.key);
         let mut local = self.local.peer(&self.key);
         local.is_connected_to_ditto_cloud = is_live;
@@ -211,7 +210,7 @@ impl Mirror {
             peer.connections.push(edge);
         }
         if all.len() < FULL_GRAPH_PEERS_MAX {
-            connect_others(&mut remote, &all);
+            connect_others(&mut remote, &all, &channels(present));
         }
         let mut graph = PresenceGraph::new(local, remote, SystemTime::now());
         graph.set_truncated(is_truncated);
@@ -246,22 +245,18 @@ impl Node<'_> {
     }
 }
 
-fn nodes<'m>(
-    present: impl Iterator<Item = (&'m str, &'m Present)>,
-) -> BTreeMap<&'m [u8], Node<'m>> {
+fn nodes<'m>(present: impl Iterator<Item = &'m Present>) -> BTreeMap<&'m [u8], Node<'m>> {
     let mut nodes = BTreeMap::<&[u8], Node<'_>>::new();
-    for (channel, present) in present {
+    for present in present {
         let Some(peer) = &present.peer else { continue };
         let node = nodes.entry(&peer.key).or_insert_with(|| Node {
             peer,
             client_id: &present.member.client_id,
             is_connected: false,
             transport: peer.transport,
-            channels: BTreeSet::new(),
             unadmitted: BTreeSet::new(),
         });
         node.unadmitted.extend(peer.unadmitted.iter().map(|unadmitted| &*unadmitted.key));
-        node.channels.insert(channel);
         // Of several connections that sign, the one with the newest version speaks.
         let is_newest = peer.signed_version >= node.peer.signed_version;
         if !peer.is_lost && (is_newest || !node.is_connected) {
@@ -285,10 +280,31 @@ fn remote_peer(key: &[u8], node: &Node<'_>) -> Peer {
     peer
 }
 
-fn connect_others(remote: &mut [Peer], all: &[(&[u8], Node<'_>)]) {
+/// The channels of each peer.
+fn channels<'m>(
+    present: impl Iterator<Item = (&'m str, &'m Present)>,
+) -> BTreeMap<&'m [u8], BTreeSet<&'m str>> {
+    let mut channels = BTreeMap::<&[u8], BTreeSet<&str>>::new();
+    for (channel, present) in present {
+        if let Some(peer) = &present.peer {
+            channels.entry(&peer.key).or_default().insert(channel);
+        }
+    }
+    channels
+}
+
+fn connect_others(
+    remote: &mut [Peer],
+    all: &[(&[u8], Node<'_>)],
+    channels: &BTreeMap<&[u8], BTreeSet<&str>>,
+) {
+    let are_apart = |a, b| match (channels.get(a), channels.get(b)) {
+        (Some(a), Some(b)) => a.is_disjoint(b),
+        _ => true,
+    };
     for (at, (key, node)) in all.iter().enumerate() {
         for (other_at, (other_key, other)) in all.iter().enumerate().skip(at + 1) {
-            if node.channels.is_disjoint(&other.channels) || !node.is_connected_to(other) {
+            if are_apart(key, other_key) || !node.is_connected_to(other) {
                 continue;
             }
             let edge = Connection::between(

@@ -73,7 +73,7 @@ impl Roster {
         self.members.get(&key)?.peer.as_ref()
     }
 
-    pub fn members(&self) -> impl Iterator<Item = &Present> {
+    pub fn members(&self) -> impl Iterator<Item = &Present> + Clone {
         self.members.values()
     }
 
