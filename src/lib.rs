@@ -46,7 +46,7 @@
 //! |---|---|
 //! | a wrong leave event; a member that stays after its connection has gone | `shard/owner/presence.rs` (graces, ticks), `shard/home/liveness.rs` (expiry), `shard/home/membership.rs`; for one slow watcher only: `shard/departures.rs` |
 //! | a new wire protocol | the docs of [`session`], `session/dialect.rs`; one with a TCP port of its own also needs a listener in `server/listen.rs` |
-//! | a peer that is missing in a graph, or is shown wrongly | `client/driver/mirror.rs` (how the graph is made), `client/driver/roster.rs` (the members of a channel), then `session/peer` (what peers are sent) and `docs/protocol.md` |
+//! | a peer that is missing in a graph, or is shown wrongly | `client/driver/mirror.rs` (how the graph is made), `client/driver/roster.rs` (the members of a channel), then `session/peer` (what peers are sent) and `docs/protocol.md`; for one client only: `client/driver/digest.rs` and `shard/owner/digest.rs` (how copies are compared) |
 //! | two peers that should be connected and are not, or the other way round; a direct message that does not arrive | `shard/owner/edges.rs` (who has admitted whom), `shard/home/edges.rs` (what a client is asked), `client/driver/direct.rs` |
 //! | a request that the operator's program should have allowed or denied | `shard/home/hook.rs` (what waits), `server/admission` (who is asked, caches, time-outs) |
 //! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |

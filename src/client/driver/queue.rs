@@ -13,6 +13,9 @@ use crate::client::{ClientError, Result};
 /// Operations that may be under way. Beyond, the program is refused.
 const OPERATIONS_MAX: usize = 16_384;
 
+/// Commands at the end of the queue that may still be taken back.
+const JUST_ASKED: usize = 64;
+
 /// Commands, bounded by [`OPERATIONS_MAX`] as far as they are operations.
 pub(crate) struct CommandQueue {
     commands: Mutex<State>,
@@ -29,6 +32,21 @@ pub(crate) struct CommandQueue {
 struct State {
     waiting: VecDeque<Command>,
     is_closed: bool,
+}
+
+impl State {
+    /// Takes back what this command ends, if it has just been asked for and waits: a program that
+    /// begins and ends in a loop while the I/O thread connects.
+    fn take_begun(&mut self, end: &Command) -> bool {
+        let is_begun = |command: &Command| match (command, end) {
+            (Command::Subscribe { id: begun, .. }, Command::Unsubscribe { id, .. })
+            | (Command::Observe { id: begun, .. }, Command::Unobserve { id, .. }) => begun == id,
+            _ => false,
+        };
+        let from_end = self.waiting.iter().rev().take(JUST_ASKED).position(is_begun);
+        let begun = from_end.and_then(|at| self.waiting.remove(self.waiting.len() - 1 - at));
+        begun.is_some()
+    }
 }
 
 impl CommandQueue {
@@ -82,7 +100,8 @@ impl CommandQueue {
             (&command, state.waiting.back()),
             (Command::PeerChanged, Some(Command::PeerChanged))
         );
-        if !state.is_closed && !is_repeated {
+        let is_void = state.take_begun(&command);
+        if !state.is_closed && !is_repeated && !is_void {
             state.waiting.push_back(command);
             drop(state);
             self.ring();
@@ -131,6 +150,10 @@ impl CommandQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::MemberEvent;
+    use crate::client::callbacks::CallbackThread;
+    use crate::client::driver::MemberSink;
+    use crate::client::handles::gate;
 
     #[test]
     fn metadata_that_is_set_again_and_again_waits_once() {
@@ -141,6 +164,23 @@ mod tests {
         assert_eq!(queue.take(0).len(), 3);
         queue.submit(Command::PeerChanged);
         assert_eq!(queue.take(0).len(), 1);
+    }
+
+    #[test]
+    fn what_begins_and_ends_in_a_loop_does_not_wait() {
+        let queue = CommandQueue::new().expect("descriptors");
+        let channel = || "room".to_owned();
+        let callbacks = CallbackThread::start("test").expect("a thread");
+        for id in 0..100 {
+            let (_handle, sender) = callbacks.register_queue(1, |_: &MemberEvent| {});
+            let (ready, _gate) = gate();
+            let sink = MemberSink(sender);
+            queue.submit(Command::Observe { channel: channel(), id, sink, ready });
+            queue.submit(Command::Unobserve { channel: channel(), id });
+        }
+        assert!(queue.take(0).is_empty());
+        queue.submit(Command::Unobserve { channel: channel(), id: 7 });
+        assert_eq!(queue.take(0).len(), 1, "it is under way already");
     }
 
     #[test]
