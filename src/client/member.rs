@@ -160,7 +160,7 @@ impl Present {
         self.member.peer_key_string.as_deref() == Some(key)
     }
 
-    /// `known`: what is known of this member; a signature is not verified twice.
+    /// `known`: what is known of this member. Metadata is not parsed twice, nor verified.
     pub fn of_peer(peer: &PeerMember<'_>, known: Option<&MemberPeer>) -> Self {
         let hash = member_hash(peer);
         let known = known.filter(|known| known.hash == hash);
@@ -174,7 +174,10 @@ impl Present {
             device_name: peer.device_name.clone().into_owned(),
             os: peer.os.clone().into_owned(),
             sdk_version: peer.sdk_version.clone().into_owned(),
-            metadata: object(peer.metadata),
+            metadata: match known {
+                Some(known) => Arc::clone(&known.metadata),
+                None => object(peer.metadata),
+            },
             signed_version: match known {
                 Some(known) => known.signed_version,
                 None => signed_version(peer),

@@ -195,9 +195,11 @@ impl Mirror {
         }
         let is_truncated = nodes.len() > self.peers_max;
         let all: Vec<(&[u8], Node<'_>)> = nodes.into_iter().take(self.peers_max).collect();
-        let mut remote: Vec<Peer> = all.iter().map(|(key, node)| remote_peer(key, node)).collect();
-        for (peer, (_, node)) in remote.iter_mut().zip(&all) {
+        let mut remote = Vec::with_capacity(all.len());
+        for (key, node) in &all {
+            let mut peer = remote_peer(key, node);
             peer.set_metadata_trust(self.trust(node.peer));
+            remote.push(peer);
         }
         for (peer, (key, node)) in remote.iter_mut().zip(&all) {
             let Some(own) = &own else { break };

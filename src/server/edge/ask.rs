@@ -78,7 +78,7 @@ fn context(question: Question) -> AdmitCtx {
         Some(peer) => Some(peer.key),
         // A client that is a peer says so behind its greeting.
         None if protocol == "peer" => None,
-        None => Some(peer_key_of(&grant.app, &identity)),
+        None => Some(peer_key_of(&grant.app, &identity, None)),
     };
     AdmitCtx {
         kind,

@@ -6,8 +6,7 @@ use super::super::foony::encode::{Form, Writer, member_of};
 use super::super::{DirectMessage, EdgeRequest};
 use super::key_of;
 use crate::channel::{
-    Change, ChangeKind, DERIVED_KEY_BYTES, EdgeDenial, Identity, LeaveReason, Link, Member,
-    Members, PeerKey, State,
+    Change, ChangeKind, EdgeDenial, Identity, LeaveReason, Link, Member, Members, PeerKey, State,
 };
 use crate::ids::{ChannelKey, Clocks};
 use crate::wire::foony::peer::{MembersDigest, Transport, UnadmittedPeer};
@@ -15,9 +14,6 @@ use crate::wire::foony::{self, Event, PeerMember, binary, peer as foony_peer};
 
 /// The answer to a check ends with the bucket that exceeds it, bytes.
 const CHECKED_BYTES_MAX: usize = 256 * 1024;
-
-/// In place of a key that is not needed.
-const NO_KEY: PeerKey = PeerKey::Derived([0; DERIVED_KEY_BYTES]);
 
 /// Everything that happened to the members of a channel at once. `members`: after it.
 pub fn changes(now: Clocks, key: &ChannelKey, members: &Members, changes: &[Change]) -> Arc<[u8]> {
@@ -140,8 +136,8 @@ impl Encoder<'_, '_> {
     }
 
     fn member(&mut self, shown: &Shown<'_>) {
-        let derived = self.view.derived_key(shown);
-        let record = Box::new(self.view.record(shown, &derived));
+        let key = self.view.key_of(shown);
+        let record = Box::new(self.view.record(shown, &key));
         self.writer.event(&Event::PeerMember(record));
     }
 
@@ -167,8 +163,8 @@ impl<'m> View<'m> {
         let mut buckets = vec![0u128; binary::buckets_for(self.members.len())];
         for member in self.members.iter() {
             let shown = Shown::present(self.now, member);
-            let derived = self.derived_key(&shown);
-            let record = self.record(&shown, &derived);
+            let key = self.key_of(&shown);
+            let record = self.record(&shown, &key);
             let foony::Member { client_id, connection_id, .. } = &record.member;
             let bucket = binary::bucket_of(client_id, connection_id, buckets.len());
             buckets[bucket] = buckets[bucket].wrapping_add(binary::member_hash(&record));
@@ -176,15 +172,12 @@ impl<'m> View<'m> {
         buckets
     }
 
-    /// The key of a member that is no peer.
-    fn derived_key(self, shown: &Shown<'_>) -> PeerKey {
-        match shown.state.peer() {
-            Some(_) => NO_KEY,
-            None => key_of(&self.key.app, shown.identity),
-        }
+    fn key_of(self, shown: &Shown<'_>) -> PeerKey {
+        key_of(&self.key.app, shown.identity, shown.state.peer().map(Arc::as_ref))
     }
 
-    fn record<'s>(self, shown: &Shown<'s>, derived: &'s PeerKey) -> PeerMember<'s>
+    /// `key`: of this member.
+    fn record<'s>(self, shown: &Shown<'s>, key: &'s PeerKey) -> PeerMember<'s>
     where
         'm: 's,
     {
@@ -197,7 +190,7 @@ impl<'m> View<'m> {
             is_lost,
             reason,
             transport: transport(identity.link),
-            key: peer.map_or(derived, |peer| &peer.key),
+            key,
             device_name: peer.map_or(&*identity.user, |peer| &peer.device_name).into(),
             os: peer.map_or("", |peer| &peer.os).into(),
             sdk_version: peer.map_or("", |peer| &peer.sdk_version).into(),

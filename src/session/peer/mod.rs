@@ -388,9 +388,12 @@ fn derived_key(app: &str, user: &str, device: &[u8]) -> PeerKey {
     PeerKey::Derived(key)
 }
 
-/// The key of a member that speaks another protocol: tabs of a user are one peer, and so are the
-/// sessions of a device.
-pub fn key_of(app: &str, identity: &Identity) -> PeerKey {
+/// The key of a member. Of those that speak another protocol, tabs of a user are one peer, and so
+/// are the sessions of a device. `peer`: what it has said of itself.
+pub fn key_of(app: &str, identity: &Identity, peer: Option<&Peer>) -> PeerKey {
+    if let Some(peer) = peer {
+        return peer.key;
+    }
     let device = match identity.resume() {
         Resume::Device(Device { id, .. }) => Some(id),
         Resume::Connection | Resume::Never => None,

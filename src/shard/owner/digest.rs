@@ -52,11 +52,12 @@ impl Owner {
     pub(super) fn time_digest(&mut self, cx: &mut ShardContext, slot: u32) {
         let generation = self.channels.generation(slot);
         let channel = self.entry(slot);
-        let is_wanted = !channel.presence.members().is_empty();
-        if is_wanted {
-            channel.presence.members_mut().graph_mut(cx.now);
+        if channel.presence.members().is_empty() {
+            return;
         }
-        if is_wanted && !std::mem::replace(&mut channel.digest_timed, true) {
+        // Also when nothing has happened before: from here on it has an epoch.
+        channel.presence.members_mut().graph_mut(cx.now);
+        if !std::mem::replace(&mut channel.digest_timed, true) {
             let due_ms = cx.now.mono_ms + cx.limits().peer_digest_ms;
             cx.timers.set(due_ms, Timer::Digest { slot, generation });
         }

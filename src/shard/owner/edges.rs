@@ -223,10 +223,7 @@ fn moved(app: &str, channel: &Channel) -> Option<Vec<Moved>> {
         || channel.changes().any(|change| asks(change.state.peer()));
     let moved = channel.changes().map(|change| Moved {
         kind: change.kind,
-        key: match change.state.peer() {
-            Some(peer) => peer.key,
-            None => peer_key_of(app, &change.identity),
-        },
+        key: peer_key_of(app, &change.identity, change.state.peer().map(Arc::as_ref)),
         is_asking: asks(change.state.peer()),
     });
     is_decided.then(|| moved.collect())
@@ -244,8 +241,5 @@ fn is_asking(member: &Member) -> bool {
 }
 
 fn key_of(app: &str, member: &Member) -> PeerKey {
-    match member.state.peer() {
-        Some(peer) => peer.key,
-        None => peer_key_of(app, &member.identity),
-    }
+    peer_key_of(app, &member.identity, member.state.peer().map(Arc::as_ref))
 }

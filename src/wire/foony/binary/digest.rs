@@ -63,10 +63,7 @@ pub fn member_hash(peer: &PeerMember<'_>) -> u128 {
 }
 
 fn buckets(reader: &mut Reader<'_>) -> Result<Vec<u128>, FrameError> {
-    let buckets = reader.list(|reader| {
-        let (high, low) = (reader.word()?, reader.word()?);
-        Ok(u128::from(high) << 64 | u128::from(low))
-    })?;
+    let buckets = reader.list(|reader| Ok(u128::from_be_bytes(reader.array()?)))?;
     if buckets.len() > BUCKETS_MAX { Err(FrameError::TooLong) } else { Ok(buckets) }
 }
 

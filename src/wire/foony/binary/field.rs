@@ -27,11 +27,11 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
-    /// Eight bytes, big-endian.
-    pub fn word(&mut self) -> Result<u64, FrameError> {
-        let (word, rest) = self.rest.split_first_chunk().ok_or(FrameError::Truncated)?;
+    /// So many bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let (array, rest) = self.rest.split_first_chunk().ok_or(FrameError::Truncated)?;
         self.rest = rest;
-        Ok(u64::from_be_bytes(*word))
+        Ok(*array)
     }
 
     /// Unsigned LEB128 of at most 64 bits; longer encodings than necessary are accepted. Nearly all
