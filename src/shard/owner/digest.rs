@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::presence::encode_each;
 use super::{Owner, send_answer};
 use crate::channel::Members;
+use crate::counters::Dropped;
 use crate::ids::{ChannelKey, ShardId};
 use crate::session::{Answer, Feed, FeedSet, SetTick, members_digests, members_that_differ};
 use crate::shard::context::ShardContext;
@@ -103,7 +104,10 @@ impl Owner {
         for home in channel.homes.iter().filter(|home| home.feeds.contains(Feed::FoonyPeers)) {
             let (to, tick) = (home.home, Arc::clone(&tick));
             let envelope = Envelope::Presence { to, feeds, tick };
-            is_missed |= cx.outbox.try_send(home.shard, envelope).is_err();
+            if cx.outbox.try_send(home.shard, envelope).is_err() {
+                cx.counters.drop(Dropped::EventMailboxFull);
+                is_missed = true;
+            }
         }
         channel.presence.members_mut().graph_mut(cx.now).is_digest_due = false;
         if is_missed {
