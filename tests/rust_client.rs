@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headcount::client::prelude::*;
 use headcount::client::protocol::Connection;
@@ -180,6 +180,35 @@ fn peers_see_each_other_and_their_metadata() {
     until("the observer saw both", || {
         graphs.try_iter().last().is_none_or(|graph| graph.remote_peers.is_empty())
     });
+}
+
+#[test]
+fn observers_are_called_once_per_interval_and_the_last_graph_arrives() {
+    const INTERVAL: Duration = Duration::from_millis(200);
+    let server = Server::start("");
+    let ann = server.joined("ann", "shop");
+    let config = server.config("bob").join("shop").graph_interval(INTERVAL);
+    let bob = Client::connect(config).unwrap();
+    until("bob sees ann", || names(&bob) == ["ann"]);
+    let (calls, called) = mpsc::channel();
+    let _observer = bob.presence().observe(move |graph| {
+        let n = graph.remote_peers[0].peer_metadata.get("n").and_then(Value::as_u64);
+        drop(calls.send((Instant::now(), n)));
+    });
+    let began = Instant::now();
+    for n in 0..60 {
+        ann.presence().set_peer_metadata(&json!({ "n": n })).unwrap();
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut seen = vec![called.recv_timeout(WITHIN).unwrap()];
+    while seen.last().is_some_and(|(_, n)| *n != Some(59)) {
+        seen.push(called.recv_timeout(WITHIN).unwrap());
+    }
+    // The first graph comes at once, then one after each interval.
+    let intervals = began.elapsed().as_millis() / INTERVAL.as_millis();
+    assert!((3..=intervals as usize + 2).contains(&seen.len()), "{seen:?} in {intervals}");
+    assert_eq!(names(&bob), ["ann"]);
+    assert!(called.recv_timeout(2 * INTERVAL).is_err(), "a graph that is the same");
 }
 
 #[test]

@@ -236,7 +236,8 @@ impl ClientConfig {
         self
     }
 
-    /// Least time between two calls of one graph observer; zero calls it for every change. By
+    /// Least time between two calls of one graph observer while the client is live; zero calls it
+    /// for every change. By
     /// default 50 ms.
     ///
     /// ```

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_core::Stream;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::admission::{
     AdmissionHandlers, ConnectionRequest, ConnectionRequestAuthorization, IntoOption,
 };
-use super::callbacks::{CallbackThread, LatestSender, QueueSender};
+use super::callbacks::{CallbackThread, QueueSender};
 use super::channel::json;
 use super::direct::DirectMessage;
 use super::driver::{Command, CommandQueue};
@@ -25,6 +25,9 @@ use super::metadata::MetadataStore;
 use super::pending::Pending;
 use super::stream::{EventQueue, EventSender};
 use super::{ClientError, Result};
+
+/// Peers above which the graph is put together only when its observers are to be called.
+const LARGE_GRAPH_PEERS: usize = 64;
 
 /// The presence graph: who shares channels with this client, and what each says of itself.
 ///
@@ -44,6 +47,7 @@ use super::{ClientError, Result};
 /// ```
 pub struct Presence {
     local: Arc<LocalPeer>,
+    /// Least time between two calls of an observer while the graph is kept up to date.
     interval: Duration,
     shared: Mutex<Shared>,
     callbacks: CallbackThread,
@@ -53,11 +57,21 @@ pub struct Presence {
 
 struct Shared {
     graph: Arc<PresenceGraph>,
+    /// Counts the graphs that differ from the one before.
+    version: u64,
+    /// When the graph was read that the observers got last.
+    observed: Option<Instant>,
     /// Since when the graph has not been kept up to date; `None` while it is.
     stale_since: Option<SystemTime>,
-    observers: Vec<LatestSender<Arc<PresenceGraph>>>,
+    observers: Vec<Observer>,
     streams: Vec<EventSender<Arc<PresenceGraph>>>,
     is_closed: bool,
+}
+
+struct Observer {
+    sender: QueueSender<Arc<PresenceGraph>>,
+    /// The version that it got last.
+    version: u64,
 }
 
 /// What this client says of itself.
@@ -160,6 +174,8 @@ impl Presence {
         let graph = Arc::new(PresenceGraph::new(local.peer(&[]), Vec::new(), now));
         let shared = Shared {
             graph,
+            version: 0,
+            observed: None,
             stale_since: Some(now),
             observers: Vec::new(),
             streams: Vec::new(),
@@ -174,8 +190,8 @@ impl Presence {
         Arc::clone(&self.local)
     }
 
-    /// A new graph. `is_live`: it is kept up to date from here on.
-    pub(super) fn publish(&self, mut graph: PresenceGraph, is_live: bool) {
+    /// A new graph, of the time `at`. `is_live`: it is kept up to date from here on.
+    pub(super) fn publish(&self, mut graph: PresenceGraph, at: Instant, is_live: bool) {
         let mut shared = self.lock();
         shared.stale_since = match is_live {
             true => None,
@@ -183,6 +199,25 @@ impl Presence {
         };
         graph.set_age(shared.age());
         shared.publish(&self.local, graph);
+        if shared.observers_wait(self.interval, at).is_zero() {
+            shared.call_observers(at);
+        }
+    }
+
+    /// How long nothing is to be done: neither a graph to be published, of which something may
+    /// have changed, nor an observer to be called. `None`: until something changes.
+    pub(super) fn wait(&self, is_changed: bool) -> Option<Duration> {
+        let shared = self.lock();
+        if is_changed && shared.graph.remote_peers.len() <= LARGE_GRAPH_PEERS {
+            return Some(Duration::ZERO);
+        }
+        let is_behind = is_changed || shared.is_behind();
+        is_behind.then(|| shared.observers_wait(self.interval, Instant::now()))
+    }
+
+    /// Gives the observers the graph as it is.
+    pub(super) fn call_observers(&self) {
+        self.lock().call_observers(Instant::now());
     }
 
     /// Nothing is published any more.
@@ -191,11 +226,6 @@ impl Presence {
         shared.is_closed = true;
         shared.observers.clear();
         shared.streams.clear();
-    }
-
-    /// Peers in the graph, without this client.
-    pub(super) fn peers(&self) -> usize {
-        self.lock().graph.remote_peers.len()
     }
 
     /// A copy of the graph; takes time in proportion to its peers. Never blocks on the network;
@@ -328,11 +358,12 @@ impl Presence {
         &self,
         callback: impl Fn(&Arc<PresenceGraph>) + Send + Sync + 'static,
     ) -> PresenceObserver {
-        let (handle, sender) = self.callbacks.register_latest(self.interval, callback);
+        let (handle, sender) = self.callbacks.register_queue(1, callback);
         let mut shared = self.lock();
-        sender.send(Arc::clone(&shared.graph));
+        sender.replace(Arc::clone(&shared.graph));
         if !shared.is_closed {
-            shared.observers.push(sender);
+            let version = shared.version;
+            shared.observers.push(Observer { sender, version });
         }
         PresenceObserver::new(handle)
     }
@@ -401,9 +432,13 @@ impl Presence {
             return Ok(());
         }
         self.local.metadata.set_text(text)?;
+        let at = Instant::now();
         let mut shared = self.lock();
         let graph = (*shared.graph).clone();
         shared.publish(&self.local, graph);
+        if shared.observers_wait(self.interval, at).is_zero() {
+            shared.call_observers(at);
+        }
         drop(shared);
         self.queue.submit(Command::PeerChanged);
         Ok(())
@@ -556,10 +591,37 @@ impl Shared {
         if is_same {
             return;
         }
-        self.observers.retain(|observer| !observer.is_gone());
-        self.observers.iter().for_each(|observer| observer.send(Arc::clone(&graph)));
+        self.version += 1;
         self.streams.retain(|stream| !stream.is_gone());
         self.streams.iter().for_each(|stream| stream.replace(Arc::clone(&graph)));
+    }
+
+    /// Until the observers may be called again. A graph that is not kept up to date changes only
+    /// when the program says so, and nobody is there to wait.
+    fn observers_wait(&self, interval: Duration, now: Instant) -> Duration {
+        match (self.stale_since, self.observed) {
+            (None, Some(observed)) => {
+                interval.saturating_sub(now.saturating_duration_since(observed))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether an observer lacks the latest graph.
+    fn is_behind(&self) -> bool {
+        self.observers.iter().any(|observer| observer.version != self.version)
+    }
+
+    /// `at`: when the graph was read.
+    fn call_observers(&mut self, at: Instant) {
+        self.observers.retain(|observer| !observer.sender.is_gone());
+        for observer in &mut self.observers {
+            if observer.version != self.version {
+                observer.version = self.version;
+                observer.sender.replace(Arc::clone(&self.graph));
+            }
+        }
+        self.observed = Some(at);
     }
 }
 

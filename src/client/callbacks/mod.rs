@@ -6,7 +6,6 @@
 //!
 //! Lock order: an observer's state, then the schedule.
 
-mod latest;
 mod panics;
 mod queue;
 mod schedule;
@@ -16,9 +15,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::sync::Arc;
+#[cfg(test)]
 use std::time::Duration;
 
-pub(crate) use latest::LatestSender;
 pub(crate) use queue::QueueSender;
 use schedule::{ObserverId, Place, Shared};
 
@@ -72,20 +71,8 @@ impl CallbackThread {
         (Handle::new(sender.observer(), self.shared.clone()), sender)
     }
 
-    /// An observer that gets the latest event, `interval` after the call before at the earliest.
-    ///
-    /// One that is registered after [`close`](Self::close) gets the first event sent to it.
-    pub(crate) fn register_latest<E: Send + 'static>(
-        &self,
-        interval: Duration,
-        callback: impl Fn(&E) + Send + Sync + 'static,
-    ) -> (Handle, LatestSender<E>) {
-        let sender = LatestSender::new(self.shared.clone(), interval, Arc::new(callback));
-        (Handle::new(sender.observer(), self.shared.clone()), sender)
-    }
-
-    /// Takes no more events. Those that wait are delivered, delayed ones at once; then the thread
-    /// ends. Does not wait for that.
+    /// Takes no more events. Those that wait are delivered; then the thread ends. Does not wait
+    /// for that.
     pub(crate) fn close(&self) {
         self.shared.close();
     }
@@ -291,13 +278,13 @@ mod tests {
                 }
             };
             let (queue, sender) = callbacks.register_queue(8, check.clone());
-            let (latest, latest_sender) = callbacks.register_latest(Duration::ZERO, check);
+            let (latest, latest_sender) = callbacks.register_queue(1, check);
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| {
                     while !stop.load(Ordering::SeqCst) {
                         let _ = sender.try_send(1);
-                        latest_sender.send(1);
+                        latest_sender.replace(1);
                     }
                 });
                 if round % 2 == 0 {

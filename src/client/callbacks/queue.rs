@@ -1,4 +1,4 @@
-//! Observers that get each event: messages, states, members, direct messages.
+//! Observers and what waits for them: messages, states, members, direct messages, graphs.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -63,6 +63,18 @@ impl<E: Send + 'static> QueueSender<E> {
         self.send_or_return(event, |_, event| Some(event))
     }
 
+    /// Sends an event in place of the newest that waits, if there is one, whose place in the order
+    /// of all events it takes. Lost after a cancel, and after the close.
+    pub(crate) fn replace(&self, mut event: E) {
+        let mut waiting = self.observer.lock();
+        if let Some(newest) = waiting.events.back_mut() {
+            // What is replaced is dropped without the lock.
+            std::mem::swap(newest, &mut event);
+            return;
+        }
+        let _refused = self.push(waiting, event, |_, event| Some(event));
+    }
+
     /// Whether the observer is cancelled, so that sending is in vain.
     pub(crate) fn is_gone(&self) -> bool {
         self.observer.is_cancelled()
@@ -73,7 +85,15 @@ impl<E: Send + 'static> QueueSender<E> {
         event: E,
         overflow: impl FnOnce(&mut VecDeque<E>, E) -> Option<E>,
     ) -> Result<(), E> {
-        let mut waiting = self.observer.lock();
+        self.push(self.observer.lock(), event, overflow)
+    }
+
+    fn push(
+        &self,
+        mut waiting: MutexGuard<'_, Waiting<E>>,
+        event: E,
+        overflow: impl FnOnce(&mut VecDeque<E>, E) -> Option<E>,
+    ) -> Result<(), E> {
         if waiting.callback.is_none() {
             return Err(event);
         }
@@ -186,6 +206,26 @@ mod tests {
         drop(gate);
         let got: Vec<_> = (0..6).map(|_| next(&received)).collect();
         assert_eq!(got, [101, 2, 102, 3, 103, 4], "the newest has the newest place");
+    }
+
+    #[test]
+    fn the_latest_event_takes_the_place_of_one_that_waits() {
+        let callbacks = start();
+        let (_blocker, gate) = block(&callbacks);
+        let (events, received) = mpsc::channel();
+        let other_events = events.clone();
+        let (_latest, latest) = callbacks
+            .register_queue(1, move |event: &u32| events.send(*event).expect("the test waits"));
+        let (_other, other) = callbacks.register_queue(1, move |event: &u32| {
+            other_events.send(*event).expect("the test waits")
+        });
+        latest.replace(0);
+        other.send(100, no_overflow);
+        (1..50).for_each(|event| latest.replace(event));
+        drop(gate);
+        assert_eq!([next(&received), next(&received)], [49, 100]);
+        latest.replace(50);
+        assert_eq!(next(&received), 50);
     }
 
     #[test]

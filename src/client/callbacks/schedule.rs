@@ -33,7 +33,7 @@ pub(super) struct AfterClose(AtomicBool);
 pub(super) struct Shared {
     name: String,
     schedule: Mutex<Schedule>,
-    /// Something can be called, or is delayed, or the thread is to end.
+    /// Something can be called, or the thread is to end.
     work: Condvar,
     /// A call is over, or the thread has ended.
     idle: Condvar,
@@ -42,7 +42,6 @@ pub(super) struct Shared {
 
 pub(super) struct Schedule {
     ready: BTreeMap<Place, Arc<dyn Observer>>,
-    delayed: BTreeMap<(Instant, Place), Arc<dyn Observer>>,
     next_place: Place,
     running: Option<ObserverId>,
     thread: Option<ThreadId>,
@@ -59,40 +58,8 @@ impl Schedule {
         self.ready.insert(place, observer);
     }
 
-    /// After the close nothing is delayed.
-    pub(super) fn add_delayed(&mut self, due: Instant, place: Place, observer: Arc<dyn Observer>) {
-        if self.is_closed {
-            self.add(place, observer);
-        } else {
-            self.delayed.insert((due, place), observer);
-        }
-    }
-
     pub(super) fn remove(&mut self, place: Place) {
         self.ready.remove(&place);
-    }
-
-    pub(super) fn remove_delayed(&mut self, due: Instant, place: Place) {
-        self.delayed.remove(&(due, place));
-        self.ready.remove(&place);
-    }
-
-    /// Makes ready what is due; the time of the next that is not.
-    fn promote_due(&mut self, now: Instant) -> Option<Instant> {
-        while let Some(entry) = self.delayed.first_entry() {
-            let (due, place) = *entry.key();
-            if due > now {
-                return Some(due);
-            }
-            let observer = entry.remove();
-            self.ready.insert(place, observer);
-        }
-        None
-    }
-
-    fn promote_all(&mut self) {
-        let delayed = std::mem::take(&mut self.delayed);
-        self.ready.extend(delayed.into_iter().map(|((_, place), observer)| (place, observer)));
     }
 }
 
@@ -100,7 +67,6 @@ impl Shared {
     pub(super) fn new(name: &str) -> Arc<Self> {
         let schedule = Schedule {
             ready: BTreeMap::new(),
-            delayed: BTreeMap::new(),
             next_place: 0,
             running: None,
             thread: None,
@@ -113,10 +79,6 @@ impl Shared {
             idle: Condvar::new(),
             panics: Mutex::default(),
         })
-    }
-
-    pub(super) fn now() -> Instant {
-        Instant::now()
     }
 
     fn lock(&self) -> MutexGuard<'_, Schedule> {
@@ -166,10 +128,7 @@ impl Shared {
     }
 
     pub(super) fn close(&self) {
-        let mut schedule = self.lock();
-        schedule.is_closed = true;
-        schedule.promote_all();
-        drop(schedule);
+        self.lock().is_closed = true;
         self.work.notify_one();
     }
 
@@ -217,7 +176,6 @@ impl Shared {
     fn next(&self) -> Option<(Place, Arc<dyn Observer>)> {
         let mut schedule = self.lock();
         loop {
-            let due = schedule.promote_due(Self::now());
             if let Some((place, observer)) = schedule.ready.pop_first() {
                 schedule.running = Some(observer.id());
                 return Some((place, observer));
@@ -226,14 +184,7 @@ impl Shared {
                 schedule.thread = None;
                 return None;
             }
-            schedule = match due {
-                Some(due) => {
-                    let limit = due.saturating_duration_since(Self::now());
-                    let waited = self.work.wait_timeout(schedule, limit);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.work.wait(schedule).unwrap_or_else(PoisonError::into_inner),
-            };
+            schedule = self.work.wait(schedule).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -242,7 +193,7 @@ impl Shared {
         let Err(payload) = catch_unwind(AssertUnwindSafe(code)) else { return };
         let message = panics::message(payload);
         let mut log = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = log.line(Self::now(), &self.name, &message);
+        let line = log.line(Instant::now(), &self.name, &message);
         drop(log);
         if let Some(line) = line {
             panics::write_line(&line);

@@ -46,9 +46,6 @@ const PENDING_BYTES_MAX: usize = 1024 * 1024;
 /// How often a wait for the credential looks whether the client is being closed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Peers above which the graph is put together at most once per `graph_interval`.
-const LARGE_GRAPH_PEERS: usize = 64;
-
 /// Everything that the I/O thread owns.
 pub(crate) struct Driver {
     config: ClientConfig,
@@ -60,8 +57,6 @@ pub(crate) struct Driver {
     resume: Resume,
     attempts: Attempts,
     began: Instant,
-    /// When the graph was last put together.
-    graph_made: Option<Instant>,
     /// Completed when the client is closed.
     closing: Vec<Completer<()>>,
 }
@@ -104,7 +99,6 @@ impl Driver {
             resume: Resume { client_id, connection_id: String::new() },
             attempts,
             began: Instant::now(),
-            graph_made: None,
             closing: Vec::new(),
         }
     }
@@ -371,24 +365,21 @@ impl Driver {
         [protocol, self.graph_wait()].into_iter().flatten().min()
     }
 
-    /// Until the changed graph is to be put together; `None` when it has not changed.
+    /// Until the graph or its observers need something; `None`: until something changes.
     fn graph_wait(&self) -> Option<Duration> {
-        if !self.core.mirror.is_changed() {
-            return None;
-        }
-        let interval = match self.presence.peers() > LARGE_GRAPH_PEERS {
-            true => self.config.graph_interval,
-            false => Duration::ZERO,
-        };
-        let made = self.graph_made.map(|made| interval.saturating_sub(made.elapsed()));
-        Some(made.unwrap_or_default())
+        self.presence.wait(self.core.mirror.is_changed())
     }
 
     fn publish_graph(&mut self) {
         if self.graph_wait().is_some_and(|wait| wait.is_zero()) {
-            let graph = self.core.graph();
-            self.presence.publish(graph, self.core.is_live());
-            self.graph_made = Some(Instant::now());
+            match self.core.mirror.is_changed() {
+                true => {
+                    let at = Instant::now();
+                    let graph = self.core.graph();
+                    self.presence.publish(graph, at, self.core.is_live());
+                }
+                false => self.presence.call_observers(),
+            }
         }
         if !self.core.mirror.is_changed() {
             self.core.complete_joins(&self.resume.connection_id);
