@@ -237,8 +237,7 @@ impl ClientConfig {
     }
 
     /// Least time between two calls of one graph observer while the client is live; zero calls it
-    /// for every change. By
-    /// default 50 ms.
+    /// for every change. By default 50 ms.
     ///
     /// ```
     /// # use headcount::client::prelude::*;
