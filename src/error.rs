@@ -82,6 +82,10 @@ pub enum Reject {
     Replayed,
     #[error("denied by the admission hook")]
     Denied,
+    #[error("the disk is full, try again later")]
+    DiskFull,
+    #[error("the store failed, try again later")]
+    StoreFailed,
 }
 
 /// The reason why a connection was closed.

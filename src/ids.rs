@@ -92,6 +92,14 @@ pub struct Clocks {
     pub wall_ms: u64,
 }
 
+impl Clocks {
+    /// Both clocks at an earlier time of the wall clock; now, if that is later.
+    pub fn at_wall(self, wall_ms: u64) -> Clocks {
+        let age_ms = self.wall_ms.saturating_sub(wall_ms);
+        Clocks { mono_ms: self.mono_ms.saturating_sub(age_ms), wall_ms: self.wall_ms - age_ms }
+    }
+}
+
 /// A time on either clock in six bytes, milliseconds. The range is 8,900 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timestamp([u16; 3]);

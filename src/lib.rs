@@ -35,6 +35,7 @@
 //! | `shard::home` | the connections of one shard: requests, subscriptions, send queues, resume |
 //! | [`shard`] | owner and home together: the order of a turn, envelopes between shards, timers, effects |
 //! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; `edge` parses plain HTTP |
+//! | `store` | the log on disk of channels whose messages survive a restart: rows, fsyncs, retention, repair |
 //! | `admin`, `rest` | what plain HTTP requests of operators and of applications do |
 //! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, colours and widths of terminals, the load generator |
 //! | [`client`] | the Rust client: channels, members and the presence graph on one connection that is made again when it is lost; [`client::protocol`] is the client's half of the protocols, without I/O |
@@ -51,6 +52,7 @@
 //! | a request that the operator's program should have allowed or denied | `shard/home/hook.rs` (what waits), `server/admission` (who is asked, caches, time-outs) |
 //! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
+//! | a publish that is acknowledged late, or is missing after a restart | `shard/owner/durable.rs` (what waits for the disk), `store/worker.rs` (what is written together), `store/engine.rs` (how the log is opened) |
 //! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |
 //! | a request that the admission hook holds up, or denies | `shard/home/hook.rs` (what waits), `server/admission/gate.rs` (how it is asked), `server/edge/ask.rs` |
 //! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
@@ -129,6 +131,8 @@ pub mod session;
 #[cfg(feature = "server")]
 pub mod shard;
 pub mod signature;
+#[cfg(feature = "server")]
+mod store;
 #[cfg(feature = "server")]
 mod terminal;
 pub mod wire;

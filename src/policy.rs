@@ -64,6 +64,17 @@ pub enum Durability {
     Disk,
 }
 
+/// When subscribers receive a message that is to be stored on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deliver {
+    /// Once it is on disk, so that nobody sees what a crash takes back.
+    #[default]
+    AfterDurable,
+    /// At once. Only its acknowledgement waits for the disk.
+    BeforeDurable,
+}
+
 /// What happens to a subscriber whose send queue is full of messages that cannot be conflated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,6 +109,8 @@ pub struct Policy {
     /// Bytes of stored messages. The oldest are evicted first.
     pub history_bytes: u64,
     pub durability: Durability,
+    /// Only with `durability = "disk"`.
+    pub deliver: Deliver,
     pub slow_consumer: SlowConsumer,
     /// Peers that a graph has at most. The largest one of all namespaces counts.
     pub graph_max_peers: u32,
@@ -130,6 +143,7 @@ impl Default for Policy {
             history_age_s: 86_400,
             history_bytes: 1024 * 1024,
             durability: Durability::default(),
+            deliver: Deliver::default(),
             slow_consumer: SlowConsumer::default(),
             graph_max_peers: 10_000,
             peer_metadata_max_bytes: 4096,
@@ -196,6 +210,12 @@ impl Policies {
     /// The policy of the first namespace that matches the channel.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
         self.rule_for(channel).map_or(&self.default, |rule| &self.rules[rule].1)
+    }
+
+    /// Whether any channel has its messages on disk.
+    pub fn any_on_disk(&self) -> bool {
+        let policies = self.rules.iter().map(|(_, policy)| policy).chain([&self.default]);
+        policies.into_iter().any(|policy| policy.durability == Durability::Disk)
     }
 
     /// The most that any channel allows.

@@ -9,11 +9,11 @@ use crate::policy::Policy;
 
 /// How long a repeated publish is recognized, milliseconds. Clients back off for up to 30 s between
 /// attempts (`protocols/foony.md` section 5.3), and outages last longer.
-const DEDUP_WINDOW_MS: u64 = 10 * 60 * 1000;
+pub(crate) const DEDUP_WINDOW_MS: u64 = 10 * 60 * 1000;
 
 /// Publishes remembered per channel. Above it the oldest are evicted, and a repetition of an
 /// evicted publish is published again.
-const DEDUP_PUBLISHES_MAX: usize = 16 * 1024;
+pub(crate) const DEDUP_PUBLISHES_MAX: usize = 16 * 1024;
 
 /// A message that has no serial yet.
 #[derive(Debug)]
@@ -42,6 +42,27 @@ pub enum Published {
     Duplicate { serial: u64 },
 }
 
+/// What is on disk of a channel, as far as its owner needs it in memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct StoredLog {
+    /// The serial of the newest message ever stored.
+    pub head: u64,
+    /// The newest messages that the policy retains, oldest first, up to the head.
+    pub messages: Vec<Arc<Message>>,
+    /// The publishes that are to be recognized when they are repeated, oldest first.
+    pub publishes: Vec<StoredPublish>,
+}
+
+/// A publish of the deduplication window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPublish {
+    pub serial: u64,
+    /// When the owner accepted it, milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    pub client_id: Arc<str>,
+    pub message_id: Box<str>,
+}
+
 /// The messages of one channel. Only its owner changes them.
 #[derive(Debug)]
 pub struct Messages {
@@ -60,6 +81,22 @@ impl Messages {
     pub(crate) fn starting_after(head: u64) -> Self {
         let window = DedupWindow::new(DEDUP_WINDOW_MS, DEDUP_PUBLISHES_MAX);
         Messages { log: Log::starting_after(head), window }
+    }
+
+    /// The messages of a channel whose log is on disk.
+    pub(crate) fn restore(now: Clocks, stored: StoredLog) -> Self {
+        let StoredLog { head, messages, publishes } = stored;
+        let mut restored = Messages::starting_after(head - messages.len() as u64);
+        for message in messages {
+            restored.log.append(now.at_wall(message.timestamp_ms), message);
+        }
+        for publish in publishes {
+            let StoredPublish { serial, timestamp_ms, client_id, message_id } = publish;
+            let then = now.at_wall(timestamp_ms);
+            restored.window.find_or_insert(then, &client_id, &message_id, serial);
+        }
+        restored.window.expire(now);
+        restored
     }
 
     /// Approximate memory, in bytes.
@@ -81,18 +118,42 @@ impl Messages {
 
     /// Numbers and stores a message, unless it is a repetition.
     pub fn publish(&mut self, now: Clocks, draft: Draft, policy: &Policy) -> Published {
+        let published = self.admit(now, draft, self.log.head() + 1);
+        if let Published::New(message) = &published
+            && message.serial != 0
+        {
+            self.append(now, Arc::clone(message), policy);
+        }
+        published
+    }
+
+    /// Numbers a message with `next`, unless it is ephemeral, or a repetition. It is not stored:
+    /// readers do not see it before [`Messages::append`].
+    pub(crate) fn admit(&mut self, now: Clocks, draft: Draft, next: u64) -> Published {
         if draft.storage == Storage::Ephemeral {
             return Published::New(Arc::new(number(now, draft, 0)));
         }
-        let next = self.log.head() + 1;
         let earlier = self.window.find_or_insert(now, &draft.client_id, &draft.id, next);
-        if let Some(serial) = earlier {
-            return Published::Duplicate { serial };
+        match earlier {
+            Some(serial) => Published::Duplicate { serial },
+            None => Published::New(Arc::new(number(now, draft, next))),
         }
-        let message = Arc::new(number(now, draft, next));
-        self.log.append(now, Arc::clone(&message));
+    }
+
+    /// Stores a message. Its serial must be the head plus one.
+    pub(crate) fn append(&mut self, now: Clocks, message: Arc<Message>, policy: &Policy) {
+        self.log.append(now, message);
         self.log.expire(now, policy);
-        Published::New(message)
+    }
+
+    /// Whether there are publishes to be recognized when they are repeated.
+    pub(crate) fn has_publishes(&self) -> bool {
+        self.window.bytes() > 0
+    }
+
+    /// The serial of the newest message that is no longer in memory; 0 if all are.
+    pub(crate) fn last_evicted(&self) -> u64 {
+        self.log.last_evicted()
     }
 
     /// The serial of the newest stored message; 0 before the first.

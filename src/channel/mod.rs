@@ -16,7 +16,8 @@ pub use changes::{Author, Change, ChangeKind, Changes, LeaveReason};
 pub use identity::{Device, DeviceOwner, Identity, Link, Resume, ResumeKey, SessionName};
 pub use log::{Content, Message, Page, PageLimit, Part, Position};
 pub use members::{Member, Members};
-pub use messages::{Draft, Messages, Published, Storage};
+pub(crate) use messages::{DEDUP_PUBLISHES_MAX, DEDUP_WINDOW_MS};
+pub use messages::{Draft, Messages, Published, Storage, StoredLog, StoredPublish};
 pub use peer::{
     Admissions, Asks, DERIVED_KEY_BYTES, EdgeDenial, EdgeVerdict, Graph, Peer, PeerKey, Unadmitted,
 };

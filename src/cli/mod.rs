@@ -3,8 +3,8 @@
 //! Owns arguments, exit codes, and everything a command prints. A command that fails says so in one
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
 //! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), `join`
-//! and `watch --graph` are programs of the Rust client ([`client`]), every other command asks a
-//! server through its admin address.
+//! and `watch --graph` are programs of the Rust client ([`client`]), `store` reads the directory of
+//! a server that is stopped, every other command asks a server through its admin address.
 
 mod access;
 mod address;
@@ -23,6 +23,7 @@ mod place;
 mod publish;
 mod realtime;
 mod serve;
+mod store;
 mod subscribe;
 mod text;
 mod token;
@@ -68,6 +69,7 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     Config(config::Config),
     Token(token::Token),
+    Store(store::Store),
     Bench(BenchArgs),
 }
 
@@ -86,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Subscribe(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Store(command) => command.run(),
         Command::Bench(command) => bench::run(command, None).map_err(Failure::from),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)

@@ -96,6 +96,8 @@ impl Serve {
 /// Sends events and panics to the log. `HEADCOUNT_LOG` selects events, in the syntax of `RUST_LOG`.
 fn log_to(log: &LineQueue) {
     let directives = env::var("HEADCOUNT_LOG").unwrap_or_default();
+    // What the store's engine does is of no interest as long as it works.
+    let directives = format!("fjall=warn,lsm_tree=warn,{directives}");
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     // Not its `parse_lossy`, which prints what it ignores and panics when that fails.
     let (filter, flaw) = match filter.parse(&directives) {

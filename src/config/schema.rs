@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::auth::{Capability, METADATA_CLAIM, MetricsAccess};
 use crate::ids::Listener;
 use crate::limits::Limits;
-use crate::policy::{AdmitKind, Durability, Heartbeat, OnTimeout, Pattern, Policy, SlowConsumer};
+use crate::policy::{
+    AdmitKind, Deliver, Durability, Heartbeat, OnTimeout, Pattern, Policy, SlowConsumer,
+};
 
 /// A configuration; the default is that without a file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -321,6 +323,7 @@ pub struct Namespace {
     pub history_age_s: Option<u64>,
     pub history_bytes: Option<u64>,
     pub durability: Option<Durability>,
+    pub deliver: Option<Deliver>,
     pub slow_consumer: Option<SlowConsumer>,
     pub graph_max_peers: Option<u32>,
     pub peer_metadata_max_bytes: Option<u32>,
@@ -345,6 +348,7 @@ impl Namespace {
             history_age_s: self.history_age_s.unwrap_or(base.history_age_s),
             history_bytes: self.history_bytes.unwrap_or(base.history_bytes),
             durability: self.durability.unwrap_or(base.durability),
+            deliver: self.deliver.unwrap_or(base.deliver),
             slow_consumer: self.slow_consumer.unwrap_or(base.slow_consumer),
             graph_max_peers: self.graph_max_peers.unwrap_or(base.graph_max_peers),
             peer_metadata_max_bytes: self

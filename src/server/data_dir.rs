@@ -1,7 +1,7 @@
 //! The data directory: its lock, and the reserved serials that survive a restart.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -36,7 +36,7 @@ pub struct DataDir {
     /// The last reservation failed and was logged.
     is_failing: bool,
     /// Set once the lock is held; during a takeover that is later than the start.
-    _lock: Arc<OnceLock<File>>,
+    lock: Arc<OnceLock<File>>,
 }
 
 impl DataDir {
@@ -56,7 +56,12 @@ impl DataDir {
             false => serial_base(now).max(reserved),
         };
         let dir = Some(dir.to_path_buf());
-        Ok(DataDir { dir, serial_base, reserved, is_failing: false, _lock: lock })
+        Ok(DataDir { dir, serial_base, reserved, is_failing: false, lock })
+    }
+
+    /// Whether the previous server, which is being taken over from, still uses the directory.
+    pub fn is_awaited(&self) -> bool {
+        self.dir.is_some() && self.lock.get().is_none()
     }
 
     /// No serial of an earlier process is above it: 0 on the first run, and without a directory.
@@ -100,21 +105,29 @@ fn lock(dir: &Path, takeover: Takeover) -> Result<Arc<OnceLock<File>>, StartErro
     let held = Arc::new(OnceLock::new());
     let file = match try_lock(dir, LOCK)? {
         Ok(file) => {
+            name_holder(&file);
             let _ = held.set(file);
             return Ok(held);
         }
         Err(file) if takeover == Takeover::Allowed => file,
         Err(_) => {
-            return Err(refused(
-                dir,
-                "another headcount is using it: stop that one, or choose another with `--data-dir`",
-            ));
+            let by = fs::read_to_string(dir.join(LOCK)).unwrap_or_default();
+            let id = by.trim().parse::<u32>().ok();
+            let by = id.map_or_else(String::new, |id| format!(" (process {id})"));
+            let why = format!(
+                "another headcount{by} is using it: stop that one, or choose another with \
+                 `--data-dir`"
+            );
+            return Err(refused(dir, &why));
         }
     };
     let awaited = Arc::clone(&held);
     let wait = move || {
         match file.lock() {
-            Ok(()) => drop(awaited.set(file)),
+            Ok(()) => {
+                name_holder(&file);
+                let _ = awaited.set(file);
+            }
             Err(error) => tracing::warn!(%error, "cannot lock the data directory"),
         }
         drop(next);
@@ -122,6 +135,14 @@ fn lock(dir: &Path, takeover: Takeover) -> Result<Arc<OnceLock<File>>, StartErro
     let waiter = thread::Builder::new().name("data-dir-lock".into()).spawn(wait);
     waiter.map_err(|error| unusable(dir, &error))?;
     Ok(held)
+}
+
+/// Writes the id of this process into its lock, for whoever is refused. A lock without it works.
+fn name_holder(mut file: &File) {
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = written {
+        tracing::debug!(%error, "the lock does not name its process");
+    }
 }
 
 /// Locks a file; `Err` is the open file when another process holds its lock.
@@ -226,7 +247,7 @@ mod tests {
         assert!(refused(Takeover::Refused).contains("taking it over"));
         assert!(refused(Takeover::Allowed).contains("taking it over"));
         drop(old);
-        while new._lock.get().is_none() {
+        while new.lock.get().is_none() {
             assert!(folder.open(Takeover::Refused, 1).is_err(), "a third server");
             thread::yield_now();
         }

@@ -24,6 +24,7 @@ mod refusals;
 mod ring;
 mod sockets;
 mod start;
+mod storage;
 mod turn;
 mod watchdog;
 
@@ -31,7 +32,9 @@ pub use admission::{
     AdmissionHook, AdmitAnswer, AdmitCtx, AdmitError, AdmitFuture, AdmitKind, Blocking,
 };
 pub use banner::Banner;
+pub(crate) use data_dir::DataDir;
 pub use embed::{Hooks, Stop, StopHandle, run};
 pub use line_queue::LineQueue;
 pub use listen::Takeover;
+pub(crate) use start::STORE;
 pub use start::{Addresses, Options, StartError, serve, stop_on_signals};

@@ -29,6 +29,7 @@ use super::mesh::{self, Endpoints, Mailboxes};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
+use super::storage::StoreClient;
 use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
 use crate::admin::{Access, Reach};
@@ -36,9 +37,9 @@ use crate::auth::{Grant, Origins};
 use crate::config::{Anonymous, Config, ConfigError, SecretText, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
-use crate::policy::Durability;
 use crate::session;
 use crate::shard::{Settings, Shard};
+use crate::store::Store;
 use crate::wire::sync::Layout;
 
 /// How long a drain may take before the process ends anyway.
@@ -52,6 +53,9 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 
 /// File I/O memory of an executor, bytes. None of ours uses it; the runtime insists on some.
 const EXECUTOR_MEMORY: usize = 64 * 1024;
+
+/// The folder of the log in the data directory.
+pub const STORE: &str = "store";
 
 /// Exit code for configuration and host problems (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -79,6 +83,8 @@ pub enum StartError {
     Listen(#[from] ListenError),
     #[error("data directory {path}: {why}")]
     DataDir { path: String, why: String },
+    #[error("store {path}: {why}")]
+    Store { path: String, why: String },
     #[error("cannot start {what}: {why}")]
     Thread { what: String, why: String },
     #[error("{what} failed: {why}: this is a fault of the server, please report it")]
@@ -143,7 +149,7 @@ pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartErro
     probe::check_memlock()?;
     probe::check_io_uring()?;
     let mut data_dir = DataDir::open(&options.config, options.takeover, clock.now())?;
-    warn_of_durability(&options.config);
+    let store = open_store(&options, &data_dir)?;
     let development_key = options.config.development_key()?;
     let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     data_dir.note_serial(data_dir.serial_base());
@@ -153,7 +159,8 @@ pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartErro
     if gate.is_some() {
         settings.asks = options.config.admission.kinds.iter().copied().collect();
     }
-    let (addresses, running) = start(&options, Arc::new(settings), clock, data_dir, gate)?;
+    let state = ProcessState { clock, data_dir, gate, store };
+    let (addresses, running) = start(&options, Arc::new(settings), state)?;
     running.await_start()?;
     running.lifecycle.set(Phase::Ready);
     if options.banner == Banner::Shown {
@@ -230,13 +237,21 @@ pub fn stop_on_signals() -> Result<Stop, StartError> {
     Ok(stop)
 }
 
-/// What the configuration promises and this version does not keep.
-fn warn_of_durability(config: &Config) {
-    let policies = config.policies();
-    let rules = policies.rules.iter().map(|(_, policy)| policy);
-    if rules.chain([&policies.default]).any(|policy| policy.durability == Durability::Disk) {
-        tracing::warn!("durability \"disk\" is not there yet: messages are kept in memory");
-    }
+/// Opens the log on disk, if any channel has its messages there.
+fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>>, StartError> {
+    let policies = options.config.policies();
+    let Some(dir) = options.config.data_dir().filter(|_| policies.any_on_disk()) else {
+        return Ok(None);
+    };
+    let (path, floor) = (dir.join(STORE), data_dir.serial_base());
+    let store = match data_dir.is_awaited() {
+        true => Store::in_takeover(&path, floor, policies),
+        false => Store::open(&path, floor, policies).map_err(|error| StartError::Store {
+            path: path.display().to_string(),
+            why: error.to_string(),
+        })?,
+    };
+    Ok(Some(Arc::new(store)))
 }
 
 /// Without a number as many as the CPU affinity and the CPU quotas of all enclosing cgroups (v1 and
@@ -332,13 +347,20 @@ fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
     })
 }
 
-fn start(
-    options: &Options,
-    settings: Arc<Settings>,
+/// What a process has beside its configuration.
+struct ProcessState {
     clock: Clock,
     data_dir: DataDir,
     gate: Option<GateParts>,
+    store: Option<Arc<Store>>,
+}
+
+fn start(
+    options: &Options,
+    settings: Arc<Settings>,
+    state: ProcessState,
 ) -> Result<(Addresses, Running), StartError> {
+    let ProcessState { clock, data_dir, gate, store } = state;
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
     let Listening { addresses, shards: shard_listeners, admin, shared } = bind(options, shards)?;
@@ -354,8 +376,13 @@ fn start(
     let edge_mailboxes = mailboxes.pop();
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
+        let id = ShardId(index as u16);
+        let store = store.as_ref().map(|store| {
+            StoreClient::start(store, id, &settings.router, &endpoints)
+                .map_err(|error| StartError::thread("the store", error))
+        });
         let parts = ShardParts {
-            shard: Shard::new(ShardId(index as u16), Arc::clone(&settings)),
+            shard: Shard::new(id, Arc::clone(&settings)),
             mailboxes,
             spin: Duration::from_micros(config.cores.spin_us),
             host: Host {
@@ -365,6 +392,7 @@ fn start(
                 clock,
                 budget: Arc::clone(&budget),
                 refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
+                store: store.transpose()?,
             },
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);

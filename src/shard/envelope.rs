@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::home::{Handoff, PollOutcome, PollRequest};
 use super::question::{Question, Verdict};
+use super::storage::StoreRequest;
 use crate::channel::{
     Change, Draft, EdgeVerdict, Identity, LeaveReason, Page, PageLimit, PeerKey, Position,
     ResumeKey, State,
@@ -306,6 +307,8 @@ pub enum Effect {
     Close { conn: ConnId, mode: CloseMode },
     /// Stop receiving; once nothing is in progress for this socket, call `handle_detached`.
     Detach { conn: ConnId },
+    /// Ask the store; its answer goes to `handle_stored`.
+    Store(Box<StoreRequest>),
     /// This socket, detached elsewhere, is now this connection's: start receiving.
     Attach { conn: ConnId, socket: OwnedFd },
 }

@@ -42,6 +42,7 @@ mod owner;
 mod question;
 mod segmented_vec;
 mod session_registry;
+mod storage;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -60,6 +61,7 @@ pub use owner::serial_base;
 pub use question::{Question, Verdict};
 #[cfg(feature = "server")]
 pub(crate) use segmented_vec::SegmentedVec;
+pub use storage::{LogId, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest};
 pub use turn::{TurnIo, Wait, perform_all, turn};
 
 use std::os::fd::OwnedFd;
@@ -239,6 +241,13 @@ impl Shard {
         self.begin_input(now);
         let Shard { cx, owner, home, sessions } = self;
         dispatch(cx, owner, home, sessions, envelope);
+        self.finish_input();
+    }
+
+    /// Takes an answer of the store.
+    pub fn handle_stored(&mut self, now: Clocks, reply: StoreReply) {
+        self.begin_input(now);
+        self.owner.handle_stored(&mut self.cx, reply);
         self.finish_input();
     }
 

@@ -30,7 +30,8 @@ use crate::server::proxies::Proxies;
 use crate::server::refusals::ShardRefusals;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
-use crate::shard::{self, CloseMode, Effect, Envelope, Listener, Shard, TurnIo, Wait};
+use crate::server::storage::StoreClient;
+use crate::shard::{self, CloseMode, Effect, Envelope, Listener, Shard, StoreReply, TurnIo, Wait};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
 const ENVELOPES_PER_PEER: usize = 1024;
@@ -84,6 +85,20 @@ pub struct Host {
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
     pub refusals: ShardRefusals,
+    /// Set when any channel has its messages on disk.
+    pub store: Option<StoreClient>,
+}
+
+impl Host {
+    /// The next answer of the store.
+    fn next_stored(&self) -> Option<StoreReply> {
+        self.store.as_ref()?.next_reply()
+    }
+
+    /// Whether the store has answered something.
+    fn has_stored(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| !store.is_empty())
+    }
 }
 
 /// One shard at work.
@@ -139,6 +154,11 @@ impl TurnIo for TurnLoop {
 
     fn receive(&mut self, now: Clocks) -> io::Result<()> {
         self.has_arrived = self.take_completions(now)?;
+        while let Some(reply) = self.host.next_stored() {
+            self.has_arrived = true;
+            self.shard.handle_stored(now, reply);
+            self.drain_effects(now)?;
+        }
         Ok(())
     }
 
@@ -168,6 +188,12 @@ impl TurnIo for TurnLoop {
             Effect::Attach { conn, socket } => {
                 self.sockets.insert(conn, socket);
                 self.unarmed.push(conn);
+            }
+            Effect::Store(request) => {
+                let Some(store) = &self.host.store else {
+                    return Err(io::Error::other("a channel is on disk, and there is no store"));
+                };
+                store.send(*request);
             }
         }
         Ok(())
@@ -465,6 +491,7 @@ impl TurnLoop {
         let awaited = self.mailboxes.is_empty()
             && !self.ring.has_completions()
             && self.host.control.is_empty()
+            && !self.host.has_stored()
             && !timeout.is_zero();
         let slept = if awaited { self.ring.wait(timeout) } else { Ok(()) };
         self.mailboxes.endpoint().set_awake();

@@ -87,7 +87,8 @@ impl TurnLoop {
             if now.duration_since(self.spin.worked) >= self.spin.limit {
                 return Ok(false);
             }
-            if self.ring.has_completions() || !self.mailboxes.is_empty() {
+            let has_work = self.ring.has_completions() || !self.mailboxes.is_empty();
+            if has_work || self.host.has_stored() {
                 return Ok(true);
             }
             if now >= self.spin.warm_up_due {

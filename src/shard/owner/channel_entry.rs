@@ -4,6 +4,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
 
+use super::durable::DurableLog;
 use super::home_subscription::HomeSubscription;
 use super::snapshot::SnapshotState;
 use crate::channel::{Channel, Message, Messages};
@@ -75,6 +76,15 @@ pub struct Published {
     pub messages: Messages,
     /// Not yet routed; at most what one turn brings.
     pub pending: Vec<Arc<Message>>,
+    /// Set when the log is on disk.
+    pub durable: Option<Box<DurableLog>>,
+}
+
+impl Published {
+    /// Nothing is being routed, stored or read.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.durable.as_ref().is_none_or(|durable| durable.is_idle())
+    }
 }
 
 impl Keyed for OwnedChannel {

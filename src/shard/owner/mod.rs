@@ -7,6 +7,7 @@
 
 mod channel_entry;
 mod digest;
+mod durable;
 mod edges;
 mod home_subscription;
 mod lost_members;
@@ -41,6 +42,12 @@ pub struct Owner {
     /// Channels some of whose homes wait for room in their mailboxes; looked at each turn.
     pub(super) stale: Vec<u32>,
     snapshots_made: u64,
+    /// Some channels have their messages on disk.
+    has_disk: bool,
+    /// Openings of logs on disk so far.
+    openings: u64,
+    /// Bytes of messages that are being stored.
+    storing_bytes: u64,
 }
 
 impl Owner {
@@ -52,6 +59,9 @@ impl Owner {
             dirty: Vec::new(),
             stale: Vec::new(),
             snapshots_made: 0,
+            has_disk: cx.settings.policies.any_on_disk(),
+            openings: 0,
+            storing_bytes: 0,
         }
     }
 
@@ -69,6 +79,10 @@ impl Owner {
         key: Arc<ChannelKey>,
         command: Command,
     ) {
+        let command = match self.take_durable(cx, from, &key, command) {
+            Some(command) => command,
+            None => return,
+        };
         match command {
             Command::Announce(new) => self.announce(cx, &key, *new),
             Command::Leave { addr, reason } => self.leave(cx, &key, addr, reason),

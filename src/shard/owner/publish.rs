@@ -49,7 +49,12 @@ impl Owner {
     }
 
     /// A message is routed with all others of this turn.
-    fn queue_message(&mut self, cx: &mut ShardContext, slot: u32, message: Arc<Message>) {
+    pub(super) fn queue_message(
+        &mut self,
+        cx: &mut ShardContext,
+        slot: u32,
+        message: Arc<Message>,
+    ) {
         cx.counters.messages_published += 1;
         if let Some(published) = &mut self.entry(slot).published {
             published.pending.push(message);
@@ -128,6 +133,7 @@ impl Owner {
 
     /// Routes what was published since the last time, once per interested shard.
     pub(super) fn flush_messages(&mut self, cx: &mut ShardContext, slot: u32) {
+        self.store_unsent(cx, slot);
         let Some(published) = &mut self.entry(slot).published else { return };
         let mut pending = std::mem::take(&mut published.pending);
         if !pending.is_empty() {

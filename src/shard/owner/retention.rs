@@ -58,7 +58,7 @@ impl Retention {
     pub(super) fn reopen(&mut self, hash: u64) -> Box<Published> {
         let messages = Messages::starting_after(self.head(hash));
         self.heads.remove(&hash);
-        Box::new(Published { messages, pending: Vec::new() })
+        Box::new(Published { messages, ..Published::default() })
     }
 
     /// No serial that was assigned by this shard, or by an earlier process, is above it.
@@ -138,10 +138,10 @@ impl Owner {
             self.with_messages(cx, Some(slot), |messages, policy| messages.expire(now, policy));
         let channel = self.channels.get(slot).filter(|c| c.is_unused_but_for_messages());
         let Some(channel) = channel else { return };
-        let Some(published) = channel.published.as_ref().filter(|p| p.pending.is_empty()) else {
-            return;
-        };
-        if is_over == Some(true) {
+        let Some(published) = channel.published.as_ref().filter(|p| p.is_idle()) else { return };
+        if published.durable.is_some() {
+            self.close_idle_log(cx, slot);
+        } else if is_over == Some(true) {
             self.retention.remember_head(channel.key.hash, published.messages.head());
             self.channels.remove(slot);
         }

@@ -67,7 +67,7 @@ impl From<Reject> for ErrorCode {
             | Reject::Unsupported
             | Reject::BadSignature
             | Reject::Replayed => ErrorCode::BadFrame,
-            Reject::ServerFull => ErrorCode::Bootstrap,
+            Reject::ServerFull | Reject::DiskFull | Reject::StoreFailed => ErrorCode::Bootstrap,
             Reject::Busy => ErrorCode::RateLimited,
         }
     }

@@ -1,0 +1,538 @@
+//! Channels whose messages are on disk. The store is asked where a log ends before the first request
+//! is carried out; requests wait for that, in order. What is published is numbered at once, stored
+//! with all else that the shard publishes meanwhile, and acknowledged when it is on disk.
+//!
+//! | full | policy | reported to | counter |
+//! |---|---|---|---|
+//! | messages that are being stored, above [`STORING_BYTES_MAX`] | publishes are refused | client: code 42900 | `ignored{busy}` |
+//! | requests that wait for a log, above [`WAITING_MAX`] | further ones are refused | client: code 42900 | `ignored{busy}` |
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::channel_entry::{OwnedChannel, Published};
+use super::{Owner, send_answer};
+use crate::channel::{self, Draft, Message, Messages, Page, PageLimit, Position, StoredLog};
+use crate::error::Reject;
+use crate::ids::{ChannelKey, Clocks, ShardId};
+use crate::policy::{Deliver, Durability};
+use crate::session::{Answer, Feed};
+use crate::shard::context::ShardContext;
+use crate::shard::envelope::{Command, Effect, Replaying, ReplyTo};
+use crate::shard::storage::{
+    LogId, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest,
+};
+
+/// Bytes of messages that a shard has not yet been told to be on disk.
+const STORING_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Requests of one channel that wait for its log to be opened, or for a read.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// The log of a channel on disk, as its owner knows it.
+#[derive(Debug)]
+pub struct DurableLog {
+    opening: u64,
+    is_open: bool,
+    /// Requests that came before the log was open.
+    waiting: Vec<(ShardId, Command)>,
+    /// The highest serial given to a message, and the highest that is on disk.
+    assigned: u64,
+    stored: u64,
+    /// Given to the store with the next flush.
+    unsent: Vec<Arc<Message>>,
+    /// Publishes that are not acknowledged, in the order in which they will be.
+    unacknowledged: VecDeque<Unacknowledged>,
+    reads: Vec<Read>,
+    reads_begun: u64,
+}
+
+/// A publish that waits until everything up to its serial is on disk.
+#[derive(Debug)]
+struct Unacknowledged {
+    /// 0 for ephemeral messages, which wait for those before them only.
+    serial: u64,
+    /// What is then to be delivered; `None` for a repetition, and if it was delivered before.
+    message: Option<Arc<Message>>,
+    bytes: u64,
+    from: ShardId,
+    reply_to: ReplyTo,
+}
+
+/// A request that waits for messages from disk.
+#[derive(Debug)]
+struct Read {
+    number: u64,
+    from: ShardId,
+    reply_to: ReplyTo,
+    answer: ReadAnswer,
+}
+
+/// How a page becomes an answer.
+#[derive(Debug)]
+enum ReadAnswer {
+    History,
+    Fetch,
+    /// A subscriber begins. `replayed`: what it has missed, as far as it has been read.
+    Attach {
+        feed: Feed,
+        replay: Replaying,
+        replayed: Vec<Arc<Message>>,
+    },
+}
+
+/// A read that is to begin.
+struct ReadRequest {
+    from: ShardId,
+    reply_to: ReplyTo,
+    answer: ReadAnswer,
+    range: StoreRange,
+    limit: PageLimit,
+}
+
+impl DurableLog {
+    fn new(opening: u64) -> Self {
+        DurableLog {
+            opening,
+            is_open: false,
+            waiting: Vec::new(),
+            assigned: 0,
+            stored: 0,
+            unsent: Vec::new(),
+            unacknowledged: VecDeque::new(),
+            reads: Vec::new(),
+            reads_begun: 0,
+        }
+    }
+
+    /// Nothing waits for the store.
+    pub fn is_idle(&self) -> bool {
+        self.is_open && self.unacknowledged.is_empty() && self.reads.is_empty()
+    }
+}
+
+impl Owner {
+    /// Carries a request out that needs messages of a channel on disk, now or later; gives every
+    /// other request back.
+    pub(super) fn take_durable(
+        &mut self,
+        cx: &mut ShardContext,
+        from: ShardId,
+        key: &Arc<ChannelKey>,
+        command: Command,
+    ) -> Option<Command> {
+        if !self.has_disk || !needs_messages(&command) || !self.is_on_disk(cx, key) {
+            return Some(command);
+        }
+        let Some(slot) = self.open_log(cx, from, key, &command) else { return None };
+        let Some(log) = self.durable_log(slot) else { return Some(command) };
+        if log.is_open {
+            return self.perform_durable(cx, from, key, slot, command);
+        }
+        if log.waiting.len() < WAITING_MAX {
+            log.waiting.push((from, command));
+        } else if let Some(reply_to) = reply_to(&command) {
+            send_answer(cx, from, reply_to, key, Answer::Refused(Reject::Busy));
+        }
+        None
+    }
+
+    fn is_on_disk(&self, cx: &ShardContext, key: &ChannelKey) -> bool {
+        let known = self.channels.find_key(key).and_then(|slot| self.channels.get(slot));
+        let policy = known
+            .map_or_else(|| cx.settings.policies.for_channel(&key.name), |channel| &channel.policy);
+        policy.durability == Durability::Disk
+    }
+
+    /// The channel, whose log is being opened at least; `None` without room for it.
+    fn open_log(
+        &mut self,
+        cx: &mut ShardContext,
+        from: ShardId,
+        key: &Arc<ChannelKey>,
+        command: &Command,
+    ) -> Option<u32> {
+        match self.open(cx, key) {
+            Ok(slot) => {
+                if self.entry(slot).published.is_none() {
+                    self.begin_opening(cx, slot);
+                    self.begin_retention(cx);
+                }
+                Some(slot)
+            }
+            Err(reject) => {
+                if let Some(reply_to) = reply_to(command) {
+                    send_answer(cx, from, reply_to, key, Answer::Refused(reject));
+                }
+                None
+            }
+        }
+    }
+
+    fn begin_opening(&mut self, cx: &mut ShardContext, slot: u32) {
+        self.openings += 1;
+        let durable = Some(Box::new(DurableLog::new(self.openings)));
+        let published = Published { durable, ..Published::default() };
+        self.entry(slot).published = Some(Box::new(published));
+        self.ask_store(cx, slot, StoreOperation::Open);
+    }
+
+    fn perform_durable(
+        &mut self,
+        cx: &mut ShardContext,
+        from: ShardId,
+        key: &Arc<ChannelKey>,
+        slot: u32,
+        command: Command,
+    ) -> Option<Command> {
+        let now = cx.now;
+        match command {
+            Command::Publish { reply_to, draft } => {
+                self.publish_durable(cx, from, slot, reply_to, *draft);
+                return None;
+            }
+            Command::Attach { reply_to, feed, after: Some(after), replay } => {
+                if self.has_after(now, slot, &after, PageLimit::UNLIMITED) {
+                    return Some(Command::Attach { reply_to, feed, after: Some(after), replay });
+                }
+                let answer = ReadAnswer::Attach { feed, replay, replayed: Vec::new() };
+                let (range, limit) = (StoreRange::After(after), PageLimit::UNLIMITED);
+                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
+            }
+            Command::Fetch { reply_to, after, limit } => {
+                if self.has_after(now, slot, &Position::Serial(after), limit) {
+                    return Some(Command::Fetch { reply_to, after, limit });
+                }
+                let range = StoreRange::After(Position::Serial(after));
+                let answer = ReadAnswer::Fetch;
+                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
+            }
+            Command::History { reply_to, before, limit } => {
+                let page = self.with_messages(cx, Some(slot), |messages, policy| {
+                    messages.before(now, before.as_ref(), limit, policy)
+                });
+                // Without older messages in memory there may be some on disk.
+                if let Some(Page { messages, more: true }) = page {
+                    let answer = Answer::History { messages, more: true };
+                    send_answer(cx, from, reply_to, key, answer);
+                } else {
+                    let (range, answer) = (StoreRange::Before(before), ReadAnswer::History);
+                    self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
+                }
+            }
+            Command::HistoryForward { reply_to, after, limit } => {
+                let messages = self.entry(slot).published.as_ref().map(|p| &p.messages);
+                if messages.is_some_and(|messages| after >= messages.last_evicted()) {
+                    return Some(Command::HistoryForward { reply_to, after, limit });
+                }
+                let (range, answer) = (StoreRange::Following(after), ReadAnswer::History);
+                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
+            }
+            command => return Some(command),
+        }
+        None
+    }
+
+    /// Whether everything after a position is in memory.
+    fn has_after(&mut self, now: Clocks, slot: u32, after: &Position, limit: PageLimit) -> bool {
+        let OwnedChannel { published, policy, .. } = self.entry(slot);
+        let Some(published) = published else { return false };
+        published.messages.after(now, after, limit, policy).is_some()
+    }
+
+    fn publish_durable(
+        &mut self,
+        cx: &mut ShardContext,
+        from: ShardId,
+        slot: u32,
+        reply_to: ReplyTo,
+        draft: Draft,
+    ) {
+        let (now, storing_bytes) = (cx.now, self.storing_bytes);
+        let key = Arc::clone(&self.entry(slot).key);
+        if storing_bytes > STORING_BYTES_MAX {
+            return send_answer(cx, from, reply_to, &key, Answer::Refused(Reject::Busy));
+        }
+        let Some(log) = self.durable_log(slot) else { return };
+        let (next, stored) = (log.assigned + 1, log.stored);
+        let published =
+            self.with_messages(cx, Some(slot), |messages, _| messages.admit(now, draft, next));
+        let Some(published) = published else { return };
+        let waiting = |serial, message: Option<Arc<Message>>| {
+            let bytes = message.as_ref().map_or(0, |message| message.bytes() as u64);
+            Unacknowledged { serial, message, bytes, from, reply_to }
+        };
+        let unacknowledged = match published {
+            channel::Published::Duplicate { serial } => {
+                cx.counters.messages_resent += 1;
+                if serial <= stored {
+                    return send_answer(cx, from, reply_to, &key, Answer::Published { serial });
+                }
+                waiting(serial, None)
+            }
+            channel::Published::New(message) => waiting(message.serial, Some(message)),
+        };
+        self.await_store(cx, slot, unacknowledged);
+    }
+
+    fn await_store(&mut self, cx: &mut ShardContext, slot: u32, mut publish: Unacknowledged) {
+        self.storing_bytes += publish.bytes;
+        self.retention.note_serial(publish.serial);
+        let deliver = self.entry(slot).policy.deliver;
+        let Some(log) = self.durable_log(slot) else { return };
+        let mut deliver_now = None;
+        if let Some(message) = &publish.message {
+            if publish.serial != 0 {
+                log.assigned = publish.serial;
+                log.unsent.push(Arc::clone(message));
+            }
+            if deliver == Deliver::BeforeDurable {
+                deliver_now = publish.message.take();
+            }
+        }
+        log.unacknowledged.push_back(publish);
+        if let Some(message) = deliver_now {
+            self.deliver_stored(cx, slot, message);
+        }
+        self.mark_dirty(slot);
+        self.acknowledge(cx, slot);
+    }
+
+    /// Readers and subscribers have a message from here on.
+    fn deliver_stored(&mut self, cx: &mut ShardContext, slot: u32, message: Arc<Message>) {
+        let now = cx.now;
+        if message.serial != 0 {
+            let stored = Arc::clone(&message);
+            self.with_messages(cx, Some(slot), |messages, policy| {
+                messages.append(now, stored, policy);
+            });
+        }
+        self.queue_message(cx, slot, message);
+    }
+
+    /// Gives the store what was published since the last time.
+    pub(super) fn store_unsent(&mut self, cx: &mut ShardContext, slot: u32) {
+        let Some(log) = self.durable_log(slot).filter(|log| !log.unsent.is_empty()) else { return };
+        let messages = std::mem::take(&mut log.unsent);
+        self.ask_store(cx, slot, StoreOperation::Append(messages));
+    }
+
+    fn ask_store(&mut self, cx: &mut ShardContext, slot: u32, operation: StoreOperation) {
+        let OwnedChannel { key, policy, published, .. } = self.entry(slot);
+        let Some(log) = published.as_ref().and_then(|published| published.durable.as_ref()) else {
+            return;
+        };
+        let log = LogId { slot, opening: log.opening };
+        let (channel, policy) = (Arc::clone(key), Arc::clone(policy));
+        let request = StoreRequest { log, channel, policy, operation };
+        cx.outbox.effect(Effect::Store(Box::new(request)));
+    }
+
+    fn read(&mut self, cx: &mut ShardContext, slot: u32, request: ReadRequest) {
+        let ReadRequest { from, reply_to, answer, range, limit } = request;
+        let key = Arc::clone(&self.entry(slot).key);
+        let Some(log) = self.durable_log(slot) else { return };
+        if log.reads.len() >= WAITING_MAX {
+            return send_answer(cx, from, reply_to, &key, Answer::Refused(Reject::Busy));
+        }
+        log.reads_begun += 1;
+        let number = log.reads_begun;
+        log.reads.push(Read { number, from, reply_to, answer });
+        self.ask_store(cx, slot, StoreOperation::Read { read: number, range, limit });
+    }
+
+    /// Takes an answer of the store.
+    pub fn handle_stored(&mut self, cx: &mut ShardContext, reply: StoreReply) {
+        let StoreReply { log: LogId { slot, opening }, outcome } = reply;
+        if self.channels.get(slot).is_none() {
+            return;
+        }
+        let Some(log) = self.durable_log(slot).filter(|log| log.opening == opening) else { return };
+        match outcome {
+            StoreOutcome::Opened(stored) => self.log_opened(cx, slot, *stored),
+            StoreOutcome::Appended { head } => self.log_appended(cx, slot, head),
+            StoreOutcome::Page { read, page, head } => {
+                let Some(read) = take_read(log, read) else { return };
+                self.finish_read(cx, slot, read, page, head);
+            }
+            StoreOutcome::Unreadable { read, reject } => {
+                let Some(read) = take_read(log, read) else { return };
+                let key = Arc::clone(&self.entry(slot).key);
+                send_answer(cx, read.from, read.reply_to, &key, Answer::Refused(reject));
+            }
+            StoreOutcome::Failed(reject) => self.log_failed(cx, slot, reject),
+        }
+    }
+
+    fn log_opened(&mut self, cx: &mut ShardContext, slot: u32, stored: StoredLog) {
+        let (now, head) = (cx.now, stored.head);
+        self.with_messages(cx, Some(slot), |messages, policy| {
+            *messages = Messages::restore(now, stored);
+            messages.expire(now, policy);
+        });
+        let key = Arc::clone(&self.entry(slot).key);
+        let Some(log) = self.durable_log(slot) else { return };
+        (log.is_open, log.assigned, log.stored) = (true, head, head);
+        for (from, command) in std::mem::take(&mut log.waiting) {
+            self.handle_command(cx, from, Arc::clone(&key), command);
+        }
+    }
+
+    fn log_appended(&mut self, cx: &mut ShardContext, slot: u32, head: u64) {
+        if let Some(log) = self.durable_log(slot) {
+            log.stored = head;
+        }
+        self.acknowledge(cx, slot);
+    }
+
+    /// Delivers and acknowledges what is on disk, and what waits for nothing else.
+    fn acknowledge(&mut self, cx: &mut ShardContext, slot: u32) {
+        while let Some(publish) = self.next_stored(slot) {
+            self.finish_publish(cx, slot, publish);
+        }
+    }
+
+    fn next_stored(&mut self, slot: u32) -> Option<Unacknowledged> {
+        let log = self.durable_log(slot)?;
+        let is_stored = log.unacknowledged.front()?.serial <= log.stored;
+        if is_stored { log.unacknowledged.pop_front() } else { None }
+    }
+
+    fn finish_publish(&mut self, cx: &mut ShardContext, slot: u32, publish: Unacknowledged) {
+        let Unacknowledged { serial, message, bytes, from, reply_to } = publish;
+        self.storing_bytes -= bytes;
+        let key = Arc::clone(&self.entry(slot).key);
+        if let Some(message) = message {
+            self.deliver_stored(cx, slot, message);
+        }
+        send_answer(cx, from, reply_to, &key, Answer::Published { serial });
+    }
+
+    fn finish_read(
+        &mut self,
+        cx: &mut ShardContext,
+        slot: u32,
+        read: Read,
+        page: Option<Page>,
+        head: u64,
+    ) {
+        let Read { from, reply_to, answer, .. } = read;
+        let key = Arc::clone(&self.entry(slot).key);
+        let resumed = page.is_some();
+        let Page { messages, more } = page.unwrap_or_default();
+        let answer = match answer {
+            ReadAnswer::History => Answer::History { messages, more },
+            ReadAnswer::Fetch => Answer::Fetched { messages, resumed },
+            ReadAnswer::Attach { .. } if !resumed => {
+                Answer::Subscribed { messages: Vec::new(), resumed: Some(false) }
+            }
+            ReadAnswer::Attach { feed, replay, mut replayed } => {
+                let last = if more { messages.last().map(|m| m.serial) } else { Some(head) };
+                replayed.extend(messages);
+                let after = last.unwrap_or(head);
+                let request = AttachRest { from, reply_to, feed, replay, replayed, after };
+                return self.attach_rest(cx, slot, request);
+            }
+        };
+        send_answer(cx, from, reply_to, &key, answer);
+    }
+
+    /// A subscriber begins: what it has missed was read up to `after`, and the rest is in memory,
+    /// unless it was evicted meanwhile.
+    fn attach_rest(&mut self, cx: &mut ShardContext, slot: u32, request: AttachRest) {
+        let AttachRest { from, reply_to, feed, replay, mut replayed, after } = request;
+        let position = Position::Serial(after);
+        if !self.has_after(cx.now, slot, &position, PageLimit::UNLIMITED) {
+            let answer = ReadAnswer::Attach { feed, replay, replayed };
+            let (range, limit) = (StoreRange::After(position), PageLimit::UNLIMITED);
+            return self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
+        }
+        let key = Arc::clone(&self.entry(slot).key);
+        let answer = match self.attach(cx, from, &key, feed, Some(&position), replay) {
+            Answer::Subscribed { messages, resumed } => {
+                replayed.extend(messages);
+                if replay == Replaying::Needless {
+                    replayed.clear();
+                }
+                Answer::Subscribed { messages: replayed, resumed }
+            }
+            answer => answer,
+        };
+        send_answer(cx, from, reply_to, &key, answer);
+    }
+
+    /// Everything that waits for the store is refused. The next request opens the log again.
+    fn log_failed(&mut self, cx: &mut ShardContext, slot: u32, reject: Reject) {
+        let key = Arc::clone(&self.entry(slot).key);
+        self.with_messages(cx, Some(slot), |messages, _| *messages = Messages::default());
+        let Some(mut published) = self.entry(slot).published.take() else { return };
+        let Some(log) = published.durable.take() else { return };
+        let refuse = |cx: &mut ShardContext, from, reply_to| {
+            send_answer(cx, from, reply_to, &key, Answer::Refused(reject));
+        };
+        for publish in log.unacknowledged {
+            self.storing_bytes -= publish.bytes;
+            refuse(cx, publish.from, publish.reply_to);
+        }
+        log.reads.into_iter().for_each(|read| refuse(cx, read.from, read.reply_to));
+        for (from, command) in log.waiting {
+            if let Some(reply_to) = reply_to(&command) {
+                refuse(cx, from, reply_to);
+            }
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Forgets the messages of a channel that nobody uses, when no repetition of a publish is to be
+    /// recognized any more.
+    pub(super) fn close_idle_log(&mut self, cx: &mut ShardContext, slot: u32) {
+        let published = self.entry(slot).published.as_ref();
+        if published.is_some_and(|published| published.messages.has_publishes()) {
+            return;
+        }
+        self.with_messages(cx, Some(slot), |messages, _| *messages = Messages::default());
+        self.channels.remove(slot);
+    }
+
+    fn durable_log(&mut self, slot: u32) -> Option<&mut DurableLog> {
+        self.entry(slot).published.as_mut()?.durable.as_deref_mut()
+    }
+}
+
+/// The end of an attach whose beginning was read from disk.
+struct AttachRest {
+    from: ShardId,
+    reply_to: ReplyTo,
+    feed: Feed,
+    replay: Replaying,
+    replayed: Vec<Arc<Message>>,
+    after: u64,
+}
+
+fn take_read(log: &mut DurableLog, number: u64) -> Option<Read> {
+    let at = log.reads.iter().position(|read| read.number == number)?;
+    Some(log.reads.swap_remove(at))
+}
+
+/// Whether a request reads or adds messages.
+fn needs_messages(command: &Command) -> bool {
+    match command {
+        Command::Publish { .. }
+        | Command::History { .. }
+        | Command::HistoryForward { .. }
+        | Command::Fetch { .. } => true,
+        Command::Attach { after, .. } => after.is_some(),
+        _ => false,
+    }
+}
+
+fn reply_to(command: &Command) -> Option<ReplyTo> {
+    match command {
+        Command::Publish { reply_to, .. }
+        | Command::History { reply_to, .. }
+        | Command::HistoryForward { reply_to, .. }
+        | Command::Fetch { reply_to, .. }
+        | Command::Attach { reply_to, .. } => Some(*reply_to),
+        _ => None,
+    }
+}

@@ -1,0 +1,295 @@
+//! The thread that does what one shard asks of the store.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::format::{self, ChannelRows, Head};
+use super::read::Log;
+use super::retention::{Retained, has_too_many_bytes, next_trim, trim};
+use super::{OpenStore, Store, StoreError};
+use crate::channel::Message;
+use crate::error::Reject;
+use crate::ids::{Router, ShardId};
+use crate::policy::Policy;
+use crate::shard::{LogId, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
+
+/// Requests served at once.
+const REQUESTS_MAX: usize = 4096;
+
+/// Bytes of messages written with one fsync, about.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Ends of logs that are remembered; with as many, all are forgotten.
+const HEADS_MAX: usize = 64 * 1024;
+
+/// How often some channels are looked at for messages that are too old, and how many.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEPT_AT_ONCE: usize = 2048;
+
+/// What a worker is started with.
+pub struct WorkerParts {
+    pub store: Arc<Store>,
+    pub shard: ShardId,
+    pub router: Router,
+    pub requests: Receiver<StoreRequest>,
+    pub replies: Sender<StoreReply>,
+    /// Called after replies were sent.
+    pub wake: Box<dyn Fn() + Send>,
+}
+
+/// Serves the requests of one shard, in order, until their sender is gone.
+pub struct Worker {
+    parts: WorkerParts,
+    heads: HashMap<ChannelRows, KnownHead>,
+    /// Where the next sweep begins; empty at the beginning of a pass.
+    swept: Vec<u8>,
+    sweep_at_ms: u64,
+}
+
+/// The end of a log that this worker has written.
+#[derive(Clone, Copy, Debug)]
+struct KnownHead {
+    head: Head,
+    /// The log is trimmed when its head is there.
+    trim_at: u64,
+}
+
+/// Messages of one channel that are to be stored.
+struct Append {
+    log: LogId,
+    rows: ChannelRows,
+    policy: Arc<Policy>,
+    messages: Vec<Arc<Message>>,
+}
+
+impl Worker {
+    pub fn new(parts: WorkerParts) -> Self {
+        Worker { parts, heads: HashMap::new(), swept: Vec::new(), sweep_at_ms: 0 }
+    }
+
+    pub fn run(mut self) {
+        loop {
+            match self.parts.requests.recv_timeout(SWEEP_EVERY) {
+                Ok(first) => self.serve(first),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if unix_ms() >= self.sweep_at_ms {
+                self.sweep_at_ms = unix_ms() + SWEEP_EVERY.as_millis() as u64;
+                self.sweep();
+            }
+        }
+    }
+
+    /// Serves a request and all others that wait.
+    fn serve(&mut self, first: StoreRequest) {
+        let mut appends = Vec::new();
+        let (mut served, mut bytes) = (0, 0);
+        let mut next = Some(first);
+        while let Some(StoreRequest { log, channel, policy, operation }) = next {
+            let rows = ChannelRows::new(&channel.app, &channel.name);
+            match operation {
+                StoreOperation::Append(messages) => {
+                    bytes += messages.iter().map(|message| message.bytes()).sum::<usize>();
+                    appends.push(Append { log, rows, policy, messages });
+                }
+                operation => {
+                    let outcome = self.read(&rows, &policy, operation);
+                    self.reply(log, outcome);
+                }
+            }
+            served += 1;
+            let has_room = served < REQUESTS_MAX && bytes < BATCH_BYTES_MAX;
+            next = if has_room { self.parts.requests.try_recv().ok() } else { None };
+        }
+        if !appends.is_empty() {
+            self.append(&appends);
+        }
+        (self.parts.wake)();
+    }
+
+    fn read(&self, rows: &ChannelRows, policy: &Policy, operation: StoreOperation) -> StoreOutcome {
+        let read = match &operation {
+            StoreOperation::Read { read, .. } => Some(*read),
+            _ => None,
+        };
+        let outcome = guarded(|| {
+            self.parts.store.with(|store| {
+                let log = Log::new(store, rows, policy, unix_ms())?;
+                Ok(match operation {
+                    StoreOperation::Read { read, range, limit } => {
+                        let page = log.page(&range, limit)?;
+                        StoreOutcome::Page { read, page, head: log.head.head }
+                    }
+                    _ => StoreOutcome::Opened(Box::new(log.open(policy)?)),
+                })
+            })
+        });
+        outcome.unwrap_or_else(|error| {
+            let (reject, names) = (error.reject(), rows.names());
+            tracing::warn!(?names, %error, "a log cannot be read");
+            match read {
+                Some(read) => StoreOutcome::Unreadable { read, reject },
+                None => StoreOutcome::Failed(reject),
+            }
+        })
+    }
+
+    fn append(&mut self, appends: &[Append]) {
+        let store = Arc::clone(&self.parts.store);
+        if let Err(error) = store.check_space() {
+            store.note_trouble(&error);
+            return self.fail(appends, error.reject());
+        }
+        match guarded(|| store.with(|open| self.write(open, appends))) {
+            Ok(outcomes) => {
+                store.note_success();
+                for (append, outcome) in appends.iter().zip(outcomes) {
+                    self.reply(append.log, outcome);
+                }
+            }
+            Err(error) => {
+                store.give_up(&error);
+                self.heads.clear();
+                self.fail(appends, error.reject());
+            }
+        }
+    }
+
+    fn fail(&self, appends: &[Append], reject: Reject) {
+        appends.iter().for_each(|append| self.reply(append.log, StoreOutcome::Failed(reject)));
+    }
+
+    /// Writes everything with one fsync. One outcome for each.
+    fn write(
+        &mut self,
+        store: &OpenStore,
+        appends: &[Append],
+    ) -> Result<Vec<StoreOutcome>, StoreError> {
+        let mut batch = store.engine.batch();
+        let mut written = HashMap::<&ChannelRows, (KnownHead, &Policy)>::new();
+        let mut outcomes = Vec::with_capacity(appends.len());
+        for Append { rows, policy, messages, .. } in appends {
+            let (mut known, _) = match written.get(rows) {
+                Some(known) => *known,
+                None => (self.known_head(store, rows, policy)?, &**policy),
+            };
+            let expected = messages.iter().zip(known.head.head + 1..);
+            if !expected.clone().all(|(message, serial)| message.serial == serial) {
+                // What came before it failed, and the owner does not know yet.
+                outcomes.push(StoreOutcome::Failed(Reject::StoreFailed));
+                continue;
+            }
+            for (message, _) in expected {
+                let row = format::encode_message(message);
+                batch.insert(&rows.message_key(message.serial), &row);
+                known.head.head = message.serial;
+                known.head.bytes += row.len() as u64;
+            }
+            outcomes.push(StoreOutcome::Appended { head: known.head.head });
+            written.insert(rows, (known, policy));
+        }
+        for (rows, (known, policy)) in &mut written {
+            let KnownHead { head, trim_at } = known;
+            if head.head >= *trim_at || has_too_many_bytes(policy, head) {
+                let retained = Retained::new(policy, head.head, unix_ms());
+                trim(&store.engine, &mut batch, rows, head, &retained)?;
+                *trim_at = next_trim(policy, head.head);
+            }
+            batch.insert(rows.head_key(), &head.encode());
+        }
+        batch.commit_durably()?;
+        if self.heads.len() + written.len() > HEADS_MAX {
+            self.heads.clear();
+        }
+        let written = written.into_iter().map(|(rows, (known, _))| (rows.clone(), known));
+        self.heads.extend(written);
+        Ok(outcomes)
+    }
+
+    fn known_head(
+        &self,
+        store: &OpenStore,
+        rows: &ChannelRows,
+        policy: &Policy,
+    ) -> Result<KnownHead, StoreError> {
+        if let Some(known) = self.heads.get(rows) {
+            return Ok(*known);
+        }
+        let head = store.engine.head(rows)?.unwrap_or_else(|| Head::starting_after(store.floor));
+        let retained = policy.stored_messages_max() as u64;
+        let over = head.count().saturating_sub(retained);
+        let trim_at = next_trim(policy, head.head).saturating_sub(over).max(head.head);
+        Ok(KnownHead { head, trim_at })
+    }
+
+    /// Removes what has become too old, of some of the channels of this shard.
+    fn sweep(&mut self) {
+        let store = Arc::clone(&self.parts.store);
+        let swept = guarded(|| store.with(|open| self.sweep_some(open)));
+        if let Err(error) = swept {
+            tracing::debug!(%error, "no sweep");
+        }
+    }
+
+    fn sweep_some(&mut self, store: &OpenStore) -> Result<(), StoreError> {
+        let from = if self.swept.is_empty() { format::HEADS.to_vec() } else { self.swept.clone() };
+        let to = [format::HEADS[0] + 1];
+        let mut batch = store.engine.batch();
+        let mut trimmed = Vec::new();
+        let mut next = Vec::new();
+        for (count, row) in store.engine.range(&from, &to).enumerate() {
+            let (key, row) = row?;
+            if count == SWEPT_AT_ONCE {
+                next = key.to_vec();
+                break;
+            }
+            let Some(rows) = ChannelRows::of_head(&key).filter(|rows| self.is_mine(rows)) else {
+                continue;
+            };
+            let mut head = Head::decode(&row).map_err(StoreError::corrupt)?;
+            let Some((_, channel)) = rows.names().filter(|_| head.count() > 0) else { continue };
+            let policy = self.parts.store.policies.for_channel(channel);
+            let (first, retained) = (head.first, Retained::new(policy, head.head, unix_ms()));
+            trim(&store.engine, &mut batch, &rows, &mut head, &retained)?;
+            if head.first != first {
+                batch.insert(&key, &head.encode());
+                trimmed.push((rows, head));
+            }
+        }
+        batch.commit()?;
+        for (rows, head) in trimmed {
+            if let Some(known) = self.heads.get_mut(&rows) {
+                known.head = head;
+            }
+        }
+        self.swept = next;
+        Ok(())
+    }
+
+    /// Whether the channel belongs to the shard of this worker.
+    fn is_mine(&self, rows: &ChannelRows) -> bool {
+        let Some((app, channel)) = rows.names() else { return false };
+        let router = &self.parts.router;
+        router.shard_of(router.hash(app, channel)) == self.parts.shard
+    }
+
+    fn reply(&self, log: LogId, outcome: StoreOutcome) {
+        // Without a receiver the shard has ended.
+        let _ = self.parts.replies.send(StoreReply { log, outcome });
+    }
+}
+
+/// A panic of the engine is a failure like any other: whoever waits gets an answer.
+fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(act))
+        .unwrap_or_else(|_| Err(StoreError::corrupt("the engine panicked")))
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
