@@ -11,7 +11,7 @@ use headcount::config::{
     Anonymous, Config, InsecurePlaintext, SecretText, Shards, TenByteLayout, dev_key,
 };
 use headcount::limits::Limits;
-use headcount::policy::{Durability, Heartbeat, OnTimeout, Policy, SlowConsumer};
+use headcount::policy::{Deliver, Durability, Heartbeat, OnTimeout, Policy, SlowConsumer};
 
 /// The example of the design, all of it.
 const EXAMPLE: &str = r#"
@@ -112,6 +112,7 @@ fn every_key_reaches_its_value() {
         history_age_s = 4
         history_bytes = 5
         durability = "none"
+        deliver = "before_durable"
         slow_consumer = "close"
         graph_max_peers = 6
         peer_metadata_max_bytes = 7
@@ -133,6 +134,7 @@ fn every_key_reaches_its_value() {
         history_age_s: 4,
         history_bytes: 5,
         durability: Durability::None,
+        deliver: Deliver::BeforeDurable,
         slow_consumer: SlowConsumer::Close,
         graph_max_peers: 6,
         peer_metadata_max_bytes: 7,

@@ -31,7 +31,7 @@ pub enum Content {
 }
 
 /// A named payload.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     pub name: Box<str>,
     /// JSON text as received from the publisher; empty if there is none.

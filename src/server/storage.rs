@@ -35,7 +35,7 @@ impl StoreClient {
         let worker = Worker::new(WorkerParts {
             store: Arc::clone(store),
             shard,
-            router: router.clone(),
+            router: *router,
             requests: to_serve,
             replies: answers,
             wake: Box::new(move || endpoints[shard.index()].wake_if_sleeping()),

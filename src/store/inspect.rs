@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::json;
 
+use super::StoreError;
 use super::engine::{Directory, Engine};
 use super::format::{self, ChannelRows, HEADS, Head, MESSAGES};
-use super::{StoreError, journal};
+use super::journal::{self, Salvaged};
 use crate::channel::Message;
 
 /// Something that is wrong with a log.
@@ -225,12 +226,16 @@ pub fn repair(path: &Path, floor: u64) -> Result<Option<(PathBuf, Report)>, Stor
         fs::remove_dir_all(&repaired)?;
     }
     let mut whole = Directory::open(&repaired, floor.max(directory.floor))?;
-    // Without an end of its own a channel begins above everything.
+    // Where a channel begins that has lost its end.
     whole.floor = floor.max(directory.floor);
+    whole.write_format()?;
     let copy = whole.open_engine()?;
-    journal::cut(&directory.engine())?;
-    if let Ok(damaged) = directory.open_engine() {
-        copy_readable(&damaged, &copy, whole.floor)?;
+    let salvaged = journal::salvage(&directory.engine())?;
+    match directory.open_engine() {
+        Ok(damaged) => copy_readable(&damaged, &copy, &salvaged)?,
+        Err(error @ (StoreError::DiskFull | StoreError::Locked)) => return Err(error),
+        // Nothing of it can be read.
+        Err(_) => {}
     }
     drop(copy);
     fs::rename(path, &set_aside)?;
@@ -238,12 +243,16 @@ pub fn repair(path: &Path, floor: u64) -> Result<Option<(PathBuf, Report)>, Stor
     Ok(Some((set_aside, report)))
 }
 
-/// Copies the channels. Of each, the newest messages without a hole.
-fn copy_readable(damaged: &Engine, copy: &Engine, floor: u64) -> Result<(), StoreError> {
+/// Copies the channels, of each the newest messages without a hole. One whose newest messages may be
+/// lost is left out: it begins anew above all serials that it may have given out.
+fn copy_readable(damaged: &Engine, copy: &Engine, salvaged: &Salvaged) -> Result<(), StoreError> {
     for row in damaged.prefix(&HEADS) {
         let Ok((key, row)) = row else { continue };
         let Some(rows) = ChannelRows::of_head(&key) else { continue };
         let Ok(head) = Head::decode(&row) else { continue };
+        if salvaged.may_lack_end(&rows) {
+            continue;
+        }
         let mut batch = copy.batch();
         let mut kept = Head { first: head.head + 1, bytes: 0, ..head };
         let (from, to) = (rows.message_key(head.first), rows.message_key(head.head));
@@ -256,13 +265,6 @@ fn copy_readable(damaged: &Engine, copy: &Engine, floor: u64) -> Result<(), Stor
             }
             batch.insert(&key, &row);
             (kept.first, kept.bytes) = (serial, kept.bytes + row.len() as u64);
-        }
-        if kept.first > head.first {
-            // Serials that were assigned and are lost are not given out again.
-            let end = kept.head.max(floor);
-            if kept.count() == 0 {
-                kept = Head::starting_after(end);
-            }
         }
         batch.insert(&key, &kept.encode());
         batch.commit_durably()?;

@@ -72,8 +72,7 @@ pub fn trim(
     retained: &Retained,
 ) -> Result<bool, StoreError> {
     let (from, to) = (rows.message_key(head.first), rows.message_key(head.head));
-    let mut removed = 0;
-    for row in engine.range(&from, &to) {
+    for (removed, row) in engine.range(&from, &to).enumerate() {
         let (key, row) = row?;
         let serial = format::serial_of(&key).unwrap_or_default();
         let publish = format::decode_publish(&row).map_err(|error| {
@@ -88,7 +87,6 @@ pub fn trim(
         if removed == REMOVED_MAX {
             return Ok(true);
         }
-        removed += 1;
         batch.remove(&key);
         head.first = serial + 1;
         head.bytes = head.bytes.saturating_sub(row.len() as u64);

@@ -319,6 +319,7 @@ impl TurnIo for Driven<'_> {
                 let moved = shards[self.at].handle_detached(now, conn, sockets.detach(who));
                 assert!(moved.is_ok(), "{conn:?} is to move");
             }
+            Effect::Store(request) => panic!("nothing is on disk here: {request:?}"),
             Effect::Attach { conn, socket } => {
                 let who = sockets.attach(socket);
                 (members[who].shard, members[who].conn) = (self.at, conn);

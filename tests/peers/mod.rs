@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -25,12 +25,22 @@ pub struct Server {
     served: Option<Served>,
     config: PathBuf,
     pub url: String,
+    data: PathBuf,
     _dir: Dir,
 }
 
 impl Server {
     pub fn start(more: &str) -> Server {
         let dir = Dir::new();
+        Server::start_with(dir.path().join("data"), dir, more)
+    }
+
+    /// With its data in an existing folder.
+    pub fn start_in(folder: &Path, more: &str) -> Server {
+        Server::start_with(folder.join("data"), Dir::new(), more)
+    }
+
+    fn start_with(data: PathBuf, dir: Dir, more: &str) -> Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let text = format!(
             "[cores]\nshards = 2\n[listen]\nhttp = \"127.0.0.1:{port}\"\n\
@@ -38,12 +48,12 @@ impl Server {
              [[auth.key]]\nname = \"demo.main\"\nsecret = \"sk_main\"\n\
              [[auth.key]]\nname = \"demo.chat\"\nsecret = \"sk_chat\"\n\
              capability = {{ \"chat:*\" = [\"publish\"] }}\n{more}",
-            dir.path().join("data"),
+            data,
         );
         let config = dir.path().join("headcount.toml");
         fs::write(&config, text).unwrap();
-        let mut server =
-            Server { served: None, config, url: format!("ws://127.0.0.1:{port}"), _dir: dir };
+        let url = format!("ws://127.0.0.1:{port}");
+        let mut server = Server { served: None, config, url, data, _dir: dir };
         server.run();
         server
     }
@@ -52,6 +62,19 @@ impl Server {
         let mut command = headcount(&["serve", "--quiet", "--config"]);
         let command = command.arg(&self.config).stderr(Stdio::inherit());
         self.served = Some(Served::start(command).unwrap());
+    }
+
+    /// Where the server keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.clone()
+    }
+
+    /// Starts it again; what it says when it refuses.
+    pub fn try_run(&mut self) -> Result<(), String> {
+        let mut command = headcount(&["serve", "--quiet", "--config"]);
+        let command = command.arg(&self.config).stderr(Stdio::piped());
+        self.served = Some(Served::start(command)?);
+        Ok(())
     }
 
     pub fn sync_tcp(&self) -> SocketAddr {

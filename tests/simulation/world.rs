@@ -699,6 +699,7 @@ impl TurnIo for Driven<'_> {
             Effect::Send { to, envelope } => world.post(s, to.index(), envelope),
             Effect::Close { conn, .. } => world.begin_close(s, conn),
             Effect::Detach { conn } => world.begin_detach(s, conn),
+            Effect::Store(request) => panic!("nothing is on disk here: {request:?}"),
             Effect::Attach { conn, socket } => {
                 let at = world.descriptors.attach(socket);
                 assert_eq!(world.sockets[at].place, Place::InTransit);

@@ -124,7 +124,7 @@ impl Owner {
         if !self.has_disk || !needs_messages(&command) || !self.is_on_disk(cx, key) {
             return Some(command);
         }
-        let Some(slot) = self.open_log(cx, from, key, &command) else { return None };
+        let slot = self.open_log(cx, from, key, &command)?;
         let Some(log) = self.durable_log(slot) else { return Some(command) };
         if log.is_open {
             return self.perform_durable(cx, from, key, slot, command);
