@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use derive_more::Display;
 use enumset::EnumSetType;
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub enum Heartbeat {
 }
 
 /// Where the messages of a channel are stored, and therefore what an acknowledgement guarantees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Not stored: live delivery only.

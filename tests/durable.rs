@@ -106,7 +106,7 @@ fn what_is_acknowledged_survives_kills_under_load() {
     let reader = server.client("reader");
     let mut stored = HashMap::new();
     for channel in 0..CLIENTS / 2 {
-        let messages = pages(&reader.channel(&format!("log:{channel}")));
+        let messages = pages(&reader.channel(format!("log:{channel}")));
         let dense: Vec<u64> = (1..=messages.len() as u64).collect();
         assert_eq!(serials(&messages), dense, "log:{channel}");
         let data: HashSet<String> = messages.iter().map(|m| m.data.to_string()).collect();

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::compare::compare;
 use super::error::BenchError;
 use super::interrupt;
-use super::launch::{self, Launched};
+use super::launch::{self, Launch, Launched};
 use super::options::{Addresses, Dialect, Place, Scenario};
 use super::peer::Peer;
 use super::plot::{plot, plot_windows};
@@ -121,6 +121,10 @@ fn measure_once(
 
 fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchError> {
     interrupt::listen()?;
+    let durability = match scenario {
+        Scenario::Fanout(options) => options.durability,
+        _ => None,
+    };
     let common = &mut scenario.base_mut().common;
     let Place { addresses, config, .. } = &common.place;
     let mut server = Server { addresses: *addresses, pid: common.pid, peer };
@@ -128,7 +132,8 @@ fn play(scenario: &mut Scenario, peer: Option<Peer>) -> Result<Report, BenchErro
     if server.addresses == Addresses::default() && peer.is_none() {
         let key = common.key.insert(launch::fresh_key()?);
         let binary = std::env::current_exe()?;
-        let started = Launched::start(&binary, config.as_deref(), &common.server_cpus, key);
+        let (config, cpus) = (config.as_deref(), &common.server_cpus);
+        let started = Launched::start(&binary, Launch { config, cpus, key, durability });
         interrupt::check()?;
         let started = launched.insert(started?);
         (server.addresses, server.pid) = (started.addresses, Some(started.child.id()));

@@ -9,12 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use toml::{Table, Value};
 
 use super::error::BenchError;
 use super::options::Addresses;
 use crate::config::dev_key;
+use crate::policy::Durability;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
@@ -24,8 +25,9 @@ const UPDATES_PER_SECOND_MAX: i64 = 10_000_000;
 /// A server that ends with this value.
 pub struct Launched {
     pub child: Child,
-    /// Its configuration, with its key: removed after it has ended.
+    /// Its configuration, with its key, and its data: removed after it has ended.
     _config: NamedTempFile,
+    _data: Option<TempDir>,
     pub addresses: Addresses,
     /// What it was configured with, in TOML, without its keys.
     pub shown_config: String,
@@ -37,18 +39,34 @@ pub fn fresh_key() -> Result<String, BenchError> {
     Ok(key.text)
 }
 
+/// How a server is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// A configuration to start from.
+    pub config: Option<&'a Path>,
+    /// One shard on each, or as configured when empty.
+    pub cpus: &'a [usize],
+    /// An API key for everything.
+    pub key: &'a str,
+    /// Where messages of all channels are stored; as configured without it.
+    pub durability: Option<Durability>,
+}
+
 impl Launched {
-    /// Starts `binary serve` and waits until it is ready. `config`: a configuration to start from;
-    /// `cpus`: one shard on each, or as configured when empty; `key`: an API key for
-    /// everything.
-    pub fn start(
-        binary: &Path,
-        config: Option<&Path>,
-        cpus: &[usize],
-        key: &str,
-    ) -> Result<Launched, BenchError> {
+    /// Starts `binary serve` and waits until it is ready.
+    pub fn start(binary: &Path, launch: Launch<'_>) -> Result<Launched, BenchError> {
+        let config = launch.config;
         let base = config.map(read_config).transpose()?.unwrap_or_default();
-        let text = adapt(base, cpus, key).map_err(BenchError::Launch)?;
+        let text = adapt(base, launch).map_err(BenchError::Launch)?;
+        let data = match launch.durability {
+            Some(Durability::Disk) => Some(
+                tempfile::Builder::new()
+                    .prefix(".headcount-bench-data-")
+                    .tempdir_in(".")
+                    .map_err(|error| BenchError::file(Path::new("."), error))?,
+            ),
+            _ => None,
+        };
         // Beside the one to start from: its paths are relative to its folder.
         let folder = config.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned);
         let failed = |why: String| BenchError::Launch(format!("{}: {why}", binary.display()));
@@ -56,10 +74,13 @@ impl Launched {
         let file = builder.prefix(".headcount-bench-").suffix(".toml").tempfile_in(&folder);
         let file = file.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
         let file = file.map_err(|error| BenchError::file(&folder, error))?;
-        let child = spawn(binary, file.path()).map_err(|error| failed(error.to_string()))?;
+        let data_dir = data.as_ref().map_or(Path::new(""), TempDir::path);
+        let child =
+            spawn(binary, file.path(), data_dir).map_err(|error| failed(error.to_string()))?;
         let mut launched = Launched {
             child,
             _config: file,
+            _data: data,
             addresses: Addresses::default(),
             shown_config: without_keys(&text),
         };
@@ -90,7 +111,8 @@ fn read_config(path: &Path) -> Result<Table, BenchError> {
 }
 
 /// The configuration with what a benchmark needs, unless it sets it.
-fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String> {
+fn adapt(mut config: Table, launch: Launch<'_>) -> Result<String, String> {
+    let Launch { cpus, key, durability, .. } = launch;
     let (name, secret) = key.split_once(':').ok_or("a key without a secret")?;
     if !cpus.is_empty() {
         let pins: Vec<Value> = cpus.iter().map(|&cpu| Value::from(cpu as i64)).collect();
@@ -100,6 +122,13 @@ fn adapt(mut config: Table, cpus: &[usize], key: &str) -> Result<String, String>
     }
     // The load generator connects to the server itself.
     section(&mut config, "listen")?.remove("proxy_protocol");
+    if let Some(durability) = durability {
+        let durability = Value::try_from(durability).map_err(|error| error.to_string())?;
+        let all = [("match", Value::from("*")), ("durability", durability)];
+        let all = all.map(|(field, value)| (field.to_owned(), value));
+        let namespaces = vec![Value::Table(all.into_iter().collect())];
+        config.insert("namespace".to_owned(), Value::Array(namespaces));
+    }
     let limits = section(&mut config, "limits")?;
     limits.entry("updates_per_second_max").or_insert(UPDATES_PER_SECOND_MAX.into());
     let auth = section(&mut config, "auth")?;
@@ -125,11 +154,13 @@ fn section<'t>(config: &'t mut Table, name: &str) -> Result<&'t mut Table, Strin
     section.as_table_mut().ok_or_else(|| format!("`{name}` is not a table"))
 }
 
-fn spawn(binary: &Path, config: &Path) -> io::Result<Child> {
+fn spawn(binary: &Path, config: &Path, data_dir: &Path) -> io::Result<Child> {
     let any_port = "127.0.0.1:0";
     Command::new(binary)
         .args(["serve", "--http", any_port, "--sync-tcp", any_port, "--admin", any_port])
-        .args(["--data-dir", "", "--quiet", "--config"])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(["--quiet", "--config"])
         .arg(config)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -171,6 +202,10 @@ mod tests {
 
     const KEY: &str = "bench.kid_bench:sk_secret";
 
+    fn launch(cpus: &[usize]) -> Launch<'_> {
+        Launch { config: None, cpus, key: KEY, durability: None }
+    }
+
     #[test]
     fn the_ready_line_gives_addresses() {
         let line = "ready http=127.0.0.1:1 sync_tcp=127.0.0.1:2 admin=127.0.0.1:3";
@@ -183,7 +218,8 @@ mod tests {
     #[test]
     fn a_configuration_keeps_what_it_says() {
         let base = "[cores]\nspin_us = 5\n[limits]\nupdates_per_second_max = 7\n";
-        let adapted: Table = adapt(base.parse().unwrap(), &[0, 2], KEY).unwrap().parse().unwrap();
+        let adapted: Table =
+            adapt(base.parse().unwrap(), launch(&[0, 2])).unwrap().parse().unwrap();
         assert_eq!(adapted["cores"]["spin_us"].as_integer(), Some(5));
         assert_eq!(adapted["cores"]["shards"].as_integer(), Some(2));
         assert_eq!(adapted["limits"]["updates_per_second_max"].as_integer(), Some(7));
@@ -192,12 +228,12 @@ mod tests {
         let shown = without_keys(&adapted.to_string());
         assert!(shown.contains("spin_us = 5") && !shown.contains("sk_secret"), "{shown}");
         let proxied = "[listen]\nproxy_protocol = [\"http\"]\ndefer_accept = true\n";
-        let adapted: Table = adapt(proxied.parse().unwrap(), &[], KEY).unwrap().parse().unwrap();
+        let adapted: Table = adapt(proxied.parse().unwrap(), launch(&[])).unwrap().parse().unwrap();
         assert_eq!(adapted["listen"].to_string(), "{ defer_accept = true }");
         for broken in ["cores = 1", "listen = 1", "auth = { key = 1 }"] {
-            assert!(adapt(broken.parse().unwrap(), &[0], KEY).is_err(), "{broken}");
+            assert!(adapt(broken.parse().unwrap(), launch(&[0])).is_err(), "{broken}");
         }
-        assert!(adapt(Table::new(), &[0], "no secret").is_err());
+        assert!(adapt(Table::new(), Launch { key: "no secret", ..launch(&[0]) }).is_err());
     }
 
     /// A script in place of a server. Another process writes it: were it open here, it would be
@@ -224,7 +260,7 @@ mod tests {
                  while :; do sleep 0.05; done"
             ),
         );
-        let launched = Launched::start(&server, None, &[0], KEY).unwrap();
+        let launched = Launched::start(&server, launch(&[0])).unwrap();
         let copy = base.with_extension("toml");
         let deadline = Instant::now() + Duration::from_secs(5);
         while !copy.exists() && Instant::now() < deadline {
@@ -241,14 +277,15 @@ mod tests {
     #[test]
     fn a_server_that_ends_at_once_is_an_error() {
         let server = script("headcount-bad", "exit 78");
-        let error = Launched::start(&server, None, &[], KEY).map(|_| ()).unwrap_err();
+        let error = Launched::start(&server, launch(&[])).map(|_| ()).unwrap_err();
         fs::remove_file(&server).unwrap();
         assert!(error.to_string().contains("ended before it was ready"), "{error}");
     }
 
     #[test]
     fn what_is_adapted_is_a_valid_configuration() {
-        let text = adapt(Table::new(), &[0], &fresh_key().unwrap()).unwrap();
+        let key = fresh_key().unwrap();
+        let text = adapt(Table::new(), Launch { key: &key, ..launch(&[0]) }).unwrap();
         crate::config::Config::from_toml(&text, Path::new("bench.toml")).unwrap();
     }
 }

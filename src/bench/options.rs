@@ -12,6 +12,7 @@ use super::client::Transport;
 use super::engine::Wait;
 pub use super::time::Span;
 pub use super::traffic::{PublishForm, Spread, WindowCounts};
+use crate::policy::Durability;
 
 /// What clients speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -199,6 +200,11 @@ pub struct FanoutOptions {
     /// Size of a payload in bytes, 34 or more.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub payload: usize,
+    /// Where the server that is started stores messages [default: as configured]. With disk, an
+    /// acknowledgement comes after an fsync; the files are in the current directory.
+    #[arg(long, value_enum, conflicts_with_all = ["http", "sync_tcp"])]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
     /// Where publishers publish when there are more channels than publishers.
     #[arg(long, value_enum, default_value = "all")]
     pub spread: Spread,

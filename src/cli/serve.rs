@@ -93,17 +93,25 @@ impl Serve {
     }
 }
 
+/// What the store's engine does is of no interest as long as it works, unless it is asked for.
+fn without_engine(filter: EnvFilter, directives: &str) -> EnvFilter {
+    let quiet = ["fjall=warn", "lsm_tree=warn"].into_iter().filter_map(|text| text.parse().ok());
+    match directives.contains("fjall") || directives.contains("lsm_tree") {
+        true => filter,
+        false => quiet.fold(filter, EnvFilter::add_directive),
+    }
+}
+
 /// Sends events and panics to the log. `HEADCOUNT_LOG` selects events, in the syntax of `RUST_LOG`.
 fn log_to(log: &LineQueue) {
     let directives = env::var("HEADCOUNT_LOG").unwrap_or_default();
-    // What the store's engine does is of no interest as long as it works.
-    let directives = format!("fjall=warn,lsm_tree=warn,{directives}");
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     // Not its `parse_lossy`, which prints what it ignores and panics when that fails.
     let (filter, flaw) = match filter.parse(&directives) {
         Ok(filter) => (filter, None),
         Err(flaw) => (EnvFilter::default().add_directive(LevelFilter::INFO.into()), Some(flaw)),
     };
+    let filter = without_engine(filter, &directives);
     let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
     // Fails only when a log exists already, which then serves as well.
     let _ = events.with_ansi(false).log_internal_errors(false).try_init();

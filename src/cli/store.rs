@@ -30,8 +30,8 @@ pub(super) struct Store {
 enum Command {
     /// Read everything, and say what is wrong
     ///
-    /// Exit code 0 when every message is there, 1 otherwise. What a crash cut off at the very end is
-    /// removed, as a start of the server would; it was never acknowledged.
+    /// Exit code 0 when every message is there, 1 otherwise. What a crash cut off at the very end
+    /// is removed, as a start of the server would; it was never acknowledged.
     #[command(after_help = "Example: headcount store check --json | jq .findings")]
     Check {
         #[command(flatten)]
@@ -59,8 +59,8 @@ enum Command {
     },
     /// Keep what can be read of damaged messages, and set the rest aside
     ///
-    /// Channels that lost messages go on with serials above all earlier ones, so that clients notice
-    /// the gap. The damaged directory is kept beside the repaired one.
+    /// Channels that lost their newest messages go on above all earlier serials, so that clients
+    /// notice the gap. The damaged directory is kept beside the repaired one.
     #[command(after_help = "Example: headcount store repair && headcount store check")]
     Repair {
         #[command(flatten)]

@@ -347,6 +347,16 @@ fn bind(options: &Options, shards: usize) -> Result<Listening, StartError> {
     })
 }
 
+fn start_worker(
+    store: &Arc<Store>,
+    shard: ShardId,
+    router: &Router,
+    endpoints: &Endpoints,
+) -> Result<StoreClient, StartError> {
+    StoreClient::start(store, shard, router, endpoints)
+        .map_err(|error| StartError::thread("the store", error))
+}
+
 /// What a process has beside its configuration.
 struct ProcessState {
     clock: Clock,
@@ -377,10 +387,8 @@ fn start(
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
         let id = ShardId(index as u16);
-        let store = store.as_ref().map(|store| {
-            StoreClient::start(store, id, &settings.router, &endpoints)
-                .map_err(|error| StartError::thread("the store", error))
-        });
+        let store = store.as_ref();
+        let store = store.map(|store| start_worker(store, id, &settings.router, &endpoints));
         let parts = ShardParts {
             shard: Shard::new(id, Arc::clone(&settings)),
             mailboxes,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    UserKey, UserValue,
 };
 
 use super::format::{ChannelRows, FORMAT_VERSION, Head};
@@ -44,6 +45,9 @@ pub struct Engine {
     db: Database,
     rows: Keyspace,
 }
+
+/// A key and its value.
+type Row = Result<(UserKey, UserValue), StoreError>;
 
 /// Rows that are written together or not at all.
 pub struct Batch<'e> {
@@ -177,20 +181,12 @@ impl Engine {
     }
 
     /// The rows between two keys, both included, ascending.
-    pub fn range(
-        &self,
-        from: &[u8],
-        to: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(fjall::UserKey, fjall::UserValue), StoreError>> + use<>
-    {
+    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = Row> + use<> {
         self.rows.range(from..=to).map(|row| Ok(row.into_inner()?))
     }
 
     /// The rows whose keys begin with these bytes, ascending.
-    pub fn prefix(
-        &self,
-        prefix: &[u8],
-    ) -> impl Iterator<Item = Result<(fjall::UserKey, fjall::UserValue), StoreError>> + use<> {
+    pub fn prefix(&self, prefix: &[u8]) -> impl Iterator<Item = Row> + use<> {
         self.rows.prefix(prefix).map(|row| Ok(row.into_inner()?))
     }
 

@@ -12,8 +12,8 @@ pub enum StoreError {
     #[error("another process is using it: stop that one")]
     Locked,
     #[error(
-        "it has format {found}, and this version writes {wanted}: use the version that wrote it, or \
-         move it away"
+        "it has format {found}, and this version writes {wanted}: use the version that wrote it, \
+         or move it away"
     )]
     Format { found: String, wanted: u32 },
     #[error("it is damaged: {0}: run `headcount store check` to see what is lost")]

@@ -243,8 +243,8 @@ pub fn repair(path: &Path, floor: u64) -> Result<Option<(PathBuf, Report)>, Stor
     Ok(Some((set_aside, report)))
 }
 
-/// Copies the channels, of each the newest messages without a hole. One whose newest messages may be
-/// lost is left out: it begins anew above all serials that it may have given out.
+/// Copies the channels, of each the newest messages without a hole. One whose newest messages may
+/// be lost is left out: it begins anew above all serials that it may have given out.
 fn copy_readable(damaged: &Engine, copy: &Engine, salvaged: &Salvaged) -> Result<(), StoreError> {
     for row in damaged.prefix(&HEADS) {
         let Ok((key, row)) = row else { continue };

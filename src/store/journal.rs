@@ -27,6 +27,9 @@ const CLEAR: u8 = 4;
 const START_BYTES: usize = 12;
 const CLEAR_BYTES: usize = 8;
 
+/// Bytes of an end: its tag, the checksum and the magic.
+const END_BYTES: usize = 1 + 8 + MAGIC.len();
+
 /// What a crash has cut off a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TornTail {
@@ -83,7 +86,7 @@ fn check_bytes(journal: &[u8]) -> Result<Option<TornTail>, String> {
     while let Some(batch) = whole_batch(journal, at) {
         at = batch.end;
     }
-    if batch(journal, at).is_some() || next_whole(journal, at + 1).is_some() {
+    if has_end(&journal[at..]) {
         return Err(format!("byte {at} and what follows it is not as it was written"));
     }
     let torn_bytes = data_end(journal).saturating_sub(at);
@@ -93,6 +96,11 @@ fn check_bytes(journal: &[u8]) -> Result<Option<TornTail>, String> {
 /// Files are made longer in advance, with zeros.
 fn data_end(journal: &[u8]) -> usize {
     journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)
+}
+
+/// Whether a batch ends here, which then was written as a whole.
+fn has_end(journal: &[u8]) -> bool {
+    journal.windows(END_BYTES).any(|end| end[0] == END && end.ends_with(&MAGIC))
 }
 
 fn whole_batch(journal: &[u8], at: usize) -> Option<Batch> {
@@ -233,7 +241,7 @@ fn salvage_bytes(journal: &[u8], salvaged: &mut Salvaged) -> Vec<u8> {
 }
 
 fn at_batch_or_end(journal: &[u8], at: usize) -> bool {
-    at >= data_end(journal) || whole_batch(journal, at).is_some()
+    at >= data_end(journal) || batch(journal, at).is_some()
 }
 
 #[cfg(test)]
@@ -265,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_torn_tail_is_told_from_damage_before_it() {
-        let batches = [batch_of("a", b"one"), batch_of("b", b"two"), batch_of("a", b"three")];
+        let batches = [batch_of("a", b"one"), batch_of("b", b"two"), batch_of("a", b"end")];
         let whole = batches.concat();
         assert_eq!(check_bytes(&whole), Ok(None));
         assert_eq!(check_bytes(&[&whole[..], &[0; 500]].concat()), Ok(None), "reserved space");
@@ -274,17 +282,18 @@ mod tests {
             let torn = check_bytes(&whole[..len]).unwrap().expect("a torn tail");
             assert_eq!(torn.whole_bytes, two, "{len}");
         }
-        for at in (0..whole.len()).filter(|at| !(two..=two + START_BYTES).contains(at)) {
-            let is_sequence_number = (1..=START_BYTES).contains(&(at % batches[0].len()));
-            if at < two && is_sequence_number {
+        for at in 0..whole.len() {
+            // Counts and sequence numbers have no checksum, and the last bytes are those of an end.
+            let in_batch = at % batches[0].len();
+            let in_last = at.checked_sub(two);
+            if (1..=START_BYTES).contains(&in_batch)
+                || in_last.is_some_and(|at| at + END_BYTES >= batches[2].len())
+            {
                 continue;
             }
             let mut bytes = whole.clone();
             bytes[at] ^= 0x55;
-            // Without its last bytes the last batch looks torn.
-            if at < whole.len() - 4 - 8 - 1 {
-                assert!(check_bytes(&bytes).is_err(), "{at}");
-            }
+            assert!(check_bytes(&bytes).is_err(), "{at}");
         }
     }
 

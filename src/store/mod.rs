@@ -5,9 +5,9 @@
 //!  shard <- StoreReply  <-/
 //! ```
 //!
-//! A worker takes all requests that wait, writes what is to be stored in one batch, and answers when
-//! the batch is on disk: the more is published, the more share an fsync. A channel has one owner and
-//! so one worker; the engine, an LSM tree with a journal, serves all of them.
+//! A worker takes all requests that wait, writes what is to be stored in one batch, and answers
+//! when the batch is on disk: the more is published, the more share an fsync. A channel has one
+//! owner and so one worker; the engine, an LSM tree with a journal, serves all of them.
 //!
 //! Invariants: an acknowledged message is on disk. The serials of a channel are dense. Nothing here
 //! is called by an executor.
@@ -156,7 +156,7 @@ impl Store {
         trouble.is_full = matches!(error, StoreError::DiskFull);
         if !std::mem::replace(&mut trouble.is_failing, true) {
             let path = self.path.display();
-            tracing::error!(%path, %error, "the store failed: publishes to its channels are refused");
+            tracing::error!(%path, %error, "the store failed: publishes to it are refused");
         }
     }
 

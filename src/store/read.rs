@@ -175,7 +175,7 @@ impl<'s> Log<'s> {
     ) -> impl Iterator<Item = Result<(u64, UserValue), StoreError>> + use<'_> {
         let (from, to) = (self.rows.message_key(first), self.rows.message_key(self.head.head));
         let rows = (first <= self.head.head).then(|| self.store.engine.range(&from, &to));
-        rows.into_iter().flatten().zip(first..).map(|(row, serial)| self.expect(serial, row))
+        rows.into_iter().flatten().zip(first..).map(|(row, serial)| self.numbered(serial, row))
     }
 
     fn newest_first(
@@ -186,11 +186,11 @@ impl<'s> Log<'s> {
         let (from, to) = (self.rows.message_key(first), self.rows.message_key(newest));
         let rows = (first <= newest).then(|| self.store.engine.range(&from, &to).rev());
         let serials = (first..=newest).rev();
-        rows.into_iter().flatten().zip(serials).map(|(row, serial)| self.expect(serial, row))
+        rows.into_iter().flatten().zip(serials).map(|(row, serial)| self.numbered(serial, row))
     }
 
     /// The row with this serial: there are no holes.
-    fn expect(
+    fn numbered(
         &self,
         serial: u64,
         row: Result<(UserKey, UserValue), StoreError>,

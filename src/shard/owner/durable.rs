@@ -1,6 +1,6 @@
-//! Channels whose messages are on disk. The store is asked where a log ends before the first request
-//! is carried out; requests wait for that, in order. What is published is numbered at once, stored
-//! with all else that the shard publishes meanwhile, and acknowledged when it is on disk.
+//! Channels whose messages are on disk. The store is asked where a log ends before the first
+//! request is carried out; requests wait for that, in order. What is published is numbered at once,
+//! stored with all else that is published meanwhile, and acknowledged when it is on disk.
 //!
 //! | full | policy | reported to | counter |
 //! |---|---|---|---|
