@@ -31,8 +31,9 @@ pub enum StoreOperation {
     Open,
     /// Store these messages, which follow the end of the log, dense and in order.
     Append(Vec<Arc<Message>>),
-    /// Read messages that are not in memory. `read` tells the reads of a log apart.
-    Read { read: u64, range: StoreRange, limit: PageLimit },
+    /// Read messages that are not in memory, as if `head` were the end of the log: what is behind it
+    /// is not shown to anybody yet. `read` tells the reads of a log apart.
+    Read { read: u64, range: StoreRange, limit: PageLimit, head: u64 },
 }
 
 /// Which messages to read.
@@ -60,8 +61,8 @@ pub enum StoreOutcome {
     Appended {
         head: u64,
     },
-    /// `page`: `None` when some of the messages are no longer stored. `head`: the end of the log
-    /// when it was read.
+    /// `page`: `None` when some of the messages are no longer stored. `head`: what was
+    /// taken for the end of the log.
     Page {
         read: u64,
         page: Option<Page>,

@@ -24,6 +24,8 @@ pub struct Log<'s> {
 }
 
 impl<'s> Log<'s> {
+    /// `head_max`: what is behind it is not shown.
+    ///
     /// # Errors
     /// The log is damaged, or cannot be read.
     pub fn new(
@@ -31,8 +33,11 @@ impl<'s> Log<'s> {
         rows: &'s ChannelRows,
         policy: &Policy,
         now_ms: u64,
+        head_max: u64,
     ) -> Result<Self, StoreError> {
-        let head = store.engine.head(rows)?.unwrap_or_else(|| Head::starting_after(store.floor));
+        let head = store.engine.head(rows)?;
+        let mut head = head.unwrap_or_else(|| Head::starting_after(store.floor));
+        head.head = head.head.min(head_max.max(head.first - 1));
         let retained = Retained::new(policy, head.head, now_ms);
         Ok(Log { store, rows, head, retained })
     }

@@ -66,6 +66,14 @@ struct Append {
     messages: Vec<Arc<Message>>,
 }
 
+/// A request that writes nothing.
+struct Reading {
+    log: LogId,
+    rows: ChannelRows,
+    policy: Arc<Policy>,
+    operation: StoreOperation,
+}
+
 impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         Worker { parts, heads: HashMap::new(), swept: Vec::new(), sweep_at_ms: 0 }
@@ -85,9 +93,10 @@ impl Worker {
         }
     }
 
-    /// Serves a request and all others that wait.
+    /// Serves a request and all others that wait: reads first, but for those of channels that are
+    /// being written to.
     fn serve(&mut self, first: StoreRequest) {
-        let mut appends = Vec::new();
+        let (mut appends, mut late) = (Vec::<Append>::new(), Vec::new());
         let (mut served, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(StoreRequest { log, channel, policy, operation }) = next {
@@ -98,8 +107,11 @@ impl Worker {
                     appends.push(Append { log, rows, policy, messages });
                 }
                 operation => {
-                    let outcome = self.read(&rows, &policy, operation);
-                    self.reply(log, outcome);
+                    let read = Reading { log, rows, policy, operation };
+                    match appends.iter().any(|append| append.log == log) {
+                        true => late.push(read),
+                        false => self.read(read),
+                    }
                 }
             }
             served += 1;
@@ -109,34 +121,37 @@ impl Worker {
         if !appends.is_empty() {
             self.append(&appends);
         }
+        late.into_iter().for_each(|read| self.read(read));
         (self.parts.wake)();
     }
 
-    fn read(&self, rows: &ChannelRows, policy: &Policy, operation: StoreOperation) -> StoreOutcome {
-        let read = match &operation {
-            StoreOperation::Read { read, .. } => Some(*read),
-            _ => None,
+    fn read(&self, reading: Reading) {
+        let Reading { log, rows, policy, operation } = reading;
+        let (read, head_max) = match &operation {
+            StoreOperation::Read { read, head, .. } => (Some(*read), *head),
+            _ => (None, u64::MAX),
         };
         let outcome = guarded(|| {
             self.parts.store.with(|store| {
-                let log = Log::new(store, rows, policy, unix_ms())?;
-                Ok(match operation {
-                    StoreOperation::Read { read, range, limit } => {
-                        let page = log.page(&range, limit)?;
-                        StoreOutcome::Page { read, page, head: log.head.head }
+                let log = Log::new(store, &rows, &policy, unix_ms(), head_max)?;
+                Ok(match &operation {
+                    StoreOperation::Read { read, range, limit, .. } => {
+                        let page = log.page(range, *limit)?;
+                        StoreOutcome::Page { read: *read, page, head: log.head.head }
                     }
-                    _ => StoreOutcome::Opened(Box::new(log.open(policy)?)),
+                    _ => StoreOutcome::Opened(Box::new(log.open(&policy)?)),
                 })
             })
         });
-        outcome.unwrap_or_else(|error| {
+        let outcome = outcome.unwrap_or_else(|error| {
             let (reject, names) = (error.reject(), rows.names());
             tracing::warn!(?names, %error, "a log cannot be read");
             match read {
                 Some(read) => StoreOutcome::Unreadable { read, reject },
                 None => StoreOutcome::Failed(reject),
             }
-        })
+        });
+        self.reply(log, outcome);
     }
 
     fn append(&mut self, appends: &[Append]) {

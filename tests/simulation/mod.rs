@@ -13,5 +13,6 @@ pub mod model;
 pub mod profile;
 pub mod rng;
 pub mod run;
+pub mod store;
 pub mod wire;
 pub mod world;

@@ -15,6 +15,7 @@ use headcount::shard::{
 use siphasher::sip::SipHasher13;
 
 use super::rng::Rng;
+use super::store::{Store, Trouble};
 use crate::fake_sockets::FakeSockets;
 
 /// How long a closed connection may take to let go of its socket, as in the shell.
@@ -129,6 +130,9 @@ pub struct World {
     homes: Vec<BTreeMap<ConnId, usize>>,
     closing: Vec<VecDeque<(u64, ConnId)>>,
     edge: Vec<Envelope>,
+    store: Store,
+    /// Of a thousand writes to the store, so many fail.
+    pub store_fails_per_mille: u64,
     asked: u64,
     /// Answers to long-polling clients that they have not taken, and the standstill before each.
     polled: BTreeMap<u64, (PollOutcome, u64)>,
@@ -169,6 +173,8 @@ impl World {
             homes: vec![BTreeMap::new(); count],
             closing: vec![VecDeque::new(); count],
             edge: Vec::new(),
+            store: Store::new(count),
+            store_fails_per_mille: 0,
             asked: 0,
             polled: BTreeMap::new(),
             queue_bytes_max: usize::MAX,
@@ -246,6 +252,7 @@ impl World {
         let count = self.count();
         let empty = |from: usize| self.links[from][..count].iter().all(|l| l.queue.is_empty());
         (0..=count).all(empty)
+            && self.store.is_idle()
             && self.shards.iter().all(|shard| {
                 let is_due = match shard.poll_wait() {
                     Wait::Now => true,
@@ -520,6 +527,17 @@ impl World {
         }
     }
 
+    fn receive_stored(&mut self, s: usize) {
+        let (is_slow, now) = (self.faults.delay, self.now);
+        let fails_per_mille = if is_slow { self.store_fails_per_mille } else { 0 };
+        let trouble = Trouble { is_slow, fails_per_mille };
+        for reply in self.store.work(s, now, &mut self.rng, trouble) {
+            self.note(|| format!("{s}: stored {reply:?}"));
+            self.shards[s].handle_stored(now, reply);
+            self.drain(s);
+        }
+    }
+
     fn receive_from(&mut self, s: usize, id: ConnId, at: usize) {
         if self.sockets[at].stage == Stage::Detaching {
             // Whoever attaches the socket is told how it ended.
@@ -669,6 +687,7 @@ impl TurnIo for Driven<'_> {
     fn receive(&mut self, _: Clocks) -> Result<(), Infallible> {
         let world = &mut *self.world;
         world.receive(self.at);
+        world.receive_stored(self.at);
         self.budget = if world.faults.delay { world.rng.below(12) } else { usize::MAX };
         Ok(())
     }
@@ -699,7 +718,7 @@ impl TurnIo for Driven<'_> {
             Effect::Send { to, envelope } => world.post(s, to.index(), envelope),
             Effect::Close { conn, .. } => world.begin_close(s, conn),
             Effect::Detach { conn } => world.begin_detach(s, conn),
-            Effect::Store(request) => panic!("nothing is on disk here: {request:?}"),
+            Effect::Store(request) => world.store.ask(s, *request),
             Effect::Attach { conn, socket } => {
                 let at = world.descriptors.attach(socket);
                 assert_eq!(world.sockets[at].place, Place::InTransit);

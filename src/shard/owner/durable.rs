@@ -300,7 +300,8 @@ impl Owner {
 
     /// Readers and subscribers have a message from here on.
     fn deliver_stored(&mut self, cx: &mut ShardContext, slot: u32, message: Arc<Message>) {
-        let now = cx.now;
+        // Its age counts from when it was accepted.
+        let now = cx.now.at_wall(message.timestamp_ms);
         if message.serial != 0 {
             let stored = Arc::clone(&message);
             self.with_messages(cx, Some(slot), |messages, policy| {
@@ -331,6 +332,8 @@ impl Owner {
     fn read(&mut self, cx: &mut ShardContext, slot: u32, request: ReadRequest) {
         let ReadRequest { from, reply_to, answer, range, limit } = request;
         let key = Arc::clone(&self.entry(slot).key);
+        let published = self.entry(slot).published.as_ref();
+        let head = published.map_or(0, |published| published.messages.head());
         let Some(log) = self.durable_log(slot) else { return };
         if log.reads.len() >= WAITING_MAX {
             return send_answer(cx, from, reply_to, &key, Answer::Refused(Reject::Busy));
@@ -338,7 +341,7 @@ impl Owner {
         log.reads_begun += 1;
         let number = log.reads_begun;
         log.reads.push(Read { number, from, reply_to, answer });
-        self.ask_store(cx, slot, StoreOperation::Read { read: number, range, limit });
+        self.ask_store(cx, slot, StoreOperation::Read { read: number, range, limit, head });
     }
 
     /// Takes an answer of the store.

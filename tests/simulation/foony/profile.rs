@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headcount::limits::Limits;
-use headcount::policy::{AdmitKind, Policies, Policy, SlowConsumer};
+use headcount::policy::{AdmitKind, Deliver, Durability, Policies, Policy, SlowConsumer};
 use headcount::shard::Settings;
 
 use super::super::profile;
@@ -63,8 +63,16 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
         peer_digest_ms: 150,
         ..Limits::default()
     };
-    let policies = random_policies(rng, &profile);
-    let mut settings = profile::settings(shards, rng.next(), limits, policies);
+    let mut policies = random_policies(rng, &profile);
+    let seed = rng.next();
+    if seed % 5 < 2 {
+        let deliver = if seed % 3 == 0 { Deliver::BeforeDurable } else { Deliver::AfterDurable };
+        for (_, policy) in &mut policies.rules {
+            let policy = Arc::make_mut(policy);
+            (policy.durability, policy.deliver) = (Durability::Disk, deliver);
+        }
+    }
+    let mut settings = profile::settings(shards, seed, limits, policies);
     // A socket that fails while the Close before it waits for the hook is lost, and members of the
     // sync wire without a device return under another name. The model knows clean closes only.
     settings.asks &= AdmitKind::Subscribe | AdmitKind::Publish;
