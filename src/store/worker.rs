@@ -1,6 +1,6 @@
 //! The thread that does what one shard asks of the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -96,7 +96,8 @@ impl Worker {
     /// Serves a request and all others that wait: reads first, but for those of channels that are
     /// being written to.
     fn serve(&mut self, first: StoreRequest) {
-        let (mut appends, mut late) = (Vec::<Append>::new(), Vec::new());
+        let (mut appends, mut late) = (Vec::new(), Vec::new());
+        let mut written = HashSet::new();
         let (mut served, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(StoreRequest { log, channel, policy, operation }) = next {
@@ -104,11 +105,12 @@ impl Worker {
             match operation {
                 StoreOperation::Append(messages) => {
                     bytes += messages.iter().map(|message| message.bytes()).sum::<usize>();
+                    written.insert(log);
                     appends.push(Append { log, rows, policy, messages });
                 }
                 operation => {
                     let read = Reading { log, rows, policy, operation };
-                    match appends.iter().any(|append| append.log == log) {
+                    match written.contains(&log) {
                         true => late.push(read),
                         false => self.read(read),
                     }
