@@ -376,6 +376,7 @@ impl World {
         let asked = ReplyTo::Edge(self.asked);
         let (from, command) = (self.settings.edge, command(asked));
         let envelope = Envelope::Command { from, channel: key, command };
+        let fails_per_mille = std::mem::take(&mut self.store_fails_per_mille);
         self.shards[owner].handle_envelope(self.now, envelope);
         self.drain(owner);
         for _ in 0..TURNS_MAX {
@@ -383,6 +384,7 @@ impl World {
             if let Some(at) = self.edge.iter().position(is_answer)
                 && let Envelope::Answer { answer, .. } = self.edge.remove(at)
             {
+                self.store_fails_per_mille = fails_per_mille;
                 return answer;
             }
             self.turn(owner);

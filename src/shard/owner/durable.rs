@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::channel_entry::{OwnedChannel, Published};
+use super::channel_entry::OwnedChannel;
 use super::{Owner, send_answer};
 use crate::channel::{self, Draft, Message, Messages, Page, PageLimit, Position, StoredLog};
 use crate::error::Reject;
@@ -30,10 +30,15 @@ const STORING_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const WAITING_MAX: usize = 16 * 1024;
 
 /// The log of a channel on disk, as its owner knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DurableLog {
+    /// 0 while the log is neither open nor being opened: before the first request, and after a
+    /// failure.
     opening: u64,
     is_open: bool,
+    /// Subscribers have been sent everything up to this serial; set after a failure, when there may
+    /// be more on disk.
+    delivered: Option<u64>,
     /// Requests that came before the log was open.
     waiting: Vec<(ShardId, Command)>,
     /// The highest serial given to a message, and the highest that is on disk.
@@ -91,23 +96,10 @@ struct ReadRequest {
 }
 
 impl DurableLog {
-    fn new(opening: u64) -> Self {
-        DurableLog {
-            opening,
-            is_open: false,
-            waiting: Vec::new(),
-            assigned: 0,
-            stored: 0,
-            unsent: Vec::new(),
-            unacknowledged: VecDeque::new(),
-            reads: Vec::new(),
-            reads_begun: 0,
-        }
-    }
-
     /// Nothing waits for the store.
     pub fn is_idle(&self) -> bool {
-        self.is_open && self.unacknowledged.is_empty() && self.reads.is_empty()
+        let is_opening = self.opening != 0 && !self.is_open;
+        !is_opening && self.unacknowledged.is_empty() && self.reads.is_empty()
     }
 }
 
@@ -154,10 +146,7 @@ impl Owner {
     ) -> Option<u32> {
         match self.open(cx, key) {
             Ok(slot) => {
-                if self.entry(slot).published.is_none() {
-                    self.begin_opening(cx, slot);
-                    self.begin_retention(cx);
-                }
+                self.begin_opening(cx, slot);
                 Some(slot)
             }
             Err(reject) => {
@@ -169,12 +158,17 @@ impl Owner {
         }
     }
 
+    /// Without effect on a log that is open, or is being opened.
     fn begin_opening(&mut self, cx: &mut ShardContext, slot: u32) {
-        self.openings += 1;
-        let durable = Some(Box::new(DurableLog::new(self.openings)));
-        let published = Published { durable, ..Published::default() };
-        self.entry(slot).published = Some(Box::new(published));
-        self.ask_store(cx, slot, StoreOperation::Open);
+        let opening = self.openings + 1;
+        let published = self.entry(slot).published.get_or_insert_default();
+        let log = published.durable.get_or_insert_default();
+        if log.opening == 0 {
+            log.opening = opening;
+            self.openings = opening;
+            self.ask_store(cx, slot, StoreOperation::Open);
+            self.begin_retention(cx);
+        }
     }
 
     fn perform_durable(
@@ -369,6 +363,7 @@ impl Owner {
 
     fn log_opened(&mut self, cx: &mut ShardContext, slot: u32, stored: StoredLog) {
         let (now, head) = (cx.now, stored.head);
+        let newest = stored.messages.clone();
         self.with_messages(cx, Some(slot), |messages, policy| {
             *messages = Messages::restore(now, stored);
             messages.expire(now, policy);
@@ -376,7 +371,12 @@ impl Owner {
         let key = Arc::clone(&self.entry(slot).key);
         let Some(log) = self.durable_log(slot) else { return };
         (log.is_open, log.assigned, log.stored) = (true, head, head);
-        for (from, command) in std::mem::take(&mut log.waiting) {
+        let waiting = std::mem::take(&mut log.waiting);
+        if let Some(delivered) = log.delivered.take() {
+            let missed = newest.into_iter().filter(|message| message.serial > delivered);
+            missed.for_each(|message| self.queue_message(cx, slot, message));
+        }
+        for (from, command) in waiting {
             self.handle_command(cx, from, Arc::clone(&key), command);
         }
     }
@@ -467,9 +467,12 @@ impl Owner {
     /// Everything that waits for the store is refused. The next request opens the log again.
     fn log_failed(&mut self, cx: &mut ShardContext, slot: u32, reject: Reject) {
         let key = Arc::clone(&self.entry(slot).key);
-        self.with_messages(cx, Some(slot), |messages, _| *messages = Messages::default());
-        let Some(mut published) = self.entry(slot).published.take() else { return };
-        let Some(log) = published.durable.take() else { return };
+        let head =
+            self.with_messages(cx, Some(slot), |messages, _| std::mem::take(messages).head());
+        let Some(log) = self.durable_log(slot).map(std::mem::take) else { return };
+        if let Some(closed) = self.durable_log(slot) {
+            closed.delivered = if log.is_open { head } else { log.delivered };
+        }
         let refuse = |cx: &mut ShardContext, from, reply_to| {
             send_answer(cx, from, reply_to, &key, Answer::Refused(reject));
         };

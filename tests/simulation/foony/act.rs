@@ -151,6 +151,7 @@ impl Run {
             parts,
             serial,
             acked,
+            refused: false,
             sent,
         };
         self.world.note(|| format!("client {id} publishes {message_id} in {channel}"));

@@ -14,7 +14,7 @@ use super::run::Run;
 
 impl Run {
     pub fn check_rest(&mut self) {
-        self.ghost.check();
+        self.ghost.check(self.world.store_fails_per_mille > 0);
         let mut members = 0;
         for app in APPS {
             for channel in CHANNELS {

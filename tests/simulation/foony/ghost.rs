@@ -16,6 +16,8 @@ pub struct Publication {
     pub parts: Vec<String>,
     pub serial: Option<u64>,
     pub acked: bool,
+    /// The store failed with it. A copy that an earlier connection has sent may be stored later.
+    pub refused: bool,
     /// Times it went out.
     pub sent: u32,
 }
@@ -82,7 +84,7 @@ impl Ghost {
     }
 
     /// Serials are dense, all acknowledged publishes have one, and every publisher's order is kept.
-    pub fn check(&self) {
+    pub fn check(&self, store_fails: bool) {
         let stored = || self.publications.iter().filter(|p| !p.ephemeral);
         assert!(stored().all(|p| !p.acked || p.serial.is_some()));
         for (place, log) in &self.logs {
@@ -93,7 +95,11 @@ impl Ghost {
             assert!(unknown <= lost, "{place:?}: {unknown} of {head} serials are nobody's");
             let mut newest: BTreeMap<(usize, u32), usize> = BTreeMap::new();
             for (serial, (number, _)) in log {
-                let Publication { author, life, .. } = self.publications[*number];
+                let Publication { author, life, refused, sent, .. } = self.publications[*number];
+                // The answer to an earlier copy may have been a refusal that was lost.
+                if refused || store_fails && sent > 1 {
+                    continue;
+                }
                 let author = (author, life);
                 let before = newest.insert(author, *number);
                 assert!(

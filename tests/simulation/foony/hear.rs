@@ -13,6 +13,9 @@ use super::link::Carrier;
 use super::profile::CHANNELS;
 use super::run::Run;
 
+/// What the server says when its store has failed.
+const STORE_FAILED: u32 = 50001;
+
 /// The server does not mind how long a page is.
 const EVERYTHING: Space = Space { messages: usize::MAX, bytes: usize::MAX };
 
@@ -25,6 +28,10 @@ impl Run {
         let heard = !look.heard.is_empty() || look.ended;
         for (made_after, one) in look.heard {
             self.hear(id, made_after, one);
+            if self.clients[id].link.is_none() {
+                // It has given the connection up.
+                return heard;
+            }
         }
         if look.ended {
             self.ended_by_server(id);
@@ -67,6 +74,9 @@ impl Run {
             Heard::Error { id: 0, .. } => {
                 assert!(!self.clients[id].is_ready(), "client {id} hears {heard:?}");
             }
+            Heard::Error { id: request, code } if code == STORE_FAILED => {
+                self.hear_store_failed(id, request);
+            }
             Heard::Error { id: request, code } => {
                 let asked = self.take_asked(id, request);
                 assert!(matches!(asked, Asked::Nonsense), "{asked:?} of {id} is refused: {code}");
@@ -77,6 +87,22 @@ impl Run {
             Heard::Fetched { id: request, channel, messages, resumed } => {
                 self.hear_fetched(id, request, &channel, &messages, resumed);
             }
+        }
+    }
+
+    /// A publish is stored or not. Whatever else it was is asked again.
+    fn hear_store_failed(&mut self, id: usize, request: u64) {
+        assert!(self.world.store_fails_per_mille > 0, "client {id}: {request} fails");
+        match self.take_asked(id, request) {
+            Asked::Publish { publication } => {
+                self.ghost.publications[publication].refused = true;
+                self.clients[id].unacked.retain(|unacked| unacked.publication != publication);
+            }
+            Asked::Fetch { channel, from, heal: true } => self.fetch(id, channel, from, true),
+            Asked::Fetch { .. } | Asked::History { .. } => {}
+            // As the SDKs: the subscription is made again with the next connection.
+            Asked::Subscribe { .. } => self.lose(id),
+            asked => panic!("{asked:?} of {id} does not need the store"),
         }
     }
 
@@ -394,8 +420,10 @@ impl Run {
             limit: EVERYTHING,
         });
         let Answer::Fetched { messages, resumed } = answer else { panic!("{answer:?}") };
+        // What a failed write has stored, subscribers may have to fetch.
+        let is_live = matches!(what, "a gap" | "the first message");
         assert!(
-            !resumed,
+            !resumed || is_live && self.world.store_fails_per_mille > 0,
             "client {id} is told of {what} after {after} in {channel}, but {} messages are kept",
             messages.len()
         );

@@ -1,5 +1,6 @@
 //! One run: random clients do random things to a random server, then everything comes to rest.
 
+use headcount::policy::Deliver;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,11 @@ impl Run {
             link.capacity = rng.between(profile.mailbox.0, profile.mailbox.1);
         }
         world.faults = Faults::ALL;
+        // What is delivered before it is on disk is taken back by a failure.
+        let policies = &world.settings.policies;
+        let is_safe = policies.rules.iter().all(|(_, p)| p.deliver == Deliver::AfterDurable);
+        let fails = is_safe && !profile.calm && seed.is_multiple_of(3);
+        world.store_fails_per_mille = if fails { 30 } else { 0 };
         let mut clients: Vec<Client> = Vec::new();
         for id in 0..profile.clients {
             let client = random_client(&mut rng, id, &clients);
