@@ -62,12 +62,15 @@ impl Copy {
 impl Run {
     /// Whether a member that a peer hears of is lost on its way.
     pub fn loses(&mut self, id: usize, member: &MemberSeen) -> bool {
+        // Of a channel without members there is no digest that would show it.
+        let channel = self.channel_of(&member.channel);
+        let is_last = self.clients[id].room(channel).copy.hashes.len() <= 1;
         let is_lost = member.hash.is_some()
+            && !(is_last && member.action == Action::Leave)
             && !self.profile.calm
             && !self.is_coming_to_rest
             && self.rng.percent(LOST_PERCENT);
         if is_lost {
-            let channel = self.channel_of(&member.channel);
             self.world.note(|| format!("client {id} does not hear {member:?}"));
             let copy = &mut self.clients[id].room(channel).copy;
             copy.is_wrong = true;
