@@ -132,7 +132,7 @@ pub mod session;
 pub mod shard;
 pub mod signature;
 #[cfg(feature = "server")]
-mod store;
+pub mod store;
 #[cfg(feature = "server")]
 mod terminal;
 pub mod wire;

@@ -31,8 +31,8 @@ pub enum StoreOperation {
     Open,
     /// Store these messages, which follow the end of the log, dense and in order.
     Append(Vec<Arc<Message>>),
-    /// Read messages that are not in memory, as if `head` were the end of the log: what is behind it
-    /// is not shown to anybody yet. `read` tells the reads of a log apart.
+    /// Read messages that are not in memory, as if `head` were the end of the log: what is behind
+    /// it is not shown to anybody yet. `read` tells the reads of a log apart.
     Read { read: u64, range: StoreRange, limit: PageLimit, head: u64 },
 }
 

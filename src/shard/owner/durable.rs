@@ -11,31 +11,31 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::channel_entry::OwnedChannel;
+use super::log_reads::{Read, is_page, take_read};
 use super::{Owner, send_answer};
-use crate::channel::{self, Draft, Message, Messages, Page, PageLimit, Position, StoredLog};
+use crate::channel::{self, Draft, Message, Messages, StoredLog};
 use crate::error::Reject;
-use crate::ids::{ChannelKey, Clocks, ShardId};
+use crate::ids::{ChannelKey, ShardId};
 use crate::policy::{Deliver, Durability};
-use crate::session::{Answer, Feed};
+use crate::session::Answer;
 use crate::shard::context::ShardContext;
-use crate::shard::envelope::{Command, Effect, Replaying, ReplyTo};
-use crate::shard::storage::{
-    LogId, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest,
-};
+use crate::shard::envelope::{Command, Effect, ReplyTo};
+use crate::shard::storage::{LogId, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
 
 /// Bytes of messages that a shard has not yet been told to be on disk.
 const STORING_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Requests of one channel that wait for its log to be opened, or for a read.
+/// Requests of one channel that wait for its log to be opened.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// The log of a channel on disk, as its owner knows it.
 #[derive(Debug, Default)]
 pub struct DurableLog {
-    /// 0 while the log is neither open nor being opened: before the first request, and after a
-    /// failure.
+    /// 0 before the first request to the store, and after a failure.
     opening: u64,
-    is_open: bool,
+    /// The store was asked where the log ends, and has said so.
+    is_asked: bool,
+    pub is_open: bool,
     /// Subscribers have been sent everything up to this serial; set after a failure, when there may
     /// be more on disk.
     delivered: Option<u64>,
@@ -48,8 +48,8 @@ pub struct DurableLog {
     unsent: Vec<Arc<Message>>,
     /// Publishes that are not acknowledged, in the order in which they will be.
     unacknowledged: VecDeque<Unacknowledged>,
-    reads: Vec<Read>,
-    reads_begun: u64,
+    pub reads: Vec<Read>,
+    pub reads_begun: u64,
 }
 
 /// A publish that waits until everything up to its serial is on disk.
@@ -64,41 +64,10 @@ struct Unacknowledged {
     reply_to: ReplyTo,
 }
 
-/// A request that waits for messages from disk.
-#[derive(Debug)]
-struct Read {
-    number: u64,
-    from: ShardId,
-    reply_to: ReplyTo,
-    answer: ReadAnswer,
-}
-
-/// How a page becomes an answer.
-#[derive(Debug)]
-enum ReadAnswer {
-    History,
-    Fetch,
-    /// A subscriber begins. `replayed`: what it has missed, as far as it has been read.
-    Attach {
-        feed: Feed,
-        replay: Replaying,
-        replayed: Vec<Arc<Message>>,
-    },
-}
-
-/// A read that is to begin.
-struct ReadRequest {
-    from: ShardId,
-    reply_to: ReplyTo,
-    answer: ReadAnswer,
-    range: StoreRange,
-    limit: PageLimit,
-}
-
 impl DurableLog {
     /// Nothing waits for the store.
     pub fn is_idle(&self) -> bool {
-        let is_opening = self.opening != 0 && !self.is_open;
+        let is_opening = self.is_asked && !self.is_open;
         !is_opening && self.unacknowledged.is_empty() && self.reads.is_empty()
     }
 }
@@ -116,13 +85,14 @@ impl Owner {
         if !self.has_disk || !needs_messages(&command) || !self.is_on_disk(cx, key) {
             return Some(command);
         }
-        let slot = self.open_log(cx, from, key, &command)?;
+        let slot = self.find_log(cx, from, key, &command)?;
         let Some(log) = self.durable_log(slot) else { return Some(command) };
-        if log.is_open {
+        if log.is_open || is_page(&command) {
             return self.perform_durable(cx, from, key, slot, command);
         }
         if log.waiting.len() < WAITING_MAX {
             log.waiting.push((from, command));
+            self.begin_opening(cx, slot);
         } else if let Some(reply_to) = reply_to(&command) {
             send_answer(cx, from, reply_to, key, Answer::Refused(Reject::Busy));
         }
@@ -136,8 +106,8 @@ impl Owner {
         policy.durability == Durability::Disk
     }
 
-    /// The channel, whose log is being opened at least; `None` without room for it.
-    fn open_log(
+    /// The channel, with a log that may not be open yet; `None` without room for it.
+    fn find_log(
         &mut self,
         cx: &mut ShardContext,
         from: ShardId,
@@ -146,7 +116,9 @@ impl Owner {
     ) -> Option<u32> {
         match self.open(cx, key) {
             Ok(slot) => {
-                self.begin_opening(cx, slot);
+                let published = self.entry(slot).published.get_or_insert_default();
+                published.durable.get_or_insert_default();
+                self.begin_retention(cx);
                 Some(slot)
             }
             Err(reject) => {
@@ -160,81 +132,13 @@ impl Owner {
 
     /// Without effect on a log that is open, or is being opened.
     fn begin_opening(&mut self, cx: &mut ShardContext, slot: u32) {
-        let opening = self.openings + 1;
-        let published = self.entry(slot).published.get_or_insert_default();
-        let log = published.durable.get_or_insert_default();
-        if log.opening == 0 {
-            log.opening = opening;
-            self.openings = opening;
+        let Some(log) = self.durable_log(slot) else { return };
+        if !std::mem::replace(&mut log.is_asked, true) {
             self.ask_store(cx, slot, StoreOperation::Open);
-            self.begin_retention(cx);
         }
     }
 
-    fn perform_durable(
-        &mut self,
-        cx: &mut ShardContext,
-        from: ShardId,
-        key: &Arc<ChannelKey>,
-        slot: u32,
-        command: Command,
-    ) -> Option<Command> {
-        let now = cx.now;
-        match command {
-            Command::Publish { reply_to, draft } => {
-                self.publish_durable(cx, from, slot, reply_to, *draft);
-                return None;
-            }
-            Command::Attach { reply_to, feed, after: Some(after), replay } => {
-                if self.has_after(now, slot, &after, PageLimit::UNLIMITED) {
-                    return Some(Command::Attach { reply_to, feed, after: Some(after), replay });
-                }
-                let answer = ReadAnswer::Attach { feed, replay, replayed: Vec::new() };
-                let (range, limit) = (StoreRange::After(after), PageLimit::UNLIMITED);
-                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
-            }
-            Command::Fetch { reply_to, after, limit } => {
-                if self.has_after(now, slot, &Position::Serial(after), limit) {
-                    return Some(Command::Fetch { reply_to, after, limit });
-                }
-                let range = StoreRange::After(Position::Serial(after));
-                let answer = ReadAnswer::Fetch;
-                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
-            }
-            Command::History { reply_to, before, limit } => {
-                let page = self.with_messages(cx, Some(slot), |messages, policy| {
-                    messages.before(now, before.as_ref(), limit, policy)
-                });
-                // Without older messages in memory there may be some on disk.
-                if let Some(Page { messages, more: true }) = page {
-                    let answer = Answer::History { messages, more: true };
-                    send_answer(cx, from, reply_to, key, answer);
-                } else {
-                    let (range, answer) = (StoreRange::Before(before), ReadAnswer::History);
-                    self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
-                }
-            }
-            Command::HistoryForward { reply_to, after, limit } => {
-                let messages = self.entry(slot).published.as_ref().map(|p| &p.messages);
-                if messages.is_some_and(|messages| after >= messages.last_evicted()) {
-                    return Some(Command::HistoryForward { reply_to, after, limit });
-                }
-                let (range, answer) = (StoreRange::Following(after), ReadAnswer::History);
-                self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
-            }
-            command => return Some(command),
-        }
-        None
-    }
-
-    /// Whether everything after a position is in memory.
-    fn has_after(&mut self, now: Clocks, slot: u32, after: &Position, limit: PageLimit) -> bool {
-        let OwnedChannel { published, policy, .. } = self.entry(slot);
-        let Some(published) = published else { return false };
-        published.messages.after(now, after, limit, policy).is_some()
-    }
-
-    fn publish_durable(
+    pub(super) fn publish_durable(
         &mut self,
         cx: &mut ShardContext,
         from: ShardId,
@@ -312,30 +216,23 @@ impl Owner {
         self.ask_store(cx, slot, StoreOperation::Append(messages));
     }
 
-    fn ask_store(&mut self, cx: &mut ShardContext, slot: u32, operation: StoreOperation) {
-        let OwnedChannel { key, policy, published, .. } = self.entry(slot);
-        let Some(log) = published.as_ref().and_then(|published| published.durable.as_ref()) else {
-            return;
-        };
+    pub(super) fn ask_store(
+        &mut self,
+        cx: &mut ShardContext,
+        slot: u32,
+        operation: StoreOperation,
+    ) {
+        let next = self.openings + 1;
+        let Some(log) = self.durable_log(slot) else { return };
+        if log.opening == 0 {
+            log.opening = next;
+        }
         let log = LogId { slot, opening: log.opening };
+        self.openings = self.openings.max(log.opening);
+        let OwnedChannel { key, policy, .. } = self.entry(slot);
         let (channel, policy) = (Arc::clone(key), Arc::clone(policy));
         let request = StoreRequest { log, channel, policy, operation };
         cx.outbox.effect(Effect::Store(Box::new(request)));
-    }
-
-    fn read(&mut self, cx: &mut ShardContext, slot: u32, request: ReadRequest) {
-        let ReadRequest { from, reply_to, answer, range, limit } = request;
-        let key = Arc::clone(&self.entry(slot).key);
-        let published = self.entry(slot).published.as_ref();
-        let head = published.map_or(0, |published| published.messages.head());
-        let Some(log) = self.durable_log(slot) else { return };
-        if log.reads.len() >= WAITING_MAX {
-            return send_answer(cx, from, reply_to, &key, Answer::Refused(Reject::Busy));
-        }
-        log.reads_begun += 1;
-        let number = log.reads_begun;
-        log.reads.push(Read { number, from, reply_to, answer });
-        self.ask_store(cx, slot, StoreOperation::Read { read: number, range, limit, head });
     }
 
     /// Takes an answer of the store.
@@ -411,59 +308,6 @@ impl Owner {
         send_answer(cx, from, reply_to, &key, Answer::Published { serial });
     }
 
-    fn finish_read(
-        &mut self,
-        cx: &mut ShardContext,
-        slot: u32,
-        read: Read,
-        page: Option<Page>,
-        head: u64,
-    ) {
-        let Read { from, reply_to, answer, .. } = read;
-        let key = Arc::clone(&self.entry(slot).key);
-        let resumed = page.is_some();
-        let Page { messages, more } = page.unwrap_or_default();
-        let answer = match answer {
-            ReadAnswer::History => Answer::History { messages, more },
-            ReadAnswer::Fetch => Answer::Fetched { messages, resumed },
-            ReadAnswer::Attach { .. } if !resumed => {
-                Answer::Subscribed { messages: Vec::new(), resumed: Some(false) }
-            }
-            ReadAnswer::Attach { feed, replay, mut replayed } => {
-                let last = if more { messages.last().map(|m| m.serial) } else { Some(head) };
-                replayed.extend(messages);
-                let after = last.unwrap_or(head);
-                let request = AttachRest { from, reply_to, feed, replay, replayed, after };
-                return self.attach_rest(cx, slot, request);
-            }
-        };
-        send_answer(cx, from, reply_to, &key, answer);
-    }
-
-    /// A subscriber begins: what it has missed was read up to `after`, and the rest is in memory,
-    /// unless it was evicted meanwhile.
-    fn attach_rest(&mut self, cx: &mut ShardContext, slot: u32, request: AttachRest) {
-        let AttachRest { from, reply_to, feed, replay, mut replayed, after } = request;
-        let position = Position::Serial(after);
-        if !self.has_after(cx.now, slot, &position, PageLimit::UNLIMITED) {
-            let answer = ReadAnswer::Attach { feed, replay, replayed };
-            let (range, limit) = (StoreRange::After(position), PageLimit::UNLIMITED);
-            return self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
-        }
-        let key = Arc::clone(&self.entry(slot).key);
-        let answer = match self.attach(cx, from, &key, feed, Some(&position), replay) {
-            Answer::Subscribed { messages, resumed } => {
-                replayed.extend(messages);
-                if replay == Replaying::Needless {
-                    replayed.clear();
-                }
-                Answer::Subscribed { messages: replayed, resumed }
-            }
-            answer => answer,
-        };
-        send_answer(cx, from, reply_to, &key, answer);
-    }
-
     /// Everything that waits for the store is refused. The next request opens the log again.
     fn log_failed(&mut self, cx: &mut ShardContext, slot: u32, reject: Reject) {
         let key = Arc::clone(&self.entry(slot).key);
@@ -500,24 +344,9 @@ impl Owner {
         self.channels.remove(slot);
     }
 
-    fn durable_log(&mut self, slot: u32) -> Option<&mut DurableLog> {
+    pub(super) fn durable_log(&mut self, slot: u32) -> Option<&mut DurableLog> {
         self.entry(slot).published.as_mut()?.durable.as_deref_mut()
     }
-}
-
-/// The end of an attach whose beginning was read from disk.
-struct AttachRest {
-    from: ShardId,
-    reply_to: ReplyTo,
-    feed: Feed,
-    replay: Replaying,
-    replayed: Vec<Arc<Message>>,
-    after: u64,
-}
-
-fn take_read(log: &mut DurableLog, number: u64) -> Option<Read> {
-    let at = log.reads.iter().position(|read| read.number == number)?;
-    Some(log.reads.swap_remove(at))
 }
 
 /// Whether a request reads or adds messages.

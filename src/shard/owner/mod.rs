@@ -10,6 +10,7 @@ mod digest;
 mod durable;
 mod edges;
 mod home_subscription;
+mod log_reads;
 mod lost_members;
 mod presence;
 mod publish;

@@ -64,9 +64,10 @@ impl Run {
     pub fn loses(&mut self, id: usize, member: &MemberSeen) -> bool {
         // Of a channel without members there is no digest that would show it.
         let channel = self.channel_of(&member.channel);
-        let is_last = self.clients[id].room(channel).copy.hashes.len() <= 1;
+        let is_seen =
+            member.action != Action::Leave || self.clients[id].room(channel).copy.hashes.len() > 1;
         let is_lost = member.hash.is_some()
-            && !(is_last && member.action == Action::Leave)
+            && is_seen
             && !self.profile.calm
             && !self.is_coming_to_rest
             && self.rng.percent(LOST_PERCENT);

@@ -66,7 +66,8 @@ pub fn random(rng: &mut Rng) -> (Settings, Profile) {
     let mut policies = random_policies(rng, &profile);
     let seed = rng.next();
     if seed % 5 < 2 {
-        let deliver = if seed % 3 == 0 { Deliver::BeforeDurable } else { Deliver::AfterDurable };
+        let deliver =
+            if seed.is_multiple_of(3) { Deliver::BeforeDurable } else { Deliver::AfterDurable };
         for (_, policy) in &mut policies.rules {
             let policy = Arc::make_mut(policy);
             (policy.durability, policy.deliver) = (Durability::Disk, deliver);
