@@ -82,7 +82,7 @@ impl Owner {
         key: &Arc<ChannelKey>,
         command: Command,
     ) -> Option<Command> {
-        if !self.has_disk || !needs_messages(&command) || !self.is_on_disk(cx, key) {
+        if !needs_messages(&command) || !self.is_on_disk(cx, key) {
             return Some(command);
         }
         let slot = self.find_log(cx, from, key, &command)?;

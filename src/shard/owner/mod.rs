@@ -80,10 +80,23 @@ impl Owner {
         key: Arc<ChannelKey>,
         command: Command,
     ) {
-        let command = match self.take_durable(cx, from, &key, command) {
-            Some(command) => command,
-            None => return,
-        };
+        match self.has_disk {
+            true => {
+                if let Some(command) = self.take_durable(cx, from, &key, command) {
+                    self.perform(cx, from, key, command);
+                }
+            }
+            false => self.perform(cx, from, key, command),
+        }
+    }
+
+    fn perform(
+        &mut self,
+        cx: &mut ShardContext,
+        from: ShardId,
+        key: Arc<ChannelKey>,
+        command: Command,
+    ) {
         match command {
             Command::Announce(new) => self.announce(cx, &key, *new),
             Command::Leave { addr, reason } => self.leave(cx, &key, addr, reason),

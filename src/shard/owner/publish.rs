@@ -133,7 +133,9 @@ impl Owner {
 
     /// Routes what was published since the last time, once per interested shard.
     pub(super) fn flush_messages(&mut self, cx: &mut ShardContext, slot: u32) {
-        self.store_unsent(cx, slot);
+        if self.has_disk {
+            self.store_unsent(cx, slot);
+        }
         let Some(published) = &mut self.entry(slot).published else { return };
         let mut pending = std::mem::take(&mut published.pending);
         if !pending.is_empty() {
