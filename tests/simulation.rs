@@ -69,8 +69,8 @@
 //! | a tick of peers has the version of the one before | 24 f | - |
 //! | a check is answered before changes that are still to come | 910 f | - |
 //!
-//! Two of five runs have channels on disk, in a store that answers late, and in one of three of these
-//! fails: what it was writing is there or not.
+//! Two of five runs have channels on disk, in a store that answers late, and in one of three of
+//! these fails: what it was writing is there or not.
 
 mod fake_sockets;
 #[path = "simulation/mod.rs"]
