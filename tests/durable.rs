@@ -1,4 +1,6 @@
 //! Messages on disk: what is acknowledged is there after a crash, numbered as before.
+//!
+//! `HEADCOUNT_KILLS=200 cargo test --test durable kills -- --nocapture` kills longer.
 #![cfg(feature = "server")]
 
 use std::collections::{HashMap, HashSet};
@@ -23,8 +25,8 @@ mod tempdir;
 const ON_DISK: &str = "[[namespace]]\nmatch = \"log:*\"\ndurability = \"disk\"\n\
                        history_messages = 1000000\nhistory_bytes = 1000000000\n";
 
-/// How often the server is killed under load.
-const ROUNDS: usize = 20;
+/// How often the server is killed under load, unless `HEADCOUNT_KILLS` is set.
+const KILLS: usize = 20;
 
 fn pages(channel: &Channel) -> Vec<Message> {
     let mut pages = Vec::new();
@@ -77,6 +79,8 @@ fn damage(server: &Server) {
 #[test]
 fn what_is_acknowledged_survives_kills_under_load() {
     const CLIENTS: usize = 6;
+    let kills = std::env::var("HEADCOUNT_KILLS").ok();
+    let kills = kills.map_or(KILLS, |text| text.parse().expect("a number"));
     let mut server = Server::start(ON_DISK);
     let clients: Vec<Client> = (0..CLIENTS).map(|n| server.client(&format!("c{n}"))).collect();
     let stop = AtomicBool::new(false);
@@ -90,7 +94,7 @@ fn what_is_acknowledged_survives_kills_under_load() {
                 scope.spawn(move || publish_until(client, number, stop))
             })
             .collect();
-        for round in 0..ROUNDS {
+        for round in 0..kills {
             thread::sleep(Duration::from_millis(30 + (round as u64 * 37) % 150));
             server.kill();
             server.run();
@@ -99,7 +103,8 @@ fn what_is_acknowledged_survives_kills_under_load() {
         stop.store(true, Ordering::SeqCst);
         publishers.into_iter().flat_map(|publisher| publisher.join().expect("no panic")).collect()
     });
-    assert!(acknowledged.len() > ROUNDS * CLIENTS, "{} acknowledged", acknowledged.len());
+    eprintln!("{kills} kills, {} publishes acknowledged", acknowledged.len());
+    assert!(acknowledged.len() > kills * CLIENTS, "{} acknowledged", acknowledged.len());
     drop(clients);
     server.kill();
     server.run();
@@ -331,6 +336,25 @@ fn a_lost_log_begins_above_every_earlier_serial() {
     server.run();
     let after_loss = publish(&server);
     assert!(after_loss > after_repair, "{after_loss} after {after_repair}");
+}
+
+#[test]
+fn a_server_that_takes_over_goes_on_when_the_other_one_has_ended() {
+    let mut server = Server::start(ON_DISK);
+    let publish = |server: &Server| {
+        // What waits to be accepted by the old one is reset when that is killed.
+        let client = Client::connect_lazy(server.config("ann")).expect("a client");
+        client.channel("log:1").publish("n", &1).wait_timeout(WITHIN).map(|p| p.serial)
+    };
+    (1..=5).for_each(|expected| assert_eq!(publish(&server), Ok(expected)));
+    let old = server.take_over();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| publish(&server));
+        thread::sleep(Duration::from_millis(300));
+        drop(old);
+        assert_eq!(waiting.join().expect("no panic"), Ok(6));
+    });
+    assert_eq!(publish(&server), Ok(7));
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub use worker::{Worker, WorkerParts};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::{Directory, Engine};
@@ -47,6 +48,9 @@ const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How long the previous server may take to let go of the store in a takeover.
 const TAKEOVER_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether it has.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// The log of this process, for all its workers.
 pub struct Store {
@@ -115,7 +119,9 @@ impl Store {
             let deadline = Instant::now() + locked_for;
             *open = Some(loop {
                 match self.try_open() {
-                    Err(StoreError::Locked) if Instant::now() < deadline => {}
+                    Err(StoreError::Locked) if Instant::now() < deadline => {
+                        thread::sleep(LOCKED_PAUSE);
+                    }
                     opened => break opened?,
                 }
             });

@@ -191,9 +191,19 @@ impl Worker {
         let mut written = HashMap::<&ChannelRows, (KnownHead, &Policy)>::new();
         let mut outcomes = Vec::with_capacity(appends.len());
         for Append { rows, policy, messages, .. } in appends {
-            let (mut known, _) = match written.get(rows) {
-                Some(known) => *known,
-                None => (self.known_head(store, rows, policy)?, &**policy),
+            let known = match written.get(rows) {
+                Some((known, _)) => Ok(*known),
+                None => self.known_head(store, rows, policy),
+            };
+            let mut known = match known {
+                Ok(known) => known,
+                // One damaged log is no reason to refuse the others.
+                Err(error @ StoreError::Corrupt(_)) => {
+                    tracing::warn!(names = ?rows.names(), %error, "a log cannot be written");
+                    outcomes.push(StoreOutcome::Failed(error.reject()));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let expected = messages.iter().zip(known.head.head + 1..);
             if !expected.clone().all(|(message, serial)| message.serial == serial) {
@@ -214,7 +224,10 @@ impl Worker {
             let KnownHead { head, trim_at } = known;
             if head.head >= *trim_at || has_too_many_bytes(policy, head) {
                 let retained = Retained::new(policy, head.head, unix_ms());
-                trim(&store.engine, &mut batch, rows, head, &retained)?;
+                let trimmed = trim(&store.engine, &mut batch, rows, head, &retained);
+                if let Err(error) = trimmed {
+                    tracing::warn!(names = ?rows.names(), %error, "a log is not trimmed");
+                }
                 *trim_at = next_trim(policy, head.head);
             }
             batch.insert(rows.head_key(), &head.encode());

@@ -77,6 +77,13 @@ impl Server {
         Ok(())
     }
 
+    /// Starts another one that shares the ports; returns the one before, which runs on.
+    pub fn take_over(&mut self) -> Served {
+        let mut command = headcount(&["serve", "--quiet", "--takeover", "--config"]);
+        let new = Served::start(command.arg(&self.config).stderr(Stdio::inherit())).unwrap();
+        self.served.replace(new).unwrap()
+    }
+
     pub fn sync_tcp(&self) -> SocketAddr {
         self.served.as_ref().unwrap().sync_tcp
     }

@@ -9,7 +9,7 @@ use crate::channel::{self, Draft, Message, Page, PageLimit, Position};
 use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, Clocks, ConnAddr, ShardId};
-use crate::policy::Policy;
+use crate::policy::{Durability, Policy};
 use crate::session::{Answer, Feed};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Envelope, HomeChannelId, MessageBatch, Replaying, ReplyTo};
@@ -193,7 +193,9 @@ impl Owner {
         let before = messages.bytes();
         let result = act(messages, &channel.policy);
         let forgotten = self.retention.account(before, messages);
-        cx.counters.drop_many(Dropped::MessageHistoryFull, forgotten);
+        if channel.policy.durability != Durability::Disk {
+            cx.counters.drop_many(Dropped::MessageHistoryFull, forgotten);
+        }
         Some(result)
     }
 }
