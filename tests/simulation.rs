@@ -68,6 +68,9 @@
 //! | no digest follows a tick | 534 f | - |
 //! | a tick of peers has the version of the one before | 24 f | - |
 //! | a check is answered before changes that are still to come | 910 f | - |
+//! | on disk: a publish is acknowledged before it is stored | 195 f | - |
+//! | on disk: a repetition of what is being stored is acknowledged at once | 6094 f | - |
+//! | on disk: what was stored while a subscriber was read for is not replayed | 851 f | - |
 //!
 //! Two of five runs have channels on disk, in a store that answers late, and in one of three of
 //! these fails: what it was writing is there or not.
