@@ -82,6 +82,7 @@ pub fn check(engine: &Path) -> Result<Option<TornTail>, StoreError> {
 }
 
 fn check_bytes(journal: &[u8]) -> Result<Option<TornTail>, String> {
+    let journal = without_zeros(journal);
     let mut at = 0;
     while let Some(batch) = whole_batch(journal, at) {
         at = batch.end;
@@ -89,13 +90,14 @@ fn check_bytes(journal: &[u8]) -> Result<Option<TornTail>, String> {
     if has_end(&journal[at..]) {
         return Err(format!("byte {at} and what follows it is not as it was written"));
     }
-    let torn_bytes = data_end(journal).saturating_sub(at);
+    let torn_bytes = journal.len() - at;
     Ok((torn_bytes > 0).then_some(TornTail { whole_bytes: at, torn_bytes }))
 }
 
-/// Files are made longer in advance, with zeros.
-fn data_end(journal: &[u8]) -> usize {
-    journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)
+/// The engine makes files longer in advance, with zeros: 64 MiB of them. No batch ends with one.
+fn without_zeros(journal: &[u8]) -> &[u8] {
+    let end = journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    &journal[..end]
 }
 
 /// Whether a batch ends here, which then was written as a whole.
@@ -109,7 +111,7 @@ fn whole_batch(journal: &[u8], at: usize) -> Option<Batch> {
 
 /// Where the next whole batch begins, at `from` or behind it.
 fn next_whole(journal: &[u8], from: usize) -> Option<usize> {
-    (from..data_end(journal)).find(|&at| journal[at] == START && whole_batch(journal, at).is_some())
+    (from..journal.len()).find(|&at| journal[at] == START && whole_batch(journal, at).is_some())
 }
 
 fn batch(journal: &[u8], start: usize) -> Option<Batch> {
@@ -201,8 +203,9 @@ pub fn salvage(engine: &Path) -> Result<Salvaged, StoreError> {
     };
     for path in journals {
         let journal = fs::read(&path)?;
-        let kept = salvage_bytes(&journal, &mut salvaged);
-        if kept.len() < data_end(&journal) {
+        let journal = without_zeros(&journal);
+        let kept = salvage_bytes(journal, &mut salvaged);
+        if kept.len() < journal.len() {
             fs::write(&path, &kept)?;
             fs::File::open(&path)?.sync_all()?;
         }
@@ -215,7 +218,7 @@ fn salvage_bytes(journal: &[u8], salvaged: &mut Salvaged) -> Vec<u8> {
         batch.keys.iter().filter_map(|key| ChannelRows::of_head(&journal[key.clone()])).collect()
     };
     let (mut kept, mut at) = (Vec::new(), 0);
-    while at < data_end(journal) {
+    while at < journal.len() {
         match batch(journal, at) {
             Some(whole) if whole.has_checksum => {
                 salvaged.known.extend(channels(&whole));
@@ -241,7 +244,7 @@ fn salvage_bytes(journal: &[u8], salvaged: &mut Salvaged) -> Vec<u8> {
 }
 
 fn at_batch_or_end(journal: &[u8], at: usize) -> bool {
-    at >= data_end(journal) || batch(journal, at).is_some()
+    at >= journal.len() || batch(journal, at).is_some()
 }
 
 #[cfg(test)]
@@ -303,7 +306,8 @@ mod tests {
         let whole = batches.concat();
         let one = batches[0].len();
         let mut salvaged = Salvaged::default();
-        let mut bytes = [&whole[..], &[0; 100]].concat();
+        let mut bytes = whole.clone();
+        assert_eq!(without_zeros(&[&whole[..], &[0; 100]].concat()), whole);
         assert_eq!(salvage_bytes(&bytes, &mut salvaged), whole);
         assert!(!salvaged.is_damaged && !salvaged.may_lack_end(&rows("a")));
         // The values of the first two: the end of `a` is known from the last one.
@@ -343,7 +347,7 @@ mod tests {
         let count =
             std::iter::successors(Some(0), |&at| Some(whole_batch(&bytes, at)?.end)).count();
         assert!(count > 10, "{count} batches");
-        fs::write(&path, &bytes[..data_end(&bytes) - 5]).expect("a shorter one");
+        fs::write(&path, &bytes[..without_zeros(&bytes).len() - 5]).expect("a shorter one");
         assert!(check(dir.path()).expect("a torn tail").is_some());
         let mut flipped = bytes;
         flipped[0] ^= 1;
