@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use headcount::channel::{Content, Message, Part};
@@ -50,12 +50,6 @@ fn million_channels(dir: &Path) -> Result<(), Box<dyn Error>> {
     writer.finish()?;
     println!("{CHANNELS} channels with a message each were written in {:?}", began.elapsed());
     let server = Server::start(&data)?;
-    println!(
-        "ready after {:?}, resident {} MiB, {} MiB on disk",
-        server.ready_after,
-        server.resident_mib()?,
-        disk_bytes(&data)? >> 20
-    );
     server.pages("a page of one of them", CHANNELS)?;
     println!("resident {} MiB", server.resident_mib()?);
     Ok(())
@@ -73,12 +67,6 @@ fn first_pages(dir: &Path, gigabytes: u64) -> Result<(), Box<dyn Error>> {
     writer.finish()?;
     println!("{gigabytes} GB in {LARGE_CHANNELS} channels were written in {:?}", began.elapsed());
     let server = Server::start(&data)?;
-    println!(
-        "ready after {:?}, resident {} MiB, {} MiB on disk",
-        server.ready_after,
-        server.resident_mib()?,
-        disk_bytes(&data)? >> 20
-    );
     server.pages("the first page of one of them, 100 messages", LARGE_CHANNELS)
 }
 
@@ -106,12 +94,13 @@ impl Writer {
             ..Policy::default()
         });
         let policies = Policies { rules: Vec::new(), default: Arc::clone(&policy) };
-        let store = Arc::new(Store::open(&data.join("store"), 0, policies)?);
+        let store = Store::new(&data.join("store"), 0, policies);
+        store.open()?;
         let (requests, to_serve) = unbounded();
         let (answers, replies) = unbounded();
         let router = Router::new((1, 2), 1);
         let worker = Worker::new(WorkerParts {
-            store,
+            store: Arc::new(store),
             shard: ShardId(0),
             router,
             requests: to_serve,
@@ -177,7 +166,6 @@ impl Writer {
 struct Server {
     child: Child,
     http: SocketAddr,
-    ready_after: Duration,
 }
 
 impl Server {
@@ -205,7 +193,10 @@ impl Server {
         let ready_after = began.elapsed();
         let http = ready.split_whitespace().find_map(|word| word.strip_prefix("http="));
         let http = http.and_then(|address| address.parse().ok()).ok_or("no address")?;
-        Ok(Server { child, http, ready_after })
+        let server = Server { child, http };
+        let (resident, disk) = (server.resident_mib()?, disk_bytes(data)? >> 20);
+        println!("ready after {ready_after:?}, resident {resident} MiB, {disk} MiB on disk");
+        Ok(server)
     }
 
     fn resident_mib(&self) -> Result<u64, Box<dyn Error>> {

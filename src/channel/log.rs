@@ -31,7 +31,7 @@ pub enum Content {
 }
 
 /// A named payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Part {
     pub name: Box<str>,
     /// JSON text as received from the publisher; empty if there is none.
@@ -80,12 +80,17 @@ impl PageLimit {
     /// PageLimit for everything.
     pub const UNLIMITED: PageLimit = PageLimit { messages: usize::MAX, bytes: usize::MAX };
 
+    /// Whether a page with so many messages takes another one; `left`: bytes that it has room for.
+    pub(crate) fn takes(self, messages: usize, bytes: usize, left: usize) -> bool {
+        messages < self.messages && (messages == 0 || bytes <= left)
+    }
+
     /// How many of the first messages are within the limit.
     pub fn count<'m>(self, messages: impl Iterator<Item = &'m Message>) -> usize {
         let mut left = self.bytes;
         let fits = |(at, message): &(usize, &Message)| {
             let bytes = message.bytes();
-            let fits = *at < self.messages && (*at == 0 || bytes <= left);
+            let fits = self.takes(*at, bytes, left);
             left = left.saturating_sub(bytes);
             fits
         };

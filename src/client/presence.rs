@@ -47,8 +47,6 @@ const LARGE_GRAPH_PEERS: usize = 64;
 /// ```
 pub struct Presence {
     local: Arc<LocalPeer>,
-    /// Least time between two calls of an observer while the graph is kept up to date.
-    interval: Duration,
     shared: Mutex<Shared>,
     callbacks: CallbackThread,
     queue: Arc<CommandQueue>,
@@ -59,6 +57,8 @@ struct Shared {
     graph: Arc<PresenceGraph>,
     /// Counts the graphs that differ from the one before.
     version: u64,
+    /// Least time between two calls of an observer while the graph is kept up to date.
+    interval: Duration,
     /// When the graph was read that the observers got last.
     observed: Option<Instant>,
     /// Since when the graph has not been kept up to date; `None` while it is.
@@ -175,6 +175,7 @@ impl Presence {
         let shared = Shared {
             graph,
             version: 0,
+            interval,
             observed: None,
             stale_since: Some(now),
             observers: Vec::new(),
@@ -183,7 +184,7 @@ impl Presence {
         };
         let (local, shared) = (Arc::new(local), Mutex::new(shared));
         let handlers = AdmissionHandlers::new("headcount-admission");
-        Presence { local, interval, shared, callbacks, queue, handlers }
+        Presence { local, shared, callbacks, queue, handlers }
     }
 
     pub(super) fn local(&self) -> Arc<LocalPeer> {
@@ -198,10 +199,7 @@ impl Presence {
             false => shared.stale_since.or_else(|| Some(SystemTime::now())),
         };
         graph.set_age(shared.age());
-        shared.publish(&self.local, graph);
-        if shared.observers_wait(self.interval, at).is_zero() {
-            shared.call_observers(at);
-        }
+        shared.publish(&self.local, graph, at);
     }
 
     /// How long nothing is to be done: neither a graph to be published, of which something may
@@ -212,7 +210,7 @@ impl Presence {
             return Some(Duration::ZERO);
         }
         let is_behind = is_changed || shared.is_behind();
-        is_behind.then(|| shared.observers_wait(self.interval, Instant::now()))
+        is_behind.then(|| shared.observers_wait(Instant::now()))
     }
 
     /// Gives the observers the graph as it is.
@@ -435,10 +433,7 @@ impl Presence {
         let at = Instant::now();
         let mut shared = self.lock();
         let graph = (*shared.graph).clone();
-        shared.publish(&self.local, graph);
-        if shared.observers_wait(self.interval, at).is_zero() {
-            shared.call_observers(at);
-        }
+        shared.publish(&self.local, graph, at);
         drop(shared);
         self.queue.submit(Command::PeerChanged);
         Ok(())
@@ -582,26 +577,28 @@ impl Shared {
         self.stale_since.map_or(Age::Live, Age::Since)
     }
 
-    /// The metadata may have changed since the graph was put together.
-    fn publish(&mut self, local: &LocalPeer, mut graph: PresenceGraph) {
+    /// A new graph, of the time `at`. The metadata may have changed since then.
+    fn publish(&mut self, local: &LocalPeer, mut graph: PresenceGraph, at: Instant) {
         graph.local_peer.peer_metadata = local.metadata.object();
         let graph = Arc::new(graph);
         let is_same = *self.graph == *graph;
         self.graph = Arc::clone(&graph);
-        if is_same {
-            return;
+        if !is_same {
+            self.version += 1;
+            self.streams.retain(|stream| !stream.is_gone());
+            self.streams.iter().for_each(|stream| stream.replace(Arc::clone(&graph)));
         }
-        self.version += 1;
-        self.streams.retain(|stream| !stream.is_gone());
-        self.streams.iter().for_each(|stream| stream.replace(Arc::clone(&graph)));
+        if self.observers_wait(at).is_zero() {
+            self.call_observers(at);
+        }
     }
 
     /// Until the observers may be called again. A graph that is not kept up to date changes only
     /// when the program says so, and nobody is there to wait.
-    fn observers_wait(&self, interval: Duration, now: Instant) -> Duration {
+    fn observers_wait(&self, now: Instant) -> Duration {
         match (self.stale_since, self.observed) {
             (None, Some(observed)) => {
-                interval.saturating_sub(now.saturating_duration_since(observed))
+                self.interval.saturating_sub(now.saturating_duration_since(observed))
             }
             _ => Duration::ZERO,
         }

@@ -244,13 +244,13 @@ fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>
         return Ok(None);
     };
     let (path, floor) = (dir.join(STORE), data_dir.serial_base());
-    let store = match data_dir.is_awaited() {
-        true => Store::in_takeover(&path, floor, policies),
-        false => Store::open(&path, floor, policies).map_err(|error| StartError::Store {
+    let store = Store::new(&path, floor, policies);
+    if !data_dir.is_awaited() {
+        store.open().map_err(|error| StartError::Store {
             path: path.display().to_string(),
             why: error.to_string(),
-        })?,
-    };
+        })?;
+    }
     Ok(Some(Arc::new(store)))
 }
 

@@ -27,7 +27,7 @@ pub struct StoreRequest {
 
 #[derive(Debug)]
 pub enum StoreOperation {
-    /// Where does the log end? The first request of every [`LogId`].
+    /// Where does the log end? Comes before the first append of every [`LogId`].
     Open,
     /// Store these messages, which follow the end of the log, dense and in order.
     Append(Vec<Arc<Message>>),

@@ -3,8 +3,6 @@
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
@@ -36,9 +34,6 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals are kept below this size, so that a start that reads them is quick. The least that the
 /// engine allows.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-
-/// How long to wait for an engine of this process to let go of its lock.
-const UNLOCKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An open engine.
 pub struct Engine {
@@ -105,7 +100,7 @@ impl Directory {
     }
 
     /// Says in the directory where logs begin.
-    pub fn write_format(&self) -> Result<(), StoreError> {
+    fn write_format(&self) -> Result<(), StoreError> {
         let text = format!("{FORMAT_VERSION} {}", self.floor);
         Ok(replace_file(&self.path, FORMAT, &text)?)
     }
@@ -149,18 +144,6 @@ impl Directory {
 
 impl Engine {
     fn open(path: &Path) -> Result<Engine, StoreError> {
-        let deadline = Instant::now() + UNLOCKED_WITHIN;
-        loop {
-            match Engine::open_once(path) {
-                Err(fjall::Error::Locked) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(50));
-                }
-                opened => return Ok(opened?),
-            }
-        }
-    }
-
-    fn open_once(path: &Path) -> Result<Engine, fjall::Error> {
         let db = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)

@@ -1,9 +1,11 @@
 //! Why the store cannot be used.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind};
 
 use thiserror::Error;
 
+use super::format::ChannelRows;
 use crate::error::Reject;
 
 /// One sentence, with what to do.
@@ -31,6 +33,11 @@ impl StoreError {
             StoreError::DiskFull => Reject::DiskFull,
             _ => Reject::StoreFailed,
         }
+    }
+
+    /// A message that is not as it was written, or missing.
+    pub(super) fn message(rows: &ChannelRows, serial: u64, why: impl Display) -> Self {
+        StoreError::corrupt(format_args!("message {serial} of {:?}: {why}", rows.names()))
     }
 
     pub(super) fn corrupt(what: impl ToString) -> Self {

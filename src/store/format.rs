@@ -215,9 +215,11 @@ mod tests {
 
     #[test]
     fn rows_come_back_as_they_were_and_nothing_else_is_read() {
-        for content in
-            [Content::One(part("x")), Content::Batch(vec![]), Content::Batch(vec![part("a"); 3])]
-        {
+        for content in [
+            Content::One(part("x")),
+            Content::Batch(vec![]),
+            Content::Batch((0..3).map(|_| part("a")).collect()),
+        ] {
             let message = Message {
                 serial: 7,
                 timestamp_ms: 1_700_000_000_000,

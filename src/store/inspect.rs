@@ -225,11 +225,8 @@ pub fn repair(path: &Path, floor: u64) -> Result<Option<(PathBuf, Report)>, Stor
     if repaired.exists() {
         fs::remove_dir_all(&repaired)?;
     }
-    let mut whole = Directory::open(&repaired, floor.max(directory.floor))?;
-    // Where a channel begins that has lost its end.
-    whole.floor = floor.max(directory.floor);
-    whole.write_format()?;
-    let copy = whole.open_engine()?;
+    // A channel that has lost its end begins after the floor.
+    let copy = Directory::open(&repaired, floor.max(directory.floor))?.open_engine()?;
     let salvaged = journal::salvage(&directory.engine())?;
     match directory.open_engine() {
         Ok(damaged) => copy_readable(&damaged, &copy, &salvaged)?,

@@ -87,23 +87,9 @@ impl Trouble {
 }
 
 impl Store {
-    /// Opens the log in a directory, or makes it. `floor`: in a new one, no serial of earlier runs
-    /// is above it.
-    ///
-    /// # Errors
-    /// It is in use, damaged, of another format, or cannot be written.
-    pub fn open(path: &Path, floor: u64, policies: Policies) -> Result<Self, StoreError> {
-        let store = Store::closed(path, floor, policies);
-        store.open_now(Duration::ZERO)?;
-        Ok(store)
-    }
-
-    /// A log that another server still has. The first request waits for that one to end.
-    pub fn in_takeover(path: &Path, floor: u64, policies: Policies) -> Self {
-        Store::closed(path, floor, policies)
-    }
-
-    fn closed(path: &Path, floor: u64, policies: Policies) -> Self {
+    /// The log in a directory, not open yet: the first request opens it, and waits for another
+    /// server that has it. `floor`: if it is to be made, no serial of earlier runs is above it.
+    pub fn new(path: &Path, floor: u64, policies: Policies) -> Self {
         Store {
             path: path.to_path_buf(),
             floor,
@@ -113,7 +99,15 @@ impl Store {
         }
     }
 
-    fn open_now(&self, locked_for: Duration) -> Result<(), StoreError> {
+    /// Opens the log, or makes it.
+    ///
+    /// # Errors
+    /// It is in use, damaged, of another format, or cannot be written.
+    pub fn open(&self) -> Result<(), StoreError> {
+        self.open_within(Duration::ZERO)
+    }
+
+    fn open_within(&self, locked_for: Duration) -> Result<(), StoreError> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
             let deadline = Instant::now() + locked_for;
@@ -146,7 +140,7 @@ impl Store {
             if let Some(error) = self.trouble().not_yet() {
                 return Err(error);
             }
-            self.open_now(TAKEOVER_WITHIN).inspect_err(|error| self.note_trouble(error))?;
+            self.open_within(TAKEOVER_WITHIN).inspect_err(|error| self.note_trouble(error))?;
         }
     }
 

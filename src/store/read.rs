@@ -48,6 +48,7 @@ impl<'s> Log<'s> {
     /// As above.
     pub fn open(&self, policy: &Policy) -> Result<StoredLog, StoreError> {
         let mut left = (policy.history_bytes as usize).min(TAIL_BYTES);
+        let limit = PageLimit { messages: usize::MAX, bytes: left };
         let mut stored = StoredLog { head: self.head.head, ..StoredLog::default() };
         let mut takes_messages = true;
         for row in self.newest_first(self.head.head) {
@@ -67,7 +68,7 @@ impl<'s> Log<'s> {
             if takes_messages {
                 let message = self.message(serial, &row)?;
                 let bytes = message.bytes();
-                takes_messages = bytes <= left || stored.messages.is_empty();
+                takes_messages = limit.takes(stored.messages.len(), bytes, left);
                 left = left.saturating_sub(bytes);
                 if takes_messages {
                     stored.messages.push(Arc::new(message));
@@ -158,8 +159,7 @@ impl<'s> Log<'s> {
                 break;
             }
             let bytes = message.bytes();
-            let is_first = page.messages.is_empty();
-            if page.messages.len() >= limit.messages || (bytes > left && !is_first) {
+            if !limit.takes(page.messages.len(), bytes, left) {
                 page.more = true;
                 break;
             }
@@ -203,7 +203,7 @@ impl<'s> Log<'s> {
         let (key, row) = row?;
         match format::serial_of(&key) {
             Some(found) if found == serial => Ok((serial, row)),
-            _ => Err(self.damaged(serial, "it is missing")),
+            _ => Err(StoreError::message(self.rows, serial, "it is missing")),
         }
     }
 
@@ -217,10 +217,6 @@ impl<'s> Log<'s> {
         row: &'r [u8],
         decode: impl FnOnce(&'r [u8]) -> Result<T, FrameError>,
     ) -> Result<T, StoreError> {
-        decode(row).map_err(|error| self.damaged(serial, &error.to_string()))
-    }
-
-    fn damaged(&self, serial: u64, why: &str) -> StoreError {
-        StoreError::corrupt(format_args!("message {serial} of {:?}: {why}", self.rows.names()))
+        decode(row).map_err(|error| StoreError::message(self.rows, serial, error))
     }
 }

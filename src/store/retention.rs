@@ -60,7 +60,7 @@ pub fn has_too_many_bytes(policy: &Policy, head: &Head) -> bool {
     head.bytes > policy.history_bytes.saturating_add(policy.history_bytes / 4)
 }
 
-/// Removes the oldest messages that are neither readable nor recognized. True if there may be more.
+/// Removes the oldest messages that are neither readable nor recognized, as many as may be at once.
 ///
 /// # Errors
 /// The log is damaged, or cannot be read.
@@ -70,26 +70,22 @@ pub fn trim(
     rows: &ChannelRows,
     head: &mut Head,
     retained: &Retained,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let (from, to) = (rows.message_key(head.first), rows.message_key(head.head));
-    for (removed, row) in engine.range(&from, &to).enumerate() {
+    for row in engine.range(&from, &to).take(REMOVED_MAX) {
         let (key, row) = row?;
         let serial = format::serial_of(&key).unwrap_or_default();
-        let publish = format::decode_publish(&row).map_err(|error| {
-            StoreError::corrupt(format_args!("message {serial} of {:?}: {error}", rows.names()))
-        })?;
+        let publish = format::decode_publish(&row)
+            .map_err(|error| StoreError::message(rows, serial, error))?;
         let at_ms = publish.timestamp_ms;
         let is_kept = retained.is_readable(serial, at_ms) && head.bytes <= retained.bytes;
         let is_recognized = !publish.message_id.is_empty() && retained.is_recognized(serial, at_ms);
         if is_kept || is_recognized || serial == head.head && retained.is_readable(serial, at_ms) {
-            return Ok(false);
-        }
-        if removed == REMOVED_MAX {
-            return Ok(true);
+            break;
         }
         batch.remove(&key);
         head.first = serial + 1;
         head.bytes = head.bytes.saturating_sub(row.len() as u64);
     }
-    Ok(false)
+    Ok(())
 }

@@ -1,11 +1,13 @@
-//! Channels whose messages are on disk. The store is asked where a log ends before the first
-//! request is carried out; requests wait for that, in order. What is published is numbered at once,
-//! stored with all else that is published meanwhile, and acknowledged when it is on disk.
+//! Channels whose messages are on disk. Before the first publish is carried out, or a subscriber
+//! begins at a cursor, the store is asked where the log ends; requests wait for that, in order.
+//! What is published is numbered at once, stored with all else that is published meanwhile, and
+//! acknowledged when it is on disk.
 //!
 //! | full | policy | reported to | counter |
 //! |---|---|---|---|
 //! | messages that are being stored, above [`STORING_BYTES_MAX`] | publishes are refused | client: code 42900 | `ignored{busy}` |
 //! | requests that wait for a log, above [`WAITING_MAX`] | further ones are refused | client: code 42900 | `ignored{busy}` |
+//! | pages that are being read, above [`READS_MAX`](super::log_reads) | further ones are refused | client: code 42900 | `ignored{busy}` |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ pub struct DurableLog {
     opening: u64,
     /// The store was asked where the log ends, and has said so.
     is_asked: bool,
-    pub is_open: bool,
+    is_open: bool,
     /// Subscribers have been sent everything up to this serial; set after a failure, when there may
     /// be more on disk.
     delivered: Option<u64>,
@@ -87,16 +89,24 @@ impl Owner {
         }
         let slot = self.find_log(cx, from, key, &command)?;
         let Some(log) = self.durable_log(slot) else { return Some(command) };
-        if log.is_open || is_page(&command) {
-            return self.perform_durable(cx, from, key, slot, command);
+        match command {
+            Command::Publish { reply_to, draft } if log.is_open => {
+                self.publish_durable(cx, from, slot, reply_to, *draft);
+                None
+            }
+            command if log.is_open || is_page(&command) => {
+                self.read_durable(cx, from, key, slot, command)
+            }
+            command if log.waiting.len() < WAITING_MAX => {
+                log.waiting.push((from, command));
+                self.begin_opening(cx, slot);
+                None
+            }
+            command => {
+                refuse(cx, from, key, &command, Reject::Busy);
+                None
+            }
         }
-        if log.waiting.len() < WAITING_MAX {
-            log.waiting.push((from, command));
-            self.begin_opening(cx, slot);
-        } else if let Some(reply_to) = reply_to(&command) {
-            send_answer(cx, from, reply_to, key, Answer::Refused(Reject::Busy));
-        }
-        None
     }
 
     fn is_on_disk(&self, cx: &ShardContext, key: &ChannelKey) -> bool {
@@ -122,9 +132,7 @@ impl Owner {
                 Some(slot)
             }
             Err(reject) => {
-                if let Some(reply_to) = reply_to(command) {
-                    send_answer(cx, from, reply_to, key, Answer::Refused(reject));
-                }
+                refuse(cx, from, key, command, reject);
                 None
             }
         }
@@ -138,7 +146,7 @@ impl Owner {
         }
     }
 
-    pub(super) fn publish_durable(
+    fn publish_durable(
         &mut self,
         cx: &mut ShardContext,
         from: ShardId,
@@ -260,7 +268,9 @@ impl Owner {
 
     fn log_opened(&mut self, cx: &mut ShardContext, slot: u32, stored: StoredLog) {
         let (now, head) = (cx.now, stored.head);
-        let newest = stored.messages.clone();
+        let delivered = self.durable_log(slot).and_then(|log| log.delivered.take());
+        let is_missed = |message: &&Arc<Message>| delivered.is_some_and(|d| message.serial > d);
+        let missed: Vec<_> = stored.messages.iter().filter(is_missed).cloned().collect();
         self.with_messages(cx, Some(slot), |messages, policy| {
             *messages = Messages::restore(now, stored);
             messages.expire(now, policy);
@@ -269,10 +279,7 @@ impl Owner {
         let Some(log) = self.durable_log(slot) else { return };
         (log.is_open, log.assigned, log.stored) = (true, head, head);
         let waiting = std::mem::take(&mut log.waiting);
-        if let Some(delivered) = log.delivered.take() {
-            let missed = newest.into_iter().filter(|message| message.serial > delivered);
-            missed.for_each(|message| self.queue_message(cx, slot, message));
-        }
+        missed.into_iter().for_each(|message| self.queue_message(cx, slot, message));
         for (from, command) in waiting {
             self.handle_command(cx, from, Arc::clone(&key), command);
         }
@@ -317,18 +324,15 @@ impl Owner {
         if let Some(closed) = self.durable_log(slot) {
             closed.delivered = if log.is_open { head } else { log.delivered };
         }
-        let refuse = |cx: &mut ShardContext, from, reply_to| {
-            send_answer(cx, from, reply_to, &key, Answer::Refused(reject));
-        };
         for publish in log.unacknowledged {
             self.storing_bytes -= publish.bytes;
-            refuse(cx, publish.from, publish.reply_to);
+            send_answer(cx, publish.from, publish.reply_to, &key, Answer::Refused(reject));
         }
-        log.reads.into_iter().for_each(|read| refuse(cx, read.from, read.reply_to));
+        for read in log.reads {
+            send_answer(cx, read.from, read.reply_to, &key, Answer::Refused(reject));
+        }
         for (from, command) in log.waiting {
-            if let Some(reply_to) = reply_to(&command) {
-                refuse(cx, from, reply_to);
-            }
+            refuse(cx, from, &key, &command, reject);
         }
         self.mark_dirty(slot);
     }
@@ -344,6 +348,10 @@ impl Owner {
         self.channels.remove(slot);
     }
 
+    pub(super) fn is_log_open(&mut self, slot: u32) -> bool {
+        self.durable_log(slot).is_some_and(|log| log.is_open)
+    }
+
     pub(super) fn durable_log(&mut self, slot: u32) -> Option<&mut DurableLog> {
         self.entry(slot).published.as_mut()?.durable.as_deref_mut()
     }
@@ -352,12 +360,22 @@ impl Owner {
 /// Whether a request reads or adds messages.
 fn needs_messages(command: &Command) -> bool {
     match command {
-        Command::Publish { .. }
-        | Command::History { .. }
-        | Command::HistoryForward { .. }
-        | Command::Fetch { .. } => true,
+        Command::Publish { .. } => true,
         Command::Attach { after, .. } => after.is_some(),
-        _ => false,
+        command => is_page(command),
+    }
+}
+
+/// Refuses a request that needs messages.
+fn refuse(
+    cx: &mut ShardContext,
+    from: ShardId,
+    key: &Arc<ChannelKey>,
+    command: &Command,
+    reject: Reject,
+) {
+    if let Some(reply_to) = reply_to(command) {
+        send_answer(cx, from, reply_to, key, Answer::Refused(reject));
     }
 }
 

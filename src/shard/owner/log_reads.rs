@@ -31,12 +31,16 @@ pub struct Read {
 enum ReadAnswer {
     History,
     Fetch,
-    /// A subscriber begins. `replayed`: what it has missed, as far as it has been read.
-    Attach {
-        feed: Feed,
-        replay: Replaying,
-        replayed: Vec<Arc<Message>>,
-    },
+    Attach(Attaching),
+}
+
+/// A subscriber begins.
+#[derive(Debug)]
+struct Attaching {
+    feed: Feed,
+    replay: Replaying,
+    /// What it has missed, as far as it has been read.
+    replayed: Vec<Arc<Message>>,
 }
 
 /// A read that is to begin.
@@ -49,7 +53,8 @@ struct ReadRequest {
 }
 
 impl Owner {
-    pub(super) fn perform_durable(
+    /// Carries out a request that reads messages; gives it back when all of them are in memory.
+    pub(super) fn read_durable(
         &mut self,
         cx: &mut ShardContext,
         from: ShardId,
@@ -59,15 +64,11 @@ impl Owner {
     ) -> Option<Command> {
         let now = cx.now;
         match command {
-            Command::Publish { reply_to, draft } => {
-                self.publish_durable(cx, from, slot, reply_to, *draft);
-                return None;
-            }
             Command::Attach { reply_to, feed, after: Some(after), replay } => {
                 if self.has_after(now, slot, &after, PageLimit::UNLIMITED) {
                     return Some(Command::Attach { reply_to, feed, after: Some(after), replay });
                 }
-                let answer = ReadAnswer::Attach { feed, replay, replayed: Vec::new() };
+                let answer = ReadAnswer::Attach(Attaching { feed, replay, replayed: Vec::new() });
                 let (range, limit) = (StoreRange::After(after), PageLimit::UNLIMITED);
                 self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
             }
@@ -94,7 +95,7 @@ impl Owner {
                 }
             }
             Command::HistoryForward { reply_to, after, limit } => {
-                let is_open = self.durable_log(slot).is_some_and(|log| log.is_open);
+                let is_open = self.is_log_open(slot);
                 let messages = self.entry(slot).published.as_ref().map(|p| &p.messages);
                 if is_open && messages.is_some_and(|m| after >= m.last_evicted()) {
                     return Some(Command::HistoryForward { reply_to, after, limit });
@@ -109,22 +110,21 @@ impl Owner {
 
     /// Whether everything after a position is in memory.
     fn has_after(&mut self, now: Clocks, slot: u32, after: &Position, limit: PageLimit) -> bool {
-        let OwnedChannel { published, policy, .. } = self.entry(slot);
-        let Some(published) = published else { return false };
-        if published.durable.as_ref().is_some_and(|log| !log.is_open) {
+        if !self.is_log_open(slot) {
             return false;
         }
+        let OwnedChannel { published, policy, .. } = self.entry(slot);
+        let Some(published) = published else { return false };
         published.messages.after(now, after, limit, policy).is_some()
     }
 
     fn read(&mut self, cx: &mut ShardContext, slot: u32, request: ReadRequest) {
         let ReadRequest { from, reply_to, answer, range, limit } = request;
         let key = Arc::clone(&self.entry(slot).key);
-        let published = self.entry(slot).published.as_ref();
-        let head = published.map_or(0, |published| published.messages.head());
+        let is_open = self.is_log_open(slot);
+        let published = self.entry(slot).published.as_ref().filter(|_| is_open);
         // Of a log that is not open, nothing is in memory.
-        let is_open = self.durable_log(slot).is_some_and(|log| log.is_open);
-        let head = if is_open { head } else { u64::MAX };
+        let head = published.map_or(u64::MAX, |published| published.messages.head());
         let Some(log) = self.durable_log(slot) else { return };
         if log.reads.len() >= READS_MAX {
             return send_answer(cx, from, reply_to, &key, Answer::Refused(Reject::Busy));
@@ -150,15 +150,13 @@ impl Owner {
         let answer = match answer {
             ReadAnswer::History => Answer::History { messages, more },
             ReadAnswer::Fetch => Answer::Fetched { messages, resumed },
-            ReadAnswer::Attach { .. } if !resumed => {
+            ReadAnswer::Attach(_) if !resumed => {
                 Answer::Subscribed { messages: Vec::new(), resumed: Some(false) }
             }
-            ReadAnswer::Attach { feed, replay, mut replayed } => {
-                let last = if more { messages.last().map(|m| m.serial) } else { Some(head) };
-                replayed.extend(messages);
-                let after = last.unwrap_or(head);
-                let request = AttachRest { from, reply_to, feed, replay, replayed, after };
-                return self.attach_rest(cx, slot, request);
+            ReadAnswer::Attach(mut attaching) => {
+                let last = messages.last().filter(|_| more).map_or(head, |m| m.serial);
+                attaching.replayed.extend(messages);
+                return self.attach_rest(cx, slot, from, reply_to, attaching, last);
             }
         };
         send_answer(cx, from, reply_to, &key, answer);
@@ -166,14 +164,22 @@ impl Owner {
 
     /// A subscriber begins: what it has missed was read up to `after`, and the rest is in memory,
     /// unless it was evicted meanwhile.
-    fn attach_rest(&mut self, cx: &mut ShardContext, slot: u32, request: AttachRest) {
-        let AttachRest { from, reply_to, feed, replay, mut replayed, after } = request;
+    fn attach_rest(
+        &mut self,
+        cx: &mut ShardContext,
+        slot: u32,
+        from: ShardId,
+        reply_to: ReplyTo,
+        attaching: Attaching,
+        after: u64,
+    ) {
         let position = Position::Serial(after);
         if !self.has_after(cx.now, slot, &position, PageLimit::UNLIMITED) {
-            let answer = ReadAnswer::Attach { feed, replay, replayed };
+            let answer = ReadAnswer::Attach(attaching);
             let (range, limit) = (StoreRange::After(position), PageLimit::UNLIMITED);
             return self.read(cx, slot, ReadRequest { from, reply_to, answer, range, limit });
         }
+        let Attaching { feed, replay, mut replayed } = attaching;
         let key = Arc::clone(&self.entry(slot).key);
         let answer = match self.attach(cx, from, &key, feed, Some(&position), replay) {
             Answer::Subscribed { messages, resumed } => {
@@ -187,16 +193,6 @@ impl Owner {
         };
         send_answer(cx, from, reply_to, &key, answer);
     }
-}
-
-/// The end of an attach whose beginning was read from disk.
-struct AttachRest {
-    from: ShardId,
-    reply_to: ReplyTo,
-    feed: Feed,
-    replay: Replaying,
-    replayed: Vec<Arc<Message>>,
-    after: u64,
 }
 
 pub(super) fn take_read(log: &mut DurableLog, number: u64) -> Option<Read> {
