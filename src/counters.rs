@@ -24,6 +24,8 @@ pub enum Ignored {
     NotAsked,
     /// A message to one peer that nobody took; its author is told why.
     NotTaken,
+    /// Documents of an app whose log is full; the device tries again.
+    DocumentsFull,
 }
 
 impl Ignored {
@@ -37,6 +39,7 @@ impl Ignored {
             Ignored::NothingToDo => "nothing_to_do",
             Ignored::NotAsked => "not_asked",
             Ignored::NotTaken => "not_taken",
+            Ignored::DocumentsFull => "documents_full",
         }
     }
 }
@@ -62,6 +65,8 @@ pub enum Dropped {
     MessageMailboxFull,
     /// Messages evicted before their age limit, because the shard's memory for them is full.
     MessageHistoryFull,
+    /// Documents that were to be sent again to a session whose send queue is full.
+    DocumentSlowConsumer,
 }
 
 impl Dropped {
@@ -76,6 +81,7 @@ impl Dropped {
             Dropped::MessageSlowConsumer => ("message", "slow_consumer"),
             Dropped::MessageMailboxFull => ("message", "mailbox_full"),
             Dropped::MessageHistoryFull => ("message", "history_full"),
+            Dropped::DocumentSlowConsumer => ("document", "slow_consumer"),
         }
     }
 }

@@ -123,6 +123,8 @@ pub mod limits;
 #[cfg(feature = "server")]
 pub mod policy;
 #[cfg(feature = "server")]
+pub mod relay;
+#[cfg(feature = "server")]
 mod rest;
 #[cfg(feature = "server")]
 pub mod server;

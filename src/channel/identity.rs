@@ -148,7 +148,8 @@ impl Identity {
         }
     }
 
-    fn device(&self) -> Option<&Arc<str>> {
+    /// The device's own stable id, if the session has one.
+    pub fn device(&self) -> Option<&Arc<str>> {
         self.details.as_ref()?.device.as_ref()
     }
 

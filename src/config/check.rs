@@ -78,7 +78,7 @@ type Check = Result<(), String>;
 
 /// Finds the first invalid value.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let checks = [cores, listen, auth, admin, admission, limits, namespaces];
+    let checks = [cores, listen, auth, admin, admission, documents, limits, namespaces];
     checks.into_iter().find_map(|check| check(config).err())
 }
 
@@ -283,6 +283,24 @@ const LIMIT_BOUNDS: [Bound; 26] = [
     ("sweep_ms", 1, 60_000),
 ];
 
+fn documents(config: &Config) -> Result<(), Problem> {
+    let place = Place::table("documents");
+    let bounds = [("bytes_max", 1024, 64 * 1024 * MIB), ("delta_bytes_max", 1024, 16 * MIB)];
+    place.within(&config.documents, &bounds)?;
+    let is_on_disk = config.documents.durability == Some(Durability::Disk);
+    if is_on_disk && config.data_dir().is_none() {
+        return Err(place.problem("durability", NO_DIRECTORY));
+    }
+    let most = config.limits.message_bytes_max as u64;
+    if config.documents.delta_bytes_max > most {
+        let why = format!("it does not fit into a message, `limits.message_bytes_max` is {most}");
+        return Err(place.problem("delta_bytes_max", why));
+    }
+    Ok(())
+}
+
+const NO_DIRECTORY: &str = "\"disk\" needs a directory, but `data.dir` is empty (memory only)";
+
 fn namespaces(config: &Config) -> Result<(), Problem> {
     for (index, namespace) in config.namespace.iter().enumerate() {
         let place = Place { table: "namespace", index };
@@ -290,8 +308,7 @@ fn namespaces(config: &Config) -> Result<(), Problem> {
         let policy = namespace.policy(&Policy::default());
         place.within(&policy, &POLICY_BOUNDS)?;
         if policy.durability == Durability::Disk && config.data_dir().is_none() {
-            let why = "\"disk\" needs a directory, but `data.dir` is empty (memory only)";
-            return Err(place.problem("durability", why));
+            return Err(place.problem("durability", NO_DIRECTORY));
         }
     }
     Ok(())

@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
 use super::schema::{
-    Admin, Admission, Auth, Config, Cores, Data, Debugging, KeyEntry, Listen, Namespace, SyncWire,
+    Admin, Admission, Auth, Config, Cores, Data, Debugging, Documents, KeyEntry, Listen, Namespace,
+    SyncWire,
 };
 use crate::limits::Limits;
 
@@ -22,7 +23,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-fn tables() -> [(&'static str, Keys); 12] {
+fn tables() -> [(&'static str, Keys); 13] {
     [
         ("", serde_introspect::<Config>()),
         ("cores", serde_introspect::<Cores>()),
@@ -33,6 +34,7 @@ fn tables() -> [(&'static str, Keys); 12] {
         ("admin", serde_introspect::<Admin>()),
         ("admission", serde_introspect::<Admission>()),
         ("sync", serde_introspect::<SyncWire>()),
+        ("documents", serde_introspect::<Documents>()),
         ("limits", serde_introspect::<Limits>()),
         ("debug", serde_introspect::<Debugging>()),
         ("namespace", serde_introspect::<Namespace>()),

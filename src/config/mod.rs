@@ -20,13 +20,14 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::de::DeTable;
 
-use crate::policy::{Policies, Policy};
+use crate::policy::{Durability, Policies, Policy};
+use crate::relay::RelayPolicy;
 
 pub use dev_key::{create_data_dir, replace_file};
 pub use exposure::{Anonymous, InsecurePlaintext};
 pub use schema::{
-    Admin, Admission, Auth, Config, Cores, Data, Debugging, IdentityClaim, KeyAlgorithm, KeyEntry,
-    Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout,
+    Admin, Admission, Auth, Config, Cores, Data, Debugging, Documents, IdentityClaim, KeyAlgorithm,
+    KeyEntry, Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout,
 };
 
 /// One line, `what: why`, that says what to do. The command line prints it after `error: ` and
@@ -104,6 +105,20 @@ impl Config {
     pub fn data_dir(&self) -> Option<&Path> {
         let dir = self.data.dir.as_path();
         (!dir.as_os_str().is_empty()).then_some(dir)
+    }
+
+    /// What the relay of documents keeps: on disk, if there is a directory for it.
+    pub fn relay(&self) -> RelayPolicy {
+        let Documents { durability, bytes_max, delta_bytes_max } = self.documents;
+        let possible = match self.data_dir() {
+            Some(_) => Durability::Disk,
+            None => Durability::Memory,
+        };
+        RelayPolicy {
+            durability: durability.unwrap_or(possible),
+            bytes_max,
+            delta_bytes_max: usize::try_from(delta_bytes_max).unwrap_or(usize::MAX),
+        }
     }
 
     /// The policies of channels: the namespaces in the order of the file, and the defaults.

@@ -26,6 +26,7 @@ impl Config {
         self.print_admin(&mut page);
         self.print_admission(&mut page);
         page.table("sync", &self.sync);
+        self.print_documents(&mut page);
         page.table("limits", &self.limits);
         page.table("debug", &self.debug);
         self.print_namespaces(&mut page);
@@ -68,6 +69,13 @@ impl Config {
         page.optional("token_file", token_file, "no file with an admin token");
         page.key("metrics", metrics);
         page.key("hosts", hosts);
+    }
+
+    fn print_documents(&self, page: &mut Page) {
+        page.line("\n[documents]");
+        page.key("durability", &self.relay().durability);
+        page.key("bytes_max", &self.documents.bytes_max);
+        page.key("delta_bytes_max", &self.documents.delta_bytes_max);
     }
 
     fn print_admission(&self, page: &mut Page) {

@@ -29,6 +29,7 @@ pub struct Config {
     pub admin: Admin,
     pub admission: Admission,
     pub sync: SyncWire,
+    pub documents: Documents,
     pub limits: Limits,
     pub debug: Debugging,
     pub namespace: Vec<Namespace>,
@@ -297,6 +298,24 @@ pub enum TenByteLayout {
 #[serde(default, deny_unknown_fields)]
 pub struct SyncWire {
     pub ten_byte_layout: TenByteLayout,
+}
+
+/// `[documents]`: the relay of documents between devices on the sync wire.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Documents {
+    /// `none`: there is no relay. Default: see [`Config::relay`].
+    pub durability: Option<Durability>,
+    /// Bytes of documents of one app, which are in memory while they are in use.
+    pub bytes_max: u64,
+    /// Bytes of one delta, row or array op.
+    pub delta_bytes_max: u64,
+}
+
+impl Default for Documents {
+    fn default() -> Self {
+        Documents { durability: None, bytes_max: 256 * 1024 * 1024, delta_bytes_max: 1024 * 1024 }
+    }
 }
 
 /// `[debug]`: options for tests.

@@ -37,6 +37,7 @@ use crate::auth::{Grant, Origins};
 use crate::config::{Anonymous, Config, ConfigError, SecretText, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
+use crate::policy::Durability;
 use crate::session;
 use crate::shard::{Settings, Shard};
 use crate::store::Store;
@@ -237,15 +238,17 @@ pub fn stop_on_signals() -> Result<Stop, StartError> {
     Ok(stop)
 }
 
-/// Opens the log on disk, if any channel has its messages there.
+/// The log on disk, if anything is to be there. It is opened now if there are messages or documents
+/// in it, or may be; without any, when the first document comes.
 fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>>, StartError> {
-    let policies = options.config.policies();
-    let Some(dir) = options.config.data_dir().filter(|_| policies.any_on_disk()) else {
-        return Ok(None);
-    };
+    let (policies, relay) = (options.config.policies(), options.config.relay());
+    let has_messages = policies.any_on_disk();
+    let is_needed = has_messages || relay.durability == Durability::Disk;
+    let Some(dir) = options.config.data_dir().filter(|_| is_needed) else { return Ok(None) };
     let (path, floor) = (dir.join(STORE), data_dir.serial_base());
+    let is_wanted = has_messages || path.exists();
     let store = Store::new(&path, floor, policies);
-    if !data_dir.is_awaited() {
+    if is_wanted && !data_dir.is_awaited() {
         store.open().map_err(|error| StartError::Store {
             path: path.display().to_string(),
             why: error.to_string(),
@@ -300,6 +303,7 @@ fn settings(
             connection_key: (word(3), word(4)),
             peer_metadata_bytes_max: policies.most(|policy| policy.peer_metadata_max_bytes),
             graph_peers_max: policies.most(|policy| policy.graph_max_peers),
+            relay: config.relay(),
         },
         policies,
         proxied: config.listen.proxy_protocol.clone(),

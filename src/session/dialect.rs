@@ -7,13 +7,14 @@ use std::sync::Arc;
 use super::foony::Guests;
 use super::foony::encode::Form;
 use super::{
-    Answer, Denial, DirectMessage, EdgeRequest, Feed, Framing, Principal, SessionContext,
-    SessionOutput, echo, foony, peer, sync,
+    Answer, Denial, DirectMessage, DocumentAnswer, EdgeRequest, Feed, Framing, Principal, Replica,
+    SessionContext, SessionOutput, echo, foony, peer, sync,
 };
 use crate::channel::{Identity, Peer};
 use crate::error::Disconnect;
 use crate::ids::Clocks;
 use crate::limits::{Limits, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
+use crate::relay::Record;
 use crate::wire::foony::binary;
 use crate::wire::http;
 use crate::wire::sync::{Detection, Header, detect, detect_message};
@@ -76,6 +77,20 @@ pub trait Dialect: Debug {
     /// Appends the answer to request `id`; for a silent one only what it brought.
     fn answer(&self, _now: Clocks, _id: u64, _channel: &str, _answer: &Answer, _out: &mut Vec<u8>) {
     }
+
+    /// Appends the answer of the document relay.
+    fn answer_documents(&self, _now: Clocks, _answer: &DocumentAnswer, _out: &mut Vec<u8>) {}
+
+    /// Appends a record of the document relay, under the name of a shape if the session has
+    /// subscribed to one.
+    fn append_record(&self, _record: &Record, _shape: Option<&str>, _out: &mut Vec<u8>) {}
+
+    /// Appends what a shape begins with: nothing, before the log.
+    fn append_shape_snapshot(&self, _shape: &str, _out: &mut Vec<u8>) {}
+
+    /// Appends the answer to a greeting which says that there are two copies of the device: it is
+    /// to name itself anew.
+    fn append_fork(&self, _replica: Replica, _out: &mut Vec<u8>) {}
 
     /// Asks the client whether a peer may connect to it.
     fn edge_request(&self, _request: u64, _edge: &EdgeRequest, _out: &mut Vec<u8>) {}

@@ -17,6 +17,7 @@
 //!    client. Nothing under `src/shard` or `src/server` changes.
 
 mod dialect;
+mod documents;
 mod echo;
 mod feed;
 pub mod foony;
@@ -27,6 +28,9 @@ mod state;
 pub mod sync;
 
 pub use dialect::{Dialect, Feeds, Input, Session, Silences, Taken, Upgraded};
+pub use documents::{
+    DocumentAnswer, DocumentBatch, DocumentRequest, PushRequest, Receipt, Replica,
+};
 #[cfg(test)]
 pub use echo::PANIC;
 pub use feed::{Encoded, Feed, FeedKind, FeedSet};
@@ -39,6 +43,7 @@ pub use request::{
     ON_BEHALF, Outcome, Request, Scope, SessionOutput, is_silent,
 };
 pub use state::{json_state, message_pack_state};
+pub use sync::documents::may_read;
 pub use sync::presence::SetTick;
 pub use sync::roster::Roster;
 
@@ -47,6 +52,7 @@ use std::sync::Arc;
 use crate::auth::{Grant, Keyring, Origin, Origins, Refusals};
 use crate::ids::Clocks;
 use crate::limits::Limits;
+use crate::relay::RelayPolicy;
 use crate::wire::replace;
 use crate::wire::sync::Layout;
 use crate::wire::websocket::{Opcode, frame_header};
@@ -86,6 +92,8 @@ pub struct Settings {
     pub peer_metadata_bytes_max: u32,
     /// Peers that a presence graph has at most.
     pub graph_peers_max: u32,
+    /// What the document relay keeps, if there is one.
+    pub relay: RelayPolicy,
 }
 
 /// What a session receives besides the message.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::{DocumentRequest, Replica};
 use crate::channel::{Draft, EdgeDenial, Identity, Message, Peer, PeerKey, Position, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, Reject};
@@ -51,6 +52,8 @@ pub enum SessionOutput<'m> {
     RateHint(Option<NonZeroU16>),
     /// A request to a channel.
     Request(ChannelRequest<'m>),
+    /// A request to the document relay.
+    Documents(DocumentRequest),
     /// The connection ends.
     Close(Disconnect),
 }
@@ -108,6 +111,9 @@ pub enum Arrival {
     New,
     /// The session shows a name by which it gets its memberships back.
     Returning,
+    /// So does that of a device that keeps copies of documents. The relay has to know it before the
+    /// greeting is answered.
+    Replica(Replica),
 }
 
 #[derive(Debug)]

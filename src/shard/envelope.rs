@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::documents::{DocumentCommand, DocumentEvent};
 use super::home::{Handoff, PollOutcome, PollRequest};
 use super::question::{Question, Verdict};
 use super::storage::StoreRequest;
@@ -75,6 +76,8 @@ pub enum Envelope {
         request: u64,
         message: Arc<DirectMessage>,
     },
+    /// Owner -> home: something about the documents of an app.
+    Documents { app: Arc<str>, event: Box<DocumentEvent> },
     /// Home -> every shard: whether further subscribers of the channel with this hash should stay
     /// where they were accepted.
     ChannelLoad { hash: u64, load: ChannelLoad },
@@ -209,6 +212,8 @@ pub enum Command {
     Check { reply_to: ReplyTo, copy: Box<[u128]> },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
+    /// Something about the documents of the app.
+    Documents(Box<DocumentCommand>),
 }
 
 /// A state and its author.

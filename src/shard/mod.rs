@@ -34,6 +34,7 @@
 mod channel_table;
 mod context;
 mod departures;
+mod documents;
 mod envelope;
 mod home;
 mod inline_vec;
@@ -61,7 +62,9 @@ pub use owner::serial_base;
 pub use question::{Question, Verdict};
 #[cfg(feature = "server")]
 pub(crate) use segmented_vec::SegmentedVec;
-pub use storage::{LogId, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest};
+pub use storage::{
+    LogId, LogOf, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest,
+};
 pub use turn::{TurnIo, Wait, perform_all, turn};
 
 use std::os::fd::OwnedFd;
@@ -188,7 +191,7 @@ impl Shard {
     }
 
     fn flush(&mut self) {
-        while !self.owner.dirty.is_empty() || !self.home.outgoing.long_polls.is_empty() {
+        while self.owner.is_dirty() || !self.home.outgoing.long_polls.is_empty() {
             self.owner.flush(&mut self.cx);
             self.finish_input();
             self.home.flush_long_polls(&mut self.cx);
@@ -260,11 +263,13 @@ impl Shard {
                 | Timer::Snapshot { .. }
                 | Timer::Digest { .. }
                 | Timer::Grace { .. }
-                | Timer::Retention => self.owner.handle_timer(&mut self.cx, timer),
+                | Timer::Retention
+                | Timer::Documents { .. } => self.owner.handle_timer(&mut self.cx, timer),
                 Timer::Sweep
                 | Timer::SnapshotSweep { .. }
                 | Timer::SnapshotExpiry { .. }
                 | Timer::Edges { .. }
+                | Timer::Replay { .. }
                 | Timer::Rate { .. } => self.home.handle_timer(&mut self.cx, timer),
             }
         }
@@ -300,7 +305,7 @@ impl Shard {
 
     /// True while requests or subscribers wait for nothing but their turn.
     fn has_backlog(&self) -> bool {
-        self.home.has_backlog() || !self.owner.dirty.is_empty()
+        self.home.has_backlog() || self.owner.is_dirty()
     }
 
     /// False while so many connections are to be written to that no more should be taken from

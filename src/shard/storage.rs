@@ -3,15 +3,28 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::channel::{Message, Page, PageLimit, Position, StoredLog};
 use crate::error::Reject;
 use crate::ids::ChannelKey;
 use crate::policy::Policy;
+use crate::relay::RowChange;
 
-/// The log of an owned channel from one opening to the next. Answers to earlier ones are void.
+/// What a log consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogOf {
+    /// Those of a channel.
+    Messages,
+    /// Those of an app.
+    Documents,
+}
+
+/// A log from one opening to the next. Answers to earlier ones are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogId {
-    /// Of the channel in the table of its owner.
+    pub of: LogOf,
+    /// Of the channel, or the app, in the table of its owner.
     pub slot: u32,
     pub opening: u64,
 }
@@ -34,6 +47,10 @@ pub enum StoreOperation {
     /// Read messages that are not in memory, as if `head` were the end of the log: what is behind
     /// it is not shown to anybody yet. `read` tells the reads of a log apart.
     Read { read: u64, range: StoreRange, limit: PageLimit, head: u64 },
+    /// Read all rows of the documents of an app. Comes before the first write of every [`LogId`].
+    ReadRows,
+    /// Write these rows, all or none. Of rows with the same key the later request counts.
+    WriteRows(Vec<RowChange>),
 }
 
 /// Which messages to read.
@@ -68,6 +85,9 @@ pub enum StoreOutcome {
         page: Option<Page>,
         head: u64,
     },
+    /// Keys and rows of the documents of an app.
+    Rows(Vec<(Vec<u8>, Bytes)>),
+    RowsWritten,
     /// A read failed.
     Unreadable {
         read: u64,

@@ -11,6 +11,7 @@ use crate::auth::{Grant, Keyring, Origins};
 use crate::ids::{ChannelKey, Clocks, Router, ShardId};
 use crate::limits::Limits;
 use crate::policy::Policies;
+use crate::relay::RelayPolicy;
 use crate::session;
 use crate::wire::sync::Layout;
 
@@ -32,6 +33,7 @@ pub(super) fn context() -> ShardContext {
             connection_key: (3, 4),
             peer_metadata_bytes_max: 4096,
             graph_peers_max: 10_000,
+            relay: RelayPolicy::off(),
         },
         proxied: Vec::new(),
         hint_app: APP.into(),

@@ -29,11 +29,16 @@ pub enum Timer {
     Edges { conn: ConnId },
     /// Expire messages and channels.
     Retention,
+    /// Send documents of this owned app again, expire its rows.
+    Documents { slot: u32 },
+    /// Send a reader of documents all of them again.
+    Replay { conn: ConnId },
 }
 
 /// Earliest first. Bounded: one sweep, one flush, one digest and one snapshot per channel, two per
 /// snapshot sweep, one grace per loss, one rate per connection, one per deadline of a connection's
-/// edges, one retention.
+/// edges, one retention, one per
+/// reader of documents, and a few per app.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

@@ -77,6 +77,26 @@ pub const HEADS: [u8; 1] = [HEAD];
 /// The keys of all messages begin with it.
 pub const MESSAGES: [u8; 1] = [MESSAGE];
 
+/// The keys of all documents begin with it.
+pub const DOCUMENTS: [u8; 1] = [b'd'];
+
+/// The key of a row of the documents of an app.
+pub fn documents_key(app: &str, key: &[u8]) -> Vec<u8> {
+    let app_bytes = u16::try_from(app.len()).unwrap_or(u16::MAX);
+    let mut out = DOCUMENTS.to_vec();
+    out.extend_from_slice(&app_bytes.to_be_bytes());
+    out.extend_from_slice(app.as_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// The app, and the key among its documents.
+pub fn documents_of(key: &[u8]) -> Option<(&str, &[u8])> {
+    let (&[_, a, b], rest) = key.split_first_chunk()?;
+    let (app, key) = rest.split_at_checked(u16::from_be_bytes([a, b]).into())?;
+    Some((str::from_utf8(app).ok()?, key))
+}
+
 /// The serial at the end of the key of a message.
 pub fn serial_of(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))

@@ -1,4 +1,5 @@
-//! The log on disk: messages of channels whose namespace has `durability = "disk"`.
+//! The log on disk: messages of channels whose namespace has `durability = "disk"`, and documents of
+//! devices.
 //!
 //! ```text
 //!  shard -> StoreRequest -> Worker (one per shard) -> Engine (one) -> journal, fsync
@@ -17,6 +18,7 @@
 //! | requests to a worker | none: their bytes are bounded by the shard that sends them | - | - |
 //! | disk, but for a reserve | appends are refused, reads go on | client: code 50001 | `ignored{disk_full}` |
 
+mod documents;
 mod engine;
 mod error;
 mod format;
@@ -105,6 +107,11 @@ impl Store {
     /// It is in use, damaged, of another format, or cannot be written.
     pub fn open(&self) -> Result<(), StoreError> {
         self.open_within(Duration::ZERO)
+    }
+
+    /// False before the first request, and while it fails.
+    pub fn is_open(&self) -> bool {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn open_within(&self, locked_for: Duration) -> Result<(), StoreError> {

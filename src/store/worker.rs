@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::documents::{read_documents, write_documents};
 use super::format::{self, ChannelRows, Head};
 use super::read::Log;
 use super::retention::{Retained, has_too_many_bytes, next_trim, trim};
 use super::{OpenStore, Store, StoreError};
 use crate::channel::Message;
 use crate::error::Reject;
-use crate::ids::{Router, ShardId};
+use crate::ids::{ChannelKey, Router, ShardId};
 use crate::policy::Policy;
+use crate::relay::RowChange;
 use crate::shard::{LogId, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
 
 /// Requests served at once.
@@ -66,10 +68,31 @@ struct Append {
     messages: Vec<Arc<Message>>,
 }
 
+/// Rows of the documents of an app that are to be written.
+struct RowWrite {
+    log: LogId,
+    app: Arc<str>,
+    changes: Vec<RowChange>,
+}
+
+/// What is written with one fsync.
+#[derive(Default)]
+struct Writes {
+    appends: Vec<Append>,
+    rows: Vec<RowWrite>,
+}
+
+impl Writes {
+    fn logs(&self) -> impl Iterator<Item = LogId> {
+        let appends = self.appends.iter().map(|append| append.log);
+        appends.chain(self.rows.iter().map(|write| write.log))
+    }
+}
+
 /// A request that writes nothing.
 struct Reading {
     log: LogId,
-    rows: ChannelRows,
+    channel: Arc<ChannelKey>,
     policy: Arc<Policy>,
     operation: StoreOperation,
 }
@@ -96,20 +119,27 @@ impl Worker {
     /// Serves a request and all others that wait: reads first, but for those of channels that are
     /// being written to.
     fn serve(&mut self, first: StoreRequest) {
-        let (mut appends, mut late) = (Vec::new(), Vec::new());
+        let (mut writes, mut late) = (Writes::default(), Vec::new());
         let mut written = HashSet::new();
         let (mut served, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(StoreRequest { log, channel, policy, operation }) = next {
-            let rows = ChannelRows::new(&channel.app, &channel.name);
             match operation {
                 StoreOperation::Append(messages) => {
                     bytes += messages.iter().map(|message| message.bytes()).sum::<usize>();
                     written.insert(log);
-                    appends.push(Append { log, rows, policy, messages });
+                    let rows = ChannelRows::new(&channel.app, &channel.name);
+                    writes.appends.push(Append { log, rows, policy, messages });
+                }
+                StoreOperation::WriteRows(changes) => {
+                    let sizes = changes.iter().map(|c| c.row.as_ref().map_or(0, Vec::len));
+                    bytes += sizes.sum::<usize>();
+                    written.insert(log);
+                    let app = Arc::clone(&channel.app);
+                    writes.rows.push(RowWrite { log, app, changes });
                 }
                 operation => {
-                    let read = Reading { log, rows, policy, operation };
+                    let read = Reading { log, channel, policy, operation };
                     match written.contains(&log) {
                         true => late.push(read),
                         false => self.read(read),
@@ -120,21 +150,25 @@ impl Worker {
             let has_room = served < REQUESTS_MAX && bytes < BATCH_BYTES_MAX;
             next = if has_room { self.parts.requests.try_recv().ok() } else { None };
         }
-        if !appends.is_empty() {
-            self.append(&appends);
+        if writes.logs().next().is_some() {
+            self.write(&writes);
         }
         late.into_iter().for_each(|read| self.read(read));
         (self.parts.wake)();
     }
 
     fn read(&self, reading: Reading) {
-        let Reading { log, rows, policy, operation } = reading;
+        let Reading { log, channel, policy, operation } = reading;
+        let rows = ChannelRows::new(&channel.app, &channel.name);
         let (read, head_max) = match &operation {
             StoreOperation::Read { read, head, .. } => (Some(*read), *head),
             _ => (None, u64::MAX),
         };
         let outcome = guarded(|| {
             self.parts.store.with(|store| {
+                if matches!(operation, StoreOperation::ReadRows) {
+                    return read_documents(store, &channel.app).map(StoreOutcome::Rows);
+                }
                 let log = Log::new(store, &rows, &policy, unix_ms(), head_max)?;
                 Ok(match &operation {
                     StoreOperation::Read { read, range, limit, .. } => {
@@ -156,37 +190,36 @@ impl Worker {
         self.reply(log, outcome);
     }
 
-    fn append(&mut self, appends: &[Append]) {
+    fn write(&mut self, writes: &Writes) {
         let store = Arc::clone(&self.parts.store);
         if let Err(error) = store.check_space() {
             store.note_trouble(&error);
-            return self.fail(appends, error.reject());
+            return self.fail(writes, error.reject());
         }
-        match guarded(|| store.with(|open| self.write(open, appends))) {
+        match guarded(|| store.with(|open| self.write_durably(open, writes))) {
             Ok(outcomes) => {
                 store.note_success();
-                for (append, outcome) in appends.iter().zip(outcomes) {
-                    self.reply(append.log, outcome);
-                }
+                writes.logs().zip(outcomes).for_each(|(log, outcome)| self.reply(log, outcome));
             }
             Err(error) => {
                 store.give_up(&error);
                 self.heads.clear();
-                self.fail(appends, error.reject());
+                self.fail(writes, error.reject());
             }
         }
     }
 
-    fn fail(&self, appends: &[Append], reject: Reject) {
-        appends.iter().for_each(|append| self.reply(append.log, StoreOutcome::Failed(reject)));
+    fn fail(&self, writes: &Writes, reject: Reject) {
+        writes.logs().for_each(|log| self.reply(log, StoreOutcome::Failed(reject)));
     }
 
     /// Writes everything with one fsync. One outcome for each.
-    fn write(
+    fn write_durably(
         &mut self,
         store: &OpenStore,
-        appends: &[Append],
+        writes: &Writes,
     ) -> Result<Vec<StoreOutcome>, StoreError> {
+        let appends = &writes.appends;
         let mut batch = store.engine.batch();
         let mut written = HashMap::<&ChannelRows, (KnownHead, &Policy)>::new();
         let mut outcomes = Vec::with_capacity(appends.len());
@@ -232,6 +265,10 @@ impl Worker {
             }
             batch.insert(rows.head_key(), &head.encode());
         }
+        for RowWrite { app, changes, .. } in &writes.rows {
+            write_documents(&mut batch, app, changes);
+            outcomes.push(StoreOutcome::RowsWritten);
+        }
         batch.commit_durably()?;
         if self.heads.len() + written.len() > HEADS_MAX {
             self.heads.clear();
@@ -259,6 +296,9 @@ impl Worker {
 
     /// Removes what has become too old, of some of the channels of this shard.
     fn sweep(&mut self) {
+        if !self.parts.store.is_open() {
+            return;
+        }
         let store = Arc::clone(&self.parts.store);
         let swept = guarded(|| store.with(|open| self.sweep_some(open)));
         if let Err(error) = swept {

@@ -9,6 +9,7 @@ use headcount::auth::{Grant, Keyring, Origins};
 use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Policies, Policy};
+use headcount::relay::RelayPolicy;
 use headcount::session;
 use headcount::shard::{
     Effect, Envelope, Listener, Settings, Shard, TurnIo, Wait, perform_all, turn,
@@ -78,6 +79,7 @@ impl MultiShard {
                 connection_key: (3, 4),
                 peer_metadata_bytes_max: 4096,
                 graph_peers_max: 10_000,
+                relay: RelayPolicy::off(),
             },
             proxied: Vec::new(),
             hint_app: APP.into(),

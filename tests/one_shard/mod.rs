@@ -13,6 +13,7 @@ use headcount::channel::{self, Content, Part};
 use headcount::ids::{Clocks, ConnId, Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{AdmitKind, Policies};
+use headcount::relay::RelayPolicy;
 use headcount::session::foony::encode;
 use headcount::session::{self, Feed};
 use headcount::shard::{
@@ -396,6 +397,7 @@ fn settings() -> Settings {
             connection_key: (3, 4),
             peer_metadata_bytes_max: 4096,
             graph_peers_max: 10_000,
+            relay: RelayPolicy::off(),
         },
         proxied: Vec::new(),
         hint_app: APP.into(),

@@ -7,6 +7,7 @@ use headcount::auth::{Capability, Grant, Key, Keyring, Material, Origins, mint};
 use headcount::ids::{Router, ShardId};
 use headcount::limits::Limits;
 use headcount::policy::{Heartbeat, Policies, Policy};
+use headcount::relay::RelayPolicy;
 use headcount::session;
 use headcount::shard::Settings;
 use headcount::wire::sync::Layout;
@@ -71,6 +72,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
             connection_key: (seed.rotate_left(7), seed.rotate_left(31)),
             peer_metadata_bytes_max: 4096,
             graph_peers_max: 10_000,
+            relay: RelayPolicy::off(),
         },
         proxied: Vec::new(),
         hint_app: APPS[0].into(),

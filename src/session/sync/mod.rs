@@ -1,5 +1,5 @@
-//! A session on the sync wire: greeting, tokens, keep-alive, presence, and a harmless answer to
-//! everything that needs a document relay.
+//! A session on the sync wire: greeting, tokens, keep-alive, presence, documents, and a harmless
+//! answer to everything else.
 //!
 //! What a peer can do wrong, and what happens then:
 //!
@@ -27,12 +27,14 @@
 //! | presence denied by the admission hook | - | kept | `ignored{denied}` |
 //! | capability does not cover the channel | - | kept | `ignored{forbidden}` |
 //! | a message that only servers send | - | kept | `ignored{wrong_direction}` |
-//! | document, engine or array push | its terminal ack, rejected | kept | - |
+//! | document, engine or array push, without a relay | its terminal ack, rejected | kept | - |
+//! | the same, with a relay | see [`documents`] | | |
 //! | the same from a generation whose acks cannot say so | - | closed 1008 | `disconnect{old_client}` |
 //! | token expires during the session | - | closed 1008 | `disconnect{token_expired}` |
 //!
 //! Sources: `protocols/nodedb.md` sections 4, 8 and 9.
 
+pub mod documents;
 pub mod presence;
 pub mod roster;
 
@@ -47,8 +49,9 @@ use siphasher::sip::SipHasher13;
 
 use super::dialect::or_never;
 use super::{
-    Arrival, ChannelRequest, Denial, Dialect, Feed, Feeds, Framing, Input, NO_REQUEST, Principal,
-    Request, SessionContext, SessionOutput, Silences, Taken, append_message,
+    Arrival, ChannelRequest, Denial, Dialect, DocumentAnswer, Feed, Feeds, Framing, Input,
+    NO_REQUEST, Principal, Replica, Request, SessionContext, SessionOutput, Silences, Taken,
+    append_message,
 };
 use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Link, Resume, State};
@@ -56,14 +59,17 @@ use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
 use crate::ids::Clocks;
 use crate::limits::Limits;
+use crate::relay::Record;
 use crate::wire::sync::message::Map;
 use crate::wire::sync::message::session::{
     Handshake, HandshakeAck, PingPong, Throttle, TokenRefreshAck, VectorClockSync,
 };
+use crate::wire::sync::message::shape::ShapeSnapshot;
 use crate::wire::sync::{
     self, Direction, Header, Layout, Message, MessageType, Parsed, RawFrame, Refusal, layout_for,
 };
 use crate::wire::websocket::MessageKind;
+use documents::append_record;
 
 /// Entries that a session's vector clock may have; further ones are ignored.
 const CLOCKS_MAX: usize = 1024;
@@ -152,6 +158,25 @@ impl Dialect for Session {
         "sync"
     }
 
+    fn answer_documents(&self, now: Clocks, answer: &DocumentAnswer, out: &mut Vec<u8>) {
+        self.answer_push(now, answer, out);
+    }
+
+    fn append_record(&self, record: &Record, shape: Option<&str>, out: &mut Vec<u8>) {
+        append_record(self.layout, self.framing, record, shape, out);
+    }
+
+    fn append_shape_snapshot(&self, shape_id: &str, out: &mut Vec<u8>) {
+        let snapshot = ShapeSnapshot { shape_id, data: &[], snapshot_lsn: 0, doc_count: 0 };
+        self.reply(out, &Message::ShapeSnapshot(snapshot));
+    }
+
+    fn append_fork(&self, replica: Replica, out: &mut Vec<u8>) {
+        let Some(principal) = &self.principal else { return };
+        let lite_id = principal.identity.device().map_or("", |device| &**device);
+        self.acknowledge_greeting(&principal.grant.app, lite_id, replica.epoch, true, out);
+    }
+
     fn adopt_identity(&mut self, identity: Arc<Identity>) {
         if let Some(principal) = &mut self.principal {
             principal.identity = identity;
@@ -207,7 +232,10 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> SessionOutput<'m> {
         match sync::decode(frame.message_type, frame.body, self.layout) {
-            Ok(message) => self.handle_message(cx, message, out),
+            Ok(message) => match self.take_document(cx, &message, frame.body, out) {
+                Some(output) => output,
+                None => self.handle_message(cx, message, out),
+            },
             Err(_) if frame.message_type == MessageType::Handshake => {
                 let reason = Ignored::Malformed(FrameError::Body);
                 self.refuse_greeting(out, "malformed handshake", reason)
@@ -250,7 +278,7 @@ impl Session {
         };
         self.layout = layout;
         match self.identify(cx, greeting) {
-            Ok(principal) => self.accept_greeting(greeting, principal, out),
+            Ok(principal) => self.accept_greeting(cx, greeting, principal, out),
             Err(error) => self.refuse_greeting(out, &error, Ignored::Refused(Reject::BadToken)),
         }
     }
@@ -288,31 +316,46 @@ impl Session {
 
     fn accept_greeting(
         &mut self,
+        cx: &SessionContext<'_>,
         greeting: &Handshake<'_>,
         principal: Principal,
         out: &mut Vec<u8>,
     ) -> SessionOutput<'static> {
-        let name = self.name();
-        let ack = HandshakeAck {
-            success: true,
-            session_id: &name,
-            server_wire_version: greeting.wire_version,
-            producer_id: producer_id(&principal.grant.app, greeting.lite_id),
-            accepted_epoch: greeting.epoch,
-            ..HandshakeAck::default()
-        };
-        self.reply(out, &Message::HandshakeAck(ack));
+        let Handshake { lite_id, epoch, .. } = *greeting;
+        self.acknowledge_greeting(&principal.grant.app, lite_id, epoch, false, out);
         let renewed = self.principal.as_ref().is_some_and(|old| is_same_session(old, &principal));
         if renewed {
             self.renew(principal);
             return SessionOutput::Renewed;
         }
-        let arrival = match principal.identity.resume() {
-            Resume::Never => Arrival::New,
-            _ => Arrival::Returning,
+        let arrival = match (self.replica(cx, &principal, greeting), principal.identity.resume()) {
+            (Some(replica), _) => Arrival::Replica(replica),
+            (None, Resume::Never) => Arrival::New,
+            (None, _) => Arrival::Returning,
         };
         self.principal = Some(principal);
         SessionOutput::Greeted(arrival)
+    }
+
+    fn acknowledge_greeting(
+        &self,
+        app: &str,
+        lite_id: &str,
+        epoch: u64,
+        fork_detected: bool,
+        out: &mut Vec<u8>,
+    ) {
+        let name = self.name();
+        let ack = HandshakeAck {
+            success: true,
+            session_id: &name,
+            fork_detected,
+            server_wire_version: self.wire_version(),
+            producer_id: producer_id(app, lite_id),
+            accepted_epoch: epoch,
+            ..HandshakeAck::default()
+        };
+        self.reply(out, &Message::HandshakeAck(ack));
     }
 
     /// Answers a greeting that failed. The session is unauthenticated from then on.
@@ -468,7 +511,7 @@ impl Session {
     }
 
     /// Answers what this server does not do, in the way that harms nothing.
-    fn refuse(&self, message: &Message<'_>, out: &mut Vec<u8>) -> SessionOutput<'static> {
+    fn refuse<'m>(&self, message: &Message<'_>, out: &mut Vec<u8>) -> SessionOutput<'m> {
         let message_type = message.message_type();
         if message_type.direction() == Direction::ServerToClient {
             return SessionOutput::Ignored(Ignored::WrongDirection);
@@ -480,6 +523,15 @@ impl Session {
             }
             None => "session is not authenticated",
         };
+        self.refuse_as(message, reason, out)
+    }
+
+    fn refuse_as<'m>(
+        &self,
+        message: &Message<'_>,
+        reason: &str,
+        out: &mut Vec<u8>,
+    ) -> SessionOutput<'m> {
         match sync::refusal(message, self.layout, reason) {
             Refusal::Answer(answer) => {
                 self.reply(out, &answer);

@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 
 use super::admission::Backlog;
+use super::documents::Reader;
 use super::edges::Edges;
 use super::handoff::Move;
 use super::hook::Asked;
@@ -138,6 +139,8 @@ pub struct ColdState {
     pub lapsed: Vec<LapsedMembership>,
     /// Set while it decides about peers, or has been handed direct messages.
     pub edges: Option<Box<Edges>>,
+    /// Set while it receives documents.
+    pub reader: Option<Box<Reader>>,
 }
 
 /// The end of a stream whose requests are still being answered.
@@ -152,7 +155,7 @@ pub struct HalfClosed {
 impl ColdState {
     fn is_empty(&self) -> bool {
         let ColdState { unread, backlog, asked, resuming, hand_off, half_closed, .. } = self;
-        let ColdState { held_updates, lapsed, edges, .. } = self;
+        let ColdState { held_updates, lapsed, edges, reader, .. } = self;
         unread.is_empty()
             && backlog.is_none()
             && asked.is_none()
@@ -162,6 +165,7 @@ impl ColdState {
             && held_updates.is_empty()
             && lapsed.is_empty()
             && edges.as_ref().is_none_or(|edges| edges.is_empty())
+            && reader.is_none()
     }
 
     /// Holds an update, in place of an earlier one of the same channel; returns what the author of

@@ -1,5 +1,5 @@
 //! What the admission hook of the server decides before it happens: a greeting, and requests that
-//! publish, subscribe or enter a channel.
+//! publish, subscribe or enter a channel. Greetings of devices are held for the document relay too.
 //!
 //! The shard asks with an envelope to the edge and holds what was asked for. Whatever else arrives
 //! from that connection waits behind it, in order, within the bounds of its input: a connection
@@ -40,7 +40,7 @@ pub struct Asked {
 
 /// What waits for a verdict.
 #[derive(Debug)]
-enum Held {
+pub enum Held {
     /// `answer`: what the session has answered, framed.
     Greeting {
         arrival: Arrival,
@@ -149,11 +149,11 @@ impl Home {
         channel: Option<Arc<ChannelKey>>,
         held: Held,
     ) {
+        let number = self.hold(conn, held);
         let Some(principal) = conn.session().principal() else {
-            debug_assert!(false, "{held:?} without authentication");
+            debug_assert!(false, "a question without authentication");
             return;
         };
-        let number = self.admission.next_question();
         let question = Question {
             addr: Home::addr(cx, conn.id),
             number,
@@ -166,8 +166,22 @@ impl Home {
             framing: if conn.flags.long_poll { Framing::WebSocket } else { conn.framing() },
             ip: None,
         };
-        conn.cold_mut().asked = Some(Box::new(Asked { number, held }));
         cx.outbox.send(cx.settings.edge, Envelope::Ask(Box::new(question)));
+    }
+
+    /// Holds something until the question of the number that is returned is answered.
+    pub(super) fn hold(&mut self, conn: &mut ActiveConnection, held: Held) -> u64 {
+        let number = self.admission.next_question();
+        conn.cold_mut().asked = Some(Box::new(Asked { number, held }));
+        number
+    }
+
+    /// What waits for the answer to this question, if it still does.
+    pub(super) fn take_held(&mut self, conn: &mut ActiveConnection, number: u64) -> Option<Held> {
+        let asked = conn.take_cold(|cold| cold.asked.take_if(|asked| asked.number == number));
+        let held = asked.flatten()?.held;
+        self.admission.begin_input();
+        Some(held)
     }
 
     /// A verdict arrives. It is without effect when its connection has ended meanwhile.
@@ -188,16 +202,13 @@ impl Home {
         number: u64,
         verdict: Verdict,
     ) {
-        let asked = conn.take_cold(|cold| cold.asked.take_if(|asked| asked.number == number));
-        let Some(asked) = asked.flatten() else { return };
-        self.admission.begin_input();
+        let Some(held) = self.take_held(conn, number) else { return };
         if matches!(verdict, Verdict::Denied(_)) {
             cx.counters.ignore(Ignored::Refused(Reject::Denied));
         }
-        match (asked.held, verdict) {
+        match (held, verdict) {
             (Held::Greeting { arrival, answer }, Verdict::Allowed { metadata }) => {
-                self.admit_greeting(cx, conn, metadata, answer);
-                self.greeted(cx, conn, arrival);
+                self.admit_greeting(cx, conn, metadata, arrival, answer);
             }
             (Held::Greeting { .. }, Verdict::Denied(denial)) => {
                 self.deny_greeting(cx, conn, &denial);
@@ -218,14 +229,19 @@ impl Home {
         cx: &mut ShardContext,
         conn: &mut ActiveConnection,
         metadata: Option<Arc<str>>,
+        arrival: Arrival,
         answer: Vec<u8>,
     ) {
         let principal = conn.warm.session.principal_mut();
         if let (Some(principal), Some(metadata)) = (principal, metadata) {
             principal.describe(metadata);
         }
+        if let Arrival::Replica(replica) = arrival {
+            return self.greet_relay(cx, conn, arrival, replica, answer);
+        }
         self.reply = answer;
         self.send_reply(cx, conn);
+        self.greeted(cx, conn, arrival);
     }
 
     fn deny_greeting(
@@ -242,7 +258,7 @@ impl Home {
     }
 
     /// Goes on with what has arrived while the question was open.
-    fn take_held_input(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
+    pub(super) fn take_held_input(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         if !conn.is_open() || self.drain.is_draining() {
             return;
         }

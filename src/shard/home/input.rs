@@ -396,6 +396,11 @@ impl Home {
             self.ask_greeting(cx, conn, arrival);
             return Placed::Waiting;
         }
+        if let SessionOutput::Greeted(arrival @ Arrival::Replica(replica)) = output {
+            let answer = std::mem::take(&mut self.reply);
+            self.greet_relay(cx, conn, arrival, replica, answer);
+            return Placed::Waiting;
+        }
         self.send_reply(cx, conn);
         let placed = self.apply(cx, conn, output);
         // A request that moves is counted where it is carried out.
@@ -412,6 +417,7 @@ impl Home {
     ) -> Placed {
         match output {
             SessionOutput::Request(request) => return self.handle_request(cx, conn, request),
+            SessionOutput::Documents(request) => self.handle_documents(cx, conn, request),
             SessionOutput::Ignored(reason) => cx.counters.ignore(reason),
             SessionOutput::Greeted(arrival) => self.greeted(cx, conn, arrival),
             SessionOutput::Ungreeted => self.ungreeted(cx, conn),
@@ -438,16 +444,18 @@ impl Home {
         arrival: Arrival,
     ) {
         self.leave_all(cx, conn, Disconnect::Clean);
+        self.stop_reading(cx, conn);
         conn.warm.auth = AuthState::Done { at: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
         register_session(cx, conn);
-        if arrival == Arrival::Returning {
+        if arrival != Arrival::New {
             find_lost(cx, conn);
         }
     }
 
     fn ungreeted(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         self.leave_all(cx, conn, Disconnect::Clean);
+        self.stop_reading(cx, conn);
         conn.warm.auth = AuthState::Pending { since: Timestamp::at(cx.now.mono_ms) };
         self.connections.set_check(conn.id, cx.now.mono_ms);
     }

@@ -74,13 +74,14 @@ impl Home {
         }
     }
 
-    /// Requests of the owners what a subscriber has missed, as far as it can take it and its rate
+    /// Requests of the owners what a subscriber or a reader has missed, as far as it can take it and its rate
     /// hint allows.
     pub(super) fn refresh_stale(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         if !conn.flags.stale || conn.flags.blocked || !conn.is_open() {
             return;
         }
         conn.flags.stale = false;
+        self.read_documents(cx, conn);
         let subscriptions = &conn.warm.subscriptions;
         let missed = subscriptions.iter().filter(|s| s.missed.is_some());
         let missed: Vec<_> =

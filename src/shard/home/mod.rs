@@ -10,6 +10,7 @@ mod channel_entry;
 mod connection;
 mod connections;
 mod deliver;
+mod documents;
 mod drain;
 mod edges;
 mod handoff;
@@ -40,7 +41,8 @@ pub use long_poll::{PollOutcome, PollRequest, PollSession};
 pub use send_queue::{RunPool, SendQueue};
 pub use write_order::WRITES_MAX;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::channel_table::ChannelTable;
 use super::context::ShardContext;
@@ -54,6 +56,7 @@ use admission::Admission;
 use channel_entry::HomeChannel;
 use connection::{AuthState, Connection, Phase, Transport};
 use connections::{ActiveConnection, Connections};
+use documents::Audience;
 use drain::Drain;
 use outgoing::Outgoing;
 use placement::Placement;
@@ -70,6 +73,8 @@ pub struct Home {
     placement: Placement,
     names: SessionNames,
     pub(super) drain: Drain,
+    /// Sessions that receive documents, by app.
+    audiences: BTreeMap<Arc<str>, Audience>,
     /// Announcements sent to owners so far.
     announcements: u32,
     /// Sweeps with something to deliver; each once.
@@ -95,6 +100,7 @@ impl Home {
             placement: Placement::new(usize::from(shards)),
             names: SessionNames::new(cx.settings.name_key, cx.id.0, shards),
             drain: Drain::default(),
+            audiences: BTreeMap::new(),
             announcements: 0,
             sweeps: VecDeque::new(),
             snapshot_budget: 0,
@@ -278,6 +284,7 @@ impl Home {
             Envelope::Direct { conn, channel, from, request, message } => {
                 self.deliver_direct(cx, conn, channel, (from, request), &message);
             }
+            Envelope::Documents { app, event } => self.handle_document_event(cx, &app, *event),
             Envelope::Adopt(handoff) => self.adopt(cx, *handoff),
             Envelope::Verdict { conn, number, verdict } => {
                 self.handle_verdict(cx, conn, number, verdict);
@@ -301,6 +308,9 @@ impl Home {
             }
             Timer::Edges { conn } => {
                 self.with(cx, conn, |home, cx, conn| home.edges_due(cx, conn));
+            }
+            Timer::Replay { conn } => {
+                self.with(cx, conn, |home, cx, conn| home.replay_due(cx, conn));
             }
             Timer::Rate { conn } => {
                 self.with(cx, conn, |home, cx, conn| home.rate_due(cx, conn));
@@ -355,6 +365,7 @@ impl Home {
         self.leave_all(cx, conn, reason);
         unregister_session(cx, conn);
         self.drop_edges(cx, conn);
+        self.stop_reading(cx, conn);
         let connection = &mut **conn;
         connection.queue.append(|out| connection.warm.session.farewell(reason, out));
         connection.take_cold(|cold| {

@@ -121,6 +121,16 @@ impl Home {
         }
         self.reply.clear();
         conn.session().answer(cx.now, id, channel, answer, &mut self.reply);
+        self.finish_answer(cx, conn, id);
+    }
+
+    /// Sends what `reply` holds, the answer to a request.
+    pub(super) fn finish_answer(
+        &mut self,
+        cx: &mut ShardContext,
+        conn: &mut ActiveConnection,
+        id: u64,
+    ) {
         self.send_reply(cx, conn);
         if !is_silent(id) && conn.is_open() {
             assert!(conn.warm.unanswered > 0, "an answer too many on {:?}", conn.id);

@@ -22,7 +22,7 @@ use crate::policy::{Deliver, Durability};
 use crate::session::Answer;
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Command, Effect, ReplyTo};
-use crate::shard::storage::{LogId, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
+use crate::shard::storage::{LogId, LogOf, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
 
 /// Bytes of messages that a shard has not yet been told to be on disk.
 const STORING_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -235,7 +235,7 @@ impl Owner {
         if log.opening == 0 {
             log.opening = next;
         }
-        let log = LogId { slot, opening: log.opening };
+        let log = LogId { of: LogOf::Messages, slot, opening: log.opening };
         self.openings = self.openings.max(log.opening);
         let OwnedChannel { key, policy, .. } = self.entry(slot);
         let (channel, policy) = (Arc::clone(key), Arc::clone(policy));
@@ -245,7 +245,10 @@ impl Owner {
 
     /// Takes an answer of the store.
     pub fn handle_stored(&mut self, cx: &mut ShardContext, reply: StoreReply) {
-        let StoreReply { log: LogId { slot, opening }, outcome } = reply;
+        let StoreReply { log: log @ LogId { slot, opening, .. }, outcome } = reply;
+        if log.of == LogOf::Documents {
+            return self.documents_stored(cx, log, outcome);
+        }
         if self.channels.get(slot).is_none() {
             return;
         }
@@ -263,6 +266,9 @@ impl Owner {
                 send_answer(cx, read.from, read.reply_to, &key, Answer::Refused(reject));
             }
             StoreOutcome::Failed(reject) => self.log_failed(cx, slot, reject),
+            StoreOutcome::Rows(_) | StoreOutcome::RowsWritten => {
+                debug_assert!(false, "{outcome:?} is for documents");
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod channel_entry;
 mod digest;
+mod documents;
 mod durable;
 mod edges;
 mod home_subscription;
@@ -30,6 +31,7 @@ use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::Answer;
 use channel_entry::OwnedChannel;
+use documents::DocumentTable;
 use lost_members::LostMembers;
 use retention::Retention;
 
@@ -39,7 +41,7 @@ pub struct Owner {
     pub(super) lost: LostMembers,
     pub(super) retention: Retention,
     /// Channels to flush this turn; each once.
-    pub(super) dirty: Vec<u32>,
+    dirty: Vec<u32>,
     /// Channels some of whose homes wait for room in their mailboxes; looked at each turn.
     pub(super) stale: Vec<u32>,
     snapshots_made: u64,
@@ -49,6 +51,7 @@ pub struct Owner {
     openings: u64,
     /// Bytes of messages that are being stored.
     storing_bytes: u64,
+    documents: DocumentTable,
 }
 
 impl Owner {
@@ -63,6 +66,7 @@ impl Owner {
             has_disk: cx.settings.policies.any_on_disk(),
             openings: 0,
             storing_bytes: 0,
+            documents: DocumentTable::default(),
         }
     }
 
@@ -143,6 +147,7 @@ impl Owner {
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);
             }
+            Command::Documents(command) => self.handle_documents(cx, from, &key, *command),
         }
     }
 
@@ -164,12 +169,19 @@ impl Owner {
             Timer::Digest { slot, generation } => self.digest_due(cx, slot, generation),
             Timer::Grace { grace } => self.end_grace(cx, grace),
             Timer::Retention => self.retain(cx),
+            Timer::Documents { slot } => self.documents_due(cx, slot),
             _ => debug_assert!(false, "{timer:?} is for the home"),
         }
     }
 
+    /// Something is to be flushed.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || self.documents.is_dirty()
+    }
+
     /// Routes what every dirty channel has to say, each once.
     pub fn flush(&mut self, cx: &mut ShardContext) {
+        self.flush_documents(cx);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             let channel = self.entry(slot);

@@ -26,7 +26,7 @@ pub use message::presence::{
 };
 pub use message::{Direction, Message, MessageType, decode, encode};
 pub use present::Present;
-pub use refusal::{Refusal, refusal};
+pub use refusal::{Refusal, ack, refusal};
 
 use crate::error::FrameError;
 

@@ -55,83 +55,97 @@ pub fn refusal<'a>(message: &Message<'a>, layout: Layout, reason: &'a str) -> Re
 
 fn answer<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
     Some(match message {
-        Message::DeltaPush(push) => Message::DeltaAck(DeltaAck {
-            mutation_id: push.mutation_id,
-            lsn: 0,
-            clock_skew_warning_ms: None,
-            applied_seq: push.seq,
-            status: AckStatus::Rejected { reason },
-        }),
         Message::ShapeSubscribe(subscribe) => empty_snapshot(subscribe.shape.shape_id),
         Message::ResyncRequest(request) => empty_snapshot(request.shape_id),
         Message::ArrayDelta(delta) => return refuse_array_delta(delta, reason),
         Message::ArrayDeltaBatch(batch) => refuse_array_batch(batch, reason),
-        _ => return answer_push(message, reason),
+        _ => return ack(message, AckStatus::Rejected { reason }),
     })
 }
 
-/// Pushes to the engines.
-fn answer_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
-    let status = AckStatus::Rejected { reason };
-    let reject_reason = Some(reason);
+/// The ack of a push, with the fields that the client finds it by; `None` for what has no ack.
+pub fn ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message<'a>> {
+    let accepted = matches!(status, AckStatus::Applied | AckStatus::Duplicate);
+    let reject_reason = match status {
+        AckStatus::Rejected { reason } => Some(reason),
+        _ => None,
+    };
+    let applied = |seq: u64| match status {
+        AckStatus::Gap { .. } => seq.saturating_sub(1),
+        _ => seq,
+    };
+    let count = |items: u64| if accepted { (items, 0) } else { (0, items) };
     Some(match message {
+        Message::DeltaPush(push) => Message::DeltaAck(DeltaAck {
+            mutation_id: push.mutation_id,
+            lsn: 0,
+            clock_skew_warning_ms: None,
+            applied_seq: applied(push.seq),
+            status,
+        }),
         Message::TimeseriesPush(push) => Message::TimeseriesAck(TimeseriesAck {
             collection: push.collection,
             batch_id: push.batch_id,
-            accepted: 0,
-            rejected: push.sample_count,
+            accepted: count(push.sample_count).0,
+            rejected: count(push.sample_count).1,
             lsn: 0,
-            applied_seq: push.seq,
+            applied_seq: applied(push.seq),
             status,
         }),
         Message::ColumnarInsert(push) => Message::ColumnarInsertAck(ColumnarInsertAck {
             collection: push.collection,
             batch_id: push.batch_id,
-            accepted: 0,
-            rejected: push.rows.len() as u64,
+            accepted: count(push.rows.len() as u64).0,
+            rejected: count(push.rows.len() as u64).1,
             reject_reason,
-            applied_seq: push.seq,
+            applied_seq: applied(push.seq),
             status,
         }),
         Message::KvPush(push) => Message::KvPushAck(KvPushAck {
             collection: push.collection,
             key: push.key,
             batch_id: push.batch_id,
-            accepted: false,
+            accepted,
             reject_reason,
-            applied_seq: push.seq,
+            applied_seq: applied(push.seq),
             status,
         }),
-        _ => return answer_index_push(message, reason),
+        _ => return index_ack(message, status),
     })
 }
 
-/// Pushes to the indexes. Their acks are alike; inserts and deletes have the same shape.
-fn answer_index_push<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
+/// Acks of pushes to the indexes are alike; inserts and deletes have the same shape.
+fn index_ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message<'a>> {
+    let (accepted, reject_reason, gap) = match status {
+        AckStatus::Applied | AckStatus::Duplicate => (true, None, 0),
+        AckStatus::Rejected { reason } => (false, Some(reason), 0),
+        AckStatus::Gap { .. } => (false, None, 1),
+        _ => (false, None, 0),
+    };
     /// The ack of `$push`; `$key` are the fields that it echoes in addition to the common ones.
-    macro_rules! rejected {
+    macro_rules! ack {
         ($ack:ident, $push:ident, $($key:ident),+) => {
             $ack {
                 collection: $push.collection,
                 $($key: $push.$key,)+
                 batch_id: $push.batch_id,
-                accepted: false,
-                reject_reason: Some(reason),
-                applied_seq: $push.seq,
-                status: AckStatus::Rejected { reason },
+                accepted,
+                reject_reason,
+                applied_seq: $push.seq.saturating_sub(gap),
+                status,
             }
         };
     }
     Some(match message {
-        Message::VectorInsert(push) => Message::VectorInsertAck(rejected!(VectorAck, push, id)),
-        Message::VectorDelete(push) => Message::VectorDeleteAck(rejected!(VectorAck, push, id)),
-        Message::FtsIndex(push) => Message::FtsIndexAck(rejected!(FtsAck, push, doc_id)),
-        Message::FtsDelete(push) => Message::FtsDeleteAck(rejected!(FtsAck, push, doc_id)),
+        Message::VectorInsert(push) => Message::VectorInsertAck(ack!(VectorAck, push, id)),
+        Message::VectorDelete(push) => Message::VectorDeleteAck(ack!(VectorAck, push, id)),
+        Message::FtsIndex(push) => Message::FtsIndexAck(ack!(FtsAck, push, doc_id)),
+        Message::FtsDelete(push) => Message::FtsDeleteAck(ack!(FtsAck, push, doc_id)),
         Message::SpatialInsert(push) => {
-            Message::SpatialInsertAck(rejected!(SpatialAck, push, field, doc_id))
+            Message::SpatialInsertAck(ack!(SpatialAck, push, field, doc_id))
         }
         Message::SpatialDelete(push) => {
-            Message::SpatialDeleteAck(rejected!(SpatialAck, push, field, doc_id))
+            Message::SpatialDeleteAck(ack!(SpatialAck, push, field, doc_id))
         }
         _ => return None,
     })

@@ -1,0 +1,378 @@
+//! The documents of one app.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::gate::{Engine, Gate};
+use super::log::{Log, Page, Read};
+use super::record::{ArrayClock, Content, Key, Record};
+use super::rows::{self, Row, RowChange};
+use crate::error::FrameError;
+
+/// What a device pushes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// 0: a session without a device, whose repetitions are not recognized.
+    pub device: u64,
+    /// Of the device when its session began.
+    pub epoch: u64,
+    /// Its number in the stream of its engine and collection; 0 for none.
+    pub number: u64,
+    pub engine: Engine,
+    pub collection: Arc<str>,
+    pub contents: Vec<Content>,
+}
+
+/// What became of one of the contents of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    Applied,
+    Duplicate,
+    /// A newer session of the device began with a higher epoch.
+    Fenced,
+    /// The log is full, or cannot be written: the device is to try again.
+    Later,
+}
+
+/// The documents of one app: log, gates, devices, and what is to be stored of them.
+#[derive(Debug, Default)]
+pub struct Documents {
+    log: Log,
+    gates: HashMap<(u64, u64), Gate>,
+    epochs: HashMap<u64, u64>,
+    /// By key; the newest counts.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changed_bytes: usize,
+}
+
+impl Documents {
+    /// The documents that these rows describe.
+    ///
+    /// # Errors
+    /// A row is damaged.
+    pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Result<Self, FrameError> {
+        let mut documents = Documents::default();
+        for (key, row) in stored {
+            match Row::decode(&key, &row)? {
+                Row::Record(record) => {
+                    documents.log.insert(record);
+                }
+                Row::Epoch { device, epoch } => {
+                    documents.epochs.insert(device, epoch);
+                }
+                Row::Gate { device, stream, gate } => {
+                    documents.gates.insert((device, stream), gate);
+                }
+                Row::Engine { .. } => {}
+            }
+        }
+        Ok(documents)
+    }
+
+    /// Position of the newest record.
+    pub fn head(&self) -> u64 {
+        self.log.head()
+    }
+
+    /// Memory that the records take, about.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// What is to be stored since the last time, in the order of keys.
+    pub fn take_changes(&mut self) -> Vec<RowChange> {
+        self.changed_bytes = 0;
+        let changes = std::mem::take(&mut self.changes);
+        changes.into_iter().map(|(key, row)| RowChange { key, row }).collect()
+    }
+
+    /// Bytes that the next call gives, about.
+    pub fn changed_bytes(&self) -> usize {
+        self.changed_bytes
+    }
+
+    /// A session of a device begins. False if an earlier one had a higher epoch: there are two
+    /// copies of the device.
+    pub fn greet(&mut self, device: u64, epoch: u64) -> bool {
+        let known = self.epochs.entry(device).or_default();
+        if epoch > *known {
+            *known = epoch;
+            self.change(rows::epoch_key(device), Some(rows::encode_number(epoch)));
+            return true;
+        }
+        epoch == *known
+    }
+
+    /// Applies a push, unless it is a repetition. One outcome for each of its contents.
+    /// `bytes_max`: of the whole log.
+    pub fn push(&mut self, push: Push, bytes_max: u64) -> Vec<Pushed> {
+        let Push { device, epoch, number, engine, collection, contents } = push;
+        let all = |pushed| vec![pushed; contents.len()];
+        if device != 0 && self.epochs.get(&device).is_some_and(|known| epoch < *known) {
+            return all(Pushed::Fenced);
+        }
+        let gate = (device, engine.stream(&collection));
+        let is_gated = device != 0 && number != 0;
+        if is_gated && self.gates.get(&gate).is_some_and(|gate| gate.contains(number)) {
+            return all(Pushed::Duplicate);
+        }
+        let bytes: usize = contents.iter().map(Content::bytes).sum();
+        if self.bytes() + bytes as u64 > bytes_max {
+            return all(Pushed::Later);
+        }
+        let outcomes =
+            contents.into_iter().map(|content| self.apply(device, &collection, content)).collect();
+        if is_gated {
+            let known = self.gates.entry(gate).or_default();
+            known.insert(number);
+            let row = rows::encode_gate(known);
+            self.change(rows::gate_key(gate.0, gate.1), Some(row));
+        }
+        outcomes
+    }
+
+    fn apply(&mut self, author: u64, collection: &Arc<str>, content: Content) -> Pushed {
+        if self.is_known(collection, &content) {
+            return Pushed::Duplicate;
+        }
+        if let Content::Engine { kind, key, body } = content {
+            self.change(rows::engine_key(kind, collection, &key), Some(body.to_vec()));
+            return Pushed::Applied;
+        }
+        self.append(author, Arc::clone(collection), content);
+        Pushed::Applied
+    }
+
+    /// Whether the log has the same already, or something newer.
+    fn is_known(&self, collection: &Arc<str>, content: &Content) -> bool {
+        let newest = |key| self.log.newest(collection, key).map(|record| &record.content);
+        match content {
+            Content::Schema { .. } => newest(Key::Schema) == Some(content),
+            Content::ArrayOp { clock, .. } => newest(Key::ArrayOp(*clock)).is_some(),
+            Content::ArraySchema { clock, .. } => match newest(Key::ArraySchema) {
+                Some(Content::ArraySchema { clock: known, .. }) => known >= clock,
+                _ => false,
+            },
+            Content::Delta { .. } | Content::Row { .. } | Content::Engine { .. } => false,
+        }
+    }
+
+    fn append(&mut self, author: u64, collection: Arc<str>, content: Content) {
+        let record = Record { position: self.head() + 1, author, collection, content };
+        self.change(rows::record_key(record.position), Some(rows::encode_record(&record)));
+        if let Some(replaced) = self.log.insert(record) {
+            self.change(rows::record_key(replaced), None);
+        }
+    }
+
+    fn change(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        self.changed_bytes += key.len() + row.as_ref().map_or(0, Vec::len);
+        self.changes.insert(key, row);
+    }
+
+    /// When the next row expires, milliseconds since the Unix epoch.
+    pub fn next_expiry_wall_ms(&self) -> Option<u64> {
+        self.log.next_expiry_wall_ms()
+    }
+
+    /// Deletes rows that have expired: devices are told as of any other delete.
+    pub fn expire(&mut self, now_wall_ms: u64) {
+        for record in self.log.expired(now_wall_ms) {
+            let Content::Row { key, .. } = &record.content else { continue };
+            let deleted = Content::Row { key: key.clone(), row: None, expires_wall_ms: 0 };
+            self.append(0, Arc::clone(&record.collection), deleted);
+        }
+    }
+
+    /// The next page for a reader. `through`: what is behind it is not shown to anybody yet.
+    pub fn page(&self, read: &Read, through: u64) -> Page {
+        self.log.page(read, through)
+    }
+
+    /// Records after a position, up to another one.
+    pub fn range(&self, after: u64, through: u64) -> Vec<Arc<Record>> {
+        self.log.range(after, through)
+    }
+
+    /// Array ops after a clock, in the order of their clocks.
+    pub fn array_ops(&self, array: &str, after: &ArrayClock) -> Vec<Arc<Record>> {
+        self.log.array_ops(array, after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 1 << 20;
+
+    fn text(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    fn push(device: u64, number: u64, collection: &str, content: Content) -> Push {
+        let engine = match content {
+            Content::Row { .. } => Engine::Kv,
+            Content::ArrayOp { .. } => Engine::Array,
+            _ => Engine::Crdt,
+        };
+        let contents = vec![content];
+        Push { device, epoch: 1, number, engine, collection: collection.into(), contents }
+    }
+
+    fn delta(bytes: &str) -> Content {
+        Content::Delta { document: text("n1"), delta: text(bytes) }
+    }
+
+    fn row(key: &str, value: Option<&str>, expires_wall_ms: u64) -> Content {
+        Content::Row { key: text(key), row: value.map(text), expires_wall_ms }
+    }
+
+    fn contents(page: &Page) -> Vec<Content> {
+        let all = page.schemas.iter().chain(&page.records);
+        all.map(|record| record.content.clone()).collect()
+    }
+
+    fn all(documents: &Documents) -> Vec<Content> {
+        let read = Read { bytes_max: usize::MAX, ..Read::default() };
+        contents(&documents.page(&read, documents.head()))
+    }
+
+    /// What a restart makes of everything that was ever to be stored.
+    fn restored(documents: &mut Documents, disk: &mut BTreeMap<Vec<u8>, Bytes>) -> Documents {
+        for RowChange { key, row } in documents.take_changes() {
+            match row {
+                Some(row) => disk.insert(key, row.into()),
+                None => disk.remove(&key),
+            };
+        }
+        Documents::restore(disk.clone()).expect("whole rows")
+    }
+
+    #[test]
+    fn a_repetition_is_recognized_also_after_a_restart() {
+        let (mut documents, mut disk) = (Documents::default(), BTreeMap::new());
+        assert!(documents.greet(7, 3));
+        for _ in 0..2 {
+            for number in [2, 1] {
+                documents.push(push(7, number, "notes", delta(&number.to_string())), MAX);
+            }
+            documents = restored(&mut documents, &mut disk);
+        }
+        assert_eq!(all(&documents), [delta("2"), delta("1")]);
+        let again = push(7, 2, "notes", delta("2"));
+        assert_eq!(documents.push(again.clone(), MAX), [Pushed::Duplicate]);
+        let elsewhere = Push { collection: "tasks".into(), ..again.clone() };
+        assert_eq!(documents.push(elsewhere, MAX), [Pushed::Applied]);
+        assert_eq!(documents.push(Push { device: 0, ..again }, MAX), [Pushed::Applied]);
+    }
+
+    #[test]
+    fn of_rows_and_schemas_the_newest_is_kept() {
+        let (mut documents, mut disk) = (Documents::default(), BTreeMap::new());
+        let schema = |body: &str| Content::Schema { body: text(body) };
+        let pushed = [
+            schema("old"),
+            delta("a"),
+            row("k", Some("1"), 0),
+            row("l", Some("2"), 0),
+            schema("new"),
+            row("k", None, 0),
+        ];
+        for (number, content) in (1..).zip(pushed) {
+            let outcome = documents.push(push(7, number, "notes", content), MAX);
+            assert_eq!(outcome, [Pushed::Applied]);
+        }
+        let kept = [schema("new"), delta("a"), row("l", Some("2"), 0), row("k", None, 0)];
+        assert_eq!(all(&documents), kept);
+        let outcome = documents.push(push(7, 0, "notes", schema("new")), MAX);
+        assert_eq!(outcome, [Pushed::Duplicate]);
+        let again = restored(&mut documents, &mut disk);
+        assert_eq!(all(&again), kept);
+        assert_eq!((again.bytes(), again.head()), (documents.bytes(), documents.head()));
+    }
+
+    #[test]
+    fn pages_together_are_the_whole_log_in_order_and_schemas_come_first() {
+        let mut documents = Documents::default();
+        for number in 1..=50 {
+            documents.push(push(7, number, "notes", delta(&number.to_string())), MAX);
+        }
+        documents.push(push(7, 0, "notes", Content::Schema { body: text("s") }), MAX);
+        documents.push(push(7, 1, "other", delta("x")), MAX);
+        for collection in [None, Some("notes".into())] {
+            let mut read =
+                Read { collection: collection.clone(), bytes_max: 500, ..Read::default() };
+            let (mut seen, mut pages) = (Vec::new(), 0);
+            loop {
+                let page = documents.page(&read, documents.head());
+                seen.extend(contents(&page));
+                (read.after, read.schemas_through) = (page.next, Some(page.schemas_through));
+                pages += 1;
+                if page.done {
+                    break;
+                }
+            }
+            assert!(pages > 5, "{pages}");
+            assert_eq!(read.after, documents.head());
+            let others = usize::from(collection.is_none());
+            assert_eq!(seen.len(), 51 + others, "nothing twice");
+            assert_eq!(seen[0], Content::Schema { body: text("s") });
+            let deltas = (1..=50).map(|number: i32| delta(&number.to_string()));
+            assert!(seen[1..51].iter().cloned().eq(deltas));
+        }
+        let read = Read { after: u64::MAX, ..Read::default() };
+        let page = documents.page(&read, documents.head());
+        assert!(page.records.is_empty() && page.schemas.is_empty() && page.done);
+        assert_eq!(page.next, documents.head());
+    }
+
+    #[test]
+    fn an_older_epoch_is_a_copy_and_may_not_push() {
+        let mut documents = Documents::default();
+        assert!(documents.greet(7, 5) && documents.greet(7, 5));
+        assert!(!documents.greet(7, 4));
+        let old = Push { epoch: 4, ..push(7, 1, "notes", delta("a")) };
+        assert_eq!(documents.push(old.clone(), MAX), [Pushed::Fenced]);
+        assert_eq!(documents.push(Push { epoch: 5, ..old }, MAX), [Pushed::Applied]);
+    }
+
+    #[test]
+    fn a_full_log_puts_devices_off_and_forgets_no_number() {
+        let mut documents = Documents::default();
+        let large = || push(7, 1, "notes", delta(&"x".repeat(2000)));
+        assert_eq!(documents.push(large(), 1000), [Pushed::Later]);
+        assert_eq!(documents.push(large(), MAX), [Pushed::Applied]);
+    }
+
+    #[test]
+    fn a_row_that_expires_is_deleted_once() {
+        let mut documents = Documents::default();
+        documents.push(push(7, 1, "cfg", row("k", Some("1"), 1000)), MAX);
+        documents.push(push(7, 2, "cfg", row("k", Some("2"), 2000)), MAX);
+        documents.push(push(7, 3, "cfg", row("l", Some("3"), 0)), MAX);
+        assert_eq!(documents.next_expiry_wall_ms(), Some(2000), "the first was replaced");
+        documents.expire(1999);
+        assert_eq!(documents.head(), 3);
+        documents.expire(2000);
+        assert_eq!(all(&documents), [row("l", Some("3"), 0), row("k", None, 0)]);
+        assert_eq!(documents.next_expiry_wall_ms(), None);
+    }
+
+    #[test]
+    fn an_array_op_is_recognized_by_its_clock() {
+        let mut documents = Documents::default();
+        let op = |at: u8| Content::ArrayOp { clock: [at; 18], op: text("op") };
+        for (at, expected) in [(2, Pushed::Applied), (1, Pushed::Applied), (2, Pushed::Duplicate)] {
+            assert_eq!(documents.push(push(7, 0, "grid", op(at)), MAX), [expected]);
+        }
+        let clocks = |after| {
+            let ops = documents.array_ops("grid", &[after; 18]);
+            ops.iter().map(|record| record.content.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(clocks(0), [op(1), op(2)]);
+        assert_eq!(clocks(1), [op(2)]);
+    }
+}

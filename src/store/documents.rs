@@ -1,0 +1,67 @@
+//! Rows of documents: those of one app are together, and loaded together.
+
+use super::engine::{Batch, Engine};
+use super::format::{self, documents_key, documents_of};
+use super::{OpenStore, StoreError};
+use crate::relay::{Row, RowChange};
+
+/// Keys of the app's documents without what tells apps apart, and rows.
+type Rows = Vec<(Vec<u8>, bytes::Bytes)>;
+
+/// Reads the documents of an app.
+///
+/// # Errors
+/// A row is damaged, or cannot be read.
+pub fn read_documents(store: &OpenStore, app: &str) -> Result<Rows, StoreError> {
+    let prefix = documents_key(app, &[]);
+    let mut rows = Vec::new();
+    for row in store.engine.prefix(&prefix) {
+        let (key, row) = row?;
+        let key = &key[prefix.len()..];
+        if let Err(error) = Row::decode(key, &row) {
+            return Err(StoreError::corrupt(format_args!(
+                "a row of the documents of {app}, {}: {error}",
+                key.escape_ascii()
+            )));
+        }
+        rows.push((key.to_vec(), bytes::Bytes::copy_from_slice(&row)));
+    }
+    Ok(rows)
+}
+
+/// Adds changes of the documents of an app to a batch.
+pub fn write_documents(batch: &mut Batch<'_>, app: &str, changes: &[RowChange]) {
+    for RowChange { key, row } in changes {
+        let key = documents_key(app, key);
+        match row {
+            Some(row) => batch.insert(&key, row),
+            None => batch.remove(&key),
+        }
+    }
+}
+
+/// A row of documents, as a look at the store shows it.
+pub struct DocumentRow<'e> {
+    pub app: String,
+    pub key: &'e [u8],
+    pub row: &'e [u8],
+    /// `None` if it cannot be read.
+    pub content: Option<Row>,
+}
+
+/// Calls `see` with every row of documents.
+///
+/// # Errors
+/// The engine cannot be read, or the error of `see`.
+pub fn each_document_row(
+    engine: &Engine,
+    mut see: impl FnMut(&DocumentRow<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for row in engine.prefix(&format::DOCUMENTS) {
+        let (key, row) = row?;
+        let (app, rest) = documents_of(&key).unwrap_or_default();
+        let content = Row::decode(rest, &row).ok();
+        see(&DocumentRow { app: app.to_owned(), key: &key, row: &row, content })?;
+    }
+    Ok(())
+}
