@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use headcount::channel::{Content, Message, Part};
 use headcount::ids::{Router, ShardId};
 use headcount::policy::{Durability, Policies, Policy};
-use headcount::shard::{LogId, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
+use headcount::shard::{LogId, LogOf, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
 use headcount::store::{Store, Worker, WorkerParts};
 
 const APP: &str = "demo";
@@ -133,7 +133,7 @@ impl Writer {
         };
         let channel = self.router.key(&APP.into(), &format!("channel-{channel}"));
         self.requests.send(StoreRequest {
-            log: LogId { slot: 0, opening: 1 },
+            log: LogId { of: LogOf::Messages, slot: 0, opening: 1 },
             channel: Arc::new(channel),
             policy: Arc::clone(&self.policy),
             operation: StoreOperation::Append(vec![Arc::new(message)]),

@@ -117,6 +117,9 @@ pub struct Counters {
     pub messages_published: u64,
     pub messages_resent: u64,
     pub messages_delivered: u64,
+    pub documents_pushed: u64,
+    pub documents_resent: u64,
+    pub documents_delivered: u64,
     pub bytes_out: u64,
     pub members: u64,
     pub channels: u64,
@@ -203,10 +206,10 @@ mod tests {
             assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{labels:?}");
             labels.len()
         };
-        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 32);
+        assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 33);
         assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
         assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
-        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 8);
+        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 9);
     }
 
     /// Dashboards and alerts name them.
@@ -221,7 +224,8 @@ mod tests {
              malformed_fragments malformed_protocol unauthenticated bad_token token_expired \
              forbidden channel_name state_too_large message_too_large too_many_channels \
              channel_full server_full busy unsupported bad_signature replayed denied \
-             disk_full store_failed wrong_direction text_message nothing_to_do not_asked not_taken"
+             disk_full store_failed wrong_direction text_message nothing_to_do not_asked not_taken \
+             documents_full"
         );
         let labels: Vec<_> = counters.conflated().map(|(label, _)| label).collect();
         assert_eq!(labels.join(" "), "slow_receiver throttled update_rate interval large_set");

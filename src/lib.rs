@@ -31,11 +31,12 @@
 //! | [`auth`], [`policy`] | who may do what; how the channels of a namespace behave |
 //! | [`session`] | one connection's protocol state, and all that differs between protocols: greeting, requests, keep-alive |
 //! | [`channel`] | one channel: its members, changes, messages |
+//! | [`relay`] | the documents of one app: a compacted log, and the gates that recognize repeated pushes |
 //! | `shard::owner` | the channels of one shard: presence, publish, history, snapshots, graces |
 //! | `shard::home` | the connections of one shard: requests, subscriptions, send queues, resume |
 //! | [`shard`] | owner and home together: the order of a turn, envelopes between shards, timers, effects |
 //! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; `edge` parses plain HTTP |
-//! | `store` | the log on disk of channels whose messages survive a restart: rows, fsyncs, retention, repair |
+//! | `store` | the log on disk of documents, and of channels whose messages survive a restart: rows, fsyncs, retention, repair |
 //! | `admin`, `rest` | what plain HTTP requests of operators and of applications do |
 //! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, colours and widths of terminals, the load generator |
 //! | [`client`] | the Rust client: channels, members and the presence graph on one connection that is made again when it is lost; [`client::protocol`] is the client's half of the protocols, without I/O |
@@ -53,6 +54,7 @@
 //! | a slow consumer closed too early, or too late | the overload table of [`shard`]; `shard/home/deliver.rs` (events), `shard/home/requests.rs` (answers), `shard/home/admission.rs` (requests that wait) |
 //! | a lost publish | `shard/owner/publish.rs`, `shard/home/deliver.rs`, then `shard/home/missed.rs` and `shard/owner/repair.rs` |
 //! | a publish that is acknowledged late, or is missing after a restart | `shard/owner/durable.rs` (what waits for the disk), `store/worker.rs` (what is written together), `store/engine.rs` (how the log is opened) |
+//! | a document that is missing on a device | `session/sync/documents.rs` (what is refused), `shard/home/documents.rs` (what a device has been sent, and is sent again), then `relay/documents.rs` |
 //! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |
 //! | a request that the admission hook holds up, or denies | `shard/home/hook.rs` (what waits), `server/admission/gate.rs` (how it is asked), `server/edge/ask.rs` |
 //! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
@@ -81,6 +83,9 @@
 //! | cursor, gap | the serial from which a client resumes; serials that it missed |
 //! | session registry | on the shard that a session's name hashes to: its connections, and the owners that keep members it lost |
 //! | snapshot | everyone who is present in a channel |
+//! | record, position | an entry of the log of documents of an app, and its place in it, with holes where a newer record replaced one |
+//! | replica | a device that keeps copies of documents |
+//! | gate | which numbers of a device's pushes were applied |
 //! | sweep | one pass over all subscribers of a channel that delivers a large snapshot |
 //! | fan-out | delivery of one event to many: from the owner to each home with subscribers, and there to each connection |
 //! | mailbox, envelope | bounded queue from one shard to another, and its item |

@@ -88,7 +88,7 @@ const GAUGES: [Column; 4] = [
     ("subscriptions", "Subscriptions of local connections", |c| c.subscriptions),
 ];
 
-const COUNTERS: [Column; 17] = [
+const COUNTERS: [Column; 20] = [
     ("accepted", "Connections accepted", |c| c.accepted),
     ("adopted", "Connections taken over from other shards", |c| c.adopted),
     ("handed_off", "Connections handed to other shards or the edge", |c| c.handed_off),
@@ -102,6 +102,15 @@ const COUNTERS: [Column; 17] = [
         c.messages_resent
     }),
     ("messages_delivered", "Message deliveries queued to connections", |c| c.messages_delivered),
+    ("documents_pushed", "Documents applied: deltas, rows, schemas, array ops", |c| {
+        c.documents_pushed
+    }),
+    ("documents_resent", "Documents that were applied before, acknowledged again", |c| {
+        c.documents_resent
+    }),
+    ("documents_delivered", "Document deliveries queued to connections, repeats included", |c| {
+        c.documents_delivered
+    }),
     ("deliveries", "Presence deliveries queued to connections", |c| c.deliveries),
     ("expired_members", "Members removed by timeout", |c| c.expired_members),
     ("resumed_members", "Members resumed within their grace", |c| c.resumed_members),

@@ -166,6 +166,11 @@ impl Capability {
         Err(denied)
     }
 
+    /// Whether it grants an operation on any channel.
+    pub fn grants(&self, operation: Operation) -> bool {
+        self.grants.iter().any(|grant| grant.operations.contains(operation))
+    }
+
     /// Whether it grants everything that `other` grants. Each operation of each pattern must be
     /// covered by a single pattern here.
     pub fn covers(&self, other: &Capability) -> bool {

@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_repetition_is_recognized_also_after_a_restart() {
         let (mut documents, mut disk) = (Documents::default(), BTreeMap::new());
-        assert!(documents.greet(7, 3));
+        assert!(documents.greet(7, 1));
         for _ in 0..2 {
             for number in [2, 1] {
                 documents.push(push(7, number, "notes", delta(&number.to_string())), MAX);

@@ -19,6 +19,11 @@ pub(super) const APP: &str = "alpha";
 
 /// The context of shard 0 of two, with free places in all mailboxes.
 pub(super) fn context() -> ShardContext {
+    context_with(RelayPolicy::off())
+}
+
+/// The same with a relay of documents.
+pub(super) fn context_with(relay: RelayPolicy) -> ShardContext {
     let Ok(keyring) = Keyring::new(Vec::new()) else { panic!("a keyring without keys") };
     let settings = Settings {
         router: Router::new((1, 2), 2),
@@ -33,7 +38,7 @@ pub(super) fn context() -> ShardContext {
             connection_key: (3, 4),
             peer_metadata_bytes_max: 4096,
             graph_peers_max: 10_000,
-            relay: RelayPolicy::off(),
+            relay,
         },
         proxied: Vec::new(),
         hint_app: APP.into(),

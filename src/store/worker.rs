@@ -47,6 +47,9 @@ pub struct WorkerParts {
 pub struct Worker {
     parts: WorkerParts,
     heads: HashMap<ChannelRows, KnownHead>,
+    /// The last opening of documents that failed, by their place. What was asked for under it, or
+    /// before, builds on rows that may not be there.
+    failed: HashMap<u32, u64>,
     /// Where the next sweep begins; empty at the beginning of a pass.
     swept: Vec<u8>,
     sweep_at_ms: u64,
@@ -99,7 +102,8 @@ struct Reading {
 
 impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
-        Worker { parts, heads: HashMap::new(), swept: Vec::new(), sweep_at_ms: 0 }
+        let (heads, failed) = (HashMap::new(), HashMap::new());
+        Worker { parts, heads, failed, swept: Vec::new(), sweep_at_ms: 0 }
     }
 
     pub fn run(mut self) {
@@ -130,6 +134,9 @@ impl Worker {
                     written.insert(log);
                     let rows = ChannelRows::new(&channel.app, &channel.name);
                     writes.appends.push(Append { log, rows, policy, messages });
+                }
+                StoreOperation::WriteRows(_) if self.has_failed(log) => {
+                    self.reply(log, StoreOutcome::Failed(Reject::StoreFailed));
                 }
                 StoreOperation::WriteRows(changes) => {
                     let sizes = changes.iter().map(|c| c.row.as_ref().map_or(0, Vec::len));
@@ -209,7 +216,13 @@ impl Worker {
         }
     }
 
-    fn fail(&self, writes: &Writes, reject: Reject) {
+    fn has_failed(&self, log: LogId) -> bool {
+        self.failed.get(&log.slot).is_some_and(|opening| log.opening <= *opening)
+    }
+
+    fn fail(&mut self, writes: &Writes, reject: Reject) {
+        let rows = writes.rows.iter().map(|write| (write.log.slot, write.log.opening));
+        self.failed.extend(rows);
         writes.logs().for_each(|log| self.reply(log, StoreOutcome::Failed(reject)));
     }
 

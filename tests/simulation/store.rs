@@ -82,6 +82,9 @@ impl Store {
                 let most = *rng.pick(&[0, 1, 3, 1000]);
                 StoreOutcome::Opened(Box::new(open(messages, &policy, now, most)))
             }
+            StoreOperation::ReadRows | StoreOperation::WriteRows(_) => {
+                panic!("there is no relay of documents here")
+            }
             StoreOperation::Append(added) => append(messages, added, fails, rng),
             StoreOperation::Read { read, .. } if fails => {
                 StoreOutcome::Unreadable { read, reject: Reject::StoreFailed }

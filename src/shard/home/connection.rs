@@ -3,11 +3,11 @@
 use std::num::NonZeroU16;
 
 use super::admission::Backlog;
-use super::documents::Reader;
 use super::edges::Edges;
 use super::handoff::Move;
 use super::hook::Asked;
 use super::long_poll::LongPoll;
+use super::reader::Reader;
 use super::send_queue::SendQueue;
 use super::subscription::{HeldUpdate, LapsedMembership, Membership, Subscription};
 use super::write_order::Due;

@@ -6,11 +6,12 @@ use super::Home;
 use super::connection::{AuthState, ColdState, Connection, Flags, Phase, Transport};
 use super::connections::ActiveConnection;
 use super::edges::Edges;
+use super::reader::ReaderKind;
 use super::resume::{register_session, unregister_session};
 use super::write_order::Due;
 use crate::counters::Dropped;
 use crate::ids::{ConnId, ShardId, Timestamp};
-use crate::session::{Framing, Input, Replica, Session};
+use crate::session::{Framing, Input, Session};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Effect, Envelope};
 use crate::wire::http::HeadError;
@@ -22,7 +23,7 @@ pub struct Move {
     pub to: ShardId,
     /// Requests that were taken off the stream and not carried out, unmasked.
     pub pending: Vec<u8>,
-    replica: Option<(Option<Replica>, bool)>,
+    reader: Option<ReaderKind>,
 }
 
 /// A connection in transit.
@@ -36,8 +37,8 @@ pub struct Handoff {
     pub unread: Vec<u8>,
     /// What its client decides about, if it does.
     pub edges: Option<Box<Edges>>,
-    /// Its device, and whether that receives documents, if it is one.
-    pub replica: Option<(Option<Replica>, bool)>,
+    /// What it is to the relay of documents, if anything.
+    pub reader: Option<ReaderKind>,
 }
 
 impl Handoff {
@@ -45,7 +46,7 @@ impl Handoff {
     pub fn of_http(socket: OwnedFd, unread: Vec<u8>, now_ms: u64) -> Self {
         let auth = AuthState::Pending { since: Timestamp::at(now_ms) };
         let connection = Connection::new(Transport::Http, Session::undecided(), now_ms, auth);
-        Handoff { socket, connection, pending: Vec::new(), unread, edges: None, replica: None }
+        Handoff { socket, connection, pending: Vec::new(), unread, edges: None, reader: None }
     }
 }
 
@@ -60,8 +61,8 @@ impl Home {
     ) {
         conn.phase = Phase::Moving;
         unregister_session(cx, conn);
-        let replica = self.stop_reading(cx, conn);
-        conn.cold_mut().hand_off = Some(Move { to, pending, replica });
+        let reader = self.stop_reading(cx, conn);
+        conn.cold_mut().hand_off = Some(Move { to, pending, reader });
         cx.outbox.effect(Effect::Detach { conn: conn.id });
     }
 
@@ -80,11 +81,11 @@ impl Home {
         }
         let Some(mut connection) = self.connections.remove(id) else { return Err(socket) };
         let cold = connection.take_cold(std::mem::take).unwrap_or_default();
-        let ColdState { hand_off: Some(Move { to, pending, replica }), unread, edges, .. } = cold
+        let ColdState { hand_off: Some(Move { to, pending, reader }), unread, edges, .. } = cold
         else {
             panic!("{id:?} moves nowhere");
         };
-        let handoff = Handoff { socket, connection, pending, unread, edges, replica };
+        let handoff = Handoff { socket, connection, pending, unread, edges, reader };
         cx.counters.handed_off += 1;
         cx.outbox.send(to, Envelope::Adopt(Box::new(handoff)));
         Ok(())
@@ -94,7 +95,7 @@ impl Home {
     /// shard answers it and closes it.
     pub fn adopt(&mut self, cx: &mut ShardContext, handoff: Handoff) {
         let is_full = self.is_full(cx);
-        let Handoff { socket, mut connection, pending, unread, edges, replica } = handoff;
+        let Handoff { socket, mut connection, pending, unread, edges, reader } = handoff;
         connection.phase = Phase::Open;
         connection.warm.last_byte = Timestamp::at(cx.now.mono_ms);
         let Flags { origin, max_message_hint, .. } = connection.flags;
@@ -109,8 +110,8 @@ impl Home {
             }
             cx.counters.adopted += 1;
             home.adopt_edges(cx, conn, edges);
-            if let Some((replica, is_device)) = replica {
-                home.begin_reading(cx, conn, replica, is_device);
+            if let Some(kind) = reader {
+                home.begin_reading(cx, conn, kind);
             }
             home.begin_adopted(cx, conn, pending, unread);
         });

@@ -23,6 +23,7 @@ mod membership;
 mod missed;
 mod outgoing;
 mod placement;
+mod reader;
 mod requests;
 mod resume;
 mod send_queue;

@@ -177,9 +177,7 @@ impl Owner {
                 let has_room = app.storing_bytes <= STORING_BYTES_MAX;
                 let outcomes =
                     app.documents.push(push, if has_room { policy.bytes_max } else { 0 });
-                if outcomes.contains(&Pushed::Later) {
-                    cx.counters.ignore(Ignored::DocumentsFull);
-                }
+                count(cx, &outcomes);
                 let answer = DocumentAnswer::Pushed { receipt, outcomes };
                 app.events.push((from, DocumentEvent::Answer { conn, answer }));
                 self.documents.mark_dirty(slot);
@@ -399,6 +397,17 @@ fn deliver(
             app.send(cx, home, DocumentEvent::Batch(Arc::clone(&batch)));
         }
         after = last;
+    }
+}
+
+fn count(cx: &mut ShardContext, outcomes: &[Pushed]) {
+    for outcome in outcomes {
+        match outcome {
+            Pushed::Applied => cx.counters.documents_pushed += 1,
+            Pushed::Duplicate => cx.counters.documents_resent += 1,
+            Pushed::Fenced => cx.counters.ignore(Ignored::NothingToDo),
+            Pushed::Later => cx.counters.ignore(Ignored::DocumentsFull),
+        }
     }
 }
 

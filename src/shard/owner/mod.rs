@@ -8,6 +8,8 @@
 mod channel_entry;
 mod digest;
 mod documents;
+#[cfg(test)]
+mod documents_simulation;
 mod durable;
 mod edges;
 mod home_subscription;

@@ -319,7 +319,7 @@ impl SyncClient {
     pub async fn close(mut self) {
         match &mut self.link {
             Link::WebSocket(socket) => {
-                socket.close(None).await.expect("sends a Close");
+                socket.send(WsMessage::Close(None)).await.expect("sends a Close");
                 let answered = timeout(DEADLINE, async { while socket.next().await.is_some() {} });
                 answered.await.expect("the Close is answered");
             }

@@ -163,6 +163,32 @@ impl Server {
         Server::start_in(config, home)
     }
 
+    /// The same, at the same addresses.
+    pub fn restart_in_place(mut self) -> Server {
+        self.keep_addresses();
+        self.restart()
+    }
+
+    /// Ends the process without a word (SIGKILL) and starts another one on the same data directory
+    /// and addresses.
+    pub fn kill_and_restart(mut self) -> Server {
+        self.keep_addresses();
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+        let home = self.home.take().expect("a running server has its directory");
+        let config = self.config.clone();
+        drop(self);
+        Server::start_in(config, home)
+    }
+
+    fn keep_addresses(&mut self) {
+        let all = [("http", self.http), ("sync_tcp", self.sync_tcp), ("admin", self.admin)];
+        for (key, address) in all {
+            let config = std::mem::take(&mut self.config);
+            self.config = config.set(&format!("listen.{key}"), &format!("\"{address}\""));
+        }
+    }
+
     /// Sends SIGTERM and returns at once.
     pub fn terminate(&self) {
         let pid = i32::try_from(self.child.id()).expect("a pid is positive");

@@ -21,6 +21,13 @@ pub fn good(user: &str) -> String {
     signed(KEY_NAME, KEY_SECRET, &claims(user, 3600))
 }
 
+/// A good token with this capability, the text of a JSON object.
+pub fn with_capability(user: &str, capability: &str) -> String {
+    let mut claims = claims(user, 3600);
+    claims["cap"] = capability.into();
+    signed(KEY_NAME, KEY_SECRET, &claims)
+}
+
 /// Claims of `user` that expire in `ttl_s` seconds; a negative value has expired already.
 pub fn claims(user: &str, ttl_s: i64) -> Value {
     let now = now_s() as i64;

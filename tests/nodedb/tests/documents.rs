@@ -1,7 +1,7 @@
-//! Everything that is not presence, with the document relay off: always an answer, never a loss
-//! (sections 8.3 and 9.5).
+//! Everything that is not presence, without a relay of documents: always an answer, never a loss
+//! (sections 8.3 and 9.5). `relay` has the same with one.
 
-use headcount_blackbox::{DEADLINE, Generation, Received, Server, SyncClient, user};
+use headcount_blackbox::{Config, DEADLINE, Generation, Received, Server, SyncClient, user};
 use nodedb_types::sync::shape::{ShapeDefinition, ShapeType};
 use nodedb_types::sync::wire::{
     AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsDeleteAckMsg,
@@ -32,8 +32,9 @@ macro_rules! receive {
     }};
 }
 
+/// A device of a server without a relay.
 async fn lite() -> (Server, SyncClient) {
-    let server = Server::start();
+    let server = Config::new().set("documents.durability", "\"none\"").start();
     let client = server.login(&user("alice").lite(LITE)).await;
     (server, client)
 }

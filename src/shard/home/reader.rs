@@ -1,0 +1,343 @@
+//! What one session has received of the documents of its app, and what it is to be sent next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::connection::Connection;
+use super::outgoing::Outgoing;
+use super::write_order::Due;
+use crate::counters::Dropped;
+use crate::ids::ConnId;
+use crate::relay::{Page, QUIET_MS, Read, Record};
+use crate::session::{DocumentBatch, Replica, may_read};
+use crate::shard::context::ShardContext;
+use crate::shard::timers::Timer;
+
+/// Bytes of records in a page, about.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// Replays that a session may wait for.
+const REPLAYS_MAX: usize = 16;
+
+/// What a reader was sent is sent again once instead of several times when it is more than this.
+const REPEATED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a session has received of the documents of its app.
+#[derive(Debug)]
+pub struct Reader {
+    pub app: Arc<str>,
+    pub kind: ReaderKind,
+    /// Shapes and their collections.
+    pub shapes: Vec<(Arc<str>, Arc<str>)>,
+    /// Where the next page of the log begins: the cursor.
+    read: Read,
+    /// There is more in the log.
+    is_behind: bool,
+    /// Parts of the log that are to be sent again, after what is new.
+    replays: VecDeque<Replay>,
+    /// The page that was asked for.
+    awaited: Option<Awaited>,
+    pages: u32,
+    quiet: Quiet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderKind {
+    /// It receives all collections but what it has pushed.
+    Device(Replica),
+    /// It may write, and receives what it subscribes to: a copy of a device, or one whose token
+    /// covers no reading.
+    Writer(Replica),
+    /// A session without a device: it receives what it subscribes to.
+    Viewer,
+}
+
+impl ReaderKind {
+    pub fn replica(self) -> Option<Replica> {
+        match self {
+            ReaderKind::Device(replica) | ReaderKind::Writer(replica) => Some(replica),
+            ReaderKind::Viewer => None,
+        }
+    }
+}
+
+/// A page that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    number: u32,
+    is_replay: bool,
+}
+
+#[derive(Debug)]
+struct Replay {
+    read: Read,
+    through: u64,
+    /// The shape whose (empty) snapshot comes first.
+    snapshot: Option<Arc<str>>,
+    /// The client has asked: including what it has pushed.
+    is_asked_for: bool,
+}
+
+/// What was sent since the reader was last sent everything again.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// Everything up to here was sent often enough.
+    confirmed: u64,
+    bytes: usize,
+    /// When something new was last sent; `None` when all was sent often enough.
+    sent_ms: Option<u64>,
+    /// How often it was sent again since.
+    times: usize,
+    is_timed: bool,
+}
+
+impl Reader {
+    pub fn new(app: Arc<str>, kind: ReaderKind) -> Self {
+        // What is in the log already is asked for by shape, unless all of it is received.
+        let after = if matches!(kind, ReaderKind::Device(_)) { 0 } else { u64::MAX };
+        Reader {
+            app,
+            kind,
+            shapes: Vec::new(),
+            read: Read { after, bytes_max: PAGE_BYTES, ..Read::default() },
+            is_behind: true,
+            replays: VecDeque::new(),
+            awaited: None,
+            pages: 0,
+            quiet: Quiet::default(),
+        }
+    }
+
+    fn shape_of(&self, collection: &str) -> Option<&str> {
+        let shape = self.shapes.iter().find(|(_, shown)| **shown == *collection);
+        shape.map(|(shape, _)| &**shape)
+    }
+
+    /// Whether it receives a record; the token decides as well.
+    fn wants(&self, record: &Record) -> bool {
+        let is_own = self.kind.replica().is_some_and(|replica| replica.device == record.author);
+        let is_device = matches!(self.kind, ReaderKind::Device(_));
+        !is_own && (is_device || self.shape_of(&record.collection).is_some())
+    }
+
+    /// Something is to be read for it.
+    pub fn is_waiting(&self) -> bool {
+        self.is_behind || !self.replays.is_empty()
+    }
+
+    /// The next page to ask for, with its number; `None` while one is awaited.
+    pub fn next_read(&mut self) -> Option<(u32, Read)> {
+        if self.awaited.is_some() {
+            return None;
+        }
+        let (read, is_replay) = match self.replays.front() {
+            _ if self.is_behind => (self.read.clone(), false),
+            replay => (replay?.read.clone(), true),
+        };
+        self.pages = self.pages.wrapping_add(1);
+        self.awaited = Some(Awaited { number: self.pages, is_replay });
+        Some((self.pages, read))
+    }
+
+    /// The page of this number has arrived; `None` if it is not awaited.
+    pub fn take_awaited(&mut self, number: u32) -> Option<Awaited> {
+        self.awaited.take_if(|awaited| awaited.number == number)
+    }
+
+    /// A page was queued, as so many bytes of records.
+    pub fn note_page(&mut self, now_ms: u64, awaited: Awaited, page: &Page, bytes: usize) {
+        let advance = |read: &mut Read| {
+            (read.after, read.schemas_through) = (page.next, Some(page.schemas_through));
+        };
+        if !awaited.is_replay {
+            let is_from_start = self.read.after != u64::MAX;
+            advance(&mut self.read);
+            self.is_behind = !page.done;
+            if !is_from_start {
+                self.quiet.confirmed = page.next;
+            } else if bytes > 0 {
+                self.note_sent(now_ms, bytes);
+            }
+            return;
+        }
+        let Some(replay) = self.replays.front_mut() else { return };
+        advance(&mut replay.read);
+        replay.snapshot = None;
+        let is_asked_for = replay.is_asked_for;
+        if page.done || page.next >= replay.through {
+            self.replays.pop_front();
+        }
+        if is_asked_for && matches!(self.kind, ReaderKind::Device(_)) && bytes > 0 {
+            // A device that has asked has lost something.
+            self.quiet.confirmed = 0;
+            self.note_sent(now_ms, bytes);
+        }
+    }
+
+    fn note_sent(&mut self, now_ms: u64, bytes: usize) {
+        self.quiet.bytes += bytes;
+        (self.quiet.sent_ms, self.quiet.times) = (Some(now_ms), 0);
+    }
+
+    /// Adds what the client has asked to be sent again; false when too much waits.
+    pub fn replay(&mut self, snapshot: Option<Arc<str>>, collection: Option<Arc<str>>) -> bool {
+        let read = Read { collection, bytes_max: PAGE_BYTES, ..Read::default() };
+        let has_room = self.replays.len() < REPLAYS_MAX;
+        if has_room {
+            let (through, is_asked_for) = (u64::MAX, true);
+            self.replays.push_back(Replay { read, through, snapshot, is_asked_for });
+        }
+        has_room
+    }
+
+    /// When it is next sent again what is not confirmed.
+    pub fn quiet_due_ms(&self) -> Option<u64> {
+        self.quiet.sent_ms.map(|sent_ms| sent_ms + QUIET_MS[self.quiet.times])
+    }
+
+    /// Its timer has fired: when it has been quiet for long enough, all that is not confirmed is to
+    /// be sent again.
+    pub fn note_quiet(&mut self, now_ms: u64) {
+        self.quiet.is_timed = false;
+        let is_due = self.quiet_due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        if !is_due || self.is_waiting() {
+            return;
+        }
+        let after = self.quiet.confirmed;
+        let read = Read { after, bytes_max: PAGE_BYTES, ..Read::default() };
+        let (through, snapshot) = (self.read.after, None);
+        self.replays.push_back(Replay { read, through, snapshot, is_asked_for: false });
+        self.quiet.times += 1;
+        if self.quiet.times == QUIET_MS.len() || self.quiet.bytes > REPEATED_BYTES_MAX {
+            self.quiet = Quiet { confirmed: through, ..Quiet::default() };
+        }
+    }
+}
+
+/// The reader of a connection.
+pub fn reader_of(conn: &mut Connection) -> Option<&mut Reader> {
+    conn.cold()?;
+    conn.cold_mut().reader.as_deref_mut()
+}
+
+/// Without effect while a timer is set.
+pub fn set_replay_timer(cx: &mut ShardContext, id: ConnId, conn: &mut Connection, due_ms: u64) {
+    let Some(reader) = reader_of(conn) else { return };
+    if !std::mem::replace(&mut reader.quiet.is_timed, true) {
+        cx.timers.set(due_ms.max(cx.now.mono_ms + 1), Timer::Replay { conn: id });
+    }
+}
+
+/// Appends the records of a page that the session is to receive: schemas, the snapshot of a shape,
+/// then the rest. Returns how many.
+pub fn append_page(conn: &Connection, awaited: Awaited, page: &Page, out: &mut Vec<u8>) -> u64 {
+    let session = conn.session();
+    let reader = conn.cold().and_then(|cold| cold.reader.as_deref());
+    let (Some(reader), Some(principal)) = (reader, session.principal()) else { return 0 };
+    let mut records = 0;
+    let replay = reader.replays.front().filter(|_| awaited.is_replay);
+    let is_asked_for = replay.is_some_and(|replay| replay.is_asked_for);
+    let is_for = |record: &&Arc<Record>| {
+        (is_asked_for || reader.wants(record)) && may_read(principal, &record.collection)
+    };
+    for record in page.schemas.iter().filter(is_for) {
+        session.append_record(record, None, out);
+        records += 1;
+    }
+    if let Some(shape) = replay.and_then(|replay| replay.snapshot.as_ref()) {
+        session.append_shape_snapshot(shape, out);
+    }
+    for record in page.records.iter().filter(is_for) {
+        session.append_record(record, reader.shape_of(&record.collection), out);
+        records += 1;
+    }
+    records
+}
+
+/// Delivers a batch to a reader, or leaves it to be read from the log. True if that can begin at
+/// once: nothing waits to be written.
+pub fn deliver_batch(
+    cx: &mut ShardContext,
+    outgoing: &mut Outgoing,
+    id: ConnId,
+    connection: &mut Connection,
+    batch: &DocumentBatch,
+) -> bool {
+    let Some(reader) = reader_of(connection) else { return false };
+    let cursor = reader.read.after;
+    let is_current = !reader.is_behind && cursor != u64::MAX;
+    if batch.is_repeat {
+        let is_known = is_current && cursor >= batch.through;
+        if is_known && queue_batch(cx, outgoing, id, connection, batch).is_none() {
+            cx.counters.drop_many(Dropped::DocumentSlowConsumer, batch.records.len() as u32);
+        }
+        return false;
+    }
+    if is_current && cursor >= batch.through {
+        return false;
+    }
+    let queued = match is_current && cursor == batch.after {
+        true => queue_batch(cx, outgoing, id, connection, batch),
+        false => None,
+    };
+    let is_idle = connection.queue.is_empty();
+    let Some(reader) = reader_of(connection) else { return false };
+    let Some(bytes) = queued else {
+        reader.is_behind = true;
+        connection.flags.stale = true;
+        return is_idle;
+    };
+    reader.read.after = batch.through;
+    if bytes > 0 {
+        reader.note_sent(cx.now.mono_ms, bytes);
+        set_replay_timer(cx, id, connection, cx.now.mono_ms + QUIET_MS[0]);
+    }
+    false
+}
+
+/// Queues the records of a batch that a reader is to receive. Returns their bytes; `None` without
+/// room.
+fn queue_batch(
+    cx: &mut ShardContext,
+    outgoing: &mut Outgoing,
+    id: ConnId,
+    connection: &mut Connection,
+    batch: &DocumentBatch,
+) -> Option<usize> {
+    let most = cx.limits().send_queue_bytes_max;
+    let encoded = batch.encoded(connection.framing());
+    let session = connection.session();
+    let reader = connection.cold().and_then(|cold| cold.reader.as_deref())?;
+    let principal = session.principal()?;
+    let is_for = |record: &Record| reader.wants(record) && may_read(principal, &record.collection);
+    let is_whole = reader.shapes.is_empty() && batch.records.iter().all(|record| is_for(record));
+    let mut own = Vec::new();
+    let mut records = batch.records.len() as u64;
+    if !is_whole {
+        records = 0;
+        for (at, record) in batch.records.iter().enumerate().filter(|(_, record)| is_for(record)) {
+            records += 1;
+            match reader.shape_of(&record.collection) {
+                None => own.extend_from_slice(encoded.frame(at)),
+                shape => session.append_record(record, shape, &mut own),
+            }
+        }
+    }
+    let len = if is_whole { encoded.bytes.len() } else { own.len() };
+    if len == 0 {
+        return Some(0);
+    }
+    if !connection.queue.has_room(len, most) {
+        return None;
+    }
+    match (is_whole, connection.flags.blocked) {
+        (true, false) => outgoing.push_shared(id, connection, &encoded.bytes),
+        (true, true) => connection.queue.push_copy(&encoded.bytes),
+        (false, _) => {
+            connection.queue.push_copy(&own);
+            outgoing.mark_due(id, connection, Due::Delivery);
+        }
+    }
+    cx.counters.documents_delivered += records;
+    Some(len)
+}
