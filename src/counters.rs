@@ -67,6 +67,8 @@ pub enum Dropped {
     MessageHistoryFull,
     /// Documents that were to be sent again to a session whose send queue is full.
     DocumentSlowConsumer,
+    /// Events of members that could not be stored.
+    PresenceHistory,
 }
 
 impl Dropped {
@@ -82,6 +84,7 @@ impl Dropped {
             Dropped::MessageMailboxFull => ("message", "mailbox_full"),
             Dropped::MessageHistoryFull => ("message", "history_full"),
             Dropped::DocumentSlowConsumer => ("document", "slow_consumer"),
+            Dropped::PresenceHistory => ("presence_event", "not_stored"),
         }
     }
 }
@@ -209,7 +212,7 @@ mod tests {
         assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 33);
         assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
         assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
-        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 9);
+        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 10);
     }
 
     /// Dashboards and alerts name them.

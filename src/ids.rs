@@ -134,6 +134,19 @@ impl PartialEq for ChannelKey {
 
 impl Eq for ChannelKey {}
 
+/// Names of the logs of members' events begin with it. No client can name such a channel.
+const PRESENCE_LOG: &str = "\0presence:";
+
+/// The name of the log of the events of a channel's members.
+pub fn presence_log(channel: &str) -> String {
+    [PRESENCE_LOG, channel].concat()
+}
+
+/// The channel whose members' events the log of this name has; `None` for other channels.
+pub fn presence_logged(name: &str) -> Option<&str> {
+    name.strip_prefix(PRESENCE_LOG)
+}
+
 /// Maps channels to the shards that own them. The hash is keyed, so that clients cannot choose
 /// names that all map to one shard. Every shard has the same router.
 #[derive(Clone, Copy, Debug)]
@@ -154,13 +167,14 @@ impl Router {
         self.shards
     }
 
-    /// SipHash-1-3 of the app and the name of a channel or session. The length of the app separates
-    /// them, so that different pairs do not concatenate to the same input.
+    /// SipHash-1-3 of the app and the name of a channel or session. A channel and the log of its
+    /// members' events have the same hash, and so the same owner. The length of the app separates
+    /// it from the name, so that different pairs do not concatenate to the same input.
     pub fn hash(&self, app: &str, name: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         hasher.write_u64(app.len() as u64);
         hasher.write(app.as_bytes());
-        hasher.write(name.as_bytes());
+        hasher.write(presence_logged(name).unwrap_or(name).as_bytes());
         hasher.finish()
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use thiserror::Error;
 
+use crate::ids::presence_logged;
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
 /// What the admission hook of a server decides.
@@ -87,6 +88,10 @@ pub enum SlowConsumer {
     Close,
 }
 
+/// Events and bytes of them that are kept of one channel, whatever its age limit.
+const PRESENCE_LOG_MESSAGES: u32 = 1_000_000;
+const PRESENCE_LOG_BYTES: u64 = 256 * 1024 * 1024;
+
 /// How one channel behaves. Serialized as the keys of `[[namespace]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {
@@ -117,12 +122,30 @@ pub struct Policy {
     pub graph_max_peers: u32,
     /// Largest metadata of a peer that is a member, bytes.
     pub peer_metadata_max_bytes: u32,
+    /// How long events of members are kept, seconds; 0: not at all.
+    pub presence_history_s: u64,
+    /// How the log of these events behaves, if they are kept.
+    #[serde(skip)]
+    pub presence_log: Option<Arc<Policy>>,
     /// How long a peer that another one has denied waits before it is asked about again, unless the
     /// denial says, milliseconds. Of two peers in several channels, the first one counts.
     pub deny_ttl_ms: u64,
 }
 
 impl Policy {
+    /// The same policy with a log of the events of members, if it asks for one.
+    pub fn with_presence_log(self, durability: Durability) -> Self {
+        let log = Policy {
+            durability,
+            history_age_s: self.presence_history_s,
+            history_messages: PRESENCE_LOG_MESSAGES,
+            history_bytes: PRESENCE_LOG_BYTES,
+            ..Policy::default()
+        };
+        let presence_log = (self.presence_history_s > 0).then(|| Arc::new(log));
+        Policy { presence_log, ..self }
+    }
+
     /// Maximum number of stored messages, before the limits on age and bytes.
     pub fn stored_messages_max(&self) -> usize {
         match self.durability {
@@ -148,6 +171,8 @@ impl Default for Policy {
             slow_consumer: SlowConsumer::default(),
             graph_max_peers: 10_000,
             peer_metadata_max_bytes: 4096,
+            presence_history_s: 0,
+            presence_log: None,
             deny_ttl_ms: 30_000,
         }
     }
@@ -208,15 +233,25 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// The policy of the first namespace that matches the channel.
+    /// The policy of the first namespace that matches the channel, or that of the log of its members'
+    /// events if that is its name.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
-        self.rule_for(channel).map_or(&self.default, |rule| &self.rules[rule].1)
+        let logged = presence_logged(channel);
+        let rule = self.rule_for(logged.unwrap_or(channel));
+        let policy = rule.map_or(&self.default, |rule| &self.rules[rule].1);
+        match (&policy.presence_log, logged) {
+            (Some(log), Some(_)) => log,
+            _ => policy,
+        }
     }
 
     /// Whether any channel has its messages on disk.
     pub fn any_on_disk(&self) -> bool {
         let policies = self.rules.iter().map(|(_, policy)| policy).chain([&self.default]);
-        policies.into_iter().any(|policy| policy.durability == Durability::Disk)
+        let logs = |policy: &Policy| policy.presence_log.as_ref().map(|log| log.durability);
+        policies.into_iter().any(|policy| {
+            policy.durability == Durability::Disk || logs(policy) == Some(Durability::Disk)
+        })
     }
 
     /// The most that any channel allows.

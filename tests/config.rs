@@ -114,6 +114,7 @@ fn every_key_reaches_its_value() {
         durability = "none"
         deliver = "before_durable"
         slow_consumer = "close"
+        presence_history_s = 9
         graph_max_peers = 6
         peer_metadata_max_bytes = 7
         deny_ttl_ms = 800
@@ -136,10 +137,14 @@ fn every_key_reaches_its_value() {
         durability: Durability::None,
         deliver: Deliver::BeforeDurable,
         slow_consumer: SlowConsumer::Close,
+        presence_history_s: 9,
+        presence_log: None,
         graph_max_peers: 6,
         peer_metadata_max_bytes: 7,
         deny_ttl_ms: 800,
     };
+    let expected = expected.with_presence_log(Durability::Memory);
+    assert!(expected.presence_log.is_some());
     assert_eq!(**config.policies().for_channel("abc"), expected);
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
+use crate::session::presence_history::LoggedMember;
 use crate::shard::MemberView;
 use crate::wire::msgpack;
 
@@ -20,7 +21,8 @@ pub struct Member {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<u64>,
     pub user: Arc<str>,
-    /// `shard.slot.generation`; with the user it identifies the member.
+    /// `shard.slot.generation`, or the name of the session in presence history; with the user it
+    /// identifies the member.
     pub connection: String,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub state: Option<Value>,
@@ -93,6 +95,25 @@ pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
         |member: &MemberView| Member { lingering: Some(member.lingering), ..Member::of(member) };
     let members: Vec<Member> = members.iter().map(member).collect();
     json!({ "app": app, "channel": channel, "members": members })
+}
+
+/// The response to a request for the members at a time, with when each last announced its state.
+pub fn members_at(app: &str, channel: &str, at_ms: u64, members: &[(LoggedMember, u64)]) -> Value {
+    let member = |(member, announced_ms): &(LoggedMember, u64)| {
+        let (data, is_base64) = (member.data.clone(), &*member.encoding == "base64");
+        let text = || data.as_ref().and_then(Value::as_str).map(str::to_owned);
+        Member {
+            at_ms: None,
+            user: (&*member.client_id).into(),
+            connection: member.connection_id.to_string(),
+            state_base64: if is_base64 { text() } else { None },
+            state: data.clone().filter(|_| !is_base64),
+            age_ms: at_ms.saturating_sub(*announced_ms),
+            lingering: None,
+        }
+    };
+    let members: Vec<Member> = members.iter().map(member).collect();
+    json!({ "app": app, "channel": channel, "at_ms": at_ms, "members": members })
 }
 
 /// A snapshot in a watch: one line per member, then an end mark.

@@ -11,6 +11,6 @@ mod routes;
 
 pub use access::{Access, Denied, Reach};
 pub use exposition::Exposition;
-pub use json::{Event, Member, changes_lines, members, present_lines, reset_line};
+pub use json::{Event, Member, changes_lines, members, members_at, present_lines, reset_line};
 pub use metrics::{AdmissionMetrics, AdmissionOutcome, Process, encode as encode_metrics};
 pub use routes::{Route, Surface, route};

@@ -1,5 +1,7 @@
 //! `members`: the present members of a channel.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::Args;
 use ratatui::text::Line;
 use serde::Deserialize;
@@ -19,13 +21,17 @@ const HEADER: [&str; 4] = ["USER", "STATE", "AGE", "CONNECTION"];
 
 /// List who is present in a channel, in the order they joined
 ///
-/// AGE is the time since a member last announced its state. An empty or unknown channel has no
+/// AGE is the time since a member last announced its state, at the time that is shown. An empty or unknown channel has no
 /// members; that is no error.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount members doc:1 --json | jq '.members[].user'")]
 pub(super) struct Members {
     #[command(flatten)]
     place: Place,
+    /// List who was present at a time: `2026-11-28T19:00:00Z`, Unix milliseconds, or how long ago
+    /// (`10m`, `2h 30m`). The namespace of the channel must keep presence history
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<u64>,
     /// Print the server's JSON instead of a table; ages in milliseconds
     #[arg(long)]
     json: bool,
@@ -38,7 +44,11 @@ struct Answer {
 
 impl Members {
     pub fn run(&self) -> Result<(), Failure> {
-        let answer = AdminClient::new(&self.place)?.text(&self.place.path("members"))?;
+        let question = match self.at {
+            Some(at_ms) => format!("members?at={at_ms}"),
+            None => "members".to_owned(),
+        };
+        let answer = AdminClient::new(&self.place)?.text(&self.place.path(&question))?;
         let unreadable = |error: serde_json::Error| {
             let what = format!("the answer of {} is not a list of members", self.place.admin);
             Failure::request(what, error)
@@ -50,6 +60,24 @@ impl Members {
         let answer: Answer = serde_json::from_str(&answer).map_err(unreadable)?;
         output::print(&page(&self.place, &answer.members))
     }
+}
+
+/// Milliseconds since the Unix epoch.
+fn time(text: &str) -> Result<u64, String> {
+    if let Ok(at_ms) = text.parse() {
+        return Ok(at_ms);
+    }
+    let since_epoch = |time: SystemTime| {
+        let since = time.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+        u64::try_from(since.as_millis()).map_err(|error| error.to_string())
+    };
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return since_epoch(time);
+    }
+    let ago = humantime::parse_duration(text).map_err(
+        |_| "write a time as 2026-11-28T19:00:00Z, in Unix milliseconds, or how long ago as 10m",
+    )?;
+    since_epoch(SystemTime::now().checked_sub(ago).ok_or("that is before 1970")?)
 }
 
 fn page(place: &Place, members: &[Member]) -> String {
@@ -105,6 +133,19 @@ mod tests {
 
     fn members(json: &str) -> Vec<Member> {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_time_is_a_date_a_number_or_how_long_ago() {
+        assert_eq!(time("1700000000000"), Ok(1_700_000_000_000));
+        assert_eq!(time("2023-11-14T22:13:20Z"), Ok(1_700_000_000_000));
+        assert_eq!(time("2023-11-14 22:13:20"), Ok(1_700_000_000_000));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let ago = time("10m").unwrap();
+        assert!((now - 601_000..=now - 599_000).contains(&ago), "{ago}");
+        for text in ["yesterday", "", "-5"] {
+            assert!(time(text).is_err_and(|why| why.contains("write a time")), "{text}");
+        }
     }
 
     #[test]

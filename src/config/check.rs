@@ -327,13 +327,14 @@ fn reachable(config: &Config, index: usize, namespace: &Namespace) -> Check {
     }
 }
 
-const POLICY_BOUNDS: [Bound; 9] = [
+const POLICY_BOUNDS: [Bound; 10] = [
     ("presence_ttl_ms", 100, DAY_MS),
     ("presence_grace_ms", 0, HOUR_MS),
     ("presence_interval_ms", 0, 60_000),
     ("history_messages", 0, 10_000_000),
     ("history_age_s", 0, 10 * 366 * 86_400),
     ("history_bytes", 0, 64 * 1024 * MIB),
+    ("presence_history_s", 0, 10 * 366 * 86_400),
     ("graph_max_peers", 1, 1_000_000),
     ("peer_metadata_max_bytes", 2, 64 * 1024),
     ("deny_ttl_ms", 100, DAY_MS),

@@ -107,15 +107,19 @@ impl Config {
         (!dir.as_os_str().is_empty()).then_some(dir)
     }
 
-    /// What the relay of documents keeps: on disk, if there is a directory for it.
-    pub fn relay(&self) -> RelayPolicy {
-        let Documents { durability, bytes_max, delta_bytes_max } = self.documents;
-        let possible = match self.data_dir() {
+    /// On disk, if there is a directory for it.
+    fn best_durability(&self) -> Durability {
+        match self.data_dir() {
             Some(_) => Durability::Disk,
             None => Durability::Memory,
-        };
+        }
+    }
+
+    /// What the relay of documents keeps.
+    pub fn relay(&self) -> RelayPolicy {
+        let Documents { durability, bytes_max, delta_bytes_max } = self.documents;
         RelayPolicy {
-            durability: durability.unwrap_or(possible),
+            durability: durability.unwrap_or(self.best_durability()),
             bytes_max,
             delta_bytes_max: usize::try_from(delta_bytes_max).unwrap_or(usize::MAX),
         }
@@ -125,7 +129,8 @@ impl Config {
     pub fn policies(&self) -> Policies {
         let default = Arc::new(Policy::default());
         let rule = |namespace: &Namespace| {
-            (namespace.pattern.clone(), Arc::new(namespace.policy(&default)))
+            let policy = namespace.policy(&default).with_presence_log(self.best_durability());
+            (namespace.pattern.clone(), Arc::new(policy))
         };
         Policies { rules: self.namespace.iter().map(rule).collect(), default: Arc::clone(&default) }
     }

@@ -344,6 +344,7 @@ pub struct Namespace {
     pub durability: Option<Durability>,
     pub deliver: Option<Deliver>,
     pub slow_consumer: Option<SlowConsumer>,
+    pub presence_history_s: Option<u64>,
     pub graph_max_peers: Option<u32>,
     pub peer_metadata_max_bytes: Option<u32>,
     pub deny_ttl_ms: Option<u64>,
@@ -369,6 +370,8 @@ impl Namespace {
             durability: self.durability.unwrap_or(base.durability),
             deliver: self.deliver.unwrap_or(base.deliver),
             slow_consumer: self.slow_consumer.unwrap_or(base.slow_consumer),
+            presence_history_s: self.presence_history_s.unwrap_or(base.presence_history_s),
+            presence_log: None,
             graph_max_peers: self.graph_max_peers.unwrap_or(base.graph_max_peers),
             peer_metadata_max_bytes: self
                 .peer_metadata_max_bytes

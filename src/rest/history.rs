@@ -1,4 +1,5 @@
-//! `GET /channels/{channel}/messages`: a page of history, and the link to the next one.
+//! `GET /channels/{channel}/messages` and `.../presence/history`: a page of history, and the link to
+//! the next one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use super::query::{Direction, HistoryQuery};
 use super::reply::{Reply, push_string};
 use super::route::Prefix;
 use crate::channel::{Message, Part};
+use crate::session::presence_history::read_part;
 
 /// Encodes what `encodeURIComponent` does, among the characters of channel names.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
@@ -23,6 +25,37 @@ pub fn history(
     query: &HistoryQuery,
     messages: &[Arc<Message>],
     more: bool,
+) -> Reply {
+    let resource = Resource { prefix, channel, name: "messages" };
+    page(&resource, query, messages, more, push_item)
+}
+
+/// A page of presence history: what happened to members, as items like those of present members.
+/// Parameters as above.
+pub fn presence_history(
+    prefix: &Prefix,
+    channel: &str,
+    query: &HistoryQuery,
+    entries: &[Arc<Message>],
+    more: bool,
+) -> Reply {
+    let resource = Resource { prefix, channel, name: "presence/history" };
+    page(&resource, query, entries, more, push_event)
+}
+
+/// What is read page by page.
+struct Resource<'r> {
+    prefix: &'r Prefix,
+    channel: &'r str,
+    name: &'static str,
+}
+
+fn page(
+    resource: &Resource<'_>,
+    query: &HistoryQuery,
+    messages: &[Arc<Message>],
+    more: bool,
+    push_item: fn(&mut Vec<u8>, &Message, &Part),
 ) -> Reply {
     let (messages, more) = match query.direction {
         Direction::Forwards { before: Some(before), .. } => {
@@ -49,7 +82,7 @@ pub fn history(
     body.push(b']');
     let reply = Reply::json(body);
     match last {
-        Some(last) if more => reply.with_header("link", link(prefix, channel, query, last.serial)),
+        Some(last) if more => reply.with_header("link", link(resource, query, last.serial)),
         _ => reply,
     }
 }
@@ -81,12 +114,26 @@ fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
     out.push(b'}');
 }
 
+fn push_event(out: &mut Vec<u8>, entry: &Message, part: &Part) {
+    let Some((action, Some(member))) = read_part(part) else { return };
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    // Serialization of strings and JSON values does not fail.
+    let member = serde_json::to_string(&member).unwrap_or_default();
+    let (action, member) = (<&str>::from(action), member.strip_suffix('}').unwrap_or_default());
+    let (at_ms, serial) = (entry.timestamp_ms, entry.serial);
+    let end =
+        format!("{member},\"action\":\"{action}\",\"timestamp\":{at_ms},\"serial\":{serial}}}");
+    out.extend_from_slice(end.as_bytes());
+}
+
 /// Clients append the target to their base address and split the header at commas, so it is an
 /// absolute path without commas.
-fn link(prefix: &Prefix, channel: &str, query: &HistoryQuery, last_serial: u64) -> String {
-    let prefix = prefix.as_link();
-    let channel = utf8_percent_encode(channel, SEGMENT);
-    let mut target = format!("{prefix}/channels/{channel}/messages?limit={}", query.limit);
+fn link(resource: &Resource<'_>, query: &HistoryQuery, last_serial: u64) -> String {
+    let Resource { prefix, channel, name } = resource;
+    let (prefix, channel) = (prefix.as_link(), utf8_percent_encode(channel, SEGMENT));
+    let mut target = format!("{prefix}/channels/{channel}/{name}?limit={}", query.limit);
     // Writing to a string does not fail.
     let _ = match query.direction {
         Direction::Backwards { .. } => write!(target, "&before={last_serial}"),

@@ -21,7 +21,7 @@ mod route;
 mod token;
 
 pub use caller::Caller;
-pub use history::history;
+pub use history::{history, presence_history};
 pub use poll::{PollRoute, SESSION_HEADER, parse_session, polled};
 pub use presence::presence;
 pub use publish::{FreshId, parse_publish, published};

@@ -44,6 +44,13 @@ impl Refusal {
         Refusal::new(ErrorCode::NotFound, "no resource has this path")
     }
 
+    /// 404: the namespace of the channel keeps no presence history.
+    pub fn no_presence_history() -> Self {
+        let message = "presence history of this channel is not kept: set `presence_history_s` in \
+                       its namespace";
+        Refusal::new(ErrorCode::NotFound, message)
+    }
+
     /// 405. `allow`: the methods of the path.
     pub fn method(allow: &'static str) -> Self {
         let refusal = Refusal::bad("the method is not allowed for this path").with_status(405);

@@ -27,6 +27,11 @@ pub enum Route {
         channel: String,
         query: PresenceQuery,
     },
+    PresenceHistory {
+        prefix: Prefix,
+        channel: String,
+        query: HistoryQuery,
+    },
     RequestToken {
         key_name: String,
     },
@@ -76,6 +81,9 @@ pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Ref
         "HEAD" => "GET",
         method => method,
     };
+    if let Some(channel_path) = path.strip_suffix("/presence/history") {
+        return presence_history(method, channel_path, query);
+    }
     let mut from_the_end = path.rsplit('/');
     let last = from_the_end.next().unwrap_or_default();
     let middle = from_the_end.next().ok_or_else(Refusal::not_found)?;
@@ -107,6 +115,20 @@ pub fn route(method: &str, path: &str, query: Option<&str>) -> Result<Route, Ref
     }
 }
 
+/// `{prefix}/channels/{channel}` was requested with `/presence/history` behind it.
+fn presence_history(method: &str, path: &str, query: Option<&str>) -> Result<Route, Refusal> {
+    let (rest, channel) = path.rsplit_once('/').ok_or_else(Refusal::not_found)?;
+    if rest.rsplit('/').next() != Some("channels") {
+        return Err(Refusal::not_found());
+    }
+    let prefix = Prefix::before(2, path).ok_or_else(Refusal::not_found)?;
+    if method != "GET" {
+        return Err(Refusal::method("GET, HEAD, OPTIONS"));
+    }
+    let (channel, query) = (decode(channel), HistoryQuery::parse(query)?);
+    Ok(Route::PresenceHistory { prefix, channel, query })
+}
+
 /// Decodes once. Invalid UTF-8 becomes replacement characters, which no name may contain.
 fn decode(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
@@ -115,12 +137,30 @@ fn decode(segment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rest::Reply;
     use crate::rest::query::Direction;
 
     fn history(channel: &str) -> Route {
         let direction = Direction::Backwards { before: None };
         let query = HistoryQuery { limit: 100, direction };
         Route::History { prefix: Prefix::default(), channel: channel.to_string(), query }
+    }
+
+    #[test]
+    fn presence_history_is_a_resource_of_its_own() {
+        let of = |channel: &str, prefix: &str| Route::PresenceHistory {
+            prefix: Prefix(prefix.to_owned()),
+            channel: channel.to_owned(),
+            query: HistoryQuery::parse(None).unwrap(),
+        };
+        let path = "/channels/chat:a/presence/history";
+        assert_eq!(route("GET", path, None), Ok(of("chat:a", "")));
+        assert_eq!(route("HEAD", &format!("/v1{path}"), None), Ok(of("chat:a", "/v1")));
+        let status = |method, path| Reply::from(route(method, path, None).unwrap_err()).status;
+        assert_eq!(status("POST", path), 405);
+        for unknown in ["/presence/history", "/x/chat:a/presence/history"] {
+            assert_eq!(status("GET", unknown), 404, "{unknown}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod echo;
 mod feed;
 pub mod foony;
 mod peer;
+pub mod presence_history;
 mod principal;
 mod request;
 mod state;

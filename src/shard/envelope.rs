@@ -139,6 +139,8 @@ pub enum ReplyTo {
     Session { conn: ConnId, request: u64 },
     /// A request of the edge.
     Edge(u64),
+    /// The owner itself: nobody waits for the answer.
+    Nobody,
 }
 
 /// Which of a home's subscribers a snapshot is for.

@@ -1,5 +1,5 @@
-//! The log on disk: messages of channels whose namespace has `durability = "disk"`, and documents of
-//! devices.
+//! The log on disk: messages of channels whose namespace has `durability = "disk"`, and documents
+//! of devices.
 //!
 //! ```text
 //!  shard -> StoreRequest -> Worker (one per shard) -> Engine (one) -> journal, fsync

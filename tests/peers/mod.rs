@@ -88,6 +88,10 @@ impl Server {
         self.served.as_ref().unwrap().sync_tcp
     }
 
+    pub fn admin(&self) -> SocketAddr {
+        self.served.as_ref().unwrap().admin
+    }
+
     pub fn kill(&mut self) {
         self.served = None;
     }

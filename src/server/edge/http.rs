@@ -26,18 +26,19 @@ use super::connections::{CountGuard, IdleTimer};
 use super::io::{HyperIo, linger};
 use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
-use super::{Edge, rest};
+use super::{Edge, members_at, rest};
 use crate::admin::{self, Denied, Exposition, Process, Route, Surface, route};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Reply};
 use crate::server::lifecycle::Phase;
 
-type Body = Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
+pub(super) type Body =
+    Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
 
 /// Interval of the empty lines that a watcher is sent to detect dead connections.
@@ -166,7 +167,11 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
             let accept = accept.filter_map(|value| value.to_str().ok());
             metrics(edge, Exposition::negotiate(accept)).await
         }
-        Route::Members { app, channel } => members(edge, &app, &channel).await,
+        Route::Members { app, channel } => match members_at::time_of(request.uri().query()) {
+            Ok(None) => members(edge, &app, &channel).await,
+            Ok(Some(at_ms)) => members_at::respond(edge, &app, &channel, at_ms).await,
+            Err(why) => text(StatusCode::BAD_REQUEST, TEXT, why),
+        },
         Route::Watch { app, channel } if *request.method() == Method::GET => {
             watch(edge, &app, &channel)
         }
@@ -225,7 +230,11 @@ fn whole(reply: Reply) -> Response<Body> {
     response
 }
 
-fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn text(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -280,7 +289,7 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
     text(StatusCode::OK, exposition.content_type(), encoded)
 }
 
-fn unavailable() -> Response<Body> {
+pub(super) fn unavailable() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard did not answer in time, try again\n")
 }
 

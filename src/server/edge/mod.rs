@@ -18,6 +18,7 @@ mod client;
 mod connections;
 mod http;
 mod io;
+mod members_at;
 mod poll;
 mod rest;
 mod stop;

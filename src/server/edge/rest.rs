@@ -1,5 +1,7 @@
 //! REST: parses a request, calls the owner of its channel, writes the response.
 
+use std::sync::Arc;
+
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
@@ -8,7 +10,8 @@ use hyper::http::request::Parts;
 use super::client::Unavailable;
 use super::{Edge, ask, body, poll};
 use crate::auth::Operation;
-use crate::channel::{PageLimit, Position};
+use crate::channel::{Message, PageLimit, Position};
+use crate::ids::presence_log;
 use crate::policy::AdmitKind;
 use crate::rest::{
     self, Caller, Direction, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route,
@@ -46,6 +49,9 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
             history(edge, &head, &prefix, &channel, query).await
         }
         Route::Presence { channel, query } => presence(edge, &head, &channel, &query).await,
+        Route::PresenceHistory { prefix, channel, query } => {
+            presence_history(edge, &head, &prefix, &channel, query).await
+        }
         Route::RequestToken { key_name } => request_token(edge, &head, body, &key_name).await,
         Route::Poll(route) => poll::respond(edge, route, &head.headers, body).await,
     }
@@ -96,7 +102,18 @@ async fn history(
     let caller = caller(edge, head)?;
     caller.check(channel, Operation::History, &edge.shared.settings.limits)?;
     ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
-    let (key, owner) = edge.locate(caller.app(), channel);
+    let (messages, more) = page_of(edge, caller.app(), channel, query).await?;
+    Ok(rest::history(prefix, channel, &query, &messages, more))
+}
+
+/// One page of a log; whether there is more.
+async fn page_of(
+    edge: &Edge,
+    app: &Arc<str>,
+    channel: &str,
+    query: HistoryQuery,
+) -> Result<(Vec<Arc<Message>>, bool), Refusal> {
+    let (key, owner) = edge.locate(app, channel);
     let limit = PageLimit { messages: query.limit, bytes: PAGE_BYTES_MAX };
     let command = |reply_to| match query.direction {
         Direction::Backwards { before } => {
@@ -105,11 +122,27 @@ async fn history(
         Direction::Forwards { after, .. } => Command::HistoryForward { reply_to, after, limit },
     };
     match edge.client.call(owner, key, command).await? {
-        Answer::History { messages, more } => {
-            Ok(rest::history(prefix, channel, &query, &messages, more))
-        }
+        Answer::History { messages, more } => Ok((messages, more)),
         answer => Err(refused(answer)),
     }
+}
+
+async fn presence_history(
+    edge: &Edge,
+    head: &Parts,
+    prefix: &Prefix,
+    channel: &str,
+    query: HistoryQuery,
+) -> Result<Reply, Refusal> {
+    let (caller, limits) = (caller(edge, head)?, &edge.shared.settings.limits);
+    caller.check(channel, Operation::Presence, limits)?;
+    caller.check(channel, Operation::History, limits)?;
+    ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
+    if edge.shared.settings.policies.for_channel(channel).presence_log.is_none() {
+        return Err(Refusal::no_presence_history());
+    }
+    let (entries, more) = page_of(edge, caller.app(), &presence_log(channel), query).await?;
+    Ok(rest::presence_history(prefix, channel, &query, &entries, more))
 }
 
 async fn presence(

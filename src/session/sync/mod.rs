@@ -19,7 +19,7 @@
 //! | a refresh with such a token | failed ack | kept | `ignored{bad_token}`, `token_refusals{..}` |
 //! | no greeting in time | - | closed 1008 | `disconnect{greeting_timeout}` |
 //! | presence, shapes, resync before the greeting | - | kept | `ignored{unauthenticated}` |
-//! | channel name empty or over 255 bytes | - | kept | `ignored{channel_name}` |
+//! | channel name empty, over 255 bytes or reserved | - | kept | `ignored{channel_name}` |
 //! | state over `state_bytes_max` | - | kept | `ignored{state_too_large}` |
 //! | more channels than `channels_per_session_max` | - | kept | `ignored{too_many_channels}` |
 //! | channel full | - | kept | `ignored{channel_full}` |
@@ -57,7 +57,7 @@ use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Link, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
-use crate::ids::Clocks;
+use crate::ids::{Clocks, presence_logged};
 use crate::limits::Limits;
 use crate::relay::Record;
 use crate::wire::sync::message::Map;
@@ -501,7 +501,8 @@ impl Session {
         if principal.grant.capability.allows(channel, Operation::Presence).is_err() {
             return Err(Reject::Forbidden);
         }
-        if channel.is_empty() || channel.len() > cx.limits.channel_name_bytes_max {
+        let is_reserved = presence_logged(channel).is_some();
+        if channel.is_empty() || is_reserved || channel.len() > cx.limits.channel_name_bytes_max {
             return Err(Reject::ChannelName);
         }
         if state.len() > cx.limits.state_bytes_max {

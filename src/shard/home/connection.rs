@@ -130,7 +130,7 @@ pub struct ColdState {
     /// Set while a resume is in progress; until it is over the connection stays here.
     pub resuming: Option<Resuming>,
     /// Set in [`Phase::Moving`].
-    pub hand_off: Option<Move>,
+    pub hand_off: Option<Box<Move>>,
     /// Set when the peer has sent its last byte and is still to be answered.
     pub half_closed: Option<HalfClosed>,
     /// At most one per membership.

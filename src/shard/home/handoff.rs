@@ -23,7 +23,6 @@ pub struct Move {
     pub to: ShardId,
     /// Requests that were taken off the stream and not carried out, unmasked.
     pub pending: Vec<u8>,
-    reader: Option<ReaderKind>,
 }
 
 /// A connection in transit.
@@ -61,8 +60,7 @@ impl Home {
     ) {
         conn.phase = Phase::Moving;
         unregister_session(cx, conn);
-        let reader = self.stop_reading(cx, conn);
-        conn.cold_mut().hand_off = Some(Move { to, pending, reader });
+        conn.cold_mut().hand_off = Some(Box::new(Move { to, pending }));
         cx.outbox.effect(Effect::Detach { conn: conn.id });
     }
 
@@ -79,12 +77,13 @@ impl Home {
         if self.connections.get(id).is_none_or(|c| c.phase != Phase::Moving) {
             return Err(socket);
         }
+        let reader = self.with(cx, id, |home, cx, conn| home.stop_reading(cx, conn)).flatten();
         let Some(mut connection) = self.connections.remove(id) else { return Err(socket) };
         let cold = connection.take_cold(std::mem::take).unwrap_or_default();
-        let ColdState { hand_off: Some(Move { to, pending, reader }), unread, edges, .. } = cold
-        else {
+        let ColdState { hand_off: Some(hand_off), unread, edges, .. } = cold else {
             panic!("{id:?} moves nowhere");
         };
+        let Move { to, pending } = *hand_off;
         let handoff = Handoff { socket, connection, pending, unread, edges, reader };
         cx.counters.handed_off += 1;
         cx.outbox.send(to, Envelope::Adopt(Box::new(handoff)));

@@ -166,7 +166,9 @@ impl World {
         match event {
             DocumentEvent::Answer { conn, answer } => {
                 let DocumentAnswer::Pushed { receipt, outcomes } = answer else { panic!("a push") };
-                let number = receipt.body[..].try_into().map(u64::from_be_bytes).expect("8 bytes");
+                let Ok(number) = receipt.body[..].try_into().map(u64::from_be_bytes) else {
+                    panic!("{receipt:?} has no number");
+                };
                 let device = &mut self.devices[conn.slot as usize];
                 if matches!(outcomes[..], [Pushed::Applied | Pushed::Duplicate]) {
                     device.unacknowledged.remove(&number);
@@ -213,7 +215,9 @@ impl World {
 
     /// Every acknowledged push is on disk, each once.
     fn check(&self) {
-        let documents = Documents::restore(self.disk.rows.clone()).expect("whole rows");
+        let Ok(documents) = Documents::restore(self.disk.rows.clone()) else {
+            panic!("rows are damaged");
+        };
         let read = Read { bytes_max: usize::MAX, ..Read::default() };
         let page = documents.page(&read, documents.head());
         let stored: Vec<(u64, u64)> =
@@ -233,8 +237,11 @@ impl World {
 
 fn number_of(record: &crate::relay::Record) -> u64 {
     let Content::Delta { delta, .. } = &record.content else { panic!("a delta") };
-    let text = str::from_utf8(delta).expect("text");
-    text.split(':').nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    let text = String::from_utf8_lossy(delta);
+    match text.split(':').nth(1).map(str::parse) {
+        Some(Ok(number)) => number,
+        other => panic!("{text}: {other:?}"),
+    }
 }
 
 #[test]
@@ -261,7 +268,9 @@ fn what_is_acknowledged_is_kept_once_whatever_the_store_does() {
 impl World {
     /// Begins where the log on disk ends, as a reader that has everything.
     fn start(&mut self) {
-        let documents = Documents::restore(self.disk.rows.clone()).expect("whole rows");
+        let Ok(documents) = Documents::restore(self.disk.rows.clone()) else {
+            panic!("rows are damaged");
+        };
         self.cursor = documents.head();
         assert!(self.disk.rows.iter().all(|(key, row)| Row::decode(key, row).is_ok()));
     }

@@ -16,6 +16,7 @@ mod home_subscription;
 mod log_reads;
 mod lost_members;
 mod presence;
+mod presence_history;
 mod publish;
 mod repair;
 mod retention;
@@ -23,18 +24,21 @@ mod snapshot;
 
 pub use retention::serial_base;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::channel_table::ChannelTable;
 use super::context::ShardContext;
 use super::envelope::{Command, Envelope, MemberView, MembersFor, ReplyTo};
 use super::timers::Timer;
+use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::Answer;
 use channel_entry::OwnedChannel;
 use documents::DocumentTable;
 use lost_members::LostMembers;
+use presence_history::Logged;
 use retention::Retention;
 
 #[derive(Debug)]
@@ -54,6 +58,10 @@ pub struct Owner {
     /// Bytes of messages that are being stored.
     storing_bytes: u64,
     documents: DocumentTable,
+    /// Channels with members whose presence history is kept, by slot.
+    presence_logged: HashMap<u32, Logged>,
+    /// Entries of presence history so far; makes their ids.
+    presence_entries: u64,
 }
 
 impl Owner {
@@ -69,6 +77,8 @@ impl Owner {
             openings: 0,
             storing_bytes: 0,
             documents: DocumentTable::default(),
+            presence_logged: HashMap::new(),
+            presence_entries: 0,
         }
     }
 
@@ -253,6 +263,12 @@ fn send_answer(
     key: &Arc<ChannelKey>,
     answer: Answer,
 ) {
+    if to == ReplyTo::Nobody {
+        if matches!(answer, Answer::Refused(_)) {
+            cx.counters.drop(Dropped::PresenceHistory);
+        }
+        return;
+    }
     let channel = Arc::clone(key);
     cx.outbox.send(shard, Envelope::Answer { to, channel, answer });
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::channel_entry::OwnedChannel;
 use super::lost_members::LostMember;
+use super::presence_history::events_of;
 use super::{Owner, send_answer};
-use crate::channel::{Announced, Author, ChangeKind, LeaveReason, ResumeKey, SessionName};
+use crate::channel::{Announced, Author, ChangeKind, LeaveReason, Part, ResumeKey, SessionName};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
@@ -301,7 +302,9 @@ impl Owner {
             cx.counters.conflate(Conflated::LargeSet);
         }
         self.number_tick(cx, slot);
-        let tick = Arc::new(make_tick(cx, self.entry(slot)));
+        let (tick, events) = make_tick(cx, self.entry(slot));
+        let tick = Arc::new(tick);
+        self.log_presence(cx, slot, events);
         self.end_tick(slot);
         if !tick.is_empty() {
             cx.counters.presence_ticks += 1;
@@ -348,8 +351,9 @@ fn refuse_announcement(
     cx.outbox.send(new.addr.shard, refused);
 }
 
-/// Takes the changes of a channel and encodes them once per feed that has subscribers.
-fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
+/// Takes the changes of a channel and encodes them once per feed that has subscribers, and for its
+/// presence history if that is kept.
+fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> (PresenceTick, Vec<Part>) {
     let changes = channel.presence.take_changes();
     let except = match changes.author() {
         Author::SoleUpdate(addr) => Some(addr),
@@ -364,9 +368,10 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> PresenceTick {
     let encoded = encode_each(channel.feeds() & Feed::PRESENCE, |feed| {
         feed.encode_tick(cx.now, key, members, &tick, &changes)
     });
+    let events = events_of(channel, &changes);
     let needs_values = !channel.feeds().is_disjoint(Feed::PRESENCE_CHANGES | Feed::Changes);
     changes.retain(|change| needs_values && change.kind != ChangeKind::Peer);
-    PresenceTick { changes, encoded, except }
+    (PresenceTick { changes, encoded, except }, events)
 }
 
 /// A joiner is sent no set when it is alone, or when the namespace says so.
