@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::fold::{Fold, Folded};
 use super::gate::{Engine, Gate};
 use super::log::{Log, Page, Read};
 use super::record::{ArrayClock, Content, Key, Record};
@@ -165,6 +166,23 @@ impl Documents {
         if let Some(replaced) = self.log.insert(record) {
             self.change(rows::record_key(replaced), None);
         }
+    }
+
+    /// Deltas of a collection that should be folded, if there are any.
+    pub fn next_fold(&mut self, through: u64) -> Option<Fold> {
+        self.log.next_fold(through)
+    }
+
+    /// Puts one delta in the place of the last of those that it stands for. Who has read up to
+    /// there, or not so far, misses nothing.
+    pub fn fold(&mut self, folded: Folded) {
+        let Folded { collection, positions, delta } = folded;
+        let Some((&position, others)) = positions.split_last() else { return };
+        others.iter().for_each(|other| self.change(rows::record_key(*other), None));
+        let content = Content::Delta { document: Bytes::new(), delta };
+        let record = Record { position, author: 0, collection, content };
+        self.change(rows::record_key(position), Some(rows::encode_record(&record)));
+        self.log.replace(&positions, record);
     }
 
     fn change(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
@@ -359,6 +377,31 @@ mod tests {
         documents.expire(2000);
         assert_eq!(all(&documents), [row("l", Some("3"), 0), row("k", None, 0)]);
         assert_eq!(documents.next_expiry_wall_ms(), None);
+    }
+
+    #[test]
+    fn folded_deltas_are_in_the_place_of_the_last_one() {
+        let (mut documents, mut disk) = (Documents::default(), BTreeMap::new());
+        let long = "x".repeat(400);
+        for number in 1..=300 {
+            documents.push(push(7, number, "notes", delta(&long)), MAX);
+        }
+        documents.push(push(7, 1, "other", delta("a")), MAX);
+        let fold = documents.next_fold(299).expect("many deltas");
+        assert_eq!((&*fold.collection, fold.records.len()), ("notes", 299));
+        assert!(documents.next_fold(299).is_none(), "not again before there are twice as many");
+        let positions = fold.records.iter().map(|record| record.position).collect();
+        let folded = Folded { collection: fold.collection, positions, delta: text("all") };
+        documents.fold(folded);
+        let kept = |documents: &Documents| {
+            let records = documents.range(0, documents.head());
+            records.iter().map(|record| (record.position, record.author)).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&documents), [(299, 0), (300, 7), (301, 7)]);
+        let again = restored(&mut documents, &mut disk);
+        assert_eq!(kept(&again), kept(&documents));
+        assert_eq!(again.bytes(), documents.bytes());
+        assert_eq!(documents.push(push(7, 5, "notes", delta("x")), MAX), [Pushed::Duplicate]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::fold::Fold;
 use super::record::{Content, Key, Record};
 
 #[derive(Debug, Default)]
@@ -11,10 +12,25 @@ pub struct Log {
     newest: HashMap<(Arc<str>, Key), u64>,
     /// When rows expire, and their positions.
     expiring: BTreeSet<(u64, u64)>,
+    /// By collection.
+    deltas: HashMap<Arc<str>, Deltas>,
     /// Position of the newest record ever.
     head: u64,
     bytes: u64,
 }
+
+/// The deltas of a collection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Deltas {
+    count: usize,
+    bytes: usize,
+    /// As many bytes have to be there before folding is tried again.
+    fold_at: usize,
+}
+
+/// A collection with fewer deltas is not folded, nor one with fewer bytes.
+const FOLD_COUNT_MIN: usize = 256;
+const FOLD_BYTES_MIN: usize = 64 * 1024;
 
 /// What a reader asks for next.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +80,10 @@ impl Log {
         let replaced =
             key.and_then(|key| self.newest.insert((Arc::clone(&record.collection), key), position));
         self.bytes += record.bytes() as u64;
+        if matches!(record.content, Content::Delta { .. }) {
+            let deltas = self.deltas.entry(Arc::clone(&record.collection)).or_default();
+            (deltas.count, deltas.bytes) = (deltas.count + 1, deltas.bytes + record.bytes());
+        }
         self.records.insert(position, Arc::new(record));
         if let Some(replaced) = replaced {
             self.remove(replaced);
@@ -74,8 +94,45 @@ impl Log {
     fn remove(&mut self, position: u64) {
         let Some(record) = self.records.remove(&position) else { return };
         self.bytes -= record.bytes() as u64;
-        if let Content::Row { expires_wall_ms, .. } = record.content {
-            self.expiring.remove(&(expires_wall_ms, position));
+        match record.content {
+            Content::Row { expires_wall_ms, .. } => {
+                self.expiring.remove(&(expires_wall_ms, position));
+            }
+            Content::Delta { .. } => {
+                if let Some(deltas) = self.deltas.get_mut(&record.collection) {
+                    deltas.count -= 1;
+                    deltas.bytes -= record.bytes();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Deltas up to a position of a collection that has many, if there is one. They are not given
+    /// again before there are twice as many bytes.
+    pub fn next_fold(&mut self, through: u64) -> Option<Fold> {
+        let is_due = |deltas: &Deltas| {
+            deltas.count >= FOLD_COUNT_MIN && deltas.bytes >= deltas.fold_at.max(FOLD_BYTES_MIN)
+        };
+        let due = self.deltas.iter_mut().filter(|(_, deltas)| is_due(deltas));
+        let (collection, deltas) = due.min_by(|a, b| a.0.cmp(b.0))?;
+        deltas.fold_at = 2 * deltas.bytes;
+        let collection = Arc::clone(collection);
+        let is_delta = |record: &&Arc<Record>| {
+            record.collection == collection && matches!(record.content, Content::Delta { .. })
+        };
+        let records = self.records.range(..=through).map(|(_, record)| record);
+        let records = records.filter(is_delta).cloned().collect();
+        Some(Fold { collection, records })
+    }
+
+    /// Puts one record in the place of several, of which it is the last.
+    pub fn replace(&mut self, positions: &[u64], record: Record) {
+        positions.iter().for_each(|position| self.remove(*position));
+        let collection = Arc::clone(&record.collection);
+        self.insert(record);
+        if let Some(deltas) = self.deltas.get_mut(&collection) {
+            deltas.fold_at = 2 * deltas.bytes;
         }
     }
 

@@ -5,8 +5,8 @@
 //! epochs of devices. What is to be stored leaves as [`RowChange`]s; a restart gives the rows back.
 //!
 //! Invariants: positions only grow. Of every schema, row and array op the log has the newest; of
-//! deltas all, because only a CRDT library could fold them. A push that was applied is never
-//! applied again.
+//! deltas all, or with the feature `compaction` one that says the same. A push that was applied is
+//! never applied again.
 //! Must never know: sockets, sessions, clocks, the encoding of frames.
 //!
 //! | full | policy | reported to | counter |
@@ -17,6 +17,7 @@
 //! Sources: `protocols/nodedb.md` sections 4.6, 5, 8.3, 8.5 and 9.
 
 mod documents;
+mod fold;
 mod gate;
 mod log;
 mod record;
@@ -24,6 +25,7 @@ mod repeats;
 mod rows;
 
 pub use documents::{Documents, Push, Pushed};
+pub use fold::{CAN_FOLD, Fold, Folded};
 pub use gate::Engine;
 pub use log::{Page, Read};
 pub use record::{ArrayClock, Content, Record};

@@ -34,6 +34,14 @@ impl Repeats {
         }
     }
 
+    /// Up to which position everything was sent often enough, of what was sent up to `through`.
+    pub fn finished(&self, through: u64) -> u64 {
+        match self.sent.is_empty() {
+            true => through,
+            false => self.done.iter().copied().min().unwrap_or(through),
+        }
+    }
+
     /// When something is to be sent again.
     pub fn due_ms(&self) -> Option<u64> {
         let due = |(delay, done): (&u64, &u64)| {

@@ -9,7 +9,7 @@ use crate::channel::{Message, Page, PageLimit, Position, StoredLog};
 use crate::error::Reject;
 use crate::ids::ChannelKey;
 use crate::policy::Policy;
-use crate::relay::RowChange;
+use crate::relay::{Fold, Folded, RowChange};
 
 /// What a log consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +51,8 @@ pub enum StoreOperation {
     ReadRows,
     /// Write these rows, all or none. Of rows with the same key the later request counts.
     WriteRows(Vec<RowChange>),
+    /// Fold deltas, beside everything else.
+    Fold(Fold),
 }
 
 /// Which messages to read.
@@ -88,6 +90,7 @@ pub enum StoreOutcome {
     /// Keys and rows of the documents of an app.
     Rows(Vec<(Vec<u8>, Bytes)>),
     RowsWritten,
+    Folded(Folded),
     /// A read failed.
     Unreadable {
         read: u64,

@@ -135,6 +135,10 @@ impl Worker {
                     let rows = ChannelRows::new(&channel.app, &channel.name);
                     writes.appends.push(Append { log, rows, policy, messages });
                 }
+                // For a client without a thread for it.
+                StoreOperation::Fold(fold) => {
+                    self.reply(log, StoreOutcome::Folded(fold.run()));
+                }
                 StoreOperation::WriteRows(_) if self.has_failed(log) => {
                     self.reply(log, StoreOutcome::Failed(Reject::StoreFailed));
                 }

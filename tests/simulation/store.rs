@@ -82,7 +82,7 @@ impl Store {
                 let most = *rng.pick(&[0, 1, 3, 1000]);
                 StoreOutcome::Opened(Box::new(open(messages, &policy, now, most)))
             }
-            StoreOperation::ReadRows | StoreOperation::WriteRows(_) => {
+            StoreOperation::ReadRows | StoreOperation::WriteRows(_) | StoreOperation::Fold(_) => {
                 panic!("there is no relay of documents here")
             }
             StoreOperation::Append(added) => append(messages, added, fails, rng),

@@ -16,7 +16,7 @@ use super::Owner;
 use crate::counters::Ignored;
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::Durability;
-use crate::relay::{Documents, Page, Push, Pushed, Read, Record, Repeats};
+use crate::relay::{CAN_FOLD, Documents, Page, Push, Pushed, Read, Record, Repeats};
 use crate::session::{DocumentAnswer, DocumentBatch, PushRequest, Receipt, Replica};
 use crate::shard::context::ShardContext;
 use crate::shard::documents::{DocumentCommand, DocumentEvent};
@@ -32,6 +32,9 @@ const WAITING_MAX: usize = 16 * 1024;
 
 /// Bytes of records that are sent again together.
 const REPEAT_BYTES: usize = 128 * 1024;
+
+/// The log of an app is looked at for deltas to fold when it has grown by so much.
+const FOLD_EVERY_BYTES: u64 = 64 * 1024;
 
 /// How long documents on disk stay in memory when nobody uses them.
 const UNUSED_MS: u64 = 60_000;
@@ -75,6 +78,10 @@ struct AppDocuments {
     timer_ms: Option<u64>,
     used_ms: u64,
     is_dirty: bool,
+    /// Deltas are being folded.
+    is_folding: bool,
+    /// Bytes of the log at which it is looked at again whether deltas should be folded.
+    fold_at_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +116,8 @@ impl AppDocuments {
             timer_ms: None,
             used_ms: 0,
             is_dirty: false,
+            is_folding: false,
+            fold_at_bytes: 0,
         }
     }
 
@@ -262,6 +271,24 @@ impl Owner {
             app.repeats.note(cx.now.mono_ms, after, write.through);
             deliver(cx, app, after, write.through, records, false);
         }
+        self.fold_documents(cx, slot);
+    }
+
+    /// Has deltas folded that were sent often enough, where there are many.
+    fn fold_documents(&mut self, cx: &mut ShardContext, slot: u32) {
+        let app = &mut self.documents.apps[slot as usize];
+        let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
+        let LogState::Open(opening) = app.log else { return };
+        let is_grown = app.documents.bytes() >= app.fold_at_bytes;
+        if !CAN_FOLD || !is_on_disk || app.is_folding || !is_grown {
+            return;
+        }
+        app.fold_at_bytes = app.documents.bytes() + FOLD_EVERY_BYTES;
+        let through = app.repeats.finished(app.stored());
+        if let Some(fold) = app.documents.next_fold(through) {
+            app.is_folding = true;
+            self.ask_for_documents(cx, slot, opening, StoreOperation::Fold(fold));
+        }
     }
 
     pub(super) fn documents_stored(
@@ -282,6 +309,12 @@ impl Owner {
                     app.storing_bytes -= write.bytes;
                     self.finish_write(cx, log.slot, write);
                 }
+            }
+            StoreOutcome::Folded(folded) => {
+                app.is_folding = false;
+                app.documents.fold(folded);
+                app.fold_at_bytes = app.documents.bytes() + FOLD_EVERY_BYTES;
+                self.documents.mark_dirty(log.slot);
             }
             StoreOutcome::Failed(_) => documents_failed(cx, app),
             _ => debug_assert!(false, "{outcome:?} is for messages"),
@@ -422,7 +455,7 @@ fn push_of(replica: Option<Replica>, push: PushRequest) -> (Push, Receipt) {
 fn documents_failed(cx: &mut ShardContext, app: &mut AppDocuments) {
     app.log = LogState::Closed;
     app.documents = Documents::default();
-    app.storing_bytes = 0;
+    (app.storing_bytes, app.is_folding) = (0, false);
     let writes = std::mem::take(&mut app.writes);
     let events = writes.into_iter().flat_map(|write| write.events);
     let events: Vec<_> = events.chain(std::mem::take(&mut app.events)).collect();

@@ -70,6 +70,7 @@ impl Disk {
                     false => StoreOutcome::RowsWritten,
                 }
             }
+            StoreOperation::Fold(fold) => StoreOutcome::Folded(fold.run()),
             other => panic!("{other:?} is for messages"),
         };
         Some(StoreReply { log, outcome })

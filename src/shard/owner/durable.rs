@@ -266,7 +266,7 @@ impl Owner {
                 send_answer(cx, read.from, read.reply_to, &key, Answer::Refused(reject));
             }
             StoreOutcome::Failed(reject) => self.log_failed(cx, slot, reject),
-            StoreOutcome::Rows(_) | StoreOutcome::RowsWritten => {
+            StoreOutcome::Rows(_) | StoreOutcome::RowsWritten | StoreOutcome::Folded(_) => {
                 debug_assert!(false, "{outcome:?} is for documents");
             }
         }
