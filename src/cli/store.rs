@@ -1,4 +1,4 @@
-//! `store`: looks at the messages on disk while no server runs, and repairs them.
+//! `store`: looks at the messages and documents on disk while no server runs, and repairs them.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,10 +15,10 @@ use crate::ids::Clocks;
 use crate::server::{DataDir, STORE, Takeover};
 use crate::store::{self, Report, StoreError};
 
-/// Check, export or repair the messages on disk
+/// Check, export or repair the messages and documents on disk
 ///
-/// These are the messages of channels whose namespace has durability = "disk". The server that uses
-/// the directory must be stopped.
+/// These are the messages of channels whose namespace has durability = "disk", and the documents of
+/// NodeDB Lite devices. The server that uses the directory must be stopped.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount store check --data-dir /var/lib/headcount")]
 pub(super) struct Store {
@@ -40,7 +40,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Count channels, messages and bytes
+    /// Count channels, messages, rows of documents and bytes
     #[command(after_help = "Example: headcount store stats --json")]
     Stats {
         #[command(flatten)]
@@ -141,7 +141,10 @@ fn text(report: &Report) -> String {
         }
     }
     let verdict = if report.findings.is_empty() { "ok" } else { "damaged" };
-    text + &format!("{verdict}: {} channels, {} messages\n", report.channels, report.messages)
+    let Report { channels, messages, document_rows, .. } = report;
+    text + &format!(
+        "{verdict}: {channels} channels, {messages} messages, {document_rows} rows of documents\n"
+    )
 }
 
 fn json_line(value: &impl serde::Serialize) -> String {
@@ -153,9 +156,15 @@ fn stats(path: &Path, json: bool) -> Result<(), Failure> {
     output::print(&match json {
         true => json_line(&stats),
         false => format!(
-            "format         {}\nchannels       {}\nmessages       {}\nmessage bytes  {}\n\
-             disk bytes     {}\n",
-            stats.format, stats.channels, stats.messages, stats.message_bytes, stats.disk_bytes
+            "format          {}\nchannels        {}\nmessages        {}\nmessage bytes   {}\n\
+             document rows   {}\ndocument bytes  {}\ndisk bytes      {}\n",
+            stats.format,
+            stats.channels,
+            stats.messages,
+            stats.message_bytes,
+            stats.document_rows,
+            stats.document_bytes,
+            stats.disk_bytes
         ),
     })
 }

@@ -129,10 +129,11 @@ impl Log {
     /// Puts one record in the place of several, of which it is the last.
     pub fn replace(&mut self, positions: &[u64], record: Record) {
         positions.iter().for_each(|position| self.remove(*position));
-        let collection = Arc::clone(&record.collection);
+        let (collection, folded_bytes) = (Arc::clone(&record.collection), record.bytes());
         self.insert(record);
         if let Some(deltas) = self.deltas.get_mut(&collection) {
-            deltas.fold_at = 2 * deltas.bytes;
+            // Folding costs as much as there is: it is done when there is twice as much.
+            deltas.fold_at = deltas.bytes + folded_bytes.max(FOLD_BYTES_MIN);
         }
     }
 
