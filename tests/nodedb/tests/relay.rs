@@ -4,6 +4,9 @@ use headcount_blackbox::{
     Config, Generation, Received, Server, SyncClient, Who, anonymous, ms, token, user,
 };
 use nodedb_types::sync::shape::{ShapeDefinition, ShapeType};
+use nodedb_types::sync::wire::array::{
+    ArrayCatchupRequestMsg, ArrayDeltaBatchMsg, ArrayDeltaMsg, ArrayOpOutcome, ArrayOpResultsMsg,
+};
 use nodedb_types::sync::wire::{
     AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsIndexAckMsg,
     FtsIndexMsg, KvPushAckMsg, KvPushMsg, KvPushOp, PingPongMsg, ResyncReason, ResyncRequestMsg,
@@ -61,7 +64,7 @@ impl Device {
         loop {
             let bytes = self.client.next_frame().await;
             let kind = SyncFrame::from_bytes(&bytes).expect("a frame of 0.6.2").msg_type;
-            let is_document = matches!(kind, Type::ShapeDelta | Type::RowPush);
+            let is_document = matches!(kind, Type::ShapeDelta | Type::RowPush | Type::ArrayDelta);
             if !is_document || self.seen.insert(bytes.clone()) {
                 return bytes;
             }
@@ -496,4 +499,131 @@ async fn a_device_of_the_generation_before_shares_documents() {
     assert_eq!(ack.msg_type, Type::DeltaAck);
     let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
     assert_eq!(received.delta, b"loro");
+}
+
+/// Pushes without waiting for each answer; every one must be applied.
+async fn push_all(client: &mut Device, numbers: std::ops::RangeInclusive<u64>, bytes: usize) {
+    let mut unanswered = 0;
+    for number in numbers {
+        let mut delta_bytes = vec![7; bytes];
+        delta_bytes[..8].copy_from_slice(&number.to_be_bytes());
+        send!(client, Type::DeltaPush, delta(number, &delta_bytes));
+        unanswered += 1;
+        while unanswered > 100 {
+            let ack: DeltaAckMsg = receive!(client, Type::DeltaAck);
+            assert_eq!(ack.status, AckStatus::Applied);
+            unanswered -= 1;
+        }
+    }
+    for _ in 0..unanswered {
+        let ack: DeltaAckMsg = receive!(client, Type::DeltaAck);
+        assert_eq!(ack.status, AckStatus::Applied);
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_read_for_a_while_lacks_nothing_then() {
+    const COUNT: u64 = 4000;
+    let server = Config::new().set("limits.send_queue_bytes_max", "65536").start();
+    let (mut a, mut b) = (device(&server, "alice").await, device(&server, "bob").await);
+    push_all(&mut a, 1..=COUNT, 4000).await;
+    let mut next = 1;
+    while next <= COUNT {
+        let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
+        let number = u64::from_be_bytes(received.delta[..8].try_into().expect("8 bytes"));
+        assert_eq!(number, next, "in order, none missing");
+        next += 1;
+    }
+    a.expect_alive().await;
+}
+
+#[tokio::test]
+async fn two_readers_of_one_app_and_one_of_another() {
+    let server = Config::new().key("other.kid_main", "sk_other").start();
+    let (mut a, mut b) = (device(&server, "alice").await, device(&server, "bob").await);
+    let claims = token::claims("eve", 3600);
+    let other = token::signed("other.kid_main", "sk_other", &claims);
+    let mut eve = Device::login(&server, &user("eve").lite("lite-eve").with_token(other)).await;
+    assert_eq!(push(&mut a, &delta(1, b"one")).await, AckStatus::Applied);
+    let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
+    assert_eq!(received.delta, b"one");
+    eve.expect_silence(400).await;
+    // The same number of another app is another push.
+    assert_eq!(push(&mut eve, &delta(1, b"hers")).await, AckStatus::Applied);
+    let seen = deltas(&all_within(&mut b, ms(400)).await);
+    assert!(seen.iter().all(|delta| delta == b"one"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_device_over_tcp_shares_documents() {
+    use headcount_blackbox::Transport;
+    let server = Server::start();
+    let mut a = device(&server, "alice").await;
+    let who = user("bob").lite("lite-bob").over(Transport::Tcp);
+    let mut b = Device::login(&server, &who).await;
+    assert_eq!(push(&mut a, &delta(1, b"one")).await, AckStatus::Applied);
+    let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
+    assert_eq!(received.delta, b"one");
+    assert_eq!(push(&mut b, &delta(1, b"two")).await, AckStatus::Applied);
+    let received: ShapeDeltaMsg = receive!(a, Type::ShapeDelta);
+    assert_eq!(received.delta, b"two");
+}
+
+#[tokio::test]
+async fn a_device_that_moves_to_the_core_of_its_channel_goes_on_receiving() {
+    let server = Config::new().set("cores.shards", "4").start();
+    let mut a = device(&server, "alice").await;
+    for number in 1..=8 {
+        let mut b = Device::login(&server, &user("bob").lite(&format!("lite-{number}"))).await;
+        b.update(&format!("doc:{number}"), b"\x80").await;
+        assert_eq!(push(&mut a, &delta(number, &[number as u8])).await, AckStatus::Applied);
+        loop {
+            let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
+            if received.delta == [number as u8] {
+                break;
+            }
+        }
+    }
+}
+
+/// An op of array `a` at this time: `[[array, clock, ..], "Put", [], nil]`.
+fn array_op(physical_ms: u8) -> Vec<u8> {
+    let clock = [0x93, physical_ms, 0x05, 0x2a];
+    [b"\x94\x96\xa1a".as_slice(), &clock, b"\x93\0\0\0\0\0\0\xa3Put\x90\xc0"].concat()
+}
+
+fn array_delta(physical_ms: u8) -> ArrayDeltaMsg {
+    let op_payload = array_op(physical_ms);
+    ArrayDeltaMsg { array: "a".into(), op_payload, producer_id: 1, epoch: 1, seq: 1 }
+}
+
+#[tokio::test]
+async fn array_ops_are_kept_by_their_clocks_and_caught_up_with() {
+    let server = Server::start();
+    let (mut a, mut b) = (device(&server, "alice").await, device(&server, "bob").await);
+    for physical_ms in [9, 7, 9] {
+        send!(a, Type::ArrayDelta, array_delta(physical_ms));
+    }
+    // Nothing but the pong says that they were taken.
+    a.expect_alive().await;
+    for physical_ms in [9, 7] {
+        let bytes = b.next_new().await;
+        let frame = SyncFrame::from_bytes(&bytes).expect("a frame");
+        assert_eq!(frame.msg_type, Type::ArrayDelta);
+        let received: ArrayDeltaMsg = frame.decode_body().expect("a body");
+        assert_eq!((received.array.as_str(), received.op_payload), ("a", array_op(physical_ms)));
+    }
+    let from_hlc_bytes = [0; 18];
+    let request = ArrayCatchupRequestMsg { array: "a".into(), from_hlc_bytes };
+    send!(a, Type::ArrayCatchupRequest, request);
+    let caught_up: ArrayDeltaBatchMsg = receive!(a, Type::ArrayDeltaBatch);
+    assert_eq!(caught_up.op_payloads, [array_op(7), array_op(9)], "in the order of their clocks");
+    let op_payloads = vec![array_op(9), array_op(10)];
+    send!(a, Type::ArrayDeltaBatch, ArrayDeltaBatchMsg { array: "a".into(), op_payloads });
+    let results: ArrayOpResultsMsg = receive!(a, Type::ArrayOpResults);
+    let outcomes: Vec<_> = results.results.iter().map(|result| &result.outcome).collect();
+    assert!(
+        matches!(outcomes[..], [ArrayOpOutcome::Duplicate, ArrayOpOutcome::Applied]),
+        "{outcomes:?}"
+    );
 }
