@@ -309,6 +309,8 @@ mod tests {
         assert_eq!(outcome, [Pushed::Duplicate]);
         let again = restored(&mut documents, &mut disk);
         assert_eq!(all(&again), kept);
+        let rows = disk.keys().filter(|key| key[0] == b'r').count();
+        assert_eq!(rows, kept.len(), "what was replaced is not on disk");
         assert_eq!((again.bytes(), again.head()), (documents.bytes(), documents.head()));
     }
 
