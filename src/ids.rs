@@ -132,6 +132,16 @@ impl PartialEq for ChannelKey {
     }
 }
 
+impl ChannelKey {
+    /// A hash of its own for every log: a channel and the log of its members' events share `hash`.
+    pub fn log_hash(&self) -> u64 {
+        match presence_logged(&self.name) {
+            Some(_) => !self.hash,
+            None => self.hash,
+        }
+    }
+}
+
 impl Eq for ChannelKey {}
 
 /// Names of the logs of members' events begin with it. No client can name such a channel.

@@ -137,7 +137,8 @@ impl Policy {
     pub fn with_presence_log(self, durability: Durability) -> Self {
         let log = Policy {
             durability,
-            history_age_s: self.presence_history_s,
+            // With a list of members before the beginning of what is asked for.
+            history_age_s: self.presence_history_s + self.presence_history_s / 8 + 1,
             history_messages: PRESENCE_LOG_MESSAGES,
             history_bytes: PRESENCE_LOG_BYTES,
             ..Policy::default()

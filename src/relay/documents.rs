@@ -12,6 +12,9 @@ use super::record::{ArrayClock, Content, Key, Record};
 use super::rows::{self, Row, RowChange};
 use crate::error::FrameError;
 
+/// Memory of a gate or an epoch, about.
+const ENTRY_BYTES: u64 = 64;
+
 /// What a device pushes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
@@ -43,6 +46,9 @@ pub struct Documents {
     log: Log,
     gates: HashMap<(u64, u64), Gate>,
     epochs: HashMap<u64, u64>,
+    /// The lowest number that each stream was told to push again later. Higher ones have to wait
+    /// for it: a gate remembers few holes.
+    put_off: HashMap<(u64, u64), u64>,
     /// By key; the newest counts.
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     changed_bytes: usize,
@@ -69,7 +75,13 @@ impl Documents {
                 Row::Engine { .. } => {}
             }
         }
+        documents.log.settle(u64::MAX);
         Ok(documents)
+    }
+
+    /// Everything up to a position is on disk.
+    pub fn settle(&mut self, through: u64) {
+        self.log.settle(through);
     }
 
     /// Position of the newest record.
@@ -77,9 +89,10 @@ impl Documents {
         self.log.head()
     }
 
-    /// Memory that the records take, about.
+    /// Memory that it takes, about.
     pub fn bytes(&self) -> u64 {
-        self.log.bytes()
+        let entries = self.gates.len() + self.epochs.len();
+        self.log.bytes() + entries as u64 * ENTRY_BYTES
     }
 
     /// What is to be stored since the last time, in the order of keys.
@@ -97,6 +110,7 @@ impl Documents {
     /// A session of a device begins. False if an earlier one had a higher epoch: there are two
     /// copies of the device.
     pub fn greet(&mut self, device: u64, epoch: u64) -> bool {
+        self.put_off.retain(|(known, _), _| *known != device);
         let known = self.epochs.entry(device).or_default();
         if epoch > *known {
             *known = epoch;
@@ -120,12 +134,19 @@ impl Documents {
             return all(Pushed::Duplicate);
         }
         let bytes: usize = contents.iter().map(Content::bytes).sum();
-        if self.bytes() + bytes as u64 > bytes_max {
+        let waits = is_gated && self.put_off.get(&gate).is_some_and(|first| *first < number);
+        if waits || self.bytes() + bytes as u64 > bytes_max {
+            if is_gated {
+                let first = self.put_off.entry(gate).or_insert(number);
+                *first = number.min(*first);
+            }
             return all(Pushed::Later);
         }
+        let pushed = (device, number);
         let outcomes =
-            contents.into_iter().map(|content| self.apply(device, &collection, content)).collect();
+            contents.into_iter().map(|content| self.apply(pushed, &collection, content)).collect();
         if is_gated {
+            self.put_off.remove(&gate);
             let known = self.gates.entry(gate).or_default();
             known.insert(number);
             let row = rows::encode_gate(known);
@@ -134,15 +155,20 @@ impl Documents {
         outcomes
     }
 
-    fn apply(&mut self, author: u64, collection: &Arc<str>, content: Content) -> Pushed {
+    /// `pushed`: the device, and its number of the push.
+    fn apply(&mut self, pushed: (u64, u64), collection: &Arc<str>, content: Content) -> Pushed {
         if self.is_known(collection, &content) {
             return Pushed::Duplicate;
         }
-        if let Content::Engine { kind, key, body } = content {
+        if let Content::Engine { kind, mut key, body } = content {
+            if key.is_empty() {
+                let number = [pushed.0.to_be_bytes(), pushed.1.to_be_bytes()].concat();
+                key = number.into();
+            }
             self.change(rows::engine_key(kind, collection, &key), Some(body.to_vec()));
             return Pushed::Applied;
         }
-        self.append(author, Arc::clone(collection), content);
+        self.append(pushed.0, Arc::clone(collection), content);
         Pushed::Applied
     }
 
@@ -214,9 +240,16 @@ impl Documents {
         self.log.range(after, through)
     }
 
-    /// Array ops after a clock, in the order of their clocks.
-    pub fn array_ops(&self, array: &str, after: &ArrayClock) -> Vec<Arc<Record>> {
-        self.log.array_ops(array, after)
+    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`: what
+    /// is behind it is not shown to anybody yet.
+    pub fn array_ops(
+        &self,
+        array: &str,
+        after: &ArrayClock,
+        through: u64,
+        bytes_max: usize,
+    ) -> Vec<Arc<Record>> {
+        self.log.array_ops(array, after, through, bytes_max)
     }
 }
 
@@ -253,7 +286,8 @@ mod tests {
         all.map(|record| record.content.clone()).collect()
     }
 
-    fn all(documents: &Documents) -> Vec<Content> {
+    fn all(documents: &mut Documents) -> Vec<Content> {
+        documents.settle(documents.head());
         let read = Read { bytes_max: usize::MAX, ..Read::default() };
         contents(&documents.page(&read, documents.head()))
     }
@@ -279,7 +313,7 @@ mod tests {
             }
             documents = restored(&mut documents, &mut disk);
         }
-        assert_eq!(all(&documents), [delta("2"), delta("1")]);
+        assert_eq!(all(&mut documents), [delta("2"), delta("1")]);
         let again = push(7, 2, "notes", delta("2"));
         assert_eq!(documents.push(again.clone(), MAX), [Pushed::Duplicate]);
         let elsewhere = Push { collection: "tasks".into(), ..again.clone() };
@@ -304,11 +338,11 @@ mod tests {
             assert_eq!(outcome, [Pushed::Applied]);
         }
         let kept = [schema("new"), delta("a"), row("l", Some("2"), 0), row("k", None, 0)];
-        assert_eq!(all(&documents), kept);
+        assert_eq!(all(&mut documents), kept);
         let outcome = documents.push(push(7, 0, "notes", schema("new")), MAX);
         assert_eq!(outcome, [Pushed::Duplicate]);
-        let again = restored(&mut documents, &mut disk);
-        assert_eq!(all(&again), kept);
+        let mut again = restored(&mut documents, &mut disk);
+        assert_eq!(all(&mut again), kept);
         let rows = disk.keys().filter(|key| key[0] == b'r').count();
         assert_eq!(rows, kept.len(), "what was replaced is not on disk");
         assert_eq!((again.bytes(), again.head()), (documents.bytes(), documents.head()));
@@ -330,6 +364,7 @@ mod tests {
                 let page = documents.page(&read, documents.head());
                 seen.extend(contents(&page));
                 (read.after, read.schemas_through) = (page.next, Some(page.schemas_through));
+                read.schemas_sent = page.schemas_sent;
                 pages += 1;
                 if page.done {
                     break;
@@ -368,6 +403,54 @@ mod tests {
     }
 
     #[test]
+    fn what_was_put_off_is_applied_before_what_follows_it() {
+        let mut documents = Documents::default();
+        assert_eq!(documents.push(push(7, 2, "notes", delta("b")), 0), [Pushed::Later]);
+        assert_eq!(documents.push(push(7, 1, "notes", delta("a")), MAX), [Pushed::Applied]);
+        assert_eq!(documents.push(push(7, 3, "notes", delta("c")), 0), [Pushed::Later]);
+        assert_eq!(documents.push(push(7, 4, "notes", delta("d")), MAX), [Pushed::Later]);
+        assert_eq!(documents.push(push(7, 3, "notes", delta("c")), MAX), [Pushed::Applied]);
+        assert_eq!(documents.push(push(7, 4, "notes", delta("d")), MAX), [Pushed::Applied]);
+        assert_eq!(documents.push(push(7, 9, "notes", delta("i")), 0), [Pushed::Later]);
+        // A device that does not have it any more begins a new session.
+        assert!(documents.greet(7, 1));
+        assert_eq!(documents.push(push(7, 10, "notes", delta("j")), MAX), [Pushed::Applied]);
+    }
+
+    #[test]
+    fn what_is_replaced_is_shown_until_what_replaces_it_is_stored() {
+        let mut documents = Documents::default();
+        let schema = |body: &str| Content::Schema { body: text(body) };
+        let pushes = [schema("old"), row("k", Some("1"), 0), schema("new"), row("k", Some("2"), 0)];
+        for (number, content) in (1..).zip(pushes) {
+            documents.push(push(7, number, "cfg", content), MAX);
+        }
+        let read = Read { bytes_max: usize::MAX, ..Read::default() };
+        for (through, expected) in [
+            (2, [schema("old"), row("k", Some("1"), 0)]),
+            (3, [schema("new"), row("k", Some("1"), 0)]),
+            (4, [schema("new"), row("k", Some("2"), 0)]),
+        ] {
+            documents.settle(through);
+            assert_eq!(contents(&documents.page(&read, through)), expected, "{through}");
+        }
+        assert_eq!(documents.range(0, 4).len(), 2);
+    }
+
+    #[test]
+    fn batches_of_an_engine_stay_beside_each_other() {
+        let (mut documents, mut disk) = (Documents::default(), BTreeMap::new());
+        for number in [1, 2] {
+            let content = Content::Engine { kind: 0xa0, key: Bytes::new(), body: text("rows") };
+            assert_eq!(documents.push(push(7, number, "t", content), MAX), [Pushed::Applied]);
+        }
+        let mut again = restored(&mut documents, &mut disk);
+        assert_eq!(disk.keys().filter(|key| key[0] == b'x').count(), 2);
+        let content = Content::Engine { kind: 0xa0, key: Bytes::new(), body: text("rows") };
+        assert_eq!(again.push(push(7, 2, "t", content), MAX), [Pushed::Duplicate]);
+    }
+
+    #[test]
     fn a_row_that_expires_is_deleted_once() {
         let mut documents = Documents::default();
         documents.push(push(7, 1, "cfg", row("k", Some("1"), 1000)), MAX);
@@ -377,7 +460,7 @@ mod tests {
         documents.expire(1999);
         assert_eq!(documents.head(), 3);
         documents.expire(2000);
-        assert_eq!(all(&documents), [row("l", Some("3"), 0), row("k", None, 0)]);
+        assert_eq!(all(&mut documents), [row("l", Some("3"), 0), row("k", None, 0)]);
         assert_eq!(documents.next_expiry_wall_ms(), None);
     }
 
@@ -414,7 +497,7 @@ mod tests {
             assert_eq!(documents.push(push(7, 0, "grid", op(at)), MAX), [expected]);
         }
         let clocks = |after| {
-            let ops = documents.array_ops("grid", &[after; 18]);
+            let ops = documents.array_ops("grid", &[after; 18], u64::MAX, usize::MAX);
             ops.iter().map(|record| record.content.clone()).collect::<Vec<_>>()
         };
         assert_eq!(clocks(0), [op(1), op(2)]);

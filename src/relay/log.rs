@@ -1,15 +1,24 @@
 //! A compacted log: records in the order of their positions, of each key only the newest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::fold::Fold;
-use super::record::{Content, Key, Record};
+use super::record::{ArrayClock, Content, Key, Record};
 
 #[derive(Debug, Default)]
 pub struct Log {
     records: BTreeMap<u64, Arc<Record>>,
     newest: HashMap<(Arc<str>, Key), u64>,
+    /// Records that were replaced, by the position of the one that replaces them. They are there
+    /// until that one is on disk: readers see one of the two.
+    replaced: BTreeMap<u64, u64>,
+    /// Positions of records by collection, and of all schemas.
+    of_collections: HashMap<Arc<str>, BTreeSet<u64>>,
+    schemas: BTreeSet<u64>,
+    /// Array ops by their clocks.
+    ops: HashMap<Arc<str>, BTreeMap<ArrayClock, u64>>,
     /// When rows expire, and their positions.
     expiring: BTreeSet<(u64, u64)>,
     /// By collection.
@@ -37,8 +46,10 @@ const FOLD_BYTES_MIN: usize = 64 * 1024;
 pub struct Read {
     /// It has all records up to this position. `u64::MAX`: it wants only what is yet to come.
     pub after: u64,
-    /// Schemas up to this position were sent before all records; `None` before the first page.
+    /// Schemas up to this position come before all records; `None` before the first page.
     pub schemas_through: Option<u64>,
+    /// Those up to this one were sent.
+    pub schemas_sent: u64,
     /// Only this collection.
     pub collection: Option<Arc<str>>,
     /// Bytes of records, about.
@@ -54,6 +65,7 @@ pub struct Page {
     /// Where the next page begins.
     pub next: u64,
     pub schemas_through: u64,
+    pub schemas_sent: u64,
     /// There is no more.
     pub done: bool,
 }
@@ -68,43 +80,69 @@ impl Log {
     }
 
     /// Adds a record behind all others, or where it was before a restart. Returns the position of
-    /// the one that it replaces.
+    /// the one that it replaces, which stays until [`Log::settle`].
     pub fn insert(&mut self, record: Record) -> Option<u64> {
         let (position, key) = (record.position, record.key());
         self.head = self.head.max(position);
-        if let Content::Row { row: Some(_), expires_wall_ms, .. } = record.content
-            && expires_wall_ms > 0
-        {
-            self.expiring.insert((expires_wall_ms, position));
-        }
+        let collection = Arc::clone(&record.collection);
         let replaced =
-            key.and_then(|key| self.newest.insert((Arc::clone(&record.collection), key), position));
-        self.bytes += record.bytes() as u64;
-        if matches!(record.content, Content::Delta { .. }) {
-            let deltas = self.deltas.entry(Arc::clone(&record.collection)).or_default();
-            (deltas.count, deltas.bytes) = (deltas.count + 1, deltas.bytes + record.bytes());
+            key.and_then(|key| self.newest.insert((Arc::clone(&collection), key), position));
+        match record.content {
+            Content::Row { row: Some(_), expires_wall_ms, .. } if expires_wall_ms > 0 => {
+                self.expiring.insert((expires_wall_ms, position));
+            }
+            Content::Schema { .. } => {
+                self.schemas.insert(position);
+            }
+            Content::ArrayOp { clock, .. } => {
+                self.ops.entry(Arc::clone(&collection)).or_default().insert(clock, position);
+            }
+            Content::Delta { .. } => {
+                let deltas = self.deltas.entry(Arc::clone(&collection)).or_default();
+                (deltas.count, deltas.bytes) = (deltas.count + 1, deltas.bytes + record.bytes());
+            }
+            _ => {}
         }
+        self.of_collections.entry(collection).or_default().insert(position);
+        self.bytes += record.bytes() as u64;
         self.records.insert(position, Arc::new(record));
         if let Some(replaced) = replaced {
-            self.remove(replaced);
+            self.replaced.insert(position, replaced);
+            self.forget_expiry(replaced);
         }
         replaced
     }
 
+    /// Everything up to a position is on disk: what was replaced up to there goes.
+    pub fn settle(&mut self, through: u64) {
+        while let Some(entry) = self.replaced.first_entry().filter(|entry| *entry.key() <= through)
+        {
+            let replaced = entry.remove();
+            self.remove(replaced);
+        }
+    }
+
+    fn forget_expiry(&mut self, position: u64) {
+        if let Some(record) = self.records.get(&position)
+            && let Content::Row { expires_wall_ms, .. } = record.content
+        {
+            self.expiring.remove(&(expires_wall_ms, position));
+        }
+    }
+
     fn remove(&mut self, position: u64) {
+        self.forget_expiry(position);
         let Some(record) = self.records.remove(&position) else { return };
         self.bytes -= record.bytes() as u64;
-        match record.content {
-            Content::Row { expires_wall_ms, .. } => {
-                self.expiring.remove(&(expires_wall_ms, position));
-            }
-            Content::Delta { .. } => {
-                if let Some(deltas) = self.deltas.get_mut(&record.collection) {
-                    deltas.count -= 1;
-                    deltas.bytes -= record.bytes();
-                }
-            }
-            _ => {}
+        self.schemas.remove(&position);
+        if let Some(positions) = self.of_collections.get_mut(&record.collection) {
+            positions.remove(&position);
+        }
+        if let (Content::Delta { .. }, Some(deltas)) =
+            (&record.content, self.deltas.get_mut(&record.collection))
+        {
+            deltas.count -= 1;
+            deltas.bytes -= record.bytes();
         }
     }
 
@@ -118,10 +156,9 @@ impl Log {
         let (collection, deltas) = due.min_by(|a, b| a.0.cmp(b.0))?;
         deltas.fold_at = 2 * deltas.bytes;
         let collection = Arc::clone(collection);
-        let is_delta = |record: &&Arc<Record>| {
-            record.collection == collection && matches!(record.content, Content::Delta { .. })
-        };
-        let records = self.records.range(..=through).map(|(_, record)| record);
+        let positions = self.of_collections.get(&collection)?.range(..=through);
+        let records = positions.filter_map(|position| self.records.get(position));
+        let is_delta = |record: &&Arc<Record>| matches!(record.content, Content::Delta { .. });
         let records = records.filter(is_delta).cloned().collect();
         Some(Fold { collection, records })
     }
@@ -162,64 +199,102 @@ impl Log {
         self.records.range(after + 1..=through).map(|(_, record)| Arc::clone(record)).collect()
     }
 
-    /// Array ops after a clock, in the order of their clocks.
-    pub fn array_ops(&self, array: &str, after: &[u8; 18]) -> Vec<Arc<Record>> {
-        let is_wanted = |record: &&Arc<Record>| match &record.content {
-            Content::ArrayOp { clock, .. } => &*record.collection == array && clock > after,
-            _ => false,
-        };
-        let mut ops: Vec<_> = self.records.values().filter(is_wanted).cloned().collect();
-        ops.sort_by_key(|record| match &record.content {
-            Content::ArrayOp { clock, .. } => *clock,
-            _ => [0; 18],
-        });
-        ops
+    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`: what
+    /// is behind it is not shown to anybody yet.
+    pub fn array_ops(
+        &self,
+        array: &str,
+        after: &ArrayClock,
+        through: u64,
+        bytes_max: usize,
+    ) -> Vec<Arc<Record>> {
+        let Some(ops) = self.ops.get(array) else { return Vec::new() };
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for position in ops.range((Bound::Excluded(*after), Bound::Unbounded)).map(|(_, at)| *at) {
+            let Some(op) = self.records.get(&position).filter(|_| position <= through) else {
+                continue;
+            };
+            bytes += op.bytes();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push(Arc::clone(op));
+        }
+        found
     }
 
     /// The next page for a reader. `through`: what is behind it is not shown to anybody yet.
     pub fn page(&self, read: &Read, through: u64) -> Page {
-        let is_wanted = |record: &Record| {
-            read.collection.as_ref().is_none_or(|wanted| *wanted == record.collection)
-        };
         let schemas_through = read.schemas_through.unwrap_or(through);
-        let mut page = Page { schemas_through, done: true, next: through, ..Page::default() };
+        let mut page = Page {
+            schemas_through,
+            schemas_sent: read.schemas_sent,
+            done: true,
+            next: through,
+            ..Page::default()
+        };
         if read.after == u64::MAX {
             return page;
         }
-        if read.schemas_through.is_none() {
-            page.schemas = self.schemas(through, is_wanted);
-        }
         let mut left = read.bytes_max;
-        for (position, record) in self.records.range(read.after.saturating_add(1)..) {
-            if *position > through {
-                break;
+        if !self.add_schemas(read, &mut page, &mut left) {
+            (page.next, page.done) = (read.after, false);
+            return page;
+        }
+        let from = read.after.saturating_add(1);
+        let records: Box<dyn Iterator<Item = &Arc<Record>>> = match &read.collection {
+            None if from > through => Box::new(std::iter::empty()),
+            None => Box::new(self.records.range(from..=through).map(|(_, record)| record)),
+            Some(collection) => {
+                let positions = self.of_collections.get(collection);
+                let positions = positions.into_iter().flat_map(move |all| all.range(from..));
+                let positions = positions.take_while(move |position| **position <= through);
+                Box::new(positions.filter_map(|position| self.records.get(position)))
             }
-            let is_sent = is_schema(record) && *position <= schemas_through;
-            if is_sent || !is_wanted(record) {
+        };
+        for record in records {
+            if is_schema(record) && record.position <= schemas_through {
                 continue;
             }
             let bytes = record.bytes();
-            if bytes > left && !page.records.is_empty() {
+            if bytes > left && !(page.records.is_empty() && page.schemas.is_empty()) {
                 page.done = false;
                 break;
             }
             left = left.saturating_sub(bytes);
-            page.next = *position;
+            page.next = record.position;
             page.records.push(Arc::clone(record));
         }
         if page.done {
             page.next = through.max(read.after);
+        } else if page.records.is_empty() {
+            page.next = read.after;
         }
         page
     }
 
-    fn schemas(&self, through: u64, is_wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
-        let positions = self.newest.iter().filter(|((_, key), _)| *key == Key::Schema);
-        let mut positions: Vec<u64> = positions.map(|(_, position)| *position).collect();
-        positions.sort_unstable();
-        let records = positions.iter().filter(|&&position| position <= through);
-        let records = records.filter_map(|position| self.records.get(position));
-        records.filter(|record| is_wanted(record)).cloned().collect()
+    /// Adds the schemas that come first. False when not all of them fit.
+    fn add_schemas(&self, read: &Read, page: &mut Page, left: &mut usize) -> bool {
+        let from = read.schemas_sent.saturating_add(1);
+        if from > page.schemas_through {
+            return true;
+        }
+        for position in self.schemas.range(from..=page.schemas_through) {
+            let Some(record) = self.records.get(position) else { continue };
+            let is_wanted =
+                read.collection.as_ref().is_none_or(|wanted| *wanted == record.collection);
+            if is_wanted {
+                let bytes = record.bytes();
+                if bytes > *left && !page.schemas.is_empty() {
+                    return false;
+                }
+                *left = left.saturating_sub(bytes);
+                page.schemas.push(Arc::clone(record));
+            }
+            page.schemas_sent = *position;
+        }
+        page.schemas_sent = page.schemas_through;
+        true
     }
 }
 

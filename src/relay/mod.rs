@@ -12,7 +12,7 @@
 //! | full | policy | reported to | counter |
 //! |---|---|---|---|
 //! | log of an app, above `documents.bytes_max` | pushes are to be tried again | device: Gap | `ignored{documents_full}` |
-//! | holes in the numbers of a device, above [`gate::RANGES_MAX`] | the oldest are closed | none | - |
+//! | holes in the numbers of a stream, above [`gate::RANGES_MAX`] | the oldest are closed: those are of refused pushes, since what is to be tried again holds up what follows | none | - |
 //!
 //! Sources: `protocols/nodedb.md` sections 4.6, 5, 8.3, 8.5 and 9.
 
@@ -30,7 +30,7 @@ pub use gate::Engine;
 pub use log::{Page, Read};
 pub use record::{ArrayClock, Content, Record};
 pub use repeats::{QUIET_MS, Repeats};
-pub use rows::{Row, RowChange};
+pub use rows::{LOADED, Row, RowChange};
 
 use crate::policy::Durability;
 

@@ -46,7 +46,7 @@ pub enum Content {
         snapshot: Bytes,
     },
     /// A push of an engine that no device receives: it is stored and not kept in memory. Replaces
-    /// an earlier one of the same kind and key.
+    /// an earlier one of the same kind and key; without a key it stays beside all others.
     Engine {
         kind: u8,
         key: Bytes,

@@ -16,6 +16,9 @@ const EPOCH: u8 = b'e';
 const GATE: u8 = b'g';
 const ENGINE: u8 = b'x';
 
+/// First bytes of the keys of rows that [`super::Documents::restore`] needs.
+pub const LOADED: [u8; 3] = [RECORD, EPOCH, GATE];
+
 /// A row that is to be written, or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowChange {

@@ -22,6 +22,13 @@ pub struct LoggedMember {
     pub data: Option<Value>,
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub encoding: Box<str>,
+    /// When it last announced itself, milliseconds since the Unix epoch; 0 if the entry is of then.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub announced: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Distinguishes `null` from a missing field.
@@ -49,7 +56,12 @@ impl LoggedMember {
             connection_id: (&*identity.connection).into(),
             data: state.and_then(|state| serde_json::from_slice(&state.data).ok()),
             encoding: state.map_or_else(Default::default, |state| state.encoding.clone()),
+            announced: 0,
         }
+    }
+
+    pub fn announced_at(self, announced: u64) -> Self {
+        LoggedMember { announced, ..self }
     }
 
     pub fn to_part(&self, action: PresenceAction) -> Part {
@@ -80,7 +92,7 @@ pub fn lists_everyone(entry: &Message) -> bool {
     entry.content.parts().iter().any(|part| &*part.name == snapshot)
 }
 
-/// Who was present after these entries, in the order of arrival, with the time of their last
+/// Who was present after these entries, in the order in which they joined, with the time of their last
 /// announcement. The first entry should list everyone.
 pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
     let mut present = IndexMap::new();
@@ -93,12 +105,18 @@ pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
             };
             let name = (member.client_id.clone(), member.connection_id.clone());
             match action {
+                PresenceAction::Update if present.contains_key(&name) => {
+                    present[&name] = (member, entry.timestamp_ms);
+                }
                 PresenceAction::Leave => {
                     present.shift_remove(&name);
                 }
                 PresenceAction::Present => {
                     listed.get_or_insert_default().insert(name.clone());
-                    present.entry(name).or_insert((member, entry.timestamp_ms));
+                    // In the order of the list. What is known of it says more than a list of names.
+                    let known = present.shift_remove(&name);
+                    let announced = member.announced;
+                    present.insert(name, known.unwrap_or((member, announced)));
                 }
                 _ => {
                     present.insert(name, (member, entry.timestamp_ms));

@@ -19,6 +19,8 @@ pub struct ShardContext {
     pub outbox: Outbox,
     pub timers: Timers,
     pub counters: Counters,
+    /// Events of members could not be stored.
+    pub presence_history_lost: bool,
 }
 
 impl ShardContext {
@@ -31,6 +33,7 @@ impl ShardContext {
             outbox: Outbox::new(id, peers),
             timers: Timers::default(),
             counters: Counters::default(),
+            presence_history_lost: false,
         }
     }
 

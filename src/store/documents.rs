@@ -3,7 +3,7 @@
 use super::engine::{Batch, Engine};
 use super::format::{self, documents_key, documents_of};
 use super::{OpenStore, StoreError};
-use crate::relay::{Row, RowChange};
+use crate::relay::{LOADED, Row, RowChange};
 
 /// Keys of the app's documents without what tells apps apart, and rows.
 type Rows = Vec<(Vec<u8>, bytes::Bytes)>;
@@ -15,7 +15,9 @@ type Rows = Vec<(Vec<u8>, bytes::Bytes)>;
 pub fn read_documents(store: &OpenStore, app: &str) -> Result<Rows, StoreError> {
     let prefix = documents_key(app, &[]);
     let mut rows = Vec::new();
-    for row in store.engine.prefix(&prefix) {
+    // What devices have pushed to other engines is never needed.
+    let kinds = LOADED.iter().map(|kind| documents_key(app, &[*kind]));
+    for row in kinds.flat_map(|kind| store.engine.prefix(&kind)) {
         let (key, row) = row?;
         let key = &key[prefix.len()..];
         if let Err(error) = Row::decode(key, &row) {

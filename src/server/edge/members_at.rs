@@ -10,7 +10,7 @@ use super::client::Unavailable;
 use super::http::{Body, JSON, TEXT, text, unavailable};
 use crate::admin;
 use crate::channel::{Message, PageLimit, Position};
-use crate::ids::{ChannelKey, ShardId, presence_log};
+use crate::ids::{ChannelKey, ShardId, presence_log, presence_logged};
 use crate::session::Answer;
 use crate::session::presence_history::{lists_everyone, present_after};
 use crate::shard::Command;
@@ -29,6 +29,8 @@ struct History<'e> {
 enum Unknown {
     Unavailable,
     Refused(String),
+    /// It is longer ago than history is kept.
+    TooLongAgo,
 }
 
 impl From<Unavailable> for Unknown {
@@ -61,6 +63,10 @@ pub async fn respond(edge: &Edge, app: &str, channel: &str, at_ms: u64) -> Respo
             let page = admin::members_at(app, channel, at_ms, &present);
             text(StatusCode::OK, JSON, page.to_string())
         }
+        Err(Unknown::TooLongAgo) => {
+            let why = "presence history does not reach back to that time\n";
+            text(StatusCode::NOT_FOUND, TEXT, why)
+        }
         Err(Unknown::Unavailable) => unavailable(),
         Err(Unknown::Refused(why)) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why),
     }
@@ -81,7 +87,7 @@ impl History<'_> {
             let is_old =
                 |entry: &Arc<Message>| at_ms >= started_ms && entry.timestamp_ms < started_ms;
             let is_outdated = page.first().is_some_and(is_old);
-            let Some(first) = page.first() else { break };
+            let Some(first) = page.first() else { return self.without_list(at_ms, clock.wall_ms) };
             before = first.serial;
             entries.splice(0..0, page);
             let list = entries.iter().rposition(|entry| lists_everyone(entry));
@@ -92,6 +98,17 @@ impl History<'_> {
             }
         }
         Ok(entries)
+    }
+
+    /// No list precedes the time: nobody had come yet, unless what was then is no longer kept.
+    fn without_list(&self, at_ms: u64, now_ms: u64) -> Result<Vec<Arc<Message>>, Unknown> {
+        let channel = presence_logged(&self.key.name).unwrap_or_default();
+        let policy = self.edge.shared.settings.policies.for_channel(channel);
+        let kept_ms = policy.presence_history_s.saturating_mul(1000);
+        match at_ms < now_ms.saturating_sub(kept_ms) {
+            true => Err(Unknown::TooLongAgo),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// The serial of the first entry after a time; that after the last one if there is none.

@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | the token may not publish to the collection | terminal ack, rejected; nothing for a schema | - |
 //! | name of a collection empty or over 255 bytes | terminal ack, rejected | - |
+//! | name of a shape, or of its collection, over 255 bytes | empty snapshot | `ignored{channel_name}` |
+//! | id of an item of an engine over 1,024 bytes; a batch from no device | terminal ack, rejected | - |
+//! | announcement of a collection over 64 KiB | - | `ignored{message_too_large}` |
 //! | delta, row or op empty or above `documents.delta_bytes_max` | terminal ack, rejected | - |
 //! | checksum of a delta wrong | DeltaAck, Gap: it is pushed again | - |
 //! | push of an engine whose records no device receives, without a disk | terminal ack, rejected | - |
@@ -46,6 +49,15 @@ const BARRIER_BIT: u64 = 1 << 63;
 
 /// The clock of a device is off by more than this: it is told.
 const SKEW_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Longest id of an item of an engine, which is part of a key of the store; bytes.
+const ITEM_BYTES_MAX: usize = 1024;
+
+/// Longest announcement of a collection, bytes.
+const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest name of a shape, which is in every frame of it; bytes.
+const SHAPE_BYTES_MAX: usize = 255;
 
 /// Ops in one message that answers a request for those of an array.
 const CATCH_UP_OPS_MAX: usize = 256;
@@ -123,7 +135,12 @@ impl Session {
     ) -> Judged {
         match message {
             Message::ShapeSubscribe(subscribe) => {
-                let shape = subscribe.shape.shape_id.into();
+                let shape = subscribe.shape.shape_id;
+                let names = [shape, collection_of(&subscribe.shape.shape_type).unwrap_or_default()];
+                if names.iter().any(|name| name.len() > SHAPE_BYTES_MAX) {
+                    return Judged::EmptySnapshot(Ignored::Refused(Reject::ChannelName));
+                }
+                let shape = shape.into();
                 match collection_of(&subscribe.shape.shape_type) {
                     Some(collection) if may_read(principal, collection) => {
                         let collection = collection.into();
@@ -141,6 +158,9 @@ impl Session {
                 let collection = Some(request.collection).filter(|name| !name.is_empty());
                 if collection.is_some_and(|name| !may_read(principal, name)) {
                     return Judged::EmptySnapshot(Ignored::Refused(Reject::Forbidden));
+                }
+                if request.shape_id.len() > SHAPE_BYTES_MAX {
+                    return Judged::EmptySnapshot(Ignored::Refused(Reject::ChannelName));
                 }
                 let (shape, collection) = (request.shape_id.into(), collection.map(Arc::from));
                 Judged::Request(DocumentRequest::Resync { shape, collection })
@@ -168,6 +188,9 @@ impl Session {
         body: &[u8],
     ) -> Judged {
         let Some((engine, collection, number)) = stream_of(message) else { return Judged::Other };
+        if engine == Engine::Array && self.layout < Layout::V0_6 {
+            return Judged::Refused("array ops need a newer client");
+        }
         if collection.is_empty() || collection.len() > COLLECTION_BYTES_MAX {
             return Judged::Refused("the name of a collection has 1 to 255 bytes");
         }
@@ -189,11 +212,19 @@ impl Session {
         let Some(contents) = contents_of(message, &body) else {
             return Judged::Ignored(Ignored::Malformed(FrameError::Body));
         };
-        let is_engine = |content: &Content| matches!(content, Content::Engine { .. });
-        if contents.iter().any(is_engine) && cx.settings.relay.durability != Durability::Disk {
-            return Judged::Refused("this server keeps nothing of this engine without a disk");
+        if let Some(Content::Engine { key, .. }) = contents.first() {
+            let is_numbered = number != 0 && principal.identity.device().is_some();
+            if cx.settings.relay.durability != Durability::Disk {
+                return Judged::Refused("this server keeps nothing of this engine without a disk");
+            }
+            if key.len() > ITEM_BYTES_MAX || (key.is_empty() && !is_numbered) {
+                return Judged::Refused("its id is too long, or it comes from no device");
+            }
         }
         let largest = contents.iter().map(Content::bytes).max().unwrap_or_default();
+        if matches!(message, Message::CollectionSchema(_)) && largest > SCHEMA_BYTES_MAX {
+            return Judged::Ignored(Ignored::Refused(Reject::MessageTooLarge));
+        }
         match message {
             Message::DeltaPush(push) if push.delta.is_empty() => {
                 return Judged::Refused("the delta is empty");
@@ -411,17 +442,11 @@ fn contents_of(message: &Message<'_>, body: &Bytes) -> Option<Vec<Content>> {
 /// A push of an engine. An insert and the delete of the same item replace each other.
 fn engine_content(message: &Message<'_>, body: &Bytes) -> Option<Content> {
     let kind = |message_type: MessageType| message_type.code();
-    let batch = |lite_id: &str, batch_id: u64| {
-        [lite_id.as_bytes(), &batch_id.to_be_bytes()].concat().into()
-    };
     let item = |parts: [&str; 2]| Bytes::from(parts.join("\0"));
     let (kind, key): (u8, Bytes) = match message {
-        Message::ColumnarInsert(push) => {
-            (kind(MessageType::ColumnarInsert), batch(push.lite_id, push.batch_id))
-        }
-        Message::TimeseriesPush(push) => {
-            (kind(MessageType::TimeseriesPush), batch(push.lite_id, push.batch_id))
-        }
+        // Batches are told apart by the device and its numbers.
+        Message::ColumnarInsert(_) => (kind(MessageType::ColumnarInsert), Bytes::new()),
+        Message::TimeseriesPush(_) => (kind(MessageType::TimeseriesPush), Bytes::new()),
         Message::VectorInsert(push) => {
             (kind(MessageType::VectorInsert), item([push.field_name, push.id]))
         }

@@ -174,7 +174,15 @@ impl Dialect for Session {
     fn append_fork(&self, replica: Replica, out: &mut Vec<u8>) {
         let Some(principal) = &self.principal else { return };
         let lite_id = principal.identity.device().map_or("", |device| &**device);
-        self.acknowledge_greeting(&principal.grant.app, lite_id, replica.epoch, true, out);
+        let ack = HandshakeAck {
+            success: true,
+            fork_detected: true,
+            server_wire_version: self.wire_version(),
+            producer_id: producer_id(&principal.grant.app, lite_id),
+            accepted_epoch: replica.epoch,
+            ..HandshakeAck::default()
+        };
+        self.acknowledge_greeting(ack, out);
     }
 
     fn adopt_identity(&mut self, identity: Arc<Identity>) {
@@ -321,8 +329,15 @@ impl Session {
         principal: Principal,
         out: &mut Vec<u8>,
     ) -> SessionOutput<'static> {
-        let Handshake { lite_id, epoch, .. } = *greeting;
-        self.acknowledge_greeting(&principal.grant.app, lite_id, epoch, false, out);
+        let Handshake { lite_id, epoch, wire_version, .. } = *greeting;
+        let ack = HandshakeAck {
+            success: true,
+            server_wire_version: wire_version,
+            producer_id: producer_id(&principal.grant.app, lite_id),
+            accepted_epoch: epoch,
+            ..HandshakeAck::default()
+        };
+        self.acknowledge_greeting(ack, out);
         let renewed = self.principal.as_ref().is_some_and(|old| is_same_session(old, &principal));
         if renewed {
             self.renew(principal);
@@ -337,24 +352,9 @@ impl Session {
         SessionOutput::Greeted(arrival)
     }
 
-    fn acknowledge_greeting(
-        &self,
-        app: &str,
-        lite_id: &str,
-        epoch: u64,
-        fork_detected: bool,
-        out: &mut Vec<u8>,
-    ) {
+    fn acknowledge_greeting(&self, ack: HandshakeAck<'_>, out: &mut Vec<u8>) {
         let name = self.name();
-        let ack = HandshakeAck {
-            success: true,
-            session_id: &name,
-            fork_detected,
-            server_wire_version: self.wire_version(),
-            producer_id: producer_id(app, lite_id),
-            accepted_epoch: epoch,
-            ..HandshakeAck::default()
-        };
+        let ack = HandshakeAck { session_id: &name, ..ack };
         self.reply(out, &Message::HandshakeAck(ack));
     }
 
@@ -365,14 +365,12 @@ impl Session {
         error: &str,
         reason: Ignored,
     ) -> SessionOutput<'static> {
-        let name = self.name();
         let ack = HandshakeAck {
-            session_id: &name,
             error: Some(error),
             server_wire_version: self.wire_version(),
             ..HandshakeAck::default()
         };
-        self.reply(out, &Message::HandshakeAck(ack));
+        self.acknowledge_greeting(ack, out);
         match self.principal.take() {
             Some(_) => SessionOutput::Ungreeted,
             None => SessionOutput::Ignored(reason),

@@ -19,9 +19,6 @@ const PAGE_BYTES: usize = 256 * 1024;
 /// Replays that a session may wait for.
 const REPLAYS_MAX: usize = 16;
 
-/// What a reader was sent is sent again once instead of several times when it is more than this.
-const REPEATED_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// What a session has received of the documents of its app.
 #[derive(Debug)]
 pub struct Reader {
@@ -38,6 +35,7 @@ pub struct Reader {
     /// The page that was asked for.
     awaited: Option<Awaited>,
     pages: u32,
+    page_bytes: usize,
     quiet: Quiet,
 }
 
@@ -78,16 +76,15 @@ struct Replay {
     is_asked_for: bool,
 }
 
-/// What was sent since the reader was last sent everything again.
+/// What was sent lately, and how often again.
 #[derive(Debug, Default)]
 struct Quiet {
-    /// Everything up to here was sent often enough.
-    confirmed: u64,
-    bytes: usize,
+    /// Up to where everything was sent again after each of the pauses.
+    done: [u64; QUIET_MS.len()],
     /// When something new was last sent; `None` when all was sent often enough.
     sent_ms: Option<u64>,
-    /// How often it was sent again since.
-    times: usize,
+    /// How many of the pauses are over since.
+    pauses: usize,
     is_timed: bool,
 }
 
@@ -104,6 +101,7 @@ impl Reader {
             replays: VecDeque::new(),
             awaited: None,
             pages: 0,
+            page_bytes: 0,
             quiet: Quiet::default(),
         }
     }
@@ -148,15 +146,17 @@ impl Reader {
     pub fn note_page(&mut self, now_ms: u64, awaited: Awaited, page: &Page, bytes: usize) {
         let advance = |read: &mut Read| {
             (read.after, read.schemas_through) = (page.next, Some(page.schemas_through));
+            read.schemas_sent = page.schemas_sent;
         };
+        self.page_bytes = bytes;
         if !awaited.is_replay {
             let is_from_start = self.read.after != u64::MAX;
             advance(&mut self.read);
             self.is_behind = !page.done;
             if !is_from_start {
-                self.quiet.confirmed = page.next;
+                self.quiet.done = [page.next; QUIET_MS.len()];
             } else if bytes > 0 {
-                self.note_sent(now_ms, bytes);
+                self.note_sent(now_ms);
             }
             return;
         }
@@ -169,14 +169,18 @@ impl Reader {
         }
         if is_asked_for && matches!(self.kind, ReaderKind::Device(_)) && bytes > 0 {
             // A device that has asked has lost something.
-            self.quiet.confirmed = 0;
-            self.note_sent(now_ms, bytes);
+            self.quiet.done = [0; QUIET_MS.len()];
+            self.note_sent(now_ms);
         }
     }
 
-    fn note_sent(&mut self, now_ms: u64, bytes: usize) {
-        self.quiet.bytes += bytes;
-        (self.quiet.sent_ms, self.quiet.times) = (Some(now_ms), 0);
+    fn note_sent(&mut self, now_ms: u64) {
+        (self.quiet.sent_ms, self.quiet.pauses) = (Some(now_ms), 0);
+    }
+
+    /// Bytes of its last page, which may not have been written yet.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
     }
 
     /// Adds what the client has asked to be sent again; false when too much waits.
@@ -190,26 +194,26 @@ impl Reader {
         has_room
     }
 
-    /// When it is next sent again what is not confirmed.
+    /// When it is next sent something again.
     pub fn quiet_due_ms(&self) -> Option<u64> {
-        self.quiet.sent_ms.map(|sent_ms| sent_ms + QUIET_MS[self.quiet.times])
+        self.quiet.sent_ms.map(|sent_ms| sent_ms + QUIET_MS[self.quiet.pauses])
     }
 
-    /// Its timer has fired: when it has been quiet for long enough, all that is not confirmed is to
-    /// be sent again.
+    /// Its timer has fired: when it has been quiet for long enough, what was not sent again after such a
+    /// pause is to be.
     pub fn note_quiet(&mut self, now_ms: u64) {
         self.quiet.is_timed = false;
         let is_due = self.quiet_due_ms().is_some_and(|due_ms| due_ms <= now_ms);
         if !is_due || self.is_waiting() {
             return;
         }
-        let after = self.quiet.confirmed;
-        let read = Read { after, bytes_max: PAGE_BYTES, ..Read::default() };
         let (through, snapshot) = (self.read.after, None);
+        let after = std::mem::replace(&mut self.quiet.done[self.quiet.pauses], through);
+        let read = Read { after, bytes_max: PAGE_BYTES, ..Read::default() };
         self.replays.push_back(Replay { read, through, snapshot, is_asked_for: false });
-        self.quiet.times += 1;
-        if self.quiet.times == QUIET_MS.len() || self.quiet.bytes > REPEATED_BYTES_MAX {
-            self.quiet = Quiet { confirmed: through, ..Quiet::default() };
+        self.quiet.pauses += 1;
+        if self.quiet.pauses == QUIET_MS.len() {
+            (self.quiet.sent_ms, self.quiet.pauses) = (None, 0);
         }
     }
 }
@@ -289,7 +293,7 @@ pub fn deliver_batch(
     };
     reader.read.after = batch.through;
     if bytes > 0 {
-        reader.note_sent(cx.now.mono_ms, bytes);
+        reader.note_sent(cx.now.mono_ms);
         set_replay_timer(cx, id, connection, cx.now.mono_ms + QUIET_MS[0]);
     }
     false

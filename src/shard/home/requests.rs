@@ -154,7 +154,10 @@ impl Home {
         if self.reply.is_empty() {
             return;
         }
-        let is_slow = conn.queue.len() > cx.limits().send_queue_bytes_max;
+        // A page of documents may be larger, and the answer comes right behind it.
+        let page_bytes = conn.cold().and_then(|cold| cold.reader.as_ref());
+        let page_bytes = page_bytes.map_or(0, |reader| reader.page_bytes());
+        let is_slow = conn.queue.len() > cx.limits().send_queue_bytes_max + page_bytes;
         if is_slow && !conn.session().has_flow_control() {
             self.reply.clear();
             return self.disconnect(cx, conn, Disconnect::Slow);

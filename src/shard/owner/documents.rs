@@ -5,30 +5,29 @@
 //! |---|---|---|---|
 //! | pushes that are being stored, above [`STORING_BYTES_MAX`] | further ones are put off | device: Gap | `ignored{documents_full}` |
 //! | log of an app, above `documents.bytes_max` | pushes are put off | device: Gap | `ignored{documents_full}` |
-//! | requests that wait for the log to be opened, above [`WAITING_MAX`] | pushes are put off, readers ask again | device: Gap | `ignored{documents_full}` |
+//! | a log that could not be read or written, for 1 to 30 s | all requests are put off | device: Gap | `ignored{documents_full}` |
+//! | requests that wait for the log to be opened, above 16,384, or 64 MiB of pushes | pushes are put off, readers ask again | device: Gap | `ignored{documents_full}` |
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Owner;
+use super::document_table::{AppDocuments, LogState, STORING_BYTES_MAX, Write, bytes_of};
 use crate::counters::Ignored;
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::Durability;
-use crate::relay::{CAN_FOLD, Documents, Page, Push, Pushed, Read, Record, Repeats};
+use crate::relay::{CAN_FOLD, Documents, Page, Push, Pushed, Read, Record};
 use crate::session::{DocumentAnswer, DocumentBatch, PushRequest, Receipt, Replica};
 use crate::shard::context::ShardContext;
 use crate::shard::documents::{DocumentCommand, DocumentEvent};
-use crate::shard::envelope::{Effect, Envelope};
+use crate::shard::envelope::Effect;
 use crate::shard::storage::{LogId, LogOf, StoreOperation, StoreOutcome, StoreRequest};
 use crate::shard::timers::Timer;
 
-/// Bytes of one app that are given to the store and not known to be on disk.
-const STORING_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Requests of one app that wait for its log to be opened.
-const WAITING_MAX: usize = 16 * 1024;
+/// Bytes of ops in the answer to a device that catches up with an array. It receives the others
+/// with the log, and may ask again.
+const CATCH_UP_BYTES: usize = 1024 * 1024;
 
 /// Bytes of records that are sent again together.
 const REPEAT_BYTES: usize = 128 * 1024;
@@ -36,107 +35,12 @@ const REPEAT_BYTES: usize = 128 * 1024;
 /// The log of an app is looked at for deltas to fold when it has grown by so much.
 const FOLD_EVERY_BYTES: u64 = 64 * 1024;
 
+/// How long the log is left alone after a failure, at first and at most: opening it reads all of it.
+const PAUSE_MS_MIN: u64 = 1000;
+const PAUSE_MS_MAX: u64 = 30_000;
+
 /// How long documents on disk stay in memory when nobody uses them.
 const UNUSED_MS: u64 = 60_000;
-
-/// The documents of the apps of one owner. As many as there are apps.
-#[derive(Debug, Default)]
-pub struct DocumentTable {
-    apps: Vec<AppDocuments>,
-    slots: HashMap<Arc<str>, u32>,
-    /// Apps to flush this turn; each once.
-    dirty: Vec<u32>,
-    openings: u64,
-}
-
-impl DocumentTable {
-    /// Something is to be stored or answered this turn.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-}
-
-#[derive(Debug)]
-struct AppDocuments {
-    key: Arc<ChannelKey>,
-    documents: Documents,
-    log: LogState,
-    /// Everything up to here is on disk, or need not be, and was sent; `None` before the log was
-    /// open for the first time.
-    stored: Option<u64>,
-    /// Requests that came before the log was open.
-    waiting: Vec<(ShardId, DocumentCommand)>,
-    /// What is to be said when the pushes of this turn are stored.
-    events: Vec<(ShardId, DocumentEvent)>,
-    /// What the store was given, in order.
-    writes: VecDeque<Write>,
-    storing_bytes: usize,
-    /// Homes with readers.
-    listeners: Vec<ShardId>,
-    repeats: Repeats,
-    /// When the timer that counts is due.
-    timer_ms: Option<u64>,
-    used_ms: u64,
-    is_dirty: bool,
-    /// Deltas are being folded.
-    is_folding: bool,
-    /// Bytes of the log at which it is looked at again whether deltas should be folded.
-    fold_at_bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LogState {
-    Closed,
-    Opening(u64),
-    Open(u64),
-}
-
-/// Rows that the store is writing.
-#[derive(Debug)]
-struct Write {
-    bytes: usize,
-    /// Position of the newest record in it, or before it.
-    through: u64,
-    events: Vec<(ShardId, DocumentEvent)>,
-}
-
-impl AppDocuments {
-    fn new(key: Arc<ChannelKey>, log: LogState) -> Self {
-        AppDocuments {
-            key,
-            documents: Documents::default(),
-            log,
-            stored: None,
-            waiting: Vec::new(),
-            events: Vec::new(),
-            writes: VecDeque::new(),
-            storing_bytes: 0,
-            listeners: Vec::new(),
-            repeats: Repeats::default(),
-            timer_ms: None,
-            used_ms: 0,
-            is_dirty: false,
-            is_folding: false,
-            fold_at_bytes: 0,
-        }
-    }
-
-    fn stored(&self) -> u64 {
-        self.stored.unwrap_or_default()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.listeners.is_empty()
-            && self.waiting.is_empty()
-            && self.events.is_empty()
-            && self.writes.is_empty()
-    }
-
-    fn send(&self, cx: &mut ShardContext, to: ShardId, event: DocumentEvent) {
-        let (app, event) = (Arc::clone(&self.key.app), Box::new(event));
-        cx.outbox.send(to, Envelope::Documents { app, event });
-    }
-}
 
 impl Owner {
     pub(super) fn handle_documents(
@@ -156,7 +60,8 @@ impl Owner {
             command if matches!(app.log, LogState::Open(_)) => {
                 self.act_on_documents(cx, slot, from, command);
             }
-            command if app.waiting.len() < WAITING_MAX => {
+            command if app.can_wait(cx.now.mono_ms, &command) => {
+                app.waiting_bytes += bytes_of(&command);
                 app.waiting.push((from, command));
                 self.open_documents(cx, slot);
             }
@@ -183,12 +88,20 @@ impl Owner {
             }
             DocumentCommand::Push { conn, replica, push } => {
                 let (push, receipt) = push_of(replica, *push);
+                let receipt_bytes = receipt.body.len();
                 let has_room = app.storing_bytes <= STORING_BYTES_MAX;
                 let outcomes =
                     app.documents.push(push, if has_room { policy.bytes_max } else { 0 });
                 count(cx, &outcomes);
+                let is_later = outcomes.first() == Some(&Pushed::Later);
                 let answer = DocumentAnswer::Pushed { receipt, outcomes };
-                app.events.push((from, DocumentEvent::Answer { conn, answer }));
+                let event = DocumentEvent::Answer { conn, answer };
+                if is_later {
+                    return app.send(cx, from, event);
+                }
+                app.events_bytes += receipt_bytes;
+                app.storing_bytes += receipt_bytes;
+                app.events.push((from, event));
                 self.documents.mark_dirty(slot);
             }
             DocumentCommand::Barrier { conn, timestamp_ms } => {
@@ -201,9 +114,7 @@ impl Owner {
                 app.send(cx, from, DocumentEvent::Page { conn, number, page });
             }
             DocumentCommand::CatchUp { conn, array, after } => {
-                let stored = app.stored();
-                let mut ops = app.documents.array_ops(&array, &after);
-                ops.retain(|op| op.position <= stored);
+                let ops = app.documents.array_ops(&array, &after, app.stored(), CATCH_UP_BYTES);
                 let answer = DocumentAnswer::ArrayOps { array, ops };
                 app.send(cx, from, DocumentEvent::Answer { conn, answer });
             }
@@ -239,20 +150,27 @@ impl Owner {
         for slot in std::mem::take(&mut self.documents.dirty) {
             let app = &mut self.documents.apps[slot as usize];
             app.is_dirty = false;
-            let bytes = app.documents.changed_bytes();
+            let changed_bytes = app.documents.changed_bytes();
             let changes = app.documents.take_changes();
             let events = std::mem::take(&mut app.events);
+            let bytes = changed_bytes + std::mem::take(&mut app.events_bytes);
             let write = Write { bytes, through: app.documents.head(), events };
             let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
             match (app.log, app.writes.back_mut()) {
                 (LogState::Open(opening), _) if is_on_disk && !changes.is_empty() => {
-                    app.storing_bytes += bytes;
+                    app.storing_bytes += changed_bytes;
                     app.writes.push_back(write);
                     let operation = StoreOperation::WriteRows(changes);
                     self.ask_for_documents(cx, slot, opening, operation);
                 }
-                (_, Some(earlier)) => earlier.events.extend(write.events),
-                (_, None) => self.finish_write(cx, slot, write),
+                (_, Some(earlier)) => {
+                    earlier.events.extend(write.events);
+                    earlier.bytes += bytes;
+                }
+                (_, None) => {
+                    app.storing_bytes -= bytes - changed_bytes;
+                    self.finish_write(cx, slot, write);
+                }
             }
             self.schedule_documents(cx, slot);
         }
@@ -266,6 +184,7 @@ impl Owner {
         }
         let after = app.stored();
         app.stored = Some(write.through.max(after));
+        app.documents.settle(write.through);
         if write.through > after {
             let records = app.documents.range(after, write.through);
             app.repeats.note(cx.now.mono_ms, after, write.through);
@@ -307,6 +226,7 @@ impl Owner {
             StoreOutcome::RowsWritten => {
                 if let Some(write) = app.writes.pop_front() {
                     app.storing_bytes -= write.bytes;
+                    app.pause_ms = 0;
                     self.finish_write(cx, log.slot, write);
                 }
             }
@@ -334,6 +254,7 @@ impl Owner {
         // After a failure there may be more on disk than was known.
         app.stored.get_or_insert(through);
         let waiting = std::mem::take(&mut app.waiting);
+        app.waiting_bytes = 0;
         self.finish_write(cx, log.slot, Write { bytes: 0, through, events: Vec::new() });
         for (from, command) in waiting {
             self.act_on_documents(cx, log.slot, from, command);
@@ -378,29 +299,6 @@ impl Owner {
         if app.timer_ms.is_none_or(|at| due_ms < at) {
             app.timer_ms = Some(due_ms);
             cx.timers.set(due_ms, Timer::Documents { slot });
-        }
-    }
-}
-
-impl DocumentTable {
-    fn find_or_insert(&mut self, cx: &ShardContext, key: &Arc<ChannelKey>) -> u32 {
-        if let Some(&slot) = self.slots.get(&key.app) {
-            return slot;
-        }
-        let log = match cx.settings.session.relay.durability {
-            Durability::Disk => LogState::Closed,
-            Durability::None | Durability::Memory => LogState::Open(0),
-        };
-        let slot = self.apps.len() as u32;
-        self.apps.push(AppDocuments::new(Arc::clone(key), log));
-        self.slots.insert(Arc::clone(&key.app), slot);
-        slot
-    }
-
-    fn mark_dirty(&mut self, slot: u32) {
-        let app = &mut self.apps[slot as usize];
-        if !std::mem::replace(&mut app.is_dirty, true) {
-            self.dirty.push(slot);
         }
     }
 }
@@ -455,7 +353,10 @@ fn push_of(replica: Option<Replica>, push: PushRequest) -> (Push, Receipt) {
 fn documents_failed(cx: &mut ShardContext, app: &mut AppDocuments) {
     app.log = LogState::Closed;
     app.documents = Documents::default();
-    (app.storing_bytes, app.is_folding) = (0, false);
+    (app.storing_bytes, app.events_bytes, app.waiting_bytes) = (0, 0, 0);
+    app.is_folding = false;
+    app.pause_ms = (2 * app.pause_ms).clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);
+    app.retry_ms = cx.now.mono_ms + app.pause_ms;
     let writes = std::mem::take(&mut app.writes);
     let events = writes.into_iter().flat_map(|write| write.events);
     let events: Vec<_> = events.chain(std::mem::take(&mut app.events)).collect();

@@ -148,8 +148,9 @@ impl World {
     }
 
     fn end_turn(&mut self) {
-        self.cx.now.mono_ms += 1;
-        self.cx.now.wall_ms += 1;
+        // A log that failed is left alone for a while.
+        self.cx.now.mono_ms += 700;
+        self.cx.now.wall_ms += 700;
         self.owner.flush(&mut self.cx);
         while let Some(effect) = self.cx.outbox.effects.pop_front() {
             match effect {

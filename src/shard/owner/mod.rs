@@ -7,6 +7,7 @@
 
 mod channel_entry;
 mod digest;
+mod document_table;
 mod documents;
 #[cfg(test)]
 mod documents_simulation;
@@ -36,7 +37,7 @@ use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::Answer;
 use channel_entry::OwnedChannel;
-use documents::DocumentTable;
+use document_table::DocumentTable;
 use lost_members::LostMembers;
 use presence_history::Logged;
 use retention::Retention;
@@ -266,6 +267,7 @@ fn send_answer(
     if to == ReplyTo::Nobody {
         if matches!(answer, Answer::Refused(_)) {
             cx.counters.drop(Dropped::PresenceHistory);
+            cx.presence_history_lost = true;
         }
         return;
     }

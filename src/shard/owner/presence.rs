@@ -140,6 +140,7 @@ impl Owner {
             Ok(Announced::TookOver) => {
                 cx.counters.resumed_members += 1;
                 self.entry(slot).record_peer_change(new.addr);
+                self.list_next(slot);
             }
             _ => {}
         }

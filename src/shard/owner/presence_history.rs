@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Owner;
 use super::channel_entry::OwnedChannel;
 use crate::channel::{Change, ChangeKind, Content, Draft, Member, Members, Part, Storage};
-use crate::ids::{Timestamp, presence_log};
+use crate::ids::{Clocks, Timestamp, presence_log};
 use crate::session::presence_history::{LoggedMember, PresenceAction, snapshot_mark};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Command, ReplyTo};
@@ -15,7 +15,8 @@ use crate::shard::envelope::{Command, ReplyTo};
 /// Events after which an entry lists everyone; more for channels with more members.
 const EVENTS_PER_SNAPSHOT: usize = 1000;
 
-/// Share of the time that history is kept after which an entry lists everyone.
+/// Share of the time that history is kept after which an entry lists everyone. The log is kept for
+/// one such share longer.
 const SNAPSHOTS_PER_HISTORY: u64 = 8;
 
 /// Bytes of states in a list of members; with more it is one of names only.
@@ -47,11 +48,14 @@ fn event(change: &Change) -> Option<Part> {
 }
 
 /// A mark, and everyone who is present.
-fn snapshot_of(members: &Members) -> impl Iterator<Item = Part> {
+fn snapshot_of(now: Clocks, members: &Members) -> impl Iterator<Item = Part> {
     let has_states = members.encoded_bytes() <= SNAPSHOT_BYTES_MAX;
     let present = move |member: &Member| {
         let state = has_states.then_some(&member.state);
-        LoggedMember::new(&member.identity, state).to_part(PresenceAction::Present)
+        let announced_ms = now.wall_ms.saturating_sub(member.age_ms(now));
+        LoggedMember::new(&member.identity, state)
+            .announced_at(announced_ms)
+            .to_part(PresenceAction::Present)
     };
     std::iter::once(snapshot_mark()).chain(members.iter().map(present))
 }
@@ -63,27 +67,68 @@ impl Owner {
             return;
         }
         let logged = self.presence_logged.get(&slot).copied();
-        let channel = self.entry(slot);
-        let key = cx.settings.router.key(&channel.key.app, &presence_log(&channel.key.name));
-        let members = channel.presence.members();
-        let history_ms = channel.policy.presence_history_s.saturating_mul(1000);
-        let is_due = |logged: Logged| {
-            logged.events > EVENTS_PER_SNAPSHOT.max(4 * members.len())
-                || cx.now.mono_ms > logged.listed.ms() + history_ms / SNAPSHOTS_PER_HISTORY
-        };
-        let (logged, entry) = match logged.filter(|logged| !is_due(*logged)) {
-            Some(logged) => (Logged { events: logged.events + events.len(), ..logged }, events),
-            None => {
-                let listed = Timestamp::at(cx.now.mono_ms);
-                let entry = events.into_iter().chain(snapshot_of(members)).collect();
-                (Logged { events: 0, listed }, entry)
+        let members = self.entry(slot).presence.members().len();
+        let logged = logged.filter(|logged| {
+            let is_long = logged.events > EVENTS_PER_SNAPSHOT.max(4 * members);
+            !is_long && cx.now.mono_ms < logged.listed.ms() + self.list_every_ms(slot)
+        });
+        let events_before = logged.map_or(0, |logged| logged.events);
+        match logged {
+            Some(logged) if members > 0 => {
+                let logged = Logged { events: events_before + events.len(), ..logged };
+                self.presence_logged.insert(slot, logged);
             }
-        };
-        // Who comes next is listed.
-        match members.is_empty() {
+            // Who comes next is listed.
+            Some(_) => drop(self.presence_logged.remove(&slot)),
+            None => return self.list(cx, slot, events),
+        }
+        self.append_presence(cx, slot, events);
+    }
+
+    /// Lists the members of channels that have not been listed for a while, so that there is a list
+    /// for every time that history reaches back to.
+    pub(super) fn list_members(&mut self, cx: &mut ShardContext) {
+        if std::mem::take(&mut cx.presence_history_lost) {
+            // Which channels have lost something is not known.
+            self.presence_logged.values_mut().for_each(|logged| logged.events = usize::MAX / 2);
+        }
+        let now_ms = cx.now.mono_ms;
+        let logged = self.presence_logged.iter();
+        let mut due: Vec<u32> = logged
+            .filter(|(slot, logged)| now_ms >= logged.listed.ms() + self.list_every_ms(**slot))
+            .map(|(slot, _)| *slot)
+            .collect();
+        due.sort_unstable();
+        due.into_iter().for_each(|slot| self.list(cx, slot, Vec::new()));
+    }
+
+    fn list_every_ms(&self, slot: u32) -> u64 {
+        let channel = self.channels.get(slot);
+        let history_s = channel.map_or(0, |channel| channel.policy.presence_history_s);
+        history_s.saturating_mul(1000) / SNAPSHOTS_PER_HISTORY
+    }
+
+    /// Adds an entry that lists everyone, after these events.
+    fn list(&mut self, cx: &mut ShardContext, slot: u32, events: Vec<Part>) {
+        let members = self.entry(slot).presence.members();
+        let list = snapshot_of(cx.now, members);
+        let (is_empty, entry) = (members.is_empty(), events.into_iter().chain(list).collect());
+        let listed = Timestamp::at(cx.now.mono_ms);
+        match is_empty {
             true => self.presence_logged.remove(&slot),
-            false => self.presence_logged.insert(slot, logged),
+            false => self.presence_logged.insert(slot, Logged { events: 0, listed }),
         };
+        self.append_presence(cx, slot, entry);
+    }
+
+    /// The next entry lists everyone: a member goes on under another name, without an event.
+    pub(super) fn list_next(&mut self, slot: u32) {
+        self.presence_logged.remove(&slot);
+    }
+
+    fn append_presence(&mut self, cx: &mut ShardContext, slot: u32, entry: Vec<Part>) {
+        let channel = &self.entry(slot).key;
+        let key = cx.settings.router.key(&channel.app, &presence_log(&channel.name));
         self.presence_entries += 1;
         let id = format!("{}-{:x}-{:x}", cx.id, cx.now.wall_ms, self.presence_entries);
         let draft = Box::new(Draft {

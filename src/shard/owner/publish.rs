@@ -167,7 +167,7 @@ impl Owner {
             messages.after(now, position, limit, policy)
         });
         replay.unwrap_or_else(|| {
-            let head = Position::Serial(self.retention.head(key.hash));
+            let head = Position::Serial(self.retention.head(key.log_hash()));
             (*position == head).then(Page::default)
         })
     }
@@ -175,7 +175,7 @@ impl Owner {
     fn reopen_log(&mut self, slot: u32) {
         let Owner { channels, retention, .. } = self;
         if let Some(channel) = channels.get_mut(slot) {
-            let hash = channel.key.hash;
+            let hash = channel.key.log_hash();
             channel.published.get_or_insert_with(|| retention.reopen(hash));
         }
     }

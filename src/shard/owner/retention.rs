@@ -20,7 +20,7 @@ const CHANNELS_AT_ONCE: u32 = 2_048;
 pub struct Retention {
     bytes: u64,
     bytes_max: u64,
-    /// Heads by the hash of the channel. At most `heads_max`; with as many they are forgotten, and
+    /// Heads by the hash of the log. At most `heads_max`; with as many they are forgotten, and
     /// every log begins at `base`.
     heads: HashMap<u64, u64>,
     heads_max: usize,
@@ -127,6 +127,7 @@ impl Owner {
             self.retention.next_slot = slot + 1;
             self.retain_channel(cx, slot);
         }
+        self.list_members(cx);
         if self.channels.len() > 0 {
             self.begin_retention(cx);
         }
@@ -142,7 +143,7 @@ impl Owner {
         if published.durable.is_some() {
             self.close_idle_log(cx, slot);
         } else if is_over == Some(true) {
-            self.retention.remember_head(channel.key.hash, published.messages.head());
+            self.retention.remember_head(channel.key.log_hash(), published.messages.head());
             self.channels.remove(slot);
         }
     }
