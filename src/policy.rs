@@ -234,8 +234,8 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// The policy of the first namespace that matches the channel, or that of the log of its members'
-    /// events if that is its name.
+    /// The policy of the first namespace that matches the channel, or that of the log of its
+    /// members' events if that is its name.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {
         let logged = presence_logged(channel);
         let rule = self.rule_for(logged.unwrap_or(channel));

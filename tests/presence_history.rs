@@ -152,3 +152,18 @@ fn a_long_history_is_read_from_its_last_list_of_everyone() {
     assert_eq!(users(early), [user(0, 0), user(1, 1), user(2, 2)]);
     assert_eq!(users(now_ms()), [user(0, 2999), user(1, 1), user(2, 2)]);
 }
+
+/// Members about whom nothing is to be said are listed every now and then.
+#[test]
+fn members_that_are_quiet_are_known_for_as_long_as_history_is_kept() {
+    let server = Server::start("[[namespace]]\nmatch = \"room:*\"\npresence_history_s = 2\n");
+    let begun = now_ms();
+    let _ann = enter(&server, "ann", json!(1));
+    thread::sleep(Duration::from_secs(5));
+    let ann = [("ann".to_owned(), json!(1))];
+    assert_eq!(members(&server, "room:1", "0s"), ann);
+    assert_eq!(members(&server, "room:1", "1s"), ann);
+    let (admin, at) = (server.admin().to_string(), begun.to_string());
+    let refusal = command::refusal(&["members", "room:1", "--admin", &admin, "--at", &at], 1);
+    assert!(refusal.contains("does not reach back"), "{refusal}");
+}

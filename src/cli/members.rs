@@ -21,8 +21,8 @@ const HEADER: [&str; 4] = ["USER", "STATE", "AGE", "CONNECTION"];
 
 /// List who is present in a channel, in the order they joined
 ///
-/// AGE is the time since a member last announced its state, at the time that is shown. An empty or unknown channel has no
-/// members; that is no error.
+/// AGE is the time since a member last announced its state, at the time that is shown. An empty or
+/// unknown channel has no members; that is no error.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount members doc:1 --json | jq '.members[].user'")]
 pub(super) struct Members {

@@ -71,7 +71,8 @@ fn fold(_: &[Arc<Record>]) -> Option<(Vec<u64>, Bytes)> {
     None
 }
 
-#[cfg(all(test, feature = "compaction"))]
+#[cfg(test)]
+#[cfg(feature = "compaction")]
 mod tests {
     use super::*;
     use crate::relay::Content;

@@ -35,10 +35,7 @@ async fn concurrent_edits_end_in_the_same_document_everywhere() {
     for round in 0..5 {
         let value = |name: &str| format!("{name}{round}");
         let (from_a, from_b) = (value("a"), value("b"));
-        tokio::join!(
-            a.put("notes", "n1", "left", &from_a),
-            b.put("notes", "n1", "right", &from_b),
-        );
+        tokio::join!(a.put("notes", "n1", "left", &from_a), b.put("notes", "n1", "right", &from_b),);
     }
     let begun = Instant::now();
     loop {

@@ -10,7 +10,7 @@ use nodedb_types::sync::wire::array::{
 use nodedb_types::sync::wire::{
     AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsIndexAckMsg,
     FtsIndexMsg, KvPushAckMsg, KvPushMsg, KvPushOp, PingPongMsg, ResyncReason, ResyncRequestMsg,
-    RowPushMsg, RowOp, ShapeDeltaMsg, ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg,
+    RowOp, RowPushMsg, ShapeDeltaMsg, ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg,
     SyncFrame, SyncMessageType as Type, TimeseriesAckMsg, TimeseriesPushMsg,
 };
 use std::collections::{HashMap, HashSet};
@@ -135,7 +135,8 @@ async fn a_delta_is_acknowledged_and_sent_to_the_other_devices_only() {
     let server = Server::start();
     let (mut a, mut b) = (device(&server, "alice").await, device(&server, "bob").await);
     let mut watcher = Device::login(&server, &user("carol")).await;
-    let mut other_app = Device::login(&server, &anonymous().lite("lite-x").with_token(String::new())).await;
+    let mut other_app =
+        Device::login(&server, &anonymous().lite("lite-x").with_token(String::new())).await;
     assert_eq!(push(&mut a, &delta(1, b"loro")).await, AckStatus::Applied);
     let received: ShapeDeltaMsg = receive!(b, Type::ShapeDelta);
     assert_eq!((received.collection.as_str(), received.document_id.as_str()), ("notes", "n1"));
@@ -184,7 +185,10 @@ async fn a_wrong_checksum_is_pushed_again_and_nonsense_is_rejected_gently() {
     ];
     for pushed in refused {
         let status = push(&mut a, &pushed).await;
-        assert!(matches!(&status, AckStatus::Rejected { reason } if !reason.is_empty()), "{status:?}");
+        assert!(
+            matches!(&status, AckStatus::Rejected { reason } if !reason.is_empty()),
+            "{status:?}"
+        );
     }
     a.expect_alive().await;
 }
@@ -272,8 +276,7 @@ async fn of_rows_newcomers_receive_the_newest_and_expired_ones_are_deleted() {
     let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let soon = soon.expect("after 1970").as_millis() as u64 + 800;
     let delete = KvPushMsg { op: KvPushOp::Delete, ..put(4, "l", b"", 0) };
-    let pushes =
-        [put(1, "k", b"old", 0), put(2, "l", b"gone", 0), put(3, "k", b"new", 0), delete];
+    let pushes = [put(1, "k", b"old", 0), put(2, "l", b"gone", 0), put(3, "k", b"new", 0), delete];
     for pushed in pushes.iter().chain([&put(5, "m", b"short", soon)]) {
         assert_eq!(push_row(&mut a, pushed.clone()).await, AckStatus::Applied);
     }
@@ -626,4 +629,102 @@ async fn array_ops_are_kept_by_their_clocks_and_caught_up_with() {
         matches!(outcomes[..], [ArrayOpOutcome::Duplicate, ArrayOpOutcome::Applied]),
         "{outcomes:?}"
     );
+}
+
+fn fts(doc_id: &str, number: u64) -> FtsIndexMsg {
+    FtsIndexMsg {
+        lite_id: "lite-alice".into(),
+        collection: "notes".into(),
+        doc_id: doc_id.into(),
+        fields: vec![("title".into(), "hello".into())],
+        batch_id: number,
+        producer_id: 1,
+        epoch: 1,
+        seq: number,
+    }
+}
+
+#[tokio::test]
+async fn long_names_are_refused_and_harm_nobody() {
+    let server = Server::start();
+    let mut a = device(&server, "alice").await;
+    send!(a, Type::FtsIndex, fts(&"x".repeat(70_000), 1));
+    let ack: FtsIndexAckMsg = receive!(a, Type::FtsIndexAck);
+    assert!(matches!(ack.status, AckStatus::Rejected { .. }), "{ack:?}");
+    send!(a, Type::FtsIndex, fts("n1", 2));
+    let ack: FtsIndexAckMsg = receive!(a, Type::FtsIndexAck);
+    assert_eq!(ack.status, AckStatus::Applied);
+    assert_eq!(push(&mut a, &delta(1, b"one")).await, AckStatus::Applied);
+    let shape = ShapeDefinition { shape_id: "s".repeat(70_000), ..notes_shape() };
+    send!(a, Type::ShapeSubscribe, ShapeSubscribeMsg { shape });
+    let snapshot: ShapeSnapshotMsg = receive!(a, Type::ShapeSnapshot);
+    assert_eq!(snapshot.shape_id.len(), 70_000);
+    a.expect_silence(200).await;
+}
+
+/// A device numbers its batches from 1 whenever it is opened; the numbers of its stream go on.
+#[tokio::test]
+async fn batches_of_a_device_that_was_opened_again_do_not_replace_earlier_ones() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let server = Config::new().set("data.dir", &format!("{data:?}")).start();
+    for (epoch, seq) in [(1, 1), (2, 2)] {
+        let who = Who { epoch, ..user("alice").lite("lite-alice") };
+        let mut a = Device::login(&server, &who).await;
+        let columnar = ColumnarInsertMsg {
+            lite_id: "lite-alice".into(),
+            collection: "rows".into(),
+            rows: vec![vec![0x91, seq as u8]],
+            batch_id: 1,
+            schema_bytes: Vec::new(),
+            producer_id: 1,
+            epoch,
+            seq,
+        };
+        send!(a, Type::ColumnarInsert, columnar);
+        let ack: ColumnarInsertAckMsg = receive!(a, Type::ColumnarInsertAck);
+        assert_eq!(ack.status, AckStatus::Applied);
+    }
+    drop(server);
+    let exported = std::process::Command::new(headcount_blackbox::server::binary())
+        .args(["store", "export", "--data-dir"])
+        .arg(&data)
+        .output()
+        .expect("it runs");
+    let exported = String::from_utf8_lossy(&exported.stdout).into_owned();
+    assert_eq!(exported.matches("\"engine\":160").count(), 2, "{exported}");
+}
+
+/// The server is killed again and again while a device pushes.
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_the_server_is_killed() {
+    const ROUNDS: u64 = 8;
+    let mut server = Server::start();
+    let (mut next, mut acknowledged) = (1u64, 0u64);
+    for round in 0..ROUNDS {
+        let mut a = device(&server, "alice").await;
+        let begun = Instant::now();
+        // What was not acknowledged is pushed again, as devices do.
+        next = acknowledged + 1;
+        while begun.elapsed() < ms(60 + 37 * round) {
+            for _ in 0..16 {
+                send!(a, Type::DeltaPush, delta(next, &next.to_be_bytes()));
+                next += 1;
+            }
+            for _ in 0..12 {
+                let ack: DeltaAckMsg = receive!(a, Type::DeltaAck);
+                assert!(matches!(ack.status, AckStatus::Applied | AckStatus::Duplicate), "{ack:?}");
+                acknowledged = ack.applied_seq.max(acknowledged);
+            }
+        }
+        server = server.kill_and_restart();
+    }
+    let mut late = device(&server, "bob").await;
+    let mut numbers = Vec::new();
+    while numbers.last() < Some(&acknowledged) {
+        let received: ShapeDeltaMsg = receive!(late, Type::ShapeDelta);
+        numbers.push(u64::from_be_bytes(received.delta[..].try_into().expect("8 bytes")));
+    }
+    let expected: Vec<u64> = (1..=acknowledged).collect();
+    assert_eq!(numbers[..expected.len()], expected[..], "{next} were pushed");
 }
