@@ -20,11 +20,12 @@
 //!
 //! Reading order: `server` (the process), `generation` (frames of each client generation),
 //! `client` (one connection and what it expects), `room` (several members at once), `token`,
-//! `raw` (bytes that no proper client sends), `cli`.
+//! `pushes` (what devices push), `raw` (bytes that no proper client sends), `cli`.
 
 pub mod cli;
 pub mod client;
 pub mod generation;
+pub mod pushes;
 pub mod raw;
 pub mod room;
 pub mod server;

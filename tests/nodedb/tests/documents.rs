@@ -1,35 +1,27 @@
 //! Everything that is not presence, without a relay of documents: always an answer, never a loss
 //! (sections 8.3 and 9.5). `relay` has the same with one.
 
+use headcount_blackbox::pushes::{columnar, fts, next_of, notes_shape, timeseries};
+use headcount_blackbox::send;
 use headcount_blackbox::{Config, DEADLINE, Generation, Received, Server, SyncClient, user};
 use nodedb_types::sync::shape::{ShapeDefinition, ShapeType};
 use nodedb_types::sync::wire::{
-    AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsDeleteAckMsg,
-    FtsDeleteMsg, FtsIndexAckMsg, FtsIndexMsg, KvPushAckMsg, KvPushMsg, KvPushOp, ResyncReason,
-    ResyncRequestMsg, ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg,
-    SpatialDeleteAckMsg, SpatialDeleteMsg, SpatialInsertAckMsg, SpatialInsertMsg, SyncFrame,
-    SyncMessageType as Type, ThrottleMsg, TimeseriesAckMsg, TimeseriesPushMsg, VectorClockSyncMsg,
-    VectorDeleteAckMsg, VectorDeleteMsg, VectorInsertAckMsg, VectorInsertMsg,
+    AckStatus, ColumnarInsertAckMsg, DeltaAckMsg, DeltaPushMsg, FtsDeleteAckMsg, FtsDeleteMsg,
+    FtsIndexAckMsg, KvPushAckMsg, KvPushMsg, KvPushOp, ResyncReason, ResyncRequestMsg,
+    ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg, SpatialDeleteAckMsg,
+    SpatialDeleteMsg, SpatialInsertAckMsg, SpatialInsertMsg, SyncMessageType as Type, ThrottleMsg,
+    TimeseriesAckMsg, VectorClockSyncMsg, VectorDeleteAckMsg, VectorDeleteMsg, VectorInsertAckMsg,
+    VectorInsertMsg,
 };
 use std::collections::HashMap;
 
 const LITE: &str = "lite-a";
 
-/// Sends one message of the current generation.
-macro_rules! send {
-    ($client:expr, $kind:expr, $message:expr) => {
-        $client.send(&SyncFrame::new_msgpack($kind, &$message).expect("encodes").to_bytes()).await
-    };
-}
-
 /// Reads the next frame, which must be of this kind, as the message the context asks for.
 macro_rules! receive {
-    ($client:expr, $kind:expr) => {{
-        let bytes = $client.next_frame().await;
-        let frame = SyncFrame::from_bytes(&bytes).expect("a frame of 0.6.2");
-        assert_eq!(frame.msg_type, $kind, "{bytes:02x?}");
-        frame.decode_body().expect("a body of 0.6.2")
-    }};
+    ($client:expr, $kind:expr) => {
+        next_of(&mut $client, $kind).await.decode_body().expect("a body of 0.6.2")
+    };
 }
 
 /// A device of a server without a relay.
@@ -118,17 +110,7 @@ async fn a_delta_of_a_generation_without_refusals_ends_its_session_with_a_reason
 #[tokio::test]
 async fn a_columnar_insert_is_acked() {
     let (_server, mut client) = lite().await;
-    let push = ColumnarInsertMsg {
-        lite_id: LITE.into(),
-        collection: "rows".into(),
-        rows: vec![vec![0x91, 0x01], vec![0x91, 0xcc, 0xff]],
-        batch_id: 11,
-        schema_bytes: vec![1, 2],
-        producer_id: 1,
-        epoch: 1,
-        seq: 3,
-    };
-    send!(client, Type::ColumnarInsert, push);
+    send!(client, Type::ColumnarInsert, columnar(LITE, 11, 3));
     let ack: ColumnarInsertAckMsg = receive!(client, Type::ColumnarInsertAck);
     assert_eq!((ack.collection.as_str(), ack.batch_id, ack.accepted), ("rows", 11, 0));
     assert!(is_rejected(&ack.status), "{ack:?}");
@@ -137,22 +119,7 @@ async fn a_columnar_insert_is_acked() {
 #[tokio::test]
 async fn a_timeseries_push_is_acked() {
     let (_server, mut client) = lite().await;
-    let push = TimeseriesPushMsg {
-        lite_id: LITE.into(),
-        batch_id: 12,
-        collection: "metrics".into(),
-        ts_block: vec![1],
-        val_block: vec![2],
-        series_block: Vec::new(),
-        sample_count: 1,
-        min_ts: -5,
-        max_ts: 1_700_000_000_000,
-        watermarks: HashMap::new(),
-        producer_id: 1,
-        epoch: 1,
-        seq: 4,
-    };
-    send!(client, Type::TimeseriesPush, push);
+    send!(client, Type::TimeseriesPush, timeseries(LITE, 12, 4));
     let ack: TimeseriesAckMsg = receive!(client, Type::TimeseriesAck);
     assert_eq!((ack.collection.as_str(), ack.batch_id, ack.accepted), ("metrics", 12, 0));
     assert!(is_rejected(&ack.status), "{ack:?}");
@@ -196,16 +163,7 @@ async fn vector_pushes_are_acked() {
 #[tokio::test]
 async fn full_text_pushes_are_acked() {
     let (_server, mut client) = lite().await;
-    let index = FtsIndexMsg {
-        lite_id: LITE.into(),
-        collection: "notes".into(),
-        doc_id: "n1".into(),
-        fields: vec![("title".into(), "hello".into())],
-        batch_id: 15,
-        producer_id: 1,
-        epoch: 1,
-        seq: 7,
-    };
+    let index = fts(LITE, "n1", 15, 7);
     send!(client, Type::FtsIndex, index);
     let ack: FtsIndexAckMsg = receive!(client, Type::FtsIndexAck);
     assert_eq!((ack.doc_id.as_str(), ack.batch_id, ack.accepted), ("n1", 15, false));
@@ -282,16 +240,6 @@ async fn key_value_pushes_are_acked() {
     }
 }
 
-fn document_shape() -> ShapeDefinition {
-    ShapeDefinition {
-        shape_id: "s1".into(),
-        tenant_id: 1,
-        shape_type: ShapeType::Document { collection: "notes".into(), predicate: Vec::new() },
-        description: "all notes".into(),
-        field_filter: Vec::new(),
-    }
-}
-
 fn assert_empty(snapshot: &ShapeSnapshotMsg) {
     assert_eq!(snapshot.shape_id, "s1");
     assert_eq!(snapshot.data, b"");
@@ -302,7 +250,7 @@ fn assert_empty(snapshot: &ShapeSnapshotMsg) {
 async fn a_shape_subscription_gets_an_empty_snapshot() {
     let (_server, mut client) = lite().await;
     let vector = ShapeType::Vector { collection: "notes".into(), field_name: None };
-    for shape in [document_shape(), ShapeDefinition { shape_type: vector, ..document_shape() }] {
+    for shape in [notes_shape(), ShapeDefinition { shape_type: vector, ..notes_shape() }] {
         send!(client, Type::ShapeSubscribe, ShapeSubscribeMsg { shape });
         assert_empty(&receive!(client, Type::ShapeSnapshot));
     }

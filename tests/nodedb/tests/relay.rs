@@ -1,5 +1,7 @@
 //! The relay of documents, frame by frame (sections 5, 8.3, 8.5 and 9).
 
+use headcount_blackbox::pushes::{columnar, expect_kind, fts, notes_shape, timeseries};
+use headcount_blackbox::send;
 use headcount_blackbox::{
     Config, Generation, Received, Server, SyncClient, Who, anonymous, ms, token, user,
 };
@@ -8,32 +10,25 @@ use nodedb_types::sync::wire::array::{
     ArrayCatchupRequestMsg, ArrayDeltaBatchMsg, ArrayDeltaMsg, ArrayOpOutcome, ArrayOpResultsMsg,
 };
 use nodedb_types::sync::wire::{
-    AckStatus, ColumnarInsertAckMsg, ColumnarInsertMsg, DeltaAckMsg, DeltaPushMsg, FtsIndexAckMsg,
-    FtsIndexMsg, KvPushAckMsg, KvPushMsg, KvPushOp, PingPongMsg, ResyncReason, ResyncRequestMsg,
-    RowOp, RowPushMsg, ShapeDeltaMsg, ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg,
-    SyncFrame, SyncMessageType as Type, TimeseriesAckMsg, TimeseriesPushMsg,
+    AckStatus, ColumnarInsertAckMsg, DeltaAckMsg, DeltaPushMsg, FtsIndexAckMsg, KvPushAckMsg,
+    KvPushMsg, KvPushOp, PingPongMsg, ResyncReason, ResyncRequestMsg, RowOp, RowPushMsg,
+    ShapeDeltaMsg, ShapeSnapshotMsg, ShapeSubscribeMsg, ShapeUnsubscribeMsg, SyncFrame,
+    SyncMessageType as Type, TimeseriesAckMsg,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
-
-/// Sends one message of the current generation.
-macro_rules! send {
-    ($client:expr, $kind:expr, $message:expr) => {
-        $client.send(&SyncFrame::new_msgpack($kind, &$message).expect("encodes").to_bytes()).await
-    };
-}
 
 /// Reads the next frame of this kind, as the message the context asks for. Frames of documents that
 /// are sent again are passed over.
 macro_rules! receive {
-    ($client:expr, $kind:expr) => {{
-        let bytes = $client.next_new().await;
-        let frame = SyncFrame::from_bytes(&bytes).expect("a frame of 0.6.2");
-        assert_eq!(frame.msg_type, $kind, "{bytes:02x?}");
-        frame.decode_body().expect("a body of 0.6.2")
-    }};
+    ($client:expr, $kind:expr) => {
+        expect_kind(&$client.next_new().await, $kind).decode_body().expect("a body of 0.6.2")
+    };
 }
+
+/// The device of alice.
+const LITE: &str = "lite-alice";
 
 /// A session that passes over documents which are sent again.
 struct Device {
@@ -300,16 +295,6 @@ async fn of_rows_newcomers_receive_the_newest_and_expired_ones_are_deleted() {
     assert!(later.contains(&("m".to_owned(), Vec::new(), true)), "{later:?}");
 }
 
-fn notes_shape() -> ShapeDefinition {
-    ShapeDefinition {
-        shape_id: "s1".into(),
-        tenant_id: 1,
-        shape_type: ShapeType::Document { collection: "notes".into(), predicate: Vec::new() },
-        description: "all notes".into(),
-        field_filter: Vec::new(),
-    }
-}
-
 #[tokio::test]
 async fn a_shape_brings_a_snapshot_then_the_log_then_what_comes() {
     let server = Server::start();
@@ -386,50 +371,15 @@ async fn pushes_of_other_engines_are_kept_and_acknowledged() {
     let server = Server::start();
     let mut a = device(&server, "alice").await;
     for status in [AckStatus::Applied, AckStatus::Duplicate] {
-        let columnar = ColumnarInsertMsg {
-            lite_id: "lite-alice".into(),
-            collection: "rows".into(),
-            rows: vec![vec![0x91, 0x01], vec![0x91, 0xcc, 0xff]],
-            batch_id: 11,
-            schema_bytes: vec![1, 2],
-            producer_id: 1,
-            epoch: 1,
-            seq: 3,
-        };
-        send!(a, Type::ColumnarInsert, columnar);
+        send!(a, Type::ColumnarInsert, columnar(LITE, 11, 3));
         let ack: ColumnarInsertAckMsg = receive!(a, Type::ColumnarInsertAck);
         assert_eq!((ack.batch_id, ack.accepted, ack.rejected, ack.applied_seq), (11, 2, 0, 3));
         assert_eq!((ack.status, ack.reject_reason), (status.clone(), None));
-        let timeseries = TimeseriesPushMsg {
-            lite_id: "lite-alice".into(),
-            batch_id: 12,
-            collection: "metrics".into(),
-            ts_block: vec![1],
-            val_block: vec![2],
-            series_block: Vec::new(),
-            sample_count: 5,
-            min_ts: -5,
-            max_ts: 1_700_000_000_000,
-            watermarks: HashMap::new(),
-            producer_id: 1,
-            epoch: 1,
-            seq: 4,
-        };
-        send!(a, Type::TimeseriesPush, timeseries);
+        send!(a, Type::TimeseriesPush, timeseries(LITE, 12, 4));
         let ack: TimeseriesAckMsg = receive!(a, Type::TimeseriesAck);
         assert_eq!((ack.batch_id, ack.accepted, ack.rejected, ack.applied_seq), (12, 5, 0, 4));
         assert_eq!(ack.status, status);
-        let fts = FtsIndexMsg {
-            lite_id: "lite-alice".into(),
-            collection: "notes".into(),
-            doc_id: "n1".into(),
-            fields: vec![("title".into(), "hello".into())],
-            batch_id: 15,
-            producer_id: 1,
-            epoch: 1,
-            seq: 7,
-        };
-        send!(a, Type::FtsIndex, fts);
+        send!(a, Type::FtsIndex, fts(LITE, "n1", 15, 7));
         let ack: FtsIndexAckMsg = receive!(a, Type::FtsIndexAck);
         assert_eq!((ack.doc_id.as_str(), ack.batch_id, ack.accepted), ("n1", 15, true));
         assert_eq!(ack.status, status);
@@ -631,27 +581,14 @@ async fn array_ops_are_kept_by_their_clocks_and_caught_up_with() {
     );
 }
 
-fn fts(doc_id: &str, number: u64) -> FtsIndexMsg {
-    FtsIndexMsg {
-        lite_id: "lite-alice".into(),
-        collection: "notes".into(),
-        doc_id: doc_id.into(),
-        fields: vec![("title".into(), "hello".into())],
-        batch_id: number,
-        producer_id: 1,
-        epoch: 1,
-        seq: number,
-    }
-}
-
 #[tokio::test]
 async fn long_names_are_refused_and_harm_nobody() {
     let server = Server::start();
     let mut a = device(&server, "alice").await;
-    send!(a, Type::FtsIndex, fts(&"x".repeat(70_000), 1));
+    send!(a, Type::FtsIndex, fts(LITE, &"x".repeat(70_000), 1, 1));
     let ack: FtsIndexAckMsg = receive!(a, Type::FtsIndexAck);
     assert!(matches!(ack.status, AckStatus::Rejected { .. }), "{ack:?}");
-    send!(a, Type::FtsIndex, fts("n1", 2));
+    send!(a, Type::FtsIndex, fts(LITE, "n1", 2, 2));
     let ack: FtsIndexAckMsg = receive!(a, Type::FtsIndexAck);
     assert_eq!(ack.status, AckStatus::Applied);
     assert_eq!(push(&mut a, &delta(1, b"one")).await, AckStatus::Applied);
@@ -671,17 +608,7 @@ async fn batches_of_a_device_that_was_opened_again_do_not_replace_earlier_ones()
     for (epoch, seq) in [(1, 1), (2, 2)] {
         let who = Who { epoch, ..user("alice").lite("lite-alice") };
         let mut a = Device::login(&server, &who).await;
-        let columnar = ColumnarInsertMsg {
-            lite_id: "lite-alice".into(),
-            collection: "rows".into(),
-            rows: vec![vec![0x91, seq as u8]],
-            batch_id: 1,
-            schema_bytes: Vec::new(),
-            producer_id: 1,
-            epoch,
-            seq,
-        };
-        send!(a, Type::ColumnarInsert, columnar);
+        send!(a, Type::ColumnarInsert, columnar(LITE, 1, seq));
         let ack: ColumnarInsertAckMsg = receive!(a, Type::ColumnarInsertAck);
         assert_eq!(ack.status, AckStatus::Applied);
     }
