@@ -236,15 +236,16 @@ impl Server {
             let channel = (from + n) * 7_919 % channels;
             let began = Instant::now();
             let page = self.get(&format!("/channels/channel-{channel}/messages"))?;
-            times.push(began.elapsed());
+            times.push((began.elapsed(), n));
             let count = page.matches("\"serial\"").count();
             if count == 0 {
                 return Err(format!("nothing in channel {channel}: {page}").into());
             }
         }
         times.sort_unstable();
-        let at = |part: usize| times[times.len() * part / 100];
-        println!("{what}: p50 {:?}, p99 {:?}, max {:?}", at(50), at(99), times[times.len() - 1]);
+        let at = |part: usize| times[times.len() * part / 100].0;
+        let slowest: Vec<_> = times.iter().rev().take(3).collect();
+        println!("{what}: p50 {:?}, p99 {:?}; the slowest: {slowest:?}", at(50), at(99));
         Ok(())
     }
 

@@ -28,6 +28,8 @@
 //! | mailbox owner -> home, messages | the home gets them on a later turn, as far as they are kept | a gap where they are not | `dropped{message,mailbox_full}` |
 //! | send queue over `send_queue_bytes_max`, messages | dropped; when it reads again it is sent them as far as they are kept; or closed, 1013, as `slow_consumer` says | a gap where they are not, or the close reason | `dropped{message,slow_consumer}`, `disconnect{slow}` |
 //! | send queue over `send_queue_bytes_max`, changes of members | it is sent who left and who is present when it reads again; closed after 1,024 departures | by contract | `conflated{slow_receiver}`, `disconnect{slow}` |
+//! | mailbox owner -> home, documents | wait in the outbox, in order; above its bound nothing is read from connections | none | - |
+//! | send queue over `send_queue_bytes_max`, documents | read from the log when the queue has been written | none | - |
 //! | snapshots over `presence_burst_bytes_max` for all members | made once for all who wait, delivered in sweeps; a newer one replaces one that was not delivered yet | by contract | `conflated{large_set}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | none | `conflated{update_rate}` |
 
