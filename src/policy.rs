@@ -138,7 +138,7 @@ impl Policy {
         let log = Policy {
             durability,
             // With a list of members before the beginning of what is asked for.
-            history_age_s: self.presence_history_s + self.presence_history_s / 8 + 1,
+            history_age_s: self.presence_history_s + self.presence_history_s / 8 + 3,
             history_messages: PRESENCE_LOG_MESSAGES,
             history_bytes: PRESENCE_LOG_BYTES,
             ..Policy::default()

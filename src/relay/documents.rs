@@ -12,6 +12,9 @@ use super::record::{ArrayClock, Content, Key, Record};
 use super::rows::{self, Row, RowChange};
 use crate::error::FrameError;
 
+/// Streams with a push that is to come again.
+const PUT_OFF_MAX: usize = 65_536;
+
 /// Memory of a gate or an epoch, about.
 const ENTRY_BYTES: u64 = 64;
 
@@ -46,9 +49,9 @@ pub struct Documents {
     log: Log,
     gates: HashMap<(u64, u64), Gate>,
     epochs: HashMap<u64, u64>,
-    /// The lowest number that each stream was told to push again later. Higher ones have to wait
-    /// for it: a gate remembers few holes.
-    put_off: HashMap<(u64, u64), u64>,
+    /// The lowest number that each stream was told to push again later, of at most
+    /// [`PUT_OFF_MAX`]. Higher ones have to wait for it: a gate remembers few holes.
+    put_off: BTreeMap<(u64, u64), u64>,
     /// By key; the newest counts.
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     changed_bytes: usize,
@@ -110,7 +113,14 @@ impl Documents {
     /// A session of a device begins. False if an earlier one had a higher epoch: there are two
     /// copies of the device.
     pub fn greet(&mut self, device: u64, epoch: u64) -> bool {
-        self.put_off.retain(|(known, _), _| *known != device);
+        let streams = self.put_off.range((device, 0)..=(device, u64::MAX));
+        let streams: Vec<_> = streams.map(|(stream, _)| *stream).collect();
+        for stream in streams {
+            self.put_off.remove(&stream);
+        }
+        if epoch == 0 {
+            return true;
+        }
         let known = self.epochs.entry(device).or_default();
         if epoch > *known {
             *known = epoch;
@@ -131,14 +141,14 @@ impl Documents {
         let gate = (device, engine.stream(&collection));
         let is_gated = device != 0 && number != 0;
         if is_gated && self.gates.get(&gate).is_some_and(|gate| gate.contains(number)) {
+            self.come_again(gate, number);
             return all(Pushed::Duplicate);
         }
         let bytes: usize = contents.iter().map(Content::bytes).sum();
         let waits = is_gated && self.put_off.get(&gate).is_some_and(|first| *first < number);
         if waits || self.bytes() + bytes as u64 > bytes_max {
             if is_gated {
-                let first = self.put_off.entry(gate).or_insert(number);
-                *first = number.min(*first);
+                self.put_off(device, engine, &collection, number);
             }
             return all(Pushed::Later);
         }
@@ -146,13 +156,39 @@ impl Documents {
         let outcomes =
             contents.into_iter().map(|content| self.apply(pushed, &collection, content)).collect();
         if is_gated {
-            self.put_off.remove(&gate);
+            self.come_again(gate, number);
             let known = self.gates.entry(gate).or_default();
             known.insert(number);
             let row = rows::encode_gate(known);
             self.change(rows::gate_key(gate.0, gate.1), Some(row));
         }
         outcomes
+    }
+
+    /// A device was told to push this again later.
+    pub fn put_off(&mut self, device: u64, engine: Engine, collection: &str, number: u64) {
+        let stream = (device, engine.stream(collection));
+        if let Some(first) = self.put_off.get_mut(&stream) {
+            *first = number.min(*first);
+        } else if self.put_off.len() < PUT_OFF_MAX {
+            self.put_off.insert(stream, number);
+        }
+    }
+
+    fn come_again(&mut self, stream: (u64, u64), number: u64) {
+        if self.put_off.get(&stream) == Some(&number) {
+            self.put_off.remove(&stream);
+        }
+    }
+
+    /// What was put off is remembered when the rest is read again, but for what is there.
+    pub fn succeed(self, mut earlier: Documents) -> Self {
+        let mut put_off = std::mem::take(&mut earlier.put_off);
+        let is_there = |stream: &(u64, u64), number: u64| {
+            self.gates.get(stream).is_some_and(|gate| gate.contains(number))
+        };
+        put_off.retain(|stream, number| !is_there(stream, *number));
+        Documents { put_off, ..self }
     }
 
     /// `pushed`: the device, and its number of the push.
@@ -240,8 +276,8 @@ impl Documents {
         self.log.range(after, through)
     }
 
-    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`: what
-    /// is behind it is not shown to anybody yet.
+    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`:
+    /// what is behind it is not shown to anybody yet.
     pub fn array_ops(
         &self,
         array: &str,
@@ -407,6 +443,8 @@ mod tests {
         let mut documents = Documents::default();
         assert_eq!(documents.push(push(7, 2, "notes", delta("b")), 0), [Pushed::Later]);
         assert_eq!(documents.push(push(7, 1, "notes", delta("a")), MAX), [Pushed::Applied]);
+        assert_eq!(documents.push(push(7, 3, "notes", delta("c")), MAX), [Pushed::Later]);
+        assert_eq!(documents.push(push(7, 2, "notes", delta("b")), MAX), [Pushed::Applied]);
         assert_eq!(documents.push(push(7, 3, "notes", delta("c")), 0), [Pushed::Later]);
         assert_eq!(documents.push(push(7, 4, "notes", delta("d")), MAX), [Pushed::Later]);
         assert_eq!(documents.push(push(7, 3, "notes", delta("c")), MAX), [Pushed::Applied]);

@@ -1,5 +1,5 @@
-//! Compaction: many deltas of a collection become one that brings a device to the same state. Only a
-//! CRDT library can do it, so it is done with the feature `compaction` only.
+//! Compaction: many deltas of a collection become one that brings a device to the same state. Only
+//! a CRDT library can do it, so it is done with the feature `compaction` only.
 
 use std::sync::Arc;
 

@@ -234,6 +234,7 @@ impl Log {
             ..Page::default()
         };
         if read.after == u64::MAX {
+            page.schemas_sent = schemas_through;
             return page;
         }
         let mut left = read.bytes_max;

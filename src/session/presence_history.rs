@@ -92,6 +92,20 @@ pub fn lists_everyone(entry: &Message) -> bool {
     entry.content.parts().iter().any(|part| &*part.name == snapshot)
 }
 
+/// Whether an entry is the first one that there ever was: everyone whom it lists has entered with
+/// it.
+pub fn is_beginning(entry: &Message) -> bool {
+    let parts: Vec<_> = entry.content.parts().iter().filter_map(read_part).collect();
+    let entered: HashSet<_> = parts
+        .iter()
+        .filter(|(action, _)| *action == PresenceAction::Enter)
+        .filter_map(|(_, member)| member.as_ref().map(|member| &member.connection_id))
+        .collect();
+    let mut listed = parts.iter().filter(|(action, _)| *action == PresenceAction::Present);
+    let is_new = |member: &LoggedMember| entered.contains(&member.connection_id);
+    lists_everyone(entry) && listed.all(|(_, member)| member.as_ref().is_some_and(is_new))
+}
+
 /// Who was present after these entries, in the order in which they joined, with the time of their last
 /// announcement. The first entry should list everyone.
 pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
@@ -115,7 +129,10 @@ pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
                     listed.get_or_insert_default().insert(name.clone());
                     // In the order of the list. What is known of it says more than a list of names.
                     let known = present.shift_remove(&name);
-                    let announced = member.announced;
+                    let announced = match member.announced {
+                        0 => entry.timestamp_ms,
+                        announced => announced,
+                    };
                     present.insert(name, known.unwrap_or((member, announced)));
                 }
                 _ => {
@@ -171,6 +188,9 @@ mod tests {
         let ann = ("ann".to_owned(), Some(serde_json::json!({ "x": 2 })), 3000);
         assert_eq!(present, [ann, ("bob".to_owned(), Some(Value::Null), 3000)]);
         assert!(lists_everyone(&entries[1]) && !lists_everyone(&entries[2]));
+        assert!(is_beginning(&entries[1]) && !is_beginning(&entries[0]));
+        let later = entry(6, vec![snapshot_mark(), part(Present, "ann", "1")]);
+        assert!(!is_beginning(&later));
         assert!(present_after(&[entry(9, vec![snapshot_mark()])]).is_empty());
     }
 }

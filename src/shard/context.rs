@@ -10,6 +10,9 @@ use crate::counters::Counters;
 use crate::ids::{ChannelKey, Clocks, ShardId};
 use crate::limits::Limits;
 
+/// Logs of members' events that have lost some, and are remembered.
+const LOST_LOGS_MAX: usize = 1024;
+
 /// One per shard. `now` is the time of the input at hand.
 #[derive(Debug)]
 pub struct ShardContext {
@@ -19,8 +22,9 @@ pub struct ShardContext {
     pub outbox: Outbox,
     pub timers: Timers,
     pub counters: Counters,
-    /// Events of members could not be stored.
-    pub presence_history_lost: bool,
+    /// Logs that have lost events of members. At most [`LOST_LOGS_MAX`]; of further ones the next
+    /// entry lists everyone when it is time.
+    pub presence_history_lost: Vec<Arc<ChannelKey>>,
 }
 
 impl ShardContext {
@@ -33,12 +37,20 @@ impl ShardContext {
             outbox: Outbox::new(id, peers),
             timers: Timers::default(),
             counters: Counters::default(),
-            presence_history_lost: false,
+            presence_history_lost: Vec::new(),
         }
     }
 
     pub fn limits(&self) -> &Limits {
         &self.settings.limits
+    }
+
+    /// An entry of this log of members' events could not be stored.
+    pub fn note_lost_entry(&mut self, log: &Arc<ChannelKey>) {
+        let lost = &mut self.presence_history_lost;
+        if lost.len() < LOST_LOGS_MAX && !lost.contains(log) {
+            lost.push(Arc::clone(log));
+        }
     }
 
     /// Sends a notice to the registry of the session with this name.

@@ -11,8 +11,9 @@ use super::http::{Body, JSON, TEXT, text, unavailable};
 use crate::admin;
 use crate::channel::{Message, PageLimit, Position};
 use crate::ids::{ChannelKey, ShardId, presence_log, presence_logged};
+use crate::policy::Durability;
 use crate::session::Answer;
-use crate::session::presence_history::{lists_everyone, present_after};
+use crate::session::presence_history::{is_beginning, lists_everyone, present_after};
 use crate::shard::Command;
 
 /// Bytes of entries that are read at once.
@@ -87,7 +88,10 @@ impl History<'_> {
             let is_old =
                 |entry: &Arc<Message>| at_ms >= started_ms && entry.timestamp_ms < started_ms;
             let is_outdated = page.first().is_some_and(is_old);
-            let Some(first) = page.first() else { return self.without_list(at_ms, clock.wall_ms) };
+            let Some(first) = page.first() else {
+                let is_cut = !entries.is_empty() || self.is_cut(at_ms, started_ms).await?;
+                return if is_cut { Err(Unknown::TooLongAgo) } else { Ok(Vec::new()) };
+            };
             before = first.serial;
             entries.splice(0..0, page);
             let list = entries.iter().rposition(|entry| lists_everyone(entry));
@@ -100,15 +104,20 @@ impl History<'_> {
         Ok(entries)
     }
 
-    /// No list precedes the time: nobody had come yet, unless what was then is no longer kept.
-    fn without_list(&self, at_ms: u64, now_ms: u64) -> Result<Vec<Arc<Message>>, Unknown> {
+    /// Whether something of what was before a time is no longer kept, when no entry is from before
+    /// it. Otherwise nobody had come yet.
+    async fn is_cut(&self, at_ms: u64, started_ms: u64) -> Result<bool, Unknown> {
+        let now_ms = self.edge.shared.clock.now().wall_ms;
         let channel = presence_logged(&self.key.name).unwrap_or_default();
         let policy = self.edge.shared.settings.policies.for_channel(channel);
         let kept_ms = policy.presence_history_s.saturating_mul(1000);
-        match at_ms < now_ms.saturating_sub(kept_ms) {
-            true => Err(Unknown::TooLongAgo),
-            false => Ok(Vec::new()),
+        let log = policy.presence_log.as_ref();
+        let is_on_disk = log.is_some_and(|log| log.durability == Durability::Disk);
+        if at_ms < now_ms.saturating_sub(kept_ms) || (!is_on_disk && at_ms < started_ms) {
+            return Ok(true);
         }
+        let oldest = self.oldest(PageLimit { messages: 1, bytes: PAGE_BYTES }).await?;
+        Ok(oldest.first().is_some_and(|entry| !is_beginning(entry)))
     }
 
     /// The serial of the first entry after a time; that after the last one if there is none.

@@ -19,6 +19,9 @@ const PAGE_BYTES: usize = 256 * 1024;
 /// Replays that a session may wait for.
 const REPLAYS_MAX: usize = 16;
 
+/// What a reader was sent is sent again once instead of several times when it is more than this.
+const REPEATED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// What a session has received of the documents of its app.
 #[derive(Debug)]
 pub struct Reader {
@@ -85,6 +88,8 @@ struct Quiet {
     sent_ms: Option<u64>,
     /// How many of the pauses are over since.
     pauses: usize,
+    /// Bytes of what was sent since everything was sent often enough.
+    bytes: usize,
     is_timed: bool,
 }
 
@@ -156,7 +161,7 @@ impl Reader {
             if !is_from_start {
                 self.quiet.done = [page.next; QUIET_MS.len()];
             } else if bytes > 0 {
-                self.note_sent(now_ms);
+                self.note_sent(now_ms, bytes);
             }
             return;
         }
@@ -170,11 +175,12 @@ impl Reader {
         if is_asked_for && matches!(self.kind, ReaderKind::Device(_)) && bytes > 0 {
             // A device that has asked has lost something.
             self.quiet.done = [0; QUIET_MS.len()];
-            self.note_sent(now_ms);
+            self.note_sent(now_ms, bytes);
         }
     }
 
-    fn note_sent(&mut self, now_ms: u64) {
+    fn note_sent(&mut self, now_ms: u64, bytes: usize) {
+        self.quiet.bytes += bytes;
         (self.quiet.sent_ms, self.quiet.pauses) = (Some(now_ms), 0);
     }
 
@@ -209,11 +215,16 @@ impl Reader {
         }
         let (through, snapshot) = (self.read.after, None);
         let after = std::mem::replace(&mut self.quiet.done[self.quiet.pauses], through);
-        let read = Read { after, bytes_max: PAGE_BYTES, ..Read::default() };
+        let schemas_sent = after;
+        let read = Read { after, schemas_sent, bytes_max: PAGE_BYTES, ..Read::default() };
         self.replays.push_back(Replay { read, through, snapshot, is_asked_for: false });
         self.quiet.pauses += 1;
+        if self.quiet.bytes > REPEATED_BYTES_MAX {
+            self.quiet.done = [through; QUIET_MS.len()];
+            self.quiet.pauses = QUIET_MS.len();
+        }
         if self.quiet.pauses == QUIET_MS.len() {
-            (self.quiet.sent_ms, self.quiet.pauses) = (None, 0);
+            (self.quiet.sent_ms, self.quiet.pauses, self.quiet.bytes) = (None, 0, 0);
         }
     }
 }
@@ -293,7 +304,7 @@ pub fn deliver_batch(
     };
     reader.read.after = batch.through;
     if bytes > 0 {
-        reader.note_sent(cx.now.mono_ms);
+        reader.note_sent(cx.now.mono_ms, bytes);
         set_replay_timer(cx, id, connection, cx.now.mono_ms + QUIET_MS[0]);
     }
     false

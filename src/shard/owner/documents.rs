@@ -82,7 +82,7 @@ impl Owner {
         match command {
             DocumentCommand::Greet { conn, number, replica } => {
                 let Replica { device, epoch } = replica;
-                let is_fork = epoch != 0 && !app.documents.greet(device, epoch);
+                let is_fork = !app.documents.greet(device, epoch);
                 app.send(cx, from, DocumentEvent::Greeted { conn, number, is_fork });
                 self.documents.mark_dirty(slot);
             }
@@ -245,7 +245,9 @@ impl Owner {
     fn documents_opened(&mut self, cx: &mut ShardContext, log: LogId, rows: Vec<(Vec<u8>, Bytes)>) {
         let app = &mut self.documents.apps[log.slot as usize];
         match Documents::restore(rows) {
-            Ok(documents) => app.documents = documents,
+            Ok(documents) => {
+                app.documents = documents.succeed(std::mem::take(&mut app.documents));
+            }
             // The store has checked them.
             Err(_) => return documents_failed(cx, app),
         }
@@ -352,7 +354,7 @@ fn push_of(replica: Option<Replica>, push: PushRequest) -> (Push, Receipt) {
 /// next request opens the log again.
 fn documents_failed(cx: &mut ShardContext, app: &mut AppDocuments) {
     app.log = LogState::Closed;
-    app.documents = Documents::default();
+    app.documents = Documents::default().succeed(std::mem::take(&mut app.documents));
     (app.storing_bytes, app.events_bytes, app.waiting_bytes) = (0, 0, 0);
     app.is_folding = false;
     app.pause_ms = (2 * app.pause_ms).clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);
@@ -380,14 +382,17 @@ fn documents_failed(cx: &mut ShardContext, app: &mut AppDocuments) {
 }
 
 /// Answers a request that cannot be carried out now.
-fn refuse(cx: &mut ShardContext, app: &AppDocuments, to: ShardId, command: DocumentCommand) {
+fn refuse(cx: &mut ShardContext, app: &mut AppDocuments, to: ShardId, command: DocumentCommand) {
     let event = match command {
         DocumentCommand::Greet { conn, number, .. } => {
             DocumentEvent::Greeted { conn, number, is_fork: false }
         }
-        DocumentCommand::Push { conn, push, .. } => {
+        DocumentCommand::Push { conn, replica, push } => {
             cx.counters.ignore(Ignored::DocumentsFull);
-            let PushRequest { contents, receipt, .. } = *push;
+            let PushRequest { engine, collection, number, contents, receipt } = *push;
+            if let Some(Replica { device, .. }) = replica.filter(|_| number != 0) {
+                app.documents.put_off(device, engine, &collection, number);
+            }
             let outcomes = vec![Pushed::Later; contents.len()];
             DocumentEvent::Answer { conn, answer: DocumentAnswer::Pushed { receipt, outcomes } }
         }

@@ -267,7 +267,7 @@ fn send_answer(
     if to == ReplyTo::Nobody {
         if matches!(answer, Answer::Refused(_)) {
             cx.counters.drop(Dropped::PresenceHistory);
-            cx.presence_history_lost = true;
+            cx.note_lost_entry(key);
         }
         return;
     }

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use super::Owner;
 use super::channel_entry::OwnedChannel;
 use crate::channel::{Change, ChangeKind, Content, Draft, Member, Members, Part, Storage};
-use crate::ids::{Clocks, Timestamp, presence_log};
+use crate::ids::{ChannelKey, Clocks, Timestamp, presence_log, presence_logged};
 use crate::session::presence_history::{LoggedMember, PresenceAction, snapshot_mark};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Command, ReplyTo};
 
 /// Events after which an entry lists everyone; more for channels with more members.
 const EVENTS_PER_SNAPSHOT: usize = 1000;
+
+/// Channels that are listed at once because it is time.
+const LISTS_AT_ONCE: usize = 256;
 
 /// Share of the time that history is kept after which an entry lists everyone. The log is kept for
 /// one such share longer.
@@ -82,15 +85,21 @@ impl Owner {
             Some(_) => drop(self.presence_logged.remove(&slot)),
             None => return self.list(cx, slot, events),
         }
-        self.append_presence(cx, slot, events);
+        let log = self.log_of(cx, slot);
+        self.append_presence(cx, log, events);
     }
 
     /// Lists the members of channels that have not been listed for a while, so that there is a list
-    /// for every time that history reaches back to.
+    /// for every time that history reaches back to, and of those that have lost an entry.
     pub(super) fn list_members(&mut self, cx: &mut ShardContext) {
-        if std::mem::take(&mut cx.presence_history_lost) {
-            // Which channels have lost something is not known.
-            self.presence_logged.values_mut().for_each(|logged| logged.events = usize::MAX / 2);
+        for log in std::mem::take(&mut cx.presence_history_lost) {
+            let name = presence_logged(&log.name).unwrap_or_default();
+            let channel = cx.settings.router.key(&log.app, name);
+            match self.channels.find_key(&channel) {
+                Some(slot) => self.list(cx, slot, Vec::new()),
+                // Nobody is left.
+                None => self.append_presence(cx, log, vec![snapshot_mark()]),
+            }
         }
         let now_ms = cx.now.mono_ms;
         let logged = self.presence_logged.iter();
@@ -99,6 +108,7 @@ impl Owner {
             .map(|(slot, _)| *slot)
             .collect();
         due.sort_unstable();
+        due.truncate(LISTS_AT_ONCE);
         due.into_iter().for_each(|slot| self.list(cx, slot, Vec::new()));
     }
 
@@ -118,17 +128,23 @@ impl Owner {
             true => self.presence_logged.remove(&slot),
             false => self.presence_logged.insert(slot, Logged { events: 0, listed }),
         };
-        self.append_presence(cx, slot, entry);
+        let log = self.log_of(cx, slot);
+        self.append_presence(cx, log, entry);
     }
 
     /// The next entry lists everyone: a member goes on under another name, without an event.
     pub(super) fn list_next(&mut self, slot: u32) {
-        self.presence_logged.remove(&slot);
+        if let Some(logged) = self.presence_logged.get_mut(&slot) {
+            logged.events = usize::MAX / 2;
+        }
     }
 
-    fn append_presence(&mut self, cx: &mut ShardContext, slot: u32, entry: Vec<Part>) {
+    fn log_of(&mut self, cx: &ShardContext, slot: u32) -> Arc<ChannelKey> {
         let channel = &self.entry(slot).key;
-        let key = cx.settings.router.key(&channel.app, &presence_log(&channel.name));
+        Arc::new(cx.settings.router.key(&channel.app, &presence_log(&channel.name)))
+    }
+
+    fn append_presence(&mut self, cx: &mut ShardContext, log: Arc<ChannelKey>, entry: Vec<Part>) {
         self.presence_entries += 1;
         let id = format!("{}-{:x}-{:x}", cx.id, cx.now.wall_ms, self.presence_entries);
         let draft = Box::new(Draft {
@@ -138,6 +154,6 @@ impl Owner {
             storage: Storage::Stored,
         });
         let publish = Command::Publish { reply_to: ReplyTo::Nobody, draft };
-        self.handle_command(cx, cx.id, Arc::new(key), publish);
+        self.handle_command(cx, cx.id, log, publish);
     }
 }
