@@ -199,8 +199,8 @@ impl Log {
         self.records.range(after + 1..=through).map(|(_, record)| Arc::clone(record)).collect()
     }
 
-    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`: what
-    /// is behind it is not shown to anybody yet.
+    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`:
+    /// what is behind it is not shown to anybody yet.
     pub fn array_ops(
         &self,
         array: &str,

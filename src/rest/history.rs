@@ -1,5 +1,5 @@
-//! `GET /channels/{channel}/messages` and `.../presence/history`: a page of history, and the link to
-//! the next one.
+//! `GET /channels/{channel}/messages` and `.../presence/history`: a page of history, and the link
+//! to the next one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

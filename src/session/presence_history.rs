@@ -106,8 +106,8 @@ pub fn is_beginning(entry: &Message) -> bool {
     lists_everyone(entry) && listed.all(|(_, member)| member.as_ref().is_some_and(is_new))
 }
 
-/// Who was present after these entries, in the order in which they joined, with the time of their last
-/// announcement. The first entry should list everyone.
+/// Who was present after these entries, in the order in which they joined, with the time of their
+/// last announcement. The first entry should list everyone.
 pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
     let mut present = IndexMap::new();
     for entry in entries {
@@ -127,7 +127,7 @@ pub fn present_after(entries: &[Arc<Message>]) -> Vec<(LoggedMember, u64)> {
                 }
                 PresenceAction::Present => {
                     listed.get_or_insert_default().insert(name.clone());
-                    // In the order of the list. What is known of it says more than a list of names.
+                    // In the order of the list. What is known says more than a list of names.
                     let known = present.shift_remove(&name);
                     let announced = match member.announced {
                         0 => entry.timestamp_ms,

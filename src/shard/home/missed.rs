@@ -74,8 +74,8 @@ impl Home {
         }
     }
 
-    /// Requests of the owners what a subscriber or a reader has missed, as far as it can take it and
-    /// its rate hint allows.
+    /// Requests of the owners what a subscriber or a reader has missed, as far as it can take it
+    /// and its rate hint allows.
     pub(super) fn refresh_stale(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
         if !conn.flags.stale || conn.flags.blocked || !conn.is_open() {
             return;

@@ -205,8 +205,8 @@ impl Reader {
         self.quiet.sent_ms.map(|sent_ms| sent_ms + QUIET_MS[self.quiet.pauses])
     }
 
-    /// Its timer has fired: when it has been quiet for long enough, what was not sent again after such a
-    /// pause is to be.
+    /// Its timer has fired: when it has been quiet for long enough, what was not sent again after
+    /// such a pause is to be.
     pub fn note_quiet(&mut self, now_ms: u64) {
         self.quiet.is_timed = false;
         let is_due = self.quiet_due_ms().is_some_and(|due_ms| due_ms <= now_ms);

@@ -35,7 +35,8 @@ const REPEAT_BYTES: usize = 128 * 1024;
 /// The log of an app is looked at for deltas to fold when it has grown by so much.
 const FOLD_EVERY_BYTES: u64 = 64 * 1024;
 
-/// How long the log is left alone after a failure, at first and at most: opening it reads all of it.
+/// How long the log is left alone after a failure, at first and at most: opening it reads all of
+/// it.
 const PAUSE_MS_MIN: u64 = 1000;
 const PAUSE_MS_MAX: u64 = 30_000;
 
