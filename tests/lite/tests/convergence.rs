@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use headcount_blackbox::{Config, Server};
 use headcount_lite_tests::{DEADLINE, Device, id};
+use nodedb_types::document::Document;
 
 const NOTES: &str = "CREATE COLLECTION notes";
 const KV: &str = "CREATE COLLECTION cfg (key TEXT PRIMARY KEY, val TEXT) WITH (engine='kv')";
@@ -35,15 +36,16 @@ async fn concurrent_edits_end_in_the_same_document_everywhere() {
     for round in 0..5 {
         let value = |name: &str| format!("{name}{round}");
         let (from_a, from_b) = (value("a"), value("b"));
-        tokio::join!(a.put("notes", "n1", "left", &from_a), b.put("notes", "n1", "right", &from_b),);
+        let left = a.put("notes", "n1", "left", &from_a);
+        let right = b.put("notes", "n1", "right", &from_b);
+        tokio::join!(left, right);
     }
     let begun = Instant::now();
     loop {
         let documents = (a.get("notes", "n1").await, b.get("notes", "n1").await);
         let fields = ["left", "right"].map(|field| {
-            let text = |d: &Option<nodedb_types::document::Document>| {
-                d.as_ref().and_then(|d| d.get_str(field).map(str::to_owned))
-            };
+            let text =
+                |document: &Option<Document>| document.as_ref()?.get_str(field).map(str::to_owned);
             (text(&documents.0), text(&documents.1))
         });
         if fields.iter().all(|(a, b)| a.is_some() && a == b) {
