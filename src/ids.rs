@@ -215,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_of_events_has_the_owner_of_its_channel_and_a_hash_of_its_own() {
+        let router = Router::new((1, 2), 8);
+        let app: Arc<str> = "demo".into();
+        let channel = router.key(&app, "doc:1");
+        let log = router.key(&app, &presence_log("doc:1"));
+        assert_eq!(channel.hash, log.hash);
+        assert_ne!(channel.log_hash(), log.log_hash());
+        assert!(channel != log);
+        assert_eq!(presence_logged(&log.name), Some("doc:1"));
+        assert_eq!(presence_logged("doc:1"), None);
+    }
+
+    #[test]
     fn a_connection_name_keeps_its_text() {
         for name in ["", "0123456789abcdef", "0123456789abcdef0123456789abcdef"] {
             let named = ConnectionName::from(name);

@@ -421,6 +421,34 @@ mod tests {
     }
 
     #[test]
+    fn many_schemas_come_on_several_pages_each_once_and_before_all_else() {
+        let mut documents = Documents::default();
+        for number in 0..20 {
+            let name = format!("c{number}");
+            documents.push(push(7, 1, &name, delta("x")), MAX);
+            let body = text(&"s".repeat(400));
+            documents.push(push(7, 0, &name, Content::Schema { body }), MAX);
+        }
+        documents.settle(documents.head());
+        let mut read = Read { bytes_max: 2000, ..Read::default() };
+        let (mut schemas, mut deltas, mut pages) = (0, 0, 0);
+        loop {
+            let page = documents.page(&read, documents.head());
+            assert!(page.schemas.is_empty() || deltas == 0, "schemas come first");
+            schemas += page.schemas.len();
+            deltas += page.records.len();
+            (read.after, read.schemas_sent) = (page.next, page.schemas_sent);
+            read.schemas_through = Some(page.schemas_through);
+            pages += 1;
+            if page.done {
+                break;
+            }
+        }
+        assert_eq!((schemas, deltas), (20, 20));
+        assert!(pages > 5, "{pages}");
+    }
+
+    #[test]
     fn an_older_epoch_is_a_copy_and_may_not_push() {
         let mut documents = Documents::default();
         assert!(documents.greet(7, 5) && documents.greet(7, 5));
@@ -540,5 +568,9 @@ mod tests {
         };
         assert_eq!(clocks(0), [op(1), op(2)]);
         assert_eq!(clocks(1), [op(2)]);
+        assert_eq!(documents.array_ops("grid", &[0; 18], u64::MAX, 1).len(), 1, "one at least");
+        assert!(documents.array_ops("other", &[0; 18], u64::MAX, 1).is_empty());
+        let stored = documents.array_ops("grid", &[0; 18], 1, usize::MAX);
+        assert_eq!(stored.len(), 1, "what is not stored is not shown");
     }
 }

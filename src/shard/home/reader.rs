@@ -356,3 +356,71 @@ fn queue_batch(
     cx.counters.documents_delivered += records;
     Some(len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that has read everything up to a position.
+    fn reader(through: u64, bytes: usize) -> Reader {
+        let kind = ReaderKind::Device(Replica { device: 7, epoch: 1 });
+        let mut reader = Reader::new("demo".into(), kind);
+        read(&mut reader, 0, through, bytes);
+        reader
+    }
+
+    /// Asks for a page and gets it.
+    fn read(reader: &mut Reader, now_ms: u64, through: u64, bytes: usize) -> u64 {
+        let Some((number, read)) = reader.next_read() else { panic!("nothing to read") };
+        let Some(awaited) = reader.take_awaited(number) else { panic!("a page") };
+        let page = Page { next: through, done: true, ..Page::default() };
+        reader.note_page(now_ms, awaited, &page, bytes);
+        read.after
+    }
+
+    /// Something new is sent.
+    fn send(reader: &mut Reader, now_ms: u64) {
+        reader.read.after += 1;
+        reader.note_sent(now_ms, 100);
+    }
+
+    /// What is sent again until a time: when, and from where.
+    fn replays(reader: &mut Reader, until_ms: u64) -> Vec<(u64, u64)> {
+        let mut replays = Vec::new();
+        while let Some(due_ms) = reader.quiet_due_ms().filter(|due_ms| *due_ms < until_ms) {
+            reader.note_quiet(due_ms);
+            let through = reader.read.after;
+            replays.push((due_ms, read(reader, due_ms, through, 0)));
+        }
+        replays
+    }
+
+    #[test]
+    fn all_is_sent_again_after_each_pause() {
+        let mut reader = reader(10, 1000);
+        let all: Vec<_> = QUIET_MS.iter().map(|pause_ms| (*pause_ms, 0)).collect();
+        assert_eq!(replays(&mut reader, 1_000_000), all);
+        assert_eq!(reader.quiet_due_ms(), None);
+    }
+
+    #[test]
+    fn with_something_new_every_now_and_then_each_record_is_sent_again_once_per_pause() {
+        let mut reader = reader(10, 1000);
+        let mut replayed = Vec::new();
+        for at in 1..=5 {
+            replayed.extend(replays(&mut reader, 3000 * at));
+            send(&mut reader, 3000 * at);
+        }
+        let short: Vec<u64> = replayed.iter().map(|(_, after)| *after).collect();
+        assert_eq!(short, [0, 0, 10, 10, 11, 11, 12, 12, 13, 13]);
+        let rest = replays(&mut reader, 1_000_000);
+        let rest: Vec<u64> = rest.into_iter().map(|(_, after)| after).collect();
+        assert_eq!(rest, [14, 14, 0, 0], "the long pauses, for all of it");
+    }
+
+    #[test]
+    fn very_much_is_sent_again_once() {
+        let mut reader = reader(10, REPEATED_BYTES_MAX + 1);
+        assert_eq!(replays(&mut reader, 1_000_000), [(QUIET_MS[0], 0)]);
+    }
+}
