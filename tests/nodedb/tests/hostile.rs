@@ -235,7 +235,8 @@ async fn channel_names_are_one_to_255_bytes() {
         bob.update(&name, &cursor(2)).await;
         if allowed {
             // Over two cores either may be first.
-            let mut present = users(&bob.expect_broadcast(&name).await);
+            let broadcast = bob.expect_broadcast(&name).await;
+            let mut present = users(&broadcast);
             present.sort_unstable();
             assert_eq!(present, ["alice", "bob"]);
         } else {
