@@ -130,6 +130,7 @@ fn a_channel_without_history_says_so() {
     let admin = server.admin().to_string();
     let refusal = command::refusal(&["members", "hall", "--admin", &admin, "--at", "1m"], 1);
     assert!(refusal.contains("presence_history_s"), "{refusal}");
+    assert!(!refusal.contains("is this the admin address"), "{refusal}");
     assert_eq!(members(&server, "room:none", "1m"), []);
 }
 

@@ -75,13 +75,14 @@ impl AdminClient {
         let (address, status) = (&self.address, response.status());
         let advice = match status.as_u16() {
             401 | 403 => {
-                "give a key that allows `admin` with --key, or the admin token with --token"
+                "; give a key that allows `admin` with --key, or the admin token with --token"
             }
-            _ => "is this the admin address of a headcount server?",
+            404 if reason.contains("presence history") => "",
+            _ => "; is this the admin address of a headcount server?",
         };
         Err(Failure::request(
             format_args!("the server at {address} answered {status}"),
-            format_args!("{reason}; {advice}"),
+            format_args!("{reason}{advice}"),
         ))
     }
 
