@@ -88,6 +88,9 @@ pub enum SlowConsumer {
     Close,
 }
 
+/// How often in the time that presence history is kept everyone is listed.
+pub const LISTS_PER_HISTORY: u64 = 8;
+
 /// Events and bytes of them that are kept of one channel, whatever its age limit.
 const PRESENCE_LOG_MESSAGES: u32 = 1_000_000;
 const PRESENCE_LOG_BYTES: u64 = 256 * 1024 * 1024;
@@ -138,7 +141,9 @@ impl Policy {
         let log = Policy {
             durability,
             // With a list of members before the beginning of what is asked for.
-            history_age_s: self.presence_history_s + self.presence_history_s / 8 + 3,
+            history_age_s: self.presence_history_s
+                + self.presence_history_s / LISTS_PER_HISTORY
+                + 3,
             history_messages: PRESENCE_LOG_MESSAGES,
             history_bytes: PRESENCE_LOG_BYTES,
             ..Policy::default()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use headcount::ids::{ChannelKey, Router, ShardId};
 use headcount::policy::{Policies, Policy};
-use headcount::relay::RowChange;
+use headcount::relay::{Row, RowChange};
 use headcount::shard::{LogId, LogOf, StoreOperation, StoreOutcome, StoreReply, StoreRequest};
 use headcount::store::{Store, Worker, WorkerParts};
 use tempdir::Dir;
@@ -62,11 +62,19 @@ impl Client {
         }
     }
 
-    fn rows(&self, opening: u64) -> Vec<Vec<u8>> {
+    fn rows(&self, opening: u64) -> Vec<u64> {
         match self.ask(opening, StoreOperation::ReadRows) {
-            StoreOutcome::Rows(rows) => rows.into_iter().map(|(key, _)| key).collect(),
+            StoreOutcome::Rows(rows) => rows.into_iter().map(device_of).collect(),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// The device of the row of an epoch.
+fn device_of(row: Row) -> u64 {
+    match row {
+        Row::Epoch { device, .. } => device,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -86,8 +94,8 @@ fn what_follows_a_failed_write_is_refused_until_the_log_is_opened_again() {
     fs::remove_file(&path).expect("removes");
     thread::sleep(Duration::from_millis(1500));
     assert!(!client.write(1, 2), "the owner did not know yet that the first one failed");
-    assert_eq!(client.rows(2), Vec::<Vec<u8>>::new());
+    assert_eq!(client.rows(2), Vec::<u64>::new());
     assert!(client.write(2, 3));
     assert!(!client.write(1, 4), "an earlier opening");
-    assert_eq!(client.rows(2), [key(3)]);
+    assert_eq!(client.rows(2), [3]);
 }

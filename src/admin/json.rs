@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
-use crate::session::presence_history::LoggedMember;
+use crate::session::presence_history::{LoggedMember, given};
 use crate::shard::MemberView;
 use crate::wire::msgpack;
 
@@ -35,11 +35,6 @@ pub struct Member {
     /// Whether the connection is lost and the grace runs; `None` for the member of an event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lingering: Option<bool>,
-}
-
-/// Distinguishes `null` from a missing field.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
 }
 
 /// One line of a watch.

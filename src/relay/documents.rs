@@ -7,10 +7,9 @@ use bytes::Bytes;
 
 use super::fold::{Fold, Folded};
 use super::gate::{Engine, Gate};
-use super::log::{Log, Page, Read};
-use super::record::{ArrayClock, Content, Key, Record};
+use super::log::Log;
+use super::record::{Content, Key, Record};
 use super::rows::{self, Row, RowChange};
-use crate::error::FrameError;
 
 /// Streams with a push that is to come again.
 const PUT_OFF_MAX: usize = 65_536;
@@ -59,13 +58,10 @@ pub struct Documents {
 
 impl Documents {
     /// The documents that these rows describe.
-    ///
-    /// # Errors
-    /// A row is damaged.
-    pub fn restore(stored: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Result<Self, FrameError> {
+    pub fn restore(rows: impl IntoIterator<Item = Row>) -> Self {
         let mut documents = Documents::default();
-        for (key, row) in stored {
-            match Row::decode(&key, &row)? {
+        for row in rows {
+            match row {
                 Row::Record(record) => {
                     documents.log.insert(record);
                 }
@@ -79,17 +75,17 @@ impl Documents {
             }
         }
         documents.log.settle(u64::MAX);
-        Ok(documents)
+        documents
+    }
+
+    /// Everything that readers receive.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Everything up to a position is on disk.
     pub fn settle(&mut self, through: u64) {
         self.log.settle(through);
-    }
-
-    /// Position of the newest record.
-    pub fn head(&self) -> u64 {
-        self.log.head()
     }
 
     /// Memory that it takes, about.
@@ -141,7 +137,7 @@ impl Documents {
         let gate = (device, engine.stream(&collection));
         let is_gated = device != 0 && number != 0;
         if is_gated && self.gates.get(&gate).is_some_and(|gate| gate.contains(number)) {
-            self.come_again(gate, number);
+            self.forget_put_off(gate, number);
             return all(Pushed::Duplicate);
         }
         let bytes: usize = contents.iter().map(Content::bytes).sum();
@@ -156,7 +152,7 @@ impl Documents {
         let outcomes =
             contents.into_iter().map(|content| self.apply(pushed, &collection, content)).collect();
         if is_gated {
-            self.come_again(gate, number);
+            self.forget_put_off(gate, number);
             let known = self.gates.entry(gate).or_default();
             known.insert(number);
             let row = rows::encode_gate(known);
@@ -175,14 +171,14 @@ impl Documents {
         }
     }
 
-    fn come_again(&mut self, stream: (u64, u64), number: u64) {
+    fn forget_put_off(&mut self, stream: (u64, u64), number: u64) {
         if self.put_off.get(&stream) == Some(&number) {
             self.put_off.remove(&stream);
         }
     }
 
     /// What was put off is remembered when the rest is read again, but for what is there.
-    pub fn succeed(self, mut earlier: Documents) -> Self {
+    pub fn inherit(self, mut earlier: Documents) -> Self {
         let mut put_off = std::mem::take(&mut earlier.put_off);
         let is_there = |stream: &(u64, u64), number: u64| {
             self.gates.get(stream).is_some_and(|gate| gate.contains(number))
@@ -223,7 +219,7 @@ impl Documents {
     }
 
     fn append(&mut self, author: u64, collection: Arc<str>, content: Content) {
-        let record = Record { position: self.head() + 1, author, collection, content };
+        let record = Record { position: self.log.head() + 1, author, collection, content };
         self.change(rows::record_key(record.position), Some(rows::encode_record(&record)));
         if let Some(replaced) = self.log.insert(record) {
             self.change(rows::record_key(replaced), None);
@@ -252,11 +248,6 @@ impl Documents {
         self.changes.insert(key, row);
     }
 
-    /// When the next row expires, milliseconds since the Unix epoch.
-    pub fn next_expiry_wall_ms(&self) -> Option<u64> {
-        self.log.next_expiry_wall_ms()
-    }
-
     /// Deletes rows that have expired: devices are told as of any other delete.
     pub fn expire(&mut self, now_wall_ms: u64) {
         for record in self.log.expired(now_wall_ms) {
@@ -265,33 +256,12 @@ impl Documents {
             self.append(0, Arc::clone(&record.collection), deleted);
         }
     }
-
-    /// The next page for a reader. `through`: what is behind it is not shown to anybody yet.
-    pub fn page(&self, read: &Read, through: u64) -> Page {
-        self.log.page(read, through)
-    }
-
-    /// Records after a position, up to another one.
-    pub fn range(&self, after: u64, through: u64) -> Vec<Arc<Record>> {
-        self.log.range(after, through)
-    }
-
-    /// Array ops after a clock, in the order of their clocks, as many bytes of them. `through`:
-    /// what is behind it is not shown to anybody yet.
-    pub fn array_ops(
-        &self,
-        array: &str,
-        after: &ArrayClock,
-        through: u64,
-        bytes_max: usize,
-    ) -> Vec<Arc<Record>> {
-        self.log.array_ops(array, after, through, bytes_max)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::{Page, Read};
 
     const MAX: u64 = 1 << 20;
 
@@ -323,9 +293,9 @@ mod tests {
     }
 
     fn all(documents: &mut Documents) -> Vec<Content> {
-        documents.settle(documents.head());
+        documents.settle(documents.log.head());
         let read = Read { bytes_max: usize::MAX, ..Read::default() };
-        contents(&documents.page(&read, documents.head()))
+        contents(&documents.log.page(&read, documents.log.head()))
     }
 
     /// What a restart makes of everything that was ever to be stored.
@@ -336,7 +306,8 @@ mod tests {
                 None => disk.remove(&key),
             };
         }
-        Documents::restore(disk.clone()).expect("whole rows")
+        let row = |(key, row): (&Vec<u8>, &Bytes)| Row::decode(key, row).expect("a whole row");
+        Documents::restore(disk.iter().map(row))
     }
 
     #[test]
@@ -381,7 +352,7 @@ mod tests {
         assert_eq!(all(&mut again), kept);
         let rows = disk.keys().filter(|key| key[0] == b'r').count();
         assert_eq!(rows, kept.len(), "what was replaced is not on disk");
-        assert_eq!((again.bytes(), again.head()), (documents.bytes(), documents.head()));
+        assert_eq!((again.bytes(), again.log.head()), (documents.bytes(), documents.log.head()));
     }
 
     #[test]
@@ -397,7 +368,7 @@ mod tests {
                 Read { collection: collection.clone(), bytes_max: 500, ..Read::default() };
             let (mut seen, mut pages) = (Vec::new(), 0);
             loop {
-                let page = documents.page(&read, documents.head());
+                let page = documents.log.page(&read, documents.log.head());
                 seen.extend(contents(&page));
                 (read.after, read.schemas_through) = (page.next, Some(page.schemas_through));
                 read.schemas_sent = page.schemas_sent;
@@ -407,7 +378,7 @@ mod tests {
                 }
             }
             assert!(pages > 5, "{pages}");
-            assert_eq!(read.after, documents.head());
+            assert_eq!(read.after, documents.log.head());
             let others = usize::from(collection.is_none());
             assert_eq!(seen.len(), 51 + others, "nothing twice");
             assert_eq!(seen[0], Content::Schema { body: text("s") });
@@ -415,9 +386,9 @@ mod tests {
             assert!(seen[1..51].iter().cloned().eq(deltas));
         }
         let read = Read { after: u64::MAX, ..Read::default() };
-        let page = documents.page(&read, documents.head());
+        let page = documents.log.page(&read, documents.log.head());
         assert!(page.records.is_empty() && page.schemas.is_empty() && page.done);
-        assert_eq!(page.next, documents.head());
+        assert_eq!(page.next, documents.log.head());
     }
 
     #[test]
@@ -429,11 +400,11 @@ mod tests {
             let body = text(&"s".repeat(400));
             documents.push(push(7, 0, &name, Content::Schema { body }), MAX);
         }
-        documents.settle(documents.head());
+        documents.settle(documents.log.head());
         let mut read = Read { bytes_max: 2000, ..Read::default() };
         let (mut schemas, mut deltas, mut pages) = (0, 0, 0);
         loop {
-            let page = documents.page(&read, documents.head());
+            let page = documents.log.page(&read, documents.log.head());
             assert!(page.schemas.is_empty() || deltas == 0, "schemas come first");
             schemas += page.schemas.len();
             deltas += page.records.len();
@@ -498,9 +469,9 @@ mod tests {
             (4, [schema("new"), row("k", Some("2"), 0)]),
         ] {
             documents.settle(through);
-            assert_eq!(contents(&documents.page(&read, through)), expected, "{through}");
+            assert_eq!(contents(&documents.log.page(&read, through)), expected, "{through}");
         }
-        assert_eq!(documents.range(0, 4).len(), 2);
+        assert_eq!(documents.log.range(0, 4).len(), 2);
     }
 
     #[test]
@@ -522,12 +493,12 @@ mod tests {
         documents.push(push(7, 1, "cfg", row("k", Some("1"), 1000)), MAX);
         documents.push(push(7, 2, "cfg", row("k", Some("2"), 2000)), MAX);
         documents.push(push(7, 3, "cfg", row("l", Some("3"), 0)), MAX);
-        assert_eq!(documents.next_expiry_wall_ms(), Some(2000), "the first was replaced");
+        assert_eq!(documents.log.next_expiry_wall_ms(), Some(2000), "the first was replaced");
         documents.expire(1999);
-        assert_eq!(documents.head(), 3);
+        assert_eq!(documents.log.head(), 3);
         documents.expire(2000);
         assert_eq!(all(&mut documents), [row("l", Some("3"), 0), row("k", None, 0)]);
-        assert_eq!(documents.next_expiry_wall_ms(), None);
+        assert_eq!(documents.log.next_expiry_wall_ms(), None);
     }
 
     #[test]
@@ -545,7 +516,7 @@ mod tests {
         let folded = Folded { collection: fold.collection, positions, delta: text("all") };
         documents.fold(folded);
         let kept = |documents: &Documents| {
-            let records = documents.range(0, documents.head());
+            let records = documents.log.range(0, documents.log.head());
             records.iter().map(|record| (record.position, record.author)).collect::<Vec<_>>()
         };
         assert_eq!(kept(&documents), [(299, 0), (300, 7), (301, 7)]);
@@ -563,14 +534,14 @@ mod tests {
             assert_eq!(documents.push(push(7, 0, "grid", op(at)), MAX), [expected]);
         }
         let clocks = |after| {
-            let ops = documents.array_ops("grid", &[after; 18], u64::MAX, usize::MAX);
+            let ops = documents.log.array_ops("grid", &[after; 18], u64::MAX, usize::MAX);
             ops.iter().map(|record| record.content.clone()).collect::<Vec<_>>()
         };
         assert_eq!(clocks(0), [op(1), op(2)]);
         assert_eq!(clocks(1), [op(2)]);
-        assert_eq!(documents.array_ops("grid", &[0; 18], u64::MAX, 1).len(), 1, "one at least");
-        assert!(documents.array_ops("other", &[0; 18], u64::MAX, 1).is_empty());
-        let stored = documents.array_ops("grid", &[0; 18], 1, usize::MAX);
+        assert_eq!(documents.log.array_ops("grid", &[0; 18], u64::MAX, 1).len(), 1, "one at least");
+        assert!(documents.log.array_ops("other", &[0; 18], u64::MAX, 1).is_empty());
+        let stored = documents.log.array_ops("grid", &[0; 18], 1, usize::MAX);
         assert_eq!(stored.len(), 1, "what is not stored is not shown");
     }
 }

@@ -27,7 +27,7 @@ mod rows;
 pub use documents::{Documents, Push, Pushed};
 pub use fold::{CAN_FOLD, Fold, Folded};
 pub use gate::Engine;
-pub use log::{Page, Read};
+pub use log::{Log, Page, Read};
 pub use record::{ArrayClock, Content, Record};
 pub use repeats::{QUIET_MS, Repeats};
 pub use rows::{LOADED, Row, RowChange};
@@ -56,5 +56,9 @@ impl RelayPolicy {
 
     pub fn is_on(&self) -> bool {
         self.durability != Durability::None
+    }
+
+    pub fn is_on_disk(&self) -> bool {
+        self.durability == Durability::Disk
     }
 }

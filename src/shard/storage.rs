@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::channel::{Message, Page, PageLimit, Position, StoredLog};
 use crate::error::Reject;
 use crate::ids::ChannelKey;
 use crate::policy::Policy;
-use crate::relay::{Fold, Folded, RowChange};
+use crate::relay::{Fold, Folded, Row, RowChange};
 
 /// What a log consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,8 +85,8 @@ pub enum StoreOutcome {
         page: Option<Page>,
         head: u64,
     },
-    /// Keys and rows of the documents of an app.
-    Rows(Vec<(Vec<u8>, Bytes)>),
+    /// What is stored of the documents of an app.
+    Rows(Vec<Row>),
     RowsWritten,
     Folded(Folded),
     /// A read failed.

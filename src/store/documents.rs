@@ -5,30 +5,22 @@ use super::format::{self, documents_key, documents_of};
 use super::{OpenStore, StoreError};
 use crate::relay::{LOADED, Row, RowChange};
 
-/// Keys of the app's documents without what tells apps apart, and rows.
-type Rows = Vec<(Vec<u8>, bytes::Bytes)>;
-
-/// Reads the documents of an app.
+/// Reads what is needed of the documents of an app: not what devices have pushed to other engines.
 ///
 /// # Errors
 /// A row is damaged, or cannot be read.
-pub fn read_documents(store: &OpenStore, app: &str) -> Result<Rows, StoreError> {
-    let prefix = documents_key(app, &[]);
-    let mut rows = Vec::new();
-    // What devices have pushed to other engines is never needed.
+pub fn read_documents(store: &OpenStore, app: &str) -> Result<Vec<Row>, StoreError> {
+    let prefix_bytes = documents_key(app, &[]).len();
     let kinds = LOADED.iter().map(|kind| documents_key(app, &[*kind]));
-    for row in kinds.flat_map(|kind| store.engine.prefix(&kind)) {
+    let rows = kinds.flat_map(|kind| store.engine.prefix(&kind)).map(|row| {
         let (key, row) = row?;
-        let key = &key[prefix.len()..];
-        if let Err(error) = Row::decode(key, &row) {
-            return Err(StoreError::corrupt(format_args!(
-                "a row of the documents of {app}, {}: {error}",
-                key.escape_ascii()
-            )));
-        }
-        rows.push((key.to_vec(), bytes::Bytes::copy_from_slice(&row)));
-    }
-    Ok(rows)
+        let key = &key[prefix_bytes..];
+        Row::decode(key, &row).map_err(|error| {
+            let key = key.escape_ascii();
+            StoreError::corrupt(format_args!("a row of the documents of {app}, {key}: {error}"))
+        })
+    });
+    rows.collect()
 }
 
 /// Adds changes of the documents of an app to a batch.

@@ -12,6 +12,7 @@ use crate::admin;
 use crate::channel::{Message, PageLimit, Position};
 use crate::ids::{ChannelKey, ShardId, presence_log, presence_logged};
 use crate::policy::Durability;
+use crate::rest::Refusal;
 use crate::session::Answer;
 use crate::session::presence_history::{is_beginning, lists_everyone, present_after};
 use crate::shard::Command;
@@ -53,8 +54,7 @@ pub fn time_of(query: Option<&str>) -> Result<Option<u64>, &'static str> {
 
 pub async fn respond(edge: &Edge, app: &str, channel: &str, at_ms: u64) -> Response<Body> {
     if edge.shared.settings.policies.for_channel(channel).presence_log.is_none() {
-        let why = "presence history of this channel is not kept: set `presence_history_s` in its \
-                   namespace\n";
+        let why = format!("{}\n", Refusal::no_presence_history().message());
         return text(StatusCode::NOT_FOUND, TEXT, why);
     }
     let (key, owner) = edge.locate(&app.into(), &presence_log(channel));

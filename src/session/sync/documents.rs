@@ -32,7 +32,6 @@ use crate::auth::Operation;
 use crate::counters::Ignored;
 use crate::error::{FrameError, Reject};
 use crate::ids::Clocks;
-use crate::policy::Durability;
 use crate::relay::{COLLECTION_BYTES_MAX, Content, Engine, Pushed, Record};
 use crate::wire::sync::message::array::{
     ArrayDelta, ArrayDeltaBatch, ArrayOpOutcome, ArrayOpResult, ArrayOpResults, ArrayReject,
@@ -57,7 +56,7 @@ const ITEM_BYTES_MAX: usize = 1024;
 const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest name of a shape, which is in every frame of it; bytes.
-const SHAPE_BYTES_MAX: usize = 255;
+const SHAPE_BYTES_MAX: usize = COLLECTION_BYTES_MAX;
 
 /// Ops in one message that answers a request for those of an array.
 const CATCH_UP_OPS_MAX: usize = 256;
@@ -136,14 +135,16 @@ impl Session {
         match message {
             Message::ShapeSubscribe(subscribe) => {
                 let shape = subscribe.shape.shape_id;
-                let names = [shape, collection_of(&subscribe.shape.shape_type).unwrap_or_default()];
-                if names.iter().any(|name| name.len() > SHAPE_BYTES_MAX) {
-                    return Judged::EmptySnapshot(Ignored::Refused(Reject::ChannelName));
-                }
-                let shape = shape.into();
-                match collection_of(&subscribe.shape.shape_type) {
+                let collection = collection_of(&subscribe.shape.shape_type);
+                match collection {
+                    _ if [shape, collection.unwrap_or_default()]
+                        .iter()
+                        .any(|name| name.len() > SHAPE_BYTES_MAX) =>
+                    {
+                        Judged::EmptySnapshot(Ignored::Refused(Reject::ChannelName))
+                    }
                     Some(collection) if may_read(principal, collection) => {
-                        let collection = collection.into();
+                        let (shape, collection) = (shape.into(), collection.into());
                         Judged::Request(DocumentRequest::Subscribe { shape, collection })
                     }
                     Some(_) => Judged::EmptySnapshot(Ignored::Refused(Reject::Forbidden)),
@@ -214,7 +215,7 @@ impl Session {
         };
         if let Some(Content::Engine { key, .. }) = contents.first() {
             let is_numbered = number != 0 && principal.identity.device().is_some();
-            if cx.settings.relay.durability != Durability::Disk {
+            if !cx.settings.relay.is_on_disk() {
                 return Judged::Refused("this server keeps nothing of this engine without a disk");
             }
             if key.len() > ITEM_BYTES_MAX || (key.is_empty() && !is_numbered) {
@@ -241,7 +242,7 @@ impl Session {
     }
 
     /// Appends the answer of the relay.
-    pub(super) fn answer_push(&self, now: Clocks, answer: &DocumentAnswer, out: &mut Vec<u8>) {
+    pub(super) fn append_answer(&self, now: Clocks, answer: &DocumentAnswer, out: &mut Vec<u8>) {
         match answer {
             DocumentAnswer::Barrier { timestamp_ms } => {
                 let pong = PingPong { timestamp_ms: *timestamp_ms, is_pong: true };

@@ -159,7 +159,7 @@ impl Dialect for Session {
     }
 
     fn answer_documents(&self, now: Clocks, answer: &DocumentAnswer, out: &mut Vec<u8>) {
-        self.answer_push(now, answer, out);
+        self.append_answer(now, answer, out);
     }
 
     fn append_record(&self, record: &Record, shape: Option<&str>, out: &mut Vec<u8>) {

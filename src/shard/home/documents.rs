@@ -105,13 +105,12 @@ impl Home {
         self.stop_reading(cx, conn);
         let Some(app) = app_of(conn).filter(|_| conn.is_open()) else { return };
         conn.cold_mut().reader = Some(Box::new(Reader::new(Arc::clone(&app), kind)));
-        let is_first = !self.audiences.contains_key(&app);
         let audience = self.audiences.entry(Arc::clone(&app)).or_insert_with(|| Audience {
             key: Arc::new(cx.settings.router.key(&app, CHANNEL)),
             readers: Vec::new(),
         });
         audience.readers.push(conn.id);
-        if is_first {
+        if audience.readers.len() == 1 {
             self.ask_relay(cx, &app, DocumentCommand::Listen);
         }
         conn.flags.stale = true;
@@ -206,9 +205,7 @@ impl Home {
         shape: Arc<str>,
         collection: Arc<str>,
     ) {
-        if reader_of(conn).is_none() {
-            self.begin_reading(cx, conn, ReaderKind::Viewer);
-        }
+        self.ensure_reader(cx, conn);
         let most = cx.limits().subscriptions_per_session_max;
         let Some(reader) = reader_of(conn) else { return };
         reader.shapes.retain(|(known, _)| *known != shape);
@@ -216,10 +213,14 @@ impl Home {
             cx.counters.ignore(Ignored::Refused(Reject::TooManyChannels));
             return self.send_shape_snapshot(cx, conn, &shape);
         }
-        conn.flags.placement_final = true;
-        let Some(reader) = reader_of(conn) else { return };
         reader.shapes.push((Arc::clone(&shape), Arc::clone(&collection)));
         self.replay(cx, conn, Some(shape), Some(collection));
+    }
+
+    fn ensure_reader(&mut self, cx: &mut ShardContext, conn: &mut ActiveConnection) {
+        if reader_of(conn).is_none() {
+            self.begin_reading(cx, conn, ReaderKind::Viewer);
+        }
     }
 
     fn send_shape_snapshot(
@@ -241,9 +242,9 @@ impl Home {
         snapshot: Option<Arc<str>>,
         collection: Option<Arc<str>>,
     ) {
-        if reader_of(conn).is_none() {
-            self.begin_reading(cx, conn, ReaderKind::Viewer);
-        }
+        self.ensure_reader(cx, conn);
+        // What it has asked for does not move with it.
+        conn.flags.placement_final = true;
         let Some(reader) = reader_of(conn) else { return };
         if !reader.replay(snapshot.clone(), collection) {
             cx.counters.ignore(Ignored::Refused(Reject::Busy));

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::ids::{ChannelKey, ShardId};
-use crate::policy::Durability;
 use crate::relay::{Documents, Repeats};
 use crate::shard::context::ShardContext;
 use crate::shard::documents::{DocumentCommand, DocumentEvent};
@@ -139,9 +138,9 @@ impl DocumentTable {
         if let Some(&slot) = self.slots.get(&key.app) {
             return slot;
         }
-        let log = match cx.settings.session.relay.durability {
-            Durability::Disk => LogState::Closed,
-            Durability::None | Durability::Memory => LogState::Open(0),
+        let log = match cx.settings.session.relay.is_on_disk() {
+            true => LogState::Closed,
+            false => LogState::Open(0),
         };
         let slot = self.apps.len() as u32;
         self.apps.push(AppDocuments::new(Arc::clone(key), log));

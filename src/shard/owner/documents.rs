@@ -10,14 +10,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Owner;
 use super::document_table::{AppDocuments, LogState, STORING_BYTES_MAX, Write, bytes_of};
 use crate::counters::Ignored;
 use crate::ids::{ChannelKey, ShardId};
-use crate::policy::Durability;
-use crate::relay::{CAN_FOLD, Documents, Page, Push, Pushed, Read, Record};
+use crate::relay::{CAN_FOLD, Documents, Page, Push, Pushed, Read, Record, Row};
 use crate::session::{DocumentAnswer, DocumentBatch, PushRequest, Receipt, Replica};
 use crate::shard::context::ShardContext;
 use crate::shard::documents::{DocumentCommand, DocumentEvent};
@@ -111,11 +108,12 @@ impl Owner {
                 self.documents.mark_dirty(slot);
             }
             DocumentCommand::Read { conn, number, read } => {
-                let page = Box::new(app.documents.page(&read, app.stored()));
+                let page = Box::new(app.documents.log().page(&read, app.stored()));
                 app.send(cx, from, DocumentEvent::Page { conn, number, page });
             }
             DocumentCommand::CatchUp { conn, array, after } => {
-                let ops = app.documents.array_ops(&array, &after, app.stored(), CATCH_UP_BYTES);
+                let ops =
+                    app.documents.log().array_ops(&array, &after, app.stored(), CATCH_UP_BYTES);
                 let answer = DocumentAnswer::ArrayOps { array, ops };
                 app.send(cx, from, DocumentEvent::Answer { conn, answer });
             }
@@ -155,8 +153,8 @@ impl Owner {
             let changes = app.documents.take_changes();
             let events = std::mem::take(&mut app.events);
             let bytes = changed_bytes + std::mem::take(&mut app.events_bytes);
-            let write = Write { bytes, through: app.documents.head(), events };
-            let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
+            let write = Write { bytes, through: app.documents.log().head(), events };
+            let is_on_disk = cx.settings.session.relay.is_on_disk();
             match (app.log, app.writes.back_mut()) {
                 (LogState::Open(opening), _) if is_on_disk && !changes.is_empty() => {
                     app.storing_bytes += changed_bytes;
@@ -187,7 +185,7 @@ impl Owner {
         app.stored = Some(write.through.max(after));
         app.documents.settle(write.through);
         if write.through > after {
-            let records = app.documents.range(after, write.through);
+            let records = app.documents.log().range(after, write.through);
             app.repeats.note(cx.now.mono_ms, after, write.through);
             deliver(cx, app, after, write.through, records, false);
         }
@@ -197,7 +195,7 @@ impl Owner {
     /// Has deltas folded that were sent often enough, where there are many.
     fn fold_documents(&mut self, cx: &mut ShardContext, slot: u32) {
         let app = &mut self.documents.apps[slot as usize];
-        let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
+        let is_on_disk = cx.settings.session.relay.is_on_disk();
         let LogState::Open(opening) = app.log else { return };
         let is_grown = app.documents.bytes() >= app.fold_at_bytes;
         if !CAN_FOLD || !is_on_disk || app.is_folding || !is_grown {
@@ -243,17 +241,12 @@ impl Owner {
         self.schedule_documents(cx, log.slot);
     }
 
-    fn documents_opened(&mut self, cx: &mut ShardContext, log: LogId, rows: Vec<(Vec<u8>, Bytes)>) {
+    fn documents_opened(&mut self, cx: &mut ShardContext, log: LogId, rows: Vec<Row>) {
         let app = &mut self.documents.apps[log.slot as usize];
-        match Documents::restore(rows) {
-            Ok(documents) => {
-                app.documents = documents.succeed(std::mem::take(&mut app.documents));
-            }
-            // The store has checked them.
-            Err(_) => return documents_failed(cx, app),
-        }
+        let earlier = std::mem::take(&mut app.documents);
+        app.documents = Documents::restore(rows).inherit(earlier);
         app.log = LogState::Open(log.opening);
-        let through = app.documents.head();
+        let through = app.documents.log().head();
         // After a failure there may be more on disk than was known.
         app.stored.get_or_insert(through);
         let waiting = std::mem::take(&mut app.waiting);
@@ -272,16 +265,16 @@ impl Owner {
         }
         app.timer_ms = None;
         for (after, through) in app.repeats.take_due(cx.now.mono_ms) {
-            let records = app.documents.range(after, through);
+            let records = app.documents.log().range(after, through);
             deliver(cx, app, after, through, records, true);
         }
         if matches!(app.log, LogState::Open(_))
-            && app.documents.next_expiry_wall_ms().is_some_and(|at| at <= cx.now.wall_ms)
+            && app.documents.log().next_expiry_wall_ms().is_some_and(|at| at <= cx.now.wall_ms)
         {
             app.documents.expire(cx.now.wall_ms);
             self.documents.mark_dirty(slot);
         }
-        let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
+        let is_on_disk = cx.settings.session.relay.is_on_disk();
         let app = &mut self.documents.apps[slot as usize];
         let is_unused = app.is_idle() && !app.is_dirty;
         if is_on_disk && is_unused && cx.now.mono_ms >= app.used_ms + UNUSED_MS {
@@ -291,10 +284,10 @@ impl Owner {
     }
 
     fn schedule_documents(&mut self, cx: &mut ShardContext, slot: u32) {
-        let is_on_disk = cx.settings.session.relay.durability == Durability::Disk;
+        let is_on_disk = cx.settings.session.relay.is_on_disk();
         let app = &mut self.documents.apps[slot as usize];
         let (now_ms, is_open) = (cx.now.mono_ms, matches!(app.log, LogState::Open(_)));
-        let expiry = app.documents.next_expiry_wall_ms().filter(|_| is_open);
+        let expiry = app.documents.log().next_expiry_wall_ms().filter(|_| is_open);
         let expiry_ms = expiry.map(|at| now_ms + at.saturating_sub(cx.now.wall_ms));
         let unused_ms = (is_on_disk && is_open && app.is_idle()).then_some(app.used_ms + UNUSED_MS);
         let due = [app.repeats.due_ms(), expiry_ms, unused_ms].into_iter().flatten().min();
@@ -355,7 +348,7 @@ fn push_of(replica: Option<Replica>, push: PushRequest) -> (Push, Receipt) {
 /// next request opens the log again.
 fn documents_failed(cx: &mut ShardContext, app: &mut AppDocuments) {
     app.log = LogState::Closed;
-    app.documents = Documents::default().succeed(std::mem::take(&mut app.documents));
+    app.documents = Documents::default().inherit(std::mem::take(&mut app.documents));
     (app.storing_bytes, app.events_bytes, app.waiting_bytes) = (0, 0, 0);
     app.is_folding = false;
     app.pause_ms = (2 * app.pause_ms).clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);

@@ -51,10 +51,7 @@ impl Disk {
         let fails = rng.below(12) == 0;
         let outcome = match operation {
             StoreOperation::ReadRows if fails => StoreOutcome::Failed(Reject::StoreFailed),
-            StoreOperation::ReadRows => {
-                let rows = self.rows.iter().map(|(key, row)| (key.clone(), row.clone()));
-                StoreOutcome::Rows(rows.collect())
-            }
+            StoreOperation::ReadRows => StoreOutcome::Rows(self.decoded()),
             StoreOperation::WriteRows(_) if log.opening <= self.failed => {
                 StoreOutcome::Failed(Reject::StoreFailed)
             }
@@ -74,6 +71,14 @@ impl Disk {
             other => panic!("{other:?} is for messages"),
         };
         Some(StoreReply { log, outcome })
+    }
+
+    fn decoded(&self) -> Vec<Row> {
+        let row = |(key, row): (&Vec<u8>, &Bytes)| match Row::decode(key, row) {
+            Ok(row) => row,
+            Err(error) => panic!("{key:?} is damaged: {error}"),
+        };
+        self.rows.iter().map(row).collect()
     }
 
     fn write(&mut self, changes: Vec<RowChange>) {
@@ -217,11 +222,9 @@ impl World {
 
     /// Every acknowledged push is on disk, each once.
     fn check(&self) {
-        let Ok(documents) = Documents::restore(self.disk.rows.clone()) else {
-            panic!("rows are damaged");
-        };
+        let documents = Documents::restore(self.disk.decoded());
         let read = Read { bytes_max: usize::MAX, ..Read::default() };
-        let page = documents.page(&read, documents.head());
+        let page = documents.log().page(&read, documents.log().head());
         let stored: Vec<(u64, u64)> =
             page.records.iter().map(|record| (record.author, number_of(record))).collect();
         let distinct: BTreeSet<_> = stored.iter().copied().collect();
@@ -270,11 +273,8 @@ fn what_is_acknowledged_is_kept_once_whatever_the_store_does() {
 impl World {
     /// Begins where the log on disk ends, as a reader that has everything.
     fn start(&mut self) {
-        let Ok(documents) = Documents::restore(self.disk.rows.clone()) else {
-            panic!("rows are damaged");
-        };
-        self.cursor = documents.head();
-        assert!(self.disk.rows.iter().all(|(key, row)| Row::decode(key, row).is_ok()));
+        let documents = Documents::restore(self.disk.decoded());
+        self.cursor = documents.log().head();
     }
 
     /// Devices go on until everything is acknowledged.

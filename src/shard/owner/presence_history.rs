@@ -8,22 +8,19 @@ use super::Owner;
 use super::channel_entry::OwnedChannel;
 use crate::channel::{Change, ChangeKind, Content, Draft, Member, Members, Part, Storage};
 use crate::ids::{ChannelKey, Clocks, Timestamp, presence_log, presence_logged};
+use crate::policy::LISTS_PER_HISTORY;
 use crate::session::presence_history::{LoggedMember, PresenceAction, snapshot_mark};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Command, ReplyTo};
 
 /// Events after which an entry lists everyone; more for channels with more members.
-const EVENTS_PER_SNAPSHOT: usize = 1000;
+const EVENTS_PER_LIST: usize = 1000;
 
 /// Channels that are listed at once because it is time.
 const LISTS_AT_ONCE: usize = 256;
 
-/// Share of the time that history is kept after which an entry lists everyone. The log is kept for
-/// one such share longer.
-const SNAPSHOTS_PER_HISTORY: u64 = 8;
-
 /// Bytes of states in a list of members; with more it is one of names only.
-const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
+const LIST_BYTES_MAX: usize = 1024 * 1024;
 
 /// How far the presence history of a channel has come since it last listed everyone.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +49,7 @@ fn event(change: &Change) -> Option<Part> {
 
 /// A mark, and everyone who is present.
 fn snapshot_of(now: Clocks, members: &Members) -> impl Iterator<Item = Part> {
-    let has_states = members.encoded_bytes() <= SNAPSHOT_BYTES_MAX;
+    let has_states = members.encoded_bytes() <= LIST_BYTES_MAX;
     let present = move |member: &Member| {
         let state = has_states.then_some(&member.state);
         let announced_ms = now.wall_ms.saturating_sub(member.age_ms(now));
@@ -72,19 +69,16 @@ impl Owner {
         let logged = self.presence_logged.get(&slot).copied();
         let members = self.entry(slot).presence.members().len();
         let logged = logged.filter(|logged| {
-            let is_long = logged.events > EVENTS_PER_SNAPSHOT.max(4 * members);
+            let is_long = logged.events > EVENTS_PER_LIST.max(4 * members);
             !is_long && cx.now.mono_ms < logged.listed.ms() + self.list_every_ms(slot)
         });
-        let events_before = logged.map_or(0, |logged| logged.events);
-        match logged {
-            Some(logged) if members > 0 => {
-                let logged = Logged { events: events_before + events.len(), ..logged };
-                self.presence_logged.insert(slot, logged);
-            }
+        let Some(logged) = logged else { return self.list(cx, slot, events) };
+        let logged = Logged { events: logged.events + events.len(), ..logged };
+        match members {
             // Who comes next is listed.
-            Some(_) => drop(self.presence_logged.remove(&slot)),
-            None => return self.list(cx, slot, events),
-        }
+            0 => self.presence_logged.remove(&slot),
+            _ => self.presence_logged.insert(slot, logged),
+        };
         let log = self.log_of(cx, slot);
         self.append_presence(cx, log, events);
     }
@@ -115,7 +109,7 @@ impl Owner {
     fn list_every_ms(&self, slot: u32) -> u64 {
         let channel = self.channels.get(slot);
         let history_s = channel.map_or(0, |channel| channel.policy.presence_history_s);
-        history_s.saturating_mul(1000) / SNAPSHOTS_PER_HISTORY
+        history_s.saturating_mul(1000) / LISTS_PER_HISTORY
     }
 
     /// Adds an entry that lists everyone, after these events.

@@ -1,4 +1,5 @@
-//! Replies that reject unsupported features permanently without data loss on the client.
+//! Acks of pushes, and replies that reject unsupported features permanently without data loss on
+//! the client.
 //!
 //! A client keeps a push until it is answered, and keeps the local row unless the answer is a
 //! `DeltaReject`. So unsupported requests are always answered, and never with `DeltaReject`
@@ -63,17 +64,21 @@ fn answer<'a>(message: &Message<'a>, reason: &'a str) -> Option<Message<'a>> {
     })
 }
 
+/// What an ack says besides its status: whether the push was taken, why not, and how many numbers
+/// the last one that was applied is behind.
+fn outcome<'a>(status: &AckStatus<'a>) -> (bool, Option<&'a str>, u64) {
+    match *status {
+        AckStatus::Applied | AckStatus::Duplicate => (true, None, 0),
+        AckStatus::Rejected { reason } => (false, Some(reason), 0),
+        AckStatus::Gap { .. } => (false, None, 1),
+        AckStatus::Fenced | AckStatus::Accepted => (false, None, 0),
+    }
+}
+
 /// The ack of a push, with the fields that the client finds it by; `None` for what has no ack.
 pub fn ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message<'a>> {
-    let accepted = matches!(status, AckStatus::Applied | AckStatus::Duplicate);
-    let reject_reason = match status {
-        AckStatus::Rejected { reason } => Some(reason),
-        _ => None,
-    };
-    let applied = |seq: u64| match status {
-        AckStatus::Gap { .. } => seq.saturating_sub(1),
-        _ => seq,
-    };
+    let (accepted, reject_reason, unapplied) = outcome(&status);
+    let applied = |seq: u64| seq.saturating_sub(unapplied);
     let count = |items: u64| if accepted { (items, 0) } else { (0, items) };
     Some(match message {
         Message::DeltaPush(push) => Message::DeltaAck(DeltaAck {
@@ -116,12 +121,7 @@ pub fn ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message<'
 
 /// Acks of pushes to the indexes are alike; inserts and deletes have the same shape.
 fn index_ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message<'a>> {
-    let (accepted, reject_reason, gap) = match status {
-        AckStatus::Applied | AckStatus::Duplicate => (true, None, 0),
-        AckStatus::Rejected { reason } => (false, Some(reason), 0),
-        AckStatus::Gap { .. } => (false, None, 1),
-        _ => (false, None, 0),
-    };
+    let (accepted, reject_reason, unapplied) = outcome(&status);
     /// The ack of `$push`; `$key` are the fields that it echoes in addition to the common ones.
     macro_rules! ack {
         ($ack:ident, $push:ident, $($key:ident),+) => {
@@ -131,7 +131,7 @@ fn index_ack<'a>(message: &Message<'a>, status: AckStatus<'a>) -> Option<Message
                 batch_id: $push.batch_id,
                 accepted,
                 reject_reason,
-                applied_seq: $push.seq.saturating_sub(gap),
+                applied_seq: $push.seq.saturating_sub(unapplied),
                 status,
             }
         };
