@@ -27,6 +27,8 @@ mod store;
 mod subscribe;
 mod text;
 mod token;
+mod top;
+mod tty;
 mod watch;
 
 use std::env;
@@ -63,6 +65,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Watch(watch::Watch),
+    Top(top::Top),
     Members(members::Members),
     Join(join::Join),
     Publish(publish::Publish),
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Join(command) => command.run(),
         Command::Publish(command) => command.run(),

@@ -174,7 +174,7 @@ mod tests {
             ("", "listne", "did you mean `listen`?"),
             ("", "spin_us", "did you mean `cores.spin_us`?"),
             ("auth", "keys", "did you mean `auth.key`?"),
-            ("debug", "qqq", "known keys: echo"),
+            ("debug", "qqq", "known keys: demo, echo"),
         ] {
             let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), offset: 0 };
             assert_eq!(unknown.advice(), expected);

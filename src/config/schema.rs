@@ -318,10 +318,13 @@ impl Default for Documents {
     }
 }
 
-/// `[debug]`: options for tests.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// `[debug]`: options for trials and tests.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debugging {
+    /// Serves the demo page, which lets every visitor use the channels `demo:*`. Default: see
+    /// [`Config::demo`].
+    pub demo: Option<bool>,
     /// Enables the echo endpoint `/echo` for conformance tests.
     pub echo: bool,
 }

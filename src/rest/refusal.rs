@@ -64,6 +64,13 @@ impl Refusal {
         Refusal { header, ..Refusal::bad(message).with_status(415) }
     }
 
+    /// 421: the `Host` is the name of another machine.
+    pub fn misdirected() -> Self {
+        let message =
+            "the Host is another machine's name: use an address, or add it to [admin] hosts";
+        Refusal::bad(message).with_status(421)
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Refusal::bad("the body is larger than the limit").with_status(413)

@@ -16,6 +16,7 @@ mod edges;
 mod handoff;
 mod hook;
 mod input;
+mod inspect;
 mod interest;
 mod liveness;
 mod long_poll;
