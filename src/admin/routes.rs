@@ -100,6 +100,22 @@ mod tests {
     }
 
     #[test]
+    fn every_route_is_documented() {
+        let page = include_str!("../../docs/protocols.md");
+        let (_, table) = page.split_once("\n## Admin API").unwrap();
+        let mut routes = Vec::new();
+        for row in table.lines().filter_map(|line| line.strip_prefix("| `GET ")) {
+            let path = row.split('`').next().unwrap();
+            let path = path.replace("{app}", "demo").replace("{channel}", "a");
+            let found = route(Surface::Admin, "GET", &path);
+            assert_ne!(found, Route::NotFound, "{row}");
+            routes.push(std::mem::discriminant(&found));
+        }
+        routes.dedup();
+        assert_eq!(routes.len(), 6);
+    }
+
+    #[test]
     fn only_reading_is_allowed() {
         assert_eq!(route(Surface::Public, "POST", "/"), Route::MethodNotAllowed);
         assert_eq!(route(Surface::Public, "POST", "/x"), Route::NotFound);
