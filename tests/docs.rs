@@ -164,7 +164,7 @@ fn links_lead_somewhere() {
     let mut broken = Vec::new();
     for from in &all {
         for link in from.links().into_iter().filter(|link| !link.contains("://")) {
-            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let (file, anchor) = link.split_once('#').unwrap_or((link.as_str(), ""));
             let folder = from.path.parent().unwrap();
             let target = match file {
                 "" => from.path.clone(),

@@ -140,14 +140,15 @@ impl Page {
 
     /// What links to its headings name: as GitHub makes it.
     pub fn anchors(&self) -> Vec<String> {
-        let (mut anchors, mut heading) = (Vec::new(), None);
+        let (mut anchors, mut heading, mut is_heading) = (Vec::new(), String::new(), false);
         for event in self.events() {
-            match (event, &mut heading) {
-                (Event::Start(Tag::Heading { .. }), _) => heading = Some(String::new()),
-                (Event::End(TagEnd::Heading(_)), _) => {
-                    anchors.extend(heading.take().map(|text| anchor(&text)));
+            match event {
+                Event::Start(Tag::Heading { .. }) => is_heading = true,
+                Event::End(TagEnd::Heading(_)) => {
+                    anchors.push(anchor(&std::mem::take(&mut heading)));
+                    is_heading = false;
                 }
-                (Event::Text(text) | Event::Code(text), Some(heading)) => heading.push_str(&text),
+                Event::Text(text) | Event::Code(text) if is_heading => heading.push_str(&text),
                 _ => {}
             }
         }
