@@ -124,8 +124,8 @@ pub struct Policy {
     pub history_age_s: u64,
     /// Bytes of stored messages of a channel. The oldest are evicted first.
     pub history_bytes: u64,
-    /// Where messages are stored, and therefore what an acknowledgement guarantees. With `none` they
-    /// are delivered to subscribers only.
+    /// Where messages are stored, and therefore what an acknowledgement guarantees. With `none`
+    /// they are delivered to subscribers only.
     pub durability: Durability,
     /// When subscribers receive a message that is to be stored on disk. Only with
     /// `durability = "disk"`.
@@ -134,8 +134,8 @@ pub struct Policy {
     pub slow_consumer: SlowConsumer,
     /// Peers that a presence graph has at most. The largest one of all namespaces counts.
     pub graph_max_peers: u32,
-    /// Largest metadata of a member that is a peer of the presence graph, bytes. The Rust client has
-    /// 4,096 at most.
+    /// Largest metadata of a member that is a peer of the presence graph, bytes. The Rust client
+    /// has 4,096 at most.
     pub peer_metadata_max_bytes: u32,
     /// How long events of members are kept, to answer who was present at a time; 0: not at all. On
     /// disk with a data directory.

@@ -17,15 +17,21 @@ const TITLE: &str = "# Configuration\n";
 const INTRODUCTION: &str = "
 This page is the output of `headcount config reference`.
 
-The configuration is a TOML file: `headcount serve --config FILE`, or the environment variable `HEADCOUNT_CONFIG`.
-Every key is optional unless it says so, and so is the file. It is read at start only. Options of `serve` win over the file.
+The configuration is a TOML file: `headcount serve --config FILE`, or the environment variable
+`HEADCOUNT_CONFIG`. Every key is optional unless it says so, and so is the file. It is read at start
+only. Options of `serve` win over the file.
 
-- An unknown key is refused, and the error suggests the nearest known name. A value out of range is refused with the range.
-- The unit is in the name of a key: `_us` microseconds, `_ms` milliseconds, `_s` seconds, `_bytes` bytes.
-- `headcount config check FILE` says whether `serve` would accept a file, `headcount config print FILE` shows the effective values, and
-  `headcount config explain CHANNEL` shows those of a channel and where each comes from.
-- Keys of `[limits]` apply per process unless they state otherwise. [`refusals.md`](refusals.md) has what a client sees when one is reached.
-- Environment: `HEADCOUNT_ADMIN_TOKEN` is the admin token, `HEADCOUNT_LOG` says what is logged. An empty variable counts as unset.
+- An unknown key is refused, and the error suggests the nearest known name. A value out of range is
+  refused with the range.
+- The unit is in the name of a key: `_us` microseconds, `_ms` milliseconds, `_s` seconds, `_bytes`
+  bytes.
+- `headcount config check FILE` says whether `serve` would accept a file, `headcount config print
+  FILE` shows the effective values, and `headcount config explain CHANNEL` shows those of a channel
+  and where each comes from.
+- Keys of `[limits]` apply per process unless they state otherwise. [`refusals.md`](refusals.md) has
+  what a client sees when one is reached.
+- Environment: `HEADCOUNT_ADMIN_TOKEN` is the admin token, `HEADCOUNT_LOG` says what is logged. An
+  empty variable counts as unset.
 ";
 
 /// A table of the file, with the schema of its struct.

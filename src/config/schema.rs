@@ -246,8 +246,8 @@ impl Default for Admission {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Token that grants access to everything; at most one of this and `token_file`. The environment
-    /// variable `HEADCOUNT_ADMIN_TOKEN` wins over both.
+    /// Token that grants access to everything; at most one of this and `token_file`. The variable
+    /// `HEADCOUNT_ADMIN_TOKEN` of the environment wins over both.
     pub token: Option<SecretText>,
     /// File with that token, relative to the directory of the configuration file.
     pub token_file: Option<PathBuf>,
@@ -306,8 +306,8 @@ pub struct KeyEntry {
     /// Required `aud` of tokens. Not set: tokens with an audience are refused.
     pub audience: Option<String>,
     /// What the key, and tokens signed with it, may do: operations (`subscribe`, `publish`,
-    /// `presence`, `history`, `admin`, `*`) by channel pattern (`*`, a name, or `prefix:*`), at most
-    /// 256 patterns. The names of collections of documents are matched as well.
+    /// `presence`, `history`, `admin`, `*`) by channel pattern (`*`, a name, or `prefix:*`), at
+    /// most 256 patterns. The names of collections of documents are matched as well.
     #[serde(default = "Capability::all")]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub capability: Capability,
