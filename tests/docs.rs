@@ -280,7 +280,8 @@ fn events() -> Vec<Event<'static>> {
 
 #[test]
 fn every_json_frame_is_in_the_table() {
-    let table = page("docs/protocols.md").table("Foony Realtime", "code");
+    let mut tables = page("docs/protocols.md").tables().into_iter();
+    let table = tables.find(|table| table.columns.contains(&"JSON t".to_owned())).unwrap();
     let rows: Vec<(String, String)> =
         table.texts("JSON t").into_iter().zip(table.texts("direction")).collect();
     let is_request = |name: &str| {
