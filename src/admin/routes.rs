@@ -249,6 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn every_route_is_documented() {
+        let page = include_str!("../../docs/protocols.md");
+        let (_, table) = page.split_once("\n## Admin API").unwrap();
+        let mut documented = 0;
+        for row in table.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let request = row.split('`').next().unwrap();
+            let Some((method, path)) = request.split_once(' ') else { continue };
+            let names = [("{app}", "demo"), ("{channel}", "a"), ("{connection}", "0.1.2")];
+            let path = names.iter().fold(path.to_owned(), |path, (name, is)| path.replace(name, is));
+            let found = route(Surface::Admin, method, &path);
+            assert!(!matches!(found, Route::NotFound | Route::MethodNotAllowed(_)), "{row}");
+            documented += 1;
+        }
+        assert_eq!(documented, 20, "the pages and probes, and each request of openapi.json");
+    }
+
+    #[test]
     fn a_connection_is_named_by_three_numbers() {
         let addr = ConnAddr { shard: ShardId(1), conn: ConnId { slot: 2, generation: 3 } };
         assert_eq!(connection_of("1.2.3"), Some(addr));

@@ -23,7 +23,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-fn tables() -> [(&'static str, Keys); 13] {
+pub(super) fn tables() -> [(&'static str, Keys); 13] {
     [
         ("", serde_introspect::<Config>()),
         ("cores", serde_introspect::<Cores>()),

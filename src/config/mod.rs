@@ -11,6 +11,7 @@ mod exposure;
 mod keys;
 mod known;
 mod print;
+mod reference;
 mod schema;
 
 use std::fs;
