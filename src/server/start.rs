@@ -260,7 +260,7 @@ fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>
 /// Without a number as many as the CPU affinity and the CPU quotas of all enclosing cgroups (v1 and
 /// v2) allow. The standard library rounds a quota down, as it should be here: the kernel stops
 /// every thread of a process that has used its quota up, which one shard more would see to.
-fn shard_count(config: &Config) -> u16 {
+pub fn shard_count(config: &Config) -> u16 {
     match config.cores.shards() {
         Shards::Count(count) => count,
         Shards::Auto => {
