@@ -4,7 +4,10 @@
 # The runtime image has the C library of the builder's Debian: change both together.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-COPY . .
+COPY Cargo.toml Cargo.lock ./
+COPY benches benches
+COPY examples examples
+COPY src src
 # Names of functions in backtraces, but no lines.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false
 RUN cargo build --locked --release --bin headcount
