@@ -31,7 +31,7 @@ ENV HEADCOUNT_CONFIG=/etc/headcount/headcount.toml
 EXPOSE 7400 7401 7402
 # A drain takes at most 30 s: give the container more than that to stop (`stop_grace_period`, `docker stop -t 35`).
 STOPSIGNAL SIGTERM
-# The shell asks by itself: the image has no HTTP client.
+# The shell asks by itself: the image has no HTTP client. An admin address on another port needs another check.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/7402 && printf 'GET /readyz HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
 ENTRYPOINT ["headcount"]
