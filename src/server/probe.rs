@@ -12,6 +12,10 @@ pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors for other things than connections: rings, event descriptors, listeners, files.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
+/// What a container needs: the default profiles of Docker and Podman permit none of these calls.
+const PROFILE: &str = "a seccomp profile that permits io_uring_setup, io_uring_enter and \
+                       io_uring_register (tuning/seccomp.json)";
+
 /// A requirement that the host does not meet, and how to meet it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]
@@ -36,13 +40,17 @@ pub fn try_io_uring() -> io::Result<()> {
 pub fn check_io_uring() -> Result<(), HostError> {
     let Err(error) = try_io_uring() else { return Ok(()) };
     let why = match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "the kernel or a sandbox forbids it: allow it with \
-             `sysctl kernel.io_uring_disabled=0`, and in a container with a seccomp profile that \
-             permits io_uring_setup, io_uring_enter and io_uring_register"
-            .to_string(),
+        Some(libc::EPERM | libc::EACCES) => {
+            format!(
+                "the kernel or a sandbox forbids it: allow it with \
+                 `sysctl kernel.io_uring_disabled=0`, and in a container with {PROFILE}"
+            )
+        }
         Some(libc::ENOSYS) => {
-            "this kernel does not have it: use Linux 6.1 or newer, built with CONFIG_IO_URING"
-                .to_string()
+            format!(
+                "this kernel does not have it, or a sandbox hides it: use Linux 6.1 or newer, \
+                 built with CONFIG_IO_URING, and in a container {PROFILE}"
+            )
         }
         Some(libc::EINVAL) => {
             "this kernel lacks a feature the server needs (deferred task work): use Linux 6.1 or \
