@@ -171,11 +171,12 @@ fn links_lead_somewhere() {
                 file => normal(&folder.join(file)),
             };
             let is_there = root().join(&target).exists();
-            let is_page = target.extension().is_some_and(|extension| extension == "md");
+            let is_page = is_there && target.extension().is_some_and(|end| end == "md");
             let has_anchor = |path: &Path| {
                 page(path.to_str().unwrap()).anchors().iter().any(|found| found == anchor)
             };
-            if !is_there || (!anchor.is_empty() && !(is_page && has_anchor(&target))) {
+            let has_target = anchor.is_empty() || (is_page && has_anchor(&target));
+            if !is_there || !has_target {
                 broken.push(format!("{}: {link}", from.path.display()));
             }
         }

@@ -267,7 +267,7 @@ mod tests {
         let page = Config::reference();
         for row in page.lines().filter(|line| line.starts_with("| `")) {
             let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-            assert!(cells.len() >= 5 && cells[1] != "" && cells[4].len() > 5, "{row}");
+            assert!(cells.len() >= 5 && !cells[1].is_empty() && cells[4].len() > 5, "{row}");
             assert!(!row.contains("[`"), "{row}");
         }
     }
