@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use headcount::ids::ShardId;
 use headcount::server::mesh::Endpoint;
-use headcount::shard::Envelope;
+use headcount::shard::{Envelope, Inspection};
 
 const CAPACITY: usize = 8192;
 const BURST: usize = 64;
@@ -124,7 +124,7 @@ fn candidates() -> [Ends; 3] {
 }
 
 fn envelope(request: u64) -> Envelope {
-    Envelope::Inspect { from: ShardId(0), request }
+    Envelope::Inspect { from: ShardId(0), request, inspection: Inspection::Counters }
 }
 
 /// Pins the calling thread. A pinned thread sees only its own core, so the list is read once.

@@ -1,6 +1,8 @@
 //! What a shard counts. Every drop, conflation, ignored input and disconnect has a reason here;
 //! plain integers that only their shard writes, read by the admin surface through a mailbox.
 
+use std::time::Duration;
+
 use enum_map::{Enum, EnumMap};
 use strum::IntoStaticStr;
 
@@ -105,6 +107,62 @@ pub enum Conflated {
     LargeSet,
 }
 
+/// Durations, counted by powers of two of microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    /// Of bucket n: at least 2^(n-1) and less than 2^n microseconds.
+    buckets: [u64; DURATION_BUCKETS],
+    total_ns: u64,
+}
+
+/// The last bucket has everything from half a second on.
+const DURATION_BUCKETS: usize = 21;
+
+impl Durations {
+    /// Counts a duration.
+    pub fn record(&mut self, duration: Duration) {
+        let (us, ns) = (duration.as_micros() as u64, duration.as_nanos() as u64);
+        let bucket = (u64::BITS - us.leading_zeros()) as usize;
+        self.buckets[bucket.min(DURATION_BUCKETS - 1)] += 1;
+        self.total_ns += ns;
+    }
+
+    /// Upper bounds in seconds, the last one infinite, and how many were below each and not below
+    /// the one before.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.buckets.iter().enumerate().map(|(n, count)| match n {
+            _ if n == DURATION_BUCKETS - 1 => (f64::INFINITY, *count),
+            n => ((1u64 << n) as f64 / 1e6, *count),
+        })
+    }
+
+    /// The duration in seconds that `part` of the counted ones do not exceed, taken to be spread
+    /// evenly within a bucket; 0 when there is none.
+    pub fn quantile_s(buckets: &[u64], part: f64) -> f64 {
+        let wanted = buckets.iter().sum::<u64>() as f64 * part;
+        let mut below = 0.0;
+        for (n, &count) in buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            if below + count as f64 >= wanted {
+                let low = if n == 0 { 0.0 } else { (1u64 << (n - 1)) as f64 };
+                let within = (wanted - below) / count as f64;
+                return (low + within * ((1u64 << n) as f64 - low)) / 1e6;
+            }
+            below += count as f64;
+        }
+        0.0
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Their sum, seconds.
+    pub fn total_s(&self) -> f64 {
+        self.total_ns as f64 / 1e9
+    }
+}
+
 /// One shard's counts since start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -132,6 +190,8 @@ pub struct Counters {
     pub peer_checks: u64,
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
+    /// Of the turns in which something had arrived.
+    pub turn_durations: Durations,
     pub refusals: Refusals,
     ignored: EnumMap<Ignored, u64>,
     dropped: EnumMap<Dropped, u64>,
@@ -198,6 +258,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_duration_is_below_the_bound_of_its_bucket() {
+        for (us, bound) in [
+            (0, 1e-6),
+            (1, 2e-6),
+            (2, 4e-6),
+            (3, 4e-6),
+            (1_000, 1.024e-3),
+            (500_000, 0.524288),
+            (524_288, f64::INFINITY),
+            (u64::from(u32::MAX), f64::INFINITY),
+        ] {
+            let mut durations = Durations::default();
+            durations.record(Duration::from_micros(us));
+            let counted: Vec<_> = durations.buckets().filter(|(_, count)| *count > 0).collect();
+            assert_eq!(counted, [(bound, 1)], "{us}");
+            assert_eq!((durations.count(), durations.total_s()), (1, us as f64 / 1e6));
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_within_its_bucket() {
+        let mut buckets = [0; DURATION_BUCKETS];
+        assert_eq!(Durations::quantile_s(&buckets, 0.99), 0.0);
+        (buckets[3], buckets[10]) = (90, 10);
+        assert_eq!(Durations::quantile_s(&buckets, 0.9), 8e-6);
+        assert_eq!(Durations::quantile_s(&buckets, 0.45), 6e-6);
+        assert_eq!(Durations::quantile_s(&buckets, 0.95), 768e-6);
+        assert_eq!(Durations::quantile_s(&buckets, 1.0), 1024e-6);
+    }
+
+    #[test]
     fn every_reason_has_its_own_label() {
         let mut counters = Counters::default();
         counters.ignore(Ignored::Refused(Reject::Unsupported));
@@ -211,7 +302,7 @@ mod tests {
         };
         assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 33);
         assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
-        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 17);
+        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 18);
         assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 10);
     }
 
@@ -237,7 +328,7 @@ mod tests {
             labels.join(" "),
             "clean lost protocol utf8 too_large unknown_protocol greeting_timeout idle_timeout \
              wire_version old_client token_expired bad_credentials replaced slow \
-             connection_limit shutdown internal"
+             connection_limit shutdown operator internal"
         );
     }
 }

@@ -128,6 +128,9 @@ pub enum Disconnect {
     ConnectionLimit,
     #[error("server is shutting down")]
     Shutdown,
+    /// By a request to the admin address.
+    #[error("closed by the operator")]
+    Operator,
     #[error("internal error")]
     Internal,
 }
@@ -150,7 +153,7 @@ impl Disconnect {
             Disconnect::UnknownProtocol => 1003,
             Disconnect::Utf8 => 1007,
             Disconnect::GreetingTimeout | Disconnect::WireVersion | Disconnect::OldClient => 1008,
-            Disconnect::TokenExpired | Disconnect::BadCredentials => 1008,
+            Disconnect::TokenExpired | Disconnect::BadCredentials | Disconnect::Operator => 1008,
             Disconnect::TooLarge => 1009,
             Disconnect::Internal => 1011,
             Disconnect::Slow | Disconnect::ConnectionLimit => 1013,
@@ -169,7 +172,10 @@ impl Disconnect {
             | Disconnect::OldClient
             | Disconnect::BadCredentials
             | Disconnect::Replaced => Retry::Never,
-            Disconnect::Slow | Disconnect::ConnectionLimit | Disconnect::Internal => Retry::Later,
+            Disconnect::Slow
+            | Disconnect::ConnectionLimit
+            | Disconnect::Operator
+            | Disconnect::Internal => Retry::Later,
             _ => Retry::Now,
         }
     }

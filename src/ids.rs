@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use derive_more::Display;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
@@ -22,7 +23,7 @@ impl ShardId {
 }
 
 /// Where a connection is accepted, by its name in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Listener {
     Http,

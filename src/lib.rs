@@ -38,6 +38,7 @@
 //! | [`server`] | the shell on glommio and io_uring: sockets, mailboxes, start, drain; `edge` parses plain HTTP |
 //! | `store` | the log on disk of documents, and of channels whose messages survive a restart: rows, fsyncs, retention, repair |
 //! | `admin`, `rest` | what plain HTTP requests of operators and of applications do |
+//! | [`doctor`] | whether a host can run the server with so many connections, and what is to be changed |
 //! | [`config`], [`cli`], `terminal`, [`bench`] | the configuration file, the commands, colours and widths of terminals, the load generator |
 //! | [`client`] | the Rust client: channels, members and the presence graph on one connection that is made again when it is lost; [`client::protocol`] is the client's half of the protocols, without I/O |
 //! | `docs/protocol.md` | what `foony` has besides the records of its SDKs: the graph extension, for peers of the presence graph |
@@ -121,6 +122,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod counters;
+#[cfg(feature = "server")]
+pub mod doctor;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod ids;

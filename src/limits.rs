@@ -1,6 +1,6 @@
 //! Limits of the core. Each states what happens when it is reached and which side bears the cost.
-//! Configurable limits are fields of [`Limits`] (section `[limits]` of the configuration), fixed
-//! ones are constants.
+//! Configurable limits are fields of [`Limits`] (section `[limits]` of the configuration, whose
+//! text in `docs/configuration.md` their doc comments are), fixed ones are constants.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,9 @@ pub const REQUEST_HEADERS_MAX: usize = 128;
 /// connection.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
-/// Configurable limits. Every field applies per process unless it states otherwise.
+/// `[limits]`: bounds of queues, tables, messages and waiting times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Maximum size of an HTTP request head in bytes, request line and headers together. A longer
@@ -63,7 +64,8 @@ pub struct Limits {
     /// and counted.
     pub channels_per_session_max: usize,
     /// Maximum number of channels to which one Foony session subscribes, separately for messages,
-    /// presence and membership. Requests for more are refused.
+    /// presence and membership, and of shapes of documents of one sync session. Requests for more
+    /// are refused; further shapes are empty.
     pub subscriptions_per_session_max: usize,
     /// Maximum number of channels that one shard owns. Requests that would open another one are
     /// refused.
@@ -72,17 +74,21 @@ pub struct Limits {
     /// a publish evicts the oldest messages of its own channel. Clients that resume from an evicted
     /// position are notified of the gap.
     pub history_bytes_per_shard_max: u64,
-    /// Maximum number of members of one channel. Further ones are ignored and counted.
+    /// Maximum number of members of one channel. Further ones are refused, or on the sync protocol
+    /// ignored, and counted.
     pub members_per_channel_max: usize,
-    /// Maximum length of a channel name in bytes. Updates for a longer one are ignored and counted.
+    /// Maximum length of a channel name in bytes; on the Foony protocol never above 255. Requests
+    /// with a longer one are refused, or on the sync protocol ignored, and counted.
     pub channel_name_bytes_max: usize,
-    /// Maximum size of the state of one member in bytes. A larger update is ignored and counted.
+    /// Maximum size of the state of one member in bytes, at most `presence_set_bytes_max`. A larger
+    /// update is refused, or on the sync protocol ignored, and counted.
     pub state_bytes_max: usize,
     /// Maximum size of one published message in bytes: name, payload, encoding. A larger publish is
     /// refused.
     pub publish_bytes_max: usize,
     /// Maximum size of the encoded member set of one channel in bytes. Keeps a full-set frame below
-    /// the 16 MiB that clients accept. An update that would exceed it is ignored and counted.
+    /// the 16 MiB that clients accept. An update that would exceed it is refused, or on the sync
+    /// protocol ignored, and counted.
     pub presence_set_bytes_max: usize,
     /// Maximum bytes of presence snapshots that a shard enqueues at once, and in one turn; bounds
     /// the delay for other channels. A channel whose set size times member count is larger (130
@@ -119,13 +125,14 @@ pub struct Limits {
     /// is their transport: these are pinged after a third of the shortest `presence_ttl_ms` in any
     /// case.
     pub ping_after_ms: u64,
-    /// Silence after which a connection is considered dead, milliseconds; 0 disables it.
+    /// Silence after which a connection is considered dead, milliseconds, above `ping_after_ms`; 0
+    /// disables it.
     pub idle_ms: u64,
     /// Interval between timeout checks of connections, milliseconds. Adds to every timeout above.
     pub sweep_ms: u64,
     /// Capacity of one mailbox between two shards, in envelopes of 88 bytes. With more than 15
-    /// shards the capacity is lower, so that all mailboxes together take at most 200 MiB. The
-    /// overload table in `shard` states what happens when one is full.
+    /// shards the capacity is lower, so that all mailboxes together take at most 200 MiB.
+    /// `docs/refusals.md` has what happens when one is full.
     pub mailbox_envelopes_max: usize,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use derive_more::Display;
 use enumset::EnumSetType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use thiserror::Error;
@@ -14,7 +15,7 @@ use crate::ids::presence_logged;
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
 /// What the admission hook of a server decides.
-#[derive(Debug, EnumSetType, Hash, IntoStaticStr, Serialize, Deserialize)]
+#[derive(Debug, EnumSetType, Hash, IntoStaticStr, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum AdmitKind {
@@ -29,16 +30,18 @@ pub enum AdmitKind {
 }
 
 /// What becomes of a request when the admission hook gives no answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTimeout {
+    /// It is denied.
     #[default]
     Deny,
+    /// It is carried out.
     Allow,
 }
 
 /// What counts as a heartbeat of a member (`protocols/nodedb.md` section 9, decision 12).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Heartbeat {
     /// Any byte from its connection, including a WebSocket pong. The server pings before the time
     /// to live expires, so a peer that answers never expires.
@@ -54,10 +57,12 @@ pub enum Heartbeat {
 }
 
 /// Where the messages of a channel are stored, and therefore what an acknowledgement guarantees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// Not stored: live delivery only.
+    /// Not stored.
     None,
     /// Stored in memory and lost on restart.
     #[default]
@@ -67,7 +72,7 @@ pub enum Durability {
 }
 
 /// When subscribers receive a message that is to be stored on disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Deliver {
     /// Once it is on disk, so that nobody sees what a crash takes back.
@@ -78,10 +83,10 @@ pub enum Deliver {
 }
 
 /// What happens to a subscriber whose send queue is full of messages that cannot be conflated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SlowConsumer {
-    /// Messages are dropped, and the subscriber can detect the gap.
+    /// It is sent the messages later, as far as they are still stored; else it sees the gap.
     #[default]
     Gap,
     /// Its connection is closed as slow.
@@ -95,8 +100,9 @@ pub const LISTS_PER_HISTORY: u64 = 8;
 const PRESENCE_LOG_MESSAGES: u32 = 1_000_000;
 const PRESENCE_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
-/// How one channel behaves. Serialized as the keys of `[[namespace]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// How one channel behaves. Serialized as the keys of `[[namespace]]`, whose text in
+/// `docs/configuration.md` the doc comments of its fields are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Policy {
     /// Time without a heartbeat after which a member leaves, milliseconds. The default is twice the
     /// longest keep-alive period of known clients (NodeDB Lite: 30 s).
@@ -106,26 +112,33 @@ pub struct Policy {
     pub presence_grace_ms: u64,
     /// Minimum interval between presence frames of one channel, milliseconds; 0 sends at once.
     pub presence_interval_ms: u64,
+    /// What keeps a member alive.
     #[serde(rename = "presence_heartbeat")]
     pub heartbeat: Heartbeat,
     /// Whether a new member receives the current set of members.
     #[serde(rename = "presence_snapshot_on_join")]
     pub snapshot_on_join: bool,
-    /// Messages stored for history and resume. The oldest are evicted first.
+    /// Messages stored of a channel, for history and resume. The oldest are evicted first.
     pub history_messages: u32,
     /// Age at which a message is evicted, seconds.
     pub history_age_s: u64,
-    /// Bytes of stored messages. The oldest are evicted first.
+    /// Bytes of stored messages of a channel. The oldest are evicted first.
     pub history_bytes: u64,
+    /// Where messages are stored, and therefore what an acknowledgement guarantees. With `none`
+    /// they are delivered to subscribers only.
     pub durability: Durability,
-    /// Only with `durability = "disk"`.
+    /// When subscribers receive a message that is to be stored on disk. Only with
+    /// `durability = "disk"`.
     pub deliver: Deliver,
+    /// What happens to a subscriber whose send queue is full of messages.
     pub slow_consumer: SlowConsumer,
-    /// Peers that a graph has at most. The largest one of all namespaces counts.
+    /// Peers that a presence graph has at most. The largest one of all namespaces counts.
     pub graph_max_peers: u32,
-    /// Largest metadata of a peer that is a member, bytes.
+    /// Largest metadata of a member that is a peer of the presence graph, bytes. The Rust client
+    /// has 4,096 at most.
     pub peer_metadata_max_bytes: u32,
-    /// How long events of members are kept, seconds; 0: not at all.
+    /// How long events of members are kept, to answer who was present at a time; 0: not at all. On
+    /// disk with a data directory.
     pub presence_history_s: u64,
     /// How the log of these events behaves, if they are kept.
     #[serde(skip)]

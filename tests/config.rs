@@ -177,7 +177,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
         ),
         (
             "debug.zzzzzz.deeper = 3",
-            "config: unknown key `debug.zzzzzz` in headcount.toml line 1: known keys: echo",
+            "config: unknown key `debug.zzzzzz` in headcount.toml line 1: known keys: demo, echo",
         ),
     ] {
         assert_eq!(read(text).unwrap_err(), expected);
@@ -369,6 +369,8 @@ fn print_shows_every_key_and_no_secret() {
         "# jwks_file is not set: no JWK set",
         "ten_byte_layout = \"0.6\"",
         "mailbox_envelopes_max = 8192",
+        "# demo is off by default: keys are configured",
+        "demo = false",
         "echo = false",
         "match = \"chat:*\"",
         "durability = \"disk\"",

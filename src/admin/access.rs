@@ -2,7 +2,7 @@
 
 use subtle::ConstantTimeEq;
 
-use super::routes::Route;
+use super::routes::{Api, AppApi, Route, ServerApi};
 use crate::auth::{
     CredentialError, Keyring, MetricsAccess, Operation, is_direct_host, without_port,
 };
@@ -54,29 +54,51 @@ impl Access {
         }
     }
 
-    /// Checks the credential of a request.
+    /// Checks the credential of a request. `prefix`: of the channels that are to be listed.
     ///
     /// # Errors
     /// [`Denied::Unauthenticated`] and [`Denied::Forbidden`].
     pub fn check(
         &self,
         route: &Route,
+        prefix: &str,
         authorization: Option<&[u8]>,
         keyring: &Keyring,
         now_wall_ms: u64,
     ) -> Result<(), Denied> {
+        let needs_token = match route {
+            Route::Metrics => self.metrics == MetricsAccess::Token,
+            // They say nothing that a liveness check and this program do not.
+            Route::Api(Api::Server(ServerApi::OpenApi | ServerApi::Health)) => false,
+            Route::Api(_) => self.reach == Reach::Network,
+            _ => false,
+        };
+        if !needs_token || self.is_token(authorization) {
+            return Ok(());
+        }
+        let of_key = |app, scope| check_key(app, scope, authorization, keyring, now_wall_ms);
         match route {
-            Route::Members { app, channel } | Route::Watch { app, channel }
-                if self.reach == Reach::Network && !self.is_token(authorization) =>
-            {
-                check_key(app, channel, authorization, keyring, now_wall_ms)
+            Route::Api(Api::Channel { app, channel, .. }) => of_key(app, Scope::Channel(channel)),
+            Route::Api(Api::App { app, request: AppApi::Channels }) => {
+                of_key(app, Scope::Below(prefix))
             }
-            Route::Metrics
-                if self.metrics == MetricsAccess::Token && !self.is_token(authorization) =>
-            {
-                Err(Denied::Unauthenticated("/metrics needs the admin token".into(), None))
-            }
-            _ => Ok(()),
+            Route::Api(Api::App { app, .. }) => of_key(app, Scope::Below("")),
+            Route::Metrics => Err(needs("/metrics needs the admin token")),
+            _ => Err(needs("this needs the admin token")),
+        }
+    }
+
+    /// Checks that no page of another site sent a request which changes something. `origin` and
+    /// `host`: the headers.
+    ///
+    /// # Errors
+    /// [`Denied::Forbidden`].
+    pub fn check_origin(&self, origin: Option<&str>, host: Option<&str>) -> Result<(), Denied> {
+        let Some(origin) = origin else { return Ok(()) };
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        match authority.is_some() && authority == host {
+            true => Ok(()),
+            false => Err(Denied::Forbidden("a page of another site may not do this".into())),
         }
     }
 
@@ -95,11 +117,23 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
-/// Accepts an API key of the app whose capability includes `admin` on the channel. Tokens, which
+/// The channels that a request is about.
+#[derive(Clone, Copy)]
+enum Scope<'a> {
+    Channel(&'a str),
+    /// All whose names begin so.
+    Below(&'a str),
+}
+
+fn needs(what: &str) -> Denied {
+    Denied::Unauthenticated(what.to_owned(), None)
+}
+
+/// Accepts an API key of the app whose capability includes `admin` on the channels. Tokens, which
 /// are for clients, are refused.
 fn check_key(
     app: &str,
-    channel: &str,
+    scope: Scope<'_>,
     authorization: Option<&[u8]>,
     keyring: &Keyring,
     now_wall_ms: u64,
@@ -120,8 +154,19 @@ fn check_key(
     if **key.app() != *app {
         return Err(Denied::Forbidden(format!("the key is not of the app {app}")));
     }
-    let allowed = key.capability().allows(channel, Operation::Admin);
-    allowed.map_err(|_| Denied::Forbidden("the key does not allow `admin` on the channel".into()))
+    let is_allowed = match scope {
+        Scope::Channel(channel) => key.capability().allows(channel, Operation::Admin).is_ok(),
+        Scope::Below(prefix) => key.capability().allows_below(prefix, Operation::Admin),
+    };
+    match (is_allowed, scope) {
+        (true, _) => Ok(()),
+        (false, Scope::Channel(_)) => {
+            Err(Denied::Forbidden("the key does not allow `admin` on the channel".into()))
+        }
+        (false, Scope::Below(prefix)) => {
+            Err(Denied::Forbidden(format!("the key does not allow `admin` on `{prefix}*`")))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +174,7 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 
+    use super::super::routes::ChannelApi;
     use super::*;
     use crate::auth::Key;
 
@@ -152,7 +198,7 @@ mod tests {
 
     fn status(access: &Access, route: &Route, authorization: &str) -> u16 {
         let shown = Some(authorization.as_bytes()).filter(|header| !header.is_empty());
-        match access.check(route, shown, &keyring(), 0) {
+        match access.check(route, "doc:", shown, &keyring(), 0) {
             Ok(()) => 200,
             Err(Denied::Host) => 421,
             Err(Denied::Unauthenticated(..)) => 401,
@@ -160,9 +206,54 @@ mod tests {
         }
     }
 
+    fn about(channel: &str) -> Route {
+        let (app, channel) = ("demo".to_owned(), channel.to_owned());
+        Route::Api(Api::Channel { app, channel, request: ChannelApi::Members })
+    }
+
+    #[test]
+    fn a_key_reaches_as_far_as_its_capability_and_the_token_everywhere() {
+        let network = access(Reach::Network, MetricsAccess::Open);
+        let of_app = |request| Route::Api(Api::App { app: "demo".into(), request });
+        let server = Route::Api(Api::Server(ServerApi::Connections));
+        let health = Route::Api(Api::Server(ServerApi::Health));
+        for (route, anybody, token, all, admin_of_doc) in [
+            (of_app(AppApi::Channels), 401, 200, 200, 200),
+            (of_app(AppApi::UserStatus), 401, 200, 200, 403),
+            (of_app(AppApi::Token), 401, 200, 200, 403),
+            (server, 401, 200, 401, 401),
+            (health, 200, 200, 200, 200),
+        ] {
+            assert_eq!(status(&network, &route, ""), anybody, "{route:?}");
+            assert_eq!(status(&network, &route, "Bearer admin-token"), token, "{route:?}");
+            assert_eq!(status(&network, &route, &basic("demo.all:s1")), all, "{route:?}");
+            assert_eq!(
+                status(&network, &route, &basic("demo.admin:s2")),
+                admin_of_doc,
+                "{route:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_changes_nothing() {
+        let local = access(Reach::ThisMachine, MetricsAccess::Open);
+        let host = Some("127.0.0.1:7402");
+        for (origin, expected) in [
+            (None, true),
+            (Some("http://127.0.0.1:7402"), true),
+            (Some("http://127.0.0.1:8000"), false),
+            (Some("https://evil.example"), false),
+            (Some("null"), false),
+        ] {
+            assert_eq!(local.check_origin(origin, host).is_ok(), expected, "{origin:?}");
+        }
+        assert!(local.check_origin(Some("null"), None).is_err());
+    }
+
     #[test]
     fn members_are_shown_to_the_network_with_a_credential_only() {
-        let members = Route::Members { app: "demo".into(), channel: "doc:1".into() };
+        let members = about("doc:1");
         let network = access(Reach::Network, MetricsAccess::Open);
         let cases = [
             (String::new(), 401),
@@ -181,7 +272,7 @@ mod tests {
         for (authorization, expected) in cases {
             assert_eq!(status(&network, &members, &authorization), expected, "{authorization}");
         }
-        let elsewhere = Route::Watch { app: "demo".into(), channel: "chat".into() };
+        let elsewhere = about("chat");
         assert_eq!(status(&network, &elsewhere, &basic("demo.admin:s2")), 403);
         let local = access(Reach::ThisMachine, MetricsAccess::Open);
         assert_eq!(status(&local, &members, ""), 200);

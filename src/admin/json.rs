@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::api::connection_name;
 use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
@@ -64,7 +66,7 @@ impl Member {
         Member {
             at_ms: None,
             user: Arc::clone(user),
-            connection: format!("{}.{}.{}", addr.shard, addr.conn.slot, addr.conn.generation),
+            connection: connection_name(addr),
             state_base64: state.is_none().then(|| STANDARD.encode(bytes)),
             state,
             age_ms,
@@ -84,12 +86,37 @@ impl Event {
     }
 }
 
-/// The response to a members request.
-pub fn members(app: &str, channel: &str, members: &[MemberView]) -> Value {
+/// The response to a members request. `next`: the cursor of the next page; not there when all were
+/// asked for.
+pub fn members(app: &str, channel: &str, members: &[MemberView], next: Option<u64>) -> Value {
     let member =
         |member: &MemberView| Member { lingering: Some(member.lingering), ..Member::of(member) };
     let members: Vec<Member> = members.iter().map(member).collect();
-    json!({ "app": app, "channel": channel, "members": members })
+    let mut answer = json!({ "app": app, "channel": channel, "members": members });
+    if let Some(next) = next {
+        answer["next"] = next.to_string().into();
+    }
+    answer
+}
+
+/// The response to a request for the users who are members: each once, in the order in which their
+/// first connection joined, with the newest state.
+pub fn users(app: &str, channel: &str, members: &[MemberView]) -> Value {
+    let mut users: IndexMap<&str, Vec<&MemberView>> = IndexMap::new();
+    for member in members {
+        users.entry(&member.identity.user).or_default().push(member);
+    }
+    let user = |(user, connections): (&&str, &Vec<&MemberView>)| {
+        let newest = connections.iter().min_by_key(|member| member.age_ms);
+        let names = connections.iter().map(|member| connection_name(member.addr));
+        json!({
+            "user": user,
+            "connections": names.collect::<Vec<_>>(),
+            "lingering": connections.iter().all(|member| member.lingering),
+            "newest": newest.map(|member| Member::of(member)),
+        })
+    };
+    json!({ "app": app, "channel": channel, "users": users.iter().map(user).collect::<Vec<_>>() })
 }
 
 /// The response to a request for the members at a time, with when each last announced its state.

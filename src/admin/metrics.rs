@@ -1,19 +1,23 @@
 //! The metrics page: counters of all shards and of the process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use enum_map::{Enum, EnumMap};
 use prometheus_client::encoding::text::encode as encode_text;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use serde_json::{Map, Value, json};
 use strum::IntoStaticStr;
 
 use super::Exposition;
 use crate::auth::Refusals;
-use crate::counters::Counters;
+use crate::counters::{Counters, Durations};
 
 /// Metrics of the process as a whole.
 #[derive(Clone, Debug)]
@@ -138,6 +142,10 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
         let counts = by_shard(shards, |c| vec![(Labels::new(), value(c))]);
         register(&mut registry, name, help, counts);
     }
+    let durations = shards.iter().map(|counters| counters.turn_durations).collect();
+    let help = "Duration of the turns in which something had arrived: what an event waits in a \
+                shard, and the share of its time that it is busy";
+    registry.register("turn_duration_seconds", help, DurationFamily(durations));
     register_admission(&mut registry, &process.admission);
     register_reasons(&mut registry, shards);
     let of_shards = shards.iter().map(|counters| &counters.refusals);
@@ -148,6 +156,53 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
     // Writing plain numbers to a string does not fail.
     let _ = encode_text(&mut text, &registry);
     exposition.convert(text)
+}
+
+/// The counts of one shard as JSON: numbers by name, and by name and reason.
+pub fn counts(counters: &Counters) -> Value {
+    let columns = GAUGES.iter().chain(&COUNTERS);
+    let mut counts: Map<String, Value> =
+        columns.map(|(name, _, value)| ((*name).to_owned(), value(counters).into())).collect();
+    let by_reason = |counts: &mut dyn Iterator<Item = (String, u64)>| -> Value {
+        let counts = counts.filter(|(_, count)| *count > 0);
+        counts.map(|(reason, count)| (reason, count.into())).collect::<Map<_, Value>>().into()
+    };
+    let owned = |(reason, count): (&str, u64)| (reason.to_owned(), count);
+    let dropped = |((what, why), count): ((&str, &str), u64)| (format!("{what}.{why}"), count);
+    let reasons = [
+        ("ignored", by_reason(&mut counters.ignored().map(owned))),
+        ("conflated", by_reason(&mut counters.conflated().map(owned))),
+        ("disconnects", by_reason(&mut counters.disconnects().map(owned))),
+        ("dropped", by_reason(&mut counters.dropped().map(dropped))),
+    ];
+    counts.extend(reasons.map(|(name, counts)| (name.to_owned(), counts)));
+    let durations = &counters.turn_durations;
+    let buckets = durations.buckets().map(|(_, count)| Value::from(count));
+    let busy = json!({ "busy_s": durations.total_s(), "buckets": buckets.collect::<Value>() });
+    counts.insert("turn_durations".to_owned(), busy);
+    counts.into()
+}
+
+/// The durations of every shard.
+#[derive(Debug)]
+struct DurationFamily(Vec<Durations>);
+
+impl EncodeMetric for DurationFamily {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (shard, durations) in self.0.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            let buckets: Vec<(f64, u64)> = durations.buckets().collect();
+            let (sum, count) = (durations.total_s(), durations.count());
+            encoder
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 fn labelled(name: &'static str, value: impl ToString, count: u64) -> (Labels, u64) {

@@ -4,6 +4,7 @@
 //! what owners report.
 
 mod access;
+pub mod api;
 mod exposition;
 mod json;
 mod metrics;
@@ -11,6 +12,8 @@ mod routes;
 
 pub use access::{Access, Denied, Reach};
 pub use exposition::Exposition;
-pub use json::{Event, Member, changes_lines, members, members_at, present_lines, reset_line};
+pub use json::{
+    Event, Member, changes_lines, members, members_at, present_lines, reset_line, users,
+};
 pub use metrics::{AdmissionMetrics, AdmissionOutcome, Process, encode as encode_metrics};
-pub use routes::{Route, Surface, route};
+pub use routes::{Api, AppApi, ChannelApi, Route, ServerApi, Surface, route};

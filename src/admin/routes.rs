@@ -1,5 +1,9 @@
 //! Routes of the admin and the public address.
 
+use percent_encoding::percent_decode_str;
+
+use crate::ids::{ConnAddr, ConnId, ShardId};
+
 /// The address that a request was received on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
@@ -9,69 +13,167 @@ pub enum Surface {
     Admin,
 }
 
-/// A resource.
+/// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The HTML page that describes the server.
+    /// The HTML page: the demo, or the dashboard.
     Page,
     /// Liveness.
     Health,
     /// Readiness.
     Ready,
     Metrics,
-    Members {
-        app: String,
-        channel: String,
-    },
-    Watch {
-        app: String,
-        channel: String,
-    },
+    Api(Api),
     NotFound,
-    MethodNotAllowed,
+    /// The methods that the resource has.
+    MethodNotAllowed(&'static str),
 }
+
+/// A request of the admin API, under `/v1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// About the server as a whole.
+    Server(ServerApi),
+    /// About one app.
+    App { app: String, request: AppApi },
+    /// About one channel.
+    Channel { app: String, channel: String, request: ChannelApi },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerApi {
+    /// The description of this API.
+    OpenApi,
+    Server,
+    Health,
+    Shards,
+    Namespaces,
+    Drain,
+    Connections,
+    Connection(ConnAddr),
+    Disconnect(ConnAddr),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppApi {
+    Channels,
+    /// Which of some users are connected.
+    UserStatus,
+    /// A token for a user.
+    Token,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelApi {
+    Occupancy,
+    Members,
+    Watch,
+    Publish,
+}
+
+const READ: &str = "GET, HEAD";
+const WRITE: &str = "POST";
 
 /// Routes a request. `path` is percent-encoded, without its query.
 pub fn route(surface: Surface, method: &str, path: &str) -> Route {
-    let known = match surface {
-        Surface::Public => public(path),
-        Surface::Admin => admin(path),
+    let (routes, allow): (&[(&str, Route)], _) = match (surface, path) {
+        (_, "/") => (&[("GET", Route::Page)], READ),
+        (Surface::Admin, "/healthz") => (&[("GET", Route::Health)], READ),
+        (Surface::Admin, "/readyz") => (&[("GET", Route::Ready)], READ),
+        (Surface::Admin, "/metrics") => (&[("GET", Route::Metrics)], READ),
+        (Surface::Admin, path) => match path.strip_prefix("/v1/") {
+            Some(path) => return api(method, path),
+            None => return Route::NotFound,
+        },
+        (Surface::Public, _) => return Route::NotFound,
     };
-    match known {
-        Route::NotFound => Route::NotFound,
-        _ if !matches!(method, "GET" | "HEAD") => Route::MethodNotAllowed,
-        known => known,
+    // The same response; hyper omits its body.
+    let method = if method == "HEAD" { "GET" } else { method };
+    let route = routes.iter().find(|(of, _)| *of == method);
+    route.map_or(Route::MethodNotAllowed(allow), |(_, route)| route.clone())
+}
+
+fn api(method: &str, path: &str) -> Route {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let segments: Vec<&str> = path.split('/').collect();
+    match segments[..] {
+        ["apps", app, "channels", channel, ref rest @ ..] => {
+            let (Some(app), Some(channel)) = (decode(app), decode(channel)) else {
+                return Route::NotFound;
+            };
+            let channel_api = |request| {
+                Route::Api(Api::Channel { app: app.clone(), channel: channel.clone(), request })
+            };
+            match (rest, method) {
+                ([], "GET") => channel_api(ChannelApi::Occupancy),
+                (["members"], "GET") => channel_api(ChannelApi::Members),
+                (["watch"], "GET") => channel_api(ChannelApi::Watch),
+                (["messages"], "POST") => channel_api(ChannelApi::Publish),
+                ([] | ["members" | "watch"], _) => Route::MethodNotAllowed(READ),
+                (["messages"], _) => Route::MethodNotAllowed(WRITE),
+                _ => Route::NotFound,
+            }
+        }
+        ["apps", app, ref rest @ ..] => {
+            let Some(app) = decode(app) else { return Route::NotFound };
+            let app_api = |request| Route::Api(Api::App { app: app.clone(), request });
+            match (rest, method) {
+                (["channels"], "GET") => app_api(AppApi::Channels),
+                (["users", "status"], "POST") => app_api(AppApi::UserStatus),
+                (["tokens"], "POST") => app_api(AppApi::Token),
+                (["channels"], _) => Route::MethodNotAllowed(READ),
+                (["users", "status"] | ["tokens"], _) => Route::MethodNotAllowed(WRITE),
+                _ => Route::NotFound,
+            }
+        }
+        _ => server(method, &segments),
     }
 }
 
-fn public(path: &str) -> Route {
-    if path == "/" { Route::Page } else { Route::NotFound }
-}
-
-fn admin(path: &str) -> Route {
-    match path {
-        "/" => Route::Page,
-        "/healthz" => Route::Health,
-        "/readyz" => Route::Ready,
-        "/metrics" => Route::Metrics,
-        _ => channel_route(path).unwrap_or(Route::NotFound),
-    }
-}
-
-/// `/v1/apps/{app}/channels/{channel}/{members|watch}`, each name percent-encoded.
-fn channel_route(path: &str) -> Option<Route> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let ["", "v1", "apps", app, "channels", channel, question] = parts[..] else { return None };
-    let (app, channel) = (percent_decode(app)?, percent_decode(channel)?);
-    match question {
-        "members" => Some(Route::Members { app, channel }),
-        "watch" => Some(Route::Watch { app, channel }),
+fn server(method: &str, segments: &[&str]) -> Route {
+    let connection = match segments {
+        ["connections", name] => match connection_of(name) {
+            Some(addr) => Some(addr),
+            None => return Route::NotFound,
+        },
         _ => None,
-    }
+    };
+    let request = match (segments, method, connection) {
+        (["openapi.json"], "GET", _) => ServerApi::OpenApi,
+        (["server"], "GET", _) => ServerApi::Server,
+        (["health"], "GET", _) => ServerApi::Health,
+        (["shards"], "GET", _) => ServerApi::Shards,
+        (["namespaces"], "GET", _) => ServerApi::Namespaces,
+        (["connections"], "GET", _) => ServerApi::Connections,
+        (["drain"], "POST", _) => ServerApi::Drain,
+        (_, "GET", Some(addr)) => ServerApi::Connection(addr),
+        (_, "DELETE", Some(addr)) => ServerApi::Disconnect(addr),
+        (_, _, Some(_)) => return Route::MethodNotAllowed("GET, HEAD, DELETE"),
+        (["drain"], ..) => return Route::MethodNotAllowed(WRITE),
+        (["openapi.json" | "server" | "health" | "shards" | "namespaces" | "connections"], ..) => {
+            return Route::MethodNotAllowed(READ);
+        }
+        _ => return Route::NotFound,
+    };
+    Route::Api(Api::Server(request))
 }
 
-fn percent_decode(segment: &str) -> Option<String> {
-    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
+/// `shard.slot.generation`.
+pub fn connection_of(name: &str) -> Option<ConnAddr> {
+    let mut numbers = name.split('.');
+    let shard = ShardId(number(numbers.next()?)?);
+    let conn = ConnId { slot: number(numbers.next()?)?, generation: number(numbers.next()?)? };
+    numbers.next().is_none().then_some(ConnAddr { shard, conn })
+}
+
+/// Digits only: not the sign that `parse` takes.
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Decodes a name once; `None` when it is empty or not UTF-8.
+fn decode(segment: &str) -> Option<String> {
+    let decoded = percent_decode_str(segment).decode_utf8().ok()?;
     (!decoded.is_empty()).then(|| decoded.into_owned())
 }
 
@@ -81,9 +183,12 @@ mod tests {
 
     #[test]
     fn channel_names_are_decoded_once() {
-        let members = |app: &str, channel: &str| Route::Members {
-            app: app.to_string(),
-            channel: channel.to_string(),
+        let members = |app: &str, channel: &str| {
+            Route::Api(Api::Channel {
+                app: app.to_string(),
+                channel: channel.to_string(),
+                request: ChannelApi::Members,
+            })
         };
         let cases = [
             ("/v1/apps/demo/channels/doc%3A1/members", members("demo", "doc:1")),
@@ -100,8 +205,72 @@ mod tests {
     }
 
     #[test]
-    fn only_reading_is_allowed() {
-        assert_eq!(route(Surface::Public, "POST", "/"), Route::MethodNotAllowed);
+    fn every_resource_has_its_methods() {
+        for (path, methods) in [
+            ("/", &["GET", "HEAD"][..]),
+            ("/metrics", &["GET", "HEAD"]),
+            ("/v1/openapi.json", &["GET", "HEAD"]),
+            ("/v1/server", &["GET", "HEAD"]),
+            ("/v1/health", &["GET", "HEAD"]),
+            ("/v1/shards", &["GET", "HEAD"]),
+            ("/v1/namespaces", &["GET", "HEAD"]),
+            ("/v1/drain", &["POST"]),
+            ("/v1/connections", &["GET", "HEAD"]),
+            ("/v1/connections/0.1.2", &["GET", "HEAD", "DELETE"]),
+            ("/v1/apps/demo/channels", &["GET", "HEAD"]),
+            ("/v1/apps/demo/users/status", &["POST"]),
+            ("/v1/apps/demo/tokens", &["POST"]),
+            ("/v1/apps/demo/channels/a", &["GET", "HEAD"]),
+            ("/v1/apps/demo/channels/a/members", &["GET", "HEAD"]),
+            ("/v1/apps/demo/channels/a/watch", &["GET", "HEAD"]),
+            ("/v1/apps/demo/channels/a/messages", &["POST"]),
+        ] {
+            for method in ["GET", "HEAD", "POST", "DELETE", "PUT"] {
+                let routed = route(Surface::Admin, method, path);
+                match methods.contains(&method) {
+                    true => assert!(
+                        !matches!(routed, Route::NotFound | Route::MethodNotAllowed(_)),
+                        "{method} {path}"
+                    ),
+                    false => assert_eq!(
+                        routed,
+                        Route::MethodNotAllowed(match methods {
+                            ["POST"] => WRITE,
+                            [.., "DELETE"] => "GET, HEAD, DELETE",
+                            _ => READ,
+                        }),
+                        "{method} {path}"
+                    ),
+                }
+            }
+        }
+        assert_eq!(route(Surface::Public, "POST", "/"), Route::MethodNotAllowed(READ));
         assert_eq!(route(Surface::Public, "POST", "/x"), Route::NotFound);
+    }
+
+    #[test]
+    fn every_route_is_documented() {
+        let page = include_str!("../../docs/protocols.md");
+        let (_, table) = page.split_once("\n## Admin API").unwrap();
+        let mut documented = 0;
+        for row in table.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let request = row.split('`').next().unwrap();
+            let Some((method, path)) = request.split_once(' ') else { continue };
+            let names = [("{app}", "demo"), ("{channel}", "a"), ("{connection}", "0.1.2")];
+            let path = names.iter().fold(path.to_owned(), |path, (name, is)| path.replace(name, is));
+            let found = route(Surface::Admin, method, &path);
+            assert!(!matches!(found, Route::NotFound | Route::MethodNotAllowed(_)), "{row}");
+            documented += 1;
+        }
+        assert_eq!(documented, 20, "the pages and probes, and each request of openapi.json");
+    }
+
+    #[test]
+    fn a_connection_is_named_by_three_numbers() {
+        let addr = ConnAddr { shard: ShardId(1), conn: ConnId { slot: 2, generation: 3 } };
+        assert_eq!(connection_of("1.2.3"), Some(addr));
+        for name in ["", "1.2", "1.2.3.4", "1.2.x", "-1.2.3", "+1.2.3", "70000.1.1", "1..3"] {
+            assert_eq!(connection_of(name), None, "{name}");
+        }
     }
 }

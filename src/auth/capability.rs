@@ -171,6 +171,13 @@ impl Capability {
         self.grants.iter().any(|grant| grant.operations.contains(operation))
     }
 
+    /// Whether one pattern grants an operation on every channel whose name begins with `prefix`.
+    pub fn allows_below(&self, prefix: &str, operation: Operation) -> bool {
+        let asked = if prefix.is_empty() { Pattern::All } else { Pattern::Below(prefix.into()) };
+        let mut grants = self.grants.iter();
+        grants.any(|grant| grant.operations.contains(operation) && grant.pattern.covers(&asked))
+    }
+
     /// Whether it grants everything that `other` grants. Each operation of each pattern must be
     /// covered by a single pattern here.
     pub fn covers(&self, other: &Capability) -> bool {

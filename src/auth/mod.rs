@@ -20,12 +20,14 @@ pub use mint::{MintError, TOKEN_TTL_MS_DEFAULT, mint};
 pub use origin::{Origin, Origins, is_direct_host, without_port};
 pub use refusals::Refusals;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Who may read `/metrics`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricsAccess {
+    /// Whoever can connect.
     #[default]
     Open,
     /// Clients with the admin token.

@@ -1,6 +1,6 @@
 //! The member table: in join order, keyed by connection, with sessions counted per user.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
@@ -117,6 +117,29 @@ impl Members {
     /// In join order.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         self.rows.iter().flatten()
+    }
+
+    /// Those who joined after the member with this number, in join order.
+    pub fn after(&self, joined: u64) -> impl Iterator<Item = &Member> {
+        let (mut low, mut high) = (0, self.rows.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // An empty row is as its successor.
+            let member = self.rows[middle..high].iter().flatten().next();
+            match member.is_some_and(|member| member.joined <= joined) {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        self.rows[low..].iter().flatten()
+    }
+
+    /// How many different users are members.
+    pub fn users(&self) -> usize {
+        match &self.index {
+            Some(index) => index.users.len(),
+            None => self.iter().map(|member| &*member.identity.user).collect::<HashSet<_>>().len(),
+        }
     }
 
     pub fn contains(&self, addr: ConnAddr) -> bool {
@@ -335,6 +358,29 @@ mod tests {
 
     fn slots(members: &Members) -> Vec<u32> {
         members.iter().map(|member| member.addr.conn.slot).collect()
+    }
+
+    #[test]
+    fn pages_follow_the_join_order_whoever_has_left() {
+        let mut members = Members::default();
+        for slot in 0..1_000 {
+            insert(&mut members, slot, ["ann", "bob", "cat"][slot as usize % 3]);
+        }
+        assert_eq!(members.users(), 3);
+        for slot in (0..1_000).filter(|slot| slot % 7 != 0 || (200..400).contains(slot)) {
+            members.remove(addr(slot));
+        }
+        for page in [1, 3, 10_000] {
+            let (mut after, mut listed) = (0, Vec::new());
+            loop {
+                let found: Vec<&Member> = members.after(after).take(page).collect();
+                let Some(last) = found.last() else { break };
+                after = last.joined;
+                listed.extend(found.iter().map(|member| member.addr.conn.slot));
+            }
+            assert_eq!(listed, slots(&members), "{page}");
+        }
+        assert_eq!(members.after(u64::MAX).count(), 0);
     }
 
     #[test]

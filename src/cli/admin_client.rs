@@ -3,11 +3,12 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
+use serde_json::Value;
 use ureq::{Agent, Body, BodyReader, http::Response};
 
 use super::address::Address;
 use super::failure::Failure;
-use super::place::Place;
+use super::place::AdminServer;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -35,7 +36,7 @@ pub(super) struct AdminClient {
 impl AdminClient {
     /// # Errors
     /// The key is malformed.
-    pub fn new(place: &Place) -> Result<Self, Failure> {
+    pub fn new(server: &AdminServer) -> Result<Self, Failure> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -44,8 +45,8 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_WITHIN))
             .timeout_per_write(Some(ANSWER_WITHIN))
             .build();
-        let authorization = place.authorization()?;
-        Ok(AdminClient { agent: config.new_agent(), address: place.admin.clone(), authorization })
+        let authorization = server.authorization()?;
+        Ok(AdminClient { agent: config.new_agent(), address: server.admin.clone(), authorization })
     }
 
     /// The whole response.
@@ -112,11 +113,13 @@ impl AdminClient {
     }
 }
 
-/// The first line of a refusal, shortened.
+/// The message of a refusal, or its first line, shortened.
 fn reason(body: &mut Body) -> String {
     let text = body.with_config().limit(64 * 1024).lossy_utf8(true).read_to_string();
     let text = text.unwrap_or_default();
-    let line = text.lines().next().unwrap_or_default().trim();
+    let parsed: Option<Value> = serde_json::from_str(&text).ok();
+    let message = parsed.as_ref().and_then(|answer| answer["error"]["message"].as_str());
+    let line = message.unwrap_or(&text).lines().next().unwrap_or_default().trim();
     match line {
         "" => "no reason given".to_owned(),
         line => line.chars().take(REASON_CHARS_MAX).collect(),

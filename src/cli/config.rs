@@ -11,7 +11,7 @@ use super::output;
 use super::serve::plaintext;
 use crate::config::{self, Anonymous, Shards};
 
-/// Check, print or explain a configuration without starting a server
+/// Check, print or explain a configuration without starting a server, or list all keys
 #[derive(Debug, Args)]
 #[command(after_help = "Example: headcount config check headcount.toml")]
 pub(super) struct Config {
@@ -40,6 +40,9 @@ enum Command {
     /// Secrets are hidden.
     #[command(after_help = "Example: headcount config print > headcount.toml")]
     Print(Source),
+    /// Print the reference of all keys as Markdown: types, defaults, ranges, and what each does
+    #[command(after_help = "Example: headcount config reference | less")]
+    Reference,
     /// Say which namespace a channel is in, its settings, and where each comes from
     #[command(after_help = "Example: headcount config explain chat:lobby --config headcount.toml")]
     Explain {
@@ -69,6 +72,7 @@ impl Config {
                 format!("ok\n{}", summary(&config))
             }
             Command::Print(source) => load(source.file.as_deref())?.print(),
+            Command::Reference => config::Config::reference(),
             Command::Explain { channel, config } => load(config.as_deref())?.explain(&channel),
         })
     }

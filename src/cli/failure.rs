@@ -12,13 +12,13 @@ use crate::bench::BenchError;
 use crate::config::ConfigError;
 
 /// The request failed.
-const REQUEST: u8 = 1;
+pub(super) const REQUEST: u8 = 1;
 
 /// Wrong usage, as the parser of the command line has it.
 const USAGE: u8 = 2;
 
 /// The configuration or the host does not allow it (`EX_CONFIG` of sysexits.h).
-const CONFIG: u8 = 78;
+pub(super) const CONFIG: u8 = 78;
 
 /// Why a command failed.
 #[derive(Debug)]

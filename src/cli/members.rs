@@ -48,9 +48,10 @@ impl Members {
             Some(at_ms) => format!("members?at={at_ms}"),
             None => "members".to_owned(),
         };
-        let answer = AdminClient::new(&self.place)?.text(&self.place.path(&question))?;
+        let answer = AdminClient::new(&self.place.server)?.text(&self.place.path(&question))?;
         let unreadable = |error: serde_json::Error| {
-            let what = format!("the answer of {} is not a list of members", self.place.admin);
+            let what =
+                format!("the answer of {} is not a list of members", self.place.server.admin);
             Failure::request(what, error)
         };
         if self.json {

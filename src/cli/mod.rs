@@ -4,18 +4,22 @@
 //! line, `error: what: why`. It never knows how a channel is served: `serve` hands a configuration
 //! to the server, `publish` and `subscribe` are clients like those of users ([`realtime`]), `join`
 //! and `watch --graph` are programs of the Rust client ([`client`]), `store` reads the directory of
-//! a server that is stopped, every other command asks a server through its admin address.
+//! a server that is stopped, `doctor` reads the host, every other command that needs a server asks
+//! it through its admin address.
 
 mod access;
 mod address;
 mod admin_client;
 mod client;
+mod completions;
 mod config;
 mod credential;
+mod doctor;
 mod ending;
 mod failure;
 mod input;
 mod join;
+mod man;
 mod member;
 mod members;
 mod output;
@@ -27,6 +31,8 @@ mod store;
 mod subscribe;
 mod text;
 mod token;
+mod top;
+mod tty;
 mod watch;
 
 use std::env;
@@ -63,6 +69,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Watch(watch::Watch),
+    Top(top::Top),
     Members(members::Members),
     Join(join::Join),
     Publish(publish::Publish),
@@ -71,6 +78,9 @@ enum Command {
     Token(token::Token),
     Store(store::Store),
     Bench(BenchArgs),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Runs the command of the command line.
@@ -82,6 +92,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Join(command) => command.run(),
         Command::Publish(command) => command.run(),
@@ -90,6 +101,9 @@ pub fn run() -> ExitCode {
         Command::Token(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Bench(command) => bench::run(command, None).map_err(Failure::from),
+        Command::Doctor(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }

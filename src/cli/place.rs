@@ -22,6 +22,13 @@ pub(super) struct Place {
     /// App the channel belongs to [default: that of the key, else demo]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     app: Option<String>,
+    #[command(flatten)]
+    pub server: AdminServer,
+}
+
+/// The admin address of a server, and the credential for it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct AdminServer {
     /// Admin address of the server, HOST:PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
     pub admin: Address,
@@ -38,7 +45,7 @@ impl Place {
     /// The app of the channel.
     pub fn app(&self) -> String {
         let of_key = || {
-            let key = self.key.clone().or_else(|| variable("HEADCOUNT_KEY"))?;
+            let key = self.server.key.clone().or_else(|| variable("HEADCOUNT_KEY"))?;
             Some(key.split_once('.')?.0.to_owned())
         };
         self.app.clone().or_else(of_key).unwrap_or_else(|| APP_DEFAULT.to_owned())
@@ -49,7 +56,9 @@ impl Place {
         let (app, channel) = (percent_encoded(&self.app()), percent_encoded(&self.channel));
         format!("/v1/apps/{app}/channels/{channel}/{question}")
     }
+}
 
+impl AdminServer {
     /// The value of the `Authorization` header; `None` without a credential.
     ///
     /// # Errors
@@ -94,7 +103,7 @@ pub(super) mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        place(arguments).authorization_from(variable).unwrap()
+        place(arguments).server.authorization_from(variable).unwrap()
     }
 
     #[test]
@@ -113,7 +122,7 @@ pub(super) mod tests {
     fn the_app_is_that_of_the_key_unless_it_is_named() {
         assert_eq!(place(&["c", "--key", "shop.k:s"]).app(), "shop");
         assert_eq!(place(&["c", "--key", "shop.k:s", "--app", "other"]).app(), "other");
-        let failure = place(&["c", "--key", "nonsense"]).authorization().unwrap_err();
+        let failure = place(&["c", "--key", "nonsense"]).server.authorization().unwrap_err();
         assert!(failure.message().contains("--key"), "{failure:?}");
     }
 }

@@ -71,7 +71,20 @@ impl Place {
 }
 
 /// Key, minimum and maximum.
-type Bound = (&'static str, i64, i64);
+pub(super) type Bound = (&'static str, i64, i64);
+
+/// The bounds of the numbers in a table.
+pub(super) fn bounds(table: &str) -> &'static [Bound] {
+    match table {
+        "cores" => &CORES_BOUNDS,
+        "listen" => &LISTEN_BOUNDS,
+        "admission" => &ADMISSION_BOUNDS,
+        "documents" => &DOCUMENTS_BOUNDS,
+        "limits" => &LIMIT_BOUNDS,
+        "namespace" => &POLICY_BOUNDS,
+        _ => &[],
+    }
+}
 
 /// What is wrong and what to do.
 type Check = Result<(), String>;
@@ -85,12 +98,14 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
 fn cores(config: &Config) -> Result<(), Problem> {
     let place = Place::table("cores");
     let Cores { shards, pin, .. } = &config.cores;
-    place.within(&config.cores, &[("shards", 1, SHARDS_MAX.into())])?;
+    place.within(&config.cores, &CORES_BOUNDS)?;
     if let Some(cpus) = pin {
         place.require("pin", pins(cpus, *shards))?;
     }
-    place.within(&config.cores, &[("spin_us", 0, 1_000_000)])
+    Ok(())
 }
+
+const CORES_BOUNDS: [Bound; 2] = [("shards", 1, SHARDS_MAX as i64), ("spin_us", 0, 1_000_000)];
 
 fn pins(cpus: &[usize], shards: Shards) -> Check {
     let distinct: HashSet<_> = cpus.iter().collect();
@@ -121,9 +136,11 @@ fn listen(config: &Config) -> Result<(), Problem> {
             return Err(Place::table("listen").problem(key, why));
         }
     }
-    Place::table("listen").within(&config.listen, &[("drain_delay_ms", 0, HOUR_MS)])?;
+    Place::table("listen").within(&config.listen, &LISTEN_BOUNDS)?;
     Place::table("listen").require("proxy_trusted", trusted(&config.listen))
 }
+
+const LISTEN_BOUNDS: [Bound; 1] = [("drain_delay_ms", 0, HOUR_MS)];
 
 fn trusted(listen: &Listen) -> Check {
     let Listen { proxy_protocol, proxy_trusted, .. } = listen;
@@ -193,19 +210,27 @@ fn admission(config: &Config) -> Result<(), Problem> {
             return Err(place.problem("webhook", "it needs a `secret` to sign requests with"));
         }
     }
-    for (key, value, min, max) in [
-        ("timeout_ms", admission.timeout_ms, 10, 60_000),
-        ("in_flight_max", admission.in_flight_max.into(), 1, 1024),
-        ("cache_entries_max", admission.cache_entries_max.into(), 0, 1_000_000),
-        ("breaker_failures", admission.breaker_failures.into(), 1, 1_000_000),
-        ("breaker_ms", admission.breaker_ms, 1, HOUR_MS as u64),
-    ] {
-        let why = format!("{value} is out of range, use {min} to {max}");
-        let is_within = (min..=max).contains(&value);
-        place.require(key, is_within.then_some(()).ok_or(why))?;
-    }
-    Ok(())
+    let numbers = toml::Table::from_iter([
+        ("timeout_ms".to_owned(), number(admission.timeout_ms)),
+        ("in_flight_max".to_owned(), number(admission.in_flight_max.into())),
+        ("cache_entries_max".to_owned(), number(admission.cache_entries_max.into())),
+        ("breaker_failures".to_owned(), number(admission.breaker_failures.into())),
+        ("breaker_ms".to_owned(), number(admission.breaker_ms)),
+    ]);
+    place.within(&numbers, &ADMISSION_BOUNDS)
 }
+
+fn number(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+const ADMISSION_BOUNDS: [Bound; 5] = [
+    ("timeout_ms", 10, 60_000),
+    ("in_flight_max", 1, 1024),
+    ("cache_entries_max", 0, 1_000_000),
+    ("breaker_failures", 1, 1_000_000),
+    ("breaker_ms", 1, HOUR_MS),
+];
 
 fn secret_text(text: &str) -> Result<(), &'static str> {
     match text {
@@ -285,8 +310,7 @@ const LIMIT_BOUNDS: [Bound; 26] = [
 
 fn documents(config: &Config) -> Result<(), Problem> {
     let place = Place::table("documents");
-    let bounds = [("bytes_max", 1024, 64 * 1024 * MIB), ("delta_bytes_max", 1024, 16 * MIB)];
-    place.within(&config.documents, &bounds)?;
+    place.within(&config.documents, &DOCUMENTS_BOUNDS)?;
     let is_on_disk = config.documents.durability == Some(Durability::Disk);
     if is_on_disk && config.data_dir().is_none() {
         return Err(place.problem("durability", NO_DIRECTORY));
@@ -298,6 +322,9 @@ fn documents(config: &Config) -> Result<(), Problem> {
     }
     Ok(())
 }
+
+const DOCUMENTS_BOUNDS: [Bound; 2] =
+    [("bytes_max", 1024, 64 * 1024 * MIB), ("delta_bytes_max", 1024, 16 * MIB)];
 
 const NO_DIRECTORY: &str = "\"disk\" needs a directory, but `data.dir` is empty (memory only)";
 

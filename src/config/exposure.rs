@@ -22,7 +22,34 @@ pub enum Anonymous {
     Refused,
 }
 
+/// Who is served the demo page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demo {
+    Off,
+    /// Browsers on this machine.
+    ThisMachine,
+    Everyone,
+}
+
 impl Config {
+    /// Who is served the demo page, and why. By default browsers on this machine, as long as no key
+    /// is configured: who has keys may have a proxy in front, which connects from this machine too.
+    pub fn demo(&self) -> (Demo, &'static str) {
+        match self.debug.demo {
+            Some(true) => (Demo::Everyone, "demo is set by debug.demo"),
+            Some(false) => (Demo::Off, "demo is set by debug.demo"),
+            None if self.exposed().is_some() => {
+                (Demo::Off, "demo is off by default: other machines can connect")
+            }
+            None if !self.auth.key.is_empty() => {
+                (Demo::Off, "demo is off by default: keys are configured")
+            }
+            None => {
+                (Demo::ThisMachine, "demo is on by default: loopback only, no key is configured")
+            }
+        }
+    }
+
     /// Whether anonymous sessions are accepted, and why. By default they are when only this machine
     /// can connect and no key is configured.
     pub fn anonymous(&self) -> (Anonymous, &'static str) {

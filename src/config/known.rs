@@ -23,7 +23,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-fn tables() -> [(&'static str, Keys); 13] {
+pub(super) fn tables() -> [(&'static str, Keys); 13] {
     [
         ("", serde_introspect::<Config>()),
         ("cores", serde_introspect::<Cores>()),
@@ -174,7 +174,7 @@ mod tests {
             ("", "listne", "did you mean `listen`?"),
             ("", "spin_us", "did you mean `cores.spin_us`?"),
             ("auth", "keys", "did you mean `auth.key`?"),
-            ("debug", "qqq", "known keys: echo"),
+            ("debug", "qqq", "known keys: demo, echo"),
         ] {
             let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), offset: 0 };
             assert_eq!(unknown.advice(), expected);

@@ -11,6 +11,7 @@ mod exposure;
 mod keys;
 mod known;
 mod print;
+mod reference;
 mod schema;
 
 use std::fs;
@@ -24,7 +25,7 @@ use crate::policy::{Durability, Policies, Policy};
 use crate::relay::RelayPolicy;
 
 pub use dev_key::{create_data_dir, replace_file};
-pub use exposure::{Anonymous, InsecurePlaintext};
+pub use exposure::{Anonymous, Demo, InsecurePlaintext};
 pub use schema::{
     Admin, Admission, Auth, Config, Cores, Data, Debugging, Documents, IdentityClaim, KeyAlgorithm,
     KeyEntry, Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout,

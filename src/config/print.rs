@@ -5,8 +5,8 @@ use std::fmt::Display;
 use serde::Serialize;
 use toml::Value;
 
-use super::Anonymous;
 use super::schema::{Admin, Admission, Config, KeyEntry};
+use super::{Anonymous, Demo};
 use crate::policy::{Pattern, Policy};
 
 /// Printed in place of secrets. Refused as a secret, so that a printed configuration cannot be used
@@ -28,7 +28,7 @@ impl Config {
         page.table("sync", &self.sync);
         self.print_documents(&mut page);
         page.table("limits", &self.limits);
-        page.table("debug", &self.debug);
+        self.print_debug(&mut page);
         self.print_namespaces(&mut page);
         page.0
     }
@@ -76,6 +76,14 @@ impl Config {
         page.key("durability", &self.relay().durability);
         page.key("bytes_max", &self.documents.bytes_max);
         page.key("delta_bytes_max", &self.documents.delta_bytes_max);
+    }
+
+    fn print_debug(&self, page: &mut Page) {
+        let (demo, reason) = self.demo();
+        page.line("\n[debug]");
+        page.note(reason);
+        page.key("demo", &(demo != Demo::Off));
+        page.key("echo", &self.debug.echo);
     }
 
     fn print_admission(&self, page: &mut Page) {

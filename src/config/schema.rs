@@ -1,10 +1,13 @@
-//! The keys of the file, with their defaults. Field names are the names in the file.
+//! The keys of the file, with their defaults. Field names are the names in the file, and their doc
+//! comments are the text of `docs/configuration.md`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use enumset::EnumSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemars::JsonSchema;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -16,7 +19,7 @@ use crate::policy::{
 };
 
 /// A configuration; the default is that without a file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The file that was read; `None` for the built-in defaults.
@@ -36,24 +39,26 @@ pub struct Config {
 }
 
 /// The number of shards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", expecting = "expected a number of shards or \"auto\"")]
 pub enum Shards {
-    /// One per CPU that the affinity mask and the cgroup quota allow; resolved at start-up.
+    /// One per CPU that the affinity mask and the cgroup quota allow, counted at start-up.
     #[default]
     Auto,
+    /// So many.
     #[serde(untagged)]
     Count(u16),
 }
 
 /// `[cores]`: shards and their CPUs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cores {
+    /// Shards, each with a thread of its own. With `pin` and without a number, one per pinned CPU.
     pub shards: Shards,
-    /// CPU of each shard; by default the kernel schedules shards on the allowed CPUs.
+    /// CPU of each shard, each once; without it the kernel schedules shards on the allowed CPUs.
     pub pin: Option<Vec<usize>>,
-    /// Busy-poll before parking, microseconds.
+    /// How long a shard without work polls before it sleeps.
     pub spin_us: u64,
 }
 
@@ -70,23 +75,29 @@ impl Cores {
 }
 
 /// `[listen]`: addresses, and load balancers in front of them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
+    /// Address for WebSocket, REST and long-polling, `IP:PORT`; port 0 takes a free one.
     #[serde(deserialize_with = "address")]
     pub http: SocketAddr,
+    /// Address for the sync protocol over raw TCP.
     #[serde(deserialize_with = "address")]
     pub sync_tcp: SocketAddr,
+    /// Address for health, metrics, and lists of members.
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
-    /// Connections to `http` and `sync_tcp` are accepted only when data has arrived.
+    /// Connections to `http` and `sync_tcp` are accepted when data has arrived, or after a second
+    /// without.
     pub defer_accept: bool,
-    /// Time between `/readyz` answering 503 and the listeners closing, milliseconds: load balancers
-    /// stop using the server meanwhile.
+    /// Time between `/readyz` answering 503 and the end of accepting, in which load balancers stop
+    /// using the server.
     pub drain_delay_ms: u64,
     /// Listeners whose connections begin with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: Vec<Listener>,
-    /// Addresses and networks that may connect to these listeners; other connections are closed.
+    /// Addresses and networks that may connect to these listeners, at most 256; connections from
+    /// others are closed.
+    #[schemars(with = "Vec<String>")]
     #[serde(deserialize_with = "networks", serialize_with = "network_texts")]
     pub proxy_trusted: Vec<IpNet>,
 }
@@ -145,10 +156,11 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// `[data]`: where durable data is stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// Empty: keep everything in memory; see [`Config::data_dir`].
+    /// Directory of the store, the reserved serials and the development key, created with mode
+    /// 0700; `""` keeps everything in memory. Relative to the working directory.
     pub dir: PathBuf,
 }
 
@@ -159,22 +171,27 @@ impl Default for Data {
 }
 
 /// `[auth]`: keys, and anonymous sessions.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Default: see [`Config::anonymous`].
+    /// Whether sessions without a token are accepted, on the sync protocol and from peers of the
+    /// presence graph. Not set: only if all addresses are loopback and no key is configured.
     pub anonymous: Option<bool>,
-    /// Default: see [`Config::anonymous_app`].
+    /// App of anonymous sessions. Not set: the app of the first key, else `demo`, the app of the
+    /// development key.
     pub anonymous_app: Option<String>,
-    /// Origins of web pages that may open anonymous sessions, besides those of this machine.
+    /// Origins of web pages that may open anonymous sessions, besides those of this machine, as
+    /// `https://app.example`; `"*"` allows all.
     pub origins: Vec<String>,
-    /// Claim of tokens with what the operator says of the user; a JSON object.
+    /// Claim of tokens with the identity service metadata of the user, a JSON object that peers see
+    /// in the presence graph.
     pub identity_claim: IdentityClaim,
+    /// API keys. Without any, a development key is made and kept in the data directory.
     pub key: Vec<KeyEntry>,
 }
 
 /// The name of a claim.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct IdentityClaim(pub String);
 
@@ -185,12 +202,12 @@ impl Default for IdentityClaim {
 }
 
 /// `[admission]`: the hook that decides who may connect, subscribe, be present and publish.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admission {
-    /// URL that questions are posted to; `http` only.
+    /// URL that questions are posted to, `http://HOST:PORT/PATH`. Not set: nothing is asked.
     pub webhook: Option<String>,
-    /// Key of the signature of each request, UTF-8.
+    /// Key of the signature of each request, UTF-8. Required with `webhook`.
     pub secret: Option<SecretText>,
     /// What the hook decides; everything else is allowed without it.
     pub kinds: Vec<AdmitKind>,
@@ -198,13 +215,14 @@ pub struct Admission {
     pub timeout_ms: u64,
     /// What becomes of a request without an answer.
     pub on_timeout: OnTimeout,
-    /// Questions of one shard that the hook is asked at the same time; further ones wait.
+    /// Questions of one shard that the hook is asked at the same time; further ones wait, within
+    /// `timeout_ms`.
     pub in_flight_max: u32,
     /// Answers that are kept for the time that they say. The oldest are evicted first.
     pub cache_entries_max: u32,
-    /// Failures in a row after which the hook is not asked for a while.
+    /// Failures in a row after which the hook is not asked for `breaker_ms`.
     pub breaker_failures: u32,
-    /// How long it is not asked then.
+    /// How long the hook is not asked then; after that one question is tried.
     pub breaker_ms: u64,
 }
 
@@ -224,21 +242,23 @@ impl Default for Admission {
     }
 }
 
-/// Access to the admin address.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// `[admin]`: access to the admin address.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Token that grants access to everything; at most one of this and `token_file`.
+    /// Token that grants access to everything; at most one of this and `token_file`. The variable
+    /// `HEADCOUNT_ADMIN_TOKEN` of the environment wins over both.
     pub token: Option<SecretText>,
-    /// Relative to the directory of the configuration file.
+    /// File with that token, relative to the directory of the configuration file.
     pub token_file: Option<PathBuf>,
+    /// Who may read `/metrics`.
     pub metrics: MetricsAccess,
     /// Host names accepted on loopback, besides IP addresses and names without a dot.
     pub hosts: Vec<String>,
 }
 
 /// The algorithms of keys (RFC 7518 section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum KeyAlgorithm {
     Hs256,
@@ -247,7 +267,7 @@ pub enum KeyAlgorithm {
 }
 
 /// A secret of the file. `Debug` does not print it.
-#[derive(Clone, derive_more::Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[debug("SecretText(..)")]
 #[serde(transparent)]
 pub struct SecretText(String);
@@ -264,51 +284,72 @@ impl SecretText {
     }
 }
 
-/// `[[auth.key]]`: exactly one of `secret`, `public_key_file` and `jwks_file` is given.
-#[derive(Clone, Debug, Deserialize)]
+/// `[[auth.key]]`: an API key. Exactly one of `secret`, `public_key_file` and `jwks_file` is given.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyEntry {
+    /// Name of the key, `app.keyId`, at most 128 bytes; the `kid` of a token names the key.
+    /// Required.
     pub name: String,
+    /// Shared secret, for keys and HS256 tokens, at most 256 bytes.
     pub secret: Option<SecretText>,
+    /// Algorithm of tokens, which the key fixes. Required with `public_key_file`; otherwise that of
+    /// the key material.
     pub algorithm: Option<KeyAlgorithm>,
-    /// Relative to the directory of the configuration file, as is `jwks_file`.
+    /// Public key in PEM, relative to the directory of the configuration file.
     pub public_key_file: Option<PathBuf>,
+    /// JWK set, relative to the directory of the configuration file. The `kid` of a token is that
+    /// of a key in it.
     pub jwks_file: Option<PathBuf>,
+    /// Required `iss` of tokens. Not set: any.
     pub issuer: Option<String>,
+    /// Required `aud` of tokens. Not set: tokens with an audience are refused.
     pub audience: Option<String>,
+    /// What the key, and tokens signed with it, may do: operations (`subscribe`, `publish`,
+    /// `presence`, `history`, `admin`, `*`) by channel pattern (`*`, a name, or `prefix:*`), at
+    /// most 256 patterns. The names of collections of documents are matched as well.
     #[serde(default = "Capability::all")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub capability: Capability,
-    /// What the operator says of its users, unless a claim of their token does.
+    /// Identity service metadata of the key's users, unless the claim of their token has some; at
+    /// most 4,096 bytes as JSON.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub identity_metadata: Option<toml::Table>,
 }
 
 /// Layout of sync frames with the 10-byte header, which does not tell the two apart
 /// (`protocols/nodedb.md` section 9, decision 3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TenByteLayout {
+    /// That of nodedb-types 0.4.
     #[serde(rename = "0.4")]
     V04,
+    /// That of nodedb-types 0.6, which NodeDB Lite 0.1 uses.
     #[default]
     #[serde(rename = "0.6")]
     V06,
 }
 
 /// `[sync]`: options of the sync wire.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncWire {
+    /// Layout of frames with the 10-byte header, which does not tell the two apart.
     pub ten_byte_layout: TenByteLayout,
 }
 
 /// `[documents]`: the relay of documents between devices on the sync wire.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Documents {
-    /// `none`: there is no relay. Default: see [`Config::relay`].
+    /// Where documents are stored. With `none` there is no relay, and pushes are rejected. Not set:
+    /// `disk` with a data directory, else `memory`.
     pub durability: Option<Durability>,
-    /// Bytes of documents of one app, which are in memory while they are in use.
+    /// Maximum size of the documents of one app, which are in memory while they are in use. Above
+    /// it pushes are put off, and devices try again.
     pub bytes_max: u64,
-    /// Bytes of one delta, row or array op.
+    /// Maximum size of one delta, row or array op, at most `message_bytes_max`. A larger one is
+    /// rejected.
     pub delta_bytes_max: u64,
 }
 
@@ -318,19 +359,26 @@ impl Default for Documents {
     }
 }
 
-/// `[debug]`: options for tests.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// `[debug]`: options for trials and tests.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debugging {
-    /// Enables the echo endpoint `/echo` for conformance tests.
+    /// Serves the demo page at `/`, whose visitors may use the channels `demo:*`. Not set: to
+    /// browsers on this machine, if all addresses are loopback and no key is configured.
+    pub demo: Option<bool>,
+    /// Serves the WebSocket endpoint `/echo`, for conformance tests.
     pub echo: bool,
 }
 
-/// `[[namespace]]`: keys that are not set are inherited from the defaults. Serialized, it has only
-/// the keys that are set, without `match`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `[[namespace]]`: how channels behave. The first namespace that matches a channel applies; keys
+/// that are not set have their defaults.
+///
+/// Serialized, it has only the keys that are set, without `match`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
+    /// Channels of the namespace: `*`, a name, or a prefix that ends in `*`. Required.
+    #[schemars(with = "String")]
     #[serde(rename = "match", deserialize_with = "pattern", skip_serializing)]
     pub pattern: Pattern,
     pub presence_ttl_ms: Option<u64>,

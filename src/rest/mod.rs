@@ -29,7 +29,7 @@ pub use query::{Direction, HistoryQuery, PresenceQuery};
 pub use refusal::Refusal;
 pub use reply::{CORS_HEADERS, Reply};
 pub use route::{Prefix, Route, route};
-pub use token::request_token;
+pub use token::{TOKEN_TTL_MS_MAX, request_token};
 
 /// The response to `GET /time`: an array of one number.
 pub fn time(now_wall_ms: u64) -> Reply {

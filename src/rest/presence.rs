@@ -61,6 +61,7 @@ mod tests {
             announced_wall_ms: 5,
             age_ms: 1,
             lingering: false,
+            joined: 1,
         }
     }
 

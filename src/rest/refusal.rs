@@ -64,6 +64,13 @@ impl Refusal {
         Refusal { header, ..Refusal::bad(message).with_status(415) }
     }
 
+    /// 421: the `Host` is the name of another machine.
+    pub fn misdirected() -> Self {
+        let message =
+            "the Host is another machine's name: use an address, or add it to [admin] hosts";
+        Refusal::bad(message).with_status(421)
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Refusal::bad("the body is larger than the limit").with_status(413)
@@ -157,9 +164,8 @@ impl From<Reject> for Refusal {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_refusal_has_message_code_and_status() {
-        let cases = [
+    fn cases() -> [(Refusal, u16, u32); 19] {
+        [
             (Refusal::bad("no"), 400, 40001),
             (Refusal::unauthenticated("no"), 401, 40101),
             (Refusal::from(CredentialError::Expired), 401, 40102),
@@ -179,14 +185,27 @@ mod tests {
             (Refusal::no_answer(), 503, 50000),
             (Refusal::busy(), 503, 50001),
             (Refusal::stopping(), 503, 50001),
-        ];
-        for (refusal, status, code) in cases {
+        ]
+    }
+
+    #[test]
+    fn every_refusal_has_message_code_and_status() {
+        for (refusal, status, code) in cases() {
             let reply = Reply::from(refusal.clone());
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             assert_eq!(reply.status, status, "{refusal:?}");
             assert_eq!(body["error"]["statusCode"], status, "{refusal:?}");
             assert_eq!(body["error"]["code"], code, "{refusal:?}");
             assert!(!body["error"]["message"].as_str().unwrap().is_empty(), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn statuses_and_codes_are_documented() {
+        let table = include_str!("../../docs/refusals.md");
+        for (refusal, status, code) in cases() {
+            let row = format!("\n| {status} | {code} | ");
+            assert!(table.contains(&row), "no row for {refusal:?}");
         }
     }
 

@@ -199,6 +199,24 @@ mod tests {
         }
     }
 
+    /// The table of `docs/protocols.md` has every route.
+    #[test]
+    fn every_route_is_documented() {
+        let page = include_str!("../../docs/protocols.md");
+        let mut sections = page.split("\n### ").flat_map(|part| part.split("\n## "));
+        let table = sections.find(|part| part.starts_with("REST")).unwrap();
+        let mut routes = vec![Route::Preflight];
+        for row in table.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let (method, path) = row.split('`').next().unwrap().split_once(' ').unwrap();
+            let path = path.replace("{channel}", "a").replace("{keyName}", "a.b");
+            routes.push(route(method, &path, None).unwrap_or_else(|e| panic!("{row}: {e:?}")));
+        }
+        let kinds: Vec<_> = routes.iter().map(std::mem::discriminant).collect();
+        let polls = routes.iter().filter(|route| matches!(route, Route::Poll(_)));
+        let different: std::collections::HashSet<_> = kinds.iter().collect();
+        assert_eq!((different.len(), polls.count()), (8, 4), "{routes:?}");
+    }
+
     #[test]
     fn names_are_decoded_once() {
         for (segment, channel) in [

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::start::Addresses;
-use crate::config::Config;
+use crate::config::{Config, Demo};
 
 /// Whether the banner is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,14 @@ pub fn text(
         Some(dir) => dir.display().to_string(),
         None => "none, memory only".to_string(),
     };
-    let mut text = format!(
+    let mut text = match config.demo().0 {
+        Demo::Off => String::new(),
+        Demo::ThisMachine | Demo::Everyone => {
+            format!("  see it live       http://{http}/ in two browser tabs\n")
+        }
+    };
+    let _ = write!(
+        text,
         "\n  headcount {}  shards {shards}  data {data}\n\n\
          \x20 http, WebSocket   http://{http}\n\
          \x20 sync wire, TCP    {sync_tcp}\n\

@@ -42,7 +42,7 @@ impl Hooks {
 pub struct Stop {
     pub(super) stops: Receiver<()>,
     /// Without a handle nothing is received, which is not the same as an end.
-    _handle: StopHandle,
+    handle: StopHandle,
 }
 
 /// Stops a server.
@@ -54,7 +54,12 @@ impl Stop {
     pub fn new() -> (StopHandle, Stop) {
         let (sender, stops) = bounded(4);
         let handle = StopHandle(sender);
-        (handle.clone(), Stop { stops, _handle: handle })
+        (handle.clone(), Stop { stops, handle })
+    }
+
+    /// One more handle.
+    pub fn handle(&self) -> StopHandle {
+        self.handle.clone()
     }
 }
 

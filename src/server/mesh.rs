@@ -152,6 +152,12 @@ fn capacity(count: usize, envelopes_max: usize) -> usize {
     envelopes_max.min((ENVELOPES_OF_ALL / pairs).max(ENVELOPES_MIN))
 }
 
+/// Memory of all mailboxes of `count` endpoints when all of it is used, bytes.
+pub fn mailbox_bytes(count: usize, envelopes_max: usize) -> u64 {
+    let envelopes = count * count.saturating_sub(1) * capacity(count, envelopes_max);
+    (envelopes * size_of::<Envelope>()) as u64
+}
+
 impl Mailboxes {
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoints[self.me.index()]
@@ -211,7 +217,7 @@ mod tests {
         for shards in 1..=usize::from(SHARDS_MAX) {
             let endpoints = shards + 1;
             let capacity = capacity(endpoints, 8192);
-            let bytes = endpoints * shards * capacity * size_of::<Envelope>();
+            let bytes = mailbox_bytes(endpoints, 8192);
             assert!(bytes <= 200 << 20, "{shards} shards: {bytes} bytes");
             assert!(capacity >= ENVELOPES_MIN, "{shards} shards: {capacity}");
             assert!(shards > 15 || capacity == 8192, "{shards} shards: {capacity}");

@@ -36,5 +36,7 @@ pub(crate) use data_dir::DataDir;
 pub use embed::{Hooks, Stop, StopHandle, run};
 pub use line_queue::LineQueue;
 pub use listen::Takeover;
-pub(crate) use start::STORE;
+pub(crate) use mesh::mailbox_bytes;
+pub(crate) use probe::{MEMLOCK_BYTES_MIN, descriptors_reserved, try_io_uring};
 pub use start::{Addresses, Options, StartError, serve, stop_on_signals};
+pub(crate) use start::{STORE, shard_count};

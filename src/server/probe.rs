@@ -1,11 +1,13 @@
 //! Start-up checks of the host: io_uring, locked memory, file descriptors.
 
+use std::io;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ring::Ring;
 
 /// Locked memory that a glommio executor requires, bytes.
-const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 
 /// Descriptors for other things than connections: rings, event descriptors, listeners, files.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -22,12 +24,21 @@ pub struct HostError {
     why: String,
 }
 
+/// Sets up, and closes, a ring with every feature the turn loop needs.
+///
+/// # Errors
+/// What the kernel says.
+pub fn try_io_uring() -> io::Result<()> {
+    raise(Resource::Memlock);
+    Ring::new().map(drop)
+}
+
 /// Checks that a ring with every feature the turn loop needs can be set up.
 ///
 /// # Errors
 /// What the kernel refused, and the remedy.
 pub fn check_io_uring() -> Result<(), HostError> {
-    let Err(error) = Ring::new() else { return Ok(()) };
+    let Err(error) = try_io_uring() else { return Ok(()) };
     let why = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
             format!(
@@ -82,7 +93,7 @@ pub fn check_memlock() -> Result<(), HostError> {
 /// The limit allows no connection.
 pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
     let limit = raise(Resource::Nofile);
-    let reserved = DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1);
+    let reserved = descriptors_reserved(shards);
     match limit.checked_sub(reserved) {
         Some(budget) if budget > 0 => Ok(u32::try_from(budget).unwrap_or(u32::MAX)),
         _ => Err(HostError {
@@ -93,6 +104,11 @@ pub fn connection_budget(shards: usize) -> Result<u32, HostError> {
             ),
         }),
     }
+}
+
+/// Descriptors of a server without connections.
+pub fn descriptors_reserved(shards: usize) -> u64 {
+    DESCRIPTORS_RESERVED + 16 * (shards as u64 + 1)
 }
 
 /// Raises a soft limit to the hard one; returns the limit in force.

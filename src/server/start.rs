@@ -21,7 +21,7 @@ use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::DataDir;
 use super::edge;
-use super::embed::{Hooks, Stop};
+use super::embed::{Hooks, Stop, StopHandle};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
@@ -160,7 +160,7 @@ pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartErro
     if gate.is_some() {
         settings.asks = options.config.admission.kinds.iter().copied().collect();
     }
-    let state = ProcessState { clock, data_dir, gate, store };
+    let state = ProcessState { clock, data_dir, gate, store, stop: stop.handle() };
     let (addresses, running) = start(&options, Arc::new(settings), state)?;
     running.await_start()?;
     running.lifecycle.set(Phase::Ready);
@@ -260,7 +260,7 @@ fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>
 /// Without a number as many as the CPU affinity and the CPU quotas of all enclosing cgroups (v1 and
 /// v2) allow. The standard library rounds a quota down, as it should be here: the kernel stops
 /// every thread of a process that has used its quota up, which one shard more would see to.
-fn shard_count(config: &Config) -> u16 {
+pub fn shard_count(config: &Config) -> u16 {
     match config.cores.shards() {
         Shards::Count(count) => count,
         Shards::Auto => {
@@ -367,6 +367,8 @@ struct ProcessState {
     data_dir: DataDir,
     gate: Option<GateParts>,
     store: Option<Arc<Store>>,
+    /// Begins the drain.
+    stop: StopHandle,
 }
 
 fn start(
@@ -374,7 +376,7 @@ fn start(
     settings: Arc<Settings>,
     state: ProcessState,
 ) -> Result<(Addresses, Running), StartError> {
-    let ProcessState { clock, data_dir, gate, store } = state;
+    let ProcessState { clock, data_dir, gate, store, stop } = state;
     let config = &options.config;
     let shards = usize::from(settings.router.shards());
     let Listening { addresses, shards: shard_listeners, admin, shared } = bind(options, shards)?;
@@ -382,17 +384,14 @@ fn start(
     let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
     let (endpoints, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
-    let proxies = Arc::new(Proxies::new(&config.listen));
-    let refusal_log = start_refusal_log()?;
+    let (proxies, refusal_log) = (Arc::new(Proxies::new(&config.listen)), start_refusal_log()?);
     let (health, lifecycle) = (Arc::<Health>::default(), Arc::new(Lifecycle::starting()));
     let (report, reports) = bounded(3 * (shards + 1));
-    let (mut controls, mut handles) = (Vec::new(), Vec::new());
-    let edge_mailboxes = mailboxes.pop();
+    let (mut controls, mut handles, edge_mailboxes) = (Vec::new(), Vec::new(), mailboxes.pop());
     let parts = mailboxes.into_iter().zip(shard_listeners);
     for (index, (mailboxes, listeners)) in parts.enumerate() {
         let id = ShardId(index as u16);
-        let store = store.as_ref();
-        let store = store.map(|store| start_worker(store, id, &settings.router, &endpoints));
+        let worker = |store| start_worker(store, id, &settings.router, &endpoints);
         let parts = ShardParts {
             shard: Shard::new(id, Arc::clone(&settings)),
             mailboxes,
@@ -404,7 +403,7 @@ fn start(
                 clock,
                 budget: Arc::clone(&budget),
                 refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
-                store: store.transpose()?,
+                store: store.as_ref().map(worker).transpose()?,
             },
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
@@ -419,6 +418,9 @@ fn start(
             health: Arc::clone(&health),
             lifecycle: Arc::clone(&lifecycle),
             access: access(config),
+            addresses,
+            demo: config.demo().0,
+            stop,
             log: options.log.clone(),
         };
         handles.push(start_edge(mailboxes, admin, control, gate, state, report)?);

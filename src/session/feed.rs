@@ -96,6 +96,14 @@ impl Feed {
         }
     }
 
+    /// What its subscribers receive, in a word.
+    pub fn label(self) -> &'static str {
+        match self.kind() {
+            FeedKind::Messages => "messages",
+            FeedKind::Sets | FeedKind::Changes => "presence",
+        }
+    }
+
     /// The presence feed of a sync session.
     pub(super) fn sync(header: Header, framing: Framing) -> Feed {
         match (header, framing) {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::documents::{DocumentCommand, DocumentEvent};
 use super::home::{Handoff, PollOutcome, PollRequest};
+use super::inspection::{Inspection, Report};
 use super::question::{Question, Verdict};
 use super::storage::StoreRequest;
 use crate::channel::{
     Change, Draft, EdgeVerdict, Identity, LeaveReason, Page, PageLimit, PeerKey, Position,
     ResumeKey, State,
 };
-use crate::counters::Counters;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
 use crate::session::{Answer, DirectMessage, EdgeRequest, Encoded, Feed, FeedSet};
@@ -87,10 +87,10 @@ pub enum Envelope {
     Ask(Box<Question>),
     /// Edge -> home: the answer to the question of this number.
     Verdict { conn: ConnId, number: u64, verdict: Verdict },
-    /// Edge -> shard: send your counters.
-    Inspect { from: ShardId, request: u64 },
-    /// Shard -> edge: the answer to an inspection.
-    Inspected { request: u64, counters: Box<Counters> },
+    /// Edge -> shard: a question of an operator.
+    Inspect { from: ShardId, request: u64, inspection: Inspection },
+    /// Shard -> edge: the answer to it.
+    Inspected { request: u64, report: Report },
     /// Owner -> edge: the members of a channel, in join order.
     Members { to: MembersFor, members: Vec<MemberView> },
     /// Edge -> shard: a request of a long-polling client.
@@ -164,6 +164,19 @@ pub struct Snapshot {
     pub bytes: Arc<[u8]>,
 }
 
+/// Which members are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberPage {
+    /// Those who joined after the member with this number.
+    pub after: u64,
+    /// How many of them.
+    pub limit: usize,
+}
+
+impl MemberPage {
+    pub const ALL: MemberPage = MemberPage { after: 0, limit: usize::MAX };
+}
+
 /// Which request of the edge the members answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersFor {
@@ -194,8 +207,8 @@ pub enum Command {
     Unsubscribe { feed: Feed },
     /// Send who is present to some subscribers of a feed.
     Snapshot { feed: Feed, home: HomeChannelId, recipients: Recipients },
-    /// Send the members to the edge.
-    Members { to: MembersFor },
+    /// Send the members to the edge, or some of them.
+    Members { to: MembersFor, page: MemberPage },
     /// One subscriber receives messages from here on, and those after the cursor.
     Attach { reply_to: ReplyTo, feed: Feed, after: Option<Position>, replay: Replaying },
     /// Number, store and deliver a message.
@@ -293,6 +306,8 @@ pub struct MemberView {
     pub announced_wall_ms: u64,
     /// Set while the connection is lost and the grace runs.
     pub lingering: bool,
+    /// Its number in join order.
+    pub joined: u64,
 }
 
 /// How the socket of a connection that has ended is closed.

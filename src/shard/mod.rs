@@ -40,6 +40,7 @@ mod documents;
 mod envelope;
 mod home;
 mod inline_vec;
+mod inspection;
 mod outbox;
 mod owner;
 mod question;
@@ -54,11 +55,16 @@ mod turn;
 pub use crate::ids::Listener;
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
-    MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo, Snapshot,
+    MemberPage, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo,
+    Snapshot,
 };
 pub use home::{
     Handoff, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool, SendQueue,
     WRITES_MAX,
+};
+pub use inspection::{
+    ChannelFilter, ChannelView, ConnectionDetail, ConnectionFilter, ConnectionView, Inspection,
+    Report, Slice, Subscribers,
 };
 pub use owner::serial_base;
 pub use question::{Question, Verdict};
@@ -473,10 +479,35 @@ fn dispatch(
         }
         Envelope::Resume { key, addr } => owner.handle_resume(cx, &key, addr),
         Envelope::Session { hash, notice } => sessions.handle(cx, hash, notice),
-        Envelope::Inspect { from, request } => {
-            let counters = Box::new(counters(cx, owner, home));
-            cx.outbox.send(from, Envelope::Inspected { request, counters });
+        Envelope::Inspect { from, request, inspection } => {
+            let report = inspect(cx, owner, home, inspection);
+            cx.outbox.send(from, Envelope::Inspected { request, report });
         }
         envelope => home.handle_envelope(cx, envelope),
+    }
+}
+
+fn inspect(
+    cx: &mut ShardContext,
+    owner: &Owner,
+    home: &mut Home,
+    inspection: Inspection,
+) -> Report {
+    match inspection {
+        Inspection::Counters => Report::Counters(Box::new(counters(cx, owner, home))),
+        Inspection::Channels { filter, from, limit } => {
+            Report::Channels(owner.inspect_channels(cx.id, &filter, from, limit))
+        }
+        Inspection::Channel(key) => {
+            Report::Channel(owner.inspect_channel(cx.id, &key).map(Box::new))
+        }
+        Inspection::Subscribers(key) => Report::Subscribers(home.inspect_subscribers(&key)),
+        Inspection::Connections { filter, from, limit } => {
+            Report::Connections(home.inspect_connections(cx, &filter, from, limit))
+        }
+        Inspection::Connection(id) => {
+            Report::Connection(home.inspect_connection(cx, id).map(Box::new))
+        }
+        Inspection::Disconnect(id) => Report::Disconnected(home.disconnect_for_operator(cx, id)),
     }
 }

@@ -104,9 +104,10 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::inspection::Inspection;
 
     fn probe(request: u64) -> Envelope {
-        Envelope::Inspect { from: ShardId(0), request }
+        Envelope::Inspect { from: ShardId(0), request, inspection: Inspection::Counters }
     }
 
     fn sent(outbox: &mut Outbox) -> Vec<u64> {

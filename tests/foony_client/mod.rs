@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,29 +34,37 @@ impl Server {
 
     /// The same with more keys in `[listen]`.
     pub fn start_listening(listen: &str, more: &str) -> Self {
+        let listen = format!(
+            "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
+             admin = \"127.0.0.1:0\"\n{listen}\n{more}"
+        );
+        Server::start_with(&listen, &[])
+    }
+
+    /// With the test's key, another configuration, and more arguments.
+    pub fn start_with(config: &str, arguments: &[&str]) -> Self {
         let dir = Dir::new();
         let text = format!(
-            "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\n\
-             admin = \"127.0.0.1:0\"\n{listen}\n[data]\ndir = {:?}\n\
+            "{config}\n[data]\ndir = {:?}\n\
              [[auth.key]]\nname = \"demo.kid_main\"\nsecret = \"sk_main_secret\"\n\
-             capability = {{ \"*\" = [\"*\"] }}\n{more}",
+             capability = {{ \"*\" = [\"*\"] }}\n",
             dir.path().join("data")
         );
         std::fs::write(dir.path().join("headcount.toml"), text).expect("a configuration");
-        Server::start_in(dir)
+        Server::start_in(dir, arguments)
     }
 
     /// Ends it, and starts another one in the same place.
     pub fn restart(self) -> Self {
         let Server { served, dir } = self;
         drop(served);
-        Server::start_in(dir)
+        Server::start_in(dir, &[])
     }
 
-    fn start_in(dir: Dir) -> Self {
+    fn start_in(dir: Dir, arguments: &[&str]) -> Self {
         let config = dir.path().join("headcount.toml");
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        command.args(["serve", "--config"]).arg(&config).stderr(Stdio::null());
+        command.args(["serve", "--config"]).arg(&config).args(arguments).stderr(Stdio::null());
         let served = Served::start(&mut command).expect("a ready line");
         Server { served, dir }
     }
@@ -86,6 +94,12 @@ impl Deref for Server {
 
     fn deref(&self) -> &Served {
         &self.served
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Served {
+        &mut self.served
     }
 }
 

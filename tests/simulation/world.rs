@@ -9,8 +9,8 @@ use headcount::counters::Counters;
 use headcount::ids::{Clocks, ConnId, ShardId};
 use headcount::session::Answer;
 use headcount::shard::{
-    Command, Effect, Envelope, HomeChannelId, Listener, MemberView, MembersFor, PollOutcome,
-    PollRequest, ReplyTo, Settings, Shard, TurnIo, Verdict, Wait, perform_all, turn,
+    Command, Effect, Envelope, HomeChannelId, Listener, MemberPage, MemberView, MembersFor,
+    PollOutcome, PollRequest, ReplyTo, Settings, Shard, TurnIo, Verdict, Wait, perform_all, turn,
 };
 use siphasher::sip::SipHasher13;
 
@@ -336,7 +336,7 @@ impl World {
         self.asked += 1;
         let request = self.asked;
         let from = self.settings.edge;
-        let command = Command::Members { to: MembersFor::Request(request) };
+        let command = Command::Members { to: MembersFor::Request(request), page: MemberPage::ALL };
         let envelope = Envelope::Command { from, channel: key, command };
         self.shards[owner].handle_envelope(self.now, envelope);
         self.drain(owner);

@@ -2,7 +2,7 @@
 //!
 //! [`event`] reads the server's lines. What is on the screen is decided by [`model`] and
 //! [`roster`], which know neither terminal nor clock, and drawn by [`view`]; [`screen`] owns the
-//! loop, [`tty`] the terminal and its keys, [`feed`] the stream and its reconnects. Without a
+//! loop, [`feed`] the stream and its reconnects. Without a
 //! screen [`lines`] prints. [`graph`] is another view: what a client of the server sees.
 
 mod event;
@@ -12,7 +12,6 @@ mod lines;
 mod model;
 mod roster;
 mod screen;
-mod tty;
 mod view;
 
 use std::io;
@@ -79,10 +78,11 @@ fn for_graph(arg: Arg) -> Arg {
 impl Watch {
     pub fn run(self) -> Result<(), Failure> {
         if self.graph {
-            let Place { key, token, channel, .. } = &self.place;
-            return graph::show(self.server.account(key, token)?, channel);
+            let Place { channel, server, .. } = &self.place;
+            let account = self.server.account(&server.key, &server.token)?;
+            return graph::show(account, channel);
         }
-        let client = AdminClient::new(&self.place)?;
+        let client = AdminClient::new(&self.place.server)?;
         let follow = || client.lines(&self.place.path("watch"));
         if !self.json && terminal::takes_escapes(&io::stdout()) {
             let lines = follow()?;

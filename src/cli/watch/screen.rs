@@ -8,9 +8,9 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::feed::News;
 use super::model::Model;
-use super::{tty, view};
+use super::view;
 use crate::cli::place::Place;
-use crate::cli::{ending, failure::Failure};
+use crate::cli::{ending, failure::Failure, tty};
 use crate::ids::Clocks;
 
 /// Longest time between a key or an event and its display.

@@ -216,16 +216,21 @@ fn draw_status(frame: &mut Frame<'_>, area: Rect, place: &Place, model: &Model, 
 
 fn status(place: &Place, status: &Status, now_ms: u64) -> Line<'static> {
     match status {
-        Status::Live => Line::from(vec![" ● ".green(), format!("live, {}", place.admin).into()]),
+        Status::Live => {
+            Line::from(vec![" ● ".green(), format!("live, {}", place.server.admin).into()])
+        }
         Status::Joining => {
-            Line::from(vec![" ◌ ".yellow(), format!("joining, {}", place.admin).into()])
+            Line::from(vec![" ◌ ".yellow(), format!("joining, {}", place.server.admin).into()])
         }
         Status::Lost { retry_at_ms } => {
             let next = match retry_at_ms.saturating_sub(now_ms) {
                 0 => "now".to_owned(),
                 wait_ms => format!("in {}", age(wait_ms)),
             };
-            Line::from(vec![" ○ ".red(), format!("lost {}, retry {next}", place.admin).red()])
+            Line::from(vec![
+                " ○ ".red(),
+                format!("lost {}, retry {next}", place.server.admin).red(),
+            ])
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
 use crate::session;
 use crate::shard::{
-    Command, Envelope, Handoff, MemberView, MembersFor, PollOutcome, PollRequest, Question, ReplyTo,
+    Command, Envelope, Handoff, Inspection, MemberPage, MemberView, MembersFor, PollOutcome,
+    PollRequest, Question, ReplyTo, Report,
 };
 
 /// How long a shard may take to answer.
@@ -27,7 +28,7 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The answer to a call.
 #[derive(TryInto)]
 pub enum Answer {
-    Counters(Box<Counters>),
+    Report(Report),
     Members(Vec<MemberView>),
     Channel(session::Answer),
     Polled(PollOutcome),
@@ -135,23 +136,35 @@ impl EdgeClient {
         .await;
     }
 
-    /// Gets the counters of one shard.
-    pub async fn counters(&self, shard: ShardId) -> Result<Counters, Unavailable> {
+    /// Asks one shard a question of an operator.
+    pub async fn inspect(
+        &self,
+        shard: ShardId,
+        inspection: Inspection,
+    ) -> Result<Report, Unavailable> {
         let from = self.me();
-        let envelope = |request| Envelope::Inspect { from, request };
-        self.request::<Box<Counters>>(shard, ANSWER_WITHIN, envelope)
-            .await
-            .map(|counters| *counters)
+        let envelope = |request| Envelope::Inspect { from, request, inspection };
+        self.request(shard, ANSWER_WITHIN, envelope).await
     }
 
-    /// Gets the members of a channel from its owner.
+    /// Gets the counters of one shard.
+    pub async fn counters(&self, shard: ShardId) -> Result<Counters, Unavailable> {
+        match self.inspect(shard, Inspection::Counters).await? {
+            Report::Counters(counters) => Ok(*counters),
+            _ => Err(Unavailable),
+        }
+    }
+
+    /// Gets members of a channel from its owner.
     pub async fn members(
         &self,
         owner: ShardId,
         channel: Arc<ChannelKey>,
+        page: MemberPage,
     ) -> Result<Vec<MemberView>, Unavailable> {
-        let envelope =
-            |request| self.command(channel, Command::Members { to: MembersFor::Request(request) });
+        let envelope = |request| {
+            self.command(channel, Command::Members { to: MembersFor::Request(request), page })
+        };
         self.request(owner, ANSWER_WITHIN, envelope).await
     }
 
@@ -259,8 +272,8 @@ impl EdgeClient {
 
     fn take(&self, envelope: Envelope) {
         match envelope {
-            Envelope::Inspected { request, counters } => {
-                self.answer(request, Answer::Counters(counters));
+            Envelope::Inspected { request, report } => {
+                self.answer(request, Answer::Report(report));
             }
             Envelope::Members { to: MembersFor::Request(request), members } => {
                 self.answer(request, Answer::Members(members));
@@ -332,12 +345,17 @@ mod tests {
     #[test]
     fn a_call_to_a_full_mailbox_is_refused() {
         let (client, mut shard) = client();
-        client.send(SHARD, Envelope::Inspect { from: client.me(), request: 0 });
+        let inspect = |request| Envelope::Inspect {
+            from: client.me(),
+            request,
+            inspection: Inspection::Counters,
+        };
+        client.send(SHARD, inspect(0));
         let called = future::block_on(client.counters(SHARD));
         assert!(called.is_err(), "at once: there is no timer here");
-        client.send(SHARD, Envelope::Inspect { from: client.me(), request: 1 });
+        client.send(SHARD, inspect(1));
         assert!(shard.take(EDGE).is_some());
-        let sent = client.try_send(SHARD, Envelope::Inspect { from: client.me(), request: 2 });
+        let sent = client.try_send(SHARD, inspect(2));
         assert!(sent.is_err(), "the backlog goes first");
         client.pump();
         assert!(matches!(shard.take(EDGE), Some(Envelope::Inspect { request: 1, .. })));

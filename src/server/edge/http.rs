@@ -15,30 +15,30 @@ use futures_lite::stream::{self, BoxedLocal, StreamExt};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName,
-    HeaderValue, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    ORIGIN, WWW_AUTHENTICATE,
 };
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::client::Unavailable;
 use super::connections::{CountGuard, IdleTimer};
 use super::io::{HyperIo, linger};
 use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
-use super::{Edge, members_at, rest};
-use crate::admin::{self, Denied, Exposition, Process, Route, Surface, route};
+use super::{Edge, api, pages, rest};
+use crate::admin::api::ListQuery;
+use crate::admin::{self, Api, ChannelApi, Denied, Exposition, Process, Route, Surface, route};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEADERS_MAX;
-use crate::rest::{CORS_HEADERS, Reply};
+use crate::rest::{CORS_HEADERS, Refusal, Reply};
 use crate::server::lifecycle::Phase;
+use crate::wire::foony::ErrorCode;
 
 pub(super) type Body =
     Either<Full<Bytes>, StreamBody<BoxedLocal<Result<Frame<Bytes>, Infallible>>>>;
 
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-const HTML: &str = "text/html; charset=utf-8";
-pub(super) const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 const LINES: &str = "application/x-ndjson";
 
 /// Interval of the empty lines that a watcher is sent to detect dead connections.
@@ -51,7 +51,9 @@ const IDLE_WHEN_STOPPING: Duration = Duration::from_millis(250);
 /// The smallest limit of a request head that hyper accepts.
 const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
 
-const PAGE: &str = include_str!("page.html");
+/// On responses that are for no page of another site (Fetch standard).
+pub(super) const SAME_ORIGIN_ONLY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
 
 /// Serves the requests of one connection. Returns the connection when one of them is a WebSocket
 /// upgrade, which shards serve.
@@ -136,7 +138,7 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
     };
     edge.connections.count_response(response.status().as_u16());
     let headers = response.headers_mut();
-    if surface == Surface::Public {
+    if surface == Surface::Public && !headers.contains_key(SAME_ORIGIN_ONLY) {
         for (name, value) in CORS_HEADERS {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -150,7 +152,7 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
 async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
     let route = route(surface, request.method().as_str(), request.uri().path());
     if surface == Surface::Admin
-        && let Err(denied) = check_admin(edge, &route, request.headers())
+        && let Err(denied) = check_admin(edge, &route, &request)
     {
         return refuse_admin(edge, denied);
     }
@@ -159,7 +161,10 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
         _ if surface == Surface::Public && *request.method() == Method::OPTIONS => {
             whole(rest::respond(edge, request).await)
         }
-        Route::Page => page(surface),
+        Route::Page => match surface {
+            Surface::Public => pages::public(edge, request.headers()),
+            Surface::Admin => pages::dashboard(),
+        },
         Route::Health => text(StatusCode::OK, TEXT, "ok\n"),
         Route::Ready => readiness(edge),
         Route::Metrics => {
@@ -167,51 +172,59 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
             let accept = accept.filter_map(|value| value.to_str().ok());
             metrics(edge, Exposition::negotiate(accept)).await
         }
-        Route::Members { app, channel } => match members_at::time_of(request.uri().query()) {
-            Ok(None) => members(edge, &app, &channel).await,
-            Ok(Some(at_ms)) => members_at::respond(edge, &app, &channel, at_ms).await,
-            Err(why) => text(StatusCode::BAD_REQUEST, TEXT, why),
-        },
-        Route::Watch { app, channel } if *request.method() == Method::GET => {
-            watch(edge, &app, &channel)
+        Route::Api(request_for) => answer_api(edge, request_for, request).await,
+        Route::NotFound => whole(Refusal::not_found().into()),
+        Route::MethodNotAllowed(_) if surface == Surface::Public => {
+            whole(Refusal::method("GET, HEAD, OPTIONS").into())
         }
-        Route::Watch { .. } => lines(stream::empty().boxed_local()),
-        Route::NotFound => text(StatusCode::NOT_FOUND, TEXT, "not found\n"),
-        Route::MethodNotAllowed => {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
-            let allow = match surface {
-                Surface::Public => "GET, HEAD, OPTIONS",
-                Surface::Admin => "GET, HEAD",
-            };
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-            response
-        }
+        Route::MethodNotAllowed(allow) => whole(Refusal::method(allow).into()),
     }
 }
 
-fn check_admin(edge: &Edge, route: &Route, headers: &HeaderMap) -> Result<(), Denied> {
-    let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
-    let host = bytes(HOST).map(|host| str::from_utf8(host).unwrap_or_default());
-    edge.shared.access.check_host(host)?;
-    let keyring = &edge.shared.settings.session.keyring;
-    edge.shared.access.check(route, bytes(AUTHORIZATION), keyring, edge.shared.clock.now().wall_ms)
+/// Handles a request of the admin API.
+async fn answer_api(edge: &Rc<Edge>, asked: Api, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let answer = match asked {
+        Api::Channel { app, channel, request: ChannelApi::Watch } => {
+            return match head.method == Method::GET {
+                true => watch(edge, &app, &channel),
+                false => lines(stream::empty().boxed_local()),
+            };
+        }
+        Api::Server(request) => api::server(edge, request, &head).await,
+        Api::App { app, request } => api::app(edge, &app, request, &head, body).await,
+        Api::Channel { app, channel, request } => {
+            api::channel(edge, (&app, &channel), request, &head, body).await
+        }
+    };
+    whole(answer.unwrap_or_else(Reply::from))
+}
+
+fn check_admin(edge: &Edge, route: &Route, request: &Request<Incoming>) -> Result<(), Denied> {
+    let access = &edge.shared.access;
+    let bytes = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let text = |name| bytes(name).map(|value| str::from_utf8(value).unwrap_or_default());
+    access.check_host(text(HOST))?;
+    if !request.method().is_safe() {
+        access.check_origin(text(ORIGIN), text(HOST))?;
+    }
+    let prefix = ListQuery::parse(request.uri().query()).map(|query| query.prefix);
+    let (prefix, keyring) = (prefix.unwrap_or_default(), &edge.shared.settings.session.keyring);
+    let now_ms = edge.shared.clock.now().wall_ms;
+    access.check(route, &prefix, bytes(AUTHORIZATION), keyring, now_ms)
 }
 
 fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {
     match denied {
-        Denied::Host => text(
-            StatusCode::MISDIRECTED_REQUEST,
-            TEXT,
-            "the Host is another machine's name: use an address, or add it to [admin] hosts\n",
-        ),
+        Denied::Host => whole(Refusal::misdirected().into()),
         Denied::Unauthenticated(why, cause) => {
             cause.into_iter().for_each(|cause| edge.count_refusal(cause));
-            let mut response = text(StatusCode::UNAUTHORIZED, TEXT, why + "\n");
+            let mut response = whole(Refusal::new(ErrorCode::BadAuth, why).into());
             let schemes = HeaderValue::from_static("Basic realm=\"headcount\", Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, schemes);
             response
         }
-        Denied::Forbidden(why) => text(StatusCode::FORBIDDEN, TEXT, why + "\n"),
+        Denied::Forbidden(why) => whole(Refusal::new(ErrorCode::Forbidden, why).into()),
     }
 }
 
@@ -241,17 +254,6 @@ pub(super) fn text(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-fn page(surface: Surface) -> Response<Body> {
-    let links = match surface {
-        Surface::Public => "",
-        Surface::Admin => {
-            "<p><a href=\"/healthz\">health</a> &middot; <a href=\"/readyz\">readiness</a> \
-             &middot; <a href=\"/metrics\">metrics</a></p>"
-        }
-    };
-    text(StatusCode::OK, HTML, PAGE.replace("{links}", links))
 }
 
 fn readiness(edge: &Edge) -> Response<Body> {
@@ -291,16 +293,6 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
 
 pub(super) fn unavailable() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard did not answer in time, try again\n")
-}
-
-async fn members(edge: &Edge, app: &str, channel: &str) -> Response<Body> {
-    let (key, owner) = edge.locate(&app.into(), channel);
-    match edge.client.members(owner, key).await {
-        Ok(members) => {
-            text(StatusCode::OK, JSON, admin::members(app, channel, &members).to_string())
-        }
-        Err(Unavailable) => unavailable(),
-    }
 }
 
 fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {

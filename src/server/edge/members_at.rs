@@ -3,19 +3,17 @@
 
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
-
 use super::Edge;
-use super::client::Unavailable;
-use super::http::{Body, JSON, TEXT, text, unavailable};
+use super::rest::refused;
 use crate::admin;
 use crate::channel::{Message, PageLimit, Position};
 use crate::ids::{ChannelKey, ShardId, presence_log, presence_logged};
 use crate::policy::Durability;
-use crate::rest::Refusal;
+use crate::rest::{Refusal, Reply};
 use crate::session::Answer;
 use crate::session::presence_history::{is_beginning, lists_everyone, present_after};
 use crate::shard::Command;
+use crate::wire::foony::ErrorCode;
 
 /// Bytes of entries that are read at once.
 const PAGE_BYTES: usize = 256 * 1024;
@@ -27,56 +25,26 @@ struct History<'e> {
     owner: ShardId,
 }
 
-/// Why the members at a time are not known.
-enum Unknown {
-    Unavailable,
-    Refused(String),
-    /// It is longer ago than history is kept.
-    TooLongAgo,
-}
-
-impl From<Unavailable> for Unknown {
-    fn from(_: Unavailable) -> Self {
-        Unknown::Unavailable
-    }
-}
-
-/// The value of `at`: milliseconds since the Unix epoch.
-///
-/// # Errors
-/// What to write instead.
-pub fn time_of(query: Option<&str>) -> Result<Option<u64>, &'static str> {
-    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let at = pairs.find(|(name, _)| name == "at");
-    let at = at.map(|(_, value)| value.parse());
-    at.transpose().map_err(|_| "`at` must be milliseconds since the Unix epoch\n")
-}
-
-pub async fn respond(edge: &Edge, app: &str, channel: &str, at_ms: u64) -> Response<Body> {
+pub async fn respond(edge: &Edge, app: &str, channel: &str, at_ms: u64) -> Result<Reply, Refusal> {
     if edge.shared.settings.policies.for_channel(channel).presence_log.is_none() {
-        let why = format!("{}\n", Refusal::no_presence_history().message());
-        return text(StatusCode::NOT_FOUND, TEXT, why);
+        return Err(Refusal::no_presence_history());
     }
     let (key, owner) = edge.locate(&app.into(), &presence_log(channel));
-    match (History { edge, key, owner }).at(at_ms).await {
-        Ok(entries) => {
-            let present = present_after(&entries);
-            let page = admin::members_at(app, channel, at_ms, &present);
-            text(StatusCode::OK, JSON, page.to_string())
-        }
-        Err(Unknown::TooLongAgo) => {
-            let why = "presence history does not reach back to that time\n";
-            text(StatusCode::NOT_FOUND, TEXT, why)
-        }
-        Err(Unknown::Unavailable) => unavailable(),
-        Err(Unknown::Refused(why)) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why),
-    }
+    let entries = (History { edge, key, owner }).at(at_ms).await?;
+    let answer = admin::members_at(app, channel, at_ms, &present_after(&entries));
+    Ok(Reply::json(answer.to_string().into_bytes()))
+}
+
+/// It is longer ago than history is kept.
+fn too_long_ago() -> Refusal {
+    let message = "presence history does not reach back to that time";
+    Refusal::new(ErrorCode::NotFound, message)
 }
 
 impl History<'_> {
     /// The entries up to a time, from the last one on that lists everyone. Entries of an earlier
     /// process say nothing of a time when this one was running: its members began anew.
-    async fn at(&self, at_ms: u64) -> Result<Vec<Arc<Message>>, Unknown> {
+    async fn at(&self, at_ms: u64) -> Result<Vec<Arc<Message>>, Refusal> {
         let clock = self.edge.shared.clock.now();
         let started_ms =
             clock.wall_ms.saturating_sub(self.edge.started.elapsed().as_millis() as u64);
@@ -90,7 +58,7 @@ impl History<'_> {
             let is_outdated = page.first().is_some_and(is_old);
             let Some(first) = page.first() else {
                 let is_cut = !entries.is_empty() || self.is_cut(at_ms, started_ms).await?;
-                return if is_cut { Err(Unknown::TooLongAgo) } else { Ok(Vec::new()) };
+                return if is_cut { Err(too_long_ago()) } else { Ok(Vec::new()) };
             };
             before = first.serial;
             entries.splice(0..0, page);
@@ -106,7 +74,7 @@ impl History<'_> {
 
     /// Whether something of what was before a time is no longer kept, when no entry is from before
     /// it. Otherwise nobody had come yet.
-    async fn is_cut(&self, at_ms: u64, started_ms: u64) -> Result<bool, Unknown> {
+    async fn is_cut(&self, at_ms: u64, started_ms: u64) -> Result<bool, Refusal> {
         let now_ms = self.edge.shared.clock.now().wall_ms;
         let channel = presence_logged(&self.key.name).unwrap_or_default();
         let policy = self.edge.shared.settings.policies.for_channel(channel);
@@ -121,7 +89,7 @@ impl History<'_> {
     }
 
     /// The serial of the first entry after a time; that after the last one if there is none.
-    async fn first_after(&self, at_ms: u64) -> Result<u64, Unknown> {
+    async fn first_after(&self, at_ms: u64) -> Result<u64, Refusal> {
         let one = PageLimit { messages: 1, bytes: PAGE_BYTES };
         let newest = self.page(None, one).await?;
         let oldest = self.oldest(one).await?;
@@ -141,7 +109,7 @@ impl History<'_> {
         Ok(low)
     }
 
-    async fn oldest(&self, limit: PageLimit) -> Result<Vec<Arc<Message>>, Unknown> {
+    async fn oldest(&self, limit: PageLimit) -> Result<Vec<Arc<Message>>, Refusal> {
         let key = Arc::clone(&self.key);
         let command = |reply_to| Command::HistoryForward { reply_to, after: 0, limit };
         messages(self.edge.client.call(self.owner, key, command).await?)
@@ -152,7 +120,7 @@ impl History<'_> {
         &self,
         before: Option<u64>,
         limit: PageLimit,
-    ) -> Result<Vec<Arc<Message>>, Unknown> {
+    ) -> Result<Vec<Arc<Message>>, Refusal> {
         let before = before.map(Position::Serial);
         let command = |reply_to| Command::History { reply_to, before, limit };
         let key = Arc::clone(&self.key);
@@ -160,23 +128,9 @@ impl History<'_> {
     }
 }
 
-fn messages(answer: Answer) -> Result<Vec<Arc<Message>>, Unknown> {
+fn messages(answer: Answer) -> Result<Vec<Arc<Message>>, Refusal> {
     match answer {
         Answer::History { messages, .. } => Ok(messages),
-        Answer::Refused(reject) => Err(Unknown::Refused(format!("{reject}\n"))),
-        other => Err(Unknown::Refused(format!("the history cannot be read: {other:?}\n"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_milliseconds() {
-        assert_eq!(time_of(None), Ok(None));
-        assert_eq!(time_of(Some("x=1")), Ok(None));
-        assert_eq!(time_of(Some("x=1&at=1700000000000")), Ok(Some(1_700_000_000_000)));
-        assert!(time_of(Some("at=yesterday")).is_err());
+        answer => Err(refused(answer)),
     }
 }

@@ -12,6 +12,7 @@
 //! | connections | close | - | `http_refused` |
 //! | events of one watcher | drop all, send a snapshot | client: `reset` | - |
 
+mod api;
 mod ask;
 mod body;
 mod client;
@@ -19,6 +20,7 @@ mod connections;
 mod http;
 mod io;
 mod members_at;
+mod pages;
 mod poll;
 mod rest;
 mod stop;
@@ -39,14 +41,17 @@ use glommio::net::{TcpListener, TcpStream};
 
 use super::admission::gate::{Gate, GateParts};
 use super::clock::Clock;
+use super::embed::StopHandle;
 use super::lifecycle::Lifecycle;
 use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
 use super::refusals::RefusalLog;
+use super::start::Addresses;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
 use crate::admin::{Access, Surface};
 use crate::auth::{CredentialError, Refusals};
+use crate::config::Demo;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
 use body::BodyBudget;
@@ -78,6 +83,10 @@ pub struct Shared {
     pub health: Arc<Health>,
     pub lifecycle: Arc<Lifecycle>,
     pub access: Access,
+    pub addresses: Addresses,
+    pub demo: Demo,
+    /// Begins the drain.
+    pub stop: StopHandle,
     pub log: LineQueue,
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request};
 
 use super::client::Unavailable;
 use super::{Edge, ask, body, poll};
@@ -17,7 +17,7 @@ use crate::rest::{
     self, Caller, Direction, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route,
 };
 use crate::session::Answer;
-use crate::shard::Command;
+use crate::shard::{Command, MemberPage};
 
 /// Bytes of messages on one page of history; the rest is on the next page.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -74,15 +74,28 @@ async fn publish(
     channel: &str,
 ) -> Result<Reply, Refusal> {
     let caller = caller(edge, head)?;
+    publish_as(edge, &caller, (&head.headers, body), channel).await
+}
+
+/// Publishes what a body says for a caller who is known.
+///
+/// # Errors
+/// The response.
+pub async fn publish_as(
+    edge: &Edge,
+    caller: &Caller<'_>,
+    (headers, body): (&HeaderMap, Incoming),
+    channel: &str,
+) -> Result<Reply, Refusal> {
     caller.check(channel, Operation::Publish, &edge.shared.settings.limits)?;
     let bytes_max = edge.shared.settings.limits.message_bytes_max;
-    let body = body::read(edge, &head.headers, body, bytes_max).await?;
+    let body = body::read(edge, headers, body, bytes_max).await?;
     let now = edge.shared.clock.now();
     let fresh =
         FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.client.number() as u32 };
     let bytes_max = edge.shared.settings.limits.publish_bytes_max;
-    let draft = rest::parse_publish(&caller, &body.bytes, fresh, bytes_max)?;
-    ask::admit(edge, &caller, AdmitKind::Publish, channel, &draft.client_id).await?;
+    let draft = rest::parse_publish(caller, &body.bytes, fresh, bytes_max)?;
+    ask::admit(edge, caller, AdmitKind::Publish, channel, &draft.client_id).await?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
     let command = |reply_to| Command::Publish { reply_to, draft: Box::new(draft) };
@@ -155,7 +168,7 @@ async fn presence(
     caller.check(channel, Operation::Presence, &edge.shared.settings.limits)?;
     ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    Ok(rest::presence(query, &edge.client.members(owner, key).await?))
+    Ok(rest::presence(query, &edge.client.members(owner, key, MemberPage::ALL).await?))
 }
 
 async fn request_token(
@@ -169,7 +182,7 @@ async fn request_token(
     rest::request_token(key, &body.bytes, edge.shared.clock.now().wall_ms)
 }
 
-fn refused(answer: Answer) -> Refusal {
+pub fn refused(answer: Answer) -> Refusal {
     match answer {
         Answer::Refused(reject) => reject.into(),
         _ => Refusal::no_answer(),

@@ -11,7 +11,7 @@ use super::Edge;
 use super::client::{EdgeClient, PendingCall, wake};
 use crate::ids::{ChannelKey, ShardId};
 use crate::session::Feed;
-use crate::shard::{Command, HomeChannelId, MemberView, MembersFor, PresenceTick};
+use crate::shard::{Command, HomeChannelId, MemberPage, MemberView, MembersFor, PresenceTick};
 
 /// Events queued for one watcher. Above it they are dropped and replaced by a snapshot.
 const EVENTS_MAX: usize = 4096;
@@ -154,7 +154,7 @@ impl EdgeClient {
         let number = self.number();
         let call = Rc::new(PendingCall::Watcher(Rc::clone(watcher)));
         self.pending.borrow_mut().insert(number, call);
-        let command = Command::Members { to: MembersFor::Request(number) };
+        let command = Command::Members { to: MembersFor::Request(number), page: MemberPage::ALL };
         self.send(owner, self.command(key, command));
     }
 

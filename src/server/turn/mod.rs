@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use receive::Unarmed;
@@ -281,10 +281,13 @@ impl TurnLoop {
 
     /// Takes a turn. `Wait::Now` also while there is something to read, or has been.
     fn turn(&mut self) -> io::Result<Wait> {
-        let now = self.host.clock.now();
+        let (began, now) = (Instant::now(), self.host.clock.now());
         self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
         let wait = shard::turn(self, now)?;
+        if self.has_arrived {
+            self.shard.counters_mut().turn_durations.record(began.elapsed());
+        }
         self.host.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();

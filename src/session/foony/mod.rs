@@ -20,11 +20,11 @@
 //! | channel granted, operation not | err `id` 40301 | kept | `ignored{forbidden}` |
 //! | message above `publish_bytes_max`, id above 255 bytes | err `id` 40001 | kept | `ignored{message_too_large}` |
 //! | presence data above `state_bytes_max` | err `id` 40001 | kept | `ignored{state_too_large}` |
-//! | more channels than `channels_per_session_max` | err `id` 40300 | kept | `ignored{too_many_channels}` |
+//! | more channels than `subscriptions_per_session_max` | err `id` 40300 | kept | `ignored{too_many_channels}` |
 //! | channel full | err `id` 40300 | kept | `ignored{channel_full}` |
 //! | connection denied by the admission hook | err 0 40101, its reason | closed 1008 | `disconnect{bad_credentials}`, `ignored{denied}` |
 //! | request denied by the admission hook | err `id` 40300, its reason | kept | `ignored{denied}` |
-//! | presence faster than `updates_per_second_max` | err `id` 42900 | kept | `ignored{busy}` |
+//! | presence faster than `updates_per_second_max` | ack; the newest state is sent in the next second | kept | `conflated{update_rate}` |
 //! | WebSocket message above `message_bytes_max` | - | closed 1009 | `disconnect{too_large}` |
 //! | answers not read, more asked | - | closed 1013 once `message_bytes_max` of requests wait | `disconnect{slow}` |
 //!

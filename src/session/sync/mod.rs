@@ -266,7 +266,12 @@ impl Session {
             }
             Message::VectorClockSync(clocks) => self.merge_clocks(&clocks, out),
             Message::PresenceUpdate(update) => self.announce(cx, update.channel, update.state),
-            Message::PresenceLeave(leave) => request(leave.channel, Request::Leave),
+            Message::PresenceLeave(leave) if self.principal.is_some() => {
+                request(leave.channel, Request::Leave)
+            }
+            Message::PresenceLeave(_) => {
+                SessionOutput::Ignored(Ignored::Refused(Reject::Unauthenticated))
+            }
             Message::Throttle(throttle) => SessionOutput::RateHint(rate_hint(throttle)),
             other => self.refuse(&other, out),
         }

@@ -83,7 +83,12 @@ impl HomeChannel {
     }
 
     pub fn subscription_count(&self) -> usize {
-        self.feeds.iter().map(|entry| entry.subscriptions as usize).sum()
+        self.subscriptions().map(|(_, count)| count).sum()
+    }
+
+    /// How many subscriptions there are to each feed.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (Feed, usize)> {
+        self.feeds.iter().map(|entry| (entry.feed, entry.subscriptions as usize))
     }
 
     /// A subscription begins; returns how many there are to its feed.

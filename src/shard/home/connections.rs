@@ -65,6 +65,11 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
+    /// Slots, free ones included.
+    pub fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub fn insert(&mut self, connection: Connection) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.checks.grow();

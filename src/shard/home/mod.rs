@@ -16,6 +16,7 @@ mod edges;
 mod handoff;
 mod hook;
 mod input;
+mod inspect;
 mod interest;
 mod liveness;
 mod long_poll;
@@ -416,7 +417,7 @@ mod tests {
     use crate::shard::envelope::Command;
     use crate::shard::testing::{context, sent};
     use crate::wire::sync::message::Map;
-    use crate::wire::sync::message::presence::PresenceUpdate;
+    use crate::wire::sync::message::presence::{PresenceLeave, PresenceUpdate};
     use crate::wire::sync::message::session::Handshake;
     use crate::wire::sync::{self, Layout, Message};
     use crate::wire::websocket::{Opcode, append_masked_frame};
@@ -466,6 +467,18 @@ mod tests {
         assert!(matches!(first, Command::Subscribe { .. }), "{first:?}");
         assert!(matches!(second, Command::Announce(_)), "{second:?}");
         assert_eq!(home.channels.len(), 1);
+    }
+
+    #[test]
+    fn a_leave_before_the_greeting_is_ignored() {
+        let mut cx = context();
+        let mut home = Home::new(&cx);
+        let id = home.handle_open(&mut cx, Listener::SyncTcp).unwrap();
+        let leave = PresenceLeave { channel: "room:1", user_id: "ann" };
+        send_sync(&mut home, &mut cx, id, &Message::PresenceLeave(leave));
+        let counted: Vec<_> = cx.counters.ignored().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("unauthenticated", 1)]);
+        assert!(home.connections.get(id).unwrap().is_open());
     }
 
     #[test]

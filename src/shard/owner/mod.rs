@@ -14,6 +14,7 @@ mod documents_simulation;
 mod durable;
 mod edges;
 mod home_subscription;
+mod inspect;
 mod log_reads;
 mod lost_members;
 mod presence;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 
 use super::channel_table::ChannelTable;
 use super::context::ShardContext;
-use super::envelope::{Command, Envelope, MemberView, MembersFor, ReplyTo};
+use super::envelope::{Command, Envelope, MemberPage, MemberView, MembersFor, ReplyTo};
 use super::timers::Timer;
 use crate::counters::Dropped;
 use crate::error::Reject;
@@ -128,7 +129,7 @@ impl Owner {
             Command::Snapshot { feed, home, recipients } => {
                 self.request_snapshot(cx, from, &key, feed, home, recipients);
             }
-            Command::Members { to } => self.send_members(cx, &key, from, to),
+            Command::Members { to, page } => self.send_members(cx, &key, from, (to, page)),
             Command::Publish { reply_to, draft } => self.publish(cx, from, &key, reply_to, *draft),
             Command::Attach { reply_to, feed, after, replay } => {
                 let answer = self.attach(cx, from, &key, feed, after.as_ref(), replay);
@@ -249,10 +250,10 @@ impl Owner {
         cx: &mut ShardContext,
         key: &ChannelKey,
         from: ShardId,
-        to: MembersFor,
+        (to, page): (MembersFor, MemberPage),
     ) {
         let slot = self.channels.find_key(key);
-        let members = slot.map(|slot| member_views(cx, self.entry(slot))).unwrap_or_default();
+        let members = slot.map(|slot| member_views(cx, self.entry(slot), page)).unwrap_or_default();
         cx.outbox.send(from, Envelope::Members { to, members });
     }
 }
@@ -275,7 +276,7 @@ fn send_answer(
     cx.outbox.send(shard, Envelope::Answer { to, channel, answer });
 }
 
-fn member_views(cx: &ShardContext, channel: &OwnedChannel) -> Vec<MemberView> {
+fn member_views(cx: &ShardContext, channel: &OwnedChannel, page: MemberPage) -> Vec<MemberView> {
     let view = |member: &crate::channel::Member| MemberView {
         addr: member.addr,
         identity: Arc::clone(&member.identity),
@@ -283,8 +284,9 @@ fn member_views(cx: &ShardContext, channel: &OwnedChannel) -> Vec<MemberView> {
         age_ms: member.age_ms(cx.now),
         announced_wall_ms: cx.now.wall_ms.saturating_sub(member.age_ms(cx.now)),
         lingering: member.grace_until.is_some(),
+        joined: member.joined,
     };
-    channel.presence.members().iter().map(view).collect()
+    channel.presence.members().after(page.after).take(page.limit).map(view).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::ids::ShardId;
 use crate::session::{Feed, FeedKind, FeedSet};
 use crate::shard::context::ShardContext;
 use crate::shard::departures::Departures;
-use crate::shard::envelope::{Envelope, MembersFor, PresenceTick};
+use crate::shard::envelope::{Envelope, MemberPage, MembersFor, PresenceTick};
 use crate::shard::outbox::Outbox;
 
 /// Most that is sent at once to a subscriber, or a home, that catches up.
@@ -55,7 +55,7 @@ impl Owner {
             self.time_digest(cx, slot);
         }
         if feeds.contains(Feed::Changes) {
-            self.send_members(cx, &key, shard, MembersFor::Watcher(to));
+            self.send_members(cx, &key, shard, (MembersFor::Watcher(to), MemberPage::ALL));
         }
     }
 

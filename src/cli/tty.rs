@@ -55,7 +55,7 @@ fn restore() {
 /// Reads keys on a thread of its own: `crossterm` never returns from a terminal that hung up.
 pub(super) fn keys() -> io::Result<Receiver<Event>> {
     let (sender, keys) = bounded(KEYS_MAX);
-    let reader = thread::Builder::new().name("watch-keys".to_owned());
+    let reader = thread::Builder::new().name("keys".to_owned());
     reader.spawn(move || {
         while let Ok(event) = event::read()
             && sender.send(event).is_ok()
