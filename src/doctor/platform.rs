@@ -120,7 +120,7 @@ fn forbidden(host: &Host) -> Finding {
 fn seccomp(host: &Host) -> Advice {
     let fix = match host.place {
         Place::Container => {
-            "docker run --security-opt seccomp=unconfined ...  # or a profile with the three calls"
+            "docker run --security-opt seccomp=tuning/seccomp.json ..."
         }
         Place::Machine => {
             "SystemCallFilter=io_uring_setup io_uring_enter io_uring_register  \
