@@ -257,7 +257,8 @@ mod tests {
             let request = row.split('`').next().unwrap();
             let Some((method, path)) = request.split_once(' ') else { continue };
             let names = [("{app}", "demo"), ("{channel}", "a"), ("{connection}", "0.1.2")];
-            let path = names.iter().fold(path.to_owned(), |path, (name, is)| path.replace(name, is));
+            let path =
+                names.iter().fold(path.to_owned(), |path, (name, is)| path.replace(name, is));
             let found = route(Surface::Admin, method, &path);
             assert!(!matches!(found, Route::NotFound | Route::MethodNotAllowed(_)), "{row}");
             documented += 1;

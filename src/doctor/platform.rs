@@ -119,9 +119,7 @@ fn forbidden(host: &Host) -> Finding {
 
 fn seccomp(host: &Host) -> Advice {
     let fix = match host.place {
-        Place::Container => {
-            "docker run --security-opt seccomp=tuning/seccomp.json ..."
-        }
+        Place::Container => "docker run --security-opt seccomp=tuning/seccomp.json ...",
         Place::Machine => {
             "SystemCallFilter=io_uring_setup io_uring_enter io_uring_register  \
              # [Service] of the systemd unit"
