@@ -137,14 +137,16 @@ impl Durations {
     }
 
     /// The duration in seconds that `part` of the counted ones do not exceed, taken to be spread
-    /// evenly within a bucket; 0 when there is none.
+    /// evenly within a bucket; in the last one, which has no end, its beginning. 0 when there is
+    /// none.
     pub fn quantile_s(buckets: &[u64], part: f64) -> f64 {
         let wanted = buckets.iter().sum::<u64>() as f64 * part;
         let mut below = 0.0;
         for (n, &count) in buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
             if below + count as f64 >= wanted {
                 let low = if n == 0 { 0.0 } else { (1u64 << (n - 1)) as f64 };
-                let within = (wanted - below) / count as f64;
+                let is_last = n + 1 == DURATION_BUCKETS;
+                let within = if is_last { 0.0 } else { (wanted - below) / count as f64 };
                 return (low + within * ((1u64 << n) as f64 - low)) / 1e6;
             }
             below += count as f64;
@@ -190,7 +192,7 @@ pub struct Counters {
     pub peer_checks: u64,
     pub receive_buffers_exhausted: u64,
     pub turns: u64,
-    /// Of the turns in which something had arrived.
+    /// Of all turns: a shard that has nothing to do takes none.
     pub turn_durations: Durations,
     pub refusals: Refusals,
     ignored: EnumMap<Ignored, u64>,
@@ -286,6 +288,8 @@ mod tests {
         assert_eq!(Durations::quantile_s(&buckets, 0.45), 6e-6);
         assert_eq!(Durations::quantile_s(&buckets, 0.95), 768e-6);
         assert_eq!(Durations::quantile_s(&buckets, 1.0), 1024e-6);
+        buckets[DURATION_BUCKETS - 1] = 1000;
+        assert_eq!(Durations::quantile_s(&buckets, 0.99), 0.524288);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use subtle::ConstantTimeEq;
 
 use super::routes::{Api, AppApi, Route, ServerApi};
 use crate::auth::{
-    CredentialError, Keyring, MetricsAccess, Operation, is_direct_host, without_port,
+    CredentialError, Key, Keyring, MetricsAccess, Operation, is_direct_host, without_port,
 };
 use crate::rest::{Caller, Refusal};
 
@@ -16,10 +16,36 @@ pub enum Reach {
     Network,
 }
 
+/// Whose keys the server knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Its own development key, which any user of the machine is given.
+    Development,
+    Configured,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Direct,
+    /// A proxy says that it has forwarded it.
+    Proxy,
+}
+
+/// Who sent a request that is allowed.
+#[derive(Clone, Copy, Debug)]
+pub enum Sender<'k> {
+    /// Whoever runs the server.
+    Operator,
+    /// A server of an application.
+    Key(&'k Key),
+}
+
 /// The access rules of the admin address.
 #[derive(Debug)]
 pub struct Access {
     pub reach: Reach,
+    pub keys: Keys,
     pub metrics: MetricsAccess,
     /// The admin token, which grants everything; `None` when none is configured.
     pub token: Option<Box<str>>,
@@ -54,37 +80,56 @@ impl Access {
         }
     }
 
-    /// Checks the credential of a request. `prefix`: of the channels that are to be listed.
+    /// Checks the credential of a request, and says who sent it. `prefix`: of the channels that are
+    /// to be listed.
     ///
     /// # Errors
     /// [`Denied::Unauthenticated`] and [`Denied::Forbidden`].
-    pub fn check(
+    pub fn check<'k>(
         &self,
         route: &Route,
+        via: Via,
         prefix: &str,
         authorization: Option<&[u8]>,
-        keyring: &Keyring,
+        keyring: &'k Keyring,
         now_wall_ms: u64,
-    ) -> Result<(), Denied> {
-        let needs_token = match route {
-            Route::Metrics => self.metrics == MetricsAccess::Token,
-            // They say nothing that a liveness check and this program do not.
-            Route::Api(Api::Server(ServerApi::OpenApi | ServerApi::Health)) => false,
-            Route::Api(_) => self.reach == Reach::Network,
-            _ => false,
-        };
-        if !needs_token || self.is_token(authorization) {
-            return Ok(());
+    ) -> Result<Sender<'k>, Denied> {
+        if !self.needs_credential(route, via) || self.is_token(authorization) {
+            return Ok(Sender::Operator);
         }
-        let of_key = |app, scope| check_key(app, scope, authorization, keyring, now_wall_ms);
-        match route {
-            Route::Api(Api::Channel { app, channel, .. }) => of_key(app, Scope::Channel(channel)),
-            Route::Api(Api::App { app, request: AppApi::Channels }) => {
-                of_key(app, Scope::Below(prefix))
+        let key_of = |app| key_of_app(app, authorization, keyring, now_wall_ms);
+        let key = match route {
+            Route::Api(Api::Channel { app, channel, .. }) => {
+                let key = key_of(app)?;
+                let allowed = key.capability().allows(channel, Operation::Admin);
+                allowed.map_err(|_| not_allowed(Operation::Admin, channel)).map(|()| key)
             }
-            Route::Api(Api::App { app, .. }) => of_key(app, Scope::Below("")),
+            Route::Api(Api::App { app, request: AppApi::Channels }) => {
+                check_below(key_of(app)?, prefix)
+            }
+            Route::Api(Api::App { app, request: AppApi::UserStatus }) => {
+                check_below(key_of(app)?, "")
+            }
             Route::Metrics => Err(needs("/metrics needs the admin token")),
+            // A token may do more than the key that asks for it.
             _ => Err(needs("this needs the admin token")),
+        };
+        key.map(Sender::Key)
+    }
+
+    /// Whether the sender has to show a credential. On this machine what only reads needs none.
+    fn needs_credential(&self, route: &Route, via: Via) -> bool {
+        let is_local = self.reach == Reach::ThisMachine && via == Via::Direct;
+        match route {
+            Route::Metrics => self.metrics == MetricsAccess::Token,
+            Route::Api(Api::Server(ServerApi::OpenApi | ServerApi::Health)) => false,
+            // It acts for anybody, which keys in the configuration are to prevent.
+            Route::Api(Api::App { request: AppApi::Token, .. }) => {
+                !is_local || self.token.is_some() || self.keys == Keys::Configured
+            }
+            Route::Api(request) if request.changes_something() => !is_local || self.token.is_some(),
+            Route::Api(_) => !is_local,
+            _ => false,
         }
     }
 
@@ -96,7 +141,11 @@ impl Access {
     pub fn check_origin(&self, origin: Option<&str>, host: Option<&str>) -> Result<(), Denied> {
         let Some(origin) = origin else { return Ok(()) };
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        match authority.is_some() && authority == host {
+        let is_named = |authority: &str| {
+            let host = without_port(authority);
+            self.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+        };
+        match authority.is_some_and(|authority| Some(authority) == host || is_named(authority)) {
             true => Ok(()),
             false => Err(Denied::Forbidden("a page of another site may not do this".into())),
         }
@@ -117,56 +166,43 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
-/// The channels that a request is about.
-#[derive(Clone, Copy)]
-enum Scope<'a> {
-    Channel(&'a str),
-    /// All whose names begin so.
-    Below(&'a str),
-}
-
 fn needs(what: &str) -> Denied {
     Denied::Unauthenticated(what.to_owned(), None)
 }
 
-/// Accepts an API key of the app whose capability includes `admin` on the channels. Tokens, which
-/// are for clients, are refused.
-fn check_key(
+/// An API key of the app. Tokens, which are for clients, are refused.
+fn key_of_app<'k>(
     app: &str,
-    scope: Scope<'_>,
     authorization: Option<&[u8]>,
-    keyring: &Keyring,
+    keyring: &'k Keyring,
     now_wall_ms: u64,
-) -> Result<(), Denied> {
-    let needs = "this needs the admin token, or a key of the app that allows `admin`";
-    let Some(header) = authorization else {
-        return Err(Denied::Unauthenticated(needs.into(), None));
-    };
+) -> Result<&'k Key, Denied> {
+    let credential = "this needs the admin token, or a key of the app that allows `admin`";
+    let Some(header) = authorization else { return Err(needs(credential)) };
     if bearer(header).is_some() {
-        return Err(Denied::Unauthenticated(format!("{needs}, and not another token"), None));
+        return Err(needs(&format!("{credential}, and not another token")));
     }
     let unauthenticated =
         |refusal: Refusal| Denied::Unauthenticated(refusal.message().into(), refusal.cause());
     let caller = Caller::identify(keyring, Some(header), now_wall_ms).map_err(unauthenticated)?;
-    let Caller::Key(key) = caller else {
-        return Err(Denied::Unauthenticated(needs.into(), None));
-    };
-    if **key.app() != *app {
-        return Err(Denied::Forbidden(format!("the key is not of the app {app}")));
+    match caller {
+        Caller::Key(key) if **key.app() == *app => Ok(key),
+        Caller::Key(_) => Err(Denied::Forbidden(format!("the key is not of the app {app}"))),
+        _ => Err(needs(credential)),
     }
-    let is_allowed = match scope {
-        Scope::Channel(channel) => key.capability().allows(channel, Operation::Admin).is_ok(),
-        Scope::Below(prefix) => key.capability().allows_below(prefix, Operation::Admin),
-    };
-    match (is_allowed, scope) {
-        (true, _) => Ok(()),
-        (false, Scope::Channel(_)) => {
-            Err(Denied::Forbidden("the key does not allow `admin` on the channel".into()))
-        }
-        (false, Scope::Below(prefix)) => {
-            Err(Denied::Forbidden(format!("the key does not allow `admin` on `{prefix}*`")))
-        }
+}
+
+/// Checks that a key allows `admin` on all channels whose names begin so.
+fn check_below<'k>(key: &'k Key, prefix: &str) -> Result<&'k Key, Denied> {
+    match key.capability().allows_below(prefix, Operation::Admin) {
+        true => Ok(key),
+        false => Err(not_allowed(Operation::Admin, &format!("{prefix}*"))),
     }
+}
+
+fn not_allowed(operation: Operation, channels: &str) -> Denied {
+    let operation: &str = operation.into();
+    Denied::Forbidden(format!("the key does not allow `{operation}` on `{channels}`"))
 }
 
 #[cfg(test)]
@@ -176,7 +212,6 @@ mod tests {
 
     use super::super::routes::ChannelApi;
     use super::*;
-    use crate::auth::Key;
 
     fn keyring() -> Keyring {
         let key = |text, capability: &str| Key::from_text(text, capability.parse().unwrap());
@@ -189,7 +224,7 @@ mod tests {
 
     fn access(reach: Reach, metrics: MetricsAccess) -> Access {
         let (token, hosts) = (Some("admin-token".into()), vec!["ops.example".into()]);
-        Access { reach, metrics, token, hosts }
+        Access { reach, keys: Keys::Configured, metrics, token, hosts }
     }
 
     fn basic(key: &str) -> String {
@@ -198,8 +233,8 @@ mod tests {
 
     fn status(access: &Access, route: &Route, authorization: &str) -> u16 {
         let shown = Some(authorization.as_bytes()).filter(|header| !header.is_empty());
-        match access.check(route, "doc:", shown, &keyring(), 0) {
-            Ok(()) => 200,
+        match access.check(route, Via::Direct, "doc:", shown, &keyring(), 0) {
+            Ok(_) => 200,
             Err(Denied::Host) => 421,
             Err(Denied::Unauthenticated(..)) => 401,
             Err(Denied::Forbidden(_)) => 403,
@@ -211,6 +246,11 @@ mod tests {
         Route::Api(Api::Channel { app, channel, request: ChannelApi::Members })
     }
 
+    fn publish(channel: &str) -> Route {
+        let (app, channel) = ("demo".to_owned(), channel.to_owned());
+        Route::Api(Api::Channel { app, channel, request: ChannelApi::Publish })
+    }
+
     #[test]
     fn a_key_reaches_as_far_as_its_capability_and_the_token_everywhere() {
         let network = access(Reach::Network, MetricsAccess::Open);
@@ -220,7 +260,8 @@ mod tests {
         for (route, anybody, token, all, admin_of_doc) in [
             (of_app(AppApi::Channels), 401, 200, 200, 200),
             (of_app(AppApi::UserStatus), 401, 200, 200, 403),
-            (of_app(AppApi::Token), 401, 200, 200, 403),
+            (of_app(AppApi::Token), 401, 200, 401, 401),
+            (publish("doc:1"), 401, 200, 200, 403),
             (server, 401, 200, 401, 401),
             (health, 200, 200, 200, 200),
         ] {
@@ -236,12 +277,40 @@ mod tests {
     }
 
     #[test]
+    fn on_this_machine_a_token_that_is_configured_guards_what_changes_something() {
+        let local = access(Reach::ThisMachine, MetricsAccess::Open);
+        let open = Access { token: None, ..access(Reach::ThisMachine, MetricsAccess::Open) };
+        let development = Access {
+            token: None,
+            keys: Keys::Development,
+            ..access(Reach::ThisMachine, MetricsAccess::Open)
+        };
+        let drain = Route::Api(Api::Server(ServerApi::Drain));
+        let token = Route::Api(Api::App { app: "demo".into(), request: AppApi::Token });
+        for (route, guarded, open_to_all, of_development) in [
+            (about("doc:1"), 200, 200, 200),
+            (publish("doc:1"), 401, 200, 200),
+            (drain, 401, 200, 200),
+            (token, 401, 401, 200),
+        ] {
+            assert_eq!(status(&local, &route, ""), guarded, "{route:?}");
+            assert_eq!(status(&local, &route, "Bearer admin-token"), 200, "{route:?}");
+            assert_eq!(status(&open, &route, ""), open_to_all, "{route:?}");
+            assert_eq!(status(&development, &route, ""), of_development, "{route:?}");
+            let keyring = keyring();
+            let proxied = development.check(&route, Via::Proxy, "", None, &keyring, 0);
+            assert!(proxied.is_err(), "{route:?}");
+        }
+    }
+
+    #[test]
     fn a_page_of_another_site_changes_nothing() {
         let local = access(Reach::ThisMachine, MetricsAccess::Open);
         let host = Some("127.0.0.1:7402");
         for (origin, expected) in [
             (None, true),
             (Some("http://127.0.0.1:7402"), true),
+            (Some("https://ops.example"), true),
             (Some("http://127.0.0.1:8000"), false),
             (Some("https://evil.example"), false),
             (Some("null"), false),

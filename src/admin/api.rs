@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::auth::Capability;
 use crate::counters::Counters;
 use crate::ids::{ConnAddr, ConnId, ShardId};
 use crate::policy::{Policies, Policy};
-use crate::shard::{ChannelView, ConnectionDetail, ConnectionView, Subscribers};
+use crate::shard::{ChannelDetail, ChannelView, ConnectionDetail, ConnectionView, Subscribers};
 
 /// The description of the API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -211,20 +212,21 @@ pub fn channel(view: &ChannelView) -> Value {
     })
 }
 
-/// Who is in a channel, in numbers. `view`: `None` when nobody is, and nothing is stored.
+/// Who is in a channel, in numbers. `detail`: `None` when nobody is, and nothing is stored.
 pub fn occupancy(
     app: &str,
     name: &str,
-    view: Option<&ChannelView>,
+    detail: Option<&ChannelDetail>,
     subscribers: Subscribers,
 ) -> Value {
+    let view = detail.map(|detail| &detail.view);
     json!({
         "app": app,
         "channel": name,
         "exists": view.is_some(),
         "shard": view.map(|view| view.owner.0),
         "members": view.map_or(0, |view| view.members),
-        "users": view.map_or(0, |view| view.users),
+        "users": detail.map_or(0, |detail| detail.users),
         "message_subscribers": subscribers.messages,
         "presence_subscribers": subscribers.presence,
         "serial": view.map_or(0, |view| view.serial),
@@ -266,22 +268,44 @@ pub fn connection_detail(detail: &ConnectionDetail) -> Value {
     answer
 }
 
-/// Which of the users that were asked about are connected. `found`: their connections.
-pub fn user_status(asked: &UsersBody, found: &[ConnectionView]) -> Value {
-    let mut connections: HashMap<&str, Vec<String>> = HashMap::new();
-    for view in found.iter().filter(|view| view.phase == "open") {
-        connections.entry(&view.user).or_default().push(connection_name(view.addr));
+/// The connections of users that were asked about.
+#[derive(Debug, Default)]
+pub struct UserStatus(HashMap<Arc<str>, OfUser>);
+
+#[derive(Debug, Default)]
+struct OfUser {
+    connections: usize,
+    /// Of the first ones.
+    names: Vec<String>,
+}
+
+impl UserStatus {
+    /// Counts connections whose sessions have begun, and have not ended.
+    pub fn add(&mut self, found: Vec<ConnectionView>) {
+        let is_connected = |view: &ConnectionView| view.greeted_ms.is_some() && !view.is_closing();
+        for view in found.into_iter().filter(is_connected) {
+            let own = self.0.entry(view.user).or_default();
+            own.connections += 1;
+            if own.names.len() < CONNECTIONS_NAMED {
+                own.names.push(connection_name(view.addr));
+            }
+        }
     }
-    let status = |user: &str| {
-        let own = connections.get(user).map(Vec::as_slice).unwrap_or_default();
-        json!({
-            "user": user,
-            "online": !own.is_empty(),
-            "connections": own.len(),
-            "connection_names": &own[..own.len().min(CONNECTIONS_NAMED)],
-        })
-    };
-    json!({ "users": asked.users.iter().map(|user| status(user)).collect::<Vec<_>>() })
+
+    /// In the order of the request.
+    pub fn answer(&self, asked: &UsersBody) -> Value {
+        let status = |user: &str| {
+            let own = self.0.get(user);
+            let connections = own.map_or(0, |own| own.connections);
+            json!({
+                "user": user,
+                "online": connections > 0,
+                "connections": connections,
+                "connection_names": own.map_or(&[][..], |own| &own.names),
+            })
+        };
+        json!({ "users": asked.users.iter().map(|user| status(user)).collect::<Vec<_>>() })
+    }
 }
 
 /// The namespaces as they are in effect, in the order in which they are looked at.

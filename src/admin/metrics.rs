@@ -143,8 +143,7 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
         register(&mut registry, name, help, counts);
     }
     let durations = shards.iter().map(|counters| counters.turn_durations).collect();
-    let help = "Duration of the turns in which something had arrived: what an event waits in a \
-                shard, and the share of its time that it is busy";
+    let help = "Duration of turns: what an event waits in a shard, and the time that it is busy";
     registry.register("turn_duration_seconds", help, DurationFamily(durations));
     register_admission(&mut registry, &process.admission);
     register_reasons(&mut registry, shards);

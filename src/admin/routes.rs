@@ -40,6 +40,17 @@ pub enum Api {
     Channel { app: String, channel: String, request: ChannelApi },
 }
 
+impl Api {
+    /// Whether it does more than to answer.
+    pub fn changes_something(&self) -> bool {
+        match self {
+            Api::Server(request) => matches!(request, ServerApi::Drain | ServerApi::Disconnect(_)),
+            Api::App { request, .. } => *request == AppApi::Token,
+            Api::Channel { request, .. } => *request == ChannelApi::Publish,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerApi {
     /// The description of this API.

@@ -8,7 +8,6 @@ use ureq::{Agent, Body, BodyReader, http::Response};
 
 use super::address::Address;
 use super::failure::Failure;
-use super::place::AdminServer;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -34,9 +33,8 @@ pub(super) struct AdminClient {
 }
 
 impl AdminClient {
-    /// # Errors
-    /// The key is malformed.
-    pub fn new(server: &AdminServer) -> Result<Self, Failure> {
+    /// A client of the server at an address. `authorization`: the value of the header.
+    pub fn new(address: &Address, authorization: Option<String>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -45,8 +43,7 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_WITHIN))
             .timeout_per_write(Some(ANSWER_WITHIN))
             .build();
-        let authorization = server.authorization()?;
-        Ok(AdminClient { agent: config.new_agent(), address: server.admin.clone(), authorization })
+        AdminClient { agent: config.new_agent(), address: address.clone(), authorization }
     }
 
     /// The whole response.

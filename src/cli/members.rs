@@ -7,7 +7,6 @@ use ratatui::text::Line;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::admin_client::AdminClient;
 use super::failure::Failure;
 use super::output;
 use super::place::Place;
@@ -48,7 +47,7 @@ impl Members {
             Some(at_ms) => format!("members?at={at_ms}"),
             None => "members".to_owned(),
         };
-        let answer = AdminClient::new(&self.place.server)?.text(&self.place.path(&question))?;
+        let answer = self.place.client()?.text(&self.place.path(&question))?;
         let unreadable = |error: serde_json::Error| {
             let what =
                 format!("the answer of {} is not a list of members", self.place.server.admin);

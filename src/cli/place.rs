@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::address::{Address, percent_encoded};
+use super::admin_client::AdminClient;
 use super::credential::{Arguments, variable};
 use super::failure::Failure;
 use crate::client::protocol::Credential;
@@ -24,18 +25,18 @@ pub(super) struct Place {
     app: Option<String>,
     #[command(flatten)]
     pub server: AdminServer,
+    /// API key that allows `admin`, `app.keyId:secret`; servers on loopback ask for none
+    /// [env: HEADCOUNT_KEY]
+    #[arg(long, value_name = "KEY", conflicts_with = "token")]
+    pub key: Option<String>,
 }
 
-/// The admin address of a server, and the credential for it.
+/// The admin address of a server, and the token for it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct AdminServer {
     /// Admin address of the server, HOST:PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
     pub admin: Address,
-    /// API key that allows `admin`, `app.keyId:secret`; servers on loopback ask for none
-    /// [env: HEADCOUNT_KEY]
-    #[arg(long, value_name = "KEY", conflicts_with = "token")]
-    pub key: Option<String>,
     /// Admin token of the server instead of a key [env: HEADCOUNT_ADMIN_TOKEN]
     #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
     pub token: Option<String>,
@@ -45,7 +46,7 @@ impl Place {
     /// The app of the channel.
     pub fn app(&self) -> String {
         let of_key = || {
-            let key = self.server.key.clone().or_else(|| variable("HEADCOUNT_KEY"))?;
+            let key = self.key.clone().or_else(|| variable("HEADCOUNT_KEY"))?;
             Some(key.split_once('.')?.0.to_owned())
         };
         self.app.clone().or_else(of_key).unwrap_or_else(|| APP_DEFAULT.to_owned())
@@ -56,9 +57,15 @@ impl Place {
         let (app, channel) = (percent_encoded(&self.app()), percent_encoded(&self.channel));
         format!("/v1/apps/{app}/channels/{channel}/{question}")
     }
-}
 
-impl AdminServer {
+    /// A client of the server.
+    ///
+    /// # Errors
+    /// The key is malformed.
+    pub fn client(&self) -> Result<AdminClient, Failure> {
+        Ok(AdminClient::new(&self.server.admin, self.authorization()?))
+    }
+
     /// The value of the `Authorization` header; `None` without a credential.
     ///
     /// # Errors
@@ -71,13 +78,21 @@ impl AdminServer {
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<String>, Failure> {
-        let (token, key) = (&self.token, &self.key);
+        let (token, key) = (&self.server.token, &self.key);
         let arguments = Arguments { token, key, token_variable: "HEADCOUNT_ADMIN_TOKEN" };
         let header = |(credential, _)| match credential {
             Credential::Token(token) => format!("Bearer {token}"),
             Credential::Key(key) => format!("Basic {}", STANDARD.encode(key)),
         };
         Ok(arguments.credential(variable)?.map(header))
+    }
+}
+
+impl AdminServer {
+    /// The value of the `Authorization` header; `None` without a token.
+    pub fn authorization(&self) -> Option<String> {
+        let token = self.token.clone().or_else(|| variable("HEADCOUNT_ADMIN_TOKEN"))?;
+        Some(format!("Bearer {token}"))
     }
 }
 
@@ -103,7 +118,7 @@ pub(super) mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        place(arguments).server.authorization_from(variable).unwrap()
+        place(arguments).authorization_from(variable).unwrap()
     }
 
     #[test]
@@ -122,7 +137,7 @@ pub(super) mod tests {
     fn the_app_is_that_of_the_key_unless_it_is_named() {
         assert_eq!(place(&["c", "--key", "shop.k:s"]).app(), "shop");
         assert_eq!(place(&["c", "--key", "shop.k:s", "--app", "other"]).app(), "other");
-        let failure = place(&["c", "--key", "nonsense"]).server.authorization().unwrap_err();
+        let failure = place(&["c", "--key", "nonsense"]).authorization().unwrap_err();
         assert!(failure.message().contains("--key"), "{failure:?}");
     }
 }

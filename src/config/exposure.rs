@@ -44,6 +44,9 @@ impl Config {
             None if !self.auth.key.is_empty() => {
                 (Demo::Off, "demo is off by default: keys are configured")
             }
+            None if !self.listen.proxy_protocol.is_empty() => {
+                (Demo::Off, "demo is off by default: connections come through a proxy")
+            }
             None => {
                 (Demo::ThisMachine, "demo is on by default: loopback only, no key is configured")
             }

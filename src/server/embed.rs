@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -47,13 +48,21 @@ pub struct Stop {
 
 /// Stops a server.
 #[derive(Clone, Debug)]
-pub struct StopHandle(Sender<()>);
+pub struct StopHandle {
+    stops: Sender<()>,
+    asked: Arc<AtomicU8>,
+}
+
+/// What a server has been asked so far.
+const NOTHING: u8 = 0;
+const TO_DRAIN: u8 = 1;
+const TO_STOP: u8 = 2;
 
 impl Stop {
     /// A server stops when its handle says so. Dropping the handle does not stop it.
     pub fn new() -> (StopHandle, Stop) {
         let (sender, stops) = bounded(4);
-        let handle = StopHandle(sender);
+        let handle = StopHandle { stops: sender, asked: Arc::default() };
         (handle.clone(), Stop { stops, handle })
     }
 
@@ -67,8 +76,19 @@ impl StopHandle {
     /// The server drains: requests in progress are answered, sessions are closed. A second call
     /// ends it without that.
     pub fn stop(&self) {
-        // Full: it has been told often enough.
-        let _ = self.0.try_send(());
+        if self.asked.swap(TO_STOP, Ordering::Relaxed) != TO_DRAIN {
+            // Full: it has been told often enough.
+            let _ = self.stops.try_send(());
+        }
+    }
+
+    /// The server drains; nothing more, however often it is called. A call of [`StopHandle::stop`]
+    /// after it is the first one.
+    pub(super) fn drain(&self) {
+        let asked = &self.asked;
+        if asked.compare_exchange(NOTHING, TO_DRAIN, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let _ = self.stops.try_send(());
+        }
     }
 }
 
@@ -118,4 +138,24 @@ pub fn run(config: Config, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
     // The ready line is for those who start a process.
     let ready = hooks.ready.or_else(|| Some(Box::new(|_| {})));
     serve(options, Hooks { ready, ..hooks }, stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_to_drain_end_nothing_and_the_signal_after_one_is_the_first() {
+        let (handle, stop) = Stop::new();
+        let received = || stop.stops.try_iter().count();
+        handle.drain();
+        handle.drain();
+        assert_eq!(received(), 1);
+        handle.stop();
+        assert_eq!(received(), 0, "it drains already");
+        handle.drain();
+        assert_eq!(received(), 0);
+        handle.stop();
+        assert_eq!(received(), 1, "the second signal ends it");
+    }
 }

@@ -32,7 +32,7 @@ use super::refusals::{RefusalLog, ShardRefusals};
 use super::storage::StoreClient;
 use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::admin::{Access, Reach};
+use crate::admin::{Access, Keys, Reach};
 use crate::auth::{Grant, Origins};
 use crate::config::{Anonymous, Config, ConfigError, SecretText, Shards, TenByteLayout};
 use crate::ids::{Router, ShardId};
@@ -319,6 +319,7 @@ fn settings(
 fn access(config: &Config) -> Access {
     Access {
         reach: if config.is_admin_exposed() { Reach::Network } else { Reach::ThisMachine },
+        keys: if config.auth.key.is_empty() { Keys::Development } else { Keys::Configured },
         metrics: config.admin.metrics,
         token: config.admin.token.as_ref().map(|token| token.expose().into()),
         hosts: config.admin.hosts.clone(),

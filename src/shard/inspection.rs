@@ -11,7 +11,7 @@ use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
 use crate::session::{Feed, FeedKind};
 
 /// Slots that are looked at for one question.
-pub const SLOTS_LOOKED_AT: u32 = 1024;
+pub const SLOTS_LOOKED_AT: u32 = 256;
 
 /// A question to one shard.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub enum Report {
     Counters(Box<Counters>),
     Channels(Slice<ChannelView>),
     /// `None` when there is no such channel.
-    Channel(Option<Box<ChannelView>>),
+    Channel(Option<Box<ChannelDetail>>),
     Subscribers(Subscribers),
     Connections(Slice<ConnectionView>),
     /// `None` when it is gone.
@@ -90,14 +90,20 @@ pub struct ChannelView {
     pub key: Arc<ChannelKey>,
     pub owner: ShardId,
     pub members: usize,
-    /// Different users among them.
-    pub users: usize,
     /// Shards with subscribers.
     pub homes: Vec<ShardId>,
     /// Serial of the last message; 0 before the first.
     pub serial: u64,
     /// Bytes of messages in memory.
     pub history_bytes: u64,
+}
+
+/// The same with what takes longer to find out.
+#[derive(Clone, Debug)]
+pub struct ChannelDetail {
+    pub view: ChannelView,
+    /// Different users among the members.
+    pub users: usize,
 }
 
 /// Connections of one shard that receive a channel, by what they receive.
@@ -146,6 +152,16 @@ pub struct ConnectionView {
     /// Since the session greeted; `None` before.
     pub greeted_ms: Option<u64>,
 }
+
+impl ConnectionView {
+    /// Its session is over.
+    pub fn is_closing(&self) -> bool {
+        self.phase == CLOSING
+    }
+}
+
+/// The phase of a connection whose session is over.
+pub const CLOSING: &str = "closing";
 
 /// The same with what it takes part in.
 #[derive(Clone, Debug)]

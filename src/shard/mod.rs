@@ -63,8 +63,8 @@ pub use home::{
     WRITES_MAX,
 };
 pub use inspection::{
-    ChannelFilter, ChannelView, ConnectionDetail, ConnectionFilter, ConnectionView, Inspection,
-    Report, Slice, Subscribers,
+    ChannelDetail, ChannelFilter, ChannelView, ConnectionDetail, ConnectionFilter, ConnectionView,
+    Inspection, Report, Slice, Subscribers,
 };
 pub use owner::serial_base;
 pub use question::{Question, Verdict};

@@ -54,7 +54,7 @@ pub(super) struct Top {
 
 impl Top {
     pub fn run(&self) -> Result<(), Failure> {
-        let client = AdminClient::new(&self.server)?;
+        let client = AdminClient::new(&self.server.admin, self.server.authorization());
         let mut last = (Instant::now(), self.look(&client)?);
         if !self.json && terminal::takes_escapes(&io::stdout()) {
             return self.show(&client, last);

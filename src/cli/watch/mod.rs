@@ -19,7 +19,6 @@ use std::io;
 use clap::{Arg, Args};
 
 use super::access::Server;
-use super::admin_client::AdminClient;
 use super::ending;
 use super::failure::Failure;
 use super::place::Place;
@@ -78,11 +77,11 @@ fn for_graph(arg: Arg) -> Arg {
 impl Watch {
     pub fn run(self) -> Result<(), Failure> {
         if self.graph {
-            let Place { channel, server, .. } = &self.place;
-            let account = self.server.account(&server.key, &server.token)?;
+            let Place { channel, server, key, .. } = &self.place;
+            let account = self.server.account(key, &server.token)?;
             return graph::show(account, channel);
         }
-        let client = AdminClient::new(&self.place.server)?;
+        let client = self.place.client()?;
         let follow = || client.lines(&self.place.path("watch"));
         if !self.json && terminal::takes_escapes(&io::stdout()) {
             let lines = follow()?;

@@ -11,24 +11,32 @@ use serde_json::{Value, json};
 use super::rest;
 use super::{Edge, body, members_at};
 use crate::admin::api::{
-    self, ListCursor, ListQuery, MembersBy, MembersQuery, TokenBody, UsersBody,
+    self, ListCursor, ListQuery, MembersBy, MembersQuery, TokenBody, UserStatus, UsersBody,
 };
-use crate::admin::{self, AppApi, ChannelApi, ServerApi};
+use crate::admin::{self, AppApi, ChannelApi, Sender, ServerApi};
 use crate::auth::{Key, TOKEN_TTL_MS_DEFAULT, mint};
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::rest::{Caller, Refusal, Reply, TOKEN_TTL_MS_MAX};
 use crate::server::lifecycle::Phase;
 use crate::shard::{
-    ChannelFilter, ConnectionFilter, ConnectionView, Inspection, MemberPage, Report, Slice,
-    Subscribers,
+    ChannelFilter, ConnectionFilter, ConnectionView, Inspection, MemberPage, MemberView, Report,
+    Slice, Subscribers,
 };
-use crate::wire::foony::{ErrorCode, Grammar, check_channel_name};
+use crate::wire::foony::ErrorCode;
 
 /// Longest body of a request, bytes, but for a publish.
 const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// Questions to shards for one page. A page of which more would be needed ends early.
-const QUESTIONS_PER_PAGE: usize = 64;
+const QUESTIONS_PER_PAGE: usize = 256;
+
+/// Members that an owner is asked for at once, where all are wanted.
+const MEMBERS_AT_ONCE: usize = 1000;
+
+/// From where on, how much, and how many questions.
+type Bounds = (ListCursor, usize, usize);
+
+const EVERYTHING: Bounds = (ListCursor { shard: 0, slot: 0 }, usize::MAX, usize::MAX);
 
 /// Handles a request about the server.
 ///
@@ -48,7 +56,7 @@ pub async fn server(edge: &Edge, request: ServerApi, head: &Parts) -> Result<Rep
         }
         ServerApi::Namespaces => Ok(reply(&api::namespaces(&edge.shared.settings.policies))),
         ServerApi::Drain => {
-            edge.shared.stop.stop();
+            edge.shared.stop.drain();
             Ok(reply(&json!({ "draining": true })).with_status(202))
         }
         ServerApi::Connections => connections(edge, head.uri.query()).await,
@@ -85,9 +93,7 @@ pub async fn app(
         AppApi::UserStatus => {
             let body = body::read(edge, &head.headers, body, BODY_BYTES_MAX).await?;
             let asked = UsersBody::parse(&body.bytes).map_err(Refusal::bad)?;
-            let (app, users) = (Some(name.into()), Some(asked.names()));
-            let found = all_connections(edge, ConnectionFilter { app, users }).await?;
-            Ok(reply(&api::user_status(&asked, &found)))
+            user_status(edge, name, &asked).await
         }
         AppApi::Token => {
             let body = body::read(edge, &head.headers, body, BODY_BYTES_MAX).await?;
@@ -102,19 +108,20 @@ pub async fn app(
 /// The response.
 pub async fn channel(
     edge: &Edge,
+    sender: Sender<'_>,
     (app, name): (&str, &str),
     request: ChannelApi,
-    head: &Parts,
-    body: Incoming,
+    (head, body): (&Parts, Incoming),
 ) -> Result<Reply, Refusal> {
     match request {
         ChannelApi::Occupancy => occupancy(edge, app, name).await,
         ChannelApi::Members => members(edge, app, name, head.uri.query()).await,
         ChannelApi::Watch => Err(Refusal::not_found()),
         ChannelApi::Publish => {
-            let bytes_max = edge.shared.settings.limits.channel_name_bytes_max;
-            check_channel_name(name, Grammar::Colons, bytes_max)?;
-            let caller = Caller::Operator(app.into());
+            let caller = match sender {
+                Sender::Operator => Caller::Operator(app.into()),
+                Sender::Key(key) => Caller::Key(key),
+            };
             rest::publish_as(edge, &caller, (&head.headers, body), name).await
         }
     }
@@ -182,30 +189,32 @@ async fn connections(edge: &Edge, query: Option<&str>) -> Result<Reply, Refusal>
         let filter = Arc::clone(&filter);
         Inspection::Connections { filter, from, limit }
     };
-    let slice = |report| match report {
-        Report::Connections(slice) => Some(slice),
-        _ => None,
-    };
-    let (found, next) =
-        page(edge, (query.cursor, query.limit, QUESTIONS_PER_PAGE), inspection, slice).await?;
+    let bounds = (query.cursor, query.limit, QUESTIONS_PER_PAGE);
+    let (found, next) = page(edge, bounds, inspection, connection_slice).await?;
     Ok(reply(&api::page("connections", found.iter().map(api::connection).collect(), next)))
 }
 
-async fn all_connections(
-    edge: &Edge,
-    filter: ConnectionFilter,
-) -> Result<Vec<ConnectionView>, Refusal> {
-    let filter = Arc::new(filter);
+async fn user_status(edge: &Edge, app: &str, asked: &UsersBody) -> Result<Reply, Refusal> {
+    let (app, users) = (Some(app.into()), Some(asked.names()));
+    let filter = Arc::new(ConnectionFilter { app, users });
     let inspection = |from, limit| {
         let filter = Arc::clone(&filter);
         Inspection::Connections { filter, from, limit }
     };
-    let slice = |report| match report {
+    let mut status = UserStatus::default();
+    let add = |found| {
+        status.add(found);
+        0
+    };
+    walk(edge, EVERYTHING, inspection, connection_slice, add).await?;
+    Ok(reply(&status.answer(asked)))
+}
+
+fn connection_slice(report: Report) -> Option<Slice<ConnectionView>> {
+    match report {
         Report::Connections(slice) => Some(slice),
         _ => None,
-    };
-    let all = (ListCursor::default(), usize::MAX, usize::MAX);
-    Ok(page(edge, all, inspection, slice).await?.0)
+    }
 }
 
 async fn channels(edge: &Edge, app: &str, query: Option<&str>) -> Result<Reply, Refusal> {
@@ -220,54 +229,75 @@ async fn channels(edge: &Edge, app: &str, query: Option<&str>) -> Result<Reply, 
         _ => None,
     };
     if query.is_count {
-        let all = (ListCursor::default(), usize::MAX, usize::MAX);
-        let (found, _) = page(edge, all, inspection, slice).await?;
-        return Ok(reply(&json!({ "app": app, "count": found.len() })));
+        let mut count = 0;
+        let add = |found: Vec<_>| {
+            count += found.len();
+            count
+        };
+        walk(edge, EVERYTHING, inspection, slice, add).await?;
+        return Ok(reply(&json!({ "app": app, "count": count })));
     }
     let (found, next) =
         page(edge, (query.cursor, query.limit, QUESTIONS_PER_PAGE), inspection, slice).await?;
     Ok(reply(&api::page("channels", found.iter().map(api::channel).collect(), next)))
 }
 
-/// Asks one shard after the other until the page is full, or `questions` were asked. Returns what
-/// was found, and where the next page begins.
+/// What is found from a place on, and where the next page begins.
 async fn page<T>(
     edge: &Edge,
-    (mut at, limit, questions): (ListCursor, usize, usize),
+    bounds: Bounds,
     inspection: impl Fn(u32, usize) -> Inspection,
     slice: impl Fn(Report) -> Option<Slice<T>>,
 ) -> Result<(Vec<T>, Option<ListCursor>), Refusal> {
+    let mut page = Vec::new();
+    let take = |found: Vec<T>| {
+        page.extend(found);
+        page.len()
+    };
+    let next = walk(edge, bounds, inspection, slice, take).await?;
+    Ok((page, next))
+}
+
+/// Asks one shard after the other, from a place on, until `limit` were taken, or `questions` were
+/// asked. `take`: returns how many it has. Returns where to go on.
+async fn walk<T>(
+    edge: &Edge,
+    (mut at, limit, questions): Bounds,
+    inspection: impl Fn(u32, usize) -> Inspection,
+    slice: impl Fn(Report) -> Option<Slice<T>>,
+    mut take: impl FnMut(Vec<T>) -> usize,
+) -> Result<Option<ListCursor>, Refusal> {
+    let _permit = edge.walks.acquire_permit(1).await.map_err(|_| Refusal::busy())?;
     let shards = edge.shared.settings.router.shards();
-    let mut found = Vec::new();
+    let mut taken = 0;
     for _ in 0..questions {
-        let Some(shard) = api::shard_of(at, shards) else { return Ok((found, None)) };
-        let report = edge.client.inspect(shard, inspection(at.slot, limit - found.len())).await?;
-        let Slice { found: more, next } = slice(report).ok_or_else(Refusal::no_answer)?;
-        found.extend(more);
+        let Some(shard) = api::shard_of(at, shards) else { return Ok(None) };
+        let report = edge.client.inspect(shard, inspection(at.slot, limit - taken)).await?;
+        let Slice { found, next } = slice(report).ok_or_else(Refusal::no_answer)?;
+        taken = take(found);
         at = match next {
             Some(slot) => ListCursor { slot, ..at },
             None => ListCursor { shard: at.shard + 1, slot: 0 },
         };
-        if found.len() >= limit {
+        if taken >= limit {
             break;
         }
     }
-    let is_end = api::shard_of(at, shards).is_none();
-    Ok((found, (!is_end).then_some(at)))
+    Ok(api::shard_of(at, shards).map(|_| at))
 }
 
 async fn occupancy(edge: &Edge, app: &str, name: &str) -> Result<Reply, Refusal> {
     let (key, owner) = edge.locate(&app.into(), name);
-    let view = match edge.client.inspect(owner, Inspection::Channel(Arc::clone(&key))).await? {
-        Report::Channel(view) => view,
+    let detail = match edge.client.inspect(owner, Inspection::Channel(Arc::clone(&key))).await? {
+        Report::Channel(detail) => detail,
         _ => return Err(Refusal::no_answer()),
     };
     let mut subscribers = Subscribers::default();
-    let homes = view.iter().flat_map(|view| &view.homes);
+    let homes = detail.iter().flat_map(|detail| &detail.view.homes);
     for &home in homes.filter(|home| **home != edge.shared.settings.edge) {
         subscribers += of_home(edge, home, &key).await?;
     }
-    Ok(reply(&api::occupancy(app, name, view.as_deref(), subscribers)))
+    Ok(reply(&api::occupancy(app, name, detail.as_deref(), subscribers)))
 }
 
 async fn of_home(
@@ -293,7 +323,7 @@ async fn members(
     }
     let (key, owner) = edge.locate(&app.into(), channel);
     if query.by == MembersBy::User {
-        let members = edge.client.members(owner, key, MemberPage::ALL).await?;
+        let members = all_members(edge, owner, &key).await?;
         return Ok(reply(&admin::users(app, channel, &members)));
     }
     let limit = query.limit.map_or(usize::MAX, usize::from);
@@ -304,6 +334,25 @@ async fn members(
     members.truncate(limit);
     let next = members.last().filter(|_| has_more).map(|member| member.joined);
     Ok(reply(&admin::members(app, channel, &members, next)))
+}
+
+/// All members, a page at a time.
+async fn all_members(
+    edge: &Edge,
+    owner: ShardId,
+    key: &Arc<ChannelKey>,
+) -> Result<Vec<MemberView>, Refusal> {
+    let mut members: Vec<MemberView> = Vec::new();
+    loop {
+        let after = members.last().map_or(0, |member| member.joined);
+        let page = MemberPage { after, limit: MEMBERS_AT_ONCE };
+        let found = edge.client.members(owner, Arc::clone(key), page).await?;
+        let is_last = found.len() < MEMBERS_AT_ONCE;
+        members.extend(found);
+        if is_last {
+            return Ok(members);
+        }
+    }
 }
 
 /// A token that the first key of the app which can mint it mints.

@@ -28,7 +28,9 @@ use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, api, pages, rest};
 use crate::admin::api::ListQuery;
-use crate::admin::{self, Api, ChannelApi, Denied, Exposition, Process, Route, Surface, route};
+use crate::admin::{
+    self, Api, ChannelApi, Denied, Exposition, Process, Route, Sender, Surface, route,
+};
 use crate::ids::ShardId;
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Refusal, Reply};
@@ -151,11 +153,13 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
 
 async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
     let route = route(surface, request.method().as_str(), request.uri().path());
-    if surface == Surface::Admin
-        && let Err(denied) = check_admin(edge, &route, &request)
-    {
-        return refuse_admin(edge, denied);
-    }
+    let sender = match surface {
+        Surface::Public => Sender::Operator,
+        Surface::Admin => match check_admin(edge, &route, &request) {
+            Ok(sender) => sender,
+            Err(denied) => return refuse_admin(edge, denied),
+        },
+    };
     match route {
         Route::NotFound if surface == Surface::Public => whole(rest::respond(edge, request).await),
         _ if surface == Surface::Public && *request.method() == Method::OPTIONS => {
@@ -172,7 +176,7 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
             let accept = accept.filter_map(|value| value.to_str().ok());
             metrics(edge, Exposition::negotiate(accept)).await
         }
-        Route::Api(request_for) => answer_api(edge, request_for, request).await,
+        Route::Api(asked) => answer_api(edge, sender, asked, request).await,
         Route::NotFound => whole(Refusal::not_found().into()),
         Route::MethodNotAllowed(_) if surface == Surface::Public => {
             whole(Refusal::method("GET, HEAD, OPTIONS").into())
@@ -182,7 +186,12 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
 }
 
 /// Handles a request of the admin API.
-async fn answer_api(edge: &Rc<Edge>, asked: Api, request: Request<Incoming>) -> Response<Body> {
+async fn answer_api(
+    edge: &Rc<Edge>,
+    sender: Sender<'_>,
+    asked: Api,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let answer = match asked {
         Api::Channel { app, channel, request: ChannelApi::Watch } => {
@@ -194,13 +203,17 @@ async fn answer_api(edge: &Rc<Edge>, asked: Api, request: Request<Incoming>) -> 
         Api::Server(request) => api::server(edge, request, &head).await,
         Api::App { app, request } => api::app(edge, &app, request, &head, body).await,
         Api::Channel { app, channel, request } => {
-            api::channel(edge, (&app, &channel), request, &head, body).await
+            api::channel(edge, sender, (&app, &channel), request, (&head, body)).await
         }
     };
     whole(answer.unwrap_or_else(Reply::from))
 }
 
-fn check_admin(edge: &Edge, route: &Route, request: &Request<Incoming>) -> Result<(), Denied> {
+fn check_admin<'e>(
+    edge: &'e Edge,
+    route: &Route,
+    request: &Request<Incoming>,
+) -> Result<Sender<'e>, Denied> {
     let access = &edge.shared.access;
     let bytes = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let text = |name| bytes(name).map(|value| str::from_utf8(value).unwrap_or_default());
@@ -211,7 +224,8 @@ fn check_admin(edge: &Edge, route: &Route, request: &Request<Incoming>) -> Resul
     let prefix = ListQuery::parse(request.uri().query()).map(|query| query.prefix);
     let (prefix, keyring) = (prefix.unwrap_or_default(), &edge.shared.settings.session.keyring);
     let now_ms = edge.shared.clock.now().wall_ms;
-    access.check(route, &prefix, bytes(AUTHORIZATION), keyring, now_ms)
+    let via = pages::via(request.headers());
+    access.check(route, via, &prefix, bytes(AUTHORIZATION), keyring, now_ms)
 }
 
 fn refuse_admin(edge: &Edge, denied: Denied) -> Response<Body> {

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
+use glommio::sync::Semaphore;
 
 use super::admission::gate::{Gate, GateParts};
 use super::clock::Clock;
@@ -74,6 +75,10 @@ const FINISH_EVERY: Duration = Duration::from_millis(10);
 /// queue would be reset.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
+/// Walks over the tables of all shards at the same time; others wait. With more, their questions
+/// would lengthen the turns of a shard.
+const WALKS_MAX: u64 = 2;
+
 /// What the edge shares with the other threads of the process.
 pub struct Shared {
     pub settings: Arc<Settings>,
@@ -101,6 +106,8 @@ pub(super) struct Edge {
     refusals: RefCell<Refusals>,
     stop: Stop,
     next_shard: Cell<u16>,
+    /// Permits for walks over the tables of all shards.
+    walks: Semaphore,
     /// What asks the admission hook; `None` without one.
     gate: Option<Rc<Gate>>,
 }
@@ -146,6 +153,7 @@ pub async fn run(
         refusals: RefCell::default(),
         stop: Stop::new(),
         next_shard: Cell::new(0),
+        walks: Semaphore::new(WALKS_MAX),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
     let listener = unsafe { TcpListener::from_raw_fd(admin.into_raw_fd()) };

@@ -6,6 +6,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 
 use super::Edge;
 use super::http::{Body, SAME_ORIGIN_ONLY, text};
+use crate::admin::Via;
 use crate::auth::{is_direct_host, mint};
 use crate::config::Demo;
 
@@ -71,7 +72,15 @@ fn demo(edge: &Edge, headers: &HeaderMap) -> Option<String> {
 /// this machine.
 fn is_from_this_machine(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).map(|host| host.to_str().unwrap_or_default());
-    host.is_none_or(is_direct_host) && !PROXIED.iter().any(|name| headers.contains_key(name))
+    host.is_none_or(is_direct_host) && via(headers) == Via::Direct
+}
+
+/// How a request came, as far as its headers say.
+pub fn via(headers: &HeaderMap) -> Via {
+    match PROXIED.iter().any(|name| headers.contains_key(name)) {
+        true => Via::Proxy,
+        false => Via::Direct,
+    }
 }
 
 /// A token of the first key that can mint it, for a user of its own.

@@ -285,9 +285,7 @@ impl TurnLoop {
         self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
         let wait = shard::turn(self, now)?;
-        if self.has_arrived {
-            self.shard.counters_mut().turn_durations.record(began.elapsed());
-        }
+        self.shard.counters_mut().turn_durations.record(began.elapsed());
         self.host.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();

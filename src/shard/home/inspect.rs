@@ -9,7 +9,8 @@ use crate::ids::{ChannelKey, ConnAddr, ConnId};
 use crate::session::Feed;
 use crate::shard::context::ShardContext;
 use crate::shard::inspection::{
-    ConnectionDetail, ConnectionFilter, ConnectionView, SLOTS_LOOKED_AT, Slice, Subscribers,
+    CLOSING, ConnectionDetail, ConnectionFilter, ConnectionView, SLOTS_LOOKED_AT, Slice,
+    Subscribers,
 };
 
 impl Home {
@@ -107,7 +108,7 @@ fn view(cx: &ShardContext, conn: ConnId, connection: &Connection) -> ConnectionV
         phase: match connection.phase {
             Phase::Open => "open",
             Phase::Moving => "moving",
-            Phase::Closing => "closing",
+            Phase::Closing => CLOSING,
         },
         subscriptions: warm.subscriptions.len(),
         memberships: warm.memberships.len(),

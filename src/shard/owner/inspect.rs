@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Owner;
 use super::channel_entry::OwnedChannel;
 use crate::ids::{ChannelKey, ShardId, presence_logged};
-use crate::shard::inspection::{ChannelFilter, ChannelView, SLOTS_LOOKED_AT, Slice};
+use crate::shard::inspection::{ChannelDetail, ChannelFilter, ChannelView, SLOTS_LOOKED_AT, Slice};
 
 impl Owner {
     /// Channels from a slot on.
@@ -29,9 +29,11 @@ impl Owner {
     }
 
     /// One channel; `None` when it has neither members nor subscribers nor messages.
-    pub fn inspect_channel(&self, owner: ShardId, key: &ChannelKey) -> Option<ChannelView> {
+    pub fn inspect_channel(&self, owner: ShardId, key: &ChannelKey) -> Option<ChannelDetail> {
         let slot = self.channels.find_key(key).filter(|_| is_public(key))?;
-        self.channels.get(slot).map(|channel| view(owner, channel))
+        let channel = self.channels.get(slot)?;
+        let users = channel.presence.members().users();
+        Some(ChannelDetail { view: view(owner, channel), users })
     }
 }
 
@@ -46,7 +48,6 @@ fn view(owner: ShardId, channel: &OwnedChannel) -> ChannelView {
         key: Arc::clone(&channel.key),
         owner,
         members: channel.presence.members().len(),
-        users: channel.presence.members().users(),
         homes: channel.homes.iter().map(|home| home.shard).collect(),
         serial: published.map_or(0, |published| published.messages.head()),
         history_bytes: published.map_or(0, |published| published.messages.bytes()),
