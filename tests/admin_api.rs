@@ -214,15 +214,19 @@ fn a_connection_is_found_by_its_user_and_can_be_ended() {
 
 #[test]
 fn publish_reaches_subscribers_and_a_token_opens_a_session() {
-    let server = Server::start("");
-    let api = Api::new(&server);
+    let server = Server::start("[admin]\ntoken = \"the-token\"\n");
+    let anybody = Api::new(&server);
+    let api = anybody.with("Bearer the-token");
+    assert_eq!(anybody.post("/v1/apps/demo/tokens", &json!({ "user": "ops" })).0, 401);
+    let publish = "/v1/apps/demo/channels/room:1/messages";
+    assert_eq!(anybody.post(publish, &json!({ "data": 1 })).0, 401, "a token is configured");
     let (status, answer) = api.post("/v1/apps/demo/tokens", &json!({ "user": "ops" }));
     assert_eq!(status, 200, "{answer}");
     assert!(answer["token"].as_str().is_some_and(|token| token.split('.').count() == 3));
     assert_eq!(api.post("/v1/apps/nobody/tokens", &json!({ "user": "ops" })).0, 404);
     assert_eq!(api.post("/v1/apps/demo/tokens", &json!({ "user": "" })).0, 400);
-    let path = "/v1/apps/demo/channels/room:1/messages";
-    let (status, answer) = api.post(path, &json!({ "name": "note", "data": 7, "clientId": "ops" }));
+    let (status, answer) =
+        api.post(publish, &json!({ "name": "note", "data": 7, "clientId": "ops" }));
     assert_eq!((status, &answer["serial"]), (201, &json!(1)));
     assert_eq!(api.post("/v1/apps/demo/channels/a.b/messages", &json!({ "data": 1 })).0, 400);
     assert_eq!(api.found("/v1/apps/demo/channels/room:1")["serial"], 1);
@@ -254,7 +258,9 @@ fn the_server_is_described_and_drains_on_request() {
 fn on_the_network_a_key_or_the_token_is_needed() {
     let server = Server::start_with(
         "[listen]\nhttp = \"127.0.0.1:0\"\nsync_tcp = \"127.0.0.1:0\"\nadmin = \"0.0.0.0:0\"\n\
-         [admin]\ntoken = \"the-token\"\n",
+         [admin]\ntoken = \"the-token\"\n\
+         [[auth.key]]\nname = \"demo.ops\"\nsecret = \"sk_ops\"\n\
+         capability = { \"*\" = [\"admin\"] }\n",
         &["--insecure-plaintext"],
     );
     let api = Api::new(&server);
@@ -267,6 +273,14 @@ fn on_the_network_a_key_or_the_token_is_needed() {
         assert_eq!(api.get(path).0, 200, "{path}");
     }
     assert_eq!(api.post("/v1/drain", &Value::Null).0, 401);
+    // demo.ops:sk_ops
+    let ops = api.with("Basic ZGVtby5vcHM6c2tfb3Bz");
+    let publish = "/v1/apps/demo/channels/room:1/messages";
+    assert_eq!(ops.get("/v1/apps/demo/channels").0, 200);
+    assert_eq!(ops.get("/v1/connections").0, 401, "other apps have connections too");
+    assert_eq!(ops.post(publish, &json!({ "data": 1 })).0, 403, "it may look, not publish");
+    assert_eq!(ops.post("/v1/apps/demo/tokens", &json!({ "user": "ann" })).0, 401);
+    assert_eq!(api.with("Bearer the-token").post(publish, &json!({ "data": 1 })).0, 201);
 }
 
 #[test]
