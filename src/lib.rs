@@ -58,6 +58,7 @@
 //! | a document that is missing on a device | `session/sync/documents.rs` (what is refused), `shard/home/documents.rs` (what a device has been sent, and is sent again), then `relay/documents.rs` |
 //! | a session that does not resume | `shard/home/resume.rs` (the search), `shard/owner/presence.rs` (what is given back), `shard/session_registry.rs` (which owners are asked) |
 //! | a request that the admission hook holds up, or denies | `shard/home/hook.rs` (what waits), `server/admission/gate.rs` (how it is asked), `server/edge/ask.rs` |
+//! | the dashboard or the admin API shows something wrong | `shard/inspection.rs` (what shards are asked), `server/edge/api.rs` (how they are asked), `admin/api.rs` (the JSON), `admin/access.rs` (who may ask) |
 //! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
 //! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!

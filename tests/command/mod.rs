@@ -7,8 +7,13 @@ use std::process::{Command, Output, Stdio};
 pub fn headcount(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     command.args(arguments).stdin(Stdio::null());
-    let variables =
-        ["HEADCOUNT_ADMIN_TOKEN", "HEADCOUNT_CONFIG", "HEADCOUNT_KEY", "HEADCOUNT_TOKEN"];
+    let variables = [
+        "CLICOLOR_FORCE",
+        "HEADCOUNT_ADMIN_TOKEN",
+        "HEADCOUNT_CONFIG",
+        "HEADCOUNT_KEY",
+        "HEADCOUNT_TOKEN",
+    ];
     for variable in variables {
         command.env_remove(variable);
     }

@@ -58,6 +58,7 @@ async function dashboard() {
 
 test('shards are columns with load, turn duration and rates', async () => {
   const page = await dashboard();
+  assert.ok(!await page.locator('#login').isVisible(), 'nothing to log in to');
   assert.deepEqual((await page.locator('#shards thead th').allInnerTexts()).slice(1), ['shard 0', 'shard 1']);
   const timer = setInterval(() => sockets[0].send({ t: 'pub', id: 9, name: 'x', data: 1 }), 5);
   try {

@@ -10,6 +10,7 @@
 //! | mailbox edge -> shard, end of a watch or of an abandoned session | queue, in order | - | - |
 //! | bytes of request bodies, each or all together | refuse | client: 413 or 503 | `http_responses{..}` |
 //! | connections | close | - | `http_refused` |
+//! | walks of the admin API over all shards | wait, at most one for each connection | - | - |
 //! | events of one watcher | drop all, send a snapshot | client: `reset` | - |
 
 mod api;
