@@ -207,11 +207,14 @@ impl SyncClient {
         timeout(within, next).await.unwrap_or(Received::Silence)
     }
 
-    /// The next sync frame as bytes.
+    /// The next sync frame as bytes. The server may ping a client that has been quiet before it.
     pub async fn next_frame(&mut self) -> Vec<u8> {
-        match self.receive(DEADLINE).await {
-            Received::Frame(frame) => frame,
-            other => panic!("{}: expected a frame, got {other:?}", self.name),
+        loop {
+            match self.receive(DEADLINE).await {
+                Received::Frame(frame) => return frame,
+                Received::Control(WsMessage::Ping(_)) => {}
+                other => panic!("{}: expected a frame, got {other:?}", self.name),
+            }
         }
     }
 
