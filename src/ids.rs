@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hasher;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use derive_more::Display;
@@ -38,11 +39,27 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// The address of a connection, valid on every shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The address of a connection, valid on every shard. As text `shard.slot.generation`.
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[display("{shard}.{}.{}", conn.slot, conn.generation)]
 pub struct ConnAddr {
     pub shard: ShardId,
     pub conn: ConnId,
+}
+
+impl ConnAddr {
+    /// Reads its text; `None` for any other.
+    pub fn parse(text: &str) -> Option<ConnAddr> {
+        let mut numbers = text.split('.');
+        let shard = ShardId(number(numbers.next()?)?);
+        let conn = ConnId { slot: number(numbers.next()?)?, generation: number(numbers.next()?)? };
+        numbers.next().is_none().then_some(ConnAddr { shard, conn })
+    }
+}
+
+/// Digits only: not the sign that `parse` takes.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// The public name of a connection, shown to members: 16 or 32 hexadecimal digits. It is stored
@@ -178,6 +195,11 @@ impl Router {
         self.shards
     }
 
+    /// Whether there is a shard of this number.
+    pub fn has(&self, shard: ShardId) -> bool {
+        shard.0 < self.shards
+    }
+
     /// SipHash-1-3 of the app and the name of a channel or session. A channel and the log of its
     /// members' events have the same hash, and so the same owner. The length of the app separates
     /// it from the name, so that different pairs do not concatenate to the same input.
@@ -226,6 +248,18 @@ mod tests {
         assert!(channel != log);
         assert_eq!(presence_logged(&log.name), Some("doc:1"));
         assert_eq!(presence_logged("doc:1"), None);
+    }
+
+    #[test]
+    fn the_address_of_a_connection_is_read_as_it_is_written() {
+        let addr = ConnAddr { shard: ShardId(1), conn: ConnId { slot: 2, generation: 3 } };
+        assert_eq!(addr.to_string(), "1.2.3");
+        assert_eq!(ConnAddr::parse("1.2.3"), Some(addr));
+        for text in ["", "1.2", "1.2.3.4", "1.2.x", "-1.2.3", "+1.2.3", "70000.1.1", "1..3"] {
+            assert_eq!(ConnAddr::parse(text), None, "{text}");
+        }
+        let router = Router::new((1, 2), 1);
+        assert!(router.has(ShardId(0)) && !router.has(addr.shard), "of another server");
     }
 
     #[test]

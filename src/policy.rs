@@ -252,6 +252,13 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// The namespace of the channels that no rule matches; `None` when a rule matches all channels.
+    pub fn fallback(&self) -> Option<(Pattern, &Policy)> {
+        let all = Pattern::Prefix("".into());
+        let is_needless = self.rules.iter().any(|(pattern, _)| *pattern == all);
+        (!is_needless).then_some((all, &self.default))
+    }
+
     /// The policy of the first namespace that matches the channel, or that of the log of its
     /// members' events if that is its name.
     pub fn for_channel(&self, channel: &str) -> &Arc<Policy> {

@@ -32,15 +32,6 @@ pub enum Via {
     Proxy,
 }
 
-/// Who sent a request that is allowed.
-#[derive(Clone, Copy, Debug)]
-pub enum Sender<'k> {
-    /// Whoever runs the server.
-    Operator,
-    /// A server of an application.
-    Key(&'k Key),
-}
-
 /// The access rules of the admin address.
 #[derive(Debug)]
 pub struct Access {
@@ -80,8 +71,8 @@ impl Access {
         }
     }
 
-    /// Checks the credential of a request, and says who sent it. `prefix`: of the channels that are
-    /// to be listed.
+    /// Checks the credential of a request. Returns the key of an application that sent it; `None`
+    /// for whoever runs the server. `prefix`: of the channels that are to be listed.
     ///
     /// # Errors
     /// [`Denied::Unauthenticated`] and [`Denied::Forbidden`].
@@ -93,9 +84,9 @@ impl Access {
         authorization: Option<&[u8]>,
         keyring: &'k Keyring,
         now_wall_ms: u64,
-    ) -> Result<Sender<'k>, Denied> {
+    ) -> Result<Option<&'k Key>, Denied> {
         if !self.needs_credential(route, via) || self.is_token(authorization) {
-            return Ok(Sender::Operator);
+            return Ok(None);
         }
         let key_of = |app| key_of_app(app, authorization, keyring, now_wall_ms);
         let key = match route {
@@ -114,7 +105,7 @@ impl Access {
             // A token may do more than the key that asks for it.
             _ => Err(needs("this needs the admin token")),
         };
-        key.map(Sender::Key)
+        key.map(Some)
     }
 
     /// Whether the sender has to show a credential. On this machine what only reads needs none.

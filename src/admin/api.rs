@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use crate::auth::Capability;
 use crate::counters::Counters;
-use crate::ids::{ConnAddr, ConnId, ShardId};
-use crate::policy::{Policies, Policy};
-use crate::shard::{ChannelDetail, ChannelView, ConnectionDetail, ConnectionView, Subscribers};
+use crate::ids::ShardId;
+use crate::policy::{Pattern, Policies, Policy};
+use crate::shard::{
+    ChannelDetail, ChannelView, ConnectionDetail, ConnectionView, Phase, Subscribers,
+};
 
 /// The description of the API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -27,10 +29,14 @@ const USERS_MAX: usize = 1000;
 const CONNECTIONS_NAMED: usize = 16;
 
 /// Where a list that spans the shards goes on: a shard, and a slot of its table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListCursor {
-    pub shard: u16,
+    pub shard: ShardId,
     pub slot: u32,
+}
+
+impl ListCursor {
+    pub const BEGINNING: ListCursor = ListCursor { shard: ShardId(0), slot: 0 };
 }
 
 /// The query of a list.
@@ -52,7 +58,7 @@ impl ListQuery {
     pub fn parse(query: Option<&str>) -> Result<Self, String> {
         let mut parsed = ListQuery {
             limit: LIMIT_DEFAULT,
-            cursor: ListCursor::default(),
+            cursor: ListCursor::BEGINNING,
             prefix: String::new(),
             app: None,
             user: None,
@@ -140,7 +146,7 @@ fn flag(value: &str) -> Result<bool, String> {
 fn cursor(value: &str) -> Result<ListCursor, String> {
     let parts = value.split_once('.');
     let parsed = parts.and_then(|(shard, slot)| {
-        Some(ListCursor { shard: shard.parse().ok()?, slot: slot.parse().ok()? })
+        Some(ListCursor { shard: ShardId(shard.parse().ok()?), slot: slot.parse().ok()? })
     });
     parsed.ok_or_else(|| "`cursor` must be one that an answer gave as `next`".to_owned())
 }
@@ -187,12 +193,6 @@ impl TokenBody {
     }
 }
 
-/// The name of a connection: `shard.slot.generation`.
-pub fn connection_name(addr: ConnAddr) -> String {
-    let ConnAddr { shard, conn: ConnId { slot, generation } } = addr;
-    format!("{shard}.{slot}.{generation}")
-}
-
 /// A page of a list. `items`: its key.
 pub fn page(items: &str, list: Vec<Value>, next: Option<ListCursor>) -> Value {
     let next = next.map(|ListCursor { shard, slot }| format!("{shard}.{slot}"));
@@ -237,13 +237,13 @@ pub fn occupancy(
 /// A connection in a list.
 pub fn connection(view: &ConnectionView) -> Value {
     json!({
-        "connection": connection_name(view.addr),
+        "connection": view.addr.to_string(),
         "name": view.name,
         "app": &*view.app,
         "user": &*view.user,
         "protocol": view.protocol,
         "transport": view.transport,
-        "phase": view.phase,
+        "phase": view.phase.label(),
         "subscriptions": view.subscriptions,
         "memberships": view.memberships,
         "queue_bytes": view.queue_bytes,
@@ -282,12 +282,13 @@ struct OfUser {
 impl UserStatus {
     /// Counts connections whose sessions have begun, and have not ended.
     pub fn add(&mut self, found: Vec<ConnectionView>) {
-        let is_connected = |view: &ConnectionView| view.greeted_ms.is_some() && !view.is_closing();
+        let is_connected =
+            |view: &ConnectionView| view.greeted_ms.is_some() && view.phase != Phase::Closing;
         for view in found.into_iter().filter(is_connected) {
             let own = self.0.entry(view.user).or_default();
             own.connections += 1;
             if own.names.len() < CONNECTIONS_NAMED {
-                own.names.push(connection_name(view.addr));
+                own.names.push(view.addr.to_string());
             }
         }
     }
@@ -310,21 +311,15 @@ impl UserStatus {
 
 /// The namespaces as they are in effect, in the order in which they are looked at.
 pub fn namespaces(policies: &Policies) -> Value {
-    let namespace = |pattern: String, policy: &Policy| {
+    let namespace = |(pattern, policy): (&Pattern, &Policy)| {
         let mut keys = serde_json::to_value(policy).unwrap_or_default();
-        keys["match"] = pattern.into();
+        keys["match"] = pattern.to_string().into();
         keys
     };
-    let rules = policies.rules.iter().map(|(pattern, policy)| {
-        let keys = namespace(pattern.to_string(), policy);
-        (pattern.to_string() == "*", keys)
-    });
-    let mut all: Vec<(bool, Value)> = rules.collect();
-    if !all.iter().any(|(is_all, _)| *is_all) {
-        all.push((true, namespace("*".to_owned(), &policies.default)));
-    }
-    let namespaces: Vec<Value> = all.into_iter().map(|(_, keys)| keys).collect();
-    json!({ "namespaces": namespaces })
+    let fallback = policies.fallback();
+    let fallback = fallback.iter().map(|(pattern, policy)| (pattern, *policy));
+    let rules = policies.rules.iter().map(|(pattern, policy)| (pattern, &**policy));
+    json!({ "namespaces": rules.chain(fallback).map(namespace).collect::<Vec<_>>() })
 }
 
 /// The counts of every shard, in shard order.
@@ -337,19 +332,9 @@ pub fn shards(shards: &[Counters]) -> Value {
     json!({ "shards": shards.iter().enumerate().map(shard).collect::<Vec<_>>() })
 }
 
-/// A shard that a cursor names, unless there is none of that number.
-pub fn shard_of(cursor: ListCursor, shards: u16) -> Option<ShardId> {
-    (cursor.shard < shards).then_some(ShardId(cursor.shard))
-}
-
-/// A connection that a path names; `None` for one of a shard that there is not.
-pub fn known_connection(addr: ConnAddr, shards: u16) -> Option<ConnAddr> {
-    (addr.shard.0 < shards).then_some(addr)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::routes::{Route, Surface, connection_of, route};
+    use super::super::routes::{Route, Surface, route};
     use super::*;
 
     #[test]
@@ -358,7 +343,7 @@ mod tests {
         let query = parse("limit=2&cursor=1.30&prefix=chat%3A&app=demo&user=ann&count=true&x=1");
         let expected = ListQuery {
             limit: 2,
-            cursor: ListCursor { shard: 1, slot: 30 },
+            cursor: ListCursor { shard: ShardId(1), slot: 30 },
             prefix: "chat:".to_owned(),
             app: Some("demo".to_owned()),
             user: Some("ann".to_owned()),
@@ -407,12 +392,5 @@ mod tests {
         assert!(UsersBody::parse(b"[]").is_err());
         assert!(TokenBody::parse(b"{}").is_err());
         assert!(TokenBody::parse(br#"{"user":"a","capability":{"*":["*"]}}"#).is_ok());
-    }
-
-    #[test]
-    fn a_connection_is_found_by_the_name_that_is_shown() {
-        let addr = ConnAddr { shard: ShardId(1), conn: ConnId { slot: 2, generation: 3 } };
-        assert_eq!(connection_of(&connection_name(addr)), Some(addr));
-        assert_eq!(known_connection(addr, 1), None);
     }
 }

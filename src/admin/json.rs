@@ -8,7 +8,6 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::api::connection_name;
 use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
@@ -66,7 +65,7 @@ impl Member {
         Member {
             at_ms: None,
             user: Arc::clone(user),
-            connection: connection_name(addr),
+            connection: addr.to_string(),
             state_base64: state.is_none().then(|| STANDARD.encode(bytes)),
             state,
             age_ms,
@@ -108,7 +107,7 @@ pub fn users(app: &str, channel: &str, members: &[MemberView]) -> Value {
     }
     let user = |(user, connections): (&&str, &Vec<&MemberView>)| {
         let newest = connections.iter().min_by_key(|member| member.age_ms);
-        let names = connections.iter().map(|member| connection_name(member.addr));
+        let names = connections.iter().map(|member| member.addr.to_string());
         json!({
             "user": user,
             "connections": names.collect::<Vec<_>>(),

@@ -10,7 +10,7 @@ mod json;
 mod metrics;
 mod routes;
 
-pub use access::{Access, Denied, Keys, Reach, Sender, Via};
+pub use access::{Access, Denied, Keys, Reach, Via};
 pub use exposition::Exposition;
 pub use json::{
     Event, Member, changes_lines, members, members_at, present_lines, reset_line, users,

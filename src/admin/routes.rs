@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::ids::{ConnAddr, ConnId, ShardId};
+use crate::ids::ConnAddr;
 
 /// The address that a request was received on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ fn api(method: &str, path: &str) -> Route {
 
 fn server(method: &str, segments: &[&str]) -> Route {
     let connection = match segments {
-        ["connections", name] => match connection_of(name) {
+        ["connections", name] => match ConnAddr::parse(name) {
             Some(addr) => Some(addr),
             None => return Route::NotFound,
         },
@@ -167,19 +167,6 @@ fn server(method: &str, segments: &[&str]) -> Route {
         _ => return Route::NotFound,
     };
     Route::Api(Api::Server(request))
-}
-
-/// `shard.slot.generation`.
-pub fn connection_of(name: &str) -> Option<ConnAddr> {
-    let mut numbers = name.split('.');
-    let shard = ShardId(number(numbers.next()?)?);
-    let conn = ConnId { slot: number(numbers.next()?)?, generation: number(numbers.next()?)? };
-    numbers.next().is_none().then_some(ConnAddr { shard, conn })
-}
-
-/// Digits only: not the sign that `parse` takes.
-fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Decodes a name once; `None` when it is empty or not UTF-8.
@@ -275,14 +262,5 @@ mod tests {
             documented += 1;
         }
         assert_eq!(documented, 20, "the pages and probes, and each request of openapi.json");
-    }
-
-    #[test]
-    fn a_connection_is_named_by_three_numbers() {
-        let addr = ConnAddr { shard: ShardId(1), conn: ConnId { slot: 2, generation: 3 } };
-        assert_eq!(connection_of("1.2.3"), Some(addr));
-        for name in ["", "1.2", "1.2.3.4", "1.2.x", "-1.2.3", "+1.2.3", "70000.1.1", "1..3"] {
-            assert_eq!(connection_of(name), None, "{name}");
-        }
     }
 }

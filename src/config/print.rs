@@ -106,11 +106,10 @@ impl Config {
             page.line("\n[[namespace]]");
             print_namespace(page, pattern, policy);
         }
-        let all = Pattern::Prefix("".into());
-        if !policies.rules.iter().any(|(pattern, _)| *pattern == all) {
+        if let Some((all, policy)) = policies.fallback() {
             page.line("\n[[namespace]]");
             page.note("the defaults, for every other channel");
-            print_namespace(page, &all, &policies.default);
+            print_namespace(page, &all, policy);
         }
     }
 }

@@ -6,6 +6,9 @@ use std::collections::HashSet;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use derive_more::TryInto;
+
+use super::home::Phase;
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ConnAddr, ConnId, ShardId};
 use crate::session::{Feed, FeedKind};
@@ -40,7 +43,7 @@ pub enum Inspection {
 }
 
 /// The answer to an [`Inspection`].
-#[derive(Debug)]
+#[derive(Debug, TryInto)]
 pub enum Report {
     Counters(Box<Counters>),
     Channels(Slice<ChannelView>),
@@ -141,7 +144,7 @@ pub struct ConnectionView {
     pub name: String,
     pub protocol: &'static str,
     pub transport: &'static str,
-    pub phase: &'static str,
+    pub phase: Phase,
     pub subscriptions: usize,
     pub memberships: usize,
     pub queue_bytes: usize,
@@ -152,16 +155,6 @@ pub struct ConnectionView {
     /// Since the session greeted; `None` before.
     pub greeted_ms: Option<u64>,
 }
-
-impl ConnectionView {
-    /// Its session is over.
-    pub fn is_closing(&self) -> bool {
-        self.phase == CLOSING
-    }
-}
-
-/// The phase of a connection whose session is over.
-pub const CLOSING: &str = "closing";
 
 /// The same with what it takes part in.
 #[derive(Clone, Debug)]

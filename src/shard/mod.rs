@@ -59,8 +59,8 @@ pub use envelope::{
     Snapshot,
 };
 pub use home::{
-    Handoff, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool, SendQueue,
-    WRITES_MAX,
+    Handoff, Phase, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool,
+    SendQueue, WRITES_MAX,
 };
 pub use inspection::{
     ChannelDetail, ChannelFilter, ChannelView, ConnectionDetail, ConnectionFilter, ConnectionView,

@@ -13,14 +13,13 @@ use super::{Edge, body, members_at};
 use crate::admin::api::{
     self, ListCursor, ListQuery, MembersBy, MembersQuery, TokenBody, UserStatus, UsersBody,
 };
-use crate::admin::{self, AppApi, ChannelApi, Sender, ServerApi};
+use crate::admin::{self, AppApi, ChannelApi, ServerApi};
 use crate::auth::{Key, TOKEN_TTL_MS_DEFAULT, mint};
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::rest::{Caller, Refusal, Reply, TOKEN_TTL_MS_MAX};
-use crate::server::lifecycle::Phase;
 use crate::shard::{
-    ChannelFilter, ConnectionFilter, ConnectionView, Inspection, MemberPage, MemberView, Report,
-    Slice, Subscribers,
+    ChannelDetail, ChannelFilter, ChannelView, ConnectionFilter, Inspection, MemberPage,
+    MemberView, Report, Slice, Subscribers,
 };
 use crate::wire::foony::ErrorCode;
 
@@ -36,7 +35,7 @@ const MEMBERS_AT_ONCE: usize = 1000;
 /// From where on, how much, and how many questions.
 type Bounds = (ListCursor, usize, usize);
 
-const EVERYTHING: Bounds = (ListCursor { shard: 0, slot: 0 }, usize::MAX, usize::MAX);
+const EVERYTHING: Bounds = (ListCursor::BEGINNING, usize::MAX, usize::MAX);
 
 /// Handles a request about the server.
 ///
@@ -47,13 +46,7 @@ pub async fn server(edge: &Edge, request: ServerApi, head: &Parts) -> Result<Rep
         ServerApi::OpenApi => Ok(Reply::json(api::OPENAPI.into())),
         ServerApi::Server => Ok(reply(&about(edge))),
         ServerApi::Health => Ok(health(edge)),
-        ServerApi::Shards => {
-            let mut counters = Vec::new();
-            for shard in shards(edge) {
-                counters.push(edge.client.counters(shard).await?);
-            }
-            Ok(reply(&api::shards(&counters)))
-        }
+        ServerApi::Shards => Ok(reply(&api::shards(&edge.counters().await?))),
         ServerApi::Namespaces => Ok(reply(&api::namespaces(&edge.shared.settings.policies))),
         ServerApi::Drain => {
             edge.shared.stop.drain();
@@ -62,16 +55,15 @@ pub async fn server(edge: &Edge, request: ServerApi, head: &Parts) -> Result<Rep
         ServerApi::Connections => connections(edge, head.uri.query()).await,
         ServerApi::Connection(addr) => {
             let addr = known(edge, addr)?;
-            match edge.client.inspect(addr.shard, Inspection::Connection(addr.conn)).await? {
-                Report::Connection(Some(detail)) => Ok(reply(&api::connection_detail(&detail))),
-                _ => Err(gone()),
-            }
+            let inspection = Inspection::Connection(addr.conn);
+            let detail: Option<Box<_>> = edge.client.inspect(addr.shard, inspection).await?;
+            Ok(reply(&api::connection_detail(&*detail.ok_or_else(gone)?)))
         }
         ServerApi::Disconnect(addr) => {
             let addr = known(edge, addr)?;
             match edge.client.inspect(addr.shard, Inspection::Disconnect(addr.conn)).await? {
-                Report::Disconnected(true) => Ok(Reply::empty()),
-                _ => Err(gone()),
+                true => Ok(Reply::empty()),
+                false => Err(gone()),
             }
         }
     }
@@ -102,13 +94,14 @@ pub async fn app(
     }
 }
 
-/// Handles a request about a channel, but for a watch.
+/// Handles a request about a channel, but for a watch. `key`: that of the sender; `None` for the
+/// operator.
 ///
 /// # Errors
 /// The response.
 pub async fn channel(
     edge: &Edge,
-    sender: Sender<'_>,
+    key: Option<&Key>,
     (app, name): (&str, &str),
     request: ChannelApi,
     (head, body): (&Parts, Incoming),
@@ -118,10 +111,7 @@ pub async fn channel(
         ChannelApi::Members => members(edge, app, name, head.uri.query()).await,
         ChannelApi::Watch => Err(Refusal::not_found()),
         ChannelApi::Publish => {
-            let caller = match sender {
-                Sender::Operator => Caller::Operator(app.into()),
-                Sender::Key(key) => Caller::Key(key),
-            };
+            let caller = key.map_or_else(|| Caller::Operator(app.into()), Caller::Key);
             rest::publish_as(edge, &caller, (&head.headers, body), name).await
         }
     }
@@ -131,16 +121,12 @@ fn reply(answer: &Value) -> Reply {
     Reply::json(answer.to_string().into_bytes())
 }
 
-fn shards(edge: &Edge) -> impl Iterator<Item = ShardId> + use<> {
-    (0..edge.shared.settings.router.shards()).map(ShardId)
-}
-
 fn gone() -> Refusal {
     Refusal::new(ErrorCode::NotFound, "there is no such connection, or no longer")
 }
 
 fn known(edge: &Edge, addr: ConnAddr) -> Result<ConnAddr, Refusal> {
-    api::known_connection(addr, edge.shared.settings.router.shards()).ok_or_else(gone)
+    if edge.shared.settings.router.has(addr.shard) { Ok(addr) } else { Err(gone()) }
 }
 
 fn about(edge: &Edge) -> Value {
@@ -162,22 +148,14 @@ fn about(edge: &Edge) -> Value {
 }
 
 fn health(edge: &Edge) -> Reply {
-    let silent = edge.shared.health.silent.load(Ordering::Relaxed);
-    let stalled = format!("{silent} executors are stalled");
-    let reasons: Vec<&str> = match (edge.shared.lifecycle.phase(), silent) {
-        (Phase::Ready, 0) => Vec::new(),
-        (Phase::Ready, _) => vec![&stalled],
-        (Phase::Starting, _) => vec!["the server is starting"],
-        (Phase::Leaving | Phase::Stopping, _) => vec!["the server is draining"],
-    };
-    let is_ready = reasons.is_empty();
+    let why_not = edge.why_not_ready();
     let answer = json!({
-        "ready": is_ready,
-        "reasons": reasons,
+        "ready": why_not.is_none(),
+        "reasons": Vec::from_iter(why_not),
         "log_lines_lost": edge.shared.log.lost(),
         "executor_stalls": edge.shared.health.stalls.load(Ordering::Relaxed),
     });
-    reply(&answer).with_status(if is_ready { 200 } else { 503 })
+    reply(&answer).with_status(if why_not.is_none() { 200 } else { 503 })
 }
 
 async fn connections(edge: &Edge, query: Option<&str>) -> Result<Reply, Refusal> {
@@ -190,7 +168,7 @@ async fn connections(edge: &Edge, query: Option<&str>) -> Result<Reply, Refusal>
         Inspection::Connections { filter, from, limit }
     };
     let bounds = (query.cursor, query.limit, QUESTIONS_PER_PAGE);
-    let (found, next) = page(edge, bounds, inspection, connection_slice).await?;
+    let (found, next) = page(edge, bounds, inspection).await?;
     Ok(reply(&api::page("connections", found.iter().map(api::connection).collect(), next)))
 }
 
@@ -206,15 +184,8 @@ async fn user_status(edge: &Edge, app: &str, asked: &UsersBody) -> Result<Reply,
         status.add(found);
         0
     };
-    walk(edge, EVERYTHING, inspection, connection_slice, add).await?;
+    walk(edge, EVERYTHING, inspection, add).await?;
     Ok(reply(&status.answer(asked)))
-}
-
-fn connection_slice(report: Report) -> Option<Slice<ConnectionView>> {
-    match report {
-        Report::Connections(slice) => Some(slice),
-        _ => None,
-    }
 }
 
 async fn channels(edge: &Edge, app: &str, query: Option<&str>) -> Result<Reply, Refusal> {
@@ -224,21 +195,17 @@ async fn channels(edge: &Edge, app: &str, query: Option<&str>) -> Result<Reply, 
         let filter = Arc::clone(&filter);
         Inspection::Channels { filter, from, limit }
     };
-    let slice = |report| match report {
-        Report::Channels(slice) => Some(slice),
-        _ => None,
-    };
     if query.is_count {
         let mut count = 0;
-        let add = |found: Vec<_>| {
+        let add = |found: Vec<ChannelView>| {
             count += found.len();
             count
         };
-        walk(edge, EVERYTHING, inspection, slice, add).await?;
+        walk(edge, EVERYTHING, inspection, add).await?;
         return Ok(reply(&json!({ "app": app, "count": count })));
     }
-    let (found, next) =
-        page(edge, (query.cursor, query.limit, QUESTIONS_PER_PAGE), inspection, slice).await?;
+    let bounds = (query.cursor, query.limit, QUESTIONS_PER_PAGE);
+    let (found, next) = page(edge, bounds, inspection).await?;
     Ok(reply(&api::page("channels", found.iter().map(api::channel).collect(), next)))
 }
 
@@ -247,14 +214,16 @@ async fn page<T>(
     edge: &Edge,
     bounds: Bounds,
     inspection: impl Fn(u32, usize) -> Inspection,
-    slice: impl Fn(Report) -> Option<Slice<T>>,
-) -> Result<(Vec<T>, Option<ListCursor>), Refusal> {
+) -> Result<(Vec<T>, Option<ListCursor>), Refusal>
+where
+    Slice<T>: TryFrom<Report>,
+{
     let mut page = Vec::new();
     let take = |found: Vec<T>| {
         page.extend(found);
         page.len()
     };
-    let next = walk(edge, bounds, inspection, slice, take).await?;
+    let next = walk(edge, bounds, inspection, take).await?;
     Ok((page, next))
 }
 
@@ -264,51 +233,38 @@ async fn walk<T>(
     edge: &Edge,
     (mut at, limit, questions): Bounds,
     inspection: impl Fn(u32, usize) -> Inspection,
-    slice: impl Fn(Report) -> Option<Slice<T>>,
     mut take: impl FnMut(Vec<T>) -> usize,
-) -> Result<Option<ListCursor>, Refusal> {
+) -> Result<Option<ListCursor>, Refusal>
+where
+    Slice<T>: TryFrom<Report>,
+{
     let _permit = edge.walks.acquire_permit(1).await.map_err(|_| Refusal::busy())?;
-    let shards = edge.shared.settings.router.shards();
-    let mut taken = 0;
-    for _ in 0..questions {
-        let Some(shard) = api::shard_of(at, shards) else { return Ok(None) };
-        let report = edge.client.inspect(shard, inspection(at.slot, limit - taken)).await?;
-        let Slice { found, next } = slice(report).ok_or_else(Refusal::no_answer)?;
-        taken = take(found);
-        at = match next {
+    let router = &edge.shared.settings.router;
+    let (mut taken, mut asked) = (0, 0);
+    while router.has(at.shard) && taken < limit && asked < questions {
+        let inspection = inspection(at.slot, limit - taken);
+        let slice: Slice<T> = edge.client.inspect(at.shard, inspection).await?;
+        taken = take(slice.found);
+        at = match slice.next {
             Some(slot) => ListCursor { slot, ..at },
-            None => ListCursor { shard: at.shard + 1, slot: 0 },
+            None => ListCursor { shard: ShardId(at.shard.0 + 1), slot: 0 },
         };
-        if taken >= limit {
-            break;
-        }
+        asked += 1;
     }
-    Ok(api::shard_of(at, shards).map(|_| at))
+    Ok(router.has(at.shard).then_some(at))
 }
 
 async fn occupancy(edge: &Edge, app: &str, name: &str) -> Result<Reply, Refusal> {
     let (key, owner) = edge.locate(&app.into(), name);
-    let detail = match edge.client.inspect(owner, Inspection::Channel(Arc::clone(&key))).await? {
-        Report::Channel(detail) => detail,
-        _ => return Err(Refusal::no_answer()),
-    };
+    let inspection = Inspection::Channel(Arc::clone(&key));
+    let detail: Option<Box<ChannelDetail>> = edge.client.inspect(owner, inspection).await?;
     let mut subscribers = Subscribers::default();
     let homes = detail.iter().flat_map(|detail| &detail.view.homes);
     for &home in homes.filter(|home| **home != edge.shared.settings.edge) {
-        subscribers += of_home(edge, home, &key).await?;
+        let inspection = Inspection::Subscribers(Arc::clone(&key));
+        subscribers += edge.client.inspect::<Subscribers>(home, inspection).await?;
     }
     Ok(reply(&api::occupancy(app, name, detail.as_deref(), subscribers)))
-}
-
-async fn of_home(
-    edge: &Edge,
-    home: ShardId,
-    key: &Arc<ChannelKey>,
-) -> Result<Subscribers, Refusal> {
-    match edge.client.inspect(home, Inspection::Subscribers(Arc::clone(key))).await? {
-        Report::Subscribers(subscribers) => Ok(subscribers),
-        _ => Err(Refusal::no_answer()),
-    }
 }
 
 async fn members(

@@ -136,23 +136,21 @@ impl EdgeClient {
         .await;
     }
 
-    /// Asks one shard a question of an operator.
-    pub async fn inspect(
+    /// Asks one shard a question of an operator, whose answer is a `T`.
+    pub async fn inspect<T: TryFrom<Report>>(
         &self,
         shard: ShardId,
         inspection: Inspection,
-    ) -> Result<Report, Unavailable> {
+    ) -> Result<T, Unavailable> {
         let from = self.me();
         let envelope = |request| Envelope::Inspect { from, request, inspection };
-        self.request(shard, ANSWER_WITHIN, envelope).await
+        let report: Report = self.request(shard, ANSWER_WITHIN, envelope).await?;
+        report.try_into().map_err(|_| Unavailable)
     }
 
     /// Gets the counters of one shard.
     pub async fn counters(&self, shard: ShardId) -> Result<Counters, Unavailable> {
-        match self.inspect(shard, Inspection::Counters).await? {
-            Report::Counters(counters) => Ok(*counters),
-            _ => Err(Unavailable),
-        }
+        self.inspect::<Box<Counters>>(shard, Inspection::Counters).await.map(|counters| *counters)
     }
 
     /// Gets members of a channel from its owner.

@@ -21,20 +21,16 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
-use super::client::Unavailable;
 use super::connections::{CountGuard, IdleTimer};
 use super::io::{HyperIo, linger};
 use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
 use super::{Edge, api, pages, rest};
 use crate::admin::api::ListQuery;
-use crate::admin::{
-    self, Api, ChannelApi, Denied, Exposition, Process, Route, Sender, Surface, route,
-};
-use crate::ids::ShardId;
+use crate::admin::{self, Api, ChannelApi, Denied, Exposition, Process, Route, Surface, route};
+use crate::auth::Key;
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Refusal, Reply};
-use crate::server::lifecycle::Phase;
 use crate::wire::foony::ErrorCode;
 
 pub(super) type Body =
@@ -153,10 +149,10 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
 
 async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
     let route = route(surface, request.method().as_str(), request.uri().path());
-    let sender = match surface {
-        Surface::Public => Sender::Operator,
+    let key = match surface {
+        Surface::Public => None,
         Surface::Admin => match check_admin(edge, &route, &request) {
-            Ok(sender) => sender,
+            Ok(key) => key,
             Err(denied) => return refuse_admin(edge, denied),
         },
     };
@@ -176,7 +172,7 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
             let accept = accept.filter_map(|value| value.to_str().ok());
             metrics(edge, Exposition::negotiate(accept)).await
         }
-        Route::Api(asked) => answer_api(edge, sender, asked, request).await,
+        Route::Api(asked) => answer_api(edge, key, asked, request).await,
         Route::NotFound => whole(Refusal::not_found().into()),
         Route::MethodNotAllowed(_) if surface == Surface::Public => {
             whole(Refusal::method("GET, HEAD, OPTIONS").into())
@@ -188,7 +184,7 @@ async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>)
 /// Handles a request of the admin API.
 async fn answer_api(
     edge: &Rc<Edge>,
-    sender: Sender<'_>,
+    key: Option<&Key>,
     asked: Api,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -203,7 +199,7 @@ async fn answer_api(
         Api::Server(request) => api::server(edge, request, &head).await,
         Api::App { app, request } => api::app(edge, &app, request, &head, body).await,
         Api::Channel { app, channel, request } => {
-            api::channel(edge, sender, (&app, &channel), request, (&head, body)).await
+            api::channel(edge, key, (&app, &channel), request, (&head, body)).await
         }
     };
     whole(answer.unwrap_or_else(Reply::from))
@@ -213,7 +209,7 @@ fn check_admin<'e>(
     edge: &'e Edge,
     route: &Route,
     request: &Request<Incoming>,
-) -> Result<Sender<'e>, Denied> {
+) -> Result<Option<&'e Key>, Denied> {
     let access = &edge.shared.access;
     let bytes = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let text = |name| bytes(name).map(|value| str::from_utf8(value).unwrap_or_default());
@@ -271,24 +267,14 @@ pub(super) fn text(
 }
 
 fn readiness(edge: &Edge) -> Response<Body> {
-    let silent = edge.shared.health.silent.load(Ordering::Relaxed);
-    let why_not = match (edge.shared.lifecycle.phase(), silent) {
-        (Phase::Ready, 0) => return text(StatusCode::OK, TEXT, "ready\n"),
-        (Phase::Ready, _) => "an executor is stalled\n",
-        (Phase::Starting, _) => "starting\n",
-        (Phase::Leaving | Phase::Stopping, _) => "draining\n",
-    };
-    text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why_not)
+    match edge.why_not_ready() {
+        None => text(StatusCode::OK, TEXT, "ready\n"),
+        Some(why_not) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why_not}\n")),
+    }
 }
 
 async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
-    let mut counters = Vec::new();
-    for shard in 0..edge.shared.settings.router.shards() {
-        match edge.client.counters(ShardId(shard)).await {
-            Ok(of_shard) => counters.push(of_shard),
-            Err(Unavailable) => return unavailable(),
-        }
-    }
+    let Ok(counters) = edge.counters().await else { return unavailable() };
     let process = Process {
         ready: edge.shared.lifecycle.is_ready(),
         silent_executors: edge.shared.health.silent.load(Ordering::Relaxed),

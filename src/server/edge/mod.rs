@@ -44,7 +44,7 @@ use glommio::sync::Semaphore;
 use super::admission::gate::{Gate, GateParts};
 use super::clock::Clock;
 use super::embed::StopHandle;
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
 use super::refusals::RefusalLog;
@@ -54,10 +54,11 @@ use super::watchdog::Health;
 use crate::admin::{Access, Surface};
 use crate::auth::{CredentialError, Refusals};
 use crate::config::Demo;
+use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
 use body::BodyBudget;
-use client::{Arrived, EdgeClient};
+use client::{Arrived, EdgeClient, Unavailable};
 use connections::{Connections, CountGuard, IdleTimer};
 use stop::Stop;
 use upgrade::UpgradeRequest;
@@ -119,6 +120,26 @@ impl Edge {
         let key = Arc::new(self.shared.settings.router.key(app, channel));
         let owner = self.shared.settings.router.shard_of(key.hash);
         (key, owner)
+    }
+
+    /// The counters of all shards, in their order.
+    async fn counters(&self) -> Result<Vec<Counters>, Unavailable> {
+        let mut counters = Vec::new();
+        for shard in 0..self.shared.settings.router.shards() {
+            counters.push(self.client.counters(ShardId(shard)).await?);
+        }
+        Ok(counters)
+    }
+
+    /// Why the server is not ready; `None` when it is.
+    fn why_not_ready(&self) -> Option<&'static str> {
+        let silent = self.shared.health.silent.load(Ordering::Relaxed);
+        match (self.shared.lifecycle.phase(), silent) {
+            (Phase::Ready, 0) => None,
+            (Phase::Ready, _) => Some("an executor is stalled"),
+            (Phase::Starting, _) => Some("starting"),
+            (Phase::Leaving | Phase::Stopping, _) => Some("draining"),
+        }
     }
 
     /// Counts and logs a refused credential.

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU16;
 
+use strum::IntoStaticStr;
+
 use super::admission::Backlog;
 use super::edges::Edges;
 use super::handoff::Move;
@@ -44,13 +46,21 @@ impl From<Listener> for Transport {
 }
 
 /// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     Open,
     /// Receiving is being stopped; then it goes where its [`Move`] says.
     Moving,
     /// The session is over; the socket is being closed.
     Closing,
+}
+
+impl Phase {
+    /// As operators see it.
+    pub fn label(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A search for the memberships that an earlier connection of the session lost.

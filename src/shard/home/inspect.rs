@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use super::Home;
-use super::connection::{Connection, Phase, Transport};
+use super::connection::{Connection, Transport};
 use crate::error::Disconnect;
 use crate::ids::{ChannelKey, ConnAddr, ConnId};
 use crate::session::Feed;
 use crate::shard::context::ShardContext;
 use crate::shard::inspection::{
-    CLOSING, ConnectionDetail, ConnectionFilter, ConnectionView, SLOTS_LOOKED_AT, Slice,
-    Subscribers,
+    ConnectionDetail, ConnectionFilter, ConnectionView, SLOTS_LOOKED_AT, Slice, Subscribers,
 };
 
 impl Home {
@@ -105,11 +104,7 @@ fn view(cx: &ShardContext, conn: ConnId, connection: &Connection) -> ConnectionV
             Transport::Stream => "tcp",
             Transport::LongPoll(_) => "long_poll",
         },
-        phase: match connection.phase {
-            Phase::Open => "open",
-            Phase::Moving => "moving",
-            Phase::Closing => CLOSING,
-        },
+        phase: connection.phase,
         subscriptions: warm.subscriptions.len(),
         memberships: warm.memberships.len(),
         queue_bytes: connection.queue.len(),
@@ -150,7 +145,7 @@ mod tests {
         assert!(home.disconnect_for_operator(&mut cx, ids[1]));
         assert!(!home.disconnect_for_operator(&mut cx, ids[1]), "it is closing already");
         let detail = home.inspect_connection(&cx, ids[1]).unwrap();
-        assert_eq!((detail.view.phase, detail.view.transport), ("closing", "tcp"));
+        assert_eq!((detail.view.phase.label(), detail.view.transport), ("closing", "tcp"));
         home.connections.remove(ids[1]);
         assert!(home.inspect_connection(&cx, ids[1]).is_none());
     }

@@ -37,6 +37,7 @@ mod updates;
 mod write_order;
 
 pub use admission::{READ_BYTES, ReadBudget};
+pub use connection::Phase;
 pub use edges::NotTaken;
 pub use handoff::Handoff;
 pub use long_poll::{PollOutcome, PollRequest, PollSession};
@@ -56,7 +57,7 @@ use crate::session::{Answer, Feed, Session, SessionNames};
 use crate::wire::websocket::append_close;
 use admission::Admission;
 use channel_entry::HomeChannel;
-use connection::{AuthState, Connection, Phase, Transport};
+use connection::{AuthState, Connection, Transport};
 use connections::{ActiveConnection, Connections};
 use documents::Audience;
 use drain::Drain;
