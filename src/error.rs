@@ -116,6 +116,9 @@ pub enum Disconnect {
     OldClient,
     #[error("the token has expired")]
     TokenExpired,
+    /// The operator has taken the key away, or some of what it allows.
+    #[error("the credentials are no longer valid")]
+    Revoked,
     #[error("credentials refused")]
     BadCredentials,
     /// The same session continues on another connection.
@@ -153,7 +156,8 @@ impl Disconnect {
             Disconnect::UnknownProtocol => 1003,
             Disconnect::Utf8 => 1007,
             Disconnect::GreetingTimeout | Disconnect::WireVersion | Disconnect::OldClient => 1008,
-            Disconnect::TokenExpired | Disconnect::BadCredentials | Disconnect::Operator => 1008,
+            Disconnect::TokenExpired | Disconnect::Revoked => 1008,
+            Disconnect::BadCredentials | Disconnect::Operator => 1008,
             Disconnect::TooLarge => 1009,
             Disconnect::Internal => 1011,
             Disconnect::Slow | Disconnect::ConnectionLimit => 1013,

@@ -40,6 +40,18 @@ pub enum OnTimeout {
     Allow,
 }
 
+/// Events of channels that webhooks are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhookEvent {
+    /// A member has entered, updated its state, or left.
+    Presence,
+    /// The channel has its first subscriber or member, or has had none for `vacated_delay_ms`.
+    Occupancy,
+    /// A message was published.
+    Messages,
+}
+
 /// What counts as a heartbeat of a member (`protocols/nodedb.md` section 9, decision 12).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Heartbeat {
@@ -143,6 +155,12 @@ pub struct Policy {
     /// How the log of these events behaves, if they are kept.
     #[serde(skip)]
     pub presence_log: Option<Arc<Policy>>,
+    /// Minimum interval between messages `[meta]occupancy` with the numbers of members and
+    /// subscribers, which the subscribers of a channel receive when these have changed,
+    /// milliseconds; 0: none.
+    pub occupancy_interval_ms: u64,
+    /// Events that `[webhooks]` is told of.
+    pub webhook_events: Vec<WebhookEvent>,
     /// How long a peer that another one has denied waits before it is asked about again, unless the
     /// denial says, milliseconds. Of two peers in several channels, the first one counts.
     pub deny_ttl_ms: u64,
@@ -192,6 +210,8 @@ impl Default for Policy {
             peer_metadata_max_bytes: 4096,
             presence_history_s: 0,
             presence_log: None,
+            occupancy_interval_ms: 0,
+            webhook_events: Vec::new(),
             deny_ttl_ms: 30_000,
         }
     }
@@ -216,6 +236,14 @@ impl Pattern {
         match self {
             Pattern::Prefix(prefix) => channel.starts_with(&**prefix),
             Pattern::Exact(name) => channel == &**name,
+        }
+    }
+
+    /// A name that it matches, and of patterns that are longer none but itself.
+    fn example(&self) -> String {
+        match self {
+            Pattern::Prefix(prefix) => format!("{prefix}\u{10ffff}"),
+            Pattern::Exact(name) => name.to_string(),
         }
     }
 
@@ -257,6 +285,22 @@ impl Policies {
         let all = Pattern::Prefix("".into());
         let is_needless = self.rules.iter().any(|(pattern, _)| *pattern == all);
         (!is_needless).then_some((all, &self.default))
+    }
+
+    /// Where messages of a channel, and the events of its members, are stored.
+    fn storage_of(&self, channel: &str) -> (Durability, Option<Durability>) {
+        let policy = self.for_channel(channel);
+        (policy.durability, policy.presence_log.as_ref().map(|log| log.durability))
+    }
+
+    /// A pattern of either with channels that are stored elsewhere than under `before`. Patterns
+    /// are prefixes and names, so one name per pattern stands for all channels.
+    pub fn stored_elsewhere(&self, before: &Policies) -> Option<Pattern> {
+        let rules = self.rules.iter().chain(&before.rules).map(|(pattern, _)| pattern.clone());
+        rules.chain([Pattern::Prefix("".into())]).find(|pattern| {
+            let name = pattern.example();
+            self.storage_of(&name) != before.storage_of(&name)
+        })
     }
 
     /// The policy of the first namespace that matches the channel, or that of the log of its

@@ -3,7 +3,7 @@
 #![cfg(feature = "server")]
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -14,115 +14,42 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use foony_client::{Client, KEY, Server};
 use headcount::client::prelude as graph;
 use headcount::config::Config;
-use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Hooks, Stop};
+use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Handle, Hooks};
 use headcount::wire::foony::{Auth, Content, Cursor, Event, Publish, Request, binary};
 use headcount::wire::sync::message::presence::PresenceUpdate;
 use headcount::wire::sync::message::session::Handshake;
 use headcount::wire::sync::{self, Header, Layout, Message, Parsed};
-use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
-use sha2::Sha256;
+use service::{Asked, SECRET, Service};
 
 mod foony_client;
 mod served;
+mod service;
 mod tempdir;
-
-const SECRET: &str = "wh_sécret";
 
 /// How long a test waits for something that is expected.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// A request that the service received: its signature, and its body.
-#[derive(Clone, Debug)]
-struct Asked {
-    signature: String,
-    body: String,
-    json: Value,
-}
-
-impl Asked {
-    fn is(&self, kind: &str) -> bool {
-        self.json["kind"] == kind
-    }
-}
-
 /// A service that decides by a function; `None` hangs for longer than anybody waits.
-struct Service {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+fn service(decide: impl Fn(&Value) -> Option<Value> + Send + Sync + 'static) -> Service {
+    Service::start(move |question| decide(question).map(|answer| (200, answer)))
 }
 
 impl Service {
-    /// Lives until the process ends.
-    fn start(decide: impl Fn(&Value) -> Option<Value> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (asked, decide) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::new(decide));
-        let noted = Arc::clone(&asked);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (noted, decide) = (Arc::clone(&noted), Arc::clone(&decide));
-                thread::spawn(move || serve(stream.unwrap(), &noted, &*decide));
-            }
-        });
-        Service { address, asked }
-    }
-
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
-    }
-
     fn count(&self, kind: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.is(kind)).count()
+        self.asked().iter().filter(|asked| asked.json["kind"] == kind).count()
     }
 
     /// The first request of this kind.
     fn first(&self, kind: &str) -> Asked {
-        self.asked().into_iter().find(|asked| asked.is(kind)).expect("a request")
+        self.asked().into_iter().find(|asked| asked.json["kind"] == kind).expect("a request")
     }
 
     /// Configuration of a server that asks it.
     fn config(&self, more: &str) -> String {
         let url = format!("http://{}/admit", self.address);
         format!("[admission]\nwebhook = {url:?}\nsecret = {SECRET:?}\n{more}\n")
-    }
-}
-
-fn serve(
-    stream: TcpStream,
-    noted: &Mutex<Vec<Asked>>,
-    decide: &dyn Fn(&Value) -> Option<Value>,
-) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (mut line, mut length, mut signature) = (String::new(), 0, String::new());
-        reader.read_line(&mut line).ok().filter(|&count| count > 0)?;
-        assert_eq!(line, "POST /admit HTTP/1.1\r\n");
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header).ok()?;
-            let Some((name, value)) = header.trim().split_once(": ") else { break };
-            match &*name.to_ascii_lowercase() {
-                "content-length" => length = value.parse().unwrap(),
-                "headcount-signature" => value.clone_into(&mut signature),
-                "content-type" => assert_eq!(value, "application/json"),
-                _ => {}
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let body = String::from_utf8(body).unwrap();
-        let json: Value = serde_json::from_str(&body).unwrap();
-        noted.lock().unwrap().push(Asked { signature, body, json: json.clone() });
-        let Some(answer) = decide(&json) else {
-            thread::sleep(Duration::from_secs(3600));
-            return None;
-        };
-        let answer = answer.to_string();
-        let length = answer.len();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-        reader.get_mut().write_all((head + &answer).as_bytes()).ok()?;
     }
 }
 
@@ -261,21 +188,14 @@ fn exchange(
 
 #[test]
 fn requests_are_signed_and_have_every_field() {
-    let service = Service::start(allow);
+    let service = service(allow);
     let server = Server::start(&service.config(""));
     let mut client = Client::connect(&server, "ann", "");
     assert_eq!(outcome(&mut client, subscribe("room:1")), Ok(()));
     assert_eq!(outcome(&mut client, |id| publish(id, "room:1")), Ok(()));
     let asked = service.first("publish");
-    let Asked { signature, body, json } = &asked;
-    let (time, mac) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    assert!(time.parse::<u64>().unwrap().abs_diff(now_s) < 60, "{signature}");
-    let mut expected = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
-    expected.update(format!("{time}.{body}").as_bytes());
-    let expected: String =
-        expected.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(mac, expected);
+    asked.check_signature();
+    let json = &asked.json;
     for (name, value) in [
         ("v", json!(1)),
         ("kind", json!("publish")),
@@ -290,9 +210,9 @@ fn requests_are_signed_and_have_every_field() {
             json!({"app": "demo", "key": "demo.kid_main", "identity_service_metadata": {}}),
         ),
     ] {
-        assert_eq!(json[name], value, "{name} of {body}");
+        assert_eq!(json[name], value, "{name} of {json}");
     }
-    assert!(json["peer_key"].as_str().unwrap().starts_with("pk"), "{body}");
+    assert!(json["peer_key"].as_str().unwrap().starts_with("pk"), "{json}");
     assert_eq!(service.first("connect").json["channel"], Value::Null);
     assert_eq!(server.counter("headcount_admission_requests", "\"allow\""), 3);
     assert_eq!(server.counter("headcount_admission_latency_seconds_count", ""), 3);
@@ -300,7 +220,7 @@ fn requests_are_signed_and_have_every_field() {
 
 #[test]
 fn a_denial_reaches_a_foony_client_with_its_reason() {
-    let service = Service::start(|asked| {
+    let service = service(|asked| {
         let of = |kind: &str| asked["kind"] == kind;
         Some(match asked["channel"].as_str() {
             None if asked["client_id"] == "mallory" => {
@@ -349,7 +269,7 @@ fn poll_connect(server: &Server, auth: &Auth<'_>) -> (String, Vec<u8>) {
 
 #[test]
 fn a_long_polling_client_is_connected_once_it_is_admitted() {
-    let service = Service::start(|_| {
+    let service = service(|_| {
         thread::sleep(Duration::from_millis(300));
         allow(&Value::Null)
     });
@@ -364,7 +284,7 @@ fn a_long_polling_client_is_connected_once_it_is_admitted() {
 #[test]
 fn a_denial_on_the_sync_wire_is_its_own_refusal() {
     let denials = Arc::new(Mutex::new(VecDeque::from(["connect", "presence"])));
-    let service = Service::start(move |asked| {
+    let service = service(move |asked| {
         let mut denials = denials.lock().unwrap();
         let is_denied = denials.front().is_some_and(|kind| asked["kind"] == *kind);
         if is_denied {
@@ -389,7 +309,7 @@ fn a_denial_on_the_sync_wire_is_its_own_refusal() {
 
 #[test]
 fn rest_requests_are_asked_about_too() {
-    let service = Service::start(|asked| {
+    let service = service(|asked| {
         let is_closed = asked["channel"] == "room:closed";
         Some(json!({"allow": !is_closed, "reason": "closed room"}))
     });
@@ -411,8 +331,7 @@ fn rest_requests_are_asked_about_too() {
 #[test]
 fn without_an_answer_in_time_a_request_is_denied_or_allowed_as_configured() {
     for (on_timeout, is_allowed) in [("deny", false), ("allow", true)] {
-        let service =
-            Service::start(|asked| (asked["kind"] == "connect").then(|| json!({"allow": true})));
+        let service = service(|asked| (asked["kind"] == "connect").then(|| json!({"allow": true})));
         let more = format!("timeout_ms = 400\non_timeout = {on_timeout:?}");
         let server = Server::start(&service.config(&more));
         let mut client = Client::connect(&server, "ann", "");
@@ -434,7 +353,7 @@ fn without_an_answer_in_time_a_request_is_denied_or_allowed_as_configured() {
 
 #[test]
 fn an_answer_holds_for_its_time_to_live() {
-    let service = Service::start(|asked| {
+    let service = service(|asked| {
         let is_denied = asked["channel"] == "room:no";
         Some(json!({"allow": !is_denied, "ttl_s": if is_denied { 60 } else { 1 }}))
     });
@@ -457,7 +376,7 @@ fn an_answer_holds_for_its_time_to_live() {
 fn a_service_that_fails_is_left_alone_for_a_while() {
     let is_broken = Arc::new(Mutex::new(false));
     let broken = Arc::clone(&is_broken);
-    let service = Service::start(move |_| match *broken.lock().unwrap() {
+    let service = service(move |_| match *broken.lock().unwrap() {
         true => Some(json!("no answer")),
         false => Some(json!({"allow": true})),
     });
@@ -483,7 +402,7 @@ fn a_service_that_fails_is_left_alone_for_a_while() {
 #[test]
 fn a_service_that_is_not_there_denies() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let service = Service { address: gone, asked: Arc::default() };
+    let service = Service::gone(gone);
     let server = Server::start(&service.config(r#"kinds = ["publish"]"#));
     let mut client = Client::connect(&server, "ann", "");
     let (code, message) = outcome(&mut client, |id| publish(id, "room:1")).unwrap_err();
@@ -494,7 +413,7 @@ fn a_service_that_is_not_there_denies() {
 fn no_more_questions_of_a_shard_are_in_progress_than_configured() {
     let in_progress = Arc::new(Mutex::new((0, 0)));
     let counted = Arc::clone(&in_progress);
-    let service = Service::start(move |_| {
+    let service = service(move |_| {
         let begin = |(now, most): (i32, i32)| (now + 1, most.max(now + 1));
         let mut progress = counted.lock().unwrap();
         *progress = begin(*progress);
@@ -552,7 +471,7 @@ fn identity_metadata(
 
 #[test]
 fn identity_service_metadata_is_that_of_the_token_the_key_or_the_webhook() {
-    let service = Service::start(|asked| {
+    let service = service(|asked| {
         let mut answer = json!({"allow": true});
         if asked["client_id"] == "hooked" {
             answer["identity_service_metadata"] = json!({"from": "webhook"});
@@ -608,11 +527,12 @@ fn a_program_decides_by_itself_and_stops_its_server() {
         (AdmitKind::Connect, "panic") => panic!("as asked"),
         _ => Ok(AdmitAnswer::allow()),
     });
-    let (handle, stop) = Stop::new();
+    let handle = Handle::new();
+    let of_server = handle.clone();
     let (sender, ready) = mpsc::channel();
     let hooks =
         Hooks::new().admission(hook.unwrap()).on_ready(move |addresses| _ = sender.send(addresses));
-    let server = thread::spawn(move || server::run(config, hooks, stop));
+    let server = thread::spawn(move || server::run(config, hooks, of_server));
     let url = format!("ws://{}", ready.recv_timeout(WITHIN).unwrap().http);
     let config = |client| graph::ClientConfig::new(&url).key(KEY).client_id(client);
     assert_eq!(identity_metadata(&url, [config("ann")]), [json!({"from": "program"})]);

@@ -11,7 +11,9 @@ use headcount::config::{
     Anonymous, Config, InsecurePlaintext, SecretText, Shards, TenByteLayout, dev_key,
 };
 use headcount::limits::Limits;
-use headcount::policy::{Deliver, Durability, Heartbeat, OnTimeout, Policy, SlowConsumer};
+use headcount::policy::{
+    Deliver, Durability, Heartbeat, OnTimeout, Policy, SlowConsumer, WebhookEvent,
+};
 
 /// The example of the design, all of it.
 const EXAMPLE: &str = r#"
@@ -118,6 +120,12 @@ fn every_key_reaches_its_value() {
         graph_max_peers = 6
         peer_metadata_max_bytes = 7
         deny_ttl_ms = 800
+        occupancy_interval_ms = 10
+        webhook_events = ["presence", "messages"]
+        [webhooks]
+        url = "http://127.0.0.1:1/x"
+        secret = "s"
+        vacated_delay_ms = 11
         "#,
     );
     assert_eq!(config.sync.ten_byte_layout, TenByteLayout::V04);
@@ -142,7 +150,10 @@ fn every_key_reaches_its_value() {
         graph_max_peers: 6,
         peer_metadata_max_bytes: 7,
         deny_ttl_ms: 800,
+        occupancy_interval_ms: 10,
+        webhook_events: vec![WebhookEvent::Presence, WebhookEvent::Messages],
     };
+    assert_eq!(config.webhooks.vacated_delay_ms, 11);
     let expected = expected.with_presence_log(Durability::Memory);
     assert!(expected.presence_log.is_some());
     assert_eq!(**config.policies().for_channel("abc"), expected);
@@ -324,6 +335,13 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         cache_entries_max = 4
         breaker_failures = 5
         breaker_ms = 6
+        [webhooks]
+        url = "http://127.0.0.1:9000/events"
+        secret = "sk_main_secret"
+        batch_events_max = 7
+        [[namespace]]
+        match = "told:*"
+        webhook_events = ["occupancy"]
         [[auth.key]]
         name = "demo.k"
         secret = "sk_main_secret"
@@ -342,12 +360,13 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         assert_eq!(second.anonymous().0, first.anonymous().0);
         assert_eq!(second.anonymous_app(), first.anonymous_app());
         assert_eq!(second.auth.identity_claim, first.auth.identity_claim);
-        assert_eq!(format!("{:?}", second.admission), format!("{:?}", first.admission));
+        assert_eq!(second.admission, first.admission);
+        assert_eq!(second.webhooks, first.webhooks);
         for (again, key) in second.auth.key.iter().zip(&first.auth.key) {
             assert_eq!((&again.name, &again.capability), (&key.name, &key.capability));
             assert_eq!(again.identity_metadata, key.identity_metadata);
         }
-        for channel in ["chat:a", "game", "q\"x"] {
+        for channel in ["chat:a", "game", "q\"x", "told:a"] {
             assert_eq!(
                 second.policies().for_channel(channel),
                 first.policies().for_channel(channel)
@@ -401,6 +420,15 @@ fn the_admission_hook_has_its_keys_and_what_it_lacks_is_named() {
         ("weebhook = \"http://x/\"", "webhook"),
     ] {
         let error = read(&format!("[admission]\n{keys}")).unwrap_err();
+        assert!(error.contains(named), "{keys}: {error}");
+    }
+    for (keys, named) in [
+        ("[webhooks]\nurl = \"http://x/\"", "`secret`"),
+        ("[webhooks]\nspool_events_max = 0", "1 to"),
+        ("[[namespace]]\nmatch = \"a\"\nwebhook_events = [\"occupancy\"]", "[webhooks]"),
+        ("[[namespace]]\nmatch = \"a\"\nwebhook_events = [\"joins\"]", "joins"),
+    ] {
+        let error = read(keys).unwrap_err();
         assert!(error.contains(named), "{keys}: {error}");
     }
     let long = "x".repeat(4096);

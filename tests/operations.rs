@@ -14,6 +14,7 @@ use headcount::wire::sync::message::Map;
 use headcount::wire::sync::message::session::{Handshake, PingPong};
 use headcount::wire::sync::{Layout, Message, append_message};
 use raw::UPGRADE;
+use serde_json::Value;
 use served::Served;
 use tempdir::Dir;
 
@@ -163,7 +164,31 @@ fn signals_that_do_not_stop_a_server_leave_it_alone() {
     assert_eq!(server.end(), Some(0));
     let mut log = String::new();
     server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert_eq!(log.matches("SIGHUP").count(), 1, "{log}");
+    assert_eq!(log.matches("reloaded the configuration").count(), 1, "{log}");
+}
+
+#[test]
+fn a_json_log_has_an_object_in_each_line_also_for_a_failure() {
+    let folder = Dir::new();
+    let mut server = Server::start(&folder, KEYED, &["--log-format", "json"]);
+    let taken = server.http.to_string();
+    server.signal("HUP");
+    server.signal("TERM");
+    assert_eq!(server.end(), Some(0));
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let has = |message: &str| lines.iter().any(|line| line["message"] == message);
+    assert!(has("draining") && lines.iter().all(|line| line["level"].is_string()), "{log}");
+
+    let folder = Dir::new();
+    let other = std::net::TcpListener::bind(taken).unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let arguments = ["--log-format", "json", "--http", &address];
+    let said = Server::try_start(&folder, KEYED, &arguments).map(drop).unwrap_err();
+    let line: Value = serde_json::from_str(&said).unwrap();
+    assert!(line["message"].as_str().unwrap().contains(&address), "{said}");
+    assert_eq!(line["level"], "ERROR");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::channel::{Change, ChangeKind, State};
 use crate::ids::{Clocks, ConnAddr};
 use crate::session::message_pack_state;
 use crate::session::presence_history::{LoggedMember, given};
-use crate::shard::MemberView;
+use crate::shard::{MemberList, MemberView};
 use crate::wire::msgpack;
 
 /// A member of a list, or the member of an event.
@@ -87,11 +87,14 @@ impl Event {
 
 /// The response to a members request. `next`: the cursor of the next page; not there when all were
 /// asked for.
-pub fn members(app: &str, channel: &str, members: &[MemberView], next: Option<u64>) -> Value {
+pub fn members(app: &str, channel: &str, list: &MemberList, next: Option<u64>) -> Value {
     let member =
         |member: &MemberView| Member { lingering: Some(member.lingering), ..Member::of(member) };
-    let members: Vec<Member> = members.iter().map(member).collect();
+    let members: Vec<Member> = list.members.iter().map(member).collect();
     let mut answer = json!({ "app": app, "channel": channel, "members": members });
+    if list.sequence > 0 {
+        answer["sequence"] = list.sequence.into();
+    }
     if let Some(next) = next {
         answer["next"] = next.to_string().into();
     }

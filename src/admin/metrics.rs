@@ -37,6 +37,20 @@ pub struct Process {
     /// Credentials refused in plain HTTP requests; shards count their own.
     pub refusals: Refusals,
     pub admission: AdmissionMetrics,
+    pub webhooks: WebhookCounts,
+}
+
+/// Counts of the webhooks.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookCounts {
+    /// Events that the receiver has accepted.
+    pub accepted: u64,
+    /// Requests that it has not.
+    pub failures: u64,
+    /// Events that are to be posted.
+    pub waiting: u64,
+    /// Events that were dropped, by reason.
+    pub dropped: [(&'static str, u64); 3],
 }
 
 /// What became of a question to the admission hook.
@@ -146,6 +160,7 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
     let help = "Duration of turns: what an event waits in a shard, and the time that it is busy";
     registry.register("turn_duration_seconds", help, DurationFamily(durations));
     register_admission(&mut registry, &process.admission);
+    register_webhooks(&mut registry, &process.webhooks);
     register_reasons(&mut registry, shards);
     let of_shards = shards.iter().map(|counters| &counters.refusals);
     let refusals = of_shards.chain([&process.refusals]).flat_map(Refusals::by_cause);
@@ -290,6 +305,25 @@ fn register_admission(registry: &mut Registry, admission: &AdmissionMetrics) {
     registry.register("admission_latency_seconds", help, admission.latency.clone());
 }
 
+fn register_webhooks(registry: &mut Registry, webhooks: &WebhookCounts) {
+    let counters = [
+        ("webhook_events", "Events that webhooks were told of", webhooks.accepted),
+        ("webhook_failures", "Requests to webhooks that were not accepted", webhooks.failures),
+    ];
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+    let waiting: Gauge = Gauge::default();
+    waiting.set(webhooks.waiting as i64);
+    registry.register("webhook_waiting", "Events that wait to be posted to webhooks", waiting);
+    let dropped = webhooks.dropped.into_iter().filter(|(reason, _)| !reason.is_empty());
+    let dropped = dropped.map(|(reason, count)| labelled("reason", reason, count));
+    let help = "Events that webhooks were not told of, by reason";
+    register(registry, "webhook_dropped", help, dropped);
+}
+
 fn register_reasons(registry: &mut Registry, shards: &[Counters]) {
     let reason = |(reason, count)| labelled("reason", reason, count);
     let ignored = by_shard(shards, |c| c.ignored().map(reason).collect());
@@ -329,6 +363,10 @@ mod tests {
             log_lines_lost: 3,
             refusals,
             admission: AdmissionMetrics::default(),
+            webhooks: WebhookCounts {
+                dropped: [("a", 0), ("b", 1), ("c", 2)],
+                ..Default::default()
+            },
         };
         encode(&[Counters::default(), counters], &process, exposition)
     }

@@ -15,5 +15,7 @@ pub use exposition::Exposition;
 pub use json::{
     Event, Member, changes_lines, members, members_at, present_lines, reset_line, users,
 };
-pub use metrics::{AdmissionMetrics, AdmissionOutcome, Process, encode as encode_metrics};
+pub use metrics::{
+    AdmissionMetrics, AdmissionOutcome, Process, WebhookCounts, encode as encode_metrics,
+};
 pub use routes::{Api, AppApi, ChannelApi, Route, ServerApi, Surface, route};

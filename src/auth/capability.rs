@@ -19,11 +19,14 @@ pub const CAPABILITY_PATTERNS_MAX: usize = 256;
 
 /// An operation on a channel (`protocols/foony.md` section 4).
 #[derive(Debug, EnumSetType, EnumString, IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
+#[strum(serialize_all = "snake_case")]
 pub enum Operation {
     Subscribe,
     Publish,
-    Presence,
+    /// Be a member, which others see.
+    PresenceEnter,
+    /// See the members.
+    PresenceSubscribe,
     History,
     /// Read the admin API. Only API keys can have it; in a token it is ignored.
     Admin,
@@ -40,6 +43,9 @@ pub enum Denied {
     NotThisOperation,
 }
 
+/// Both operations on members in one word, as clients know it.
+const PRESENCE: &str = "presence";
+
 /// The operations of one pattern.
 struct Operations(EnumSet<Operation>);
 
@@ -48,15 +54,21 @@ impl Operations {
     fn parse(word: &str) -> Option<EnumSet<Operation>> {
         match word {
             "*" => Some(EnumSet::all()),
+            PRESENCE => Some(Operation::PresenceEnter | Operation::PresenceSubscribe),
             word => word.parse::<Operation>().ok().map(EnumSet::only),
         }
     }
 
     fn words(operations: EnumSet<Operation>) -> Vec<&'static str> {
-        match operations == EnumSet::all() {
-            true => vec!["*"],
-            false => operations.into_iter().map(Operation::into).collect(),
+        if operations == EnumSet::all() {
+            return vec!["*"];
         }
+        let both = Operation::PresenceEnter | Operation::PresenceSubscribe;
+        let (presence, others) = match operations.is_superset(both) {
+            true => (Some(PRESENCE), operations - both),
+            false => (None, operations),
+        };
+        presence.into_iter().chain(others.into_iter().map(Operation::into)).collect()
     }
 }
 
@@ -66,8 +78,8 @@ impl<'de> Deserialize<'de> for Operations {
         for word in Vec::<String>::deserialize(deserializer)? {
             all |= Operations::parse(&word).ok_or_else(|| {
                 de::Error::custom(format_args!(
-                    "unknown operation `{word}`, use subscribe, publish, presence, history, admin \
-                     or *"
+                    "unknown operation `{word}`, use subscribe, publish, presence, \
+                     presence_enter, presence_subscribe, history, admin or *"
                 ))
             })?;
         }
@@ -318,6 +330,23 @@ mod tests {
                     assert_eq!(cap.allows(channel, wanted), expected, "{cap} {wanted:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn presence_is_the_word_for_both_of_its_halves() {
+        for (read, written) in [
+            (r#"{"*":["presence"]}"#, r#"{"*":["presence"]}"#),
+            (r#"{"*":["presence_enter","presence_subscribe"]}"#, r#"{"*":["presence"]}"#),
+            (r#"{"*":["presence_enter"]}"#, r#"{"*":["presence_enter"]}"#),
+            (r#"{"*":["history","presence"]}"#, r#"{"*":["presence","history"]}"#),
+        ] {
+            assert_eq!(capability(read).to_string(), written);
+        }
+        let both = capability(r#"{"*":["presence"]}"#);
+        for half in [r#"{"a":["presence_enter"]}"#, r#"{"a":["presence_subscribe"]}"#] {
+            let half = capability(half);
+            assert!(both.covers(&half) && !half.covers(&both));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use derive_more::Debug;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::keyring::{Grant, Identity};
@@ -110,6 +111,20 @@ pub enum Material {
     Jwks { json: String, algorithm: Option<SignatureAlgorithm> },
 }
 
+/// The first bytes of a SHA-256; zero for a JWK set and for no key.
+pub(super) type Fingerprint = [u8; 8];
+
+impl Material {
+    fn fingerprint(&self) -> Fingerprint {
+        let text = match self {
+            Material::Hs256(text) | Material::PublicKey { pem: text, .. } => text,
+            Material::Jwks { .. } => return Fingerprint::default(),
+        };
+        let digest = Sha256::digest(text);
+        std::array::from_fn(|at| digest[at])
+    }
+}
+
 /// Required claims of a key's tokens. A token with an `aud` is refused unless that audience is
 /// configured (RFC 7519 section 4.1.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,6 +159,7 @@ impl Key {
         let grant = Arc::new(Grant {
             app: Arc::clone(&name.app),
             key_name: Some(Arc::clone(&name.text)),
+            fingerprint: material.fingerprint(),
             capability: Arc::new(capability),
         });
         let rules = TokenRules::default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::decode_header;
 
-use super::key::{SECRET_BYTES_MAX, Secret};
+use super::key::{Fingerprint, SECRET_BYTES_MAX, Secret};
 use super::verifier::{Claims, Verifier};
 use super::{Capability, CredentialError, Key, KeyError};
 
@@ -19,13 +19,16 @@ pub struct Grant {
     pub app: Arc<str>,
     /// `None` for anonymous sessions.
     pub key_name: Option<Arc<str>>,
+    /// Of the key's secret or public key, so that another one of the same name is told apart.
+    pub(super) fingerprint: Fingerprint,
     pub capability: Arc<Capability>,
 }
 
 impl Grant {
     /// All operations in an app, without a key.
     pub fn anonymous(app: &str) -> Self {
-        Grant { app: app.into(), key_name: None, capability: Arc::new(Capability::all()) }
+        let (fingerprint, capability) = (Fingerprint::default(), Arc::new(Capability::all()));
+        Grant { app: app.into(), key_name: None, fingerprint, capability }
     }
 }
 
@@ -99,6 +102,16 @@ impl Keyring {
     /// The key of that name.
     pub fn key(&self, name: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.name() == name)
+    }
+
+    /// Whether a session with this grant of an earlier keyring may go on: its key is still here,
+    /// with the same secret or public key, and allows what the grant does. The keys of a JWK set
+    /// may change; tokens that those gone have signed are valid until they expire.
+    pub fn upholds(&self, grant: &Grant) -> bool {
+        let key = grant.key_name.as_ref().and_then(|name| self.key(name));
+        key.map(Key::grant).is_some_and(|now| {
+            now.fingerprint == grant.fingerprint && now.capability.covers(&grant.capability)
+        })
     }
 
     /// Verifies a bearer token (a compact JWS, RFC 7515). `now_wall_ms`: milliseconds since the

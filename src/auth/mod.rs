@@ -1,7 +1,7 @@
 //! Authentication and authorization: API keys, bearer tokens, capabilities.
 //!
-//! Invariant: immutable after start-up, without a clock or file access. The caller passes the time,
-//! the configuration the key material. It must never know wire protocols.
+//! Invariant: immutable, without a clock or file access: a reload makes another keyring. The caller
+//! passes the time, the configuration the key material. It must never know wire protocols.
 
 mod capability;
 mod error;

@@ -19,6 +19,7 @@ mod ending;
 mod failure;
 mod input;
 mod join;
+mod log;
 mod man;
 mod member;
 mod members;

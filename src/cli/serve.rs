@@ -1,24 +1,23 @@
 //! `serve`: from arguments and file to a running server.
 
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::env;
 use std::ffi::OsString;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::{panic, thread};
+use std::{env, io};
 
 use clap::Args;
 use clap::builder::OsStringValueParser;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
 
 use super::config::load;
 use super::failure::Failure;
+use super::log::{self, LogFormat};
 use crate::config::{Config, InsecurePlaintext, SecretText, Shards};
-use crate::server::{self, Banner, Hooks, LineQueue, Options, Takeover};
+use crate::server::{self, Banner, Handle, Hooks, LineQueue, Options, Takeover};
 
 /// Start a server; runs until SIGTERM, SIGINT or SIGQUIT, then drains
+///
+/// SIGHUP has it read the configuration again: keys, admin rules and namespaces change, and the log
+/// says what needs a restart. A configuration with an error changes nothing.
 ///
 /// Without a configuration file it listens on loopback only, with one shard per CPU and a
 /// development key. Once ready it prints `ready http=ADDR sync_tcp=ADDR admin=ADDR`. Options win
@@ -58,78 +57,53 @@ pub(super) struct Serve {
     /// Print the ready line only, no banner
     #[arg(long)]
     quiet: bool,
+    /// How the lines of the log look; json has no banner
+    #[arg(long, value_name = "FORMAT", env = "HEADCOUNT_LOG_FORMAT", default_value = "human")]
+    log_format: LogFormat,
 }
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
-        let banner = if self.quiet { Banner::Hidden } else { Banner::Shown };
-        let config = self.into_config()?;
+        let format = self.log_format;
+        let is_plain = format == LogFormat::Human && !self.quiet;
+        let banner = if is_plain { Banner::Shown } else { Banner::Hidden };
+        let config = self.config()?;
         let log = LineQueue::start("log", io::stderr())
             .map_err(|error| Failure::config("cannot start the log's thread", error))?;
-        log_to(&log);
+        log::start(&log, format);
         let options = Options { config, takeover, banner, log: log.clone() };
-        let served = server::stop_on_signals()
-            .and_then(|stop| server::serve(options, Hooks::new(), stop))
+        let handle = Handle::new();
+        let read_again = move || self.config().map_err(|failure| failure.message().to_owned());
+        let served = server::watch_signals(handle.clone(), read_again)
+            .and_then(|()| server::serve(options, Hooks::new(), handle))
             .map_err(|error| Failure::new(&error, error.exit_code()))
-            .map_err(|failure| failure.reported(|line| log.push(line)));
+            .map_err(|failure| {
+                failure.reported(|line| match format {
+                    LogFormat::Human => log.push(line),
+                    LogFormat::Json => {
+                        tracing::error!("{}", line.trim_start_matches("error: ").trim_end());
+                    }
+                })
+            });
         log.flush();
         served
     }
 
     /// The file with the options on top, checked.
-    fn into_config(self) -> Result<Config, Failure> {
+    fn config(&self) -> Result<Config, Failure> {
         let mut config = load(self.config.as_deref())?;
         config.listen.http = self.http.unwrap_or(config.listen.http);
         config.listen.sync_tcp = self.sync_tcp.unwrap_or(config.listen.sync_tcp);
         config.listen.admin = self.admin.unwrap_or(config.listen.admin);
         config.cores.shards = self.shards.unwrap_or(config.cores.shards);
-        config.data.dir = self.data_dir.map_or(config.data.dir, PathBuf::from);
+        config.data.dir = self.data_dir.as_ref().map_or(config.data.dir, PathBuf::from);
         config.check()?;
         let token = env::var("HEADCOUNT_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
         config.admin.token = config.admin_token(token)?.map(SecretText::new);
         config.check_exposure(plaintext(self.insecure_plaintext))?;
         Ok(config)
     }
-}
-
-/// What the store's engine does is of no interest as long as it works, unless it is asked for.
-fn without_engine(filter: EnvFilter, directives: &str) -> EnvFilter {
-    let quiet = ["fjall=warn", "lsm_tree=warn"].into_iter().filter_map(|text| text.parse().ok());
-    match directives.contains("fjall") || directives.contains("lsm_tree") {
-        true => filter,
-        false => quiet.fold(filter, EnvFilter::add_directive),
-    }
-}
-
-/// Sends events and panics to the log. `HEADCOUNT_LOG` selects events, in the syntax of `RUST_LOG`.
-fn log_to(log: &LineQueue) {
-    let directives = env::var("HEADCOUNT_LOG").unwrap_or_default();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    // Not its `parse_lossy`, which prints what it ignores and panics when that fails.
-    let (filter, flaw) = match filter.parse(&directives) {
-        Ok(filter) => (filter, None),
-        Err(flaw) => (EnvFilter::default().add_directive(LevelFilter::INFO.into()), Some(flaw)),
-    };
-    let filter = without_engine(filter, &directives);
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
-    // Fails only when a log exists already, which then serves as well.
-    let _ = events.with_ansi(false).log_internal_errors(false).try_init();
-    if let Some(flaw) = flaw {
-        tracing::warn!(%flaw, "HEADCOUNT_LOG is not understood: the level is info");
-    }
-    let log = log.clone();
-    // The default hook would wait for a standard error that is stuck.
-    panic::set_hook(Box::new(move |panic| {
-        let backtrace = Backtrace::capture();
-        let thread = thread::current();
-        let name = thread.name().unwrap_or("unnamed");
-        let backtrace = match backtrace.status() {
-            BacktraceStatus::Captured => format!("{backtrace}\n"),
-            _ => String::new(),
-        };
-        log.push(format!("thread '{name}' {panic}\n{backtrace}"));
-    }));
 }
 
 /// What `--insecure-plaintext` means.
@@ -164,7 +138,7 @@ mod tests {
 
     fn config(arguments: &[&str]) -> Result<Config, Failure> {
         let line = std::iter::once(&"serve").chain(arguments);
-        Line::try_parse_from(line).unwrap().serve.into_config()
+        Line::try_parse_from(line).unwrap().serve.config()
     }
 
     #[test]

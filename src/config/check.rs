@@ -8,7 +8,9 @@ use toml::Value;
 
 use super::keys::identity_metadata;
 use super::print::REDACTED;
-use super::schema::{Admin, Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, Shards};
+use super::schema::{
+    Admin, Config, Cores, KeyAlgorithm, KeyEntry, Listen, Namespace, SecretText, Shards,
+};
 use crate::auth::KeyName;
 use crate::limits::{IDENTITY_METADATA_BYTES_MAX, SHARDS_MAX};
 use crate::policy::{Durability, Policy};
@@ -79,6 +81,7 @@ pub(super) fn bounds(table: &str) -> &'static [Bound] {
         "cores" => &CORES_BOUNDS,
         "listen" => &LISTEN_BOUNDS,
         "admission" => &ADMISSION_BOUNDS,
+        "webhooks" => &WEBHOOK_BOUNDS,
         "documents" => &DOCUMENTS_BOUNDS,
         "limits" => &LIMIT_BOUNDS,
         "namespace" => &POLICY_BOUNDS,
@@ -91,7 +94,7 @@ type Check = Result<(), String>;
 
 /// Finds the first invalid value.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let checks = [cores, listen, auth, admin, admission, documents, limits, namespaces];
+    let checks = [cores, listen, auth, admin, admission, webhooks, documents, limits, namespaces];
     checks.into_iter().find_map(|check| check(config).err())
 }
 
@@ -200,16 +203,7 @@ fn key_metadata(entry: &KeyEntry) -> Check {
 fn admission(config: &Config) -> Result<(), Problem> {
     let place = Place::table("admission");
     let admission = &config.admission;
-    let secret = admission.secret.as_ref().map(|secret| secret_text(secret.expose()));
-    place.require("secret", secret.unwrap_or(Ok(())).map_err(str::to_owned))?;
-    if let Some(url) = &admission.webhook {
-        let is_http = url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
-        let why = format!("`{url}` is not supported, use http://HOST:PORT/PATH");
-        place.require("webhook", is_http.then_some(()).ok_or(why))?;
-        if admission.secret.is_none() {
-            return Err(place.problem("webhook", "it needs a `secret` to sign requests with"));
-        }
-    }
+    receiver(place, "webhook", admission.webhook.as_deref(), admission.secret.as_ref())?;
     let numbers = toml::Table::from_iter([
         ("timeout_ms".to_owned(), number(admission.timeout_ms)),
         ("in_flight_max".to_owned(), number(admission.in_flight_max.into())),
@@ -218,6 +212,47 @@ fn admission(config: &Config) -> Result<(), Problem> {
         ("breaker_ms".to_owned(), number(admission.breaker_ms)),
     ]);
     place.within(&numbers, &ADMISSION_BOUNDS)
+}
+
+fn webhooks(config: &Config) -> Result<(), Problem> {
+    let place = Place::table("webhooks");
+    let webhooks = &config.webhooks;
+    receiver(place, "url", webhooks.url.as_deref(), webhooks.secret.as_ref())?;
+    let numbers = toml::Table::from_iter([
+        ("timeout_ms".to_owned(), number(webhooks.timeout_ms)),
+        ("batch_events_max".to_owned(), number(webhooks.batch_events_max.into())),
+        ("batch_ms".to_owned(), number(webhooks.batch_ms)),
+        ("vacated_delay_ms".to_owned(), number(webhooks.vacated_delay_ms)),
+        ("spool_events_max".to_owned(), number(webhooks.spool_events_max.into())),
+    ]);
+    place.within(&numbers, &WEBHOOK_BOUNDS)
+}
+
+const WEBHOOK_BOUNDS: [Bound; 5] = [
+    ("timeout_ms", 10, 60_000),
+    ("batch_events_max", 1, 10_000),
+    ("batch_ms", 0, 60_000),
+    ("vacated_delay_ms", 0, HOUR_MS),
+    ("spool_events_max", 1, 100_000_000),
+];
+
+/// A service that signed requests are posted to. `key`: of its URL.
+fn receiver(
+    place: Place,
+    key: &'static str,
+    url: Option<&str>,
+    secret: Option<&SecretText>,
+) -> Result<(), Problem> {
+    let checked = secret.map_or(Ok(()), |secret| secret_text(secret.expose()));
+    place.require("secret", checked.map_err(str::to_owned))?;
+    let Some(url) = url else { return Ok(()) };
+    let is_http = url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
+    let why = format!("`{url}` is not supported, use http://HOST:PORT/PATH");
+    place.require(key, is_http.then_some(()).ok_or(why))?;
+    match secret {
+        Some(_) => Ok(()),
+        None => Err(place.problem(key, "it needs a `secret` to sign requests with")),
+    }
 }
 
 fn number(value: u64) -> Value {
@@ -337,6 +372,10 @@ fn namespaces(config: &Config) -> Result<(), Problem> {
         if policy.durability == Durability::Disk && config.data_dir().is_none() {
             return Err(place.problem("durability", NO_DIRECTORY));
         }
+        if !policy.webhook_events.is_empty() && config.webhooks.url.is_none() {
+            let why = "nobody is told without a `url` in [webhooks], give one or leave this out";
+            return Err(place.problem("webhook_events", why));
+        }
     }
     Ok(())
 }
@@ -354,7 +393,7 @@ fn reachable(config: &Config, index: usize, namespace: &Namespace) -> Check {
     }
 }
 
-const POLICY_BOUNDS: [Bound; 10] = [
+const POLICY_BOUNDS: [Bound; 11] = [
     ("presence_ttl_ms", 100, DAY_MS),
     ("presence_grace_ms", 0, HOUR_MS),
     ("presence_interval_ms", 0, 60_000),
@@ -364,6 +403,7 @@ const POLICY_BOUNDS: [Bound; 10] = [
     ("presence_history_s", 0, 10 * 366 * 86_400),
     ("graph_max_peers", 1, 1_000_000),
     ("peer_metadata_max_bytes", 2, 64 * 1024),
+    ("occupancy_interval_ms", 0, HOUR_MS),
     ("deny_ttl_ms", 100, DAY_MS),
 ];
 

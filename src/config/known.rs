@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::check::Problem;
 use super::schema::{
     Admin, Admission, Auth, Config, Cores, Data, Debugging, Documents, KeyEntry, Listen, Namespace,
-    SyncWire,
+    SyncWire, Webhooks,
 };
 use crate::limits::Limits;
 
@@ -23,7 +23,7 @@ const SAME_TABLE_BONUS: f64 = 0.2;
 type Keys = &'static [&'static str];
 
 /// Every table with its keys.
-pub(super) fn tables() -> [(&'static str, Keys); 13] {
+pub(super) fn tables() -> [(&'static str, Keys); 14] {
     [
         ("", serde_introspect::<Config>()),
         ("cores", serde_introspect::<Cores>()),
@@ -33,6 +33,7 @@ pub(super) fn tables() -> [(&'static str, Keys); 13] {
         ("auth.key", serde_introspect::<KeyEntry>()),
         ("admin", serde_introspect::<Admin>()),
         ("admission", serde_introspect::<Admission>()),
+        ("webhooks", serde_introspect::<Webhooks>()),
         ("sync", serde_introspect::<SyncWire>()),
         ("documents", serde_introspect::<Documents>()),
         ("limits", serde_introspect::<Limits>()),

@@ -12,6 +12,7 @@ mod keys;
 mod known;
 mod print;
 mod reference;
+mod reload;
 mod schema;
 
 use std::fs;
@@ -28,7 +29,7 @@ pub use dev_key::{create_data_dir, replace_file};
 pub use exposure::{Anonymous, Demo, InsecurePlaintext};
 pub use schema::{
     Admin, Admission, Auth, Config, Cores, Data, Debugging, Documents, IdentityClaim, KeyAlgorithm,
-    KeyEntry, Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout,
+    KeyEntry, Listen, Namespace, SecretText, Shards, SyncWire, TenByteLayout, Webhooks,
 };
 
 /// One line, `what: why`, that says what to do. The command line prints it after `error: ` and

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use toml::Value;
 
-use super::schema::{Admin, Admission, Config, KeyEntry};
+use super::schema::{Admin, Admission, Config, KeyEntry, Webhooks};
 use super::{Anonymous, Demo};
 use crate::policy::{Pattern, Policy};
 
@@ -25,6 +25,7 @@ impl Config {
         self.print_auth(&mut page);
         self.print_admin(&mut page);
         self.print_admission(&mut page);
+        self.print_webhooks(&mut page);
         page.table("sync", &self.sync);
         self.print_documents(&mut page);
         page.table("limits", &self.limits);
@@ -84,6 +85,18 @@ impl Config {
         page.note(reason);
         page.key("demo", &(demo != Demo::Off));
         page.key("echo", &self.debug.echo);
+    }
+
+    fn print_webhooks(&self, page: &mut Page) {
+        let Webhooks { url, secret, timeout_ms, batch_events_max, .. } = &self.webhooks;
+        page.line("\n[webhooks]");
+        page.optional("url", url, "nothing is posted");
+        page.optional("secret", &secret.as_ref().map(|_| REDACTED), "no secret");
+        page.key("timeout_ms", timeout_ms);
+        page.key("batch_events_max", batch_events_max);
+        page.key("batch_ms", &self.webhooks.batch_ms);
+        page.key("vacated_delay_ms", &self.webhooks.vacated_delay_ms);
+        page.key("spool_events_max", &self.webhooks.spool_events_max);
     }
 
     fn print_admission(&self, page: &mut Page) {

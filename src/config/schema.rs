@@ -16,6 +16,7 @@ use crate::ids::Listener;
 use crate::limits::Limits;
 use crate::policy::{
     AdmitKind, Deliver, Durability, Heartbeat, OnTimeout, Pattern, Policy, SlowConsumer,
+    WebhookEvent,
 };
 
 /// A configuration; the default is that without a file.
@@ -31,6 +32,7 @@ pub struct Config {
     pub auth: Auth,
     pub admin: Admin,
     pub admission: Admission,
+    pub webhooks: Webhooks,
     pub sync: SyncWire,
     pub documents: Documents,
     pub limits: Limits,
@@ -51,7 +53,7 @@ pub enum Shards {
 }
 
 /// `[cores]`: shards and their CPUs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cores {
     /// Shards, each with a thread of its own. With `pin` and without a number, one per pinned CPU.
@@ -75,7 +77,7 @@ impl Cores {
 }
 
 /// `[listen]`: addresses, and load balancers in front of them.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// Address for WebSocket, REST and long-polling, `IP:PORT`; port 0 takes a free one.
@@ -156,7 +158,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// `[data]`: where durable data is stored.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// Directory of the store, the reserved serials and the development key, created with mode
@@ -202,7 +204,7 @@ impl Default for IdentityClaim {
 }
 
 /// `[admission]`: the hook that decides who may connect, subscribe, be present and publish.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admission {
     /// URL that questions are posted to, `http://HOST:PORT/PATH`. Not set: nothing is asked.
@@ -238,6 +240,40 @@ impl Default for Admission {
             cache_entries_max: 10_000,
             breaker_failures: 10,
             breaker_ms: 5_000,
+        }
+    }
+}
+
+/// `[webhooks]`: where events of channels are posted. `webhook_events` of a namespace says which.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// URL that events are posted to, `http://HOST:PORT/PATH`. Not set: nothing is posted.
+    pub url: Option<String>,
+    /// Key of the signature of each request, UTF-8. Required with `url`.
+    pub secret: Option<SecretText>,
+    /// Time for an answer. Without one, and with one that is not 2xx, the request is repeated.
+    pub timeout_ms: u64,
+    /// Events in one request.
+    pub batch_events_max: u32,
+    /// How long the first event of a request waits for further ones.
+    pub batch_ms: u64,
+    /// How long a channel is without subscribers and members before `vacated` is posted.
+    pub vacated_delay_ms: u64,
+    /// Events that wait, on disk with a data directory. Further ones are dropped.
+    pub spool_events_max: u32,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Webhooks {
+            url: None,
+            secret: None,
+            timeout_ms: 10_000,
+            batch_events_max: 100,
+            batch_ms: 100,
+            vacated_delay_ms: 3_000,
+            spool_events_max: 100_000,
         }
     }
 }
@@ -306,8 +342,10 @@ pub struct KeyEntry {
     /// Required `aud` of tokens. Not set: tokens with an audience are refused.
     pub audience: Option<String>,
     /// What the key, and tokens signed with it, may do: operations (`subscribe`, `publish`,
-    /// `presence`, `history`, `admin`, `*`) by channel pattern (`*`, a name, or `prefix:*`), at
-    /// most 256 patterns. The names of collections of documents are matched as well.
+    /// `presence`, `presence_enter`, `presence_subscribe`, `history`, `admin`, `*`) by channel
+    /// pattern (`*`, a name, or `prefix:*`), at most 256 patterns. `presence` is to enter and to
+    /// see the members; `presence_enter` is to be seen only, `presence_subscribe` to see only. The
+    /// names of collections of documents are matched as well.
     #[serde(default = "Capability::all")]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub capability: Capability,
@@ -331,7 +369,7 @@ pub enum TenByteLayout {
 }
 
 /// `[sync]`: options of the sync wire.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncWire {
     /// Layout of frames with the 10-byte header, which does not tell the two apart.
@@ -339,7 +377,7 @@ pub struct SyncWire {
 }
 
 /// `[documents]`: the relay of documents between devices on the sync wire.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Documents {
     /// Where documents are stored. With `none` there is no relay, and pushes are rejected. Not set:
@@ -360,7 +398,7 @@ impl Default for Documents {
 }
 
 /// `[debug]`: options for trials and tests.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debugging {
     /// Serves the demo page at `/`, whose visitors may use the channels `demo:*`. Not set: to
@@ -395,6 +433,8 @@ pub struct Namespace {
     pub presence_history_s: Option<u64>,
     pub graph_max_peers: Option<u32>,
     pub peer_metadata_max_bytes: Option<u32>,
+    pub occupancy_interval_ms: Option<u64>,
+    pub webhook_events: Option<Vec<WebhookEvent>>,
     pub deny_ttl_ms: Option<u64>,
 }
 
@@ -424,6 +464,11 @@ impl Namespace {
             peer_metadata_max_bytes: self
                 .peer_metadata_max_bytes
                 .unwrap_or(base.peer_metadata_max_bytes),
+            occupancy_interval_ms: self.occupancy_interval_ms.unwrap_or(base.occupancy_interval_ms),
+            webhook_events: self
+                .webhook_events
+                .clone()
+                .unwrap_or_else(|| base.webhook_events.clone()),
             deny_ttl_ms: self.deny_ttl_ms.unwrap_or(base.deny_ttl_ms),
         }
     }

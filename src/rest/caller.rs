@@ -246,7 +246,7 @@ pub(super) mod tests {
         for (channel, operation, expected) in [
             ("chat:a", Operation::Publish, 0),
             ("chat:a", Operation::History, 0),
-            ("chat:a", Operation::Presence, 40301),
+            ("chat:a", Operation::PresenceSubscribe, 40301),
             ("game", Operation::Publish, 40302),
             ("chat", Operation::Publish, 40302),
             ("", Operation::Publish, 40001),

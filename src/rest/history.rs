@@ -87,7 +87,8 @@ fn page(
     }
 }
 
-fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
+/// Appends a message of a publish to a JSON array.
+pub(super) fn push_item(out: &mut Vec<u8>, message: &Message, part: &Part) {
     if out.len() > 1 {
         out.push(b',');
     }

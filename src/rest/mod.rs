@@ -9,6 +9,7 @@
 //! parse bodies and make a [`Reply`]. A [`Refusal`] is the reply to a failed request.
 
 mod caller;
+mod event;
 mod history;
 mod object;
 mod poll;
@@ -21,6 +22,7 @@ mod route;
 mod token;
 
 pub use caller::Caller;
+pub use event::{channel_event, webhook_body};
 pub use history::{history, presence_history};
 pub use poll::{PollRoute, SESSION_HEADER, parse_session, polled};
 pub use presence::presence;

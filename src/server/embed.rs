@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -11,7 +12,7 @@ use super::admission::AdmissionHook;
 use super::line_queue::LineQueue;
 use super::listen::Takeover;
 use super::start::{Addresses, Options, StartError, serve};
-use crate::config::{Config, InsecurePlaintext};
+use crate::config::{Config, ConfigError, InsecurePlaintext};
 
 /// What an embedding program takes part in.
 #[derive(Default)]
@@ -38,19 +39,29 @@ impl Hooks {
     }
 }
 
-/// When a server stops.
-#[derive(Debug)]
-pub struct Stop {
-    pub(super) stops: Receiver<()>,
-    /// Without a handle nothing is received, which is not the same as an end.
-    handle: StopHandle,
+/// Stops a server, and changes its configuration while it runs. Clones are handles of the same
+/// server; dropping them does not stop it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    stops: (Sender<()>, Receiver<()>),
+    reloads: (Sender<Reload>, Receiver<Reload>),
+    asked: Arc<AtomicU8>,
 }
 
-/// Stops a server.
-#[derive(Clone, Debug)]
-pub struct StopHandle {
-    stops: Sender<()>,
-    asked: Arc<AtomicU8>,
+/// A configuration to take up, and where the outcome goes.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub config: Box<Config>,
+    pub outcome: Sender<Result<Vec<&'static str>, ConfigError>>,
+}
+
+/// Why a server goes on with the configuration that it had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("the server has not started yet, or is about to stop")]
+    NotServing,
 }
 
 /// What a server has been asked so far.
@@ -58,49 +69,72 @@ const NOTHING: u8 = 0;
 const TO_DRAIN: u8 = 1;
 const TO_STOP: u8 = 2;
 
-impl Stop {
-    /// A server stops when its handle says so. Dropping the handle does not stop it.
-    pub fn new() -> (StopHandle, Stop) {
-        let (sender, stops) = bounded(4);
-        let handle = StopHandle { stops: sender, asked: Arc::default() };
-        (handle.clone(), Stop { stops, handle })
-    }
+/// How long a server that runs takes at most to put a configuration in force.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
-    /// One more handle.
-    pub fn handle(&self) -> StopHandle {
-        self.handle.clone()
+impl Default for Handle {
+    fn default() -> Self {
+        Handle::new()
     }
 }
 
-impl StopHandle {
+impl Handle {
+    /// The handle of a server that is about to start.
+    pub fn new() -> Self {
+        Handle { stops: bounded(4), reloads: bounded(1), asked: Arc::default() }
+    }
+
     /// The server drains: requests in progress are answered, sessions are closed. A second call
     /// ends it without that.
     pub fn stop(&self) {
         if self.asked.swap(TO_STOP, Ordering::Relaxed) != TO_DRAIN {
             // Full: it has been told often enough.
-            let _ = self.stops.try_send(());
+            let _ = self.stops.0.try_send(());
         }
     }
 
-    /// The server drains; nothing more, however often it is called. A call of [`StopHandle::stop`]
+    /// Puts `[auth]`, `[admin]` and `[[namespace]]` of another configuration in force. Sessions end
+    /// whose key is gone, has another secret, or no longer allows what they may do. Returns the
+    /// other tables that differ, which are read at start only. Blocks until the executors have been
+    /// told.
+    ///
+    /// # Errors
+    /// [`ReloadError`]: nothing has changed.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, ReloadError> {
+        let (outcome, told) = bounded(1);
+        let reload = Reload { config: Box::new(config), outcome };
+        self.reloads.0.try_send(reload).map_err(|_| ReloadError::NotServing)?;
+        Ok(told.recv_timeout(RELOAD_WITHIN).map_err(|_| ReloadError::NotServing)??)
+    }
+
+    /// The server drains; nothing more, however often it is called. A call of [`Handle::stop`]
     /// after it is the first one.
     pub(super) fn drain(&self) {
         let asked = &self.asked;
         if asked.compare_exchange(NOTHING, TO_DRAIN, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let _ = self.stops.try_send(());
+            let _ = self.stops.0.try_send(());
         }
+    }
+
+    /// Receives once for a drain, once more for an end.
+    pub(super) fn stops(&self) -> &Receiver<()> {
+        &self.stops.1
+    }
+
+    pub(super) fn reloads(&self) -> &Receiver<Reload> {
+        &self.reloads.1
     }
 }
 
-/// Serves in this process until `stop`, then drains. Blocks the calling thread; shards run on
-/// threads of their own. Signals are left to the program.
+/// Serves in this process until [`Handle::stop`], then drains. Blocks the calling thread; shards
+/// run on threads of their own. Signals are left to the program.
 ///
 /// The configuration is as in the file; TLS is not built in, and that traffic beyond loopback is
 /// not encrypted is for the caller to judge ([`Config::check_exposure`]).
 ///
 /// ```no_run
 /// use headcount::config::Config;
-/// use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Hooks, Stop};
+/// use headcount::server::{self, AdmitAnswer, AdmitKind, Blocking, Handle, Hooks};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut config = Config::default();
@@ -114,11 +148,12 @@ impl StopHandle {
 ///     _ => Ok(AdmitAnswer::allow()),
 /// })?;
 ///
-/// let (handle, stop) = Stop::new();
+/// let handle = Handle::new();
 /// let hooks = Hooks::new()
 ///     .admission(hook)
 ///     .on_ready(|addresses| eprintln!("ready on {}", addresses.http));
-/// let server = std::thread::spawn(move || server::run(config, hooks, stop));
+/// let of_server = handle.clone();
+/// let server = std::thread::spawn(move || server::run(config, hooks, of_server));
 ///
 /// // ... later:
 /// handle.stop();
@@ -129,7 +164,7 @@ impl StopHandle {
 ///
 /// # Errors
 /// One line that says why the server cannot start, or what failed while it ran.
-pub fn run(config: Config, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
+pub fn run(config: Config, hooks: Hooks, handle: Handle) -> Result<(), StartError> {
     config.check()?;
     config.check_exposure(InsecurePlaintext::Allowed)?;
     let log = LineQueue::start("log", io::stderr())
@@ -137,7 +172,7 @@ pub fn run(config: Config, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
     let options = Options { config, takeover: Takeover::Refused, banner: Banner::Hidden, log };
     // The ready line is for those who start a process.
     let ready = hooks.ready.or_else(|| Some(Box::new(|_| {})));
-    serve(options, Hooks { ready, ..hooks }, stop)
+    serve(options, Hooks { ready, ..hooks }, handle)
 }
 
 #[cfg(test)]
@@ -146,8 +181,8 @@ mod tests {
 
     #[test]
     fn requests_to_drain_end_nothing_and_the_signal_after_one_is_the_first() {
-        let (handle, stop) = Stop::new();
-        let received = || stop.stops.try_iter().count();
+        let handle = Handle::new();
+        let received = || handle.stops().try_iter().count();
         handle.drain();
         handle.drain();
         assert_eq!(received(), 1);

@@ -21,22 +21,27 @@ pub mod mesh;
 mod probe;
 mod proxies;
 mod refusals;
+mod reload;
 mod ring;
+mod signals;
+mod signature;
 mod sockets;
 mod start;
 mod storage;
 mod turn;
 mod watchdog;
+mod webhooks;
 
 pub use admission::{
     AdmissionHook, AdmitAnswer, AdmitCtx, AdmitError, AdmitFuture, AdmitKind, Blocking,
 };
 pub use banner::Banner;
 pub(crate) use data_dir::DataDir;
-pub use embed::{Hooks, Stop, StopHandle, run};
+pub use embed::{Handle, Hooks, ReloadError, run};
 pub use line_queue::LineQueue;
 pub use listen::Takeover;
 pub(crate) use mesh::mailbox_bytes;
 pub(crate) use probe::{MEMLOCK_BYTES_MIN, descriptors_reserved, try_io_uring};
-pub use start::{Addresses, Options, StartError, serve, stop_on_signals};
+pub use signals::watch_signals;
+pub use start::{Addresses, Options, StartError, serve};
 pub(crate) use start::{STORE, shard_count};

@@ -1,5 +1,6 @@
 //! Starting, waiting for a reason to stop, stopping.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -9,10 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use enumset::EnumSet;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::Signals;
 
 use super::admission::AdmissionHook;
 use super::admission::gate::GateParts;
@@ -21,7 +19,7 @@ use super::banner::{self, Banner};
 use super::clock::Clock;
 use super::data_dir::DataDir;
 use super::edge;
-use super::embed::{Hooks, Stop, StopHandle};
+use super::embed::{Handle, Hooks};
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::listen::{self, Accept, ListenError, ShardListeners, SharedAddress, Takeover};
@@ -29,19 +27,17 @@ use super::mesh::{self, Endpoints, Mailboxes};
 use super::probe::{self, HostError};
 use super::proxies::Proxies;
 use super::refusals::{RefusalLog, ShardRefusals};
+use super::reload::{Fixed, Reloadable, Reloader};
 use super::storage::StoreClient;
 use super::turn::{Control, DescriptorBudget, Host, ShardParts, TurnLoop};
 use super::watchdog::{self, Dead, Health};
-use crate::admin::{Access, Keys, Reach};
-use crate::auth::{Grant, Origins};
-use crate::config::{Anonymous, Config, ConfigError, SecretText, Shards, TenByteLayout};
+use super::webhooks::Webhooks;
+use crate::config::{Config, ConfigError, SecretText, Shards};
 use crate::ids::{Router, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::policy::Durability;
-use crate::session;
-use crate::shard::{Settings, Shard};
+use crate::shard::Shard;
 use crate::store::Store;
-use crate::wire::sync::Layout;
 
 /// How long a drain may take before the process ends anyway.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
@@ -138,30 +134,44 @@ struct Running {
     executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
     _watchdog_stop: Sender<()>,
-    data_dir: DataDir,
+    process: Process,
 }
 
-/// Serves until `stop`, then drains. [`run`](super::run) is for embedding programs.
+/// What a server has besides its executors.
+struct Process {
+    data_dir: DataDir,
+    store: Option<Arc<Store>>,
+    webhooks: Option<Webhooks>,
+    reloader: Reloader,
+    handle: Handle,
+}
+
+/// Serves until [`Handle::stop`], then drains. [`run`](super::run) is for embedding programs.
 ///
 /// # Errors
 /// One line that says why the server cannot start, or what failed while it ran.
-pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartError> {
+pub fn serve(options: Options, hooks: Hooks, handle: Handle) -> Result<(), StartError> {
     let clock = Clock::start();
     probe::check_memlock()?;
     probe::check_io_uring()?;
     let mut data_dir = DataDir::open(&options.config, options.takeover, clock.now())?;
     let store = open_store(&options, &data_dir)?;
     let development_key = options.config.development_key()?;
-    let keyring = options.config.keyring(development_key.as_ref().map(|dev| dev.key.clone()))?;
     data_dir.note_serial(data_dir.serial_base());
     let shards = shard_count(&options.config);
     let gate = gate_parts(&options.config, hooks.admission, shards)?;
-    let mut settings = settings(&options.config, keyring, shards, data_dir.serial_base())?;
-    if gate.is_some() {
-        settings.asks = options.config.admission.kinds.iter().copied().collect();
-    }
-    let state = ProcessState { clock, data_dir, gate, store, stop: stop.handle() };
-    let (addresses, running) = start(&options, Arc::new(settings), state)?;
+    let fixed = Fixed::new(
+        shards,
+        data_dir.serial_base(),
+        gate.iter().flat_map(|gate| gate.rules.kinds.iter().copied()).collect(),
+        development_key.as_ref().map(|dev| dev.key.clone()),
+    )?;
+    let reloadable = Arc::new(Reloadable::new(&options.config, &fixed)?);
+    let reloader = Reloader::new(options.config.clone(), fixed);
+    let webhooks = Webhooks::start(&options.config.webhooks, store.clone())
+        .map_err(|error| StartError::thread("the webhooks", error))?;
+    let process = Process { data_dir, store, webhooks, reloader, handle };
+    let (addresses, running) = start(&options, reloadable, clock, gate, process)?;
     running.await_start()?;
     running.lifecycle.set(Phase::Ready);
     if options.banner == Banner::Shown {
@@ -173,7 +183,7 @@ pub fn serve(options: Options, hooks: Hooks, stop: Stop) -> Result<(), StartErro
         Some(ready) => ready(addresses),
         None => announce(addresses)?,
     }
-    running.await_end(&stop.stops)
+    running.await_end()
 }
 
 /// The hook of the embedding program, or the webhook; `None` without either.
@@ -211,39 +221,13 @@ fn announce(addresses: Addresses) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Stops a server at SIGTERM, SIGINT or SIGQUIT. Every other signal that operators and their tools
-/// send has no effect: its default is to end the process on the spot.
-///
-/// # Errors
-/// The signals cannot be watched.
-pub fn stop_on_signals() -> Result<Stop, StartError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])
-        .map_err(|error| StartError::thread("the signal handler", error))?;
-    let (handle, stop) = Stop::new();
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                match signal {
-                    SIGTERM | SIGINT | SIGQUIT => handle.stop(),
-                    SIGHUP => tracing::info!(
-                        "SIGHUP is ignored: the configuration is read at start only, restart the \
-                         server with --takeover to change it"
-                    ),
-                    _ => {}
-                }
-            }
-        })
-        .map_err(|error| StartError::thread("the signal thread", error))?;
-    Ok(stop)
-}
-
 /// The log on disk, if anything is to be there. It is opened now if there are messages or documents
 /// in it, or may be; without any, when the first document comes.
 fn open_store(options: &Options, data_dir: &DataDir) -> Result<Option<Arc<Store>>, StartError> {
     let (policies, relay) = (options.config.policies(), options.config.relay());
     let has_messages = policies.any_on_disk();
-    let is_needed = has_messages || relay.durability == Durability::Disk;
+    let has_webhooks = options.config.webhooks.url.is_some();
+    let is_needed = has_messages || has_webhooks || relay.durability == Durability::Disk;
     let Some(dir) = options.config.data_dir().filter(|_| is_needed) else { return Ok(None) };
     let (path, floor) = (dir.join(STORE), data_dir.serial_base());
     let is_wanted = has_messages || path.exists();
@@ -267,62 +251,6 @@ pub fn shard_count(config: &Config) -> u16 {
             let cpus = thread::available_parallelism().map_or(1, usize::from);
             u16::try_from(cpus).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
         }
-    }
-}
-
-fn settings(
-    config: &Config,
-    keyring: crate::auth::Keyring,
-    shards: u16,
-    serial_base: u64,
-) -> Result<Settings, StartError> {
-    let mut random = [0; 40];
-    getrandom::fill(&mut random)
-        .map_err(|error| StartError::thread("without randomness", error))?;
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| random[8 * at + byte]));
-    let everybody = Arc::new(Grant::anonymous(config.anonymous_app()));
-    let hint_app = Arc::clone(&everybody.app);
-    let anonymous = match config.anonymous().0 {
-        Anonymous::Allowed => Some(everybody),
-        Anonymous::Refused => None,
-    };
-    let ten_byte_layout = match config.sync.ten_byte_layout {
-        TenByteLayout::V04 => Layout::V0_4,
-        TenByteLayout::V06 => Layout::V0_6,
-    };
-    let policies = config.policies();
-    Ok(Settings {
-        router: Router::new((word(0), word(1)), shards),
-        edge: ShardId(shards),
-        limits: config.limits.clone(),
-        session: session::Settings {
-            keyring,
-            anonymous,
-            origins: Origins::new(config.auth.origins.clone()),
-            ten_byte_layout,
-            connection_key: (word(3), word(4)),
-            peer_metadata_bytes_max: policies.most(|policy| policy.peer_metadata_max_bytes),
-            graph_peers_max: policies.most(|policy| policy.graph_max_peers),
-            relay: config.relay(),
-        },
-        policies,
-        proxied: config.listen.proxy_protocol.clone(),
-        hint_app,
-        serial_base,
-        name_key: word(2),
-        echo: config.debug.echo,
-        asks: EnumSet::empty(),
-    })
-}
-
-/// What the admin address demands.
-fn access(config: &Config) -> Access {
-    Access {
-        reach: if config.is_admin_exposed() { Reach::Network } else { Reach::ThisMachine },
-        keys: if config.auth.key.is_empty() { Keys::Development } else { Keys::Configured },
-        metrics: config.admin.metrics,
-        token: config.admin.token.as_ref().map(|token| token.expose().into()),
-        hosts: config.admin.hosts.clone(),
     }
 }
 
@@ -362,27 +290,17 @@ fn start_worker(
         .map_err(|error| StartError::thread("the store", error))
 }
 
-/// What a process has beside its configuration.
-struct ProcessState {
-    clock: Clock,
-    data_dir: DataDir,
-    gate: Option<GateParts>,
-    store: Option<Arc<Store>>,
-    /// Begins the drain.
-    stop: StopHandle,
-}
-
 fn start(
     options: &Options,
-    settings: Arc<Settings>,
-    state: ProcessState,
+    reloadable: Arc<Reloadable>,
+    clock: Clock,
+    gate: Option<GateParts>,
+    process: Process,
 ) -> Result<(Addresses, Running), StartError> {
-    let ProcessState { clock, data_dir, gate, store, stop } = state;
-    let config = &options.config;
+    let (config, settings) = (&options.config, &reloadable.settings);
     let shards = usize::from(settings.router.shards());
     let Listening { addresses, shards: shard_listeners, admin, shared } = bind(options, shards)?;
-    let limit = probe::connection_budget(shards)?;
-    let budget = Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit });
+    let budget = descriptor_budget(shards)?;
     let (endpoints, mut mailboxes) = mesh::build(shards + 1, settings.limits.mailbox_envelopes_max)
         .map_err(|error| StartError::thread("the mailboxes", error))?;
     let (proxies, refusal_log) = (Arc::new(Proxies::new(&config.listen)), start_refusal_log()?);
@@ -394,7 +312,7 @@ fn start(
         let id = ShardId(index as u16);
         let worker = |store| start_worker(store, id, &settings.router, &endpoints);
         let parts = ShardParts {
-            shard: Shard::new(id, Arc::clone(&settings)),
+            shard: Shard::new(id, Arc::clone(settings)),
             mailboxes,
             spin: Duration::from_micros(config.cores.spin_us),
             host: Host {
@@ -404,7 +322,8 @@ fn start(
                 clock,
                 budget: Arc::clone(&budget),
                 refusals: ShardRefusals::new(Arc::clone(&refusal_log)),
-                store: store.as_ref().map(worker).transpose()?,
+                store: process.store.as_ref().map(worker).transpose()?,
+                webhooks: process.webhooks.as_ref().map(|webhooks| webhooks.sender.clone()),
             },
         };
         handles.push(start_shard(parts, index, placement(config, index), report.clone())?);
@@ -412,17 +331,16 @@ fn start(
     if let Some(mailboxes) = edge_mailboxes {
         let control = new_control(&mut controls);
         let state = edge::Shared {
-            settings,
+            reloadable: RefCell::new(reloadable),
             clock,
             budget,
             refusal_log,
             health: Arc::clone(&health),
             lifecycle: Arc::clone(&lifecycle),
-            access: access(config),
             addresses,
-            demo: config.demo().0,
-            stop,
+            handle: process.handle.clone(),
             log: options.log.clone(),
+            webhooks: process.webhooks.as_ref().map(Webhooks::tallies).unwrap_or_default(),
         };
         handles.push(start_edge(mailboxes, admin, control, gate, state, report)?);
     }
@@ -438,9 +356,14 @@ fn start(
         drain_delay: Duration::from_millis(config.listen.drain_delay_ms),
         _handles: handles,
         _watchdog_stop: watchdog_stop,
-        data_dir,
+        process,
     };
     Ok((addresses, running))
+}
+
+fn descriptor_budget(shards: usize) -> Result<Arc<DescriptorBudget>, HostError> {
+    let limit = probe::connection_budget(shards)?;
+    Ok(Arc::new(DescriptorBudget { used: AtomicU32::new(0), limit }))
 }
 
 /// How an executor is told what to do, and the end that tells it.
@@ -553,12 +476,16 @@ impl Running {
         Ok(())
     }
 
-    /// Waits for a signal to stop or a fault.
-    fn await_end(mut self, signals: &Receiver<()>) -> Result<(), StartError> {
+    /// Takes up other configurations, until it is to stop or something fails.
+    fn await_end(mut self) -> Result<(), StartError> {
         let serials_due = crossbeam_channel::tick(SERIALS_EVERY);
+        let handle = self.process.handle.clone();
         loop {
             select! {
-                recv(signals) -> _ => return self.drain(signals),
+                recv(handle.stops()) -> _ => return self.drain(),
+                recv(handle.reloads()) -> reload => if let Ok(reload) = reload {
+                    let _ = reload.outcome.send(self.reload(*reload.config));
+                },
                 recv(self.dead) -> dead => return Err(died(dead.ok())),
                 recv(self.reports) -> report => return Err(match report {
                     Ok(Report::Failed { what, why }) => StartError::Fault { what, why },
@@ -569,17 +496,28 @@ impl Running {
         }
     }
 
+    /// Puts a configuration in force. Returns the tables that differ and need a restart.
+    fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, ConfigError> {
+        let (reloadable, waiting) = self.process.reloader.take(config)?;
+        if let Some(store) = &self.process.store {
+            store.set_policies(reloadable.settings.policies.clone());
+        }
+        self.tell(&self.controls, &Control::Reload(Arc::new(reloadable)));
+        Ok(waiting)
+    }
+
     fn note_serials(&mut self) {
         let highest = self.endpoints.iter().map(|s| s.highest_serial.load(Ordering::Relaxed)).max();
-        self.data_dir.note_serial(highest.unwrap_or(0));
+        self.process.data_dir.note_serial(highest.unwrap_or(0));
     }
 
     /// Not ready, then nothing accepted, what was accepted finished, every session closed. A second
     /// signal or the time limit ends it.
-    fn drain(mut self, signals: &Receiver<()>) -> Result<(), StartError> {
+    fn drain(mut self) -> Result<(), StartError> {
         tracing::info!("draining");
         self.note_serials();
         self.lifecycle.set(Phase::Leaving);
+        let signals = self.process.handle.stops();
         if signals.recv_timeout(self.drain_delay).is_ok() {
             return Ok(());
         }
@@ -594,7 +532,7 @@ impl Running {
             (shards, Control::End),
         ];
         for (executors, control) in steps {
-            self.tell(executors, control);
+            self.tell(executors, &control);
             for reported in 0..executors.len() {
                 select! {
                     recv(self.reports) -> report => {
@@ -611,12 +549,14 @@ impl Running {
                 }
             }
         }
+        self.process.webhooks.into_iter().for_each(Webhooks::finish);
         Ok(())
     }
 
-    fn tell(&self, executors: &[Sender<Control>], control: Control) {
+    fn tell(&self, executors: &[Sender<Control>], control: &Control) {
         for executor in executors {
-            let _ = executor.try_send(control);
+            // An executor takes all of them every turn; the watchdog ends a process without turns.
+            let _ = executor.send(control.clone());
         }
         self.endpoints.iter().for_each(mesh::Endpoint::wake);
     }

@@ -77,7 +77,7 @@ pub fn append_message(framing: Framing, out: &mut Vec<u8>, write: impl FnOnce(&m
     }
 }
 
-/// What sessions of this server agree on. The same for all, fixed at start.
+/// What sessions of this server agree on: the same for all.
 #[derive(Debug)]
 pub struct Settings {
     pub keyring: Keyring,
@@ -95,6 +95,16 @@ pub struct Settings {
     pub graph_peers_max: u32,
     /// What the document relay keeps, if there is one.
     pub relay: RelayPolicy,
+}
+
+impl Settings {
+    /// Whether a session that was granted this under earlier settings may go on.
+    pub fn upholds(&self, grant: &Grant) -> bool {
+        match grant.key_name {
+            Some(_) => self.keyring.upholds(grant),
+            None => self.anonymous.as_ref().is_some_and(|anonymous| anonymous.app == grant.app),
+        }
+    }
 }
 
 /// What a session receives besides the message.

@@ -4,9 +4,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::channel_event::ChannelEvent;
 use super::documents::{DocumentCommand, DocumentEvent};
 use super::home::{Handoff, PollOutcome, PollRequest};
-use super::inspection::{Inspection, Report};
+use super::inspection::{Inspection, Report, Subscribers};
 use super::question::{Question, Verdict};
 use super::storage::StoreRequest;
 use crate::channel::{
@@ -92,7 +93,7 @@ pub enum Envelope {
     /// Shard -> edge: the answer to it.
     Inspected { request: u64, report: Report },
     /// Owner -> edge: the members of a channel, in join order.
-    Members { to: MembersFor, members: Vec<MemberView> },
+    Members { to: MembersFor, list: MemberList },
     /// Edge -> shard: a request of a long-polling client.
     Poll { from: ShardId, number: u64, request: PollRequest },
     /// Shard -> edge: the answer to it.
@@ -223,6 +224,8 @@ pub enum Command {
     Verdict { addr: ConnAddr, about: PeerKey, verdict: EdgeVerdict },
     /// Hand a message to one member.
     Direct { reply_to: ReplyTo, message: Arc<DirectMessage> },
+    /// This home has so many subscribers.
+    Count(Subscribers),
     /// Send the members that differ from a copy with these digests.
     Check { reply_to: ReplyTo, copy: Box<[u128]> },
     /// One subscriber has missed the messages after a serial.
@@ -310,6 +313,14 @@ pub struct MemberView {
     pub joined: u64,
 }
 
+/// Members of a channel, and how far webhooks were told of it then.
+#[derive(Clone, Debug, Default)]
+pub struct MemberList {
+    pub members: Vec<MemberView>,
+    /// The sequence of the last event; 0 without one.
+    pub sequence: u64,
+}
+
 /// How the socket of a connection that has ended is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseMode {
@@ -331,6 +342,8 @@ pub enum Effect {
     Detach { conn: ConnId },
     /// Ask the store; its answer goes to `handle_stored`.
     Store(Box<StoreRequest>),
+    /// Tell the webhooks.
+    Tell(Box<ChannelEvent>),
     /// This socket, detached elsewhere, is now this connection's: start receiving.
     Attach { conn: ConnId, socket: OwnedFd },
 }

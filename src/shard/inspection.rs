@@ -110,7 +110,7 @@ pub struct ChannelDetail {
 }
 
 /// Connections of one shard that receive a channel, by what they receive.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subscribers {
     pub messages: usize,
     pub presence: usize,

@@ -33,6 +33,7 @@
 //! | snapshots over `presence_burst_bytes_max` for all members | made once for all who wait, delivered in sweeps; a newer one replaces one that was not delivered yet | by contract | `conflated{large_set}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | none | `conflated{update_rate}` |
 
+mod channel_event;
 mod channel_table;
 mod context;
 mod departures;
@@ -53,10 +54,11 @@ mod timers;
 mod turn;
 
 pub use crate::ids::Listener;
+pub use channel_event::{ChannelEvent, Happening};
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
-    MemberPage, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients, Replaying, ReplyTo,
-    Snapshot,
+    MemberList, MemberPage, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients,
+    Replaying, ReplyTo, Snapshot,
 };
 pub use home::{
     Handoff, Phase, PollOutcome, PollRequest, PollSession, READ_BYTES, ReadBudget, RunPool,
@@ -92,7 +94,8 @@ use crate::limits::Limits;
 use crate::policy::{AdmitKind, Policies};
 use crate::session;
 
-/// What all shards of a process agree on. Fixed at start.
+/// What all shards of a process agree on. Of a reload come `policies`, `hint_app`, and the keys and
+/// origins of `session`; everything else is fixed at start.
 #[derive(Debug)]
 pub struct Settings {
     pub router: Router,
@@ -114,6 +117,8 @@ pub struct Settings {
     pub echo: bool,
     /// What the admission hook decides; nothing without one.
     pub asks: EnumSet<AdmitKind>,
+    /// How long nobody has been in a channel when webhooks are told that it is vacated.
+    pub vacated_delay_ms: u64,
 }
 
 /// One shard.
@@ -123,13 +128,18 @@ pub struct Shard {
     owner: Owner,
     home: Home,
     sessions: SessionRegistry,
+    /// The first slot of the tables that has not taken up the last reload.
+    reloaded_to: Option<u32>,
 }
+
+/// Slots of each table that take up a reload in one turn.
+const RELOADED_AT_ONCE: u32 = 512;
 
 impl Shard {
     pub fn new(id: ShardId, settings: Arc<Settings>) -> Self {
         let cx = ShardContext::new(id, settings);
         let (owner, home) = (Owner::new(&cx), Home::new(&cx));
-        Shard { cx, owner, home, sessions: SessionRegistry::default() }
+        Shard { cx, owner, home, sessions: SessionRegistry::default(), reloaded_to: None }
     }
 
     /// Connections, those being closed included.
@@ -182,8 +192,9 @@ impl Shard {
         }
         self.owner.begin_turn();
         self.home.begin_turn(&mut self.cx, loads);
+        self.go_on_reloading();
         if self.has_room() && !self.is_draining() {
-            let Shard { cx, owner, home, sessions } = self;
+            let Shard { cx, owner, home, sessions, .. } = self;
             home.drain_backlogs(cx, |home, cx| handle_local(cx, owner, home, sessions));
         }
         self.finish_input();
@@ -192,10 +203,29 @@ impl Shard {
     /// Routes and delivers what this turn changed.
     pub fn end_turn(&mut self, now: Clocks) {
         self.begin_input(now);
+        self.home.send_counts(&mut self.cx);
+        self.finish_input();
         self.flush();
         self.home.deliver_snapshots(&mut self.cx);
         self.finish_input();
         self.flush();
+    }
+
+    /// Other settings are in force from here on. Channels and sessions that are there take them up
+    /// in the turns to come: sessions whose keys no longer grant what they may do end.
+    pub fn reload(&mut self, now: Clocks, settings: Arc<Settings>) {
+        self.cx.now = now;
+        self.cx.settings = settings;
+        self.reloaded_to = Some(0);
+    }
+
+    fn go_on_reloading(&mut self) {
+        let Some(from) = self.reloaded_to else { return };
+        let slots = from..from.saturating_add(RELOADED_AT_ONCE);
+        self.owner.reload(&self.cx, slots.clone());
+        self.home.reload(&mut self.cx, slots.clone());
+        let all = self.owner.channels.slot_count().max(self.home.slot_count());
+        self.reloaded_to = (slots.end < all).then_some(slots.end);
     }
 
     fn flush(&mut self) {
@@ -250,7 +280,7 @@ impl Shard {
     /// Takes an envelope from another shard.
     pub fn handle_envelope(&mut self, now: Clocks, envelope: Envelope) {
         self.begin_input(now);
-        let Shard { cx, owner, home, sessions } = self;
+        let Shard { cx, owner, home, sessions, .. } = self;
         dispatch(cx, owner, home, sessions, envelope);
         self.finish_input();
     }
@@ -272,6 +302,7 @@ impl Shard {
                 | Timer::Digest { .. }
                 | Timer::Grace { .. }
                 | Timer::Retention
+                | Timer::Vacated { .. }
                 | Timer::Documents { .. } => self.owner.handle_timer(&mut self.cx, timer),
                 Timer::Sweep
                 | Timer::SnapshotSweep { .. }
@@ -313,7 +344,7 @@ impl Shard {
 
     /// True while requests or subscribers wait for nothing but their turn.
     fn has_backlog(&self) -> bool {
-        self.home.has_backlog() || self.owner.is_dirty()
+        self.home.has_backlog() || self.owner.is_dirty() || self.reloaded_to.is_some()
     }
 
     /// False while so many connections are to be written to that no more should be taken from
@@ -433,7 +464,7 @@ impl Shard {
 
     /// Handles what the input has sent to this very shard.
     fn finish_input(&mut self) {
-        let Shard { cx, owner, home, sessions } = self;
+        let Shard { cx, owner, home, sessions, .. } = self;
         handle_local(cx, owner, home, sessions);
     }
 }

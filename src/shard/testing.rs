@@ -46,6 +46,7 @@ pub(super) fn context_with(relay: RelayPolicy) -> ShardContext {
         name_key: 5,
         echo: true,
         asks: EnumSet::empty(),
+        vacated_delay_ms: 3_000,
     };
     let mut cx = ShardContext::new(ShardId(0), Arc::new(settings));
     cx.now = Clocks { mono_ms: 10_000, wall_ms: 1_700_000_000_000 };

@@ -31,14 +31,16 @@ pub enum Timer {
     Retention,
     /// Send documents of this owned app again, expire its rows.
     Documents { slot: u32 },
+    /// Nobody has been in the channel with this hash for a while.
+    Vacated { hash: u64 },
     /// Send a reader of documents all of them again.
     Replay { conn: ConnId },
 }
 
 /// Earliest first. Bounded: one sweep, one flush, one digest and one snapshot per channel, two per
 /// snapshot sweep, one grace per loss, one rate per connection, one per deadline of a connection's
-/// edges, one retention, one per
-/// reader of documents, and a few per app.
+/// edges, one retention, one per channel
+/// that webhooks follow, one per reader of documents, and a few per app.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

@@ -97,6 +97,22 @@ pub fn documents_of(key: &[u8]) -> Option<(&str, &[u8])> {
     Some((str::from_utf8(app).ok()?, key))
 }
 
+/// The keys of all events for webhooks begin with it.
+pub const EVENTS: [u8; 1] = [b'w'];
+
+/// The key of an event for webhooks.
+pub fn event_key(number: u64) -> [u8; 9] {
+    let mut key = [EVENTS[0]; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The number in the key of an event for webhooks.
+pub fn event_number(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(&EVENTS)?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
+}
+
 /// The serial at the end of the key of a message.
 pub fn serial_of(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))

@@ -1,5 +1,5 @@
-//! The log on disk: messages of channels whose namespace has `durability = "disk"`, and documents
-//! of devices.
+//! The log on disk: messages of channels whose namespace has `durability = "disk"`, documents of
+//! devices, and events that wait to be posted to webhooks ([`Spool`]).
 //!
 //! ```text
 //!  shard -> StoreRequest -> Worker (one per shard) -> Engine (one) -> journal, fsync
@@ -26,14 +26,16 @@ mod inspect;
 mod journal;
 mod read;
 mod retention;
+mod spool;
 mod worker;
 
 pub use error::StoreError;
 pub use inspect::{Report, check, export, repair, stats};
+pub use spool::Spool;
 pub use worker::{Worker, WorkerParts};
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +60,7 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 pub struct Store {
     path: PathBuf,
     floor: u64,
-    policies: Policies,
+    policies: RwLock<Arc<Policies>>,
     open: RwLock<Option<OpenStore>>,
     trouble: Mutex<Trouble>,
 }
@@ -95,10 +97,20 @@ impl Store {
         Store {
             path: path.to_path_buf(),
             floor,
-            policies,
+            policies: RwLock::new(Arc::new(policies)),
             open: RwLock::default(),
             trouble: Mutex::default(),
         }
+    }
+
+    /// How much of a channel without subscribers is kept.
+    fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the policies of channels. Where they are stored stays the same.
+    pub fn set_policies(&self, policies: Policies) {
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
     }
 
     /// Opens the log, or makes it.

@@ -326,6 +326,7 @@ impl Worker {
     fn sweep_some(&mut self, store: &OpenStore) -> Result<(), StoreError> {
         let from = if self.swept.is_empty() { format::HEADS.to_vec() } else { self.swept.clone() };
         let to = [format::HEADS[0] + 1];
+        let policies = self.parts.store.policies();
         let mut batch = store.engine.batch();
         let mut trimmed = Vec::new();
         let mut next = Vec::new();
@@ -340,7 +341,7 @@ impl Worker {
             };
             let mut head = Head::decode(&row).map_err(StoreError::corrupt)?;
             let Some((_, channel)) = rows.names().filter(|_| head.count() > 0) else { continue };
-            let policy = self.parts.store.policies.for_channel(channel);
+            let policy = policies.for_channel(channel);
             let (first, retained) = (head.first, Retained::new(policy, head.head, unix_ms()));
             trim(&store.engine, &mut batch, &rows, &mut head, &retained)?;
             if head.first != first {

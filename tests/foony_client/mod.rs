@@ -63,10 +63,32 @@ impl Server {
 
     fn start_in(dir: Dir, arguments: &[&str]) -> Self {
         let config = dir.path().join("headcount.toml");
+        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        command.args(["serve", "--config"]).arg(&config).args(arguments).stderr(Stdio::null());
+        command.args(["serve", "--config"]).arg(&config).args(arguments).stderr(Stdio::from(log));
         let served = Served::start(&mut command).expect("a ready line");
         Server { served, dir }
+    }
+
+    /// Changes its configuration, has it read it again, and returns the line that it logs then.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) -> String {
+        let (config, log) = (self.dir.path().join("headcount.toml"), self.dir.path().join("log"));
+        let text = std::fs::read_to_string(&config).expect("a configuration");
+        std::fs::write(config, change(text)).expect("a configuration");
+        let lines = || -> Vec<String> {
+            let log = std::fs::read_to_string(&log).expect("a log");
+            log.lines().filter(|line| line.contains("reloaded")).map(str::to_owned).collect()
+        };
+        let (before, deadline) = (lines().len(), Instant::now() + PATIENCE);
+        let pid = self.served.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "HUP", &pid]).status().expect("kill").success());
+        loop {
+            if let Some(line) = lines().get(before) {
+                return line.clone();
+            }
+            assert!(Instant::now() < deadline, "no line of a reload");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Resident memory, bytes.
@@ -112,6 +134,7 @@ pub struct Client {
     /// Events that no test has seen, as records.
     events: VecDeque<Vec<u8>>,
     closed: Option<Closed>,
+    key: String,
     resume: Resume,
     peer: Option<PeerUpdate<'static>>,
     pub connection_id: String,
@@ -122,16 +145,22 @@ pub struct Client {
 
 impl Client {
     pub fn connect(server: &Server, client_id: &str, resume: &str) -> Self {
-        Client::connect_as(server, client_id, resume, None)
+        Client::connect_as(server, KEY, client_id, resume, None)
+    }
+
+    /// With another key than the test's.
+    pub fn connect_with(server: &Server, key: &str, client_id: &str) -> Self {
+        Client::connect_as(server, key, client_id, "", None)
     }
 
     /// A peer of the presence graph.
     pub fn connect_peer(server: &Server, client_id: &str, peer: PeerUpdate<'static>) -> Self {
-        Client::connect_as(server, client_id, "", Some(peer))
+        Client::connect_as(server, KEY, client_id, "", Some(peer))
     }
 
     fn connect_as(
         server: &Server,
+        key: &str,
         client_id: &str,
         resume: &str,
         peer: Option<PeerUpdate<'static>>,
@@ -146,6 +175,7 @@ impl Client {
             unread: Vec::new(),
             events: VecDeque::new(),
             closed: None,
+            key: key.into(),
             resume,
             peer,
             connection_id: String::new(),
@@ -232,6 +262,16 @@ impl Client {
         }
     }
 
+    /// The code with which the server ends the session.
+    pub fn refusal(&mut self) -> Option<u32> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.read(deadline) {}
+        match &self.closed {
+            Some(Closed::Refused(refused)) => refused.code.map(|code| code.code()),
+            _ => None,
+        }
+    }
+
     /// The next event, as a record.
     fn next(&mut self, deadline: Instant) -> Option<Vec<u8>> {
         while self.events.is_empty() {
@@ -261,8 +301,8 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(_) => return false,
         }
-        let Client { events, resume, peer, connection_id, largest_message, .. } = self;
-        let credential = Credential::Key(KEY.to_owned());
+        let Client { events, key, resume, peer, connection_id, largest_message, .. } = self;
+        let credential = Credential::Key(key.clone());
         let used = self.connection.handle_bytes(0, &mut self.unread, |out, event| {
             let mut records = Vec::new();
             match event {

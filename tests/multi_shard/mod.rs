@@ -87,6 +87,7 @@ impl MultiShard {
             name_key: 5,
             echo: false,
             asks: EnumSet::empty(),
+            vacated_delay_ms: 3_000,
         });
         let count = usize::from(shards);
         let link = || (0..count).map(|_| VecDeque::new()).collect();
@@ -322,6 +323,7 @@ impl TurnIo for Driven<'_> {
                 assert!(moved.is_ok(), "{conn:?} is to move");
             }
             Effect::Store(request) => panic!("nothing is on disk here: {request:?}"),
+            Effect::Tell(event) => panic!("no webhooks are told: {event:?}"),
             Effect::Attach { conn, socket } => {
                 let who = sockets.attach(socket);
                 (members[who].shard, members[who].conn) = (self.at, conn);

@@ -405,5 +405,6 @@ fn settings() -> Settings {
         name_key: 5,
         echo: false,
         asks: EnumSet::empty(),
+        vacated_delay_ms: 3_000,
     }
 }

@@ -81,6 +81,7 @@ pub fn settings(shards: u16, seed: u64, limits: Limits, policies: Policies) -> S
         echo: false,
         // One run of eight has an admission hook, which allows everything after a while.
         asks: if seed.is_multiple_of(8) { EnumSet::all() } else { EnumSet::empty() },
+        vacated_delay_ms: 3_000,
     }
 }
 

@@ -342,8 +342,8 @@ impl World {
         self.drain(owner);
         let answer = self.edge.pop();
         match answer {
-            Some(Envelope::Members { to: MembersFor::Request(to), members }) if to == request => {
-                members
+            Some(Envelope::Members { to: MembersFor::Request(to), list }) if to == request => {
+                list.members
             }
             other => panic!("no answer of {owner} to a request for members: {other:?}"),
         }
@@ -721,6 +721,7 @@ impl TurnIo for Driven<'_> {
             Effect::Close { conn, .. } => world.begin_close(s, conn),
             Effect::Detach { conn } => world.begin_detach(s, conn),
             Effect::Store(request) => world.store.ask(s, *request),
+            Effect::Tell(event) => panic!("no webhooks are told: {event:?}"),
             Effect::Attach { conn, socket } => {
                 let at = world.descriptors.attach(socket);
                 assert_eq!(world.sockets[at].place, Place::InTransit);

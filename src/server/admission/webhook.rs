@@ -1,26 +1,21 @@
 //! The hook as an HTTP service: a signed `POST` for each question, on a pool of threads.
 
-use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use sha2::Sha256;
 use ureq::Agent;
 
 use super::{AdmitAnswer, AdmitCtx, AdmitError, Blocking};
 use crate::limits::IDENTITY_METADATA_BYTES_MAX;
+use crate::server::signature::{self, SIGNATURE};
 
 /// Version of the questions.
 const VERSION: u32 = 1;
-
-/// Header with the time and the signature.
-const SIGNATURE: &str = "headcount-signature";
 
 /// Longest answer in bytes; more is a failure.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -33,9 +28,6 @@ const REASON_DEFAULT: &str = "denied";
 
 /// Threads of the pool, at most: questions in progress beyond it wait for one.
 const THREADS_MAX: usize = 256;
-
-/// Idle connections are closed before most services close them.
-const IDLE: Duration = Duration::from_secs(4);
 
 /// Where and how questions are posted.
 pub struct Webhook {
@@ -85,23 +77,7 @@ struct Received {
 impl Webhook {
     /// The service at this URL.
     pub fn new(url: &str, secret: &str, timeout: Duration) -> Self {
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            // A proxy that the environment names is not for the operator's own service.
-            .proxy(None)
-            .timeout_global(Some(timeout))
-            .max_idle_connections(THREADS_MAX)
-            .max_idle_connections_per_host(THREADS_MAX)
-            .max_idle_age(IDLE)
-            .build()
-            .new_agent();
-        let mut random = [0; size_of::<u64>()];
-        // Without randomness the clock tells processes apart.
-        let process = match getrandom::fill(&mut random) {
-            Ok(()) => u64::from_ne_bytes(random),
-            Err(_) => unix_seconds(),
-        };
+        let (agent, process) = (signature::agent(timeout, THREADS_MAX), signature::process_id());
         let secret = secret.as_bytes().to_vec();
         Webhook { url: url.to_owned(), secret, agent, process, requests: AtomicU64::new(0) }
     }
@@ -116,7 +92,7 @@ impl Webhook {
 
     fn ask(&self, ctx: &AdmitCtx) -> Result<AdmitAnswer, AdmitError> {
         let body = self.body(ctx)?;
-        let signature = signature(&self.secret, unix_seconds(), &body)?;
+        let signature = signature::signature(&self.secret, &body).map_err(AdmitError::failed)?;
         let request = self.agent.post(&self.url).content_type("application/json");
         let response = request.header(SIGNATURE, signature).send(&body[..]).map_err(failure)?;
         let status = response.status().as_u16();
@@ -157,19 +133,6 @@ fn object(text: &str) -> Result<&RawValue, AdmitError> {
     serde_json::from_str(if text.is_empty() { "{}" } else { text }).map_err(AdmitError::failed)
 }
 
-/// `t=<unix seconds>,v1=<hexadecimal HMAC-SHA256 of "<t>.<body>">`.
-fn signature(secret: &[u8], at_s: u64, body: &[u8]) -> Result<String, AdmitError> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).map_err(AdmitError::failed)?;
-    mac.update(format!("{at_s}.").as_bytes());
-    mac.update(body);
-    let mut text = format!("t={at_s},v1=");
-    for byte in mac.finalize().into_bytes() {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
-}
-
 fn parse(body: &[u8]) -> Result<AdmitAnswer, AdmitError> {
     let malformed = |why: &str| AdmitError::Failed(format!("the webhook's answer: {why}"));
     let received: Received =
@@ -202,24 +165,10 @@ fn failure(error: ureq::Error) -> AdmitError {
     }
 }
 
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::gate::tests::ctx;
     use super::*;
-
-    /// From another implementation (Python's `hmac`).
-    #[test]
-    fn the_signature_is_an_hmac_of_the_time_and_the_body() {
-        let signed = signature("sécret".as_bytes(), 1_700_000_000, b"{\"v\":1}").unwrap();
-        assert_eq!(
-            signed,
-            "t=1700000000,v1=c1fb279ab3c6f3d8d7aa69922907df8be2462d00b67107ccc4b190514c46c993"
-        );
-    }
 
     #[test]
     fn a_question_has_every_field() {

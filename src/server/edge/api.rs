@@ -47,9 +47,9 @@ pub async fn server(edge: &Edge, request: ServerApi, head: &Parts) -> Result<Rep
         ServerApi::Server => Ok(reply(&about(edge))),
         ServerApi::Health => Ok(health(edge)),
         ServerApi::Shards => Ok(reply(&api::shards(&edge.counters().await?))),
-        ServerApi::Namespaces => Ok(reply(&api::namespaces(&edge.shared.settings.policies))),
+        ServerApi::Namespaces => Ok(reply(&api::namespaces(&edge.settings().policies))),
         ServerApi::Drain => {
-            edge.shared.stop.drain();
+            edge.shared.handle.drain();
             Ok(reply(&json!({ "draining": true })).with_status(202))
         }
         ServerApi::Connections => connections(edge, head.uri.query()).await,
@@ -126,18 +126,19 @@ fn gone() -> Refusal {
 }
 
 fn known(edge: &Edge, addr: ConnAddr) -> Result<ConnAddr, Refusal> {
-    if edge.shared.settings.router.has(addr.shard) { Ok(addr) } else { Err(gone()) }
+    if edge.settings().router.has(addr.shard) { Ok(addr) } else { Err(gone()) }
 }
 
 fn about(edge: &Edge) -> Value {
-    let session = &edge.shared.settings.session;
+    let settings = edge.settings();
+    let session = &settings.session;
     let apps = session.keyring.keys().iter().map(|key| &**key.app());
     let anonymous = session.anonymous.iter().map(|grant| &*grant.app);
     let apps: BTreeSet<&str> = apps.chain(anonymous).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": edge.started.elapsed().as_secs(),
-        "shards": edge.shared.settings.router.shards(),
+        "shards": settings.router.shards(),
         "apps": apps,
         "listen": {
             "http": edge.shared.addresses.http,
@@ -239,7 +240,7 @@ where
     Slice<T>: TryFrom<Report>,
 {
     let _permit = edge.walks.acquire_permit(1).await.map_err(|_| Refusal::busy())?;
-    let router = &edge.shared.settings.router;
+    let router = edge.settings().router;
     let (mut taken, mut asked) = (0, 0);
     while router.has(at.shard) && taken < limit && asked < questions {
         let inspection = inspection(at.slot, limit - taken);
@@ -260,7 +261,8 @@ async fn occupancy(edge: &Edge, app: &str, name: &str) -> Result<Reply, Refusal>
     let detail: Option<Box<ChannelDetail>> = edge.client.inspect(owner, inspection).await?;
     let mut subscribers = Subscribers::default();
     let homes = detail.iter().flat_map(|detail| &detail.view.homes);
-    for &home in homes.filter(|home| **home != edge.shared.settings.edge) {
+    let of_edge = edge.settings().edge;
+    for &home in homes.filter(|home| **home != of_edge) {
         let inspection = Inspection::Subscribers(Arc::clone(&key));
         subscribers += edge.client.inspect::<Subscribers>(home, inspection).await?;
     }
@@ -285,11 +287,11 @@ async fn members(
     let limit = query.limit.map_or(usize::MAX, usize::from);
     // One more tells whether there is a next page.
     let page = MemberPage { after: query.after, limit: limit.saturating_add(1) };
-    let mut members = edge.client.members(owner, key, page).await?;
-    let has_more = members.len() > limit;
-    members.truncate(limit);
-    let next = members.last().filter(|_| has_more).map(|member| member.joined);
-    Ok(reply(&admin::members(app, channel, &members, next)))
+    let mut list = edge.client.members(owner, key, page).await?;
+    let has_more = list.members.len() > limit;
+    list.members.truncate(limit);
+    let next = list.members.last().filter(|_| has_more).map(|member| member.joined);
+    Ok(reply(&admin::members(app, channel, &list, next)))
 }
 
 /// All members, a page at a time.
@@ -302,7 +304,7 @@ async fn all_members(
     loop {
         let after = members.last().map_or(0, |member| member.joined);
         let page = MemberPage { after, limit: MEMBERS_AT_ONCE };
-        let found = edge.client.members(owner, Arc::clone(key), page).await?;
+        let found = edge.client.members(owner, Arc::clone(key), page).await?.members;
         let is_last = found.len() < MEMBERS_AT_ONCE;
         members.extend(found);
         if is_last {
@@ -319,7 +321,8 @@ fn token(edge: &Edge, app: &str, asked: &TokenBody) -> Result<Reply, Refusal> {
         let capability = asked.capability.as_ref().unwrap_or(key.capability());
         mint(key, &asked.user, capability, now_ms, ttl_ms)
     };
-    let keys = edge.shared.settings.session.keyring.keys().iter();
+    let settings = edge.settings();
+    let keys = settings.session.keyring.keys().iter();
     let mut refusal = Refusal::new(ErrorCode::NotFound, "there is no key of this app");
     for key in keys.filter(|key| **key.app() == *app) {
         match minted(key) {

@@ -45,8 +45,7 @@ pub async fn admit(
     client_id: &Arc<str>,
 ) -> Result<(), Refusal> {
     // What the operator does needs no permission.
-    let is_asked =
-        edge.shared.settings.asks.contains(kind) && !matches!(caller, Caller::Operator(_));
+    let is_asked = edge.settings().asks.contains(kind) && !matches!(caller, Caller::Operator(_));
     let Some(gate) = edge.gate.as_ref().filter(|_| is_asked) else { return Ok(()) };
     let ctx = AdmitCtx {
         kind,
@@ -61,7 +60,7 @@ pub async fn admit(
         connection_type: OVER_WEBSOCKET,
         protocol: "rest",
     };
-    let asker = usize::from(edge.shared.settings.router.shards());
+    let asker = usize::from(edge.settings().router.shards());
     match Verdict::from(gate.decide(asker, ctx).await) {
         Verdict::Allowed { .. } => Ok(()),
         Verdict::Denied(denial) => Err(Refusal::new(ErrorCode::Forbidden, denial.to_string())),

@@ -18,7 +18,7 @@ use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
 use crate::session;
 use crate::shard::{
-    Command, Envelope, Handoff, Inspection, MemberPage, MemberView, MembersFor, PollOutcome,
+    Command, Envelope, Handoff, Inspection, MemberList, MemberPage, MembersFor, PollOutcome,
     PollRequest, Question, ReplyTo, Report,
 };
 
@@ -29,7 +29,7 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 #[derive(TryInto)]
 pub enum Answer {
     Report(Report),
-    Members(Vec<MemberView>),
+    Members(MemberList),
     Channel(session::Answer),
     Polled(PollOutcome),
 }
@@ -159,7 +159,7 @@ impl EdgeClient {
         owner: ShardId,
         channel: Arc<ChannelKey>,
         page: MemberPage,
-    ) -> Result<Vec<MemberView>, Unavailable> {
+    ) -> Result<MemberList, Unavailable> {
         let envelope = |request| {
             self.command(channel, Command::Members { to: MembersFor::Request(request), page })
         };
@@ -273,11 +273,11 @@ impl EdgeClient {
             Envelope::Inspected { request, report } => {
                 self.answer(request, Answer::Report(report));
             }
-            Envelope::Members { to: MembersFor::Request(request), members } => {
-                self.answer(request, Answer::Members(members));
+            Envelope::Members { to: MembersFor::Request(request), list } => {
+                self.answer(request, Answer::Members(list));
             }
-            Envelope::Members { to: MembersFor::Watcher(channel), members } => {
-                self.notify(channel, || WatchItem::Members(members.clone()));
+            Envelope::Members { to: MembersFor::Watcher(channel), list } => {
+                self.notify(channel, || WatchItem::Members(list.members.clone()));
             }
             Envelope::Presence { to, tick, .. } => {
                 if !tick.changes.is_empty() {
@@ -310,8 +310,8 @@ impl EdgeClient {
                 wake(waker);
                 None
             }
-            (PendingCall::Watcher(watcher), Answer::Members(members)) => {
-                watcher.push(WatchItem::Members(members));
+            (PendingCall::Watcher(watcher), Answer::Members(list)) => {
+                watcher.push(WatchItem::Members(list.members));
                 None
             }
             (PendingCall::Watcher(_), given) => Some(given),

@@ -31,6 +31,7 @@ use crate::admin::{self, Api, ChannelApi, Denied, Exposition, Process, Route, Su
 use crate::auth::Key;
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::rest::{CORS_HEADERS, Refusal, Reply};
+use crate::server::reload::Reloadable;
 use crate::wire::foony::ErrorCode;
 
 pub(super) type Body =
@@ -61,7 +62,7 @@ pub async fn serve(
     io: HyperIo,
     idle_timer: Rc<IdleTimer>,
 ) -> Option<UpgradeRequest> {
-    let head_bytes_max = edge.shared.settings.limits.request_head_bytes_max;
+    let head_bytes_max = edge.settings().limits.request_head_bytes_max;
     let upgrade: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let requested = Rc::clone(&upgrade);
     let stopping = Rc::clone(&edge);
@@ -149,9 +150,10 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
 
 async fn dispatch(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
     let route = route(surface, request.method().as_str(), request.uri().path());
+    let rules = edge.reloadable();
     let key = match surface {
         Surface::Public => None,
-        Surface::Admin => match check_admin(edge, &route, &request) {
+        Surface::Admin => match check_admin(edge, &rules, &route, &request) {
             Ok(key) => key,
             Err(denied) => return refuse_admin(edge, denied),
         },
@@ -205,12 +207,12 @@ async fn answer_api(
     whole(answer.unwrap_or_else(Reply::from))
 }
 
-fn check_admin<'e>(
-    edge: &'e Edge,
+fn check_admin<'r>(
+    edge: &Edge,
+    Reloadable { access, settings, .. }: &'r Reloadable,
     route: &Route,
     request: &Request<Incoming>,
-) -> Result<Option<&'e Key>, Denied> {
-    let access = &edge.shared.access;
+) -> Result<Option<&'r Key>, Denied> {
     let bytes = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let text = |name| bytes(name).map(|value| str::from_utf8(value).unwrap_or_default());
     access.check_host(text(HOST))?;
@@ -218,7 +220,7 @@ fn check_admin<'e>(
         access.check_origin(text(ORIGIN), text(HOST))?;
     }
     let prefix = ListQuery::parse(request.uri().query()).map(|query| query.prefix);
-    let (prefix, keyring) = (prefix.unwrap_or_default(), &edge.shared.settings.session.keyring);
+    let (prefix, keyring) = (prefix.unwrap_or_default(), &settings.session.keyring);
     let now_ms = edge.shared.clock.now().wall_ms;
     let via = pages::via(request.headers());
     access.check(route, via, &prefix, bytes(AUTHORIZATION), keyring, now_ms)
@@ -285,6 +287,7 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
         http_responses: edge.connections.responses(),
         log_lines_lost: edge.shared.log.lost(),
         refusals: edge.refusals.borrow().clone(),
+        webhooks: edge.shared.webhooks.counts(),
         admission: edge.gate.as_ref().map(|gate| gate.metrics()).unwrap_or_default(),
     };
     let encoded = admin::encode_metrics(&counters, &process, exposition);

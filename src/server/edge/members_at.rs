@@ -26,7 +26,7 @@ struct History<'e> {
 }
 
 pub async fn respond(edge: &Edge, app: &str, channel: &str, at_ms: u64) -> Result<Reply, Refusal> {
-    if edge.shared.settings.policies.for_channel(channel).presence_log.is_none() {
+    if edge.settings().policies.for_channel(channel).presence_log.is_none() {
         return Err(Refusal::no_presence_history());
     }
     let (key, owner) = edge.locate(&app.into(), &presence_log(channel));
@@ -77,7 +77,8 @@ impl History<'_> {
     async fn is_cut(&self, at_ms: u64, started_ms: u64) -> Result<bool, Refusal> {
         let now_ms = self.edge.shared.clock.now().wall_ms;
         let channel = presence_logged(&self.key.name).unwrap_or_default();
-        let policy = self.edge.shared.settings.policies.for_channel(channel);
+        let settings = self.edge.settings();
+        let policy = settings.policies.for_channel(channel);
         let kept_ms = policy.presence_history_s.saturating_mul(1000);
         let log = policy.presence_log.as_ref();
         let is_on_disk = log.is_some_and(|log| log.durability == Durability::Disk);

@@ -43,17 +43,18 @@ use glommio::sync::Semaphore;
 
 use super::admission::gate::{Gate, GateParts};
 use super::clock::Clock;
-use super::embed::StopHandle;
+use super::embed::Handle;
 use super::lifecycle::{Lifecycle, Phase};
 use super::line_queue::LineQueue;
 use super::mesh::Mailboxes;
 use super::refusals::RefusalLog;
+use super::reload::Reloadable;
 use super::start::Addresses;
 use super::turn::{Control, DescriptorBudget};
 use super::watchdog::Health;
-use crate::admin::{Access, Surface};
+use super::webhooks::Tallies;
+use crate::admin::Surface;
 use crate::auth::{CredentialError, Refusals};
-use crate::config::Demo;
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
@@ -83,18 +84,17 @@ const WALKS_MAX: u64 = 2;
 
 /// What the edge shares with the other threads of the process.
 pub struct Shared {
-    pub settings: Arc<Settings>,
+    pub reloadable: RefCell<Arc<Reloadable>>,
     pub clock: Clock,
     pub budget: Arc<DescriptorBudget>,
     pub refusal_log: Arc<RefusalLog>,
     pub health: Arc<Health>,
     pub lifecycle: Arc<Lifecycle>,
-    pub access: Access,
     pub addresses: Addresses,
-    pub demo: Demo,
     /// Begins the drain.
-    pub stop: StopHandle,
+    pub handle: Handle,
     pub log: LineQueue,
+    pub webhooks: Arc<Tallies>,
 }
 
 /// State that all requests share.
@@ -115,17 +115,27 @@ pub(super) struct Edge {
 }
 
 impl Edge {
+    /// What is in force now. A request that has begun goes on with what it has.
+    fn reloadable(&self) -> Arc<Reloadable> {
+        Arc::clone(&self.shared.reloadable.borrow())
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.shared.reloadable.borrow().settings)
+    }
+
     /// The key of a channel, and the shard that owns it.
     fn locate(&self, app: &Arc<str>, channel: &str) -> (Arc<ChannelKey>, ShardId) {
-        let key = Arc::new(self.shared.settings.router.key(app, channel));
-        let owner = self.shared.settings.router.shard_of(key.hash);
+        let router = self.settings().router;
+        let key = Arc::new(router.key(app, channel));
+        let owner = router.shard_of(key.hash);
         (key, owner)
     }
 
     /// The counters of all shards, in their order.
     async fn counters(&self) -> Result<Vec<Counters>, Unavailable> {
         let mut counters = Vec::new();
-        for shard in 0..self.shared.settings.router.shards() {
+        for shard in 0..self.settings().router.shards() {
             counters.push(self.client.counters(ShardId(shard)).await?);
         }
         Ok(counters)
@@ -151,7 +161,7 @@ impl Edge {
     /// A shard by round robin, for requests that any of them can serve.
     fn next_shard(&self) -> ShardId {
         let shard = self.next_shard.get();
-        self.next_shard.set((shard + 1) % self.shared.settings.router.shards());
+        self.next_shard.set((shard + 1) % self.settings().router.shards());
         ShardId(shard)
     }
 }
@@ -164,7 +174,7 @@ pub async fn run(
     gate: Option<GateParts>,
     shared: Shared,
 ) {
-    let askers = usize::from(shared.settings.router.shards()) + 1;
+    let askers = usize::from(shared.reloadable.borrow().settings.router.shards()) + 1;
     let edge = Rc::new(Edge {
         gate: gate.map(|gate| Gate::new(gate, askers)),
         client: EdgeClient::new(mailboxes),
@@ -184,12 +194,14 @@ pub async fn run(
     finish(&edge, &control).await;
 }
 
-/// Takes envelopes whenever the edge is woken, until a control message arrives.
+/// Takes envelopes whenever the edge is woken, until it is to drain.
 async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
     loop {
         adopt_all(edge);
-        if control.try_recv().is_ok() {
-            return;
+        match control.try_recv() {
+            Ok(Control::Reload(new)) => *edge.shared.reloadable.borrow_mut() = new,
+            Ok(Control::Drain | Control::End) => return,
+            Err(_) => {}
         }
         edge.client.woken(|| !control.is_empty()).await;
     }

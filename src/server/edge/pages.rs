@@ -59,7 +59,7 @@ fn html(page: String) -> Response<Body> {
 
 /// The demo for one visitor; `None` when it is not for it.
 fn demo(edge: &Edge, headers: &HeaderMap) -> Option<String> {
-    let is_served = match edge.shared.demo {
+    let is_served = match edge.reloadable().demo {
         Demo::Off => false,
         Demo::ThisMachine => is_from_this_machine(headers),
         Demo::Everyone => true,
@@ -89,7 +89,8 @@ fn token(edge: &Edge) -> Option<String> {
     getrandom::fill(&mut random).ok()?;
     let user = format!("visitor-{:016x}", u64::from_ne_bytes(random));
     let (capability, now_ms) = (CAPABILITY.parse().ok()?, edge.shared.clock.now().wall_ms);
-    let keys = edge.shared.settings.session.keyring.keys().iter();
+    let settings = edge.settings();
+    let keys = settings.session.keyring.keys().iter();
     keys.filter_map(|key| mint(key, &user, &capability, now_ms, TOKEN_TTL_MS).ok()).next()
 }
 

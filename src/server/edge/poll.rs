@@ -55,7 +55,7 @@ async fn connect(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<Pol
 
 async fn send(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOutcome, Refusal> {
     let session = session(edge, headers)?;
-    let bytes_max = edge.shared.settings.limits.message_bytes_max;
+    let bytes_max = edge.settings().limits.message_bytes_max;
     let mut held = body::read(edge, headers, body, bytes_max).await?;
     let ask = PollRequest::Send { session, bytes: std::mem::take(&mut held.bytes) };
     Ok(edge.client.poll(session.shard, ANSWER_WITHIN, ask).await?)
@@ -63,5 +63,5 @@ async fn send(edge: &Edge, headers: &HeaderMap, body: Incoming) -> Result<PollOu
 
 fn session(edge: &Edge, headers: &HeaderMap) -> Result<PollSession, Refusal> {
     let header = headers.get(rest::SESSION_HEADER).map(|value| value.as_bytes());
-    rest::parse_session(header, edge.shared.settings.router.shards())
+    rest::parse_session(header, edge.settings().router.shards())
 }

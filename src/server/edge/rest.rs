@@ -17,7 +17,7 @@ use crate::rest::{
     self, Caller, Direction, FreshId, HistoryQuery, Prefix, PresenceQuery, Refusal, Reply, Route,
 };
 use crate::session::Answer;
-use crate::shard::{Command, MemberPage};
+use crate::shard::{Command, MemberPage, Settings};
 
 /// Bytes of messages on one page of history; the rest is on the next page.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -57,14 +57,13 @@ async fn answer(edge: &Edge, request: Request<Incoming>) -> Result<Reply, Refusa
     }
 }
 
-fn caller<'e>(edge: &'e Edge, head: &Parts) -> Result<Caller<'e>, Refusal> {
+fn identify<'s>(edge: &Edge, settings: &'s Settings, head: &Parts) -> Result<Caller<'s>, Refusal> {
     let header = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
     let now_wall_ms = edge.shared.clock.now().wall_ms;
-    Caller::identify(&edge.shared.settings.session.keyring, header, now_wall_ms).inspect_err(
-        |refusal| {
-            refusal.cause().into_iter().for_each(|cause| edge.count_refusal(cause));
-        },
-    )
+    let caller = Caller::identify(&settings.session.keyring, header, now_wall_ms);
+    caller.inspect_err(|refusal| {
+        refusal.cause().into_iter().for_each(|cause| edge.count_refusal(cause));
+    })
 }
 
 async fn publish(
@@ -73,7 +72,8 @@ async fn publish(
     body: Incoming,
     channel: &str,
 ) -> Result<Reply, Refusal> {
-    let caller = caller(edge, head)?;
+    let settings = edge.settings();
+    let caller = identify(edge, &settings, head)?;
     publish_as(edge, &caller, (&head.headers, body), channel).await
 }
 
@@ -87,14 +87,14 @@ pub async fn publish_as(
     (headers, body): (&HeaderMap, Incoming),
     channel: &str,
 ) -> Result<Reply, Refusal> {
-    caller.check(channel, Operation::Publish, &edge.shared.settings.limits)?;
-    let bytes_max = edge.shared.settings.limits.message_bytes_max;
-    let body = body::read(edge, headers, body, bytes_max).await?;
+    let settings = edge.settings();
+    let limits = &settings.limits;
+    caller.check(channel, Operation::Publish, limits)?;
+    let body = body::read(edge, headers, body, limits.message_bytes_max).await?;
     let now = edge.shared.clock.now();
     let fresh =
         FreshId { unix_nanos: now.wall_ms * 1_000_000, number: edge.client.number() as u32 };
-    let bytes_max = edge.shared.settings.limits.publish_bytes_max;
-    let draft = rest::parse_publish(caller, &body.bytes, fresh, bytes_max)?;
+    let draft = rest::parse_publish(caller, &body.bytes, fresh, limits.publish_bytes_max)?;
     ask::admit(edge, caller, AdmitKind::Publish, channel, &draft.client_id).await?;
     let id = draft.id.clone();
     let (key, owner) = edge.locate(caller.app(), channel);
@@ -112,8 +112,9 @@ async fn history(
     channel: &str,
     query: HistoryQuery,
 ) -> Result<Reply, Refusal> {
-    let caller = caller(edge, head)?;
-    caller.check(channel, Operation::History, &edge.shared.settings.limits)?;
+    let settings = edge.settings();
+    let caller = identify(edge, &settings, head)?;
+    caller.check(channel, Operation::History, &settings.limits)?;
     ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
     let (messages, more) = page_of(edge, caller.app(), channel, query).await?;
     Ok(rest::history(prefix, channel, &query, &messages, more))
@@ -147,11 +148,12 @@ async fn presence_history(
     channel: &str,
     query: HistoryQuery,
 ) -> Result<Reply, Refusal> {
-    let (caller, limits) = (caller(edge, head)?, &edge.shared.settings.limits);
-    caller.check(channel, Operation::Presence, limits)?;
-    caller.check(channel, Operation::History, limits)?;
+    let settings = edge.settings();
+    let caller = identify(edge, &settings, head)?;
+    caller.check(channel, Operation::PresenceSubscribe, &settings.limits)?;
+    caller.check(channel, Operation::History, &settings.limits)?;
     ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
-    if edge.shared.settings.policies.for_channel(channel).presence_log.is_none() {
+    if settings.policies.for_channel(channel).presence_log.is_none() {
         return Err(Refusal::no_presence_history());
     }
     let (entries, more) = page_of(edge, caller.app(), &presence_log(channel), query).await?;
@@ -164,11 +166,12 @@ async fn presence(
     channel: &str,
     query: &PresenceQuery,
 ) -> Result<Reply, Refusal> {
-    let caller = caller(edge, head)?;
-    caller.check(channel, Operation::Presence, &edge.shared.settings.limits)?;
+    let settings = edge.settings();
+    let caller = identify(edge, &settings, head)?;
+    caller.check(channel, Operation::PresenceSubscribe, &settings.limits)?;
     ask::admit(edge, &caller, AdmitKind::Subscribe, channel, &caller.user()).await?;
     let (key, owner) = edge.locate(caller.app(), channel);
-    Ok(rest::presence(query, &edge.client.members(owner, key, MemberPage::ALL).await?))
+    Ok(rest::presence(query, &edge.client.members(owner, key, MemberPage::ALL).await?.members))
 }
 
 async fn request_token(
@@ -177,7 +180,8 @@ async fn request_token(
     body: Incoming,
     key_name: &str,
 ) -> Result<Reply, Refusal> {
-    let key = caller(edge, head)?.key_named(key_name)?;
+    let settings = edge.settings();
+    let key = identify(edge, &settings, head)?.key_named(key_name)?;
     let body = body::read(edge, &head.headers, body, TOKEN_REQUEST_BYTES_MAX).await?;
     rest::request_token(key, &body.bytes, edge.shared.clock.now().wall_ms)
 }

@@ -53,18 +53,18 @@ pub fn hand_off(edge: &Edge, connection: UpgradeRequest) {
 /// connections are skipped unless all are.
 fn choose_home(edge: &Edge, unread: &[u8]) -> ShardId {
     let is_free = |shard: &ShardId| {
-        edge.client.connections_of(*shard) < edge.shared.settings.limits.connections_per_shard_max
+        edge.client.connections_of(*shard) < edge.settings().limits.connections_per_shard_max
     };
-    let mut all = (0..edge.shared.settings.router.shards()).map(|_| edge.next_shard());
+    let mut all = (0..edge.settings().router.shards()).map(|_| edge.next_shard());
     let free = hinted_home(edge, unread).filter(is_free).or_else(|| all.find(is_free));
     free.unwrap_or_else(|| edge.next_shard())
 }
 
 fn hinted_home(edge: &Edge, unread: &[u8]) -> Option<ShardId> {
-    let parsed = http::parse(unread, edge.shared.settings.limits.request_head_bytes_max);
+    let parsed = http::parse(unread, edge.settings().limits.request_head_bytes_max);
     let Ok(Parsed::Upgrade(upgrade)) = parsed else { return None };
     let channel = http::channel_hint(upgrade.query?)?;
-    Some(edge.locate(&edge.shared.settings.hint_app, &channel).1)
+    Some(edge.locate(&edge.settings().hint_app, &channel).1)
 }
 
 #[cfg(test)]

@@ -28,9 +28,11 @@ use crate::server::listen::ShardListeners;
 use crate::server::mesh::Mailboxes;
 use crate::server::proxies::Proxies;
 use crate::server::refusals::ShardRefusals;
+use crate::server::reload::Reloadable;
 use crate::server::ring::{Completion, Operation, Ring};
 use crate::server::sockets::{Arrival, Sockets, Stage, token};
 use crate::server::storage::StoreClient;
+use crate::server::webhooks::WebhookSender;
 use crate::shard::{self, CloseMode, Effect, Envelope, Listener, Shard, StoreReply, TurnIo, Wait};
 
 /// Envelopes taken from one peer in one turn, so that a busy one does not starve the sockets.
@@ -53,8 +55,10 @@ const SLEEP_LOADED: Duration = Duration::from_millis(20);
 const SLEEP_IDLE: Duration = Duration::from_millis(500);
 
 /// What the main thread tells shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Control {
+    /// Take up other settings.
+    Reload(Arc<Reloadable>),
     /// Accept no more, end every session or connection, and report when none is left. A shard goes
     /// on serving the edge.
     Drain,
@@ -87,6 +91,8 @@ pub struct Host {
     pub refusals: ShardRefusals,
     /// Set when any channel has its messages on disk.
     pub store: Option<StoreClient>,
+    /// Set when webhooks are told of events.
+    pub webhooks: Option<WebhookSender>,
 }
 
 impl Host {
@@ -188,6 +194,11 @@ impl TurnIo for TurnLoop {
             Effect::Attach { conn, socket } => {
                 self.sockets.insert(conn, socket);
                 self.unarmed.push(conn);
+            }
+            Effect::Tell(event) => {
+                if let Some(webhooks) = &self.host.webhooks {
+                    webhooks.send(event);
+                }
             }
             Effect::Store(request) => {
                 let Some(store) = &self.host.store else {
@@ -396,6 +407,7 @@ impl TurnLoop {
         while let Ok(control) = self.host.control.try_recv() {
             match control {
                 Control::End => self.ended = true,
+                Control::Reload(new) => self.shard.reload(now, Arc::clone(&new.settings)),
                 Control::Drain => {
                     self.close_listeners_ms = Some(now.mono_ms + LISTEN_ON_MS);
                     self.shard.begin_drain(now);

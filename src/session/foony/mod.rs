@@ -176,9 +176,9 @@ impl Dialect for Session {
 
     /// The code of an expired token makes the client fetch a new one.
     fn farewell(&self, reason: Disconnect, out: &mut Vec<u8>) {
-        if reason == Disconnect::TokenExpired {
-            let refusal = Refusal::Reject(Reject::TokenExpired);
-            refuse(NO_REQUEST, &refusal, &mut Writer::new(self.form, out));
+        if matches!(reason, Disconnect::TokenExpired | Disconnect::Revoked) {
+            let (code, message) = (ErrorCode::AuthExpired, reason.to_string().into());
+            Writer::new(self.form, out).event(&Event::Error { id: NO_REQUEST, code, message });
         }
     }
 
@@ -344,11 +344,11 @@ impl Session {
                 Ok((channel, Asked::Publish(Box::new(self.draft(cx, publish)?))))
             }
             Request::Presence(presence) => {
-                self.check(cx, &presence.channel, Some(Operation::Presence))?;
+                self.check(cx, &presence.channel, Some(Operation::PresenceEnter))?;
                 self.prepare_presence(cx, presence)
             }
             Request::PresenceSubscribe { channel, .. } => {
-                self.check(cx, &channel, Some(Operation::Presence))?;
+                self.check(cx, &channel, Some(Operation::PresenceSubscribe))?;
                 Ok((channel, Asked::Watch))
             }
             Request::PresenceUnsubscribe { channel, .. } => {
@@ -411,7 +411,7 @@ impl Session {
     /// (`protocols/foony.md` section 2.1), as far as they may see it.
     fn scope(&self, channel: &str) -> Scope {
         match self.form {
-            Form::Json if self.allows(channel, Operation::Presence).is_ok() => {
+            Form::Json if self.allows(channel, Operation::PresenceSubscribe).is_ok() => {
                 Scope::MessagesAndPresence
             }
             _ => Scope::Messages,

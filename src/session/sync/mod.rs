@@ -501,7 +501,10 @@ impl Session {
         state: &[u8],
     ) -> Result<(), Reject> {
         let principal = self.principal.as_ref().ok_or(Reject::Unauthenticated)?;
-        if principal.grant.capability.allows(channel, Operation::Presence).is_err() {
+        // Who announces itself on this wire is sent the members as well.
+        let capability = &principal.grant.capability;
+        let both = [Operation::PresenceEnter, Operation::PresenceSubscribe];
+        if both.into_iter().any(|operation| capability.allows(channel, operation).is_err()) {
             return Err(Reject::Forbidden);
         }
         let is_reserved = presence_logged(channel).is_some();

@@ -7,9 +7,11 @@ use super::connection::{AuthState, ColdState, Connection, Flags, Phase, Transpor
 use super::connections::ActiveConnection;
 use super::edges::Edges;
 use super::reader::ReaderKind;
+use super::reload::is_revoked;
 use super::resume::{register_session, unregister_session};
 use super::write_order::Due;
 use crate::counters::Dropped;
+use crate::error::Disconnect;
 use crate::ids::{ConnId, ShardId, Timestamp};
 use crate::session::{Framing, Input, Session};
 use crate::shard::context::ShardContext;
@@ -108,6 +110,9 @@ impl Home {
                 return home.refuse(cx, conn, HeadError::ConnectionLimit);
             }
             cx.counters.adopted += 1;
+            if is_revoked(cx, conn) {
+                return home.disconnect(cx, conn, Disconnect::Revoked);
+            }
             home.adopt_edges(cx, conn, edges);
             if let Some(kind) = reader {
                 home.begin_reading(cx, conn, kind);

@@ -10,6 +10,7 @@ use crate::ids::ChannelKey;
 use crate::session::Feed;
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::Command;
+use crate::shard::inspection::Subscribers;
 
 impl Home {
     pub(super) fn open_channel(&mut self, cx: &ShardContext, key: Arc<ChannelKey>) -> u32 {
@@ -50,7 +51,29 @@ impl Home {
             self.command_owner(cx, slot, Command::Subscribe { feed, home });
         }
         self.update_channel_load(cx, slot);
+        self.note_recount(slot);
         self.connections.set_check(conn.id, cx.now.mono_ms);
+    }
+
+    fn note_recount(&mut self, slot: u32) {
+        if self.channel(slot).policy.occupancy_interval_ms > 0 {
+            self.recounted.push(slot);
+        }
+    }
+
+    /// Tells owners how many subscribers their channels have here, as far as that has changed. That
+    /// there are none any more they know by the end of the feeds.
+    pub fn send_counts(&mut self, cx: &mut ShardContext) {
+        let mut recounted = std::mem::take(&mut self.recounted);
+        recounted.sort_unstable();
+        recounted.dedup();
+        for slot in recounted.drain(..) {
+            let Some(channel) = self.channels.get(slot) else { continue };
+            let mut subscribers = Subscribers::default();
+            channel.subscriptions().for_each(|(feed, count)| subscribers.count(feed, count));
+            self.command_owner(cx, slot, Command::Count(subscribers));
+        }
+        self.recounted = recounted;
     }
 
     /// From here on a subscription is delivered to.
@@ -89,6 +112,7 @@ impl Home {
             self.command_owner(cx, slot, Command::Unsubscribe { feed });
         }
         self.update_channel_load(cx, slot);
+        self.note_recount(slot);
         self.close_channel_if_unused(slot);
     }
 

@@ -25,6 +25,7 @@ mod missed;
 mod outgoing;
 mod placement;
 mod reader;
+mod reload;
 mod requests;
 mod resume;
 mod send_queue;
@@ -90,6 +91,8 @@ pub struct Home {
     reply: Vec<u8>,
     /// A sweep timer is set.
     sweeping: bool,
+    /// Channels with occupancy whose subscribers have changed in this turn.
+    recounted: Vec<u32>,
 }
 
 impl Home {
@@ -108,6 +111,7 @@ impl Home {
             sweeps: VecDeque::new(),
             snapshot_budget: 0,
             retries: Vec::new(),
+            recounted: Vec::new(),
             reply: Vec::new(),
             sweeping: false,
         }

@@ -13,10 +13,12 @@ mod documents;
 mod documents_simulation;
 mod durable;
 mod edges;
+mod events;
 mod home_subscription;
 mod inspect;
 mod log_reads;
 mod lost_members;
+mod occupancy;
 mod presence;
 mod presence_history;
 mod publish;
@@ -27,11 +29,12 @@ mod snapshot;
 pub use retention::serial_base;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::channel_table::ChannelTable;
 use super::context::ShardContext;
-use super::envelope::{Command, Envelope, MemberPage, MemberView, MembersFor, ReplyTo};
+use super::envelope::{Command, Envelope, MemberList, MemberPage, MemberView, MembersFor, ReplyTo};
 use super::timers::Timer;
 use crate::counters::Dropped;
 use crate::error::Reject;
@@ -39,7 +42,9 @@ use crate::ids::{ChannelKey, ConnAddr, ShardId};
 use crate::session::Answer;
 use channel_entry::OwnedChannel;
 use document_table::DocumentTable;
+use events::Followed;
 use lost_members::LostMembers;
+use occupancy::Occupancy;
 use presence_history::Logged;
 use retention::Retention;
 
@@ -64,6 +69,10 @@ pub struct Owner {
     presence_logged: HashMap<u32, Logged>,
     /// Entries of presence history so far; makes their ids.
     presence_entries: u64,
+    /// Channels of which webhooks were told, by the hash of the name.
+    followed: HashMap<u64, Followed>,
+    /// Counts of channels whose namespace has occupancy, by slot.
+    occupancies: HashMap<u32, Occupancy>,
 }
 
 impl Owner {
@@ -81,6 +90,8 @@ impl Owner {
             documents: DocumentTable::default(),
             presence_logged: HashMap::new(),
             presence_entries: 0,
+            followed: HashMap::new(),
+            occupancies: HashMap::new(),
         }
     }
 
@@ -123,9 +134,10 @@ impl Owner {
                 // Without room for the channel the requests that follow are refused.
                 if let Ok(slot) = self.open(cx, &key) {
                     self.entry(slot).subscribe(from, feed, home);
+                    self.follow(cx, slot);
                 }
             }
-            Command::Unsubscribe { feed } => self.unsubscribe(&key, from, feed),
+            Command::Unsubscribe { feed } => self.unsubscribe(cx, &key, from, feed),
             Command::Snapshot { feed, home, recipients } => {
                 self.request_snapshot(cx, from, &key, feed, home, recipients);
             }
@@ -157,6 +169,7 @@ impl Owner {
             Command::Direct { reply_to, message } => {
                 self.send_direct(cx, &key, from, reply_to, message);
             }
+            Command::Count(subscribers) => self.count(cx, &key, from, subscribers),
             Command::Check { reply_to, copy } => self.check(cx, from, &key, reply_to, copy),
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);
@@ -184,7 +197,17 @@ impl Owner {
             Timer::Grace { grace } => self.end_grace(cx, grace),
             Timer::Retention => self.retain(cx),
             Timer::Documents { slot } => self.documents_due(cx, slot),
+            Timer::Vacated { hash } => self.vacated_due(cx, hash),
             _ => debug_assert!(false, "{timer:?} is for the home"),
+        }
+    }
+
+    /// The channels in these slots take up the policies that are in force.
+    pub fn reload(&mut self, cx: &ShardContext, slots: Range<u32>) {
+        for slot in slots.start..slots.end.min(self.channels.slot_count()) {
+            if let Some(channel) = self.channels.get_mut(slot) {
+                channel.policy = Arc::clone(cx.settings.policies.for_channel(&channel.key.name));
+            }
         }
     }
 
@@ -200,8 +223,10 @@ impl Owner {
         for slot in dirty.drain(..) {
             let channel = self.entry(slot);
             channel.dirty = false;
+            self.follow(cx, slot);
             self.flush_messages(cx, slot);
             self.flush_presence(cx, slot);
+            self.flush_occupancy(cx, slot);
             self.entry(slot).free_if_empty();
             self.close_if_unused(slot);
         }
@@ -232,6 +257,7 @@ impl Owner {
 
     fn close_if_unused(&mut self, slot: u32) {
         if self.entry(slot).is_unused() {
+            self.occupancies.remove(&slot);
             self.channels.remove(slot);
         }
     }
@@ -254,7 +280,8 @@ impl Owner {
     ) {
         let slot = self.channels.find_key(key);
         let members = slot.map(|slot| member_views(cx, self.entry(slot), page)).unwrap_or_default();
-        cx.outbox.send(from, Envelope::Members { to, members });
+        let list = MemberList { members, sequence: self.told_sequence(key) };
+        cx.outbox.send(from, Envelope::Members { to, list });
     }
 }
 

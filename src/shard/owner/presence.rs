@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use super::channel_entry::OwnedChannel;
+use super::events::tells;
 use super::lost_members::LostMember;
 use super::presence_history::events_of;
 use super::{Owner, send_answer};
-use crate::channel::{Announced, Author, ChangeKind, LeaveReason, Part, ResumeKey, SessionName};
+use crate::channel::{
+    Announced, Author, Change, ChangeKind, LeaveReason, Part, ResumeKey, SessionName,
+};
 use crate::counters::{Conflated, Dropped, Ignored};
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId, Timestamp};
+use crate::policy::WebhookEvent;
 use crate::session::{Answer, Encoded, Feed, FeedSet, NO_REQUEST, SetTick};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{
@@ -264,9 +268,16 @@ impl Owner {
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, key: &ChannelKey, from: ShardId, feed: Feed) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        cx: &mut ShardContext,
+        key: &ChannelKey,
+        from: ShardId,
+        feed: Feed,
+    ) {
         if let Some(slot) = self.channels.find_key(key) {
             self.entry(slot).unsubscribe(from, feed);
+            self.follow(cx, slot);
             self.close_if_unused(slot);
         }
     }
@@ -303,9 +314,10 @@ impl Owner {
             cx.counters.conflate(Conflated::LargeSet);
         }
         self.number_tick(cx, slot);
-        let (tick, events) = make_tick(cx, self.entry(slot));
+        let Tick { tick, events, told } = make_tick(cx, self.entry(slot));
         let tick = Arc::new(tick);
         self.log_presence(cx, slot, events);
+        self.tell_changes(cx, slot, told);
         self.end_tick(slot);
         if !tick.is_empty() {
             cx.counters.presence_ticks += 1;
@@ -352,9 +364,18 @@ fn refuse_announcement(
     cx.outbox.send(new.addr.shard, refused);
 }
 
+/// Changes of members, for all who are to know of them.
+struct Tick {
+    tick: PresenceTick,
+    /// For presence history, if that is kept.
+    events: Vec<Part>,
+    /// For webhooks, if they are told.
+    told: Vec<Change>,
+}
+
 /// Takes the changes of a channel and encodes them once per feed that has subscribers, and for its
 /// presence history if that is kept.
-fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> (PresenceTick, Vec<Part>) {
+fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> Tick {
     let changes = channel.presence.take_changes();
     let except = match changes.author() {
         Author::SoleUpdate(addr) => Some(addr),
@@ -370,9 +391,10 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> (PresenceTick, Ve
         feed.encode_tick(cx.now, key, members, &tick, &changes)
     });
     let events = events_of(channel, &changes);
+    let told = if tells(channel, WebhookEvent::Presence) { changes.clone() } else { Vec::new() };
     let needs_values = !channel.feeds().is_disjoint(Feed::PRESENCE_CHANGES | Feed::Changes);
     changes.retain(|change| needs_values && change.kind != ChangeKind::Peer);
-    (PresenceTick { changes, encoded, except }, events)
+    Tick { tick: PresenceTick { changes, encoded, except }, events, told }
 }
 
 /// A joiner is sent no set when it is alone, or when the namespace says so.

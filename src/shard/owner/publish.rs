@@ -139,6 +139,7 @@ impl Owner {
         let Some(published) = &mut self.entry(slot).published else { return };
         let mut pending = std::mem::take(&mut published.pending);
         if !pending.is_empty() {
+            self.tell_messages(cx, slot, &pending);
             route_messages(cx, self.entry(slot), &pending);
             pending.clear();
             if let Some(published) = &mut self.entry(slot).published {
@@ -200,7 +201,12 @@ impl Owner {
     }
 }
 
-fn route_messages(cx: &mut ShardContext, channel: &mut OwnedChannel, messages: &[Arc<Message>]) {
+/// Sends messages to every interested shard.
+pub(super) fn route_messages(
+    cx: &mut ShardContext,
+    channel: &mut OwnedChannel,
+    messages: &[Arc<Message>],
+) {
     let batch = Arc::new(make_batch(channel, messages));
     for home in channel.homes.iter_mut() {
         let feeds = home.feeds & Feed::MESSAGES;

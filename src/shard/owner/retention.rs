@@ -66,6 +66,12 @@ impl Retention {
         self.highest
     }
 
+    /// A number above all serials that were assigned here.
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.highest += 1;
+        self.highest
+    }
+
     /// A message was given this serial.
     pub(super) fn note_serial(&mut self, serial: u64) {
         self.highest = self.highest.max(serial);
@@ -144,6 +150,7 @@ impl Owner {
             self.close_idle_log(cx, slot);
         } else if is_over == Some(true) {
             self.retention.remember_head(channel.key.log_hash(), published.messages.head());
+            self.occupancies.remove(&slot);
             self.channels.remove(slot);
         }
     }
