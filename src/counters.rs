@@ -71,6 +71,8 @@ pub enum Dropped {
     DocumentSlowConsumer,
     /// Events of members that could not be stored.
     PresenceHistory,
+    /// Lines of a trace.
+    Trace,
 }
 
 impl Dropped {
@@ -87,6 +89,7 @@ impl Dropped {
             Dropped::MessageHistoryFull => ("message", "history_full"),
             Dropped::DocumentSlowConsumer => ("document", "slow_consumer"),
             Dropped::PresenceHistory => ("presence_event", "not_stored"),
+            Dropped::Trace => ("trace", "mailbox_full"),
         }
     }
 }
@@ -105,6 +108,20 @@ pub enum Conflated {
     Interval,
     /// The channel is large and updated in sweeps; changes during a sweep are sent with the next.
     LargeSet,
+}
+
+/// The parts of a turn, in their order. What an event waits for in a shard is one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum TurnPhase {
+    /// What arrived from sockets and the store is parsed, and routed to owners.
+    Receive,
+    /// What other shards have sent is carried out.
+    Mailbox,
+    /// Timers, and what has changed: encoded once, and queued to subscribers.
+    Deliver,
+    /// Queues are written to sockets.
+    Write,
 }
 
 /// Durations, counted by powers of two of microseconds.
@@ -194,6 +211,13 @@ pub struct Counters {
     pub turns: u64,
     /// Of all turns: a shard that has nothing to do takes none.
     pub turn_durations: Durations,
+    pub turn_phases: EnumMap<TurnPhase, Durations>,
+    /// Envelopes that waited in the mailboxes of the shard at the beginning of the last turn.
+    pub mailbox_depth: u64,
+    /// Connections whose sockets take no more.
+    pub blocked: u64,
+    /// Bytes of messages that are being stored.
+    pub storing_bytes: u64,
     pub refusals: Refusals,
     ignored: EnumMap<Ignored, u64>,
     dropped: EnumMap<Dropped, u64>,
@@ -306,8 +330,8 @@ mod tests {
         };
         assert_eq!(different(&mut counters.ignored().map(|(label, _)| label.to_string())), 33);
         assert_eq!(different(&mut counters.conflated().map(|(label, _)| label.to_string())), 5);
-        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 18);
-        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 10);
+        assert_eq!(different(&mut counters.disconnects().map(|(label, _)| label.to_string())), 19);
+        assert_eq!(different(&mut counters.dropped().map(|(label, _)| format!("{label:?}"))), 11);
     }
 
     /// Dashboards and alerts name them.
@@ -331,7 +355,7 @@ mod tests {
         assert_eq!(
             labels.join(" "),
             "clean lost protocol utf8 too_large unknown_protocol greeting_timeout idle_timeout \
-             wire_version old_client token_expired bad_credentials replaced slow \
+             wire_version old_client token_expired revoked bad_credentials replaced slow \
              connection_limit shutdown operator internal"
         );
     }

@@ -2,6 +2,8 @@
 #![cfg(feature = "server")]
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -298,4 +300,39 @@ fn top_shows_the_shards_once_and_ends() {
     let firsts: Vec<&str> =
         table.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(firsts, ["SHARD", "0", "1", "all"]);
+}
+
+#[test]
+fn a_trace_has_what_reaches_a_channel_and_what_leaves_it() {
+    let server = Server::start("[cores]\nshards = 2\n");
+    let address = format!("127.0.0.1:{}", server.admin.port());
+    let mut trace = command::headcount(&["trace", "room", "--json", "--admin", &address]);
+    let mut trace = trace.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let mut next = || -> Value {
+        serde_json::from_str(&lines.next().expect("a line").unwrap()).expect("JSON")
+    };
+    assert_eq!(next()["event"], "begun");
+    let mut ann = enter(&server, "ann", "room");
+    ann.subscribe("room");
+    let api = Api::new(&server);
+    assert_eq!(api.post("/v1/apps/demo/channels/room/messages", &json!({ "name": "n" })).0, 201);
+    // Another channel.
+    assert_eq!(api.post("/v1/apps/demo/channels/hall/messages", &json!({ "name": "n" })).0, 201);
+    ann.ask(|id| Request::Unsubscribe { id, channel: "room".into() });
+    let mut seen = Vec::new();
+    while !seen.iter().any(|line: &Value| line["command"].to_string().contains("unsubscribe")) {
+        seen.push(next());
+    }
+    trace.kill().unwrap();
+    trace.wait().unwrap();
+    let commands: Vec<String> = seen.iter().map(|line| line["command"].to_string()).collect();
+    for expected in ["announce user=", "subscribe feed=", "attach slot=", "publish http"] {
+        assert!(commands.iter().any(|text| text.contains(expected)), "{expected}: {commands:?}");
+    }
+    let routed = |what: &str| {
+        seen.iter().any(|line| line["what"] == what && line["count"] == 1 && line["turn"].is_u64())
+    };
+    assert!(routed("messages"), "{seen:#?}");
+    assert_eq!(commands.iter().filter(|text| text.contains("publish")).count(), 1, "{commands:?}");
 }

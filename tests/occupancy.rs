@@ -99,3 +99,54 @@ fn counts_come_at_most_once_per_interval_and_not_without_a_change() {
     counter.for_a_while(2 * INTERVAL, |event| more += usize::from(counts(event).is_some()));
     assert_eq!(more, 0, "nothing has changed");
 }
+
+#[test]
+fn who_subscribes_is_told_although_nothing_has_changed_for_the_others() {
+    let server = Server::start(&config(1));
+    let mut counter = Client::connect_with(&server, "demo.counter:s1", "eve");
+    counter.subscribe("room");
+    let one = json!({"members": 0, "subscribers": 1, "presenceSubscribers": 0});
+    await_counts(&mut counter, &one);
+    // Another one takes its place: the numbers are the same.
+    let mut next = Client::connect_with(&server, "demo.counter:s1", "bob");
+    counter.ask(|id| Request::Unsubscribe { id, channel: "room".into() });
+    next.subscribe("room");
+    await_counts(&mut next, &one);
+}
+
+#[test]
+fn a_reload_turns_occupancy_on_for_open_channels() {
+    let server = Server::start("[cores]\nshards = 2\n");
+    let mut client = Client::connect(&server, "ann", "");
+    client.subscribe("room");
+    server.reload(|text| {
+        format!("{text}\n[[namespace]]\nmatch = \"*\"\noccupancy_interval_ms = 100\n")
+    });
+    await_counts(&mut client, &json!({"members": 0, "subscribers": 1, "presenceSubscribers": 0}));
+}
+
+#[test]
+fn presence_is_as_fast_as_its_own_interval_says() {
+    let namespaces = "[[namespace]]\nmatch = \"*\"\npresence_interval_ms = 100\n\
+                      occupancy_interval_ms = 60000\n";
+    let server = Server::start(namespaces);
+    let mut watcher = Client::connect(&server, "ann", "");
+    watcher.subscribe("room");
+    let id = watcher.next_id();
+    watcher.send(&[Request::PresenceSubscribe { id, channel: "room".into() }]);
+    thread::sleep(Duration::from_millis(200));
+    // Their counts wait for a minute, they themselves do not.
+    let begun = Instant::now();
+    let mut clients: Vec<Client> =
+        (0..3).map(|n| Client::connect(&server, &format!("user{n}"), "")).collect();
+    clients.iter_mut().for_each(enter);
+    let mut seen = 0;
+    watcher.until(|event| match event {
+        Event::Member(member) if member.action == Action::Enter => {
+            seen += 1;
+            (seen == 3).then_some(())
+        }
+        _ => None,
+    });
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

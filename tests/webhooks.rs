@@ -118,6 +118,7 @@ fn a_channel_is_told_of_from_its_first_visitor_to_its_last() {
     let sequence = await_events(&service, 4)[3]["sequence"].clone();
     let list = members(&server, "room:1");
     assert_eq!((&list["sequence"], &list["members"][0]["user"]), (&sequence, &json!("ann")));
+    assert_eq!(list["members"][0]["session"], *ann.connection_id, "as in events");
     presence(&mut ann, "room:1", Action::Leave, b"");
     unsubscribe(&mut ann, "room:1");
     // Another namespace.
@@ -205,6 +206,15 @@ fn what_is_not_accepted_is_posted_again_and_survives_a_restart() {
     let lists = asked[refused..].iter().map(|asked| asked.json["events"].as_array().unwrap());
     let told: Vec<Value> = lists.flatten().cloned().collect();
     check_order(&told[told.len() - 2..]);
+    publish(&mut Client::connect(&server, "ann", ""), "room:1");
+    let begun = Instant::now();
+    while server.counter("headcount_webhook_events_total", "") < 3 {
+        assert!(begun.elapsed() < WITHIN, "{:?}", service.asked());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let process = |event: &Value| event["process"].as_str().expect("a process").to_owned();
+    let of_new = process(events(&service).last().expect("an event"));
+    assert_ne!(process(&told[told.len() - 1]), of_new, "what was left is of the process before");
     assert_eq!(server.counter("headcount_webhook_waiting", ""), 0);
 }
 
@@ -245,4 +255,31 @@ fn a_backlog_is_bounded_and_its_gap_is_seen() {
         (&9.into(), &3.into())
     );
     assert_ne!(last["previous"], before["sequence"], "the receiver sees that some are missing");
+    assert_eq!(service.asked().last().expect("a request").json["dropped"], 5);
+}
+
+#[test]
+fn a_reload_begins_and_ends_the_events_of_open_channels() {
+    let service = accepting();
+    let server = Server::start(&config(&service, "", "\"messages\""));
+    let mut ann = Client::connect(&server, "ann", "");
+    ann.subscribe("room:1");
+    publish(&mut ann, "room:1");
+    assert_eq!(names(&await_events(&service, 1)), ["message"]);
+    let line = server.reload(|text| text.replace("[\"messages\"]", &format!("[{ALL}]")));
+    assert!(line.contains("reloaded the configuration"), "{line}");
+    let told = await_events(&service, 2);
+    assert_eq!((names(&told)[1], &told[1]["previous"]), ("occupied", &json!(0)));
+    presence(&mut ann, "room:1", Action::Enter, b"{}");
+    assert_eq!(names(&await_events(&service, 3))[2], "enter");
+    server.reload(|text| text.replace(&format!("[{ALL}]"), "[]"));
+    // The open channel is told in a turn to come.
+    thread::sleep(Duration::from_millis(100));
+    publish(&mut ann, "room:1");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(events(&service).len(), 3);
+    // What needs a restart is refused as a whole, and said.
+    let line =
+        server.reload(|text| text.replace("[webhooks]\nurl", "[webhooks]\ntimeout_ms = 9\nurl"));
+    assert!(line.contains("nothing has changed") && line.contains("timeout_ms"), "{line}");
 }

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::{self, Deserializer};
+use serde_json::{Number, Value, json};
 
 use crate::auth::Capability;
 use crate::counters::Counters;
@@ -179,10 +180,26 @@ impl UsersBody {
 #[derive(Debug, Deserialize)]
 pub struct TokenBody {
     pub user: String,
+    #[serde(default, deserialize_with = "whole")]
     pub ttl_ms: Option<u64>,
     /// That of the key without one.
     pub capability: Option<Capability>,
 }
+
+/// A whole number, also one that is written as `1.0`: in JSON the two are the same.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
+    let of_float = |value: f64| {
+        let is_whole = value.fract() == 0.0 && (0.0..=MAX_SAFE_INTEGER).contains(&value);
+        is_whole.then_some(value as u64)
+    };
+    let found = number.as_u64().or_else(|| number.as_f64().and_then(of_float));
+    let wrong = || de::Error::custom(format_args!("{number} is no whole number from 0 on"));
+    found.map(Some).ok_or_else(wrong)
+}
+
+/// The largest number up to which every whole one is a double.
+const MAX_SAFE_INTEGER: f64 = ((1u64 << 53) - 1) as f64;
 
 impl TokenBody {
     /// # Errors
@@ -378,7 +395,7 @@ mod tests {
                 described += usize::from(is_routed);
             }
         }
-        assert_eq!(described, 16, "one for each request that is routed");
+        assert_eq!(described, 17, "one for each request that is routed");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Member {
     /// `shard.slot.generation`, or the name of the session in presence history; with the user it
     /// identifies the member.
     pub connection: String,
+    /// Name of the session, as in events of webhooks; `None` elsewhere than in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub state: Option<Value>,
     /// A state that is not MessagePack, or that JSON cannot express.
@@ -66,6 +69,7 @@ impl Member {
             at_ms: None,
             user: Arc::clone(user),
             connection: addr.to_string(),
+            session: None,
             state_base64: state.is_none().then(|| STANDARD.encode(bytes)),
             state,
             age_ms,
@@ -88,8 +92,11 @@ impl Event {
 /// The response to a members request. `next`: the cursor of the next page; not there when all were
 /// asked for.
 pub fn members(app: &str, channel: &str, list: &MemberList, next: Option<u64>) -> Value {
-    let member =
-        |member: &MemberView| Member { lingering: Some(member.lingering), ..Member::of(member) };
+    let member = |member: &MemberView| Member {
+        lingering: Some(member.lingering),
+        session: Some(member.identity.connection.to_string()),
+        ..Member::of(member)
+    };
     let members: Vec<Member> = list.members.iter().map(member).collect();
     let mut answer = json!({ "app": app, "channel": channel, "members": members });
     if list.sequence > 0 {
@@ -130,6 +137,7 @@ pub fn members_at(app: &str, channel: &str, at_ms: u64, members: &[(LoggedMember
             at_ms: None,
             user: (&*member.client_id).into(),
             connection: member.connection_id.to_string(),
+            session: None,
             state_base64: if is_base64 { text() } else { None },
             state: data.clone().filter(|_| !is_base64),
             age_ms: at_ms.saturating_sub(*announced_ms),

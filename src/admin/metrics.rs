@@ -38,6 +38,8 @@ pub struct Process {
     pub refusals: Refusals,
     pub admission: AdmissionMetrics,
     pub webhooks: WebhookCounts,
+    /// How long batches took until they were on disk.
+    pub store_writes: Durations,
 }
 
 /// Counts of the webhooks.
@@ -99,11 +101,14 @@ type Labels = Vec<(&'static str, String)>;
 /// A metric of each shard: name, help, and its value in the counters.
 type Column = (&'static str, &'static str, fn(&Counters) -> u64);
 
-const GAUGES: [Column; 4] = [
+const GAUGES: [Column; 7] = [
     ("connections", "Open connections", |c| c.connections),
     ("channels", "Owned channels with members or subscribers", |c| c.channels),
     ("members", "Members of owned channels", |c| c.members),
     ("subscriptions", "Subscriptions of local connections", |c| c.subscriptions),
+    ("mailbox_depth", "Envelopes that waited for the shard at its last turn", |c| c.mailbox_depth),
+    ("blocked_connections", "Connections whose sockets take no more", |c| c.blocked),
+    ("storing_bytes", "Bytes of messages that are being stored", |c| c.storing_bytes),
 ];
 
 const COUNTERS: [Column; 20] = [
@@ -156,9 +161,7 @@ pub fn encode(shards: &[Counters], process: &Process, exposition: Exposition) ->
         let counts = by_shard(shards, |c| vec![(Labels::new(), value(c))]);
         register(&mut registry, name, help, counts);
     }
-    let durations = shards.iter().map(|counters| counters.turn_durations).collect();
-    let help = "Duration of turns: what an event waits in a shard, and the time that it is busy";
-    registry.register("turn_duration_seconds", help, DurationFamily(durations));
+    register_durations(&mut registry, shards, process);
     register_admission(&mut registry, &process.admission);
     register_webhooks(&mut registry, &process.webhooks);
     register_reasons(&mut registry, shards);
@@ -197,19 +200,39 @@ pub fn counts(counters: &Counters) -> Value {
     counts.into()
 }
 
-/// The durations of every shard.
+fn register_durations(registry: &mut Registry, shards: &[Counters], process: &Process) {
+    let shard = |n: usize| ("shard", n.to_string());
+    let turns = shards.iter().enumerate().map(|(n, c)| (vec![shard(n)], c.turn_durations));
+    let help = "Duration of turns: what an event waits in a shard, and the time that it is busy";
+    registry.register("turn_duration_seconds", help, DurationFamily(turns.collect()));
+    let phases = shards.iter().enumerate().flat_map(|(n, counters)| {
+        counters.turn_phases.into_iter().map(move |(phase, durations)| {
+            (vec![shard(n), ("phase", <&str>::from(phase).to_owned())], durations)
+        })
+    });
+    let help = "Duration of the parts of turns: receive (parse and route), mailbox (what other \
+                shards sent), deliver (encode and queue), write (to sockets)";
+    registry.register("turn_phase_seconds", help, DurationFamily(phases.collect()));
+    let writes = DurationFamily(vec![(Labels::new(), process.store_writes)]);
+    let help = "Time until a batch of messages or documents was on disk";
+    registry.register("store_write_duration_seconds", help, writes);
+}
+
+/// Durations by labels.
 #[derive(Debug)]
-struct DurationFamily(Vec<Durations>);
+struct DurationFamily(Vec<(Labels, Durations)>);
 
 impl EncodeMetric for DurationFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (shard, durations) in self.0.iter().enumerate() {
-            let labels = [("shard", shard.to_string())];
+        for (labels, durations) in &self.0 {
             let buckets: Vec<(f64, u64)> = durations.buckets().collect();
             let (sum, count) = (durations.total_s(), durations.count());
-            encoder
-                .encode_family(&labels)?
-                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            match labels.is_empty() {
+                true => encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?,
+                false => encoder
+                    .encode_family(labels)?
+                    .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?,
+            }
         }
         Ok(())
     }
@@ -363,6 +386,7 @@ mod tests {
             log_lines_lost: 3,
             refusals,
             admission: AdmissionMetrics::default(),
+            store_writes: Durations::default(),
             webhooks: WebhookCounts {
                 dropped: [("a", 0), ("b", 1), ("c", 2)],
                 ..Default::default()
@@ -419,6 +443,8 @@ mod tests {
             "headcount_http_responses_total{status=\"503\"} 1",
             "headcount_connections{shard=\"1\"} 3",
             "headcount_disconnects_total{shard=\"1\",reason=\"slow\"} 1",
+            "headcount_turn_phase_seconds_count{shard=\"1\",phase=\"write\"} 0",
+            "headcount_store_write_duration_seconds_count 0",
             "headcount_disconnects_total{shard=\"0\",reason=\"slow\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");

@@ -9,6 +9,7 @@ mod exposition;
 mod json;
 mod metrics;
 mod routes;
+mod trace;
 
 pub use access::{Access, Denied, Keys, Reach, Via};
 pub use exposition::Exposition;
@@ -19,3 +20,4 @@ pub use metrics::{
     AdmissionMetrics, AdmissionOutcome, Process, WebhookCounts, encode as encode_metrics,
 };
 pub use routes::{Api, AppApi, ChannelApi, Route, ServerApi, Surface, route};
+pub use trace::{trace_line, trace_lost};

@@ -79,6 +79,7 @@ pub enum ChannelApi {
     Occupancy,
     Members,
     Watch,
+    Trace,
     Publish,
 }
 
@@ -119,8 +120,9 @@ fn api(method: &str, path: &str) -> Route {
                 ([], "GET") => channel_api(ChannelApi::Occupancy),
                 (["members"], "GET") => channel_api(ChannelApi::Members),
                 (["watch"], "GET") => channel_api(ChannelApi::Watch),
+                (["trace"], "GET") => channel_api(ChannelApi::Trace),
                 (["messages"], "POST") => channel_api(ChannelApi::Publish),
-                ([] | ["members" | "watch"], _) => Route::MethodNotAllowed(READ),
+                ([] | ["members" | "watch" | "trace"], _) => Route::MethodNotAllowed(READ),
                 (["messages"], _) => Route::MethodNotAllowed(WRITE),
                 _ => Route::NotFound,
             }
@@ -261,6 +263,6 @@ mod tests {
             assert!(!matches!(found, Route::NotFound | Route::MethodNotAllowed(_)), "{row}");
             documented += 1;
         }
-        assert_eq!(documented, 20, "the pages and probes, and each request of openapi.json");
+        assert_eq!(documented, 21, "the pages and probes, and each request of openapi.json");
     }
 }

@@ -33,6 +33,7 @@ mod subscribe;
 mod text;
 mod token;
 mod top;
+mod trace;
 mod tty;
 mod watch;
 
@@ -70,6 +71,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Watch(watch::Watch),
+    Trace(trace::Trace),
     Top(top::Top),
     Members(members::Members),
     Join(join::Join),
@@ -93,6 +95,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Watch(command) => command.run(),
+        Command::Trace(command) => command.run(),
         Command::Top(command) => command.run(),
         Command::Members(command) => command.run(),
         Command::Join(command) => command.run(),

@@ -224,16 +224,18 @@ fn webhooks(config: &Config) -> Result<(), Problem> {
         ("batch_ms".to_owned(), number(webhooks.batch_ms)),
         ("vacated_delay_ms".to_owned(), number(webhooks.vacated_delay_ms)),
         ("spool_events_max".to_owned(), number(webhooks.spool_events_max.into())),
+        ("spool_bytes_max".to_owned(), number(webhooks.spool_bytes_max)),
     ]);
     place.within(&numbers, &WEBHOOK_BOUNDS)
 }
 
-const WEBHOOK_BOUNDS: [Bound; 5] = [
+const WEBHOOK_BOUNDS: [Bound; 6] = [
     ("timeout_ms", 10, 60_000),
     ("batch_events_max", 1, 10_000),
     ("batch_ms", 0, 60_000),
     ("vacated_delay_ms", 0, HOUR_MS),
     ("spool_events_max", 1, 100_000_000),
+    ("spool_bytes_max", MIB, 1024 * 1024 * MIB),
 ];
 
 /// A service that signed requests are posted to. `key`: of its URL.

@@ -97,6 +97,7 @@ impl Config {
         page.key("batch_ms", &self.webhooks.batch_ms);
         page.key("vacated_delay_ms", &self.webhooks.vacated_delay_ms);
         page.key("spool_events_max", &self.webhooks.spool_events_max);
+        page.key("spool_bytes_max", &self.webhooks.spool_bytes_max);
     }
 
     fn print_admission(&self, page: &mut Page) {

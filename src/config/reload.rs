@@ -2,6 +2,17 @@
 
 use super::{Config, ConfigError};
 
+impl ConfigError {
+    /// With the tables that are read at start only, which may be why it does not fit.
+    pub fn with_waiting(mut self, tables: &[&str]) -> Self {
+        if !tables.is_empty() {
+            let tables = tables.join("], [");
+            self.why += &format!("; changes in [{tables}] need a restart");
+        }
+        self
+    }
+}
+
 impl Config {
     /// Tables that differ in `new` and are read at start only.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
@@ -76,8 +87,7 @@ mod tests {
                 None,
             ),
             (
-                "[[namespace]]\nmatch = \"a*\"\ndurability = \"none\"\n\
-                 [[namespace]]\nmatch = \"ab\"\ndurability = \"disk\"",
+                "[[namespace]]\nmatch = \"a*\"\ndurability = \"none\"",
                 "[[namespace]]\nmatch = \"ab\"\ndurability = \"disk\"\n\
                  [[namespace]]\nmatch = \"a*\"\ndurability = \"none\"",
                 Some("`ab`"),

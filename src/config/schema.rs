@@ -262,6 +262,8 @@ pub struct Webhooks {
     pub vacated_delay_ms: u64,
     /// Events that wait, on disk with a data directory. Further ones are dropped.
     pub spool_events_max: u32,
+    /// Bytes of events that wait.
+    pub spool_bytes_max: u64,
 }
 
 impl Default for Webhooks {
@@ -274,6 +276,7 @@ impl Default for Webhooks {
             batch_ms: 100,
             vacated_delay_ms: 3_000,
             spool_events_max: 100_000,
+            spool_bytes_max: 256 * 1024 * 1024,
         }
     }
 }

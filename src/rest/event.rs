@@ -22,14 +22,15 @@ struct Posted<'e> {
     sequence: u64,
     previous: u64,
     timestamp: u64,
+    process: &'e str,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<LoggedMember>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<Cow<'e, RawValue>>,
 }
 
-/// The JSON object of one event.
-pub fn channel_event(event: &ChannelEvent) -> Vec<u8> {
+/// The JSON object of one event. `process`: tells the processes of a server apart.
+pub fn channel_event(event: &ChannelEvent, process: &str) -> Vec<u8> {
     let (name, member, messages) = match &event.what {
         Happening::Occupied => ("occupied", None, None),
         Happening::Vacated => ("vacated", None, None),
@@ -50,6 +51,7 @@ pub fn channel_event(event: &ChannelEvent) -> Vec<u8> {
         sequence: event.sequence,
         previous: event.previous,
         timestamp: event.wall_ms,
+        process,
         member,
         messages,
     };
@@ -66,9 +68,9 @@ fn items(message: &Message) -> Option<Cow<'static, RawValue>> {
     RawValue::from_string(text).ok().map(Cow::Owned)
 }
 
-/// The body of a request with these events. `process`: tells the processes of a server apart.
-pub fn webhook_body(process: &str, events: &[Vec<u8>]) -> Vec<u8> {
-    let mut body = format!("{{\"v\":{VERSION},\"process\":\"{process}\",\"events\":[").into_bytes();
+/// The body of a request with these events. `dropped`: how many the process has dropped so far.
+pub fn webhook_body(dropped: u64, events: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = format!("{{\"v\":{VERSION},\"dropped\":{dropped},\"events\":[").into_bytes();
     for (at, event) in events.iter().enumerate() {
         if at > 0 {
             body.push(b',');
@@ -110,7 +112,7 @@ mod tests {
             wall_ms: 6,
             what: Happening::Message(Arc::new(message)),
         };
-        let body = webhook_body("p", &[channel_event(&event), channel_event(&event)]);
+        let body = webhook_body(3, &[channel_event(&event, "p"), channel_event(&event, "p")]);
         let body: Value = serde_json::from_slice(&body).unwrap();
         let item = |name: &str, data: Value| {
             json!({ "id": "m1", "name": name, "data": data, "timestamp": 5, "clientId": "ann",
@@ -118,8 +120,9 @@ mod tests {
         };
         let expected = json!({
             "event": "message", "app": "demo", "channel": "room", "sequence": 9, "previous": 8,
-            "timestamp": 6, "messages": [item("a", json!(1)), item("b", json!({ "c": 2 }))],
+            "timestamp": 6, "process": "p",
+            "messages": [item("a", json!(1)), item("b", json!({ "c": 2 }))],
         });
-        assert_eq!(body, json!({ "v": 1, "process": "p", "events": [expected, expected] }));
+        assert_eq!(body, json!({ "v": 1, "dropped": 3, "events": [expected, expected] }));
     }
 }

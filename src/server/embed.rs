@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -53,6 +53,8 @@ pub struct Handle {
 pub(super) struct Reload {
     pub config: Box<Config>,
     pub outcome: Sender<Result<Vec<&'static str>, ConfigError>>,
+    /// Set when nobody waits for it any more.
+    pub is_given_up: Arc<AtomicBool>,
 }
 
 /// Why a server goes on with the configuration that it had.
@@ -60,6 +62,8 @@ pub(super) struct Reload {
 pub enum ReloadError {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    #[error("another configuration is being taken up, or the server has not started yet")]
+    Busy,
     #[error("the server has not started yet, or is about to stop")]
     NotServing,
 }
@@ -102,9 +106,15 @@ impl Handle {
     /// [`ReloadError`]: nothing has changed.
     pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, ReloadError> {
         let (outcome, told) = bounded(1);
-        let reload = Reload { config: Box::new(config), outcome };
-        self.reloads.0.try_send(reload).map_err(|_| ReloadError::NotServing)?;
-        Ok(told.recv_timeout(RELOAD_WITHIN).map_err(|_| ReloadError::NotServing)??)
+        let is_given_up = Arc::<AtomicBool>::default();
+        let given_up = Arc::clone(&is_given_up);
+        let reload = Reload { config: Box::new(config), outcome, is_given_up };
+        self.reloads.0.try_send(reload).map_err(|_| ReloadError::Busy)?;
+        let told = told.recv_timeout(RELOAD_WITHIN).map_err(|_| {
+            given_up.store(true, Ordering::Relaxed);
+            ReloadError::NotServing
+        });
+        Ok(told??)
     }
 
     /// The server drains; nothing more, however often it is called. A call of [`Handle::stop`]

@@ -197,6 +197,11 @@ impl Mailboxes {
         self.inbound[from].as_mut()?.pop().ok()
     }
 
+    /// Envelopes that wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.inbound.iter().flatten().map(Consumer::slots).sum()
+    }
+
     /// How many mailboxes there are to take from; the own one is always empty.
     pub fn peers(&self) -> usize {
         self.inbound.len()

@@ -95,7 +95,7 @@ impl Reloader {
             namespace: new.namespace,
             ..self.config.clone()
         };
-        config.check()?;
+        config.check().map_err(|error| error.with_waiting(&waiting))?;
         config.check_exposure(InsecurePlaintext::Allowed)?;
         config.check_reload(&self.config)?;
         let reloadable = Reloadable::new(&config, &self.fixed)?;

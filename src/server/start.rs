@@ -42,6 +42,9 @@ use crate::store::Store;
 /// How long a drain may take before the process ends anyway.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 
+/// Time for an executor that is behind to have room for what it is told.
+const TELL_WITHIN: Duration = Duration::from_secs(2);
+
 /// How often it is looked whether serials are to be reserved.
 const SERIALS_EVERY: Duration = Duration::from_secs(1);
 
@@ -131,7 +134,6 @@ struct Running {
     lifecycle: Arc<Lifecycle>,
     shared: Vec<SharedAddress>,
     drain_delay: Duration,
-    executors: usize,
     _handles: Vec<ExecutorJoinHandle<()>>,
     _watchdog_stop: Sender<()>,
     process: Process,
@@ -341,6 +343,7 @@ fn start(
             handle: process.handle.clone(),
             log: options.log.clone(),
             webhooks: process.webhooks.as_ref().map(Webhooks::tallies).unwrap_or_default(),
+            store: process.store.clone(),
         };
         handles.push(start_edge(mailboxes, admin, control, gate, state, report)?);
     }
@@ -348,7 +351,6 @@ fn start(
     let running = Running {
         reports,
         dead,
-        executors: controls.len(),
         controls,
         endpoints,
         lifecycle,
@@ -462,7 +464,7 @@ fn executor(placement: Placement, name: &str) -> LocalExecutorBuilder {
 
 impl Running {
     fn await_start(&self) -> Result<(), StartError> {
-        for _ in 0..self.executors {
+        for _ in 0..self.controls.len() {
             match self.reports.recv_timeout(START_WITHIN) {
                 Ok(Report::Started) => {}
                 Ok(Report::Failed { what, why }) => return Err(StartError::Thread { what, why }),
@@ -483,8 +485,11 @@ impl Running {
         loop {
             select! {
                 recv(handle.stops()) -> _ => return self.drain(),
-                recv(handle.reloads()) -> reload => if let Ok(reload) = reload {
-                    let _ = reload.outcome.send(self.reload(*reload.config));
+                recv(handle.reloads()) -> reload => match reload {
+                    Ok(reload) if !reload.is_given_up.load(Ordering::Relaxed) => {
+                        let _ = reload.outcome.send(self.reload(*reload.config));
+                    }
+                    _ => {}
                 },
                 recv(self.dead) -> dead => return Err(died(dead.ok())),
                 recv(self.reports) -> report => return Err(match report {
@@ -556,7 +561,7 @@ impl Running {
     fn tell(&self, executors: &[Sender<Control>], control: &Control) {
         for executor in executors {
             // An executor takes all of them every turn; the watchdog ends a process without turns.
-            let _ = executor.send(control.clone());
+            let _ = executor.send_timeout(control.clone(), TELL_WITHIN);
         }
         self.endpoints.iter().for_each(mesh::Endpoint::wake);
     }

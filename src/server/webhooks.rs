@@ -7,19 +7,19 @@
 //!
 //! | full | policy | reported to | counter |
 //! |---|---|---|---|
-//! | queue | the event is dropped | the receiver: `previous` of the next event | `webhook_dropped{queue_full}` |
+//! | queue | the event is dropped | the receiver: `previous` of the next event, `dropped` | `webhook_dropped{queue_full}` |
 //! | backlog | the event is dropped | the same | `webhook_dropped{backlog_full}` |
 //! | the store takes no writes | the event is dropped | the same | `webhook_dropped{store}` |
 
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ureq::Agent;
 
 use super::signature::{self, SIGNATURE};
@@ -38,6 +38,9 @@ const COLLECTED_MAX: usize = 1_024;
 /// Time between two attempts: the first, doubled with each, up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(30);
+
+/// Bytes of events in a request, but for one that is larger by itself.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the end of the process waits for events to be accepted.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
@@ -66,31 +69,53 @@ pub struct Webhooks {
     ended: Receiver<()>,
 }
 
-/// Events that no receiver has accepted.
-enum Backlog {
+/// Events that no receiver has accepted, numbered in their order.
+struct Backlog {
+    numbers: Range<u64>,
+    bytes: u64,
+    kept: Kept,
+    /// No further ones come.
+    is_ending: bool,
+}
+
+/// Where they are.
+enum Kept {
     Memory(VecDeque<Vec<u8>>),
-    Disk { spool: Spool, numbers: Range<u64> },
+    Disk(Arc<Spool>),
+}
+
+/// The first events of the backlog, and the number of the one after them.
+struct Batch {
+    events: Vec<Vec<u8>>,
+    next: u64,
 }
 
 /// What both threads use.
 struct Shared {
     backlog: Mutex<Backlog>,
     changed: Condvar,
-    is_ending: AtomicBool,
     tallies: Arc<Tallies>,
     config: config::Webhooks,
+    /// Tells the processes of a server apart.
+    process: String,
 }
 
 impl WebhookSender {
     /// Hands an event over; without room it is dropped.
     pub fn send(&self, event: Box<ChannelEvent>) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(event) {
+        if self.queue.try_send(event).is_err() {
             self.tallies.queue_full.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Tallies {
+    /// Events that were dropped.
+    fn dropped(&self) -> u64 {
+        let tallies = [&self.queue_full, &self.backlog_full, &self.store];
+        tallies.into_iter().map(|tally| tally.load(Ordering::Relaxed)).sum()
+    }
+
     pub fn counts(&self) -> WebhookCounts {
         let count = |tally: &AtomicU64| tally.load(Ordering::Relaxed);
         WebhookCounts {
@@ -118,22 +143,22 @@ impl Webhooks {
         let (Some(url), Some(secret)) = (&config.url, &config.secret) else { return Ok(None) };
         let (queue, events) = bounded(QUEUED_MAX);
         let tallies = Arc::<Tallies>::default();
-        let backlog = match store {
-            Some(store) => Backlog::Disk { spool: Spool::new(store), numbers: 0..0 },
-            None => Backlog::Memory(VecDeque::new()),
+        let kept = match store {
+            Some(store) => Kept::Disk(Arc::new(Spool::new(store))),
+            None => Kept::Memory(VecDeque::new()),
         };
+        let backlog = Backlog { numbers: 0..0, bytes: 0, kept, is_ending: false };
         let shared = Arc::new(Shared {
             backlog: Mutex::new(backlog),
             changed: Condvar::new(),
-            is_ending: AtomicBool::new(false),
             tallies: Arc::clone(&tallies),
             config: config.clone(),
+            process: format!("{:016x}", signature::process_id()),
         });
         let poster = Poster {
             url: url.clone(),
             secret: secret.expose().as_bytes().to_vec(),
             agent: signature::agent(Duration::from_millis(config.timeout_ms), 1),
-            process: format!("{:016x}", signature::process_id()),
             shared: Arc::clone(&shared),
         };
         let (end, ended) = bounded(0);
@@ -172,35 +197,43 @@ impl Shared {
         self.take_over();
         while let Ok(first) = events.recv() {
             let more = events.try_iter().take(COLLECTED_MAX - 1);
-            let texts: Vec<_> =
-                std::iter::once(first).chain(more).map(|event| channel_event(&event)).collect();
-            self.add(texts);
+            let all = std::iter::once(first).chain(more);
+            self.add(all.map(|event| channel_event(&event, &self.process)).collect());
         }
-        self.is_ending.store(true, Ordering::Relaxed);
+        self.backlog().is_ending = true;
         self.changed.notify_all();
     }
 
-    /// Continues with the events that an earlier process has left.
+    /// Continues with the events that an earlier process has left, once that has ended.
     fn take_over(&self) {
+        let spool = match &self.backlog().kept {
+            Kept::Disk(spool) => Arc::clone(spool),
+            Kept::Memory(_) => return,
+        };
+        let (numbers, bytes) = loop {
+            match spool.left() {
+                Ok(left) => break left,
+                Err(error) => tracing::error!(%error, "events for webhooks wait for the store"),
+            }
+            thread::sleep(RETRY_LAST);
+        };
         let mut backlog = self.backlog();
-        let Backlog::Disk { spool, numbers } = &mut *backlog else { return };
-        match spool.left() {
-            Ok(left) => *numbers = left,
-            Err(error) => tracing::error!(%error, "cannot read events for webhooks that were left"),
-        }
+        (backlog.numbers, backlog.bytes) = (numbers, bytes);
         self.note(&backlog);
     }
 
     fn add(&self, mut texts: Vec<Vec<u8>>) {
         let mut backlog = self.backlog();
-        let room = (self.config.spool_events_max as usize).saturating_sub(backlog.len());
-        let excess = texts.len().saturating_sub(room);
-        texts.truncate(room);
-        if excess > 0 {
-            let before = self.tallies.backlog_full.fetch_add(excess as u64, Ordering::Relaxed);
-            if before == 0 {
-                tracing::warn!("too many events wait for webhooks: further ones are dropped");
-            }
+        let (mut count, mut bytes) = (backlog.len(), backlog.bytes);
+        let fits = |text: &&Vec<u8>| {
+            (count, bytes) = (count + 1, bytes + text.len() as u64);
+            count <= u64::from(self.config.spool_events_max) && bytes <= self.config.spool_bytes_max
+        };
+        let fitting = texts.iter().take_while(fits).count();
+        let excess = (texts.len() - fitting) as u64;
+        texts.truncate(fitting);
+        if excess > 0 && self.tallies.backlog_full.fetch_add(excess, Ordering::Relaxed) == 0 {
+            tracing::warn!("too many events wait for webhooks: further ones are dropped");
         }
         let count = texts.len() as u64;
         if let Err(error) = backlog.append(texts) {
@@ -212,84 +245,119 @@ impl Shared {
 
     /// The backlog has changed.
     fn note(&self, backlog: &Backlog) {
-        self.tallies.waiting.store(backlog.len() as u64, Ordering::Relaxed);
+        self.tallies.waiting.store(backlog.len(), Ordering::Relaxed);
         self.changed.notify_all();
+    }
+
+    fn wait<'b>(
+        &self,
+        backlog: MutexGuard<'b, Backlog>,
+        most: Duration,
+    ) -> MutexGuard<'b, Backlog> {
+        let waited = self.changed.wait_timeout(backlog, most.min(RETRY_LAST));
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Waits for a request's worth of events, at most as long as the first of them may wait. `None`
     /// at the end.
-    fn next_batch(&self) -> Option<Vec<Vec<u8>>> {
-        let most = self.config.batch_events_max as usize;
+    fn next_batch(&self) -> Option<Batch> {
+        let most = u64::from(self.config.batch_events_max);
+        let patience = Duration::from_millis(self.config.batch_ms);
         let mut backlog = self.backlog();
         let mut due = None;
         loop {
-            let is_ending = self.is_ending.load(Ordering::Relaxed);
-            let (len, now) = (backlog.len(), Instant::now());
-            let patience = Duration::from_millis(self.config.batch_ms);
-            let wait = match len {
-                0 if is_ending => return None,
+            let now = Instant::now();
+            let wait = match backlog.len() {
+                0 if backlog.is_ending => return None,
                 0 => Duration::MAX,
+                len if len >= most || backlog.is_ending => Duration::ZERO,
                 _ => due.get_or_insert(now + patience).saturating_duration_since(now),
             };
-            if len > 0 && (len >= most || wait.is_zero() || is_ending) {
-                match backlog.first(most) {
-                    Ok(events) if !events.is_empty() => return Some(events),
-                    Ok(_) => backlog.remove(len.min(most)),
-                    Err(error) => {
-                        tracing::error!(%error, "cannot read events for webhooks");
-                        due = Some(now + RETRY_LAST);
-                    }
-                }
+            if !wait.is_zero() {
+                backlog = self.wait(backlog, wait);
                 continue;
             }
-            let wait = wait.min(RETRY_LAST);
-            let waited = self.changed.wait_timeout(backlog, wait);
-            backlog = waited.unwrap_or_else(PoisonError::into_inner).0;
+            match backlog.first(most) {
+                Ok(batch) if batch.events.is_empty() => backlog.remove(&batch),
+                Ok(batch) => return Some(batch),
+                Err(error) => {
+                    tracing::error!(%error, "cannot read events for webhooks");
+                    if backlog.is_ending {
+                        return None;
+                    }
+                    drop(backlog);
+                    thread::sleep(RETRY_LAST);
+                    backlog = self.backlog();
+                }
+            }
+        }
+    }
+
+    /// Waits for a while, or until the end.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut backlog = self.backlog();
+        while !backlog.is_ending {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            backlog = self.wait(backlog, left);
         }
     }
 }
 
 impl Backlog {
-    fn len(&self) -> usize {
-        match self {
-            Backlog::Memory(events) => events.len(),
-            Backlog::Disk { numbers, .. } => (numbers.end - numbers.start) as usize,
-        }
+    fn len(&self) -> u64 {
+        self.numbers.end - self.numbers.start
     }
 
     fn append(&mut self, texts: Vec<Vec<u8>>) -> Result<(), StoreError> {
-        match self {
-            Backlog::Memory(events) => events.extend(texts),
-            Backlog::Disk { spool, numbers } => {
-                spool.append(numbers.end, &texts)?;
-                numbers.end += texts.len() as u64;
-            }
+        let (count, bytes) = (texts.len() as u64, texts.iter().map(Vec::len).sum::<usize>());
+        match &mut self.kept {
+            Kept::Memory(events) => events.extend(texts),
+            Kept::Disk(spool) => spool.append(self.numbers.end, &texts)?,
         }
+        self.numbers.end += count;
+        self.bytes += bytes as u64;
         Ok(())
     }
 
-    fn first(&self, most: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        match self {
-            Backlog::Memory(events) => Ok(events.iter().take(most).cloned().collect()),
-            Backlog::Disk { spool, numbers } => {
-                spool.read(&(numbers.start..numbers.end.min(numbers.start + most as u64)))
+    fn first(&self, most: u64) -> Result<Batch, StoreError> {
+        let Range { start, end } = self.numbers;
+        let wanted = start..end.min(start + most);
+        let (events, next) = match &self.kept {
+            Kept::Disk(spool) => spool.read(&wanted, REQUEST_BYTES_MAX)?,
+            Kept::Memory(events) => {
+                let mut bytes = 0;
+                let fits = |event: &&Vec<u8>| {
+                    bytes += event.len();
+                    bytes <= REQUEST_BYTES_MAX || bytes == event.len()
+                };
+                let events = events.iter().take((wanted.end - start) as usize).take_while(fits);
+                let events: Vec<_> = events.cloned().collect();
+                let next = start + events.len() as u64;
+                (events, next)
             }
-        }
+        };
+        Ok(Batch { events, next })
     }
 
-    /// The first `count` events are done with.
-    fn remove(&mut self, count: usize) {
-        match self {
-            Backlog::Memory(events) => drop(events.drain(..count.min(events.len()))),
-            Backlog::Disk { spool, numbers } => {
-                let next = numbers.end.min(numbers.start + count as u64);
-                if let Err(error) = spool.remove(numbers.start..next) {
+    /// These events are done with.
+    fn remove(&mut self, batch: &Batch) {
+        let done = self.numbers.start..batch.next;
+        match &mut self.kept {
+            Kept::Memory(events) => drop(events.drain(..batch.events.len())),
+            Kept::Disk(spool) => {
+                if let Err(error) = spool.remove(done) {
                     // After a restart they are posted once more.
                     tracing::debug!(%error, "events that were accepted stay in the store");
                 }
-                numbers.start = next;
             }
         }
+        self.numbers.start = batch.next;
+        let bytes: usize = batch.events.iter().map(Vec::len).sum();
+        self.bytes = self.bytes.saturating_sub(bytes as u64);
     }
 }
 
@@ -298,21 +366,20 @@ struct Poster {
     url: String,
     secret: Vec<u8>,
     agent: Agent,
-    process: String,
     shared: Arc<Shared>,
 }
 
 impl Poster {
     fn run(&self) {
         let mut retry = RETRY_FIRST;
-        while let Some(events) = self.shared.next_batch() {
-            match self.post(&events) {
+        while let Some(batch) = self.shared.next_batch() {
+            match self.post(&batch.events) {
                 Ok(()) => {
                     let mut backlog = self.shared.backlog();
-                    backlog.remove(events.len());
+                    backlog.remove(&batch);
                     self.shared.note(&backlog);
                     let accepted = &self.shared.tallies.accepted;
-                    accepted.fetch_add(events.len() as u64, Ordering::Relaxed);
+                    accepted.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
                     if retry > RETRY_FIRST {
                         tracing::info!("webhooks are accepted again");
                     }
@@ -323,10 +390,10 @@ impl Poster {
                     if retry == RETRY_FIRST {
                         tracing::warn!("webhooks are not accepted, and are tried again: {why}");
                     }
-                    if self.shared.is_ending.load(Ordering::Relaxed) {
+                    if self.shared.backlog().is_ending {
                         return;
                     }
-                    thread::sleep(retry);
+                    self.shared.pause(retry);
                     retry = (2 * retry).min(RETRY_LAST);
                 }
             }
@@ -334,7 +401,7 @@ impl Poster {
     }
 
     fn post(&self, events: &[Vec<u8>]) -> Result<(), String> {
-        let body = webhook_body(&self.process, events);
+        let body = webhook_body(self.shared.tallies.dropped(), events);
         let signature = signature::signature(&self.secret, &body).map_err(|e| e.to_string())?;
         let request = self.agent.post(&self.url).content_type("application/json");
         let response = request.header(SIGNATURE, signature).send(&body[..]);

@@ -12,8 +12,8 @@ pub struct ChannelEvent {
     /// Above that of every earlier event of the channel, also of earlier processes that had the
     /// same data directory.
     pub sequence: u64,
-    /// The sequence of the event before it in the channel; 0 if that is unknown: the first one, or
-    /// the first one after the channel was vacated.
+    /// The sequence of the event before it in the channel; 0 if that is unknown: the first one, the
+    /// first one after the channel was vacated, or after `webhook_events` have changed.
     pub previous: u64,
     /// Milliseconds since the Unix epoch.
     pub wall_ms: u64,

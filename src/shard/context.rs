@@ -1,12 +1,14 @@
 //! What both halves of a shard work with.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Settings;
 use super::envelope::{Command, Envelope, SessionNotice};
 use super::outbox::Outbox;
 use super::timers::Timers;
-use crate::counters::Counters;
+use super::trace::Traced;
+use crate::counters::{Counters, Dropped};
 use crate::ids::{ChannelKey, Clocks, ShardId};
 use crate::limits::Limits;
 
@@ -25,6 +27,8 @@ pub struct ShardContext {
     /// Logs that have lost events of members. At most [`LOST_LOGS_MAX`]; of further ones the next
     /// entry lists everyone when it is time.
     pub presence_history_lost: Vec<Arc<ChannelKey>>,
+    /// Channels that operators trace, by the hash of the name.
+    pub traced: HashMap<u64, Arc<ChannelKey>>,
 }
 
 impl ShardContext {
@@ -38,6 +42,7 @@ impl ShardContext {
             timers: Timers::default(),
             counters: Counters::default(),
             presence_history_lost: Vec::new(),
+            traced: HashMap::new(),
         }
     }
 
@@ -50,6 +55,19 @@ impl ShardContext {
         let lost = &mut self.presence_history_lost;
         if lost.len() < LOST_LOGS_MAX && !lost.contains(log) {
             lost.push(Arc::clone(log));
+        }
+    }
+
+    /// Tells of something that happened to a channel, if it is traced.
+    pub fn trace(&mut self, key: &ChannelKey, what: impl FnOnce() -> Traced) {
+        if self.traced.is_empty() {
+            return;
+        }
+        let Some(channel) = self.traced.get(&key.log_hash()).map(Arc::clone) else { return };
+        let (wall_ms, turn) = (self.now.wall_ms, self.counters.turns);
+        let envelope = Envelope::Traced { channel, wall_ms, turn, what: what() };
+        if self.outbox.try_send(self.settings.edge, envelope).is_err() {
+            self.counters.drop(Dropped::Trace);
         }
     }
 

@@ -10,6 +10,7 @@ use super::home::{Handoff, PollOutcome, PollRequest};
 use super::inspection::{Inspection, Report, Subscribers};
 use super::question::{Question, Verdict};
 use super::storage::StoreRequest;
+use super::trace::{Traced, Tracing};
 use crate::channel::{
     Change, Draft, EdgeVerdict, Identity, LeaveReason, Page, PageLimit, PeerKey, Position,
     ResumeKey, State,
@@ -94,6 +95,8 @@ pub enum Envelope {
     Inspected { request: u64, report: Report },
     /// Owner -> edge: the members of a channel, in join order.
     Members { to: MembersFor, list: MemberList },
+    /// Owner -> edge: something that happened to a traced channel, in a turn.
+    Traced { channel: Arc<ChannelKey>, wall_ms: u64, turn: u64, what: Traced },
     /// Edge -> shard: a request of a long-polling client.
     Poll { from: ShardId, number: u64, request: PollRequest },
     /// Shard -> edge: the answer to it.
@@ -230,6 +233,8 @@ pub enum Command {
     Check { reply_to: ReplyTo, copy: Box<[u128]> },
     /// One subscriber has missed the messages after a serial.
     CatchUp { home: HomeChannelId, conn: ConnId, after: u64 },
+    /// Tell the edge of what happens to the channel, or no more.
+    Trace(Tracing),
     /// Something about the documents of the app.
     Documents(Box<DocumentCommand>),
 }

@@ -51,6 +51,7 @@ mod storage;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod trace;
 mod turn;
 
 pub use crate::ids::Listener;
@@ -75,6 +76,7 @@ pub(crate) use segmented_vec::SegmentedVec;
 pub use storage::{
     LogId, LogOf, StoreOperation, StoreOutcome, StoreRange, StoreReply, StoreRequest,
 };
+pub use trace::{Traced, Tracing};
 pub use turn::{TurnIo, Wait, perform_all, turn};
 
 use std::os::fd::OwnedFd;
@@ -303,6 +305,7 @@ impl Shard {
                 | Timer::Grace { .. }
                 | Timer::Retention
                 | Timer::Vacated { .. }
+                | Timer::Occupancy { .. }
                 | Timer::Documents { .. } => self.owner.handle_timer(&mut self.cx, timer),
                 Timer::Sweep
                 | Timer::SnapshotSweep { .. }
@@ -405,7 +408,7 @@ impl Shard {
 
     /// The socket takes no more until `handle_writable`.
     pub fn handle_blocked(&mut self, id: ConnId) {
-        self.home.handle_blocked(id);
+        self.home.handle_blocked(&mut self.cx, id);
     }
 
     /// The socket takes bytes again.
@@ -433,7 +436,8 @@ impl Shard {
 
     /// The shell has closed the socket; the connection's slot is free again.
     pub fn handle_released(&mut self, id: ConnId) {
-        self.home.connections.remove(id);
+        let gone = self.home.connections.remove(id);
+        self.cx.counters.blocked -= u64::from(gone.is_some_and(|gone| gone.flags.blocked));
     }
 
     /// The server stops: what arrives from here on is not carried out. Sessions end as soon as
@@ -473,6 +477,7 @@ fn counters(cx: &ShardContext, owner: &Owner, home: &Home) -> Counters {
     let mut counters = cx.counters.clone();
     counters.connections = home.connections.len() as u64;
     counters.channels = owner.channels.len() as u64;
+    counters.storing_bytes = owner.storing_bytes();
     counters
 }
 

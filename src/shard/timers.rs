@@ -31,16 +31,18 @@ pub enum Timer {
     Retention,
     /// Send documents of this owned app again, expire its rows.
     Documents { slot: u32 },
+    /// Send the counts of this owned channel again, if they have changed.
+    Occupancy { slot: u32, generation: u32 },
     /// Nobody has been in the channel with this hash for a while.
     Vacated { hash: u64 },
     /// Send a reader of documents all of them again.
     Replay { conn: ConnId },
 }
 
-/// Earliest first. Bounded: one sweep, one flush, one digest and one snapshot per channel, two per
-/// snapshot sweep, one grace per loss, one rate per connection, one per deadline of a connection's
-/// edges, one retention, one per channel
-/// that webhooks follow, one per reader of documents, and a few per app.
+/// Earliest first. Bounded: one sweep, one flush, one digest, one occupancy and one snapshot per
+/// channel, two per snapshot sweep, one grace per loss, one rate per connection, one per deadline
+/// of a connection's edges, one retention, one per channel that webhooks follow, one per reader of
+/// documents, and a few per app.
 #[derive(Debug, Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(u64, Timer)>>,

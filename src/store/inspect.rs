@@ -342,7 +342,17 @@ fn copy_readable(damaged: &Engine, copy: &Engine, salvaged: &Salvaged) -> Result
         batch.insert(&key, &kept.encode());
         batch.commit_durably()?;
     }
+    copy_events(damaged, copy)?;
     copy_documents(damaged, copy)
+}
+
+/// Events for webhooks stand for themselves.
+fn copy_events(damaged: &Engine, copy: &Engine) -> Result<(), StoreError> {
+    let mut batch = copy.batch();
+    for (key, row) in damaged.prefix(&format::EVENTS).flatten() {
+        batch.insert(&key, &row);
+    }
+    batch.commit_durably()
 }
 
 /// Rows of documents stand for themselves, but for the gates: a push that may be lost must not be

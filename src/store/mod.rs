@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 
 use engine::{Directory, Engine};
 
+use crate::counters::Durations;
 use crate::policy::Policies;
 
 /// How long a store that failed is left alone.
@@ -63,6 +64,8 @@ pub struct Store {
     policies: RwLock<Arc<Policies>>,
     open: RwLock<Option<OpenStore>>,
     trouble: Mutex<Trouble>,
+    /// How long batches took until they were on disk.
+    writes: Mutex<Durations>,
 }
 
 struct OpenStore {
@@ -100,7 +103,17 @@ impl Store {
             policies: RwLock::new(Arc::new(policies)),
             open: RwLock::default(),
             trouble: Mutex::default(),
+            writes: Mutex::default(),
         }
+    }
+
+    /// How long batches of messages and documents took until they were on disk.
+    pub fn writes(&self) -> Durations {
+        *self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_write(&self, took: Duration) {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).record(took);
     }
 
     /// How much of a channel without subscribers is kept.

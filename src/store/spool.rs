@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::format::{EVENTS, event_key, event_number};
-use super::{Store, StoreError};
+use super::{OpenStore, Store, StoreError};
 
 /// Numbered rows, in the order in which they are to be posted.
 pub struct Spool {
@@ -16,20 +16,21 @@ impl Spool {
         Spool { store }
     }
 
-    /// The numbers of the rows that an earlier process has left. Waits for it to end.
+    /// The numbers of the rows that an earlier process has left, and their bytes. Waits for it to
+    /// end.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn left(&self) -> Result<Range<u64>, StoreError> {
+    pub fn left(&self) -> Result<(Range<u64>, u64), StoreError> {
         self.store.with(|open| {
-            let mut rows = open.engine.range(&EVENTS, &[EVENTS[0] + 1]);
-            let number = |row: Option<Result<_, StoreError>>| match row {
-                Some(row) => row.map(|(key, _): (fjall::UserKey, _)| event_number(&key)),
-                None => Ok(None),
-            };
-            let first = number(rows.next())?;
-            let last = number(rows.next_back())?.or(first);
-            Ok(first.zip(last).map_or(0..0, |(first, last)| first..last + 1))
+            let (mut numbers, mut bytes) = (0..0, 0);
+            for row in open.engine.prefix(&EVENTS) {
+                let (key, event) = row?;
+                let Some(number) = event_number(&key) else { continue };
+                let first = if numbers.is_empty() { number } else { numbers.start };
+                (numbers, bytes) = (first..number + 1, bytes + event.len() as u64);
+            }
+            Ok((numbers, bytes))
         })
     }
 
@@ -38,35 +39,47 @@ impl Spool {
     /// # Errors
     /// The store takes no writes.
     pub fn append(&self, first: u64, events: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.store.check_space()?;
         self.write(|open| {
-            self.store.check_space()?;
             let mut batch = open.engine.batch();
             for (number, event) in (first..).zip(events) {
                 batch.insert(&event_key(number), event);
             }
             batch.commit_durably()
-        })
+        })?;
+        self.store.note_success();
+        Ok(())
     }
 
-    /// The events with these numbers.
+    /// Events with these numbers, as many as there are bytes for, but at least one. Returns them
+    /// and the number after the last one.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn read(&self, numbers: &Range<u64>) -> Result<Vec<Vec<u8>>, StoreError> {
-        let Range { start, end } = *numbers;
-        if start >= end {
-            return Ok(Vec::new());
-        }
+    pub fn read(
+        &self,
+        numbers: &Range<u64>,
+        bytes_max: usize,
+    ) -> Result<(Vec<Vec<u8>>, u64), StoreError> {
         self.store.with(|open| {
-            let rows = open.engine.range(&event_key(start), &event_key(end - 1));
-            rows.map(|row| Ok(row?.1.to_vec())).collect()
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            let last = numbers.end.saturating_sub(1);
+            for row in open.engine.range(&event_key(numbers.start), &event_key(last)) {
+                let (key, event) = row?;
+                bytes += event.len();
+                if bytes > bytes_max && !events.is_empty() {
+                    return Ok((events, event_number(&key).unwrap_or(numbers.start)));
+                }
+                events.push(event.to_vec());
+            }
+            Ok((events, numbers.end))
         })
     }
 
     /// Removes the events with these numbers.
     ///
     /// # Errors
-    /// The store takes no writes. Their removal is repeated with that of later ones.
+    /// The store takes no writes.
     pub fn remove(&self, numbers: Range<u64>) -> Result<(), StoreError> {
         self.write(|open| {
             let mut batch = open.engine.batch();
@@ -75,14 +88,19 @@ impl Spool {
         })
     }
 
+    /// An engine that has failed is opened again later; one that is not open now stays so.
     fn write(
         &self,
-        act: impl FnOnce(&super::OpenStore) -> Result<(), StoreError>,
+        act: impl FnOnce(&OpenStore) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let written = self.store.with(act);
+        let mut was_open = false;
+        let written = self.store.with(|open| {
+            was_open = true;
+            act(open)
+        });
         match &written {
-            Ok(()) => self.store.note_success(),
-            Err(error) => self.store.give_up(error),
+            Err(error) if was_open => self.store.give_up(error),
+            _ => {}
         }
         written
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -207,9 +207,11 @@ impl Worker {
             store.note_trouble(&error);
             return self.fail(writes, error.reject());
         }
+        let began = Instant::now();
         match guarded(|| store.with(|open| self.write_durably(open, writes))) {
             Ok(outcomes) => {
                 store.note_success();
+                store.note_write(began.elapsed());
                 writes.logs().zip(outcomes).for_each(|(log, outcome)| self.reply(log, outcome));
             }
             Err(error) => {

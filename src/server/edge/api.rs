@@ -94,8 +94,8 @@ pub async fn app(
     }
 }
 
-/// Handles a request about a channel, but for a watch. `key`: that of the sender; `None` for the
-/// operator.
+/// Handles a request about a channel, but for a watch and a trace. `key`: that of the sender;
+/// `None` for the operator.
 ///
 /// # Errors
 /// The response.
@@ -109,7 +109,7 @@ pub async fn channel(
     match request {
         ChannelApi::Occupancy => occupancy(edge, app, name).await,
         ChannelApi::Members => members(edge, app, name, head.uri.query()).await,
-        ChannelApi::Watch => Err(Refusal::not_found()),
+        ChannelApi::Watch | ChannelApi::Trace => Err(Refusal::not_found()),
         ChannelApi::Publish => {
             let caller = key.map_or_else(|| Caller::Operator(app.into()), Caller::Key);
             rest::publish_as(edge, &caller, (&head.headers, body), name).await

@@ -12,7 +12,9 @@ use std::time::Duration;
 use derive_more::TryInto;
 use futures_lite::future;
 
+use super::trace::TracedChannels;
 use super::watch::{WatchItem, WatchedChannels, Watcher};
+use crate::admin::trace_line;
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::server::mesh::Mailboxes;
@@ -54,6 +56,7 @@ pub struct EdgeClient {
     backlog: RefCell<Vec<VecDeque<Envelope>>>,
     pub(super) pending: RefCell<HashMap<u64, Rc<PendingCall>>>,
     pub(super) watched: RefCell<WatchedChannels>,
+    pub(super) traced: RefCell<TracedChannels>,
     next_number: Cell<u64>,
 }
 
@@ -89,6 +92,7 @@ impl EdgeClient {
             backlog: RefCell::new((0..peers).map(|_| VecDeque::new()).collect()),
             pending: RefCell::default(),
             watched: RefCell::default(),
+            traced: RefCell::default(),
             next_number: Cell::new(1),
         }
     }
@@ -278,6 +282,9 @@ impl EdgeClient {
             }
             Envelope::Members { to: MembersFor::Watcher(channel), list } => {
                 self.notify(channel, || WatchItem::Members(list.members.clone()));
+            }
+            Envelope::Traced { channel, wall_ms, turn, what } => {
+                self.traced(&channel, &trace_line(wall_ms, turn, &what));
             }
             Envelope::Presence { to, tick, .. } => {
                 if !tick.changes.is_empty() {

@@ -25,7 +25,7 @@ use super::connections::{CountGuard, IdleTimer};
 use super::io::{HyperIo, linger};
 use super::upgrade::{UpgradeRequest, upgrade_head};
 use super::watch::{self, Next, Watch, WatchItem};
-use super::{Edge, api, pages, rest};
+use super::{Edge, api, pages, rest, trace};
 use crate::admin::api::ListQuery;
 use crate::admin::{self, Api, ChannelApi, Denied, Exposition, Process, Route, Surface, route};
 use crate::auth::Key;
@@ -128,6 +128,7 @@ fn counted_body(body: Body, counted: CountGuard) -> Body {
 }
 
 async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
+    let may_have_body = !request.method().is_safe();
     let mut response = match request.version() {
         // RFC 9112 section 3.2.
         Version::HTTP_11 if !request.headers().contains_key(HOST) => {
@@ -136,13 +137,15 @@ async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) 
         _ => dispatch(edge, surface, request).await,
     };
     edge.connections.count_response(response.status().as_u16());
+    // Refused before its body is read, on which the connection may depend.
+    let is_unread = may_have_body && matches!(response.status().as_u16(), 401 | 403);
     let headers = response.headers_mut();
     if surface == Surface::Public && !headers.contains_key(SAME_ORIGIN_ONLY) {
         for (name, value) in CORS_HEADERS {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
     }
-    if edge.shared.lifecycle.is_stopping() {
+    if is_unread || edge.shared.lifecycle.is_stopping() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -195,6 +198,12 @@ async fn answer_api(
         Api::Channel { app, channel, request: ChannelApi::Watch } => {
             return match head.method == Method::GET {
                 true => watch(edge, &app, &channel),
+                false => lines(stream::empty().boxed_local()),
+            };
+        }
+        Api::Channel { app, channel, request: ChannelApi::Trace } => {
+            return match head.method == Method::GET {
+                true => trace(edge, &app, &channel),
                 false => lines(stream::empty().boxed_local()),
             };
         }
@@ -288,6 +297,7 @@ async fn metrics(edge: &Edge, exposition: Exposition) -> Response<Body> {
         log_lines_lost: edge.shared.log.lost(),
         refusals: edge.refusals.borrow().clone(),
         webhooks: edge.shared.webhooks.counts(),
+        store_writes: edge.shared.store.as_ref().map(|store| store.writes()).unwrap_or_default(),
         admission: edge.gate.as_ref().map(|gate| gate.metrics()).unwrap_or_default(),
     };
     let encoded = admin::encode_metrics(&counters, &process, exposition);
@@ -300,18 +310,41 @@ pub(super) fn unavailable() -> Response<Body> {
 
 fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
     let (key, owner) = edge.locate(&app.into(), channel);
-    let watch = watch::watch(edge, key, owner);
-    let edge = Rc::clone(edge);
-    let frames = stream::unfold((edge, watch), |(edge, mut watch)| async move {
-        let next = async { Some(next_lines(&edge, &mut watch).await) };
-        let stop = async {
-            edge.stop.begun().await;
-            None
-        };
-        let line = future::or(next, stop).await?;
-        Some((Ok(Frame::data(Bytes::from(line))), (edge, watch)))
-    });
+    let watch = (watch::watch(edge, key, owner), edge.reloads.get());
+    let frames =
+        stream::unfold((Rc::clone(edge), watch), |(edge, (mut watch, began))| async move {
+            let next = async { Some(next_lines(&edge, &mut watch).await) };
+            let line =
+                future::or(next, quiet(&edge)).await.filter(|_| edge.reloads.get() == began)?;
+            Some((Ok(Frame::data(Bytes::from(line))), (edge, (watch, began))))
+        });
     lines(frames.boxed_local())
+}
+
+fn trace(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
+    let (key, owner) = edge.locate(&app.into(), channel);
+    let trace = (trace::trace(edge, key, owner), edge.reloads.get());
+    let frames =
+        stream::unfold((Rc::clone(edge), trace), |(edge, (mut trace, began))| async move {
+            let next = async { Some(trace.next().await) };
+            let line =
+                future::or(next, quiet(&edge)).await.filter(|_| edge.reloads.get() == began)?;
+            Some((Ok(Frame::data(Bytes::from(line))), (edge, (trace, began))))
+        });
+    lines(frames.boxed_local())
+}
+
+/// An empty line after a while without one; nothing at the end.
+async fn quiet(edge: &Edge) -> Option<String> {
+    let keep_alive = async {
+        glommio::timer::sleep(KEEP_ALIVE).await;
+        Some("\n".to_owned())
+    };
+    let stop = async {
+        edge.stop.begun().await;
+        None
+    };
+    future::or(keep_alive, stop).await
 }
 
 fn lines(frames: BoxedLocal<Result<Frame<Bytes>, Infallible>>) -> Response<Body> {
@@ -323,16 +356,11 @@ fn lines(frames: BoxedLocal<Result<Frame<Bytes>, Infallible>>) -> Response<Body>
 }
 
 async fn next_lines(edge: &Edge, watch: &mut Watch) -> String {
-    let keep_alive = async {
-        glommio::timer::sleep(KEEP_ALIVE).await;
-        None
-    };
-    let next = futures_lite::future::or(async { Some(watch.next().await) }, keep_alive).await;
+    let next = watch.next().await;
     let now = edge.shared.clock.now();
     match next {
-        None => "\n".to_string(),
-        Some(Next::Restarted) => admin::reset_line(),
-        Some(Next::Item(WatchItem::Members(members))) => admin::present_lines(now, &members),
-        Some(Next::Item(WatchItem::Changes(tick))) => admin::changes_lines(now, &tick.changes),
+        Next::Restarted => admin::reset_line(),
+        Next::Item(WatchItem::Members(members)) => admin::present_lines(now, &members),
+        Next::Item(WatchItem::Changes(tick)) => admin::changes_lines(now, &tick.changes),
     }
 }

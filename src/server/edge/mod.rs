@@ -25,6 +25,7 @@ mod pages;
 mod poll;
 mod rest;
 mod stop;
+mod trace;
 mod upgrade;
 mod watch;
 
@@ -58,6 +59,7 @@ use crate::auth::{CredentialError, Refusals};
 use crate::counters::Counters;
 use crate::ids::{ChannelKey, ShardId};
 use crate::shard::{Handoff, Settings};
+use crate::store::Store;
 use body::BodyBudget;
 use client::{Arrived, EdgeClient, Unavailable};
 use connections::{Connections, CountGuard, IdleTimer};
@@ -95,6 +97,7 @@ pub struct Shared {
     pub handle: Handle,
     pub log: LineQueue,
     pub webhooks: Arc<Tallies>,
+    pub store: Option<Arc<Store>>,
 }
 
 /// State that all requests share.
@@ -108,6 +111,9 @@ pub(super) struct Edge {
     refusals: RefCell<Refusals>,
     stop: Stop,
     next_shard: Cell<u16>,
+    /// So far. Streams of the admin API end with the next line after one: whoever reads them shows
+    /// its credential again.
+    reloads: Cell<u64>,
     /// Permits for walks over the tables of all shards.
     walks: Semaphore,
     /// What asks the admission hook; `None` without one.
@@ -185,6 +191,7 @@ pub async fn run(
         refusals: RefCell::default(),
         stop: Stop::new(),
         next_shard: Cell::new(0),
+        reloads: Cell::new(0),
         walks: Semaphore::new(WALKS_MAX),
     });
     // SAFETY: the descriptor is a listening socket that was made for this executor alone.
@@ -199,7 +206,10 @@ async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
     loop {
         adopt_all(edge);
         match control.try_recv() {
-            Ok(Control::Reload(new)) => *edge.shared.reloadable.borrow_mut() = new,
+            Ok(Control::Reload(new)) => {
+                *edge.shared.reloadable.borrow_mut() = new;
+                edge.reloads.set(edge.reloads.get() + 1);
+            }
             Ok(Control::Drain | Control::End) => return,
             Err(_) => {}
         }

@@ -21,7 +21,7 @@ use receive::Unarmed;
 use spin::Spin;
 use write::Gathered;
 
-use crate::counters::Dropped;
+use crate::counters::{Dropped, TurnPhase};
 use crate::ids::{Clocks, ConnId, ShardId};
 use crate::server::clock::Clock;
 use crate::server::listen::ShardListeners;
@@ -133,6 +133,8 @@ pub struct TurnLoop {
     ended: bool,
     /// Something has arrived in this turn.
     has_arrived: bool,
+    /// When the part of the turn that is under way began.
+    phase_began: Instant,
     inbound: Inbound,
 }
 
@@ -152,6 +154,7 @@ impl TurnIo for TurnLoop {
         let endpoint = self.mailboxes.endpoint();
         endpoint.connections.store(count, Ordering::Relaxed);
         endpoint.highest_serial.store(self.shard.highest_serial(), Ordering::Relaxed);
+        self.shard.counters_mut().mailbox_depth = self.mailboxes.waiting() as u64;
         self.mailboxes.rooms(&mut self.rooms);
         self.shard.begin_turn(now, &self.rooms, &self.loads);
         self.has_arrived = false;
@@ -165,6 +168,7 @@ impl TurnIo for TurnLoop {
             self.shard.handle_stored(now, reply);
             self.drain_effects(now)?;
         }
+        self.end_phase(TurnPhase::Receive);
         Ok(())
     }
 
@@ -183,6 +187,7 @@ impl TurnIo for TurnLoop {
     }
 
     fn control(&mut self, now: Clocks) -> io::Result<()> {
+        self.end_phase(TurnPhase::Mailbox);
         self.take_control(now)
     }
 
@@ -211,10 +216,13 @@ impl TurnIo for TurnLoop {
     }
 
     fn write(&mut self, now: Clocks) -> io::Result<()> {
+        self.end_phase(TurnPhase::Deliver);
         self.receive_again()?;
         self.accept_again(now)?;
         self.flush(now)?;
-        self.finish_closing(now)
+        self.finish_closing(now)?;
+        self.end_phase(TurnPhase::Write);
+        Ok(())
     }
 }
 
@@ -253,6 +261,7 @@ impl TurnLoop {
             close_listeners_ms: None,
             ended: false,
             has_arrived: false,
+            phase_began: Instant::now(),
             inbound: Inbound::default(),
         };
         turns.arm_accept()?;
@@ -293,14 +302,22 @@ impl TurnLoop {
     /// Takes a turn. `Wait::Now` also while there is something to read, or has been.
     fn turn(&mut self) -> io::Result<Wait> {
         let (began, now) = (Instant::now(), self.host.clock.now());
+        self.phase_began = began;
         self.mailboxes.endpoint().count_turn();
         self.ring.submit()?;
         let wait = shard::turn(self, now)?;
-        self.shard.counters_mut().turn_durations.record(began.elapsed());
+        self.shard.counters_mut().turn_durations.record(self.phase_began - began);
         self.host.refusals.note(self.shard.refusals());
         self.mailboxes.wake_touched();
         let pending = !self.completions.is_empty() || self.can_read_on();
         Ok(if self.has_arrived || pending { Wait::Now } else { wait })
+    }
+
+    /// A part of the turn is over, and the next one begins.
+    fn end_phase(&mut self, phase: TurnPhase) {
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.phase_began, now);
+        self.shard.counters_mut().turn_phases[phase].record(took);
     }
 
     fn take_completions(&mut self, now: Clocks) -> io::Result<bool> {

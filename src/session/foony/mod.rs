@@ -402,6 +402,11 @@ impl Session {
         operation.map_or(Ok(()), |operation| self.allows(channel, operation))
     }
 
+    /// Whether the session may know who is in a channel.
+    pub fn may_see_members(&self, channel: &str) -> bool {
+        self.allows(channel, Operation::PresenceSubscribe).is_ok()
+    }
+
     fn allows(&self, channel: &str, operation: Operation) -> Result<(), Refusal> {
         let Some(principal) = &self.principal else { return Ok(()) };
         principal.grant.capability.allows(channel, operation).map_err(Refusal::Denied)

@@ -73,6 +73,14 @@ impl Known {
         if self.signatures > SIGNATURES_PER_SECOND_MAX { Err(Reject::Busy) } else { Ok(()) }
     }
 
+    /// The peer in a channel. One that may not see the members there is not asked about them.
+    fn as_member(&self, is_seeing: bool) -> Arc<Peer> {
+        match is_seeing || self.peer.asks.is_none() {
+            true => Arc::clone(&self.peer),
+            false => Arc::new(Peer { asks: None, ..Peer::clone(&self.peer) }),
+        }
+    }
+
     /// Whether these signatures have been verified.
     fn has_verified(&self, update: &PeerUpdate<'_>) -> bool {
         let is_key =
@@ -120,6 +128,9 @@ impl Session {
         direct: &Direct<'_>,
     ) -> Result<ChannelRequest<'static>, Reject> {
         let known = self.known.as_ref().ok_or(Reject::Unauthenticated)?;
+        if !self.foony.may_see_members(&direct.channel) {
+            return Err(Reject::Forbidden);
+        }
         let to = direct.to.try_into()?;
         if direct.name.len() + direct.data.len() > cx.limits.publish_bytes_max {
             return Err(Reject::MessageTooLarge);
@@ -208,7 +219,8 @@ impl Session {
                 let request = match request {
                     Request::Announce(state) => {
                         known.is_member = true;
-                        Request::Announce(state.of_peer(Arc::clone(&known.peer)))
+                        let is_seeing = self.foony.may_see_members(&channel);
+                        Request::Announce(state.of_peer(known.as_member(is_seeing)))
                     }
                     request => request,
                 };

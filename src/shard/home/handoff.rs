@@ -81,6 +81,7 @@ impl Home {
         }
         let reader = self.with(cx, id, |home, cx, conn| home.stop_reading(cx, conn)).flatten();
         let Some(mut connection) = self.connections.remove(id) else { return Err(socket) };
+        cx.counters.blocked -= u64::from(connection.flags.blocked);
         let cold = connection.take_cold(std::mem::take).unwrap_or_default();
         let ColdState { hand_off: Some(hand_off), unread, edges, .. } = cold else {
             panic!("{id:?} moves nowhere");

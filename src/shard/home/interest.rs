@@ -55,7 +55,8 @@ impl Home {
         self.connections.set_check(conn.id, cx.now.mono_ms);
     }
 
-    fn note_recount(&mut self, slot: u32) {
+    /// The subscribers of a channel may be others in number than the owner knows.
+    pub(super) fn note_recount(&mut self, slot: u32) {
         if self.channel(slot).policy.occupancy_interval_ms > 0 {
             self.recounted.push(slot);
         }

@@ -218,8 +218,9 @@ impl Home {
     }
 
     /// The socket takes no more until `handle_writable`.
-    pub fn handle_blocked(&mut self, id: ConnId) {
+    pub fn handle_blocked(&mut self, cx: &mut ShardContext, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
+            cx.counters.blocked += u64::from(!connection.flags.blocked);
             connection.flags.blocked = true;
             connection.queue.own();
         }
@@ -228,6 +229,7 @@ impl Home {
     /// The socket takes bytes again.
     pub fn handle_writable(&mut self, cx: &mut ShardContext, id: ConnId) {
         self.with(cx, id, |home, cx, conn| {
+            cx.counters.blocked -= u64::from(conn.flags.blocked);
             conn.flags.blocked = false;
             if conn.queue.is_empty() {
                 home.refresh_stale(cx, conn);

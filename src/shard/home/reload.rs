@@ -18,9 +18,9 @@ impl Home {
     /// credentials are no longer in force.
     pub fn reload(&mut self, cx: &mut ShardContext, slots: Range<u32>) {
         for slot in slots.start..slots.end.min(self.channels.slot_count()) {
-            if let Some(channel) = self.channels.get_mut(slot) {
-                channel.policy = Arc::clone(cx.settings.policies.for_channel(&channel.key.name));
-            }
+            let Some(channel) = self.channels.get_mut(slot) else { continue };
+            channel.policy = Arc::clone(cx.settings.policies.for_channel(&channel.key.name));
+            self.note_recount(slot);
         }
         for slot in slots.start..slots.end.min(self.connections.slot_count()) {
             let Some(id) = self.connections.tenant(slot) else { continue };

@@ -7,7 +7,7 @@ use super::Home;
 use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::command_for;
-
+use crate::auth::Operation;
 use crate::channel::{LeaveReason, ResumeKey};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, ShardId};
@@ -143,6 +143,16 @@ impl Home {
                 resumed.channel,
                 Command::Leave { addr, reason: LeaveReason::Left },
             );
+        }
+        // Its key may allow less than when it entered.
+        let is_denied = conn.session().principal().is_some_and(|principal| {
+            let both = [Operation::PresenceEnter, Operation::PresenceSubscribe];
+            let capability = &principal.grant.capability;
+            both.into_iter().any(|operation| capability.allows(&key.name, operation).is_err())
+        });
+        if is_denied && !is_member {
+            let left = Command::Leave { addr, reason: LeaveReason::Left };
+            return command_for(cx, resumed.channel, left);
         }
         let is_same = conn.session().principal().is_some_and(|principal| {
             principal.grant.app == key.app && principal.identity.is_same_session(&resumed.identity)

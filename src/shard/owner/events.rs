@@ -1,7 +1,6 @@
 //! What webhooks are told of a channel: that it is occupied or vacated, who enters and leaves it,
 //! what is published. Only channels of namespaces with `webhook_events` are followed.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::Owner;
@@ -28,8 +27,10 @@ pub struct Followed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occupancy {
-    /// Nobody was told that it is occupied.
-    Unknown,
+    /// Nobody was told that it is occupied. Forgotten when nothing has happened for a while.
+    Unknown {
+        due_ms: u64,
+    },
     Occupied,
     /// Nobody is there; told when the time has come.
     Vacating {
@@ -46,7 +47,7 @@ impl Owner {
         let (key, hash) = (Arc::clone(&channel.key), channel.key.log_hash());
         let known = self.followed.get(&hash).map(|followed| followed.occupancy);
         match (known, is_occupied) {
-            (None | Some(Occupancy::Unknown), true) => {
+            (None | Some(Occupancy::Unknown { .. }), true) => {
                 self.tell(cx, &key, WebhookEvent::Occupancy, Happening::Occupied);
                 self.set_occupancy(cx, &key, Occupancy::Occupied);
             }
@@ -63,32 +64,38 @@ impl Owner {
 
     fn set_occupancy(&mut self, cx: &mut ShardContext, key: &Arc<ChannelKey>, to: Occupancy) {
         let hash = key.log_hash();
-        let followed = self.followed.entry(hash).or_insert_with(|| Followed::new(key));
-        followed.occupancy = to;
-        if let Occupancy::Vacating { due_ms } = to
-            && !std::mem::replace(&mut followed.timed, true)
-        {
-            cx.timers.set(due_ms, Timer::Vacated { hash });
+        self.followed.entry(hash).or_insert_with(|| Followed::new(key)).occupancy = to;
+        if let Occupancy::Vacating { due_ms } = to {
+            self.set_vacated_timer(cx, hash, due_ms);
         }
     }
 
     /// The time of a channel without anybody may be over.
     pub(super) fn vacated_due(&mut self, cx: &mut ShardContext, hash: u64) {
-        let Entry::Occupied(mut entry) = self.followed.entry(hash) else { return };
-        let followed = entry.get_mut();
+        let Some(followed) = self.followed.get_mut(&hash) else { return };
+        let (key, occupancy) = (Arc::clone(&followed.channel), followed.occupancy);
         followed.timed = false;
-        match followed.occupancy {
-            Occupancy::Vacating { due_ms } if due_ms > cx.now.mono_ms => {
-                followed.timed = true;
-                cx.timers.set(due_ms, Timer::Vacated { hash });
-            }
-            Occupancy::Vacating { .. } => {
-                let key = Arc::clone(&followed.channel);
-                self.tell(cx, &key, WebhookEvent::Occupancy, Happening::Vacated);
-                self.followed.remove(&hash);
-            }
-            Occupancy::Unknown => drop(entry.remove()),
-            Occupancy::Occupied => {}
+        let due_ms = match occupancy {
+            Occupancy::Occupied => return,
+            Occupancy::Vacating { due_ms } | Occupancy::Unknown { due_ms } => due_ms,
+        };
+        let slot = self.channels.find_key(&key);
+        let changes = slot.is_some_and(|slot| self.entry(slot).presence.has_changes());
+        if due_ms > cx.now.mono_ms || changes {
+            // A leave that is still to be told of comes before it.
+            let due_ms = due_ms.max(cx.now.mono_ms + 100);
+            return self.set_vacated_timer(cx, hash, due_ms);
+        }
+        if let Occupancy::Vacating { .. } = occupancy {
+            self.tell(cx, &key, WebhookEvent::Occupancy, Happening::Vacated);
+        }
+        self.followed.remove(&hash);
+    }
+
+    fn set_vacated_timer(&mut self, cx: &mut ShardContext, hash: u64, due_ms: u64) {
+        let Some(followed) = self.followed.get_mut(&hash) else { return };
+        if !std::mem::replace(&mut followed.timed, true) {
+            cx.timers.set(due_ms, Timer::Vacated { hash });
         }
     }
 
@@ -139,11 +146,10 @@ impl Owner {
         let (hash, sequence) = (key.log_hash(), self.retention.next_serial());
         let followed = self.followed.entry(hash).or_insert_with(|| Followed::new(key));
         let previous = std::mem::replace(&mut followed.last, sequence);
-        if followed.occupancy == Occupancy::Unknown && !followed.timed {
-            // Forgotten again, unless somebody comes.
-            followed.timed = true;
-            let due_ms = cx.now.mono_ms + cx.settings.vacated_delay_ms;
-            cx.timers.set(due_ms, Timer::Vacated { hash });
+        if let Occupancy::Unknown { due_ms } = &mut followed.occupancy {
+            *due_ms = cx.now.mono_ms + cx.settings.vacated_delay_ms;
+            let due_ms = *due_ms;
+            self.set_vacated_timer(cx, hash, due_ms);
         }
         let (channel, wall_ms) = (Arc::clone(key), cx.now.wall_ms);
         let event = ChannelEvent { channel, sequence, previous, wall_ms, what };
@@ -154,7 +160,7 @@ impl Owner {
 impl Followed {
     fn new(channel: &Arc<ChannelKey>) -> Self {
         let channel = Arc::clone(channel);
-        Followed { channel, last: 0, occupancy: Occupancy::Unknown, timed: false }
+        Followed { channel, last: 0, occupancy: Occupancy::Unknown { due_ms: 0 }, timed: false }
     }
 }
 

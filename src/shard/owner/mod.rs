@@ -25,6 +25,7 @@ mod publish;
 mod repair;
 mod retention;
 mod snapshot;
+mod trace;
 
 pub use retention::serial_base;
 
@@ -36,17 +37,20 @@ use super::channel_table::ChannelTable;
 use super::context::ShardContext;
 use super::envelope::{Command, Envelope, MemberList, MemberPage, MemberView, MembersFor, ReplyTo};
 use super::timers::Timer;
+use super::trace::Traced;
 use crate::counters::Dropped;
 use crate::error::Reject;
 use crate::ids::{ChannelKey, ConnAddr, ShardId};
+use crate::policy::WebhookEvent;
 use crate::session::Answer;
 use channel_entry::OwnedChannel;
 use document_table::DocumentTable;
-use events::Followed;
+use events::{Followed, tells};
 use lost_members::LostMembers;
 use occupancy::Occupancy;
 use presence_history::Logged;
 use retention::Retention;
+use trace::trace_command;
 
 #[derive(Debug)]
 pub struct Owner {
@@ -109,6 +113,7 @@ impl Owner {
         key: Arc<ChannelKey>,
         command: Command,
     ) {
+        trace_command(cx, from, &key, &command);
         match self.has_disk {
             true => {
                 if let Some(command) = self.take_durable(cx, from, &key, command) {
@@ -174,6 +179,7 @@ impl Owner {
             Command::CatchUp { home, conn, after } => {
                 self.catch_up(cx, &key, ConnAddr { shard: from, conn }, home, after);
             }
+            Command::Trace(tracing) => self.set_tracing(cx, &key, tracing),
             Command::Documents(command) => self.handle_documents(cx, from, &key, *command),
         }
     }
@@ -198,6 +204,7 @@ impl Owner {
             Timer::Retention => self.retain(cx),
             Timer::Documents { slot } => self.documents_due(cx, slot),
             Timer::Vacated { hash } => self.vacated_due(cx, hash),
+            Timer::Occupancy { slot, generation } => self.occupancy_due(slot, generation),
             _ => debug_assert!(false, "{timer:?} is for the home"),
         }
     }
@@ -205,10 +212,23 @@ impl Owner {
     /// The channels in these slots take up the policies that are in force.
     pub fn reload(&mut self, cx: &ShardContext, slots: Range<u32>) {
         for slot in slots.start..slots.end.min(self.channels.slot_count()) {
-            if let Some(channel) = self.channels.get_mut(slot) {
-                channel.policy = Arc::clone(cx.settings.policies.for_channel(&channel.key.name));
+            let Some(channel) = self.channels.get_mut(slot) else { continue };
+            let new = Arc::clone(cx.settings.policies.for_channel(&channel.key.name));
+            let old = std::mem::replace(&mut channel.policy, Arc::clone(&new));
+            if old.webhook_events != new.webhook_events {
+                // Begun anew: `previous` of the next event is unknown.
+                self.followed.remove(&channel.key.log_hash());
+                self.mark_dirty(slot);
+            }
+            if old.occupancy_interval_ms != new.occupancy_interval_ms {
+                self.note_occupancy(slot);
             }
         }
+    }
+
+    /// Bytes of messages that the store has not answered yet.
+    pub fn storing_bytes(&self) -> u64 {
+        self.storing_bytes
     }
 
     /// Something is to be flushed.
@@ -280,6 +300,12 @@ impl Owner {
     ) {
         let slot = self.channels.find_key(key);
         let members = slot.map(|slot| member_views(cx, self.entry(slot), page)).unwrap_or_default();
+        if let Some(slot) = slot
+            && tells(self.entry(slot), WebhookEvent::Presence)
+        {
+            // A member of the list whose leave follows is not left out of the events.
+            self.entry(slot).presence.set_snapshot_sent();
+        }
         let list = MemberList { members, sequence: self.told_sequence(key) };
         cx.outbox.send(from, Envelope::Members { to, list });
     }
@@ -292,6 +318,9 @@ fn send_answer(
     key: &Arc<ChannelKey>,
     answer: Answer,
 ) {
+    if let Answer::Refused(reject) = answer {
+        cx.trace(key, || Traced::Refused { to, reject });
+    }
     if to == ReplyTo::Nobody {
         if matches!(answer, Answer::Refused(_)) {
             cx.counters.drop(Dropped::PresenceHistory);

@@ -15,7 +15,7 @@ use crate::shard::timers::Timer;
 pub const OCCUPANCY: &str = "[meta]occupancy";
 
 /// What is known of a channel whose namespace has occupancy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Occupancy {
     /// Tells the tenants of a slot apart.
     generation: u32,
@@ -24,6 +24,10 @@ pub struct Occupancy {
     sent: Option<Counts>,
     sent_ms: u64,
     messages: u64,
+    /// A subscriber has come that was sent nothing yet.
+    is_wanted: bool,
+    /// A timer is set.
+    timed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +56,33 @@ impl Owner {
         self.mark_dirty(slot);
     }
 
+    /// A subscriber has come, who is to be sent the counts even if they are those of before.
+    pub(super) fn want_occupancy(&mut self, slot: u32) {
+        if self.entry(slot).policy.occupancy_interval_ms > 0 {
+            self.occupancy(slot).is_wanted = true;
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// The counts of a channel may have changed.
+    pub(super) fn note_occupancy(&mut self, slot: u32) {
+        if self.entry(slot).policy.occupancy_interval_ms > 0 {
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// The interval since the last counts is over.
+    pub(super) fn occupancy_due(&mut self, slot: u32, generation: u32) {
+        let occupancy = self.occupancies.get_mut(&slot);
+        if let Some(occupancy) = occupancy.filter(|known| known.generation == generation) {
+            occupancy.timed = false;
+            self.mark_dirty(slot);
+        }
+    }
+
     fn occupancy(&mut self, slot: u32) -> &mut Occupancy {
         let generation = self.channels.generation(slot);
-        let fresh = || {
-            let (homes, sent) = (Vec::new(), None);
-            Occupancy { generation, homes, sent, sent_ms: 0, messages: 0 }
-        };
+        let fresh = || Occupancy { generation, ..Occupancy::default() };
         let known = self.occupancies.entry(slot).or_insert_with(fresh);
         if known.generation != generation {
             *known = fresh();
@@ -80,18 +105,18 @@ impl Owner {
         let mut subscribers = Subscribers::default();
         occupancy.homes.iter().for_each(|(_, count)| subscribers += *count);
         let counts = Counts { members, subscribers };
-        if occupancy.sent == Some(counts) {
+        if occupancy.sent == Some(counts) && !occupancy.is_wanted {
             return;
         }
         let due_ms = occupancy.sent.map_or(0, |_| occupancy.sent_ms + interval_ms);
         if now.mono_ms < due_ms {
-            let channel = self.entry(slot);
-            if !std::mem::replace(&mut channel.timed, true) {
-                cx.timers.set(due_ms, Timer::Flush { slot, generation });
+            if !std::mem::replace(&mut occupancy.timed, true) {
+                cx.timers.set(due_ms, Timer::Occupancy { slot, generation });
             }
             return;
         }
         (occupancy.sent, occupancy.sent_ms) = (Some(counts), now.mono_ms);
+        occupancy.is_wanted = false;
         occupancy.messages += 1;
         let message = message(now.wall_ms, occupancy.messages, counts);
         route_messages(cx, self.entry(slot), &[Arc::new(message)]);

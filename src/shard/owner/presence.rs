@@ -21,6 +21,7 @@ use crate::shard::envelope::{
     SessionNotice,
 };
 use crate::shard::timers::Timer;
+use crate::shard::trace::Traced;
 
 impl Owner {
     /// A session has returned. A device gets back the memberships it lost here. A session that is
@@ -277,6 +278,7 @@ impl Owner {
     ) {
         if let Some(slot) = self.channels.find_key(key) {
             self.entry(slot).unsubscribe(from, feed);
+            self.note_occupancy(slot);
             self.follow(cx, slot);
             self.close_if_unused(slot);
         }
@@ -314,7 +316,7 @@ impl Owner {
             cx.counters.conflate(Conflated::LargeSet);
         }
         self.number_tick(cx, slot);
-        let Tick { tick, events, told } = make_tick(cx, self.entry(slot));
+        let Tick { tick, count, events, told } = make_tick(cx, self.entry(slot));
         let tick = Arc::new(tick);
         self.log_presence(cx, slot, events);
         self.tell_changes(cx, slot, told);
@@ -322,6 +324,9 @@ impl Owner {
         if !tick.is_empty() {
             cx.counters.presence_ticks += 1;
             self.route_tick(cx, slot, &tick);
+            let channel = self.entry(slot);
+            let homes = channel.homes.len();
+            cx.trace(&channel.key, || Traced::Routed { what: "presence", count, homes });
         }
     }
 
@@ -367,6 +372,8 @@ fn refuse_announcement(
 /// Changes of members, for all who are to know of them.
 struct Tick {
     tick: PresenceTick,
+    /// Changes, also those that no subscriber needs as values.
+    count: usize,
     /// For presence history, if that is kept.
     events: Vec<Part>,
     /// For webhooks, if they are told.
@@ -390,11 +397,11 @@ fn make_tick(cx: &ShardContext, channel: &mut OwnedChannel) -> Tick {
     let encoded = encode_each(channel.feeds() & Feed::PRESENCE, |feed| {
         feed.encode_tick(cx.now, key, members, &tick, &changes)
     });
-    let events = events_of(channel, &changes);
+    let (events, count) = (events_of(channel, &changes), changes.len());
     let told = if tells(channel, WebhookEvent::Presence) { changes.clone() } else { Vec::new() };
     let needs_values = !channel.feeds().is_disjoint(Feed::PRESENCE_CHANGES | Feed::Changes);
     changes.retain(|change| needs_values && change.kind != ChangeKind::Peer);
-    Tick { tick: PresenceTick { changes, encoded, except }, events, told }
+    Tick { tick: PresenceTick { changes, encoded, except }, count, events, told }
 }
 
 /// A joiner is sent no set when it is alone, or when the namespace says so.

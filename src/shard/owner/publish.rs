@@ -13,6 +13,7 @@ use crate::policy::{Durability, Policy};
 use crate::session::{Answer, Feed};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::{Envelope, HomeChannelId, MessageBatch, Replaying, ReplyTo};
+use crate::shard::trace::Traced;
 
 impl Owner {
     pub(super) fn publish(
@@ -76,6 +77,7 @@ impl Owner {
         let slot = slot.filter(|&slot| self.entry(slot).is_subscribed_by(from, feed));
         let Some(slot) = slot else { return Answer::Refused(Reject::ServerFull) };
         self.catch_home_up(cx, slot, from);
+        self.want_occupancy(slot);
         let replayed =
             after.map(|position| self.messages_after(cx, key, position, PageLimit::UNLIMITED));
         let (messages, resumed) = match replayed {
@@ -141,6 +143,9 @@ impl Owner {
         if !pending.is_empty() {
             self.tell_messages(cx, slot, &pending);
             route_messages(cx, self.entry(slot), &pending);
+            let (channel, count) = (self.entry(slot), pending.len());
+            let homes = channel.homes.len();
+            cx.trace(&channel.key, || Traced::Routed { what: "messages", count, homes });
             pending.clear();
             if let Some(published) = &mut self.entry(slot).published {
                 published.pending = pending;
