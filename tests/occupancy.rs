@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use foony_client::{Client, Server};
-use headcount::wire::foony::{Action, Content, Event, Presence, Request};
+use headcount::wire::foony::{Action, Content, Event, Request};
 use serde_json::{Value, json};
 
 mod foony_client;
@@ -42,13 +42,6 @@ fn await_counts(client: &mut Client, expected: &Value) {
     client.until(|event| counts(event).filter(|found| found == expected));
 }
 
-fn enter(client: &mut Client) {
-    client.ask(|id| {
-        let (action, channel) = (Action::Enter, "room".into());
-        Request::Presence(Presence { id, action, channel, data: b"{}", encoding: "".into() })
-    });
-}
-
 #[test]
 fn subscribers_are_told_how_many_are_there_on_every_shard() {
     for shards in [1, 3] {
@@ -63,16 +56,13 @@ fn subscribers_are_told_how_many_are_there_on_every_shard() {
         let mut clients: Vec<Client> =
             (0..6).map(|n| Client::connect(&server, &format!("user{n}"), "")).collect();
         clients.iter_mut().for_each(|client| client.subscribe("room"));
-        clients.iter_mut().take(4).for_each(enter);
+        clients.iter_mut().take(4).for_each(|c| c.presence("room", Action::Enter, b"{}"));
         let id = clients[0].next_id();
         clients[0].send(&[Request::PresenceSubscribe { id, channel: "room".into() }]);
         await_counts(&mut counter, &of(4, 7, 1));
-        clients[5].ask(|id| Request::Unsubscribe { id, channel: "room".into() });
+        clients[5].unsubscribe("room");
         await_counts(&mut counter, &of(4, 6, 1));
-        clients[1].ask(|id| {
-            let (action, channel) = (Action::Leave, "room".into());
-            Request::Presence(Presence { id, action, channel, data: b"", encoding: "".into() })
-        });
+        clients[1].presence("room", Action::Leave, b"");
         await_counts(&mut counter, &of(3, 6, 1));
     }
 }
@@ -87,7 +77,7 @@ fn counts_come_at_most_once_per_interval_and_not_without_a_change() {
     let mut client = Client::connect(&server, "bob", "");
     for _ in 0..50 {
         client.subscribe("room");
-        client.ask(|id| Request::Unsubscribe { id, channel: "room".into() });
+        client.unsubscribe("room");
         thread::sleep(Duration::from_millis(10));
     }
     client.subscribe("room");
@@ -109,7 +99,7 @@ fn who_subscribes_is_told_although_nothing_has_changed_for_the_others() {
     await_counts(&mut counter, &one);
     // Another one takes its place: the numbers are the same.
     let mut next = Client::connect_with(&server, "demo.counter:s1", "bob");
-    counter.ask(|id| Request::Unsubscribe { id, channel: "room".into() });
+    counter.unsubscribe("room");
     next.subscribe("room");
     await_counts(&mut next, &one);
 }
@@ -139,7 +129,7 @@ fn presence_is_as_fast_as_its_own_interval_says() {
     let begun = Instant::now();
     let mut clients: Vec<Client> =
         (0..3).map(|n| Client::connect(&server, &format!("user{n}"), "")).collect();
-    clients.iter_mut().for_each(enter);
+    clients.iter_mut().for_each(|client| client.presence("room", Action::Enter, b"{}"));
     let mut seen = 0;
     watcher.until(|event| match event {
         Event::Member(member) if member.action == Action::Enter => {

@@ -189,6 +189,9 @@ fn a_json_log_has_an_object_in_each_line_also_for_a_failure() {
     let line: Value = serde_json::from_str(&said).unwrap();
     assert!(line["message"].as_str().unwrap().contains(&address), "{said}");
     assert_eq!(line["level"], "ERROR");
+    let said = Server::try_start(&folder, "[cores]\nshards = 0\n", &arguments[..2]);
+    let line: Value = serde_json::from_str(&said.map(drop).unwrap_err()).unwrap();
+    assert!(line["message"].as_str().unwrap().contains("cores.shards"), "{line}");
 }
 
 #[test]

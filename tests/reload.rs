@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use foony_client::{Client, KEY, Server};
-use headcount::wire::foony::{Action, Content, Cursor, Event, Message, Presence, Publish, Request};
+use headcount::wire::foony::{Action, Cursor, Event, Request};
 use ureq::Agent;
 
 mod foony_client;
@@ -37,27 +37,6 @@ fn base64_of(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn publish(client: &mut Client, channel: &'static str, name: &'static str) {
-    let message = Message { name: name.into(), data: b"1", encoding: "".into() };
-    client.ask(|id| {
-        Request::Publish(Publish {
-            id,
-            channel: channel.into(),
-            message_id: "".into(),
-            ephemeral: false,
-            ttl_ms: 0,
-            content: Content::One(message),
-        })
-    });
-}
-
-fn enter(client: &mut Client, channel: &'static str) {
-    client.ask(|id| {
-        let (action, channel) = (Action::Enter, channel.into());
-        Request::Presence(Presence { id, action, channel, data: b"{}", encoding: "".into() })
-    });
-}
-
 fn history(client: &mut Client, channel: &'static str) -> usize {
     let id = client.next_id();
     let before = Cursor::None;
@@ -74,12 +53,12 @@ fn a_key_that_is_gone_or_changed_ends_its_sessions_and_no_others() {
     let (mut main, mut other) =
         (Client::connect(&server, "ann", ""), Client::connect_with(&server, OTHER, "bob"));
     other.subscribe("room");
-    enter(&mut main, "room");
+    main.presence("room", Action::Enter, b"{}");
 
     let line = server.reload(|text| text.replace("sk_main_secret", "sk_new"));
     assert!(line.contains(RELOADED), "{line}");
     assert_eq!(main.refusal(), Some(40102));
-    publish(&mut other, "room", "still here");
+    other.publish("room", "still here", b"1");
     assert_eq!((status(&server, KEY), status(&server, "demo.kid_main:sk_new")), (401, 200));
     assert_eq!(server.counter("headcount_disconnects_total", "reason=\"revoked\""), 1);
 
@@ -102,12 +81,12 @@ fn open_channels_take_up_their_namespace_all_of_them() {
     // More than a shard looks at in one turn.
     let names: Vec<&'static str> =
         (0..1_500).map(|n| &*Box::leak(format!("h:{n}").into_boxed_str())).collect();
-    names.iter().for_each(|name| publish(&mut client, name, "first"));
+    names.iter().for_each(|name| client.publish(name, "first", b"1"));
     let line = server.reload(|text| text.replace("history_messages = 50", "history_messages = 2"));
     assert!(line.contains(RELOADED), "{line}");
     std::thread::sleep(Duration::from_millis(50));
     for name in [names[0], names[750], names[1_499]] {
-        (0..4).for_each(|_| publish(&mut client, name, "again"));
+        (0..4).for_each(|_| client.publish(name, "again", b"1"));
         assert_eq!(history(&mut client, name), 2, "{name}");
     }
 }
@@ -119,7 +98,7 @@ fn members_expire_by_the_time_to_live_that_is_in_force() {
         (Client::connect(&server, "ann", ""), Client::connect(&server, "bob", ""));
     let id = watcher.next_id();
     watcher.send(&[Request::PresenceSubscribe { id, channel: "room".into() }]);
-    enter(&mut member, "room");
+    member.presence("room", Action::Enter, b"{}");
     server.reload(|text| text.replace("presence_grace_ms = 60000", "presence_grace_ms = 100"));
     drop(member);
     let begun = Instant::now();
@@ -148,7 +127,7 @@ fn a_configuration_with_an_error_changes_nothing_and_says_why() {
         assert!(line.contains("nothing has changed") && line.contains(named), "{from}: {line}");
         assert!(line.contains("ERROR"), "{line}");
         assert_eq!(status(&server, KEY), 200, "{from}");
-        publish(&mut client, "room", "still here");
+        client.publish("room", "still here", b"1");
         // A configuration that is right again is as good as before.
         let line = server.reload(|_| good);
         assert!(line.contains(RELOADED), "{from}: {line}");

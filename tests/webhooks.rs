@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use foony_client::{Client, Server};
-use headcount::wire::foony::{Action, Content, Message, Presence, Publish, Request};
+use headcount::wire::foony::Action;
 use serde_json::{Value, json};
 use service::{SECRET, Service};
 use ureq::Agent;
@@ -34,6 +34,8 @@ fn config(service: &Service, webhooks: &str, events: &str) -> String {
          [[namespace]]\nmatch = \"room:*\"\nwebhook_events = [{events}]\n"
     )
 }
+
+const DATA: &[u8] = b"{\"a\":1}";
 
 const ALL: &str = "\"presence\", \"occupancy\", \"messages\"";
 
@@ -73,31 +75,6 @@ fn check_order(events: &[Value]) {
     }
 }
 
-fn presence(client: &mut Client, channel: &'static str, action: Action, data: &'static [u8]) {
-    client.ask(|id| {
-        let channel = channel.into();
-        Request::Presence(Presence { id, action, channel, data, encoding: "".into() })
-    });
-}
-
-fn publish(client: &mut Client, channel: &'static str) {
-    let message = Message { name: "n".into(), data: b"{\"a\":1}", encoding: "".into() };
-    client.ask(|id| {
-        Request::Publish(Publish {
-            id,
-            channel: channel.into(),
-            message_id: format!("m{id}").into(),
-            ephemeral: false,
-            ttl_ms: 0,
-            content: Content::One(message),
-        })
-    });
-}
-
-fn unsubscribe(client: &mut Client, channel: &'static str) {
-    client.ask(|id| Request::Unsubscribe { id, channel: channel.into() });
-}
-
 fn members(server: &Server, channel: &str) -> Value {
     let agent: Agent = Agent::config_builder().proxy(None).build().new_agent();
     let port = server.admin.port();
@@ -112,18 +89,18 @@ fn a_channel_is_told_of_from_its_first_visitor_to_its_last() {
     let server = Server::start(&config(&service, "vacated_delay_ms = 200", ALL));
     let mut ann = Client::connect(&server, "ann", "");
     ann.subscribe("room:1");
-    presence(&mut ann, "room:1", Action::Enter, b"{\"x\":1}");
-    presence(&mut ann, "room:1", Action::Update, b"{\"x\":2}");
-    publish(&mut ann, "room:1");
+    ann.presence("room:1", Action::Enter, b"{\"x\":1}");
+    ann.presence("room:1", Action::Update, b"{\"x\":2}");
+    ann.publish("room:1", "n", DATA);
     let sequence = await_events(&service, 4)[3]["sequence"].clone();
     let list = members(&server, "room:1");
     assert_eq!((&list["sequence"], &list["members"][0]["user"]), (&sequence, &json!("ann")));
     assert_eq!(list["members"][0]["session"], *ann.connection_id, "as in events");
-    presence(&mut ann, "room:1", Action::Leave, b"");
-    unsubscribe(&mut ann, "room:1");
+    ann.presence("room:1", Action::Leave, b"");
+    ann.unsubscribe("room:1");
     // Another namespace.
     ann.subscribe("hall");
-    publish(&mut ann, "hall");
+    ann.publish("hall", "n", DATA);
 
     let told = await_events(&service, 6);
     assert_eq!(names(&told), ["occupied", "enter", "update", "message", "leave", "vacated"]);
@@ -147,7 +124,7 @@ fn who_comes_back_within_the_delay_makes_no_noise() {
     let mut ann = Client::connect(&server, "ann", "");
     for _ in 0..5 {
         ann.subscribe("room:1");
-        unsubscribe(&mut ann, "room:1");
+        ann.unsubscribe("room:1");
     }
     ann.subscribe("room:1");
     thread::sleep(Duration::from_millis(1_500));
@@ -166,7 +143,7 @@ fn events_are_batched_and_in_order_on_all_shards() {
     let channels: Vec<&'static str> =
         (0..CHANNELS).map(|n| &*Box::leak(format!("room:{n}").into_boxed_str())).collect();
     for _ in 0..10 {
-        channels.iter().for_each(|channel| publish(&mut ann, channel));
+        channels.iter().for_each(|channel| ann.publish(channel, "n", DATA));
     }
     let told = await_events(&service, 10 * CHANNELS);
     check_order(&told);
@@ -180,13 +157,13 @@ fn what_is_not_accepted_is_posted_again_and_survives_a_restart() {
     let service = Service::start(move |_| Some((answer.load(Ordering::Relaxed), json!({}))));
     let server = Server::start(&config(&service, "batch_ms = 0", "\"messages\""));
     let mut ann = Client::connect(&server, "ann", "");
-    publish(&mut ann, "room:1");
+    ann.publish("room:1", "n", DATA);
     let begun = Instant::now();
     while service.asked().len() < 3 {
         assert!(begun.elapsed() < WITHIN, "no second and third attempt");
         thread::sleep(Duration::from_millis(10));
     }
-    publish(&mut ann, "room:1");
+    ann.publish("room:1", "n", DATA);
     let begun = Instant::now();
     while server.counter("headcount_webhook_waiting", "") < 2 {
         assert!(begun.elapsed() < WITHIN, "it does not wait");
@@ -206,7 +183,7 @@ fn what_is_not_accepted_is_posted_again_and_survives_a_restart() {
     let lists = asked[refused..].iter().map(|asked| asked.json["events"].as_array().unwrap());
     let told: Vec<Value> = lists.flatten().cloned().collect();
     check_order(&told[told.len() - 2..]);
-    publish(&mut Client::connect(&server, "ann", ""), "room:1");
+    Client::connect(&server, "ann", "").publish("room:1", "n", DATA);
     let begun = Instant::now();
     while server.counter("headcount_webhook_events_total", "") < 3 {
         assert!(begun.elapsed() < WITHIN, "{:?}", service.asked());
@@ -230,7 +207,7 @@ fn a_backlog_is_bounded_and_its_gap_is_seen() {
     let server = Server::start(&config(&service, webhooks, "\"messages\""));
     let mut ann = Client::connect(&server, "ann", "");
     ann.subscribe("room:1");
-    (0..8).for_each(|_| publish(&mut ann, "room:1"));
+    (0..8).for_each(|_| ann.publish("room:1", "n", DATA));
     let begun = Instant::now();
     while server.counter("headcount_webhook_dropped_total", "backlog_full") < 5 {
         assert!(begun.elapsed() < WITHIN, "nothing is dropped");
@@ -242,7 +219,7 @@ fn a_backlog_is_bounded_and_its_gap_is_seen() {
         assert!(begun.elapsed() < WITHIN, "they are not accepted");
         thread::sleep(Duration::from_millis(10));
     }
-    publish(&mut ann, "room:1");
+    ann.publish("room:1", "n", DATA);
     let begun = Instant::now();
     while server.counter("headcount_webhook_events_total", "") < 4 {
         assert!(begun.elapsed() < WITHIN, "the last one is not accepted");
@@ -264,18 +241,18 @@ fn a_reload_begins_and_ends_the_events_of_open_channels() {
     let server = Server::start(&config(&service, "", "\"messages\""));
     let mut ann = Client::connect(&server, "ann", "");
     ann.subscribe("room:1");
-    publish(&mut ann, "room:1");
+    ann.publish("room:1", "n", DATA);
     assert_eq!(names(&await_events(&service, 1)), ["message"]);
     let line = server.reload(|text| text.replace("[\"messages\"]", &format!("[{ALL}]")));
     assert!(line.contains("reloaded the configuration"), "{line}");
     let told = await_events(&service, 2);
     assert_eq!((names(&told)[1], &told[1]["previous"]), ("occupied", &json!(0)));
-    presence(&mut ann, "room:1", Action::Enter, b"{}");
+    ann.presence("room:1", Action::Enter, b"{}");
     assert_eq!(names(&await_events(&service, 3))[2], "enter");
     server.reload(|text| text.replace(&format!("[{ALL}]"), "[]"));
     // The open channel is told in a turn to come.
     thread::sleep(Duration::from_millis(100));
-    publish(&mut ann, "room:1");
+    ann.publish("room:1", "n", DATA);
     thread::sleep(Duration::from_millis(300));
     assert_eq!(events(&service).len(), 3);
     // What needs a restart is refused as a whole, and said.

@@ -1,9 +1,11 @@
 //! The log of a server: what is logged, and how lines look.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::time::SystemTime;
 use std::{env, panic, thread};
 
 use clap::ValueEnum;
+use serde_json::json;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
@@ -51,9 +53,18 @@ pub(super) fn start(log: &LineQueue, format: LogFormat) {
         };
         match format {
             LogFormat::Human => log.push(format!("thread '{thread}' {panic}\n{backtrace}")),
-            LogFormat::Json => tracing::error!(thread, backtrace, "{panic}"),
+            LogFormat::Json => {
+                log.push(error_line(&format!("thread '{thread}' {panic}\n{backtrace}")));
+            }
         }
     }));
+}
+
+/// The line of an error that is written whatever `HEADCOUNT_LOG` selects, as JSON.
+pub(super) fn error_line(message: &str) -> String {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let line = json!({ "timestamp": timestamp, "level": "ERROR", "message": message });
+    format!("{line}\n")
 }
 
 /// What the store's engine does is of no interest as long as it works, unless it is asked for.

@@ -64,30 +64,33 @@ pub(super) struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
-        let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
         let format = self.log_format;
-        let is_plain = format == LogFormat::Human && !self.quiet;
-        let banner = if is_plain { Banner::Shown } else { Banner::Hidden };
-        let config = self.config()?;
         let log = LineQueue::start("log", io::stderr())
             .map_err(|error| Failure::config("cannot start the log's thread", error))?;
-        log::start(&log, format);
+        let served = self.serve(&log).map_err(|failure| {
+            failure.reported(|line| match format {
+                LogFormat::Human => log.push(line),
+                LogFormat::Json => {
+                    log.push(log::error_line(line.trim_start_matches("error: ").trim_end()));
+                }
+            })
+        });
+        log.flush();
+        served
+    }
+
+    fn serve(self, log: &LineQueue) -> Result<(), Failure> {
+        let takeover = if self.takeover { Takeover::Allowed } else { Takeover::Refused };
+        let is_plain = self.log_format == LogFormat::Human && !self.quiet;
+        let banner = if is_plain { Banner::Shown } else { Banner::Hidden };
+        let config = self.config()?;
+        log::start(log, self.log_format);
         let options = Options { config, takeover, banner, log: log.clone() };
         let handle = Handle::new();
         let read_again = move || self.config().map_err(|failure| failure.message().to_owned());
-        let served = server::watch_signals(handle.clone(), read_again)
+        server::watch_signals(handle.clone(), read_again)
             .and_then(|()| server::serve(options, Hooks::new(), handle))
             .map_err(|error| Failure::new(&error, error.exit_code()))
-            .map_err(|failure| {
-                failure.reported(|line| match format {
-                    LogFormat::Human => log.push(line),
-                    LogFormat::Json => {
-                        tracing::error!("{}", line.trim_start_matches("error: ").trim_end());
-                    }
-                })
-            });
-        log.flush();
-        served
     }
 
     /// The file with the options on top, checked.

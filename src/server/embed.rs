@@ -99,8 +99,7 @@ impl Handle {
 
     /// Puts `[auth]`, `[admin]` and `[[namespace]]` of another configuration in force. Sessions end
     /// whose key is gone, has another secret, or no longer allows what they may do. Returns the
-    /// other tables that differ, which are read at start only. Blocks until the executors have been
-    /// told.
+    /// other tables that differ, which are read at start only. Blocks until all executors have it.
     ///
     /// # Errors
     /// [`ReloadError`]: nothing has changed.

@@ -2,6 +2,9 @@
 //! `[[namespace]]`. All other keys are read at start only.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use enumset::EnumSet;
 
@@ -15,11 +18,16 @@ use crate::session;
 use crate::shard::Settings;
 use crate::wire::sync::Layout;
 
+/// Time for all executors to take up a reload.
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+
 /// What a reload replaces, as a whole.
 pub struct Reloadable {
     pub settings: Arc<Settings>,
     pub access: Access,
     pub demo: Demo,
+    /// How many executors have it.
+    taken: AtomicUsize,
 }
 
 /// What a process has chosen at its start, and keeps.
@@ -67,7 +75,26 @@ impl Reloadable {
             settings: Arc::new(settings(config, fixed)?),
             access: access(config),
             demo: config.demo().0,
+            taken: AtomicUsize::new(0),
         })
+    }
+
+    /// An executor has taken it up: what is judged there from now on, is judged by it.
+    pub fn note_taken(&self) {
+        self.taken.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until so many executors have taken it up, which is a turn of each; false when that
+    /// takes too long.
+    pub fn await_taken(&self, executors: usize) -> bool {
+        let deadline = Instant::now() + TAKEN_WITHIN;
+        while self.taken.load(Ordering::Acquire) < executors {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 }
 

@@ -507,7 +507,11 @@ impl Running {
         if let Some(store) = &self.process.store {
             store.set_policies(reloadable.settings.policies.clone());
         }
-        self.tell(&self.controls, &Control::Reload(Arc::new(reloadable)));
+        let reloadable = Arc::new(reloadable);
+        self.tell(&self.controls, &Control::Reload(Arc::clone(&reloadable)));
+        if !reloadable.await_taken(self.controls.len()) {
+            tracing::warn!("an executor is busy, and takes up the configuration later");
+        }
         Ok(waiting)
     }
 

@@ -9,7 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headcount::client::protocol::{self, Closed, Connection, Credential, Dialect, Resume, Upgrade};
-use headcount::wire::foony::{Cursor, Event, PeerRequest, PeerUpdate, Request, binary};
+use headcount::wire::foony::{
+    Action, Content, Cursor, Event, Message, PeerRequest, PeerUpdate, Presence, Publish, Request,
+    binary,
+};
 use headcount::wire::websocket::{Opcode, append_masked_frame};
 
 use crate::served::Served;
@@ -229,6 +232,33 @@ impl Client {
     pub fn subscribe(&mut self, channel: &str) {
         let channel = channel.to_owned();
         self.ask(|id| Request::Subscribe { id, channel: channel.into(), cursor: Cursor::None });
+    }
+
+    /// Publishes a message, and waits for its answer.
+    pub fn publish(&mut self, channel: &'static str, name: &'static str, data: &'static [u8]) {
+        let message = Message { name: name.into(), data, encoding: "".into() };
+        self.ask(|id| {
+            Request::Publish(Publish {
+                id,
+                channel: channel.into(),
+                message_id: "".into(),
+                ephemeral: false,
+                ttl_ms: 0,
+                content: Content::One(message),
+            })
+        });
+    }
+
+    /// Enters, updates or leaves, and waits for the answer.
+    pub fn presence(&mut self, channel: &'static str, action: Action, data: &'static [u8]) {
+        self.ask(|id| {
+            let channel = channel.into();
+            Request::Presence(Presence { id, action, channel, data, encoding: "".into() })
+        });
+    }
+
+    pub fn unsubscribe(&mut self, channel: &'static str) {
+        self.ask(|id| Request::Unsubscribe { id, channel: channel.into() });
     }
 
     /// Calls `visit` with every event until it returns something.

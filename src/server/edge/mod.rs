@@ -207,7 +207,8 @@ async fn pump(edge: &Rc<Edge>, control: &Receiver<Control>) {
         adopt_all(edge);
         match control.try_recv() {
             Ok(Control::Reload(new)) => {
-                *edge.shared.reloadable.borrow_mut() = new;
+                *edge.shared.reloadable.borrow_mut() = Arc::clone(&new);
+                new.note_taken();
                 edge.reloads.set(edge.reloads.get() + 1);
             }
             Ok(Control::Drain | Control::End) => return,

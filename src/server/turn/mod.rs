@@ -424,7 +424,10 @@ impl TurnLoop {
         while let Ok(control) = self.host.control.try_recv() {
             match control {
                 Control::End => self.ended = true,
-                Control::Reload(new) => self.shard.reload(now, Arc::clone(&new.settings)),
+                Control::Reload(new) => {
+                    self.shard.reload(now, Arc::clone(&new.settings));
+                    new.note_taken();
+                }
                 Control::Drain => {
                     self.close_listeners_ms = Some(now.mono_ms + LISTEN_ON_MS);
                     self.shard.begin_drain(now);
