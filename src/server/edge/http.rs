@@ -128,7 +128,7 @@ fn counted_body(body: Body, counted: CountGuard) -> Body {
 }
 
 async fn respond(edge: &Rc<Edge>, surface: Surface, request: Request<Incoming>) -> Response<Body> {
-    let may_have_body = !request.method().is_safe();
+    let may_have_body = surface == Surface::Admin && !request.method().is_safe();
     let mut response = match request.version() {
         // RFC 9112 section 3.2.
         Version::HTTP_11 if !request.headers().contains_key(HOST) => {
