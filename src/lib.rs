@@ -60,6 +60,8 @@
 //! | a request that the admission hook holds up, or denies | `shard/home/hook.rs` (what waits), `server/admission/gate.rs` (how it is asked), `server/edge/ask.rs` |
 //! | the dashboard or the admin API shows something wrong | `shard/inspection.rs` (what shards are asked), `server/edge/api.rs` (how they are asked), `admin/api.rs` (the JSON), `admin/access.rs` (who may ask) |
 //! | a flooding client that is read too much, or starves others | `server/turn/receive.rs`, `shard/home/admission.rs` (the budget of a pass) |
+//! | a reload that is refused, or does not reach a session or a channel | `config/reload.rs` (what is compared), `server/reload.rs` (what is made of it), `shard/home/reload.rs` (sessions and channels) |
+//! | an event that webhooks are not told of, or twice | `shard/owner/events.rs` (what is told), `rest/event.rs` (the JSON), `server/webhooks.rs` (how it is posted), `store/spool.rs` (where it waits) |
 //! | a turn that takes too long | `shard/turn.rs` (the order), `server/turn` (the sockets) |
 //!
 //! Terms:

@@ -58,6 +58,15 @@ fn await_events(service: &Service, count: usize) -> Vec<Value> {
     }
 }
 
+/// Waits until a metric is at least this.
+fn await_count(server: &Server, name: &str, labels: &str, least: u64) {
+    let begun = Instant::now();
+    while server.counter(name, labels) < least {
+        assert!(begun.elapsed() < WITHIN, "{name} {labels} is not {least}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn names(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["event"].as_str().expect("a name")).collect()
 }
@@ -164,31 +173,19 @@ fn what_is_not_accepted_is_posted_again_and_survives_a_restart() {
         thread::sleep(Duration::from_millis(10));
     }
     ann.publish("room:1", "n", DATA);
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_waiting", "") < 2 {
-        assert!(begun.elapsed() < WITHIN, "it does not wait");
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_waiting", "", 2);
     assert!(server.counter("headcount_webhook_failures_total", "") >= 2);
     // Killed, and started anew.
     let server = server.restart();
     let refused = service.asked().len();
     status.store(200, Ordering::Relaxed);
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_events_total", "") < 2 {
-        assert!(begun.elapsed() < WITHIN, "{:?}", service.asked());
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_events_total", "", 2);
     let asked = service.asked();
     let lists = asked[refused..].iter().map(|asked| asked.json["events"].as_array().unwrap());
     let told: Vec<Value> = lists.flatten().cloned().collect();
     check_order(&told[told.len() - 2..]);
     Client::connect(&server, "ann", "").publish("room:1", "n", DATA);
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_events_total", "") < 3 {
-        assert!(begun.elapsed() < WITHIN, "{:?}", service.asked());
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_events_total", "", 3);
     let process = |event: &Value| event["process"].as_str().expect("a process").to_owned();
     let of_new = process(events(&service).last().expect("an event"));
     assert_ne!(process(&told[told.len() - 1]), of_new, "what was left is of the process before");
@@ -208,23 +205,11 @@ fn a_backlog_is_bounded_and_its_gap_is_seen() {
     let mut ann = Client::connect(&server, "ann", "");
     ann.subscribe("room:1");
     (0..8).for_each(|_| ann.publish("room:1", "n", DATA));
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_dropped_total", "backlog_full") < 5 {
-        assert!(begun.elapsed() < WITHIN, "nothing is dropped");
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_dropped_total", "backlog_full", 5);
     open.store(true, Ordering::Relaxed);
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_events_total", "") < 3 {
-        assert!(begun.elapsed() < WITHIN, "they are not accepted");
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_events_total", "", 3);
     ann.publish("room:1", "n", DATA);
-    let begun = Instant::now();
-    while server.counter("headcount_webhook_events_total", "") < 4 {
-        assert!(begun.elapsed() < WITHIN, "the last one is not accepted");
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_count(&server, "headcount_webhook_events_total", "", 4);
     let told = events(&service);
     let (last, before) = (&told[told.len() - 1], &told[told.len() - 2]);
     assert_eq!(

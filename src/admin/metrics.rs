@@ -43,7 +43,7 @@ pub struct Process {
 }
 
 /// Counts of the webhooks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WebhookCounts {
     /// Events that the receiver has accepted.
     pub accepted: u64,
@@ -274,6 +274,24 @@ fn register(
     registry.register(name, help, family);
 }
 
+/// Registers gauges of the process: name, help and value.
+fn register_gauges(registry: &mut Registry, gauges: &[(&str, &str, u64)]) {
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(*value as i64);
+        registry.register(*name, *help, gauge);
+    }
+}
+
+/// The same for counters.
+fn register_counters(registry: &mut Registry, counters: &[(&str, &str, u64)]) {
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(*value);
+        registry.register(*name, *help, counter);
+    }
+}
+
 fn register_process(registry: &mut Registry, process: &Process) {
     let gauges = [
         ("http_connections", "Open HTTP connections", process.http_connections),
@@ -281,11 +299,7 @@ fn register_process(registry: &mut Registry, process: &Process) {
         ("silent_executors", "Stalled executors", process.silent_executors),
         ("uptime_seconds", "Time since start", process.uptime_s),
     ];
-    for (name, help, value) in gauges {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(value as i64);
-        registry.register(name, help, gauge);
-    }
+    register_gauges(registry, &gauges);
     let counters = [
         ("executor_stalls", "Stalls of executors", process.executor_stalls),
         ("http_refused", "HTTP connections closed at the limit", process.http_refused),
@@ -295,11 +309,7 @@ fn register_process(registry: &mut Registry, process: &Process) {
             process.log_lines_lost,
         ),
     ];
-    for (name, help, value) in counters {
-        let counter: Counter = Counter::default();
-        counter.inc_by(value);
-        registry.register(name, help, counter);
-    }
+    register_counters(registry, &counters);
     let responses = process.http_responses.iter();
     let responses = responses.map(|(status, count)| labelled("status", status, *count));
     register(registry, "http_responses", "HTTP responses, by status", responses);
@@ -319,11 +329,7 @@ fn register_admission(registry: &mut Registry, admission: &AdmissionMetrics) {
             u64::from(admission.is_open),
         ),
     ];
-    for (name, help, value) in gauges {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(value as i64);
-        registry.register(name, help, gauge);
-    }
+    register_gauges(registry, &gauges);
     let help = "Time until the admission hook answered";
     registry.register("admission_latency_seconds", help, admission.latency.clone());
 }
@@ -333,16 +339,11 @@ fn register_webhooks(registry: &mut Registry, webhooks: &WebhookCounts) {
         ("webhook_events", "Events that webhooks were told of", webhooks.accepted),
         ("webhook_failures", "Requests to webhooks that were not accepted", webhooks.failures),
     ];
-    for (name, help, value) in counters {
-        let counter: Counter = Counter::default();
-        counter.inc_by(value);
-        registry.register(name, help, counter);
-    }
-    let waiting: Gauge = Gauge::default();
-    waiting.set(webhooks.waiting as i64);
-    registry.register("webhook_waiting", "Events that wait to be posted to webhooks", waiting);
-    let dropped = webhooks.dropped.into_iter().filter(|(reason, _)| !reason.is_empty());
-    let dropped = dropped.map(|(reason, count)| labelled("reason", reason, count));
+    register_counters(registry, &counters);
+    let help = "Events that wait to be posted to webhooks";
+    register_gauges(registry, &[("webhook_waiting", help, webhooks.waiting)]);
+    let dropped = webhooks.dropped.iter();
+    let dropped = dropped.map(|(reason, count)| labelled("reason", reason, *count));
     let help = "Events that webhooks were not told of, by reason";
     register(registry, "webhook_dropped", help, dropped);
 }
@@ -388,8 +389,10 @@ mod tests {
             admission: AdmissionMetrics::default(),
             store_writes: Durations::default(),
             webhooks: WebhookCounts {
+                accepted: 0,
+                failures: 0,
+                waiting: 0,
                 dropped: [("a", 0), ("b", 1), ("c", 2)],
-                ..Default::default()
             },
         };
         encode(&[Counters::default(), counters], &process, exposition)

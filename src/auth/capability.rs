@@ -178,6 +178,15 @@ impl Capability {
         Err(denied)
     }
 
+    /// Checks both operations on members, for sessions that see the others where they are seen.
+    ///
+    /// # Errors
+    /// As [`Capability::allows`].
+    pub fn allows_presence(&self, channel: &str) -> Result<(), Denied> {
+        self.allows(channel, Operation::PresenceEnter)?;
+        self.allows(channel, Operation::PresenceSubscribe)
+    }
+
     /// Whether it grants an operation on any channel.
     pub fn grants(&self, operation: Operation) -> bool {
         self.grants.iter().any(|grant| grant.operations.contains(operation))

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::history::push_item;
 use crate::channel::{ChangeKind, Message};
 use crate::session::presence_history::LoggedMember;
-use crate::shard::{ChannelEvent, Happening};
+use crate::shard::{ChannelEvent, EventKind};
 
 /// Version of requests.
 const VERSION: u32 = 1;
@@ -32,10 +32,10 @@ struct Posted<'e> {
 /// The JSON object of one event. `process`: tells the processes of a server apart.
 pub fn channel_event(event: &ChannelEvent, process: &str) -> Vec<u8> {
     let (name, member, messages) = match &event.what {
-        Happening::Occupied => ("occupied", None, None),
-        Happening::Vacated => ("vacated", None, None),
-        Happening::Message(message) => ("message", None, items(message)),
-        Happening::Member { kind, identity, state } => {
+        EventKind::Occupied => ("occupied", None, None),
+        EventKind::Vacated => ("vacated", None, None),
+        EventKind::Message(message) => ("message", None, items(message)),
+        EventKind::Member { kind, identity, state } => {
             let name = match kind {
                 ChangeKind::Enter => "enter",
                 ChangeKind::Update | ChangeKind::Peer => "update",
@@ -110,7 +110,7 @@ mod tests {
             sequence: 9,
             previous: 8,
             wall_ms: 6,
-            what: Happening::Message(Arc::new(message)),
+            what: EventKind::Message(Arc::new(message)),
         };
         let body = webhook_body(3, &[channel_event(&event, "p"), channel_event(&event, "p")]);
         let body: Value = serde_json::from_slice(&body).unwrap();

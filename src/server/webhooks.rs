@@ -286,7 +286,7 @@ impl Shared {
                         return None;
                     }
                     drop(backlog);
-                    thread::sleep(RETRY_LAST);
+                    self.pause(RETRY_LAST);
                     backlog = self.backlog();
                 }
             }

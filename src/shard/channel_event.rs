@@ -17,12 +17,12 @@ pub struct ChannelEvent {
     pub previous: u64,
     /// Milliseconds since the Unix epoch.
     pub wall_ms: u64,
-    pub what: Happening,
+    pub what: EventKind,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub enum Happening {
+pub enum EventKind {
     /// The channel has a first subscriber or member.
     Occupied,
     /// It has had none for `vacated_delay_ms`.

@@ -347,8 +347,8 @@ pub enum Effect {
     Detach { conn: ConnId },
     /// Ask the store; its answer goes to `handle_stored`.
     Store(Box<StoreRequest>),
-    /// Tell the webhooks.
-    Tell(Box<ChannelEvent>),
+    /// Notify the webhooks.
+    Notify(Box<ChannelEvent>),
     /// This socket, detached elsewhere, is now this connection's: start receiving.
     Attach { conn: ConnId, socket: OwnedFd },
 }

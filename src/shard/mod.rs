@@ -31,6 +31,8 @@
 //! | mailbox owner -> home, documents | wait in the outbox, in order; above its bound nothing is read from connections | none | - |
 //! | send queue over `send_queue_bytes_max`, documents | read from the log when the queue has been written | none | - |
 //! | snapshots over `presence_burst_bytes_max` for all members | made once for all who wait, delivered in sweeps; a newer one replaces one that was not delivered yet | by contract | `conflated{large_set}` |
+//! | mailbox owner -> edge, lines of a trace | dropped | none | `dropped{trace,mailbox_full}` |
+//! | queue of the shell, events for webhooks | dropped | the receiver: `docs/webhooks.md` | `webhook_dropped{queue_full}` |
 //! | updates over `updates_per_second_max` | newest state kept, sent in the next second; requests for the others are acknowledged | none | `conflated{update_rate}` |
 
 mod channel_event;
@@ -55,7 +57,7 @@ mod trace;
 mod turn;
 
 pub use crate::ids::Listener;
-pub use channel_event::{ChannelEvent, Happening};
+pub use channel_event::{ChannelEvent, EventKind};
 pub use envelope::{
     AnnounceReply, Announcement, ChannelLoad, CloseMode, Command, Effect, Envelope, HomeChannelId,
     MemberList, MemberPage, MemberView, MembersFor, MessageBatch, PresenceTick, Recipients,

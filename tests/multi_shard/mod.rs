@@ -323,7 +323,7 @@ impl TurnIo for Driven<'_> {
                 assert!(moved.is_ok(), "{conn:?} is to move");
             }
             Effect::Store(request) => panic!("nothing is on disk here: {request:?}"),
-            Effect::Tell(event) => panic!("no webhooks are told: {event:?}"),
+            Effect::Notify(event) => panic!("no webhooks are told: {event:?}"),
             Effect::Attach { conn, socket } => {
                 let who = sockets.attach(socket);
                 (members[who].shard, members[who].conn) = (self.at, conn);

@@ -721,7 +721,7 @@ impl TurnIo for Driven<'_> {
             Effect::Close { conn, .. } => world.begin_close(s, conn),
             Effect::Detach { conn } => world.begin_detach(s, conn),
             Effect::Store(request) => world.store.ask(s, *request),
-            Effect::Tell(event) => panic!("no webhooks are told: {event:?}"),
+            Effect::Notify(event) => panic!("no webhooks are told: {event:?}"),
             Effect::Attach { conn, socket } => {
                 let at = world.descriptors.attach(socket);
                 assert_eq!(world.sockets[at].place, Place::InTransit);

@@ -195,17 +195,19 @@ async fn answer_api(
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let answer = match asked {
+        Api::Channel { request: ChannelApi::Watch | ChannelApi::Trace, .. }
+            if head.method != Method::GET =>
+        {
+            return lines(stream::empty().boxed_local());
+        }
         Api::Channel { app, channel, request: ChannelApi::Watch } => {
-            return match head.method == Method::GET {
-                true => watch(edge, &app, &channel),
-                false => lines(stream::empty().boxed_local()),
-            };
+            let (key, owner) = edge.locate(&app.into(), &channel);
+            return stream_lines(edge, watch::watch(edge, key, owner), next_lines);
         }
         Api::Channel { app, channel, request: ChannelApi::Trace } => {
-            return match head.method == Method::GET {
-                true => trace(edge, &app, &channel),
-                false => lines(stream::empty().boxed_local()),
-            };
+            let (key, owner) = edge.locate(&app.into(), &channel);
+            let trace = trace::trace(edge, key, owner);
+            return stream_lines(edge, trace, async |_, trace| trace.next().await);
         }
         Api::Server(request) => api::server(edge, request, &head).await,
         Api::App { app, request } => api::app(edge, &app, request, &head, body).await,
@@ -308,29 +310,19 @@ pub(super) fn unavailable() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a shard did not answer in time, try again\n")
 }
 
-fn watch(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
-    let (key, owner) = edge.locate(&app.into(), channel);
-    let watch = (watch::watch(edge, key, owner), edge.reloads.get());
-    let frames =
-        stream::unfold((Rc::clone(edge), watch), |(edge, (mut watch, began))| async move {
-            let next = async { Some(next_lines(&edge, &mut watch).await) };
-            let line =
-                future::or(next, quiet(&edge)).await.filter(|_| edge.reloads.get() == began)?;
-            Some((Ok(Frame::data(Bytes::from(line))), (edge, (watch, began))))
-        });
-    lines(frames.boxed_local())
-}
-
-fn trace(edge: &Rc<Edge>, app: &str, channel: &str) -> Response<Body> {
-    let (key, owner) = edge.locate(&app.into(), channel);
-    let trace = (trace::trace(edge, key, owner), edge.reloads.get());
-    let frames =
-        stream::unfold((Rc::clone(edge), trace), |(edge, (mut trace, began))| async move {
-            let next = async { Some(trace.next().await) };
-            let line =
-                future::or(next, quiet(&edge)).await.filter(|_| edge.reloads.get() == began)?;
-            Some((Ok(Frame::data(Bytes::from(line))), (edge, (trace, began))))
-        });
+/// What `next` returns for `source`, until the server stops, and at most once more after a reload.
+fn stream_lines<S: 'static>(
+    edge: &Rc<Edge>,
+    source: S,
+    next: impl AsyncFn(&Edge, &mut S) -> String + 'static,
+) -> Response<Body> {
+    let began = edge.reloads.get();
+    let state = (Rc::clone(edge), source, next);
+    let frames = stream::unfold(state, move |(edge, mut source, next)| async move {
+        let line = async { Some(next(&edge, &mut source).await) };
+        let line = future::or(line, quiet(&edge)).await.filter(|_| edge.reloads.get() == began)?;
+        Some((Ok(Frame::data(Bytes::from(line))), (edge, source, next)))
+    });
     lines(frames.boxed_local())
 }
 

@@ -200,7 +200,7 @@ impl TurnIo for TurnLoop {
                 self.sockets.insert(conn, socket);
                 self.unarmed.push(conn);
             }
-            Effect::Tell(event) => {
+            Effect::Notify(event) => {
                 if let Some(webhooks) = &self.host.webhooks {
                     webhooks.send(event);
                 }

@@ -53,7 +53,7 @@ use super::{
     NO_REQUEST, Principal, Replica, Request, SessionContext, SessionOutput, Silences, Taken,
     append_message,
 };
-use crate::auth::{CredentialError, Identity as Bearer, Operation, Origin};
+use crate::auth::{CredentialError, Identity as Bearer, Origin};
 use crate::channel::{Device, DeviceOwner, Identity, Link, Resume, State};
 use crate::counters::Ignored;
 use crate::error::{Disconnect, FrameError, Reject};
@@ -502,9 +502,7 @@ impl Session {
     ) -> Result<(), Reject> {
         let principal = self.principal.as_ref().ok_or(Reject::Unauthenticated)?;
         // Who announces itself on this wire is sent the members as well.
-        let capability = &principal.grant.capability;
-        let both = [Operation::PresenceEnter, Operation::PresenceSubscribe];
-        if both.into_iter().any(|operation| capability.allows(channel, operation).is_err()) {
+        if principal.grant.capability.allows_presence(channel).is_err() {
             return Err(Reject::Forbidden);
         }
         let is_reserved = presence_logged(channel).is_some();

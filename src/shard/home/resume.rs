@@ -7,7 +7,6 @@ use super::Home;
 use super::connection::Connection;
 use super::connections::ActiveConnection;
 use super::membership::command_for;
-use crate::auth::Operation;
 use crate::channel::{LeaveReason, ResumeKey};
 use crate::error::Disconnect;
 use crate::ids::{ConnAddr, ConnId, ShardId};
@@ -124,9 +123,9 @@ impl Home {
         self.connections.check_in(conn);
     }
 
-    /// Makes a session a member again. If it has left the channel since it asked, it leaves; if it
-    /// is gone, its membership lingers once more, unless the connection has entered under another
-    /// identity, for which the owner has made room.
+    /// Makes a session a member again. If it has left the channel since it asked, or may no longer
+    /// be in it, it leaves; if it is gone, its membership lingers once more, unless the connection
+    /// has entered under another identity, for which the owner has made room.
     fn take_over(
         &mut self,
         cx: &mut ShardContext,
@@ -137,22 +136,16 @@ impl Home {
         let key = &resumed.channel;
         let is_member = self.is_member_of(conn, key);
         let has_left = conn.resuming().is_some_and(|resuming| resuming.left.contains(&key.hash));
-        if has_left && !is_member {
+        // Its key may allow less than when it entered.
+        let is_denied = conn.session().principal().is_some_and(|principal| {
+            principal.grant.capability.allows_presence(&key.name).is_err()
+        });
+        if (has_left || is_denied) && !is_member {
             return command_for(
                 cx,
                 resumed.channel,
                 Command::Leave { addr, reason: LeaveReason::Left },
             );
-        }
-        // Its key may allow less than when it entered.
-        let is_denied = conn.session().principal().is_some_and(|principal| {
-            let both = [Operation::PresenceEnter, Operation::PresenceSubscribe];
-            let capability = &principal.grant.capability;
-            both.into_iter().any(|operation| capability.allows(&key.name, operation).is_err())
-        });
-        if is_denied && !is_member {
-            let left = Command::Leave { addr, reason: LeaveReason::Left };
-            return command_for(cx, resumed.channel, left);
         }
         let is_same = conn.session().principal().is_some_and(|principal| {
             principal.grant.app == key.app && principal.identity.is_same_session(&resumed.identity)

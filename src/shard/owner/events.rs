@@ -8,7 +8,7 @@ use super::channel_entry::OwnedChannel;
 use crate::channel::{Change, ChangeKind, Message};
 use crate::ids::{ChannelKey, ShardId};
 use crate::policy::WebhookEvent;
-use crate::shard::channel_event::{ChannelEvent, Happening};
+use crate::shard::channel_event::{ChannelEvent, EventKind};
 use crate::shard::context::ShardContext;
 use crate::shard::envelope::Effect;
 use crate::shard::timers::Timer;
@@ -48,7 +48,7 @@ impl Owner {
         let known = self.followed.get(&hash).map(|followed| followed.occupancy);
         match (known, is_occupied) {
             (None | Some(Occupancy::Unknown { .. }), true) => {
-                self.tell(cx, &key, WebhookEvent::Occupancy, Happening::Occupied);
+                self.tell(cx, &key, WebhookEvent::Occupancy, EventKind::Occupied);
                 self.set_occupancy(cx, &key, Occupancy::Occupied);
             }
             (Some(Occupancy::Vacating { .. }), true) => {
@@ -87,7 +87,7 @@ impl Owner {
             return self.set_vacated_timer(cx, hash, due_ms);
         }
         if let Occupancy::Vacating { .. } = occupancy {
-            self.tell(cx, &key, WebhookEvent::Occupancy, Happening::Vacated);
+            self.tell(cx, &key, WebhookEvent::Occupancy, EventKind::Vacated);
         }
         self.followed.remove(&hash);
     }
@@ -104,7 +104,7 @@ impl Owner {
         let key = Arc::clone(&self.entry(slot).key);
         for Change { kind, identity, state, .. } in changes {
             if kind != ChangeKind::Peer {
-                let what = Happening::Member { kind, identity, state };
+                let what = EventKind::Member { kind, identity, state };
                 self.tell(cx, &key, WebhookEvent::Presence, what);
             }
         }
@@ -123,7 +123,7 @@ impl Owner {
         }
         let key = Arc::clone(&channel.key);
         for message in messages {
-            let what = Happening::Message(Arc::clone(message));
+            let what = EventKind::Message(Arc::clone(message));
             self.tell(cx, &key, WebhookEvent::Messages, what);
         }
     }
@@ -138,7 +138,7 @@ impl Owner {
         cx: &mut ShardContext,
         key: &Arc<ChannelKey>,
         event: WebhookEvent,
-        what: Happening,
+        what: EventKind,
     ) {
         if !cx.settings.policies.for_channel(&key.name).webhook_events.contains(&event) {
             return;
@@ -153,7 +153,7 @@ impl Owner {
         }
         let (channel, wall_ms) = (Arc::clone(key), cx.now.wall_ms);
         let event = ChannelEvent { channel, sequence, previous, wall_ms, what };
-        cx.outbox.effect(Effect::Tell(Box::new(event)));
+        cx.outbox.effect(Effect::Notify(Box::new(event)));
     }
 }
 

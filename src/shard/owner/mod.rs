@@ -320,12 +320,12 @@ fn send_answer(
 ) {
     if let Answer::Refused(reject) = answer {
         cx.trace(key, || Traced::Refused { to, reject });
-    }
-    if to == ReplyTo::Nobody {
-        if matches!(answer, Answer::Refused(_)) {
+        if to == ReplyTo::Nobody {
             cx.counters.drop(Dropped::PresenceHistory);
             cx.note_lost_entry(key);
         }
+    }
+    if to == ReplyTo::Nobody {
         return;
     }
     let channel = Arc::clone(key);
